@@ -1,0 +1,19 @@
+#!/bin/sh
+# Install torch without downloading CUDA unless it is asked for: install-torch.sh PYTHON VERSION BACKEND
+# BACKEND: cpu (the default elsewhere), auto, or a CUDA version such as cu128.
+set -eu
+python=$1 version=$2 backend=$3
+
+if "$python" -c 'import torch' 2>/dev/null; then
+  exit 0
+fi
+if [ "$backend" = cpu ]; then
+  if "$python" -m pip install --quiet --no-deps "torch==$version+cpu" 2>/dev/null; then
+    exit 0
+  fi
+  case "$(uname -s)-$(uname -m)" in
+    Darwin-* | Linux-aarch64 | Linux-arm64) exec "$python" -m pip install --quiet --no-deps "torch==$version" ;;
+  esac
+fi
+"$python" -m pip install --quiet uv
+exec "$python" -m uv pip install --python "$python" --no-deps --torch-backend="$backend" "torch==$version"

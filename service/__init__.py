@@ -1,0 +1,1 @@
+"""Onward, online: a bundle in, recommendations out."""

@@ -1,0 +1,1 @@
+"""Onward, offline: click logs in, a bundle out."""
