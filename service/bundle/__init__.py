@@ -1,0 +1,54 @@
+"""The contract between training and service: how a bundle is written, published, loaded and asked."""
+
+from service.bundle.bundle import Bundle, Retrieval, RetrievedItem, UnknownItemError
+from service.bundle.catalog import Catalog
+from service.bundle.encoder import Encoder
+from service.bundle.index import Candidates, ItemIndex, pad_dimension
+from service.bundle.manifest import (
+    ATTRIBUTES,
+    ENCODER,
+    ENCODER_DATA,
+    INDEX,
+    MANIFEST,
+    VECTORS,
+    BundleError,
+    Defaults,
+    IndexInfo,
+    Manifest,
+    Probe,
+    ScoredItem,
+    is_valid_id,
+    read_manifest,
+    write_manifest,
+)
+from service.bundle.publish import current_digest, publish, stage
+
+__all__ = [
+    "ATTRIBUTES",
+    "ENCODER",
+    "ENCODER_DATA",
+    "INDEX",
+    "MANIFEST",
+    "VECTORS",
+    "Bundle",
+    "BundleError",
+    "Candidates",
+    "Catalog",
+    "Defaults",
+    "Encoder",
+    "IndexInfo",
+    "ItemIndex",
+    "Manifest",
+    "Probe",
+    "Retrieval",
+    "RetrievedItem",
+    "ScoredItem",
+    "UnknownItemError",
+    "current_digest",
+    "is_valid_id",
+    "pad_dimension",
+    "publish",
+    "read_manifest",
+    "stage",
+    "write_manifest",
+]

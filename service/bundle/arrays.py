@@ -1,0 +1,20 @@
+"""A NumPy file mapped into memory, its type and shape checked before a byte of it is used."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import BundleError
+
+
+def open_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Map an .npy file read-only. Raises BundleError unless it holds `shape` numbers of `dtype` in C order."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path.name}: no readable NumPy array") from error
+    if array.dtype != np.dtype(dtype) or array.shape != shape or not array.flags.c_contiguous:
+        raise BundleError(f"{path.name}: {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape} in C order")
+    return np.asarray(array)

@@ -1,0 +1,139 @@
+"""Small real bundles, made without torch: random item vectors and an ONNX program that averages them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from service.bundle import (
+    ENCODER,
+    INDEX,
+    VECTORS,
+    Bundle,
+    Catalog,
+    Defaults,
+    IndexInfo,
+    Manifest,
+    pad_dimension,
+    publish,
+    stage,
+    write_manifest,
+)
+
+
+def item_ids(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(1, count + 1)]
+
+
+def write_files(
+    folder: Path,
+    ids: Sequence[str],
+    *,
+    dimension: int = 12,
+    interests: int = 1,
+    index: str = "Flat",
+    nprobe: int | None = None,
+    exclude_seen: bool = False,
+    available: NDArray[np.bool_] | None = None,
+    popularity: NDArray[np.float32] | None = None,
+    attributes: Sequence[Mapping[str, Any]] | None = None,
+    model: str = "mean",
+    seed: int = 0,
+) -> Manifest:
+    """Write every file of a bundle but its manifest, which is returned without probes."""
+    random = np.random.default_rng(seed)
+    vectors_N1D = random.normal(size=(len(ids) + 1, dimension)).astype(np.float32)
+    vectors_N1D[0] = 0
+    np.save(folder / VECTORS, vectors_N1D)
+    turns_KDD = [np.eye(dimension), *np.linalg.qr(random.normal(size=(interests - 1, dimension, dimension)))[0]]
+    onnx.save(mean_encoder(vectors_N1D, np.array(turns_KDD, dtype=np.float32)), folder / ENCODER)
+    Catalog.write(
+        folder,
+        ids,
+        np.arange(len(ids) + 1, 0, -1, dtype=np.float32) if popularity is None else popularity,
+        ({} for _ in ids) if attributes is None else attributes,
+        np.ones(len(ids) + 1, dtype=np.bool_) if available is None else available,
+    )
+    info = IndexInfo(description=index, nprobe=nprobe, padded_dimension=16, recall_at_20=1.0, queries=1)
+    write_index(folder / INDEX, vectors_N1D, info)
+    return Manifest(
+        model=model,
+        recipe="",
+        data_fingerprint="none",
+        created=datetime.now(UTC),
+        metrics={"recall@20": 0.5},
+        items=len(ids),
+        dimension=dimension,
+        interests=interests,
+        max_length=10,
+        defaults=Defaults(exclude_seen=exclude_seen),
+        index=info,
+    )
+
+
+def write_index(path: Path, vectors_N1D: NDArray[np.float32], info: IndexInfo) -> None:
+    vectors_NP = pad_dimension(vectors_N1D[1:], info.padded_dimension)
+    index = faiss.index_factory(info.padded_dimension, info.description, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors_NP)
+    index.add(vectors_NP)
+    faiss.write_index(index, str(path))
+
+
+def add_probes(folder: Path, manifest: Manifest, ids: Sequence[str]) -> Manifest:
+    """Write the manifest with the answers to three short sessions; returned as `publish` wants it."""
+    write_manifest(folder, manifest)
+    bundle = Bundle.load(folder, verify=False)
+    sessions = [ids[:1], ids[1:3], ids[2:8]]
+    probed = manifest.model_copy(update={"probes": tuple(bundle.probe(session, 5) for session in sessions)})
+    write_manifest(folder, probed)
+    return probed
+
+
+def make_bundle(folder: Path, ids: Sequence[str], **options: Any) -> Bundle:
+    """Write a whole bundle into `folder`, outside any folder of bundles, and load it; options as in write_files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    add_probes(folder, write_files(folder, ids, **options), ids)
+    return Bundle.load(folder)
+
+
+def publish_bundle(bundles: Path, ids: Sequence[str], *, keep: int = 5, **options: Any) -> str:
+    """Publish a new bundle and return its digest; options as in write_files."""
+    with stage(bundles) as folder:
+        manifest = add_probes(folder, write_files(folder, ids, **options), ids)
+        return publish(folder, manifest, bundles, keep=keep)
+
+
+def mean_encoder(vectors_N1D: NDArray[np.float32], turns_KDD: NDArray[np.float32]) -> onnx.ModelProto:
+    """Interest k is the mean vector of the session's items, turned by the k-th matrix."""
+    interests, dimension, _ = turns_KDD.shape
+    constants = {
+        "vectors": vectors_N1D,
+        "padding": np.array(0, dtype=np.int64),
+        "axis": np.array([1], dtype=np.int64),
+        "turns": turns_KDD.transpose(1, 0, 2).reshape(dimension, interests * dimension),
+        "shape": np.array([-1, interests, dimension], dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Gather", ["vectors", "items_BL"], ["vectors_BLD"]),
+        helper.make_node("ReduceSum", ["vectors_BLD", "axis"], ["sum_BD"], keepdims=0),
+        helper.make_node("Greater", ["items_BL", "padding"], ["valid_BL"]),
+        helper.make_node("Cast", ["valid_BL"], ["count_BL"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["count_BL", "axis"], ["length_B1"], keepdims=1),
+        helper.make_node("Div", ["sum_BD", "length_B1"], ["mean_BD"]),
+        helper.make_node("MatMul", ["mean_BD", "turns"], ["turned"]),
+        helper.make_node("Reshape", ["turned", "shape"], ["interests_BKD"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("items_BL", TensorProto.INT64, ["B", "L"])],
+        [helper.make_tensor_value_info("interests_BKD", TensorProto.FLOAT, ["B", interests, dimension])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
