@@ -19,11 +19,12 @@ IDS = "ids.txt"
 ATTRIBUTES, ATTRIBUTES_OFFSETS = "attributes.jsonl", "attributes_offsets.npy"
 AVAILABLE = "available.npy"
 POPULARITY = "popularity.npy"
+QUERIES = "queries.npy"  # float32 (Q, K, D): interests of real sessions, to tune another index on
 
 REQUIRED_FILES = frozenset(
     {ENCODER, VECTORS, INDEX, IDS, ATTRIBUTES, ATTRIBUTES_OFFSETS, AVAILABLE, POPULARITY},
 )
-OPTIONAL_FILES = frozenset({ENCODER_DATA})
+OPTIONAL_FILES = frozenset({ENCODER_DATA, QUERIES})
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_ID_LENGTH = 128
@@ -90,7 +91,7 @@ class Manifest(_Part):
     recipe: str = Field(description="The recipe's TOML text.")
     data_fingerprint: str
     created: AwareDatetime
-    metrics: dict[str, float] = Field(description="Measured on validation sessions through the bundle.")
+    metrics: dict[str, float] = Field(description="On validation examples that the fit which chose the epoch never saw.")
     items: PositiveInt = Field(description="N")
     dimension: PositiveInt = Field(description="D of the vectors and interests.")
     interests: PositiveInt = Field(description="K")

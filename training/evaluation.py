@@ -1,0 +1,104 @@
+"""Sessions asked one by one, as they are served, and what the answers are worth."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from training.data.dataset import Sessions
+from training.metrics import coverage, ranking_metrics
+
+CUTOFFS = (10, 20)
+BEYOND = np.iinfo(np.int64).max
+"""The rank of a target that is not in the list."""
+
+
+class Ranked(Protocol):
+    """An item of an answer."""
+
+    @property
+    def item_id(self) -> str: ...  # noqa: D102  # said by the class
+    @property
+    def score(self) -> float: ...  # noqa: D102  # said by the class
+
+
+Retrieve = Callable[[Sequence[str], int], Sequence[Ranked]]
+"""The items that follow a session, oldest first, and how many are wanted -> the best of them, best first."""
+
+
+class Question(NamedTuple):
+    """One example: the items of a session so far, oldest first, and those that came next."""
+
+    inputs: Sequence[str]
+    targets: Sequence[str]
+
+
+def questions(sessions: Sessions, *, together: bool) -> Iterator[Question]:
+    """Every example of `sessions`: one for each target, or one for all targets of a session together."""
+    ids = sessions.item_ids
+    for start, end in zip(sessions.offsets[:-1].tolist(), sessions.offsets[1:].tolist(), strict=True):
+        targets = [place for place in range(start + 1, end) if sessions.is_target[place]]
+        if together and targets:
+            yield Question(ids[start : targets[0]], [ids[place] for place in targets])
+        elif not together:
+            for place in targets:
+                yield Question(ids[start:place], [ids[place]])
+
+
+def evaluate(
+    retrieve: Retrieve,
+    asked: Sequence[Question],
+    *,
+    items: int,
+    ks: Sequence[int] = CUTOFFS,
+    on_answer: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
+    """Recall, MRR, NDCG and coverage at each of `ks`, as fractions, and the number of examples.
+
+    One item more than the largest k is retrieved, so that a target tied with an item outside the list is a miss: ties
+    count against the model.
+
+    Args:
+        retrieve: answers one session; called from as many threads as there are cores.
+        asked: the examples.
+        items: size of the catalog, for the coverage.
+        ks: cut-offs.
+        on_answer: called after each answer.
+    """
+    ranks: list[int] = []
+    owners: list[int] = []
+    lists: list[list[str]] = []
+
+    def ask(question: Question) -> Sequence[Ranked]:
+        return retrieve(question.inputs, max(ks) + 1)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, (question, answer) in enumerate(zip(asked, _in_turn(pool, ask, asked), strict=True)):
+            lists.append([ranked.item_id for ranked in answer[: max(ks)]])
+            scores = {ranked.item_id: ranked.score for ranked in answer}
+            for target in question.targets:
+                owners.append(number)
+                ranks.append(_rank(scores, target))
+            on_answer()
+    metrics = ranking_metrics(np.array(ranks), np.array(owners), ks)
+    for k in ks:
+        metrics[f"coverage@{k}"] = coverage([ranked[:k] for ranked in lists], items)
+    return {**metrics, "examples": len(asked)}
+
+
+def _rank(scores: dict[str, float], target: str) -> int:
+    if target not in scores:
+        return int(BEYOND)
+    return sum(score >= scores[target] for score in scores.values())
+
+
+def _in_turn(
+    pool: ThreadPoolExecutor, ask: Callable[[Question], Sequence[Ranked]], asked: Sequence[Question]
+) -> Iterator[Sequence[Ranked]]:
+    """`pool.map` in slices, so that only some thousand answers wait to be counted."""
+    remaining = iter(asked)
+    while chunk := list(islice(remaining, 2_000)):
+        yield from pool.map(ask, chunk)

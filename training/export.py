@@ -1,0 +1,232 @@
+"""A trained encoder to a bundle: program, vectors, index, catalog, and proof that they answer as the encoder did.
+
+Dimension key: B sessions, L positions, Q queries, K interests, D embedding, N items.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from service.bundle import (
+    ENCODER,
+    INDEX,
+    QUERIES,
+    VECTORS,
+    Bundle,
+    BundleError,
+    Catalog,
+    Defaults,
+    Encoder,
+    Manifest,
+    publish,
+    stage,
+    write_manifest,
+)
+from training.data.dataset import Dataset
+from training.data.examples import Examples
+from training.errors import InputError
+from training.indexing import MAX_QUERIES, IndexKind, build_index
+from training.recipe import Recipe
+from training.trainer import best_validation, read_run
+
+PARITY = 1e-5
+"""The most by which the exported program's interests may differ from torch's."""
+PROBES = 5
+
+
+def export(
+    run: Path,
+    bundles: Path,
+    *,
+    data: Path | None = None,
+    index: IndexKind = IndexKind.AUTO,
+    target_recall: float = 0.99,
+    on_step: Callable[[str], object] = lambda step: None,
+) -> str:
+    """Make a run's encoder the current bundle of `bundles` and return its digest.
+
+    Args:
+        run: the folder of a training.
+        bundles: the folder of bundles; made when it is not there.
+        data: the data set it was trained on, where that has moved since.
+        index: which index to build.
+        target_recall: recall@20 of the index against exact search.
+        on_step: told what goes on, for a progress display.
+
+    Raises:
+        InputError: the run holds no weights yet, or the data set is not the one it was trained on.
+        BundleError: the bundle does not answer as the encoder does.
+    """
+    record = read_run(run)
+    recipe = Recipe.parse(record["recipe"], str(run / "recipe.toml"))
+    dataset = Dataset.open(data or Path(record["data"]))
+    if dataset.info.fingerprint != record["data_fingerprint"]:
+        raise InputError(f"{dataset.folder}: is not the data set that {run} was trained on; name that with --data")
+    encoder = load_encoder(run, recipe, len(dataset.item_ids()))
+    examples = _real_sessions(dataset, recipe.encoder.max_length)
+
+    with stage(bundles) as staging:
+        on_step("exporting the encoder")
+        program = staging / ENCODER
+        write_program(encoder, program)
+        vectors_N1D = _item_vectors(encoder)
+        queries_QKD = encode(encoder, examples)
+        check_parity(program, encoder, examples, vectors_N1D.shape, queries_QKD)
+        np.save(staging / VECTORS, vectors_N1D)
+        np.save(staging / QUERIES, queries_QKD)
+        write_catalog(staging, dataset)
+        faiss_index, index_info = build_index(
+            vectors_N1D, queries_QKD, index, target_recall=target_recall, on_step=on_step
+        )
+        faiss.write_index(faiss_index, str(staging / INDEX))
+        manifest = Manifest(
+            model=recipe.model,
+            recipe=recipe.text,
+            data_fingerprint=dataset.info.fingerprint,
+            created=datetime.now(UTC),
+            metrics=best_validation(run),
+            items=len(vectors_N1D) - 1,
+            dimension=vectors_N1D.shape[1],
+            interests=queries_QKD.shape[1],
+            max_length=recipe.encoder.max_length,
+            defaults=Defaults(exclude_seen=recipe.training.exclude_seen),
+            index=index_info,
+        )
+        on_step("checking and publishing the bundle")
+        return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, examples))
+
+
+def load_encoder(run: Path, recipe: Recipe, items: int) -> nn.Module:
+    """The run's encoder with the weights of its best epoch, in evaluation mode. Raises InputError without weights."""
+    path = run / "weights.pt"
+    if not path.exists():
+        raise InputError(f"{run}: no epoch is complete yet; go on with `onward-training train ... --resume`")
+    encoder = recipe.build(items)
+    encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return encoder.eval()
+
+
+def write_program(encoder: nn.Module, path: Path) -> None:
+    """Export `encoder` as an ONNX program with the dimensions `batch` and `length` free; its weights lie beside it."""
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2)
+    items_BL = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    with warnings.catch_warnings(), _errors_only("torch.onnx"):
+        warnings.simplefilter("ignore")  # of torch's own exporter, about itself
+        program = torch.onnx.export(
+            encoder,
+            (items_BL,),
+            dynamo=True,
+            input_names=["items_BL"],
+            output_names=["interests_BKD"],
+            dynamic_shapes=({0: batch, 1: length},),
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101  # torch's stub allows None for the exporter that is not used here
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces of this machine
+    program.save(path, external_data=True)
+
+
+@torch.inference_mode()
+def encode(encoder: nn.Module, examples: Examples) -> NDArray[np.float32]:
+    """queries_QKD: the interests of every example's input, by torch."""
+    batches = [encoder(examples.gather(example_B)[0]) for example_B in torch.arange(len(examples)).split(256)]
+    return torch.cat(batches).numpy()
+
+
+def check_parity(
+    path: Path, encoder: nn.Module, examples: Examples, table_shape: tuple[int, ...], queries_QKD: NDArray[np.float32]
+) -> None:
+    """Raise BundleError unless the program gives the interests that torch gave, one session at a time."""
+    interests, dimension = queries_QKD.shape[1:]
+    program = Encoder.load(
+        path, items=table_shape[0] - 1, dimension=dimension, interests=interests, max_length=int(encoder.max_length)
+    )  # fmt: skip
+    scale = max(1.0, float(np.abs(queries_QKD).max()))
+    for number, query_KD in enumerate(queries_QKD):
+        items_BL, _ = examples.gather(torch.tensor([number]))
+        difference = float(np.abs(program.encode(items_BL[items_BL > 0].tolist()) - query_KD).max())
+        if not difference <= PARITY * scale:
+            raise BundleError(f"{path.name}: differs from the trained encoder by {difference:.1e} on a real session")
+
+
+def write_catalog(folder: Path, dataset: Dataset) -> None:
+    """Write the items of a data set, their popularity and their attributes as a bundle's catalog."""
+    attributes = dataset.attributes()
+    Catalog.write(
+        folder,
+        dataset.item_ids(),
+        dataset.popularity(),
+        json_attributes(attributes.drop("item_id")),
+        availability(attributes),
+    )
+
+
+def availability(attributes: pl.DataFrame) -> NDArray[np.bool_]:
+    """(N + 1,): False where the column `available` says so; items of which it says nothing are available."""
+    available_N1 = np.ones(attributes.height + 1, dtype=np.bool_)
+    if "available" in attributes.columns:
+        available_N1[1:] = attributes["available"].cast(pl.Boolean).fill_null(value=True).to_numpy()
+    return available_N1
+
+
+def json_attributes(attributes: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Each row as an object without its nulls; dates as ISO 8601."""
+    for row in attributes.iter_rows(named=True):
+        yield {name: _json_value(value) for name, value in row.items() if value is not None}
+
+
+def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, sessions: list[list[str]]) -> str:
+    """Ask the staged bundle about `sessions`, keep its answers as probes, publish it and return its digest."""
+    write_manifest(staging, manifest)
+    bundle = Bundle.load(staging, verify=False)
+    probes = tuple(bundle.probe(session) for session in sessions)
+    return publish(staging, manifest.model_copy(update={"probes": probes}), bundles)
+
+
+def probe_sessions(dataset: Dataset, examples: Examples) -> list[list[str]]:
+    """The inputs of a few examples as item ids."""
+    ids = dataset.item_ids()
+    chosen = range(0, len(examples), max(1, len(examples) // PROBES))
+    inputs = (examples.gather(torch.tensor([number]))[0] for number in list(chosen)[:PROBES])
+    return [[ids[row - 1] for row in items_BL[items_BL > 0].tolist()] for items_BL in inputs]
+
+
+def _real_sessions(dataset: Dataset, max_length: int) -> Examples:
+    """Examples to tune the index on: evenly over the validation part, or the training part where there is none."""
+    cpu = torch.device("cpu")
+    examples = Examples.of([dataset.sessions("validation")], max_length, cpu)
+    if not len(examples):
+        examples = Examples.of([dataset.sessions("train")], max_length, cpu)
+    return examples.subset(torch.linspace(0, len(examples) - 1, min(MAX_QUERIES, len(examples))).long())
+
+
+def _item_vectors(encoder: nn.Module) -> NDArray[np.float32]:
+    vectors_ND: Tensor = encoder.item_vectors()  # type: ignore[operator]  # Module.__getattr__
+    return np.ascontiguousarray(vectors_ND.detach().numpy(), dtype=np.float32)
+
+
+def _json_value(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date | datetime) else value
+
+
+@contextmanager
+def _errors_only(logger_name: str) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

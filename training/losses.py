@@ -1,0 +1,72 @@
+"""Losses: pure functions of session vectors, item vectors and targets.
+
+Dimension key: B examples of a batch, N rows of the item table (row 0 pads), D embedding.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from training.models.encoder import PADDING
+
+EXPONENT_RANGE = 70.0  # exp(70) is still finite in bf16 and float32, with room for a sum over millions of items
+
+
+def fast_product_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it in hardware, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+
+
+def full_softmax(
+    sessions_BD: Tensor, items_ND: Tensor, targets_B: Tensor, *, product_dtype: torch.dtype | None = None
+) -> Tensor:
+    """Cross-entropy of the true next item among all items but the padding row; batch mean, in nats.
+
+    One fused pass: the N x B exponentials exist once, in `product_dtype`, and both gradients are taken from them while
+    they are there. A column of ones beside the item vectors carries the exponent's shift into the first product and
+    the normalising sum out of the second, so no pass over the matrix looks for a maximum, adds up or divides.
+
+    Args:
+        sessions_BD: float32 session vectors.
+        items_ND: float32 item table; row 0, the padding, is no candidate and gets no gradient.
+        targets_B: int64 rows of the true next items.
+        product_dtype: precision of the three products; by default what `fast_product_dtype` names.
+    """
+    dtype = product_dtype or fast_product_dtype(sessions_BD.device)
+    loss: Tensor = _FullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)
+    return loss
+
+
+class _FullSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, sessions_BD: Tensor, items_ND: Tensor, targets_B: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        batch, dimension = sessions_BD.shape
+        bound_B = sessions_BD.norm(dim=1) * items_ND.norm(dim=1).max()
+        shift_B = (bound_B - EXPONENT_RANGE).clamp(min=0).to(dtype)
+        items_NE = items_ND.new_ones(items_ND.shape[0], dimension + 1, dtype=dtype)
+        items_NE[:, :dimension] = items_ND
+        sessions_BE = torch.cat([sessions_BD.to(dtype), -shift_B[:, None]], dim=1)
+
+        weights_NB = torch.mm(items_NE, sessions_BE.T).exp_()
+        weights_NB[PADDING] = 0
+        summed_BE = torch.mm(weights_NB.T, items_NE).float()
+        total_B1 = summed_BE[:, dimension:]
+        target_BD = items_ND[targets_B]
+        target_score_B = (sessions_BD * target_BD).sum(dim=1)
+        loss = (total_B1.squeeze(1).log() + shift_B.float() - target_score_B).mean()
+
+        grad_sessions_BD = (summed_BE[:, :dimension] / total_B1 - target_BD) / batch
+        grad_items_ND = torch.mm(weights_NB, (sessions_BD / (total_B1 * batch)).to(dtype)).float()
+        grad_items_ND.index_add_(0, targets_B, sessions_BD, alpha=-1 / batch)
+        ctx.save_for_backward(grad_sessions_BD, grad_items_ND)
+        return loss
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_sessions_BD, grad_items_ND = ctx.saved_tensors  # type: ignore[attr-defined]  # absent from torch's stubs
+        return grad_sessions_BD * grads[0], grad_items_ND.mul_(grads[0]), None, None

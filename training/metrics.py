@@ -1,0 +1,40 @@
+"""Ranking metrics over target ranks: full ranking, ties counted against the model.
+
+Dimension key: T targets, E examples. A rank is 1 for the best place; any rank beyond k is a miss.
+An example has one target in session data and may have several where a user's later items are all targets.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
+    """Recall@k, MRR@k and NDCG@k as fractions, means over examples.
+
+    Args:
+        ranks_T: rank of each target among all items: 1 + the number of other items that score at least as high.
+        example_T: the example of each target, numbered 0..E-1, each with at least one target.
+        ks: cut-offs.
+    """
+    if len(ranks_T) == 0:
+        return {}
+    targets_E = np.bincount(example_T)
+    best_E = np.full(len(targets_E), np.iinfo(np.int64).max)
+    np.minimum.at(best_E, example_T, ranks_T)
+    metrics = {}
+    for k in ks:
+        hit_T = ranks_T <= k
+        hits_E = np.bincount(example_T, weights=hit_T, minlength=len(targets_E))
+        gain_E = np.bincount(example_T, weights=hit_T / np.log2(1.0 + ranks_T), minlength=len(targets_E))
+        ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+        metrics[f"recall@{k}"] = float((hits_E / targets_E).mean())
+        metrics[f"mrr@{k}"] = float(np.where(best_E <= k, 1 / best_E, 0).mean())
+        metrics[f"ndcg@{k}"] = float((gain_E / ideal[np.minimum(targets_E, k) - 1]).mean())
+    return metrics
+
+
+def coverage(lists: Sequence[Sequence[str]], items: int) -> float:
+    """Share of the catalog's `items` that stands in at least one list."""
+    return len({item for ranked in lists for item in ranked}) / items

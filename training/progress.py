@@ -1,0 +1,70 @@
+"""What a person sees while an encoder is trained: a bar on a terminal, a line an epoch elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import rich.progress
+from rich.console import Console
+from rich.text import Text
+
+
+class _ExamplesPerSecond(rich.progress.ProgressColumn):
+    def render(self, task: rich.progress.Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f} examples/s")
+
+
+class EpochProgress:
+    """Follows one epoch."""
+
+    def __init__(self, bars: rich.progress.Progress, task: rich.progress.TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, examples: int, loss: float) -> None:
+        """Count `examples` more as trained on; `loss` is the epoch's mean so far."""
+        self._bars.update(self._task, advance=examples, loss=f"{loss:.4f}")
+
+
+class Progress:
+    """Prints how a training goes to stderr."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._console = Console(stderr=True)
+        self._bars = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.TextColumn("loss {task.fields[loss]}"),
+            _ExamplesPerSecond(),
+            rich.progress.TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def epoch(self, fit: str, epoch: int, epochs: int, examples: int) -> Iterator[EpochProgress]:
+        """Show the bar of one epoch."""
+        task = self._bars.add_task(f"{self._model} {fit} {epoch}/{epochs}", total=examples, loss="-")
+        try:
+            yield EpochProgress(self._bars, task)
+        finally:
+            self._bars.remove_task(task)
+
+    def report(self, line: dict[str, Any]) -> None:
+        """Print what an epoch came to: a line of metrics.jsonl."""
+        validation = "".join(f"  {name} {value:.4f}" for name, value in line.get("validation", {}).items())
+        self._console.print(
+            f"{line['fit']} epoch {line['epoch']}: loss {line['loss']:.4f}  {line['examples_per_s']:,.0f} examples/s  "
+            f"{line['seconds']:.0f} s{validation}",
+            soft_wrap=True,
+            highlight=False,
+        )

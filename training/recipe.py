@@ -1,0 +1,131 @@
+"""A recipe: everything that makes an experiment what it is, in one complete TOML file."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from torch import nn
+
+from training.errors import InputError
+from training.models import MODELS
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class StepSchedule(BaseModel):
+    """The learning rate is multiplied by `factor` after each `every` epochs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["step"]
+    every: PositiveInt
+    factor: PositiveFloat
+
+    def multiplier(self, epoch: int, progress: float) -> float:
+        """What the learning rate is multiplied by in `epoch` (from 0)."""
+        return self.factor ** (epoch // self.every)
+
+
+class LinearSchedule(BaseModel):
+    """The learning rate rises over the first `warmup` share of all steps, then falls in a line towards zero."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["linear"]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+
+    def multiplier(self, epoch: int, progress: float) -> float:
+        """What the learning rate is multiplied by after the share `progress` of all steps, 0 to 1."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        return max((1 - progress) / (1 - self.warmup), 0.01)
+
+
+class TrainingOptions(BaseModel):
+    """The `[training]` table: how an encoder is fitted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    batch_size: PositiveInt
+    epochs: PositiveInt
+    """The most epochs of the fit that is validated."""
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    """L2 penalty, added to the gradient as Adam's authors' users do (coupled)."""
+    schedule: Annotated[StepSchedule | LinearSchedule, Field(discriminator="kind")]
+    validation_metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg)@[1-9][0-9]*$")]
+    """Chooses the epoch, on validation examples alone."""
+    patience: PositiveInt
+    """Epochs without a better validation metric that end the fit."""
+    refit: bool
+    """Fit once more, to training and validation examples together, for the chosen number of epochs."""
+    exclude_seen: bool
+    """Whether served answers leave out the session's own items unless the caller says otherwise."""
+
+
+class Recipe(BaseModel):
+    """A parsed recipe; `encoder` holds the options of its model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str
+    encoder: Any
+    training: TrainingOptions
+    text: str
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a recipe from a file, or by the name of one that comes with the package.
+
+        Raises InputError that names the file and the key.
+        """
+        source = path if path.exists() else RECIPES / path.with_suffix(".toml").name
+        if not source.is_file():
+            known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
+            raise InputError(f"{path}: no such recipe; give a TOML file or one of: {known}")
+        try:
+            text = source.read_text(encoding="utf-8")
+            return cls.parse(text, str(source))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source}: is not UTF-8 text") from error
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Self:
+        """Read a recipe from TOML text; `source` names it in errors."""
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{source}: is not TOML: {error}") from error
+        model = table.get("model")
+        if model not in MODELS:
+            raise InputError(f"{source}: model: unknown model {model!r}{_suggestion(str(model), list(MODELS))}")
+        options = MODELS[model][1]
+        try:
+            encoder = options.model_validate(table.pop("encoder", {}))
+        except ValidationError as error:
+            raise InputError(f"{source}: {_first_fault(error, options, 'encoder.')}") from error
+        try:
+            return cls.model_validate({**table, "encoder": encoder, "text": text})
+        except ValidationError as error:
+            raise InputError(f"{source}: {_first_fault(error, cls)}") from error
+
+    def build(self, items: int) -> nn.Module:
+        """An untrained encoder of a catalog of `items`, by torch's global random state."""
+        return MODELS[self.model][0](items, self.encoder)
+
+
+def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
+    fault = error.errors()[0]
+    key = prefix + ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{key}: {fault['msg']}"
+    return f"{key}: unknown key{_suggestion(str(fault['loc'][-1]), _keys(schema))}"
+
+
+def _keys(schema: type[BaseModel]) -> list[str]:
+    """Every key that may stand in a recipe below `schema`."""
+    nested = [TrainingOptions, StepSchedule, LinearSchedule] if schema is Recipe else []
+    return sorted({key for part in (schema, *nested) for key in part.model_fields} - {"text"})
+
+
+def _suggestion(word: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"

@@ -1,0 +1,356 @@
+"""The training loop: a recipe and a data set in, a run folder out.
+
+A run folder holds `recipe.toml`, `run.json` (what was run, on what), `metrics.jsonl` (a line an epoch), `curve.png`,
+`selection/` (the fit that is validated), `refit/` (the fit to all examples, when the recipe asks for it) and
+`weights.pt`, the weights to export: those of the best epoch so far until a refit ends.
+"""
+
+import json
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.curve import draw_curve
+from training.data.dataset import Dataset
+from training.data.examples import Examples
+from training.errors import InputError
+from training.metrics import ranking_metrics
+from training.models.encoder import PADDING
+from training.progress import EpochProgress, Progress
+from training.recipe import Recipe
+
+EVALUATION_BATCH = 512
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 1,
+    device_name: str = "auto",
+    resume: bool = False,
+) -> None:
+    """Fit the recipe's encoder to a data set and leave the run in `out`.
+
+    Args:
+        epochs: the most epochs, instead of the recipe's.
+        device_name: cpu, cuda or auto.
+        resume: go on from the checkpoints in `out`; the outcome is that of an unbroken run.
+
+    Raises:
+        InputError: the data set or `out` is unusable, or does not belong to this recipe when resuming.
+    """
+    device = pick_device(device_name)
+    dataset = Dataset.open(data)
+    epochs = epochs or recipe.training.epochs
+    _prepare_run_folder(recipe, dataset, out, epochs=epochs, seed=seed, device=device, resume=resume)
+
+    length = recipe.encoder.max_length
+    train_part, validation_part = dataset.sessions("train"), dataset.sessions("validation")
+    together = dataset.info.targets == "together"
+    validation = Examples.of([validation_part], length, device, together=together)
+    with interruption() as interrupted, Progress(recipe.model) as progress:
+        selection = Fit(
+            "selection", recipe, out, len(dataset.item_ids()), Examples.of([train_part], length, device),
+            validation if len(validation) else None, epochs=epochs, seed=seed,
+        )  # fmt: skip
+        selection.run(interrupted, progress)
+        if recipe.training.refit and len(validation) and not interrupted:
+            everything = Examples.of([train_part, validation_part], length, device)
+            refit = Fit(
+                "refit", recipe, out, len(dataset.item_ids()), everything, None,
+                epochs=selection.state.best_epoch, schedule_epochs=epochs, seed=seed,
+            )  # fmt: skip
+            refit.run(interrupted, progress)
+
+
+@dataclass
+class FitState:
+    """Where a fit stands: everything but the tensors."""
+
+    epoch: int = 0
+    """Epochs that are complete."""
+    step: int = 0
+    """Steps of the next epoch that are complete."""
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_metric: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Fit:
+    """One fit of a fresh encoder, which can be cut off after any step and go on as if it had not been."""
+
+    def __init__(
+        self,
+        name: str,
+        recipe: Recipe,
+        out: Path,
+        items: int,
+        examples: Examples,
+        validation: Examples | None,
+        *,
+        epochs: int,
+        seed: int,
+        schedule_epochs: int | None = None,
+    ) -> None:
+        """Make the encoder and its optimizer, or take them from the checkpoint that `out` holds.
+
+        Args:
+            epochs: where the fit ends at the latest.
+            schedule_epochs: what the learning rate's schedule takes for the whole length; by default `epochs`.
+        """
+        self.name, self.options, self.out, self.seed = name, recipe.training, out, seed
+        self.examples, self.validation = examples, validation
+        self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
+        self.device = examples.rows.device
+        self.state = FitState()
+        torch.manual_seed(seed)
+        self.encoder = recipe.build(items).to(self.device)
+        self.optimizer = torch.optim.Adam(
+            self.encoder.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay, fused=True
+        )
+        self.checkpoint = out / name / "checkpoint.pt"
+        if self.checkpoint.exists():
+            self._load()
+
+    def run(self, interrupted: "Interruption", progress: Progress) -> None:
+        """Train until the last epoch, until validation stops getting better, or until interrupted."""
+        while self.state.epoch < self.epochs and not self._stopped_early():
+            batches = self.examples.shuffled(self.options.batch_size, self.seed, self.state.epoch)
+            with progress.epoch(self.name, self.state.epoch + 1, self.epochs, len(self.examples)) as bar:
+                self._train_epoch(batches, interrupted, bar)
+            if interrupted:
+                self._save()
+                return
+            self._finish_epoch(len(batches), progress)
+
+    def _train_epoch(self, batches: list[Tensor], interrupted: "Interruption", bar: EpochProgress) -> None:
+        self.encoder.train()
+        state, started, seconds_before = self.state, time.perf_counter(), self.state.seconds
+        for examples_B in batches[state.step :]:
+            self._set_learning_rate(len(batches))
+            items_BL, targets_B = self.examples.gather(examples_B)
+            loss: Tensor = self.encoder.loss(items_BL, targets_B)  # type: ignore[operator]  # Module.__getattr__
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            self.optimizer.step()
+            state.loss_sum += loss.item()
+            state.step += 1
+            state.seconds = seconds_before + time.perf_counter() - started
+            bar.advance(len(examples_B), state.loss_sum / state.step)
+            if interrupted:
+                return
+
+    def _finish_epoch(self, steps: int, progress: Progress) -> None:
+        state = self.state
+        state.epoch += 1
+        line: dict[str, Any] = {
+            "fit": self.name,
+            "epoch": state.epoch,
+            "loss": state.loss_sum / steps,
+            "examples_per_s": len(self.examples) / state.seconds,
+            "seconds": state.seconds,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        if self.validation is not None:
+            line["validation"] = validation_metrics(self.encoder, self.validation, self.options.validation_metric)
+            metric = line["validation"][self.options.validation_metric]
+            if metric > state.best_metric:
+                state.best_epoch, state.best_metric = state.epoch, metric
+        else:
+            state.best_epoch = state.epoch
+        state.history.append(line)
+        state.step, state.loss_sum, state.seconds = 0, 0.0, 0.0
+        self._save()
+        progress.report(line)
+
+    def _stopped_early(self) -> bool:
+        return self.validation is not None and self.state.epoch - self.state.best_epoch >= self.options.patience
+
+    def _set_learning_rate(self, steps: int) -> None:
+        progress = (self.state.epoch + self.state.step / steps) / self.schedule_epochs
+        multiplier = self.options.schedule.multiplier(self.state.epoch, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.learning_rate * multiplier
+
+    def _save(self) -> None:
+        """Write the checkpoint; publish the weights when they are the best so far, or the only ones of a refit."""
+        self.checkpoint.parent.mkdir(exist_ok=True)
+        weights = self.encoder.state_dict()
+        write_tensors(
+            self.checkpoint,
+            {
+                "state": vars(self.state),
+                "encoder": weights,
+                "optimizer": self.optimizer.state_dict(),
+                "random": random_state(self.device),
+            },
+        )
+        at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
+        refit_unfinished = self.name == "refit" and self.state.epoch < self.epochs
+        if at_best and not refit_unfinished:
+            write_tensors(self.out / "weights.pt", weights)
+        write_history(self.out)
+
+    def _load(self) -> None:
+        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.state = FitState(**saved["state"])
+        self.encoder.load_state_dict(saved["encoder"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        set_random_state(saved["random"], self.device)
+
+
+@torch.inference_mode()
+def validation_metrics(encoder: nn.Module, examples: Examples, metric: str) -> dict[str, float]:
+    """Metrics of an encoder over all items by exact scores, at the cut-off of `metric` and at 20."""
+    encoder.eval()
+    vectors_ND: Tensor = encoder.item_vectors()  # type: ignore[operator]  # Module.__getattr__
+    candidates_DN = vectors_ND[PADDING + 1 :].T.contiguous()
+    ranks_T = np.empty(len(examples), dtype=np.int64)
+    for examples_B in examples.in_order(EVALUATION_BATCH):
+        items_BL, targets_B = examples.gather(examples_B)
+        scores_BN = torch.amax(encoder(items_BL) @ candidates_DN, dim=1)
+        target_score_B1 = scores_BN.gather(1, targets_B.unsqueeze(1) - PADDING - 1)
+        ranks_T[examples_B.cpu().numpy()] = (scores_BN >= target_score_B1).sum(dim=1).cpu().numpy()
+    ks = sorted({20, int(metric.split("@")[1])})
+    return ranking_metrics(ranks_T, examples.groups_E.cpu().numpy(), ks)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is CUDA where there is one. Raises InputError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: give cpu, cuda or auto")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device; install a CUDA build of torch or use --device cpu")
+    return torch.device(name)
+
+
+class Interruption:
+    """Whether someone asked the training to end; true after the first SIGINT or SIGTERM."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __bool__(self) -> bool:
+        return self.requested
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Turn SIGINT and SIGTERM into a request that is met after the running step; a second one ends at once."""
+    asked = Interruption()
+
+    def ask(signal_number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.requested = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's random generators that a fit on `device` draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of tensors whole or not at all."""
+    partial = path.with_suffix(".partial")
+    torch.save(content, partial)
+    partial.replace(path)
+
+
+def write_history(out: Path) -> None:
+    """Write `metrics.jsonl` and `curve.png` from the checkpoints of the run."""
+    history = []
+    for name in ("selection", "refit"):
+        checkpoint = out / name / "checkpoint.pt"
+        if checkpoint.exists():
+            history += torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state"]["history"]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
+    draw_curve(history, out / "curve.png")
+
+
+def _prepare_run_folder(
+    recipe: Recipe, dataset: Dataset, out: Path, *, epochs: int, seed: int, device: torch.device, resume: bool
+) -> None:
+    """Make the run folder, or check that the one to go on with is of this recipe, data set and seed."""
+    facts = {
+        "recipe": recipe.text,
+        "data_fingerprint": dataset.info.fingerprint,
+        "epochs": epochs,
+        "seed": seed,
+    }
+    if resume:
+        record = read_run(out)
+        for name, value in facts.items():
+            if record[name] != value:
+                raise InputError(f"{out}: this run was started with another {name}; start a new one without --resume")
+        return
+    if (out / "run.json").exists():
+        raise InputError(f"{out}: holds a run already; add --resume to go on with it, or name another folder")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out}: is not empty and holds no run; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    record = {
+        **facts,
+        "model": recipe.model,
+        "data": str(dataset.folder.resolve()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (out / "recipe.toml").write_text(recipe.text, encoding="utf-8")
+    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """`run.json` of a run folder. Raises InputError when there is none."""
+    try:
+        record: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{out}: holds no run (run.json is missing); give the --out folder of a training") from error
+    except ValueError as error:
+        raise InputError(f"{out / 'run.json'}: is damaged: {error}") from error
+    return record
+
+
+def best_validation(out: Path) -> dict[str, float]:
+    """Validation metrics of the epoch that a run chose; empty where nothing was held out."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    metric = Recipe.parse(read_run(out)["recipe"], str(out)).training.validation_metric
+    validated = [line["validation"] for line in lines if "validation" in line]
+    best: dict[str, float] = max(validated, key=lambda validation: validation[metric], default={})
+    return best
