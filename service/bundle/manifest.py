@@ -91,7 +91,7 @@ class Manifest(_Part):
     recipe: str = Field(description="The recipe's TOML text.")
     data_fingerprint: str
     created: AwareDatetime
-    metrics: dict[str, float] = Field(description="On validation examples that the fit which chose the epoch never saw.")
+    metrics: dict[str, float] = Field(description="Measured on validation sessions through the bundle.")
     items: PositiveInt = Field(description="N")
     dimension: PositiveInt = Field(description="D of the vectors and interests.")
     interests: PositiveInt = Field(description="K")
