@@ -1,0 +1,175 @@
+"""A dataset: a folder with events divided into parts, the items they know, and how it all was made."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from training.data.preparation import Preparation
+from training.errors import InputError
+
+Part: TypeAlias = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+FORMAT_VERSION: Literal[1] = 1
+INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
+
+
+class Problem(BaseModel):
+    """Rows of one file with the same thing wrong; they are not in the dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    file: str
+    count: int
+    first_rows: tuple[int, ...]
+    """Numbers of the first of them, from 1, header lines not counted."""
+
+
+class PartCounts(BaseModel):
+    """What one part holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: int
+    sessions: int
+    items: int
+    examples: int
+
+
+class DatasetInfo(BaseModel):
+    """How a dataset was made and what came of it: the content of dataset.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    created: AwareDatetime
+    sources: tuple[str, ...]
+    """Names of the files that were read."""
+    options: Preparation
+    targets: Literal["each", "together"]
+    """Held-out targets: each is an example with the events before it, or those of a session are one example."""
+    items: int
+    parts: dict[Part, PartCounts]
+    dropped: dict[str, int]
+    """Rows that are in no part, by reason."""
+    problems: tuple[Problem, ...]
+    fingerprint: str
+    """SHA-256 of the rows of all Parquet files: equal for equal input and options."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sessions:
+    """Whole sessions, one after another: session s is rows[offsets[s]:offsets[s + 1]], oldest first."""
+
+    rows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    is_target: NDArray[np.bool_]
+    file: Path | None = None
+    """Where the ids stand."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The item id of every event; an item that training does not have, row 0, has one too."""
+        return self._column("item_id")
+
+    @cached_property
+    def session_ids(self) -> list[str]:
+        """The id of every session."""
+        ids = self._column("session_id")
+        return [ids[start] for start in self.offsets[:-1]]
+
+    def _column(self, name: str) -> list[str]:
+        return [] if self.file is None else pl.read_parquet(self.file, columns=[name])[name].to_list()
+
+
+class Dataset:
+    """A folder that `prepare` wrote."""
+
+    def __init__(self, folder: Path, info: DatasetInfo) -> None:
+        self.folder = folder
+        self.info = info
+
+    @classmethod
+    def open(cls, folder: Path) -> "Dataset":
+        """Raises InputError when the folder is no dataset of a version this program knows."""
+        try:
+            text = (folder / INFO_FILE).read_bytes()
+        except OSError as error:
+            raise InputError(f"{folder}: not a dataset, {INFO_FILE} cannot be read; make one with prepare") from error
+        try:
+            return cls(folder, DatasetInfo.model_validate_json(text))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            field = ".".join(map(str, fault["loc"])) or "content"
+            raise InputError(f"{folder / INFO_FILE}: {field}: {fault['msg']}; prepare the dataset again") from error
+
+    def sessions(self, part: Part) -> Sessions:
+        """The sessions of one part, in order of time; none where the part is absent."""
+        file = self.folder / f"{part}.parquet"
+        if part not in self.info.parts:
+            return Sessions(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.bool_))
+        events = self._read(file, ["row", "position", "is_target"])
+        starts = np.flatnonzero(events["position"].to_numpy() == 0)
+        return Sessions(
+            rows=events["row"].to_numpy().astype(np.int64),
+            offsets=np.append(starts, len(events)).astype(np.int64),
+            is_target=events["is_target"].to_numpy().astype(np.bool_),
+            file=file,
+        )
+
+    def item_ids(self) -> list[str]:
+        """All items: index i is row i + 1."""
+        return self._items(["item_id"])["item_id"].to_list()
+
+    def popularity(self) -> NDArray[np.int64]:
+        """Number of events in training and validation by row (N + 1,); that of row 0 is 0."""
+        counts = self._items(["popularity"])["popularity"].to_numpy().astype(np.int64)
+        return np.concatenate([np.zeros(1, np.int64), counts])
+
+    def attributes(self) -> pl.DataFrame:
+        """item_id and the attribute columns of every item, in order of rows."""
+        return self._items(None).drop("row", "popularity")
+
+    def _items(self, columns: list[str] | None) -> pl.DataFrame:
+        return self._read(self.folder / ITEMS_FILE, columns)
+
+    def _read(self, file: Path, columns: list[str] | None) -> pl.DataFrame:
+        try:
+            return pl.read_parquet(file, columns=columns)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise InputError(f"{file}: cannot be read; prepare the dataset again") from error
+
+
+class _Digest:
+    """A file to write to of which only the SHA-256 is kept."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 over the names and rows of Parquet files, not over their bytes, which a library's version decides."""
+    digest = _Digest()
+    for file in files:
+        digest.write(f"{file.name}\n".encode())
+        pl.scan_parquet(file).sink_ndjson(cast(IO[bytes], digest))
+    return digest.sha256.hexdigest()

@@ -1,0 +1,114 @@
+"""One machine: Polars, lazy and streaming, so that a log may be larger than memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import narwhals as nw
+import polars as pl
+
+from training.data.engine import SOURCE_ROW, Frame
+from training.data.formats import BY_EXTENSION, Format, Layout, first_lines, layout
+from training.errors import InputError
+
+ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+"""Without a zone means UTC. `T` and `Z` are rewritten before."""
+
+
+class PolarsEngine:
+    """Reads local files; intermediate frames lie in `scratch`."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+
+    def files(self, path: str) -> list[str]:
+        """See Engine."""
+        if "://" in path:
+            raise InputError(f"{path}: only local files can be read here; use --engine spark or download it first")
+        return local_files(path)
+
+    def scan(self, path: str, file_format: Format) -> Frame:
+        """See Engine."""
+        if file_format is Format.PARQUET:
+            rows = pl.scan_parquet(path, row_index_name=SOURCE_ROW, row_index_offset=1, glob=False)
+        else:
+            try:
+                lines = first_lines(path)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+            rows = _scan_text(path, layout(path, file_format, lines))
+        try:
+            rows.collect_schema()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InputError(f"{path}: cannot be read as {file_format} ({_first_line(error)})") from error
+        return nw.from_native(rows.with_columns(pl.col(SOURCE_ROW).cast(pl.Int64)))
+
+    def with_epoch_ms(self, frame: Frame, iso_text: str, epoch_ms: str) -> Frame:
+        """See Engine."""
+        text = pl.col(iso_text).str.replace("T", " ", literal=True).str.replace(r" ?(?:Z|UTC)$", "+00:00")
+        text = text.str.replace(r"([+-]\d{2}):?(\d{2})$", "$1:$2")
+        instants = (
+            text.str.to_datetime(pattern, time_unit="ms", time_zone="UTC", strict=False) for pattern in ISO_FORMATS
+        )
+        rows: pl.LazyFrame = frame.to_native()
+        return nw.from_native(rows.with_columns(pl.coalesce(*instants).dt.epoch("ms").alias(epoch_ms)))
+
+    def of(self, frame: pl.DataFrame) -> Frame:
+        """See Engine."""
+        return nw.from_native(frame.lazy())
+
+    def settle(self, frame: Frame, name: str) -> Frame:
+        """See Engine."""
+        file = self._scratch / f"{name}.parquet"
+        self._sink(frame.to_native(), file)
+        return nw.from_native(pl.scan_parquet(file))
+
+    def write(self, frame: Frame, file: Path, sort_by: Sequence[str]) -> None:
+        """See Engine."""
+        rows: pl.LazyFrame = frame.to_native()
+        self._sink(rows.sort(sort_by).drop("session_number", strict=False), file)
+
+    def _sink(self, rows: pl.LazyFrame, file: Path) -> None:
+        try:
+            rows.sink_parquet(file, engine="streaming")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InputError(f"the input cannot be read ({_first_line(error)})") from error
+
+
+def local_files(path: str) -> list[str]:
+    """A local file, or the files of a folder whose extension names a format, by name. Raises InputError."""
+    place = Path(path)
+    if not place.exists():
+        raise InputError(f"{path}: there is no such file")
+    if place.is_file():
+        return [path]
+    files = [
+        str(file) for file in sorted(place.iterdir()) if Path(file.name.removesuffix(".gz")).suffix in BY_EXTENSION
+    ]
+    if not files:
+        raise InputError(f"{path}: no file of this folder is of a known format; name the files themselves")
+    return files
+
+
+def _scan_text(path: str, text: Layout) -> pl.LazyFrame:
+    rows = pl.scan_csv(
+        path,
+        has_header=False,
+        skip_lines=text.header_lines,
+        schema=dict.fromkeys(text.names if text.separator else ("line",), pl.String),
+        separator=text.separator or "\x01",
+        quote_char='"' if text.separator else None,
+        encoding="utf8-lossy",
+        extra_columns="ignore",
+        missing_columns="insert",
+        row_index_name=SOURCE_ROW,
+        row_index_offset=1,
+        glob=False,
+    )
+    if text.separator:
+        return rows
+    fields = (pl.col("line").str.json_path_match(f"$['{name}']").alias(name) for name in text.names)
+    return rows.filter(pl.col("line").is_not_null()).select(SOURCE_ROW, *fields)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

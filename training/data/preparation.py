@@ -1,0 +1,57 @@
+"""What a person may choose when a dataset is prepared; `dataset.json` records it."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.data.columns import ColumnNames
+from training.data.formats import Format
+
+DEFAULT_GAP_MS = 30 * 60 * 1000
+
+
+class SplitKind(StrEnum):
+    """How events are divided into training and test."""
+
+    TEMPORAL = "temporal"
+    LEAVE_ONE_OUT = "leave-one-out"
+    BY_USER = "by-user"
+    GIVEN = "given"
+
+    @property
+    def takes_histories(self) -> bool:
+        """Whether a session is all that one user did."""
+        return self in (SplitKind.LEAVE_ONE_OUT, SplitKind.BY_USER)
+
+    @property
+    def needs_time(self) -> bool:
+        """Whether events without times cannot be split so."""
+        return self is SplitKind.TEMPORAL
+
+    @property
+    def targets(self) -> Literal["each", "together"]:
+        """Whether the targets of one test session are examples of their own or one example with many answers."""
+        return "together" if self is SplitKind.BY_USER else "each"
+
+
+class Preparation(BaseModel):
+    """Every choice that decides the rows of a dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: SplitKind
+    columns: ColumnNames = ColumnNames()
+    format: Format | None = Field(default=None, description="None: by each file's extension.")
+    gap_ms: int | None = Field(default=None, gt=0, description="Idle time that ends a session; None: session ids do.")
+    min_support: int = Field(ge=1, description="Items with fewer events are dropped.")
+    min_length: int = Field(ge=1, description="Sessions with fewer events are dropped.")
+    test_days: float | None = Field(default=None, gt=0, description="Temporal split: days of test; None: by share.")
+    test_share: float = Field(default=0.1, gt=0, lt=1, description="Temporal split: share of the time axis.")
+    validation: float = Field(default=0.1, ge=0, lt=1, description="Most recent share of the training sessions.")
+    seed: int = Field(default=0, ge=0, description="Shuffles the users of the split by user.")
+
+    @property
+    def cuts_at_gaps(self) -> bool:
+        """Whether the events of a user are cut into sessions; histories stay whole."""
+        return self.gap_ms is not None and not self.split.takes_histories

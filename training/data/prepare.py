@@ -1,0 +1,246 @@
+"""Event logs to a dataset, read from top to bottom."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+
+from training.data import splits
+from training.data.dataset import INFO_FILE, ITEMS_FILE, PARTS, DatasetInfo, Part, PartCounts, Problem, fingerprint
+from training.data.engine import Engine, Frame
+from training.data.events import DAY_MS
+from training.data.items import number_items, with_rows
+from training.data.log import read_log
+from training.data.preparation import Preparation, SplitKind
+from training.data.sessions import (
+    close_ranks,
+    cut_at_gaps,
+    drop_rare_items,
+    drop_short_sessions,
+    in_order,
+    number_sessions,
+    sound_events,
+)
+from training.data.splits import Split
+from training.data.staging import new_folder
+from training.errors import InputError
+
+CLOCK_SLACK = timedelta(days=1)
+"""Local times are read as UTC, so an event may seem to be from a few hours ahead."""
+TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1
+"""Of the users, in the split by user."""
+
+
+def prepare(
+    events: Sequence[str],
+    out: Path,
+    preparation: Preparation,
+    make_engine: Callable[[Path], Engine],
+    *,
+    test: Sequence[str] = (),
+    strict: bool = False,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> DatasetInfo:
+    """Write the dataset `out` from files of events. Raises InputError.
+
+    Args:
+        make_engine: takes the folder for intermediate files, which lies beside `out`.
+        test: the test part's files, when it is given.
+        strict: stop at any problem of a row.
+        force: replace the dataset that `out` is.
+        progress: is told each step as it begins.
+    """
+    with new_folder(out, force=force, marker=INFO_FILE) as folder:
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        run = _Run(make_engine(scratch), preparation, strict, progress)
+        split = run.split(run.read("events", events), run.read("test events", test) if test else None)
+        run.write(split, folder)
+        shutil.rmtree(scratch)
+        progress("fingerprint")
+        info = run.info(folder, [Path(file).name for file in (*events, *test)])
+        (folder / INFO_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return info
+
+
+class _Run:
+    """One preparation: the steps, and what each of them dropped."""
+
+    def __init__(self, engine: Engine, preparation: Preparation, strict: bool, progress: Callable[[str], None]) -> None:
+        self._engine = engine
+        self._preparation = preparation
+        self._strict = strict
+        self._progress = progress
+        self._problems: list[Problem] = []
+        self._dropped: dict[str, int] = {}
+        self._settled = 0
+
+    def read(self, what: str, files: Sequence[str]) -> Frame:
+        """The sound events of some files, cut into sessions and in order."""
+        self._progress(f"read {what}")
+        now = datetime.now(UTC)
+        log = read_log(self._engine, files, self._preparation, latest_ms=_epoch_ms(now + CLOCK_SLACK), name=what)
+        self._preparation = log.preparation
+        self._note(log.problems)
+        events = sound_events(log.events)
+        if self._preparation.cuts_at_gaps:
+            events = cut_at_gaps(events, self._preparation.gap_ms or 0)
+        events = self._settle(in_order(events))
+        if not _count(events):
+            raise InputError(f"{files[0]}: no usable event: " + (_told(log.problems) or "the file has no rows"))
+        return events
+
+    def split(self, events: Frame, test: Frame | None) -> Split:
+        """Filter, put sessions in order of time and divide them."""
+        self._progress("filter")
+        events = self._numbered(self._filtered(events))
+        self._progress("split")
+        match self._preparation.split:
+            case SplitKind.GIVEN:
+                return self._given(events, test)
+            case SplitKind.TEMPORAL:
+                return self._temporal(events)
+            case SplitKind.LEAVE_ONE_OUT:
+                return splits.leave_one_out(events)
+            case SplitKind.BY_USER:
+                return self._by_user(events)
+
+    def write(self, split: Split, folder: Path) -> None:
+        """Number the items and write the Parquet files."""
+        self._progress("number items")
+        items = self._settle(number_items(split.known))
+        self._engine.write(items, folder / ITEMS_FILE, sort_by=["row"])
+        parts: dict[Part, Frame | None] = {"train": split.train, "validation": split.validation, "test": split.test}
+        for name, part in parts.items():
+            if part is not None:
+                self._progress(f"write {name}")
+                self._engine.write(with_rows(part, items), folder / f"{name}.parquet", ["session_number", "position"])
+
+    def info(self, folder: Path, sources: Sequence[str]) -> DatasetInfo:
+        """Count what was written. Raises InputError when a part came out empty."""
+        files = {part: folder / f"{part}.parquet" for part in PARTS if (folder / f"{part}.parquet").exists()}
+        targets = self._preparation.split.targets
+        parts = {part: _counts(file, targets if part != "train" else "each") for part, file in files.items()}
+        for part, counts in parts.items():
+            if not counts.examples:
+                raise InputError(
+                    f"the {part} part holds no example: {self._told_dropped()}; loosen the split's options"
+                )
+        items = pl.scan_parquet(folder / ITEMS_FILE).select(pl.len()).collect().item()
+        return DatasetInfo(
+            created=datetime.now(UTC),
+            sources=tuple(sources),
+            options=self._preparation,
+            targets=targets,
+            items=items,
+            parts=parts,
+            dropped=self._dropped,
+            problems=tuple(self._problems),
+            fingerprint=fingerprint([folder / ITEMS_FILE, *files.values()]),
+        )
+
+    def _note(self, problems: Sequence[Problem]) -> None:
+        if problems and self._strict:
+            raise InputError(f"{_told(problems)}; correct the rows, or leave out --strict to drop them")
+        self._problems += problems
+        for problem in problems:
+            self._dropped[problem.kind] = self._dropped.get(problem.kind, 0) + problem.count
+
+    def _filtered(self, events: Frame) -> Frame:
+        """Short sessions, then rare items, then sessions that this left short."""
+        min_support, min_length = self._preparation.min_support, self._preparation.min_length
+        events = self._kept("in short sessions", events, partial(drop_short_sessions, min_length=min_length))
+        events = self._kept("of rare items", events, partial(drop_rare_items, min_support=min_support))
+        return self._kept("in sessions left short", events, partial(drop_short_sessions, min_length=min_length))
+
+    def _numbered(self, events: Frame) -> Frame:
+        """Sessions in order of time; positions without gaps."""
+        return self._settle(close_ranks(events).join(number_sessions(events), on="session_id", how="inner"))
+
+    def _given(self, train: Frame, test: Frame | None) -> Split:
+        if test is not None:
+            shorter = partial(drop_short_sessions, min_length=self._preparation.min_length)
+            test = self._numbered(self._kept("in short test sessions", test, shorter))
+        return splits.given(train, test, self._validation_from(train))
+
+    def _temporal(self, events: Frame) -> Split:
+        split_ms = self._split_moment(events)
+        train = self._settle(splits.before(events, split_ms))
+        test = self._settle(splits.after(events, split_ms))
+        self._drop("in sessions that ended at the split moment", _count(events) - _count(train) - _count(test))
+        test = self._kept("test items unseen in training", test, partial(splits.only_items_of, train=train))
+        min_length = max(2, self._preparation.min_length)
+        test = self._kept("in test sessions left short", test, partial(drop_short_sessions, min_length=min_length))
+        return splits.given(train, self._settle(close_ranks(test)), self._validation_from(train))
+
+    def _by_user(self, histories: Frame) -> Split:
+        users = _sessions(histories)
+        places = np.random.default_rng(self._preparation.seed).permutation(users)
+        shuffled = pl.DataFrame({"session_number": np.arange(users), "place": places})
+        return splits.by_user(
+            histories, self._engine.of(shuffled), int(TRAIN_SHARE * users), int(VALIDATION_SHARE * users)
+        )
+
+    def _split_moment(self, events: Frame) -> int:
+        times = events.select(nw.col("last_ms").min().alias("first"), nw.col("last_ms").max().alias("last"))
+        first, last = times.collect("polars").to_native().row(0)
+        days = self._preparation.test_days
+        return int(last - (days * DAY_MS if days is not None else self._preparation.test_share * (last - first)))
+
+    def _validation_from(self, train: Frame) -> int | None:
+        """The number of the first validation session; None when validation is too small a share for one."""
+        sessions = _sessions(train)
+        held_out = int(sessions * self._preparation.validation)
+        return sessions - held_out if held_out else None
+
+    def _kept(self, reason: str, events: Frame, step: Callable[[Frame], Frame]) -> Frame:
+        kept = self._settle(step(events))
+        self._drop(reason, _count(events) - _count(kept))
+        return kept
+
+    def _drop(self, reason: str, count: int) -> None:
+        if count:
+            self._dropped[reason] = count
+
+    def _settle(self, frame: Frame) -> Frame:
+        self._settled += 1
+        return self._engine.settle(frame, f"{self._settled:02}")
+
+    def _told_dropped(self) -> str:
+        return ", ".join(f"{count:,} events {reason}" for reason, count in self._dropped.items()) or "too few sessions"
+
+
+def _told(problems: Sequence[Problem]) -> str:
+    """The first problem with its file and row, and how many there are more."""
+    if not problems:
+        return ""
+    first = problems[0]
+    more = sum(problem.count for problem in problems) - 1
+    return f"{first.file} row {first.first_rows[0]}: {first.kind}" + (f" (and {more:,} problems more)" if more else "")
+
+
+def _count(frame: Frame) -> int:
+    return int(frame.select(nw.len()).collect("polars").to_native().item())
+
+
+def _sessions(events: Frame) -> int:
+    return int(events.select(nw.col("session_number").n_unique()).collect("polars").to_native().item())
+
+
+def _epoch_ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _counts(file: Path, targets: str) -> PartCounts:
+    target = pl.col("is_target")
+    examples = target.sum() if targets == "each" else pl.col("session_id").filter(target).n_unique()
+    counts = pl.scan_parquet(file).select(
+        events=pl.len(), sessions=(pl.col("position") == 0).sum(), items=pl.col("item_id").n_unique(), examples=examples
+    )
+    return PartCounts(**counts.collect().row(0, named=True))
