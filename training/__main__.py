@@ -11,7 +11,7 @@ def main() -> None:
     try:
         cli()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
 
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from training.models.encoder import PADDING
+from training.padding import PADDING
 
 EXPONENT_RANGE = 70.0  # exp(70) is still finite in bf16 and float32, with room for a sum over millions of items
+SMALLEST_TOTAL = 1e-20  # above it the weights of the likely items are normal numbers of both
 
 
 def fast_product_dtype(device: torch.device) -> torch.dtype:
@@ -40,25 +41,33 @@ def full_softmax(
     return loss
 
 
+def _weigh(sessions_BD: Tensor, items_NE: Tensor, shift_B: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(score - shift) of every item, and for each session the sums of the item vectors and of 1 so weighted."""
+    sessions_BE = torch.cat([sessions_BD, -shift_B[:, None]], dim=1).to(items_NE.dtype)
+    weights_NB = torch.mm(items_NE, sessions_BE.T).exp_()
+    weights_NB[PADDING] = 0
+    return weights_NB, torch.mm(weights_NB.T, items_NE).float()
+
+
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx, sessions_BD: Tensor, items_ND: Tensor, targets_B: Tensor, dtype: torch.dtype
     ) -> Tensor:
         batch, dimension = sessions_BD.shape
-        bound_B = sessions_BD.norm(dim=1) * items_ND.norm(dim=1).max()
-        shift_B = (bound_B - EXPONENT_RANGE).clamp(min=0).to(dtype)
         items_NE = items_ND.new_ones(items_ND.shape[0], dimension + 1, dtype=dtype)
         items_NE[:, :dimension] = items_ND
-        sessions_BE = torch.cat([sessions_BD.to(dtype), -shift_B[:, None]], dim=1)
-
-        weights_NB = torch.mm(items_NE, sessions_BE.T).exp_()
-        weights_NB[PADDING] = 0
-        summed_BE = torch.mm(weights_NB.T, items_NE).float()
+        bound_B = sessions_BD.norm(dim=1) * items_ND.norm(dim=1).max()
+        shift_B = (bound_B - EXPONENT_RANGE).clamp(min=0)
+        weights_NB, summed_BE = _weigh(sessions_BD, items_NE, shift_B)
+        if not (summed_BE[:, dimension] > SMALLEST_TOTAL).all():  # the bound was far above every score of some session
+            scores_NB = torch.mm(items_NE[1:, :dimension], sessions_BD.to(dtype).T)
+            shift_B = scores_NB.amax(dim=0).float()
+            weights_NB, summed_BE = _weigh(sessions_BD, items_NE, shift_B)
         total_B1 = summed_BE[:, dimension:]
         target_BD = items_ND[targets_B]
         target_score_B = (sessions_BD * target_BD).sum(dim=1)
-        loss = (total_B1.squeeze(1).log() + shift_B.float() - target_score_B).mean()
+        loss = (total_B1.squeeze(1).log() + shift_B.to(dtype).float() - target_score_B).mean()
 
         grad_sessions_BD = (summed_BE[:, :dimension] / total_B1 - target_BD) / batch
         grad_items_ND = torch.mm(weights_NB, (sessions_BD / (total_B1 * batch)).to(dtype)).float()

@@ -113,7 +113,8 @@ class Recipe(BaseModel):
 
 
 def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
-    fault = error.errors()[0]
+    faults = error.errors()
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     key = prefix + ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg']}"

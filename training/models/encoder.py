@@ -4,9 +4,6 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-PADDING = 0
-"""The row that stands left of a session shorter than its batch; no item has it."""
-
 
 @runtime_checkable
 class SessionEncoder(Protocol):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 
 from training.losses import full_softmax
-from training.models.encoder import PADDING
+from training.padding import PADDING
 
 
 class SRGNNOptions(BaseModel):
@@ -66,6 +66,7 @@ class GatedGraphCell(nn.Module):
         self.from_state = nn.Linear(dimension, 3 * dimension)
 
     def forward(self, states_BLD: Tensor, graph: SessionGraph) -> Tensor:
+        """The node states after one more step."""
         incoming_BLD, outgoing_BLD = self.message(states_BLD).chunk(2, dim=2)
         messages_BLE = torch.cat([graph.incoming_BLL @ incoming_BLD, graph.outgoing_BLL @ outgoing_BLD], dim=2)
         message_reset, message_keep, message_new = self.from_message(messages_BLE).chunk(3, dim=2)

@@ -1,0 +1,54 @@
+"""A small world that an encoder can learn: items in circles, and sessions that walk along them."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from training.data.dataset import Dataset
+from training.data.polars_engine import PolarsEngine
+from training.data.preparation import Preparation, SplitKind
+from training.data.prepare import prepare
+from training.recipe import RECIPES, Recipe
+
+CIRCLES, AROUND = 6, 10
+
+
+def walks(sessions: int, seed: int) -> pl.DataFrame:
+    """Sessions that step to the next item of their circle nine times in ten, and stay otherwise."""
+    generator = np.random.default_rng(seed)
+    events = []
+    for session in range(sessions):
+        circle, place = generator.integers(CIRCLES), generator.integers(AROUND)
+        for position in range(generator.integers(2, 9)):
+            events.append(
+                (f"s{session}", f"item-{circle}-{place}", 1_700_000_000_000 + 60_000 * (10 * session + position))
+            )
+            place = (place + (generator.random() < 0.9)) % AROUND
+    return pl.DataFrame(events, schema=["session_id", "item_id", "timestamp"], orient="row")
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """600 walks, the last tenth of the time held out as test, a tenth of the rest as validation."""
+    folder = tmp_path_factory.mktemp("walks")
+    walks(600, seed=5).write_parquet(folder / "events.parquet")
+    preparation = Preparation(split=SplitKind.TEMPORAL, min_support=1, min_length=2)
+    prepare([str(folder / "events.parquet")], folder / "dataset", preparation, PolarsEngine)
+    return Dataset.open(folder / "dataset")
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    """A small SR-GNN and a short fit."""
+    text = (RECIPES / "srgnn.toml").read_text()
+    for before, after in (
+        ("dimension = 100", "dimension = 16"),
+        ("batch_size = 256", "batch_size = 64"),
+        ("epochs = 12", "epochs = 6"),
+        ("learning_rate = 2e-3", "learning_rate = 1e-2"),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    return Recipe.parse(text, "test recipe")

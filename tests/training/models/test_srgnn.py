@@ -1,0 +1,93 @@
+"""SR-GNN against its equations, written out for one session with a graph of dictionaries and loops."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
+
+ITEMS = 12
+
+
+def encoder(steps: int = 1) -> SRGNN:
+    torch.manual_seed(3)
+    return SRGNN(ITEMS, SRGNNOptions(dimension=8, steps=steps, max_length=10)).eval()
+
+
+def by_the_equations(model: SRGNN, session: list[int]) -> Tensor:
+    """Section 3 of the paper, node by node."""
+    nodes = list(dict.fromkeys(session))
+    edges = set(pairwise(session))
+    states = {item: model.items.weight[item] for item in nodes}
+    zero = torch.zeros(8)
+
+    def mean(vectors: list[Tensor]) -> Tensor:
+        return torch.stack(vectors).mean(dim=0) if vectors else zero
+
+    for _ in range(model.steps):
+        incoming, outgoing = {}, {}
+        for item in nodes:
+            message = model.cell.message(states[item])
+            incoming[item], outgoing[item] = message[:8], message[8:]
+        following = {}
+        for item in nodes:
+            message = torch.cat(
+                [
+                    mean([incoming[a] for a, b in sorted(edges) if b == item]),
+                    mean([outgoing[b] for a, b in sorted(edges) if a == item]),
+                ]
+            )
+            reset_m, keep_m, new_m = model.cell.from_message(message).chunk(3)
+            reset_s, keep_s, new_s = model.cell.from_state(states[item]).chunk(3)
+            keep = torch.sigmoid(keep_m + keep_s)
+            new = torch.tanh(new_m + torch.sigmoid(reset_m + reset_s) * new_s)
+            following[item] = new + keep * (states[item] - new)
+        states = following
+    last = states[session[-1]]
+    attended = zero
+    for item in session:
+        gate = torch.sigmoid(model.attention_last(last) + model.attention_each(states[item]))
+        attended = attended + model.attention(gate) * states[item]
+    return model.hybrid(torch.cat([attended, last]))
+
+
+def padded(*sessions: list[int]) -> Tensor:
+    length = max(2, *(len(session) for session in sessions))
+    return torch.tensor([[0] * (length - len(session)) + session for session in sessions])
+
+
+SESSIONS = [[5], [1, 2], [1, 1], [3, 4, 3, 4, 3], [1, 2, 3, 2, 4, 2, 3], [7, 7, 7, 8]]
+
+
+@torch.inference_mode()
+def test_a_batch_gives_what_the_equations_give_for_each_session() -> None:
+    for steps in (1, 2):
+        model = encoder(steps)
+        interests_B1D = model(padded(*SESSIONS))
+        for interests_1D, session in zip(interests_B1D, SESSIONS, strict=True):
+            torch.testing.assert_close(interests_1D[0], by_the_equations(model, session), atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_an_edge_taken_twice_counts_once_and_is_averaged_over_distinct_neighbours() -> None:
+    graph = SessionGraph.of(torch.tensor([[0, 1, 2, 1, 2, 1, 3]]))
+    outgoing_of_1 = graph.outgoing_BLL[0, 1]
+    assert outgoing_of_1.tolist() == [0, 0, 0.5, 0, 0, 0, 0.5]  # to 2 and to 3, each at its first place
+    assert graph.incoming_BLL[0, 6].tolist() == [0, 1, 0, 0, 0, 0, 0]  # 3 comes from 1 alone
+    assert not graph.outgoing_BLL[0, 6].any()
+
+
+@torch.inference_mode()
+def test_the_order_of_a_session_matters() -> None:
+    model = encoder()
+    one, other = model(padded([1, 2, 3], [2, 1, 3]))
+    assert (one - other).abs().max() > 1e-4
+
+
+def test_padding_learns_nothing() -> None:
+    model = encoder().train()
+    model.loss(padded([1, 2], [3]), torch.tensor([4, 5])).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    assert model.items.weight.grad is not None
+    assert not model.items.weight.grad[0].any()
+    assert not model.items.weight[0].any()

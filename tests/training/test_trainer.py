@@ -1,0 +1,105 @@
+"""The training loop: it learns, it can be cut off anywhere, and it gives the same result twice."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.data.dataset import Dataset
+from training.data.examples import Examples
+from training.errors import InputError
+from training.recipe import Recipe
+from training.trainer import best_validation, train
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    loaded: dict[str, Tensor] = torch.load(run / "weights.pt", weights_only=True)
+    return loaded
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    for name, weight in weights(one).items():
+        assert torch.equal(weight, weights(other)[name]), name
+    assert [line["loss"] for line in history(one)] == [line["loss"] for line in history(other)]
+
+
+def history(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def unbroken(recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    assert train(recipe, dataset.folder, out, device_name="cpu")
+    return out
+
+
+def test_it_learns_what_comes_next(unbroken: Path) -> None:
+    metrics = best_validation(unbroken)
+    assert metrics["recall@20"] > 0.95  # 20 of 60 items by chance: 0.33
+    assert metrics["mrr@20"] > 0.8  # the next item of the circle comes nine times in ten
+    losses = [line["loss"] for line in history(unbroken) if line["fit"] == "selection"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_run_folder_holds_its_record(unbroken: Path, recipe: Recipe, dataset: Dataset) -> None:
+    record = json.loads((unbroken / "run.json").read_text())
+    assert record["seed"] == 1
+    assert record["data_fingerprint"] == dataset.info.fingerprint
+    assert (unbroken / "recipe.toml").read_text() == recipe.text
+    assert (unbroken / "curve.png").read_bytes().startswith(b"\x89PNG")
+    selection = [line for line in history(unbroken) if line["fit"] == "selection"]
+    refit = [line for line in history(unbroken) if line["fit"] == "refit"]
+    best = max(selection, key=lambda line: line["validation"]["recall@20"])  # type: ignore[index]  # a nested object
+    assert len(refit) == best["epoch"]
+    assert len(selection) in (recipe.training.epochs, best["epoch"] + recipe.training.patience)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    train(recipe, dataset.folder, tmp_path / "again", device_name="cpu")
+    assert_equal_runs(unbroken, tmp_path / "again")
+    train(recipe, dataset.folder, tmp_path / "other", device_name="cpu", seed=2, epochs=1)
+    assert history(tmp_path / "other")[0]["loss"] != history(unbroken)[0]["loss"]
+
+
+@pytest.mark.parametrize("step", [3, 40, 150])
+def test_a_run_cut_off_by_ctrl_c_goes_on_to_the_same_result(
+    step: int, unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, calls, gather = tmp_path / "run", 0, Examples.gather
+
+    def gather_and_interrupt(examples: Examples, examples_B: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            signal.raise_signal(signal.SIGINT)
+        return gather(examples, examples_B)
+
+    monkeypatch.setattr(Examples, "gather", gather_and_interrupt)
+    assert not train(recipe, dataset.folder, out, device_name="cpu")
+    monkeypatch.undo()
+    assert train(recipe, dataset.folder, out, device_name="cpu", resume=True)
+    assert_equal_runs(unbroken, out)
+
+
+def test_a_run_is_never_overwritten_nor_mixed_with_another(unbroken: Path, recipe: Recipe, dataset: Dataset) -> None:
+    with pytest.raises(InputError, match="holds a run already; add --resume"):
+        train(recipe, dataset.folder, unbroken, device_name="cpu")
+    with pytest.raises(InputError, match="started with another seed"):
+        train(recipe, dataset.folder, unbroken, device_name="cpu", seed=2, resume=True)
+
+
+def test_there_is_nothing_to_resume_in_an_empty_folder(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no run \(run.json is missing\)"):
+        train(recipe, dataset.folder, tmp_path, device_name="cpu", resume=True)
+
+
+def test_a_device_that_is_not_there_is_refused(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    for device in ("tpu", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(InputError, match=f"--device {device}"):
+            train(recipe, dataset.folder, tmp_path / "run", device_name=device)
