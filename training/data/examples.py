@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.dataset import Sessions
-from training.models.encoder import PADDING
+from training.padding import PADDING
 
 WINDOW_BATCHES = 40
 """Batches are cut from shuffled windows of this many, sorted by length: little padding, still well mixed."""
@@ -33,9 +33,7 @@ class Examples:
     """Examples of one group share their input and are evaluated as one, with several targets."""
 
     @classmethod
-    def of(
-        cls, parts: Sequence[Sessions], max_length: int, device: torch.device, *, together: bool = False
-    ) -> Self:
+    def of(cls, parts: Sequence[Sessions], max_length: int, device: torch.device, *, together: bool = False) -> Self:
         """Every target with an item before it is an example; its input is the newest `max_length` items before it.
 
         With `together`, the input ends before the first target of the session, for all its targets.

@@ -1,0 +1,102 @@
+"""A run becomes a bundle that answers as the trained encoder does."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from service.bundle import Bundle, current_digest
+from training.data.dataset import Dataset
+from training.data.examples import Examples
+from training.errors import InputError
+from training.export import export, load_encoder
+from training.indexing import IndexKind
+from training.recipe import Recipe
+from training.trainer import best_validation, train
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export") / "run"
+    train(recipe, dataset.folder, out, device_name="cpu", epochs=3)
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundles(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    export(run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(bundles: Path) -> Bundle:
+    return Bundle.load(bundles / "current")
+
+
+@torch.inference_mode()
+def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
+    run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
+) -> None:
+    encoder = load_encoder(run, recipe, len(dataset.item_ids()))
+    examples = Examples.of([dataset.sessions("test")], recipe.encoder.max_length, torch.device("cpu"))
+    ids = dataset.item_ids()
+    for number in range(0, len(examples), 7):
+        items_BL, _ = examples.gather(torch.tensor([number]))
+        session = items_BL[items_BL > 0].tolist()
+        interest_D = encoder(items_BL)[0, 0]
+        np.testing.assert_allclose(bundle.encoder.encode(session)[0], interest_D.numpy(), atol=1e-5)
+        scores_N, rows_N = (encoder.items.weight @ interest_D)[1:].topk(5)
+        retrieved = bundle.retrieve([ids[row - 1] for row in session], 5).items
+        assert [item.item_id for item in retrieved] == [ids[row] for row in rows_N.tolist()]
+        assert [item.score for item in retrieved] == pytest.approx(scores_N.tolist(), abs=1e-5)
+
+
+def test_the_manifest_says_what_was_trained_on_what(
+    run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
+) -> None:
+    manifest = bundle.manifest
+    assert (manifest.model, manifest.recipe) == ("srgnn", recipe.text)
+    assert manifest.data_fingerprint == dataset.info.fingerprint
+    assert manifest.metrics == best_validation(run)
+    assert (manifest.items, manifest.dimension, manifest.interests) == (len(dataset.item_ids()), 16, 1)
+    assert manifest.index.description == "Flat"
+    assert len(manifest.probes) == 5
+
+
+def test_the_bundle_holds_no_path_of_the_machine_that_made_it(bundles: Path) -> None:
+    for file in (bundles / "current").iterdir():
+        assert str(Path.cwd()).encode() not in file.read_bytes(), file.name
+
+
+def test_exporting_again_moves_current_and_keeps_the_bundle_before(run: Path, bundles: Path, bundle: Bundle) -> None:
+    digest = export(run, bundles)
+    assert current_digest(bundles) == digest != bundle.digest
+    assert (bundles / bundle.digest).is_dir()
+
+
+def test_an_inverted_file_index_reaches_the_recall_it_was_tuned_to(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path, index=IndexKind.IVF)
+    info = Bundle.load(tmp_path / "current").manifest.index
+    assert info.description.startswith("IVF")
+    assert info.recall_at_20 >= 0.99
+
+
+def test_another_data_set_than_the_run_was_trained_on_is_refused(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps({**record, "data_fingerprint": "0" * 64}))
+    with pytest.raises(InputError, match="is not the data set"):
+        export(other, tmp_path / "bundles")
+
+
+def test_a_run_without_a_complete_epoch_is_refused(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "run.json").write_bytes((run / "run.json").read_bytes())
+    with pytest.raises(InputError, match="no epoch is complete yet"):
+        export(other, tmp_path / "bundles")
+    assert not (tmp_path / "bundles").exists()
