@@ -39,7 +39,7 @@ class ColumnNames(BaseModel):
     def _find(self, path: str, role: str, names: Sequence[str]) -> str | None:
         asked: str | None = getattr(self, role)
         if asked is not None and asked not in names:
-            raise InputError(f"{path}: no column {asked!r} (--{role}-column); {found(names)}")
+            raise InputError(f"{path}: there is no column {asked!r}; {found(names)}")
         by_plain_name = {_plain(name): name for name in reversed(names)}
         return asked or next((by_plain_name[guess] for guess in GUESSES[role] if guess in by_plain_name), None)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from training.data.preparation import Preparation
+from training.data.problems import Problem
 from training.errors import InputError
 
 Part: TypeAlias = Literal["train", "validation", "test"]
@@ -20,18 +21,6 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 FORMAT_VERSION: Literal[1] = 1
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
-
-
-class Problem(BaseModel):
-    """Rows of one file with the same thing wrong; they are not in the dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: str
-    file: str
-    count: int
-    first_rows: tuple[int, ...]
-    """Numbers of the first of them, from 1, header lines not counted."""
 
 
 class PartCounts(BaseModel):
@@ -60,8 +49,10 @@ class DatasetInfo(BaseModel):
     items: int
     parts: dict[Part, PartCounts]
     dropped: dict[str, int]
-    """Rows that are in no part, by reason."""
+    """Events that are in no part, by reason."""
     problems: tuple[Problem, ...]
+    attributes_unused: int | None
+    """Items of the attribute file without any event; None without such a file."""
     fingerprint: str
     """SHA-256 of the rows of all Parquet files: equal for equal input and options."""
 

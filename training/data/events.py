@@ -11,11 +11,10 @@ from narwhals.dtypes import DType
 
 from training.data.columns import ColumnNames, found
 from training.data.engine import SOURCE_ROW, Engine, Frame
+from training.data.ids import first_wrong, id_checks, id_text
 from training.data.instants import number_of_text, with_epoch_ms
 from training.errors import InputError
 
-ID_PATTERN = r"^[^\p{C}\p{Z}\x{FFFD}]{1,128}$"
-"""1 to 128 visible characters; the replacement character stands where a file was not UTF-8."""
 EARLIEST_MS = 631_152_000_000
 """1990: a time before it is a counter or a mistake."""
 DAY_MS = 86_400_000
@@ -37,8 +36,8 @@ def read_events(engine: Engine, rows: Frame, path: str, columns: ColumnNames, *,
     rows = with_epoch_ms(engine, _without_blank_rows(rows, columns), path, columns.time, "epoch_ms")
     schema = rows.collect_schema()
     events = rows.select(
-        _id_text(path, session, schema[session]).alias("session_id"),
-        _id_text(path, item, schema[item]).alias("item_id"),
+        id_text(path, session, schema[session]).alias("session_id"),
+        id_text(path, item, schema[item]).alias("item_id"),
         nw.col("epoch_ms").alias("timestamp_ms"),
         _sequence(path, columns.position, schema.get(columns.position or "")).alias("sequence"),
         nw.lit(source, dtype=nw.Int32).alias("source"),
@@ -79,19 +78,6 @@ def _without_blank_rows(rows: Frame, columns: ColumnNames) -> Frame:
     return rows.select(SOURCE_ROW, *names).filter(~reduce(and_, (nw.col(name).is_null() for name in names)))
 
 
-def _id_text(path: str, column: str, dtype: DType) -> nw.Expr:
-    """An id as text; a whole number is written without a fraction, whatever the file's type for it."""
-    value = nw.col(column)
-    if dtype.is_float():
-        whole = nw.when((value == value.round()) & (value.abs() < 2**53)).then(value).cast(nw.Int64)
-        return nw.coalesce(whole.cast(nw.String), nw.when(~value.is_nan()).then(value).cast(nw.String))
-    if dtype.is_integer():
-        return value.cast(nw.String)
-    if dtype in (nw.String, nw.Categorical, nw.Enum):
-        return value.cast(nw.String).str.replace_all(r"^(-?[0-9]+)\.0$", "$1")
-    raise InputError(f"{path}: column {column!r} holds {dtype}, which is no id; name another column")
-
-
 def _sequence(path: str, column: str | None, dtype: DType | None) -> nw.Expr:
     if column is None or dtype is None:
         return nw.lit(None, dtype=nw.Float64)
@@ -104,14 +90,9 @@ def _sequence(path: str, column: str | None, dtype: DType | None) -> nw.Expr:
 
 def _problem(columns: ColumnNames, latest_ms: int) -> nw.Expr:
     """The first thing wrong with an event."""
-    session, item, time = nw.col("session_id"), nw.col("item_id"), nw.col("timestamp_ms")
+    time = nw.col("timestamp_ms")
     who = "user" if columns.session == columns.user else "session"
-    checks = [
-        (session.is_null() | (session == ""), f"missing {who} id"),
-        (item.is_null() | (item == ""), "missing item id"),
-        (~session.str.contains(ID_PATTERN), f"unusable {who} id"),
-        (~item.str.contains(ID_PATTERN), "unusable item id"),
-    ]
+    checks = [*id_checks("session_id", who), *id_checks("item_id", "item")]
     if columns.time:
         checks += [
             (nw.col("without_time"), "missing time"),
@@ -121,7 +102,4 @@ def _problem(columns: ColumnNames, latest_ms: int) -> nw.Expr:
         ]
     if columns.position:
         checks.append((nw.col("sequence").is_null(), "missing or unreadable position"))
-    problem = nw.lit(None, dtype=nw.String)
-    for wrong, name in reversed(checks):
-        problem = nw.when(wrong).then(nw.lit(name)).otherwise(problem)
-    return problem
+    return first_wrong(checks)

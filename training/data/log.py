@@ -8,14 +8,12 @@ import narwhals as nw
 import polars as pl
 
 from training.data.columns import ColumnNames, found
-from training.data.dataset import Problem
 from training.data.engine import SOURCE_ROW, Engine, Frame
 from training.data.events import flag_duplicates, read_events
 from training.data.formats import format_of
 from training.data.preparation import DEFAULT_GAP_MS, Preparation
+from training.data.problems import SHOWN_ROWS, Problem
 from training.errors import InputError
-
-SHOWN_ROWS = 3
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,14 @@ def _with_gap(preparation: Preparation, columns: ColumnNames) -> Preparation:
 def _used(path: str, preparation: Preparation, columns: ColumnNames, names: Sequence[str]) -> ColumnNames:
     """The columns this run reads; where a user's events are cut or taken whole, the session id is the user's."""
     by_gap = preparation.cuts_at_gaps
-    if by_gap and (columns.user is None or columns.time is None):
-        missing = "user" if columns.user is None else "time"
-        raise InputError(
-            f"{path}: sessions by idle gap need a {missing} column; give --{missing}-column ({found(names)})"
-        )
     if preparation.split.needs_time and columns.time is None:
         raise InputError(
             f"{path}: a temporal split needs times; give --time-column ({found(names)}) or another --split"
         )
+    if by_gap and (columns.user is None or columns.time is None):
+        missing = "user" if columns.user is None else "time"
+        options = f"give --{missing}-column, or --session-column for sessions as they are"
+        raise InputError(f"{path}: sessions by idle gap need a {missing} column; {options} ({found(names)})")
     by_user = by_gap or (preparation.split.takes_histories and columns.user is not None)
     session = columns.user if by_user else columns.session
     return columns.model_copy(update={"session": session, "user": session if by_user else None})

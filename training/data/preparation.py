@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from training.data.columns import ColumnNames
 from training.data.formats import Format
+from training.errors import InputError
 
 DEFAULT_GAP_MS = 30 * 60 * 1000
 
@@ -23,6 +24,21 @@ class SplitKind(StrEnum):
     def takes_histories(self) -> bool:
         """Whether a session is all that one user did."""
         return self in (SplitKind.LEAVE_ONE_OUT, SplitKind.BY_USER)
+
+    @property
+    def min_support(self) -> int:
+        """The fewest events of an item, as in the papers that use this split."""
+        return {SplitKind.TEMPORAL: 5, SplitKind.BY_USER: 5}.get(self, 1)
+
+    @property
+    def min_length(self) -> int:
+        """The fewest events of a session, as in the papers that use this split."""
+        return {SplitKind.TEMPORAL: 2, SplitKind.LEAVE_ONE_OUT: 3, SplitKind.BY_USER: 5}.get(self, 1)
+
+    @property
+    def shortest(self) -> int:
+        """The fewest events that this split can divide."""
+        return {SplitKind.LEAVE_ONE_OUT: 3, SplitKind.BY_USER: 2}.get(self, 1)
 
     @property
     def needs_time(self) -> bool:
@@ -43,6 +59,8 @@ class Preparation(BaseModel):
     split: SplitKind
     columns: ColumnNames = ColumnNames()
     format: Format | None = Field(default=None, description="None: by each file's extension.")
+    items_format: Format | None = Field(default=None, description="That of the file of items; None: by extension.")
+    items_column: str | None = Field(default=None, description="Where the file of items has its ids; None: guessed.")
     gap_ms: int | None = Field(default=None, gt=0, description="Idle time that ends a session; None: session ids do.")
     min_support: int = Field(ge=1, description="Items with fewer events are dropped.")
     min_length: int = Field(ge=1, description="Sessions with fewer events are dropped.")
@@ -55,3 +73,16 @@ class Preparation(BaseModel):
     def cuts_at_gaps(self) -> bool:
         """Whether the events of a user are cut into sessions; histories stay whole."""
         return self.gap_ms is not None and not self.split.takes_histories
+
+    def refuse_contradictions(self, *, has_test: bool) -> None:
+        """Raises InputError when options do not go together."""
+        if has_test and self.split is not SplitKind.GIVEN:
+            raise InputError(f"--split {self.split} makes a test part of its own; leave out --test or --split")
+        if self.test_days is not None and self.split is not SplitKind.TEMPORAL:
+            raise InputError(f"--test-days belongs to --split temporal, not to {self.split}")
+        if self.gap_ms is not None and self.split.takes_histories:
+            raise InputError(f"--split {self.split} takes a user's whole history; leave out --gap")
+        if self.min_length < self.split.shortest:
+            raise InputError(
+                f"--min-length {self.min_length}: --split {self.split} needs at least {self.split.shortest}"
+            )

@@ -11,12 +11,14 @@ import numpy as np
 import polars as pl
 
 from training.data import splits
-from training.data.dataset import INFO_FILE, ITEMS_FILE, PARTS, DatasetInfo, Part, PartCounts, Problem, fingerprint
+from training.data.attributes import read_attributes
+from training.data.dataset import INFO_FILE, ITEMS_FILE, PARTS, DatasetInfo, Part, PartCounts, fingerprint
 from training.data.engine import Engine, Frame
 from training.data.events import DAY_MS
 from training.data.items import number_items, with_rows
 from training.data.log import read_log
 from training.data.preparation import Preparation, SplitKind
+from training.data.problems import Problem, told
 from training.data.sessions import (
     close_ranks,
     cut_at_gaps,
@@ -43,6 +45,7 @@ def prepare(
     make_engine: Callable[[Path], Engine],
     *,
     test: Sequence[str] = (),
+    items: str | None = None,
     strict: bool = False,
     force: bool = False,
     progress: Callable[[str], None] = lambda step: None,
@@ -52,19 +55,22 @@ def prepare(
     Args:
         make_engine: takes the folder for intermediate files, which lies beside `out`.
         test: the test part's files, when it is given.
+        items: a local file with attributes of items.
         strict: stop at any problem of a row.
         force: replace the dataset that `out` is.
         progress: is told each step as it begins.
     """
+    preparation.refuse_contradictions(has_test=bool(test))
     with new_folder(out, force=force, marker=INFO_FILE) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
         run = _Run(make_engine(scratch), preparation, strict, progress)
+        attributes = run.read_attributes(items) if items else None
         split = run.split(run.read("events", events), run.read("test events", test) if test else None)
-        run.write(split, folder)
+        run.write(split, attributes, folder)
         shutil.rmtree(scratch)
         progress("fingerprint")
-        info = run.info(folder, [Path(file).name for file in (*events, *test)])
+        info = run.info(folder, [Path(file).name for file in (*events, *test, *([items] if items else []))])
         (folder / INFO_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info
 
@@ -79,6 +85,7 @@ class _Run:
         self._progress = progress
         self._problems: list[Problem] = []
         self._dropped: dict[str, int] = {}
+        self._attributes_unused: int | None = None
         self._settled = 0
 
     def read(self, what: str, files: Sequence[str]) -> Frame:
@@ -93,7 +100,7 @@ class _Run:
             events = cut_at_gaps(events, self._preparation.gap_ms or 0)
         events = self._settle(in_order(events))
         if not _count(events):
-            raise InputError(f"{files[0]}: no usable event: " + (_told(log.problems) or "the file has no rows"))
+            raise InputError(f"{files[0]}: no usable event: " + (told(log.problems) or "the file has no rows"))
         return events
 
     def split(self, events: Frame, test: Frame | None) -> Split:
@@ -111,11 +118,21 @@ class _Run:
             case SplitKind.BY_USER:
                 return self._by_user(events)
 
-    def write(self, split: Split, folder: Path) -> None:
+    def read_attributes(self, path: str) -> pl.DataFrame:
+        """The attributes of items, one row each."""
+        self._progress("read items")
+        attributes = read_attributes(path, self._preparation.items_format, self._preparation.items_column)
+        self._refuse_if_strict(attributes.problems)
+        self._problems += attributes.problems
+        return attributes.items
+
+    def write(self, split: Split, attributes: pl.DataFrame | None, folder: Path) -> None:
         """Number the items and write the Parquet files."""
         self._progress("number items")
         items = self._settle(number_items(split.known))
         self._engine.write(items, folder / ITEMS_FILE, sort_by=["row"])
+        if attributes is not None:
+            self._attributes_unused = _add_attributes(folder / ITEMS_FILE, attributes)
         parts: dict[Part, Frame | None] = {"train": split.train, "validation": split.validation, "test": split.test}
         for name, part in parts.items():
             if part is not None:
@@ -142,15 +159,19 @@ class _Run:
             parts=parts,
             dropped=self._dropped,
             problems=tuple(self._problems),
+            attributes_unused=self._attributes_unused,
             fingerprint=fingerprint([folder / ITEMS_FILE, *files.values()]),
         )
 
     def _note(self, problems: Sequence[Problem]) -> None:
-        if problems and self._strict:
-            raise InputError(f"{_told(problems)}; correct the rows, or leave out --strict to drop them")
+        self._refuse_if_strict(problems)
         self._problems += problems
         for problem in problems:
             self._dropped[problem.kind] = self._dropped.get(problem.kind, 0) + problem.count
+
+    def _refuse_if_strict(self, problems: Sequence[Problem]) -> None:
+        if problems and self._strict:
+            raise InputError(f"{told(problems)}; correct the rows, or leave out --strict to drop them")
 
     def _filtered(self, events: Frame) -> Frame:
         """Short sessions, then rare items, then sessions that this left short."""
@@ -216,15 +237,6 @@ class _Run:
         return ", ".join(f"{count:,} events {reason}" for reason, count in self._dropped.items()) or "too few sessions"
 
 
-def _told(problems: Sequence[Problem]) -> str:
-    """The first problem with its file and row, and how many there are more."""
-    if not problems:
-        return ""
-    first = problems[0]
-    more = sum(problem.count for problem in problems) - 1
-    return f"{first.file} row {first.first_rows[0]}: {first.kind}" + (f" (and {more:,} problems more)" if more else "")
-
-
 def _count(frame: Frame) -> int:
     return int(frame.select(nw.len()).collect("polars").to_native().item())
 
@@ -235,6 +247,13 @@ def _sessions(events: Frame) -> int:
 
 def _epoch_ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
+
+
+def _add_attributes(items_file: Path, attributes: pl.DataFrame) -> int:
+    """Write the attributes beside the items they belong to; return how many belong to none."""
+    items = pl.read_parquet(items_file)
+    items.join(attributes, on="item_id", how="left", maintain_order="left").write_parquet(items_file)
+    return len(attributes.join(items, on="item_id", how="anti"))
 
 
 def _counts(file: Path, targets: str) -> PartCounts:

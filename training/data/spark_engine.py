@@ -18,11 +18,11 @@ from training.data.polars_engine import local_files
 from training.errors import InputError
 
 try:
+    from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import DataFrame, SparkSession, Window
     from pyspark.sql import functions as F
     from pyspark.sql.types import StringType, StructField, StructType
-    from py4j.protocol import Py4JError
 except ImportError as error:
     raise InputError("--engine spark needs the spark extra: pip install 'onward[spark]'") from error
 
@@ -46,24 +46,24 @@ class SparkEngine:
         """See Engine. In a folder named as a whole, rows are counted through its files by name."""
         with _input_errors(f"{path}: cannot be read as {file_format}"):
             if file_format is Format.PARQUET:
-                return nw.from_native(_numbered(self._spark.read.parquet(path)))
+                return _lazy(_numbered(self._spark.read.parquet(path)))
             lines = [row.value.removeprefix("\ufeff") for row in self._spark.read.text(path).head(SAMPLED_LINES)]
-            return nw.from_native(self._scan_text(path, layout(path, file_format, lines)))
+            return _lazy(self._scan_text(path, layout(path, file_format, lines)))
 
     def with_epoch_ms(self, frame: Frame, iso_text: str, epoch_ms: str) -> Frame:
         """See Engine."""
         text = F.regexp_replace(F.col(iso_text), r" ?(?:Z|UTC)$", "+00:00")
         text = F.regexp_replace(text, r"([+-]\d{2}):?(\d{2})$", "$1:$2")
         rows: DataFrame = frame.to_native()
-        return nw.from_native(rows.withColumn(epoch_ms, F.unix_millis(F.try_to_timestamp(text))))
+        return _lazy(rows.withColumn(epoch_ms, F.unix_millis(F.try_to_timestamp(text))))
 
     def of(self, frame: pl.DataFrame) -> Frame:
         """See Engine."""
-        return nw.from_native(self._spark.createDataFrame(frame.to_arrow()))
+        return _lazy(self._spark.createDataFrame(frame.to_arrow()))
 
     def settle(self, frame: Frame, name: str) -> Frame:
         """See Engine."""
-        return nw.from_native(self._spark.read.parquet(self._written(frame.to_native(), name)))
+        return _lazy(self._spark.read.parquet(self._written(frame.to_native(), name)))
 
     def write(self, frame: Frame, file: Path, sort_by: Sequence[str]) -> None:
         """See Engine. The sorted parts that the workers wrote become one file."""
@@ -117,6 +117,11 @@ def _numbered(rows: DataFrame) -> DataFrame:
     return placed.join(F.broadcast(starts), on=["_file", "_block"]).select(
         *(F.col(f"`{name}`") for name in columns), row.cast("long").alias(SOURCE_ROW)
     )
+
+
+def _lazy(rows: DataFrame) -> Frame:
+    frame: Frame = nw.from_native(rows)
+    return frame
 
 
 @contextmanager
