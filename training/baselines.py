@@ -89,7 +89,8 @@ class _Successors(NamedTuple):
                 pairs.append(before[pair] * size + after[pair])
                 weights.append(np.full(len(pairs[-1]), 1 / distance))
         keys, inverse = np.unique(np.concatenate(pairs), return_inverse=True)
-        weight = np.bincount(inverse, weights=np.concatenate(weights), minlength=len(keys))
+        weight = np.zeros(len(keys))
+        np.add.at(weight, inverse, np.concatenate(weights))
         order = np.lexsort((-weight, keys // size))
         return cls(np.searchsorted(keys // size, np.arange(size + 1)), keys[order] % size, weight[order])
 

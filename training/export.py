@@ -16,7 +16,6 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from service.bundle import (
     ENCODER,
@@ -37,6 +36,7 @@ from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
 from training.indexing import MAX_QUERIES, IndexKind, build_index
+from training.models.encoder import SessionEncoder
 from training.recipe import Recipe
 from training.trainer import best_validation, read_run
 
@@ -107,7 +107,7 @@ def export(
         return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, examples))
 
 
-def load_encoder(run: Path, recipe: Recipe, items: int) -> nn.Module:
+def load_encoder(run: Path, recipe: Recipe, items: int) -> SessionEncoder:
     """The run's encoder with the weights of its best epoch, in evaluation mode. Raises InputError without weights."""
     path = run / "weights.pt"
     if not path.exists():
@@ -117,7 +117,7 @@ def load_encoder(run: Path, recipe: Recipe, items: int) -> nn.Module:
     return encoder.eval()
 
 
-def write_program(encoder: nn.Module, path: Path) -> None:
+def write_program(encoder: SessionEncoder, path: Path) -> None:
     """Export `encoder` as an ONNX program with the dimensions `batch` and `length` free; its weights lie beside it."""
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2)
     items_BL = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
@@ -139,19 +139,23 @@ def write_program(encoder: nn.Module, path: Path) -> None:
 
 
 @torch.inference_mode()
-def encode(encoder: nn.Module, examples: Examples) -> NDArray[np.float32]:
+def encode(encoder: SessionEncoder, examples: Examples) -> NDArray[np.float32]:
     """queries_QKD: the interests of every example's input, by torch."""
     batches = [encoder(examples.gather(example_B)[0]) for example_B in torch.arange(len(examples)).split(256)]
     return torch.cat(batches).numpy()
 
 
 def check_parity(
-    path: Path, encoder: nn.Module, examples: Examples, table_shape: tuple[int, ...], queries_QKD: NDArray[np.float32]
+    path: Path,
+    encoder: SessionEncoder,
+    examples: Examples,
+    table_shape: tuple[int, ...],
+    queries_QKD: NDArray[np.float32],
 ) -> None:
     """Raise BundleError unless the program gives the interests that torch gave, one session at a time."""
     interests, dimension = queries_QKD.shape[1:]
     program = Encoder.load(
-        path, items=table_shape[0] - 1, dimension=dimension, interests=interests, max_length=int(encoder.max_length)
+        path, items=table_shape[0] - 1, dimension=dimension, interests=interests, max_length=encoder.max_length
     )  # fmt: skip
     scale = max(1.0, float(np.abs(queries_QKD).max()))
     for number, query_KD in enumerate(queries_QKD):
@@ -212,9 +216,8 @@ def _real_sessions(dataset: Dataset, max_length: int) -> Examples:
     return examples.subset(torch.linspace(0, len(examples) - 1, min(MAX_QUERIES, len(examples))).long())
 
 
-def _item_vectors(encoder: nn.Module) -> NDArray[np.float32]:
-    vectors_ND: Tensor = encoder.item_vectors()  # type: ignore[operator]  # Module.__getattr__
-    return np.ascontiguousarray(vectors_ND.detach().numpy(), dtype=np.float32)
+def _item_vectors(encoder: SessionEncoder) -> NDArray[np.float32]:
+    return np.ascontiguousarray(encoder.item_vectors().detach().numpy(), dtype=np.float32)
 
 
 def _json_value(value: Any) -> Any:

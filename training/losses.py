@@ -37,7 +37,7 @@ def full_softmax(
         product_dtype: precision of the three products; by default what `fast_product_dtype` names.
     """
     dtype = product_dtype or fast_product_dtype(sessions_BD.device)
-    loss: Tensor = _FullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)
+    loss: Tensor = _FullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)  # type: ignore[no-untyped-call]  # torch
     return loss
 
 
@@ -46,7 +46,8 @@ def _weigh(sessions_BD: Tensor, items_NE: Tensor, shift_B: Tensor) -> tuple[Tens
     sessions_BE = torch.cat([sessions_BD, -shift_B[:, None]], dim=1).to(items_NE.dtype)
     weights_NB = torch.mm(items_NE, sessions_BE.T).exp_()
     weights_NB[PADDING] = 0
-    return weights_NB, torch.mm(weights_NB.T, items_NE).float()
+    summed_BE = torch.mm(weights_NB.T, items_NE).float()
+    return weights_NB, summed_BE
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -67,7 +68,7 @@ class _FullSoftmax(torch.autograd.Function):
         total_B1 = summed_BE[:, dimension:]
         target_BD = items_ND[targets_B]
         target_score_B = (sessions_BD * target_BD).sum(dim=1)
-        loss = (total_B1.squeeze(1).log() + shift_B.to(dtype).float() - target_score_B).mean()
+        loss: Tensor = (total_B1.squeeze(1).log() + shift_B.to(dtype).float() - target_score_B).mean()
 
         grad_sessions_BD = (summed_BE[:, :dimension] / total_B1 - target_BD) / batch
         grad_items_ND = torch.mm(weights_NB, (sessions_BD / (total_B1 * batch)).to(dtype)).float()

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
-from torch import nn
 
 from training.errors import InputError
 from training.models import MODELS
+from training.models.encoder import SessionEncoder
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -97,7 +97,7 @@ class Recipe(BaseModel):
         model = table.get("model")
         if model not in MODELS:
             raise InputError(f"{source}: model: unknown model {model!r}{_suggestion(str(model), list(MODELS))}")
-        options = MODELS[model][1]
+        options = MODELS[model].options
         try:
             encoder = options.model_validate(table.pop("encoder", {}))
         except ValidationError as error:
@@ -107,9 +107,9 @@ class Recipe(BaseModel):
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, cls)}") from error
 
-    def build(self, items: int) -> nn.Module:
+    def build(self, items: int) -> SessionEncoder:
         """An untrained encoder of a catalog of `items`, by torch's global random state."""
-        return MODELS[self.model][0](items, self.encoder)
+        return MODELS[self.model].encoder(items, self.encoder)
 
 
 def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
@@ -123,8 +123,8 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = 
 
 def _keys(schema: type[BaseModel]) -> list[str]:
     """Every key that may stand in a recipe below `schema`."""
-    nested = [TrainingOptions, StepSchedule, LinearSchedule] if schema is Recipe else []
-    return sorted({key for part in (schema, *nested) for key in part.model_fields} - {"text"})
+    nested = (TrainingOptions, StepSchedule, LinearSchedule) if schema is Recipe else ()
+    return sorted({*schema.model_fields, *(key for part in nested for key in part.model_fields)} - {"text"})
 
 
 def _suggestion(word: str, known: list[str]) -> str:

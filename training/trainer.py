@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.curve import draw_curve
 from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
 from training.metrics import ranking_metrics
+from training.models.encoder import SessionEncoder
 from training.padding import PADDING
 from training.progress import EpochProgress, Progress
 from training.recipe import Recipe
@@ -150,9 +151,9 @@ class Fit:
         for examples_B in batches[state.step :]:
             self._set_learning_rate(len(batches))
             items_BL, targets_B = self.examples.gather(examples_B)
-            loss: Tensor = self.encoder.loss(items_BL, targets_B)  # type: ignore[operator]  # Module.__getattr__
+            loss = self.encoder.loss(items_BL, targets_B)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            loss.backward()
             self.optimizer.step()
             state.loss_sum += loss.item()
             state.step += 1
@@ -221,11 +222,10 @@ class Fit:
 
 
 @torch.inference_mode()
-def validation_metrics(encoder: nn.Module, examples: Examples, metric: str) -> dict[str, float]:
+def validation_metrics(encoder: SessionEncoder, examples: Examples, metric: str) -> dict[str, float]:
     """Metrics of an encoder over all items by exact scores, at the cut-off of `metric` and at 20."""
     encoder.eval()
-    vectors_ND: Tensor = encoder.item_vectors()  # type: ignore[operator]  # Module.__getattr__
-    candidates_DN = vectors_ND[PADDING + 1 :].T.contiguous()
+    candidates_DN = encoder.item_vectors()[PADDING + 1 :].T.contiguous()
     ranks_T = np.empty(len(examples), dtype=np.int64)
     for examples_B in examples.in_order(EVALUATION_BATCH):
         items_BL, targets_B = examples.gather(examples_B)

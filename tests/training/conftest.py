@@ -1,7 +1,5 @@
 """A small world that an encoder can learn: items in circles, and sessions that walk along them."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest

@@ -48,7 +48,7 @@ def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
         session = items_BL[items_BL > 0].tolist()
         interest_D = encoder(items_BL)[0, 0]
         np.testing.assert_allclose(bundle.encoder.encode(session)[0], interest_D.numpy(), atol=1e-5)
-        scores_N, rows_N = (encoder.items.weight @ interest_D)[1:].topk(5)
+        scores_N, rows_N = (encoder.item_vectors() @ interest_D)[1:].topk(5)
         retrieved = bundle.retrieve([ids[row - 1] for row in session], 5).items
         assert [item.item_id for item in retrieved] == [ids[row] for row in rows_N.tolist()]
         assert [item.score for item in retrieved] == pytest.approx(scores_N.tolist(), abs=1e-5)

@@ -1,5 +1,19 @@
 """Every model, by the name that recipes and bundles give it."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from training.models.encoder import SessionEncoder
 from training.models.srgnn import SRGNN, SRGNNOptions
 
-MODELS = {"srgnn": (SRGNN, SRGNNOptions)}
+
+class Model(NamedTuple):
+    """How to make an untrained encoder: from the number of items and its options."""
+
+    encoder: Callable[[int, Any], SessionEncoder]
+    options: type[BaseModel]
+
+
+MODELS = {"srgnn": Model(SRGNN, SRGNNOptions)}

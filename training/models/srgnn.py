@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 
 from training.losses import full_softmax
+from training.models.encoder import SessionEncoder
 from training.padding import PADDING
 
 
@@ -77,7 +78,7 @@ class GatedGraphCell(nn.Module):
         return torch.lerp(new_BLD, states_BLD, keep_BLD)
 
 
-class SRGNN(nn.Module):
+class SRGNN(SessionEncoder):
     """Encodes a session as one interest: its last item and a soft attention over all its clicks."""
 
     def __init__(self, items: int, options: SRGNNOptions) -> None:

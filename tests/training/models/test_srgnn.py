@@ -49,7 +49,8 @@ def by_the_equations(model: SRGNN, session: list[int]) -> Tensor:
     for item in session:
         gate = torch.sigmoid(model.attention_last(last) + model.attention_each(states[item]))
         attended = attended + model.attention(gate) * states[item]
-    return model.hybrid(torch.cat([attended, last]))
+    interest: Tensor = model.hybrid(torch.cat([attended, last]))
+    return interest
 
 
 def padded(*sessions: list[int]) -> Tensor:
@@ -87,7 +88,7 @@ def test_the_order_of_a_session_matters() -> None:
 
 def test_padding_learns_nothing() -> None:
     model = encoder().train()
-    model.loss(padded([1, 2], [3]), torch.tensor([4, 5])).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    model.loss(padded([1, 2], [3]), torch.tensor([4, 5])).backward()
     assert model.items.weight.grad is not None
     assert not model.items.weight.grad[0].any()
     assert not model.items.weight[0].any()
