@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,9 +127,7 @@ class Bundle:
 
     def similar(self, item_id: str, k: int, *, exclude: Collection[str] = (), exact: bool = False) -> Retrieval:
         """Return the k items whose vectors have the largest inner product with the item's. Raises UnknownItemError."""
-        row = self.catalog.row(item_id)
-        if row is None:
-            raise UnknownItemError(item_id)
+        row = self._row(item_id)
         hidden_rows = {row, *self._known_rows(exclude)}
         candidates = self.index.search(self.vectors_N1D[row : row + 1], k, hidden_rows=hidden_rows, exact=exact)
         return Retrieval(tuple(item._replace(interest=None) for item in self._items(candidates, "similar")))
@@ -144,6 +142,10 @@ class Bundle:
                 for row in islice(visible, k)
             )
         )
+
+    def attributes(self, item_id: str) -> dict[str, Any]:
+        """Return what the catalog knows of an item. Raises UnknownItemError."""
+        return self.catalog.attributes(self._row(item_id))
 
     def probe(self, item_ids: Sequence[str], k: int = 20) -> Probe:
         """Record what this bundle answers to a session of which it knows an item, with its default options."""
@@ -166,6 +168,12 @@ class Bundle:
                 raise BundleError(f"probe {number}: {ENCODER} gives other interests than at export")
             if not _same_top(actual.top, expected.top):
                 raise BundleError(f"probe {number}: {INDEX} gives other items or scores than at export")
+
+    def _row(self, item_id: str) -> int:
+        row = self.catalog.row(item_id)
+        if row is None:
+            raise UnknownItemError(item_id)
+        return row
 
     def _rows(self, item_ids: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
         """Split a session into the rows of its known items and the ids of its unknown ones, each id once."""

