@@ -1,7 +1,7 @@
 """What needs no training: the floor that an encoder must beat, asked and answered as a bundle is."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,9 @@ from training.data.dataset import Dataset
 REACH = 10
 """How many places apart two items of a session may stand to count as a pair."""
 NEIGHBOURS = 100
-"""Successors kept for each item."""
+"""Neighbours asked of each item."""
+FADING = 0.5
+"""Each step back in the session counts this much of the step after it."""
 
 
 class Scored(NamedTuple):
@@ -51,54 +53,54 @@ class PopularityInSession:
 
 
 class ItemToItem:
-    """What followed the session's last item in training sessions, the nearer the heavier; then the most popular."""
+    """What stands near the session's items in other sessions, the latest item counting most; then the most popular."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._ids = dataset.item_ids()
         self._rows = {item: row for row, item in enumerate(self._ids, start=1)}
         self._popularity = Popularity(dataset)
-        self._successors = _Successors.of(dataset)
+        self._neighbours = _Neighbours.of(dataset)
 
     def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:
-        """The k best items after the last known one."""
-        last = next((self._rows[item] for item in reversed(item_ids) if item in self._rows), None)
-        if last is None:
-            return self._popularity.retrieve(item_ids, k)
-        rows, weights = self._successors.after(last)
-        own = {self._ids[row - 1]: 1 + weight for row, weight in zip(rows.tolist(), weights.tolist(), strict=True)}
-        return _filled(own, self._popularity, k)
+        """The k best items."""
+        recent = [self._rows[item] for item in reversed(item_ids) if item in self._rows][:REACH]
+        weights: dict[int, float] = defaultdict(float)
+        for steps_back, row in enumerate(recent):
+            for neighbour, weight in self._neighbours.of_row(row):
+                weights[neighbour] += weight * FADING**steps_back
+        return _filled({self._ids[row - 1]: 1 + weight for row, weight in weights.items()}, self._popularity, k)
 
 
-class _Successors(NamedTuple):
-    """For each row, its successors and their weights, the heaviest first."""
+class _Neighbours(NamedTuple):
+    """For each row, the rows that stand near it in sessions and their weights, the heaviest first."""
 
     offsets_N2: NDArray[np.int64]
     rows: NDArray[np.int64]
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "_Successors":
-        """Count the pairs (a, b) where b comes within `REACH` places after a, each as 1 / distance."""
+    def of(cls, dataset: Dataset) -> "_Neighbours":
+        """Count the pairs of items up to `REACH` places apart, both ways, each as 1 / distance."""
         size = len(dataset.item_ids()) + 1
         pairs, weights = [], []
         for part in (dataset.sessions("train"), dataset.sessions("validation")):
             session = np.repeat(np.arange(len(part.offsets) - 1), np.diff(part.offsets))
             for distance in range(1, min(REACH, len(part.rows) - 1) + 1):
-                before, after = part.rows[:-distance], part.rows[distance:]
-                pair = (session[:-distance] == session[distance:]) & (before != after)
-                pairs.append(before[pair] * size + after[pair])
-                weights.append(np.full(len(pairs[-1]), 1 / distance))
+                together = session[:-distance] == session[distance:]
+                before, after = part.rows[:-distance][together], part.rows[distance:][together]
+                pairs += [before * size + after, after * size + before]
+                weights.append(np.full(2 * len(before), 1 / distance))
         keys, inverse = np.unique(np.concatenate(pairs), return_inverse=True)
         weight = np.zeros(len(keys))
         np.add.at(weight, inverse, np.concatenate(weights))
         order = np.lexsort((-weight, keys // size))
         return cls(np.searchsorted(keys // size, np.arange(size + 1)), keys[order] % size, weight[order])
 
-    def after(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The successors of a row and their weights, at most `NEIGHBOURS`."""
+    def of_row(self, row: int) -> Iterator[tuple[int, float]]:
+        """The heaviest neighbours of a row with their weights, at most `NEIGHBOURS`."""
         start, end = self.offsets_N2[row : row + 2]
         end = min(end, start + NEIGHBOURS)
-        return self.rows[start:end], self.weights[start:end]
+        return zip(self.rows[start:end].tolist(), self.weights[start:end].tolist(), strict=True)
 
 
 def _filled(own: dict[str, float], popularity: Popularity, k: int) -> list[Scored]:

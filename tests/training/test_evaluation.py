@@ -52,13 +52,13 @@ def test_baselines_answer_with_k_different_items_best_first(dataset: Dataset) ->
         assert len(baseline(dataset).retrieve(["never seen"], 15)) == 15, name
 
 
-def test_item_to_item_finds_the_successors_and_popularity_does_not(dataset: Dataset) -> None:
+def test_item_to_item_finds_the_neighbours_and_popularity_does_not(dataset: Dataset) -> None:
     asked = list(questions(dataset.sessions("test"), together=False))
     recall = {
-        name: evaluate(baseline(dataset).retrieve, asked, items=60, ks=[2])["recall@2"]
+        name: evaluate(baseline(dataset).retrieve, asked, items=60, ks=[3])["recall@3"]
         for name, baseline in BASELINES.items()
     }
-    assert recall["item-to-item"] > 0.75  # the next item of a circle comes nine times in ten, a repeat else
+    assert recall["item-to-item"] > 0.75  # the next item of a circle is among the three nearest
     assert recall["popularity"] < 0.2
 
 
