@@ -96,15 +96,15 @@ BODY_PROBLEMS = (MalformedRequest, BodyTooLarge, UnsupportedMediaType, InvalidRe
 router = APIRouter(route_class=StrictJSONRoute)
 
 
-def _recommender(request: Request) -> Recommender:
+async def _recommender(request: Request) -> Recommender:
     return cast(Recommender, request.state.recommender)
 
 
-def _store(request: Request) -> SessionStore:
+async def _store(request: Request) -> SessionStore:
     return cast(SessionStore, request.state.store)
 
 
-def _live(request: Request) -> LiveBundle:
+async def _live(request: Request) -> LiveBundle:
     return cast(LiveBundle, request.state.live)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from service.bundle.arrays import open_array
 from service.bundle.manifest import (
@@ -103,7 +104,7 @@ class Catalog:
     def attributes(self, row: int) -> dict[str, Any]:
         """Read the attributes of a row from 1..N."""
         start, end = self._attribute_offsets_N1[row - 1 : row + 1]
-        attributes: dict[str, Any] = json.loads(self._attributes[start:end])
+        attributes: dict[str, Any] = from_json(self._attributes[start:end])
         return attributes
 
 

@@ -122,7 +122,9 @@ class ItemIndex:
 
 def pad_dimension(vectors_ND: NDArray[np.float32], dimension: int) -> NDArray[np.float32]:
     """Append zeros to each vector up to `dimension`, which leaves every inner product as it is."""
-    return np.pad(vectors_ND, ((0, 0), (0, dimension - vectors_ND.shape[1])))
+    padded_ND = np.zeros((len(vectors_ND), dimension), dtype=np.float32)
+    padded_ND[:, : vectors_ND.shape[1]] = vectors_ND
+    return padded_ND
 
 
 def _merge(rows_Kk: NDArray[np.int64], scores_Kk: NDArray[np.float32], k: int) -> Candidates:
