@@ -1,5 +1,6 @@
 """The commands of `onward-training`; each imports what it runs only when it runs."""
 
+import os
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +11,8 @@ import typer
 from training.data.columns import ColumnNames
 from training.data.formats import Format
 from training.data.preparation import Preparation, SplitKind
-from training.errors import InputError
+from training.errors import InputError, bundle_faults
+from training.index_kind import IndexKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""For commands that ask from several threads at once; it counts only before NumPy is loaded."""
 UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -28,6 +32,13 @@ class EngineName(StrEnum):
 
     POLARS = "polars"
     SPARK = "spark"
+
+
+class HeldOut(StrEnum):
+    """Sessions that training did not see."""
+
+    TEST = "test"
+    VALIDATION = "validation"
 
 
 @cli.callback()
@@ -147,6 +158,115 @@ def prepare(
         typer.echo(info.model_dump_json(indent=2))
     else:
         print_report(info, Console())
+
+
+@cli.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, metrics, learning curve.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs.  [default: the recipe's]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one machine.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Fit the encoder that a recipe describes.
+
+    Example: `onward-training train srgnn --data dataset --out run`
+
+    Ctrl-C ends it after the running step; `--resume` goes on from there, to the result of an unbroken run.
+    """
+    from training.recipe import Recipe
+    from training.trainer import train as fit
+
+    if not fit(Recipe.load(recipe), data, out, epochs=epochs, seed=seed, device_name=device, resume=resume):
+        typer.echo(f"interrupted; go on with the same command and --resume (run: {out})", err=True)
+        raise typer.Exit(130)
+
+
+@cli.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The --out folder of a training.")],
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the new one becomes its current one.")],
+    data: Annotated[Path | None, typer.Option(help="The run's dataset, if it has moved since.")] = None,
+    index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
+    recall: Annotated[float, typer.Option(min=0.5, max=1, help="Recall@20 of the index that it is tuned to.")] = 0.99,
+) -> None:
+    """Make a trained encoder the current bundle: program, vectors, index, catalog.
+
+    Example: `onward-training export run --bundles bundles`
+    """
+    from training.data.report import announced_steps
+    from training.export import export as export_run
+
+    with bundle_faults(bundles), announced_steps() as announce:
+        typer.echo(export_run(run, bundles, data=data, index=index, target_recall=recall, on_step=announce))
+
+
+@cli.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles, meaning its current one.")],
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Ask a bundle about held-out sessions, as it is served and by exact search, and print what the answers are worth.
+
+    Example: `onward-training evaluate bundles --data dataset --json`
+    """
+    os.environ.update(ONE_THREAD)
+    from training.evaluation import evaluate_bundle
+    from training.report import print_metrics
+
+    with bundle_faults(bundle):
+        print_metrics(evaluate_bundle(bundle, data, part.value), as_json=as_json)
+
+
+@cli.command()
+def baselines(
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Evaluate what needs no training, the floor for an encoder: popularity, popularity in session, item to item.
+
+    Example: `onward-training baselines --data dataset`
+    """
+    from training.evaluation import evaluate_baselines
+    from training.report import print_metrics
+
+    print_metrics(evaluate_baselines(data, part.value), as_json=as_json)
+
+
+@cli.command()
+def rebuild(
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the rebuilt one becomes its current one.")],
+    items: Annotated[Path | None, typer.Option(help="The new catalog: a file with attributes of items.")] = None,
+    items_format: Annotated[Format | None, typer.Option(help="Of --items.  [default: by extension]")] = None,
+    items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
+    index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
+    recall: Annotated[float, typer.Option(min=0.5, max=1, help="Recall@20 of the index that it is tuned to.")] = 0.99,
+) -> None:
+    """Build the index of the current bundle anew, with a new catalog or another index, without training.
+
+    Items that a new catalog does not list are recommended no longer.
+
+    Example: `onward-training rebuild --bundles bundles --items products.jsonl`
+    """
+    from training.data.report import announced_steps
+    from training.rebuild import rebuild as rebuild_bundle
+
+    with bundle_faults(bundles), announced_steps() as announce:
+        digest = rebuild_bundle(
+            bundles,
+            items=items,
+            items_format=items_format,
+            items_column=items_column,
+            index=index,
+            target_recall=recall,
+            on_step=announce,
+        )
+        typer.echo(digest)
 
 
 def _engine(name: EngineName) -> "Callable[[Path], Engine]":

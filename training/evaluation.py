@@ -1,15 +1,20 @@
-"""Sessions asked one by one, as they are served, and what the answers are worth."""
+"""Held-out sessions asked one by one, as they are served, and what the answers are worth."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from training.data.dataset import Sessions
+from service.bundle import Bundle
+from training.baselines import BASELINES
+from training.data.dataset import Dataset, Part, Sessions
+from training.errors import InputError
 from training.metrics import coverage, ranking_metrics
+from training.progress import counting
 
 CUTOFFS = (10, 20)
 BEYOND = np.iinfo(np.int64).max
@@ -102,3 +107,50 @@ def _in_turn(
     remaining = iter(asked)
     while chunk := list(islice(remaining, 2_000)):
         yield from pool.map(ask, chunk)
+
+
+def evaluate_bundle(folder: Path, data: Path, part: Part) -> dict[str, Any]:
+    """Metrics of a bundle as served, those of exact search under "exact", and what was asked.
+
+    Args:
+        folder: a bundle, or a folder of bundles, meaning its current one.
+        data: a dataset.
+        part: the part whose examples are asked.
+
+    Raises:
+        InputError: the dataset has no such part.
+        BundleError: the bundle is damaged.
+    """
+    bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
+    asked = held_out(Dataset.open(data), part)
+
+    def metrics(*, exact: bool) -> dict[str, float]:
+        with counting("exact search" if exact else "as served", len(asked)) as count:
+            return evaluate(
+                lambda item_ids, k: bundle.retrieve(item_ids, k, exact=exact).items,
+                asked,
+                items=bundle.manifest.items,
+                on_answer=count,
+            )
+
+    facts = {"model": bundle.manifest.model, "bundle": bundle.digest, "part": part}
+    return {**facts, **metrics(exact=False), "exact": metrics(exact=True)}
+
+
+def evaluate_baselines(data: Path, part: Part) -> dict[str, Any]:
+    """Metrics of every baseline, by its name. Raises InputError when the dataset has no such part."""
+    dataset = Dataset.open(data)
+    asked = held_out(dataset, part)
+    metrics: dict[str, Any] = {}
+    for name, baseline in BASELINES.items():
+        with counting(name, len(asked)) as count:
+            metrics[name] = evaluate(baseline(dataset).retrieve, asked, items=len(dataset.item_ids()), on_answer=count)
+    return metrics
+
+
+def held_out(dataset: Dataset, part: Part) -> list[Question]:
+    """The examples of a part. Raises InputError when there are none."""
+    asked = list(questions(dataset.sessions(part), together=dataset.info.targets == "together"))
+    if not asked:
+        raise InputError(f"{dataset.folder}: has no {part} part; prepare it with one")
+    return asked

@@ -7,13 +7,11 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -22,20 +20,18 @@ from service.bundle import (
     INDEX,
     QUERIES,
     VECTORS,
-    Bundle,
     BundleError,
-    Catalog,
     Defaults,
     Encoder,
     Manifest,
-    publish,
     stage,
-    write_manifest,
 )
+from training.bundling import publish_with_probes, write_catalog
 from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
-from training.indexing import MAX_QUERIES, IndexKind, build_index
+from training.index_kind import IndexKind
+from training.indexing import MAX_QUERIES, build_index
 from training.models.encoder import SessionEncoder
 from training.recipe import Recipe
 from training.trainer import best_validation, read_run
@@ -85,7 +81,7 @@ def export(
         check_parity(program, encoder, examples, vectors_N1D.shape, queries_QKD)
         np.save(staging / VECTORS, vectors_N1D)
         np.save(staging / QUERIES, queries_QKD)
-        write_catalog(staging, dataset)
+        write_catalog(staging, dataset.item_ids(), dataset.popularity(), dataset.attributes())
         faiss_index, index_info = build_index(
             vectors_N1D, queries_QKD, index, target_recall=target_recall, on_step=on_step
         )
@@ -165,40 +161,6 @@ def check_parity(
             raise BundleError(f"{path.name}: differs from the trained encoder by {difference:.1e} on a real session")
 
 
-def write_catalog(folder: Path, dataset: Dataset) -> None:
-    """Write the items of a data set, their popularity and their attributes as a bundle's catalog."""
-    attributes = dataset.attributes()
-    Catalog.write(
-        folder,
-        dataset.item_ids(),
-        dataset.popularity(),
-        json_attributes(attributes.drop("item_id")),
-        availability(attributes),
-    )
-
-
-def availability(attributes: pl.DataFrame) -> NDArray[np.bool_]:
-    """(N + 1,): False where the column `available` says so; items of which it says nothing are available."""
-    available_N1 = np.ones(attributes.height + 1, dtype=np.bool_)
-    if "available" in attributes.columns:
-        available_N1[1:] = attributes["available"].cast(pl.Boolean).fill_null(value=True).to_numpy()
-    return available_N1
-
-
-def json_attributes(attributes: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Each row as an object without its nulls; dates as ISO 8601."""
-    for row in attributes.iter_rows(named=True):
-        yield {name: _json_value(value) for name, value in row.items() if value is not None}
-
-
-def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, sessions: list[list[str]]) -> str:
-    """Ask the staged bundle about `sessions`, keep its answers as probes, publish it and return its digest."""
-    write_manifest(staging, manifest)
-    bundle = Bundle.load(staging, verify=False)
-    probes = tuple(bundle.probe(session) for session in sessions)
-    return publish(staging, manifest.model_copy(update={"probes": probes}), bundles)
-
-
 def probe_sessions(dataset: Dataset, examples: Examples) -> list[list[str]]:
     """The inputs of a few examples as item ids."""
     ids = dataset.item_ids()
@@ -218,10 +180,6 @@ def _real_sessions(dataset: Dataset, max_length: int) -> Examples:
 
 def _item_vectors(encoder: SessionEncoder) -> NDArray[np.float32]:
     return np.ascontiguousarray(encoder.item_vectors().detach().numpy(), dtype=np.float32)
-
-
-def _json_value(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, date | datetime) else value
 
 
 @contextmanager

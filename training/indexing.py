@@ -5,13 +5,13 @@ Dimension key: N items, D embedding, P padded dimension, Q queries, K interests.
 
 import time
 from collections.abc import Callable
-from enum import StrEnum
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import IndexInfo, ItemIndex, pad_dimension
+from training.index_kind import IndexKind
 
 RECALL_AT = 20
 FLAT_BELOW = 20_000
@@ -20,14 +20,6 @@ DIMENSION_MULTIPLE = 16
 """FAISS falls back to scalar code, eight times slower, where a quantised dimension is no multiple of this."""
 MAX_QUERIES = 1_000
 TIMED_QUERIES = 200
-
-
-class IndexKind(StrEnum):
-    """What `--index` asks for."""
-
-    AUTO = "auto"
-    FLAT = "flat"
-    IVF = "ivf"
 
 
 def build_index(

@@ -1,6 +1,6 @@
 """What a person sees while an encoder is trained: a bar on a terminal, a line an epoch elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -70,3 +70,20 @@ class Progress:
             soft_wrap=True,
             highlight=False,
         )
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Give a function to call for each of `total` things done; on a terminal a bar follows them."""
+    console = Console(stderr=True)
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as bars:
+        task = bars.add_task(what, total=total)
+        yield lambda: bars.advance(task)

@@ -12,7 +12,7 @@ from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
 from training.export import export, load_encoder
-from training.indexing import IndexKind
+from training.index_kind import IndexKind
 from training.recipe import Recipe
 from training.trainer import best_validation, train
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.indexing import IndexKind, build_index, item_index, list_count
+from training.index_kind import IndexKind
+from training.indexing import build_index, item_index, list_count
 
 
 def clustered(items: int, queries: int, dimension: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,0 +1,43 @@
+"""The parts of a bundle that no encoder is needed for: its catalog, its probes, its publication."""
+
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from service.bundle import Bundle, Catalog, Manifest, publish, write_manifest
+
+
+def write_catalog(folder: Path, ids: Sequence[str], popularity_N1: NDArray[Any], attributes: pl.DataFrame) -> None:
+    """Write a bundle's catalog: `attributes` has item_id and a column for each attribute, in order of rows."""
+    Catalog.write(folder, ids, popularity_N1, json_attributes(attributes.drop("item_id")), availability(attributes))
+
+
+def availability(attributes: pl.DataFrame) -> NDArray[np.bool_]:
+    """(N + 1,): False where the column `available` says so; items of which it says nothing are available."""
+    available_N1 = np.ones(attributes.height + 1, dtype=np.bool_)
+    if "available" in attributes.columns:
+        available_N1[1:] = attributes["available"].cast(pl.Boolean).fill_null(value=True).to_numpy()
+    return available_N1
+
+
+def json_attributes(attributes: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """Each row as an object without its nulls; dates as ISO 8601."""
+    for row in attributes.iter_rows(named=True):
+        yield {name: _json_value(value) for name, value in row.items() if value is not None}
+
+
+def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, sessions: list[list[str]]) -> str:
+    """Ask the staged bundle about `sessions`, keep its answers as probes, publish it and return its digest."""
+    write_manifest(staging, manifest)
+    bundle = Bundle.load(staging, verify=False)
+    probes = tuple(bundle.probe(session) for session in sessions)
+    return publish(staging, manifest.model_copy(update={"probes": probes}), bundles)
+
+
+def _json_value(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date | datetime) else value
