@@ -1,0 +1,41 @@
+"""Small real things to test the service with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.private_store import find_servers, run_server
+from service.settings import IN_MEMORY, Settings
+from tests.bundles import item_ids, publish_bundle
+from tests.service.process import wait_until
+
+ITEMS = item_ids("item-", 50)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """The URL of a private real server."""
+    with run_server(find_servers()[0]) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundles of which one is current; not to be changed."""
+    folder = tmp_path_factory.mktemp("bundles")
+    attributes = [{"title": f"Item {number}", "price": None} if number % 2 else {} for number in range(1, 51)]
+    publish_bundle(folder, ITEMS, attributes=attributes, interests=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def client(bundles: Path) -> Iterator[TestClient]:
+    """The whole service in this process, its sessions in memory."""
+    app = create_app(Settings(bundles=bundles, redis_url=SecretStr(IN_MEMORY)))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        yield client

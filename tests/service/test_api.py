@@ -1,0 +1,191 @@
+"""What the endpoints answer, asked in this process."""
+
+import itertools
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.service.conftest import ITEMS
+
+numbers = itertools.count()
+ID_LIMIT = "x" * 128
+
+
+@pytest.fixture
+def session_id() -> str:
+    return f"visitor-{next(numbers)}"
+
+
+def post(client: TestClient, **query: Any) -> dict[str, Any]:
+    response = client.post("/v1/recommendations", json=query)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def get(client: TestClient, path: str, **query: Any) -> dict[str, Any]:
+    response = client.get(path, params=query)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [item["id"] for item in answer["items"]]
+
+
+class TestRecommendations:
+    def test_items_give_ranked_items_of_one_bundle(self, client: TestClient) -> None:
+        answer = post(client, items=["item-1", "item-2"], k=5)
+        assert answer["count"] == len(answer["items"]) == 5
+        assert [item["rank"] for item in answer["items"]] == [1, 2, 3, 4, 5]
+        scores = [item["score"] for item in answer["items"]]
+        assert scores == sorted(scores, reverse=True)
+        assert {item["source"] for item in answer["items"]} == {"encoder"}
+        assert {item["interest"] for item in answer["items"]} <= {0, 1}
+        assert answer["bundle"] == get(client, "/v1/version")["bundle"]
+        assert answer["degraded"] == answer["unknown_item_ids"] == []
+        assert "session_id" not in answer
+
+    def test_twenty_items_come_where_no_number_is_given(self, client: TestClient) -> None:
+        assert post(client, items=["item-1"])["count"] == 20
+
+    def test_a_list_is_short_where_fewer_items_are_eligible(self, client: TestClient) -> None:
+        assert post(client, items=["item-1"], k=100, exclude=ITEMS[10:])["count"] == 10
+
+    def test_attributes_come_with_the_items_that_have_some(self, client: TestClient) -> None:
+        items = {item["id"]: item for item in post(client, items=["item-1"], k=50)["items"]}
+        assert items["item-1"]["attributes"] == {"title": "Item 1", "price": None}
+        assert "attributes" not in items["item-2"]
+
+    def test_excluded_and_seen_items_stay_away(self, client: TestClient) -> None:
+        answer = post(client, items=["item-1", "item-2"], k=100, exclude=["item-3", "no-item"], exclude_seen=True)
+        assert sorted(ids(answer)) == sorted(set(ITEMS) - {"item-1", "item-2", "item-3"})
+        assert "item-1" in ids(post(client, items=["item-1"], k=100))
+
+    def test_items_of_a_session_are_stored_before_the_answer(self, client: TestClient, session_id: str) -> None:
+        first = post(client, session_id=session_id, items=["item-1", "item-2"])
+        second = post(client, session_id=session_id, items=["item-3"])
+        assert ids(first) == ids(post(client, items=["item-1", "item-2"]))
+        assert ids(second) == ids(post(client, items=["item-1", "item-2", "item-3"]))
+        assert second["session_id"] == session_id
+        assert first["recommendation_id"] != second["recommendation_id"]
+
+    def test_a_stored_session_is_answered_by_its_address_too(self, client: TestClient, session_id: str) -> None:
+        post(client, session_id=session_id, items=["item-1"])
+        answer = get(
+            client,
+            f"/v1/sessions/{session_id}/recommendations",
+            k=3,
+            exclude=["item-4", "item-5"],
+            exclude_seen=True,
+        )
+        expected = post(client, items=["item-1"], k=3, exclude=["item-4", "item-5"], exclude_seen=True)
+        assert answer["items"] == expected["items"]
+
+    def test_a_session_of_which_nothing_is_known_gets_popular_items(self, client: TestClient, session_id: str) -> None:
+        by_address = get(client, f"/v1/sessions/{session_id}/recommendations", k=3)
+        by_unknown_items = post(client, items=["x", "y"], k=3)
+        assert ids(by_address) == ids(by_unknown_items) == ["item-1", "item-2", "item-3"]
+        assert {item["source"] for item in by_address["items"]} == {"popular"}
+        assert by_unknown_items["unknown_item_ids"] == ["x", "y"]
+        assert by_unknown_items["degraded"] == []
+
+    def test_the_stages_of_an_answer_are_timed(self, client: TestClient, session_id: str) -> None:
+        timing = client.post("/v1/recommendations", json={"session_id": session_id}).headers["server-timing"]
+        assert [stage.split(";dur=")[0] for stage in timing.split(", ")] == ["store", "retrieval", "total"]
+        assert all(float(stage.split(";dur=")[1]) >= 0 for stage in timing.split(", "))
+
+
+class TestEvents:
+    def test_an_event_is_in_the_session_that_is_read_after_it(self, client: TestClient, session_id: str) -> None:
+        event = {
+            "session_id": session_id,
+            "item_id": "item-7",
+            "type": "cart",
+            "timestamp": "2025-03-01T12:00:00+01:00",
+        }
+        response = client.post("/v1/events", json=event)
+        assert (response.status_code, response.json()) == (200, {"applied": 1, "duplicates": 0})
+        assert get(client, f"/v1/sessions/{session_id}") == {
+            "session_id": session_id,
+            "events": [{"item_id": "item-7", "type": "cart", "timestamp": "2025-03-01T11:00:00Z"}],
+            "count": 1,
+        }
+
+    def test_many_events_of_many_sessions_keep_their_order(self, client: TestClient, session_id: str) -> None:
+        sent = [(f"{session_id}-{number % 3}", f"item-{number}") for number in range(30)]
+        body = {"events": [{"session_id": session, "item_id": item, "event_id": item} for session, item in sent]}
+        assert client.post("/v1/events", json=body).json() == {"applied": 30, "duplicates": 0}
+        assert client.post("/v1/events", json=body).json() == {"applied": 0, "duplicates": 30}
+        stored = get(client, f"/v1/sessions/{session_id}-2")["events"]
+        assert [event["item_id"] for event in stored] == [item for session, item in sent if session.endswith("-2")]
+
+    def test_a_session_can_be_forgotten(self, client: TestClient, session_id: str) -> None:
+        post(client, session_id=session_id, items=["item-1"])
+        for _ in range(2):
+            response = client.delete(f"/v1/sessions/{session_id}")
+            assert (response.status_code, response.content) == (204, b"")
+        assert client.get(f"/v1/sessions/{session_id}").status_code == 404
+
+    @pytest.mark.parametrize("odd_id", [ID_LIMIT, "a/b", "a?b#c", "{x}:*", "ïd", "日本", "😀", "a+b&c=d"])
+    def test_every_valid_id_can_be_used_in_an_address(self, client: TestClient, odd_id: str) -> None:
+        post(client, session_id=odd_id, items=[odd_id])
+        session = get(client, f"/v1/sessions/{quote(odd_id, safe='')}")
+        assert (session["session_id"], session["events"][-1]["item_id"]) == (odd_id, odd_id)
+        assert client.delete(f"/v1/sessions/{quote(odd_id, safe='')}").status_code == 204
+
+
+class TestItems:
+    def test_similar_items_leave_the_item_itself_out(self, client: TestClient) -> None:
+        answer = get(client, "/v1/items/item-5/similar", k=100, exclude=["item-6"])
+        assert sorted(ids(answer)) == sorted(set(ITEMS) - {"item-5", "item-6"})
+        assert {item["source"] for item in answer["items"]} == {"similar"}
+
+    def test_popular_items_come_in_their_order(self, client: TestClient) -> None:
+        assert ids(get(client, "/v1/items:popular", k=3, exclude="item-2")) == ["item-1", "item-3", "item-4"]
+
+    def test_an_unknown_item_has_no_similar_ones(self, client: TestClient) -> None:
+        response = client.get("/v1/items/nothing/similar")
+        assert (response.status_code, response.json()["code"]) == (404, "item_not_found")
+
+
+class TestOperations:
+    def test_health_tells_the_bundle_that_is_live(self, client: TestClient) -> None:
+        assert get(client, "/health/live") == {"status": "live"}
+        assert get(client, "/health/ready") == {"status": "ready", "bundle": get(client, "/v1/version")["bundle"]}
+
+    def test_the_version_tells_what_the_bundle_measured(self, client: TestClient) -> None:
+        version = get(client, "/v1/version")
+        assert (version["model"], version["items"], version["metrics"]) == ("mean", 50, {"recall@20": 0.5})
+
+    def test_metrics_count_requests_by_their_template(self, client: TestClient) -> None:
+        client.get("/v1/sessions/someone-secret")
+        client.get("/wp-admin/secret")
+        text = client.get("/metrics").text
+        assert 'onward_requests_total{method="GET",route="/v1/sessions/{session_id}",status="404"}' in text
+        assert 'route="unmatched",status="404"' in text
+        assert "onward_retrieval_seconds_bucket" in text
+        assert "secret" not in text
+
+    def test_a_good_request_id_is_kept_and_a_bad_one_replaced(self, client: TestClient) -> None:
+        kept = client.get("/health/live", headers={"X-Request-ID": "trace-1.a_B"})
+        assert kept.headers["x-request-id"] == "trace-1.a_B"
+        for bad in ("a b", "x" * 65, "", 'a"b', "a;b"):
+            replaced = client.get("/health/live", headers={"X-Request-ID": bad})
+            assert replaced.headers["x-request-id"] != bad
+            assert replaced.headers["x-request-id"].isalnum()
+
+    def test_a_problem_carries_the_request_id(self, client: TestClient) -> None:
+        response = client.get("/nowhere", headers={"X-Request-ID": "trace-2"})
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json() == {
+            "type": "/problems/not_found",
+            "title": "Not Found",
+            "status": 404,
+            "detail": "Not Found",
+            "code": "not_found",
+            "request_id": "trace-2",
+        }

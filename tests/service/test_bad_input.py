@@ -1,0 +1,275 @@
+"""What is refused: with a 4xx problem that says where, and holds nothing of what was sent."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+KIB = 2**10
+TOO_LONG = "x" * 129
+RECOMMENDATIONS, EVENTS = "/v1/recommendations", "/v1/events"
+
+EVENT: dict[str, Any] = {"session_id": "s", "item_id": "a"}
+
+
+def refused(client: TestClient, method: str, path: str, status: int, code: str, **request: Any) -> dict[str, Any]:
+    response = client.request(method, path, **request)
+    problem: dict[str, Any] = response.json()
+    assert (response.status_code, problem["code"]) == (status, code), problem
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert problem["status"] == status
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "at"),
+    [
+        ({"items": None}, "items"),
+        ({"items": "a"}, "items"),
+        ({"items": [1]}, "items.0"),
+        ({"items": ["a", True]}, "items.1"),
+        ({"items": [""]}, "items.0"),
+        ({"items": ["a b"]}, "items.0"),
+        ({"items": ["a\n"]}, "items.0"),
+        ({"items": ["\x00"]}, "items.0"),
+        ({"items": ["\u200b"]}, "items.0"),
+        ({"items": ["\ud800"]}, "items.0"),
+        ({"items": [TOO_LONG]}, "items.0"),
+        ({"items": ["a"] * 101}, "items"),
+        ({"session_id": 7}, "session_id"),
+        ({"session_id": "s\r\nX-Evil: 1"}, "session_id"),
+        ({"k": 0}, "k"),
+        ({"k": -1}, "k"),
+        ({"k": 101}, "k"),
+        ({"k": 10**9}, "k"),
+        ({"k": 2**70}, "k"),
+        ({"k": "5"}, "k"),
+        ({"k": 5.0}, "k"),
+        ({"k": True}, "k"),
+        ({"exclude": ["a"] * 1001}, "exclude"),
+        ({"exclude": [4]}, "exclude.0"),
+        ({"exclude_seen": 1}, "exclude_seen"),
+        ({"exclude_seen": "yes"}, "exclude_seen"),
+    ],
+)
+def test_a_recommendation_that_breaks_the_schema_is_refused_by_its_field(
+    client: TestClient, changes: dict[str, Any], at: str
+) -> None:
+    body = json.dumps({"items": ["a"]} | changes).encode()
+    problem = refused(
+        client,
+        "POST",
+        RECOMMENDATIONS,
+        422,
+        "invalid_request",
+        content=body,
+        headers={"content-type": "application/json"},
+    )
+    not_even_text = "ud800" in str(changes)  # refused before its field is looked at
+    assert problem["errors"][0]["at"] == ("body" if not_even_text else f"body.{at}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "at"),
+    [
+        ({"item_id": ""}, "item_id"),
+        ({"type": "Bad Type"}, "type"),
+        ({"type": "x" * 33}, "type"),
+        ({"timestamp": 1_700_000_000}, "timestamp"),
+        ({"timestamp": "1700000000"}, "timestamp"),
+        ({"timestamp": "2026-01-01"}, "timestamp"),
+        ({"timestamp": "2025-01-01T00:00:00"}, "timestamp"),
+        ({"timestamp": "1980-01-01T00:00:00Z"}, "timestamp"),
+        ({"timestamp": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}, "timestamp"),
+        ({"timestamp": "9999-99-99T99:99:99Z"}, "timestamp"),
+        ({"event_id": 5}, "event_id"),
+        ({"recommendation_id": TOO_LONG}, "recommendation_id"),
+        ({"session_id": None}, "session_id"),
+    ],
+)
+def test_an_event_that_breaks_the_schema_is_refused_by_its_field(
+    client: TestClient, changes: dict[str, Any], at: str
+) -> None:
+    one = refused(client, "POST", EVENTS, 422, "invalid_request", json=EVENT | changes)
+    assert one["errors"][0]["at"] == f"body.one.{at}"
+    many = refused(client, "POST", EVENTS, 422, "invalid_request", json={"events": [EVENT, EVENT | changes]})
+    assert many["errors"][0]["at"] == f"body.many.events.1.{at}"
+
+
+@pytest.mark.parametrize("events", [[], [EVENT] * 1001, {}, None, [1]])
+def test_a_list_of_events_that_is_none_stores_nothing(client: TestClient, events: Any) -> None:
+    refused(client, "POST", EVENTS, 422, "invalid_request", json={"events": events})
+
+
+def test_one_bad_event_stores_none_of_its_list(client: TestClient) -> None:
+    good = {"session_id": "all-or-nothing", "item_id": "a"}
+    refused(client, "POST", EVENTS, 422, "invalid_request", json={"events": [good, good | {"item_id": 1}]})
+    assert client.get("/v1/sessions/all-or-nothing").status_code == 404
+
+
+@pytest.mark.parametrize("path", [RECOMMENDATIONS, EVENTS])
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"7", b'"x"', b"{}"])
+def test_a_body_that_is_no_request_is_refused(client: TestClient, path: str, body: bytes) -> None:
+    response = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"items":["a"],"items":["b"]}',
+        b'{"k":NaN}',
+        b'{"k":1e999}',
+        b'{"items":' + b"[" * 30_000,
+        b'{"items":["\xff"]}',
+        b'{"k":' + b"9" * 5000 + b"}",
+    ],
+)
+@pytest.mark.parametrize("path", [RECOMMENDATIONS, EVENTS])
+def test_a_body_that_is_no_plain_json_is_refused(client: TestClient, path: str, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    refused(client, "POST", path, 400, "malformed_request", content=body, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "declared", [None, "text/plain", "application/x-www-form-urlencoded", "json", "multipart/form-data"]
+)
+def test_a_body_not_declared_as_json_is_refused(client: TestClient, declared: str | None) -> None:
+    headers = {} if declared is None else {"content-type": declared}
+    refused(client, "POST", RECOMMENDATIONS, 415, "unsupported_media_type", content=b'{"items":["a"]}', headers=headers)
+
+
+def test_json_with_a_charset_is_json(client: TestClient) -> None:
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    assert client.post(RECOMMENDATIONS, content=b'{"items":["a"]}', headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "at"),
+    [
+        ("GET", "/v1/sessions/a%20b", "path.session_id"),
+        ("GET", "/v1/sessions/a%00b", "path.session_id"),
+        ("DELETE", f"/v1/sessions/{TOO_LONG}", "path.session_id"),
+        ("GET", "/v1/sessions/a%09b/recommendations", "path.session_id"),
+        ("GET", "/v1/sessions/s/recommendations?k=0", "query.k"),
+        ("GET", "/v1/sessions/s/recommendations?k=many", "query.k"),
+        ("GET", "/v1/sessions/s/recommendations?exclude_seen=perhaps", "query.exclude_seen"),
+        ("GET", "/v1/items/a%20b/similar", "path.item_id"),
+        ("GET", "/v1/items/a/similar?k=101", "query.k"),
+        ("GET", "/v1/items:popular?exclude=a%20b", "query.exclude.0"),
+        ("GET", "/v1/items:popular?secret=1", "query"),
+    ],
+)
+def test_an_address_that_breaks_the_schema_is_refused_by_its_part(
+    client: TestClient, method: str, path: str, at: str
+) -> None:
+    problem = refused(client, method, path, 422, "invalid_request")
+    assert [error["at"] for error in problem["errors"]] == [at]
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions/%ff", "/v1/items/%c3%28/similar", "/v1/items:popular?exclude=%fe"])
+def test_an_address_that_is_no_utf_8_is_refused(client: TestClient, path: str) -> None:
+    refused(client, "GET", path, 400, "malformed_request")
+
+
+def test_a_wrong_method_is_told_the_right_ones(client: TestClient) -> None:
+    refused(client, "PUT", RECOMMENDATIONS, 405, "method_not_allowed")
+    assert client.put(RECOMMENDATIONS).headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(("path", "limit"), [(RECOMMENDATIONS, 64 * KIB), (EVENTS, 1024 * KIB), ("/nowhere", 64 * KIB)])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_over_the_limit_is_refused_however_it_is_sent(
+    client: TestClient, path: str, limit: int, chunked: bool
+) -> None:
+    def chunks(size: int) -> Iterator[bytes]:
+        for start in range(0, size, KIB):
+            yield b" " * min(KIB, size - start)
+
+    headers = {"content-type": "application/json"}
+    for size, status in (
+        (limit, {400, 404, 422}),
+        (limit + 1, {413, 404} if chunked and path == "/nowhere" else {413}),
+    ):
+        content: Any = chunks(size) if chunked else b" " * size
+        assert client.post(path, content=content, headers=headers).status_code in status
+
+
+def test_only_the_first_faults_are_told(client: TestClient) -> None:
+    problem = refused(client, "POST", RECOMMENDATIONS, 422, "invalid_request", json={"items": [1] * 100})
+    assert len(problem["errors"]) == 20
+    assert "100 places" in problem["detail"]
+
+
+def test_nothing_that_was_sent_comes_back(client: TestClient) -> None:
+    marker = "CANARY"
+    bodies: list[dict[str, Any]] = [
+        {"items": [f"{marker} {marker}"]},
+        {marker: 1, "items": ["a"]},
+        {"items": ["a"], "k": marker},
+        {"items": [{marker: marker}]},
+        {"items": ["a"], "exclude_seen": marker},
+        {"session_id": "s", "item_id": "a", "type": marker, "timestamp": marker},
+    ]
+    for body in bodies:
+        for path in (RECOMMENDATIONS, EVENTS):
+            response = client.post(path, json=body)
+            assert 400 <= response.status_code < 500
+            assert marker not in response.text
+    for path in (f"/{marker}", f"/v1/items/{marker}/similar", f"/v1/items:popular?{marker}=1&k={marker}"):
+        assert marker not in client.get(path).text
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["item-1", "a", "\ud800", "x" * 129, "2025-01-01T00:00:00Z", "NaN"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text()
+            | st.sampled_from(
+                ["session_id", "items", "k", "exclude", "exclude_seen", "events", "item_id", "timestamp"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+bodies = st.binary(max_size=300) | json_values.map(lambda value: json.dumps(value).encode())
+
+
+@settings(max_examples=250)
+@given(path=st.sampled_from([RECOMMENDATIONS, EVENTS]), body=bodies)
+def test_no_body_whatsoever_is_answered_with_a_fault_of_ours(client: TestClient, path: str, body: bytes) -> None:
+    response = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert response.status_code < 500, (response.status_code, body)
+    if response.status_code >= 400:
+        assert response.json()["status"] == response.status_code
+        assert response.headers["content-type"] == "application/problem+json"
+
+
+@settings(max_examples=150)
+@given(
+    template=st.sampled_from(
+        ["/v1/sessions/{}", "/v1/sessions/{}/recommendations", "/v1/items/{}/similar", "/v1/items:popular?{}", "/{}"]
+    ),
+    part=st.binary(max_size=40).map(lambda raw: "".join(f"%{byte:02x}" for byte in raw))
+    | st.text("ab?&=/k%.:", max_size=20),
+    method=st.sampled_from(["GET", "DELETE", "POST", "OPTIONS", "HEAD"]),
+)
+def test_no_address_whatsoever_is_answered_with_a_fault_of_ours(
+    client: TestClient, template: str, part: str, method: str
+) -> None:
+    assert client.request(method, template.format(part)).status_code < 500
