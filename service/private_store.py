@@ -13,7 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from service import telemetry
 
@@ -96,7 +98,7 @@ def _packaged_server() -> list[Path]:
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", socket: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    with Redis(unix_socket_path=str(socket), socket_timeout=0.5) as client:
+    with Redis(unix_socket_path=str(socket), socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise StoreNotStarted(f"ended with code {process.returncode} while it started")

@@ -71,8 +71,7 @@ def test_a_recommendation_that_breaks_the_schema_is_refused_by_its_field(
         content=body,
         headers={"content-type": "application/json"},
     )
-    not_even_text = "ud800" in str(changes)  # refused before its field is looked at
-    assert problem["errors"][0]["at"] == ("body" if not_even_text else f"body.{at}")
+    assert problem["errors"][0]["at"] == f"body.{at}"
 
 
 @pytest.mark.parametrize(
@@ -272,4 +271,4 @@ def test_no_body_whatsoever_is_answered_with_a_fault_of_ours(client: TestClient,
 def test_no_address_whatsoever_is_answered_with_a_fault_of_ours(
     client: TestClient, template: str, part: str, method: str
 ) -> None:
-    assert client.request(method, template.format(part)).status_code < 500
+    assert client.request(method, f"http://testserver{template.format(part)}").status_code < 500

@@ -1,0 +1,85 @@
+"""The OpenAPI document tells all: every endpoint with examples, every problem, every field."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+ENDPOINTS = {
+    ("post", "/v1/recommendations"): {400, 413, 415, 422, 500, 503},
+    ("get", "/v1/sessions/{session_id}/recommendations"): {400, 422, 500, 503},
+    ("post", "/v1/events"): {400, 413, 415, 422, 500, 503},
+    ("get", "/v1/sessions/{session_id}"): {400, 404, 422, 500, 503},
+    ("delete", "/v1/sessions/{session_id}"): {400, 422, 500, 503},
+    ("get", "/v1/items/{item_id}/similar"): {400, 404, 422, 500, 503},
+    ("get", "/v1/items:popular"): {400, 422, 500, 503},
+    ("get", "/v1/version"): {500},
+    ("get", "/health/live"): set(),
+    ("get", "/health/ready"): {500, 503},
+    ("get", "/metrics"): set(),
+}
+
+
+@pytest.fixture(scope="module")
+def document(client: TestClient) -> dict[str, Any]:
+    document: dict[str, Any] = client.get("/openapi.json").json()
+    return document
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield (method, path), operation
+
+
+def test_every_endpoint_is_described_with_the_problems_it_may_answer(document: dict[str, Any]) -> None:
+    found = {
+        endpoint: {int(status) for status in operation["responses"] if int(status) >= 400}
+        for endpoint, operation in operations(document)
+    }
+    assert found == ENDPOINTS
+    assert all(operation["description"] for _, operation in operations(document))
+
+
+def test_every_problem_is_a_problem_with_an_example(document: dict[str, Any]) -> None:
+    for _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                content = response["content"]["application/problem+json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+                assert all(example["value"]["status"] == int(status) for example in content["examples"].values())
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                yield node["$ref"]
+            for value in node.values():
+                yield from references(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from references(value)
+
+    schemas = document["components"]["schemas"]
+    assert {reference.removeprefix("#/components/schemas/") for reference in references(document)} <= set(schemas)
+    assert "HTTPValidationError" not in schemas
+
+
+def test_every_request_body_has_an_example_that_is_accepted(document: dict[str, Any], client: TestClient) -> None:
+    schemas = document["components"]["schemas"]
+    for name, path in (
+        ("RecommendationQuery", "/v1/recommendations"),
+        ("EventBody", "/v1/events"),
+        ("EventsBody", "/v1/events"),
+    ):
+        for example in schemas[name]["examples"]:
+            assert client.post(path, json=example).status_code == 200
+
+
+def test_parameters_have_examples_or_limits(document: dict[str, Any]) -> None:
+    for _, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            schema = parameter["schema"]
+            assert parameter.get("examples") or schema.get("examples") or schema.get("description"), parameter
