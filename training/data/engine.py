@@ -11,7 +11,7 @@ from training.data.formats import Format
 
 Frame: TypeAlias = nw.LazyFrame[Any]
 
-SOURCE_ROW = "source_row"
+SOURCE_ROW = "_source_row"
 """The column that `scan` adds: a row's number in its file from 1, header lines not counted."""
 
 

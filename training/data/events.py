@@ -3,9 +3,6 @@
 Pure functions of lazy frames. An event has the columns of EVENT_COLUMNS; `problem` is null in a sound one.
 """
 
-from functools import reduce
-from operator import and_
-
 import narwhals as nw
 from narwhals.dtypes import DType
 
@@ -18,27 +15,32 @@ from training.errors import InputError
 EARLIEST_MS = 631_152_000_000
 """1990: a time before it is a counter or a mistake."""
 DAY_MS = 86_400_000
+EPOCH_MS = "_epoch_ms"
 
 EVENT_COLUMNS = ("session_id", "item_id", "timestamp_ms", "sequence", "source", SOURCE_ROW, "problem")
 
 
-def read_events(engine: Engine, rows: Frame, path: str, columns: ColumnNames, *, source: int, latest_ms: int) -> Frame:
+def read_events(
+    engine: Engine, rows: Frame, path: str, columns: ColumnNames, *, source: int, latest_ms: int, blank_lines: bool
+) -> Frame:
     """The rows of one file as events. Raises InputError when a column is missing or of no use.
 
     Args:
         columns: where to find what; its session column gives the session id.
         source: the file's number among the files of the run, by which events keep their order.
         latest_ms: a later time is a mistake.
+        blank_lines: a row that holds nothing is an empty line of text, not a bad row.
     """
     names = list(rows.collect_schema())
     session = _needed(path, "session", columns.session, names)
     item = _needed(path, "item", columns.item, names)
-    rows = with_epoch_ms(engine, _without_blank_rows(rows, columns), path, columns.time, "epoch_ms")
+    rows = _in_use(rows, columns, blank_lines=blank_lines)
+    rows = with_epoch_ms(engine, rows, path, columns.time, EPOCH_MS)
     schema = rows.collect_schema()
     events = rows.select(
         id_text(path, session, schema[session]).alias("session_id"),
         id_text(path, item, schema[item]).alias("item_id"),
-        nw.col("epoch_ms").alias("timestamp_ms"),
+        nw.col(EPOCH_MS).alias("timestamp_ms"),
         _sequence(path, columns.position, schema.get(columns.position or "")).alias("sequence"),
         nw.lit(source, dtype=nw.Int32).alias("source"),
         nw.col(SOURCE_ROW),
@@ -72,10 +74,14 @@ def _needed(path: str, role: str, column: str | None, names: list[str]) -> str:
     return column
 
 
-def _without_blank_rows(rows: Frame, columns: ColumnNames) -> Frame:
-    """Only the columns in use, without rows that hold nothing: the empty lines of text files."""
+def _in_use(rows: Frame, columns: ColumnNames, *, blank_lines: bool) -> Frame:
     names = list(dict.fromkeys(name for name in columns.model_dump().values() if name is not None))
-    return rows.select(SOURCE_ROW, *names).filter(~reduce(and_, (nw.col(name).is_null() for name in names)))
+    rows = rows.select(SOURCE_ROW, *names)
+    return (
+        rows.filter(~nw.all_horizontal(*(nw.col(name).is_null() for name in names), ignore_nulls=False))
+        if blank_lines
+        else rows
+    )
 
 
 def _sequence(path: str, column: str | None, dtype: DType | None) -> nw.Expr:

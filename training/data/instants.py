@@ -49,7 +49,7 @@ def _of_typed(path: str, column: str, dtype: DType) -> nw.Expr:
 
 def _with_instants_of_text(engine: Engine, rows: Frame, column: str, name: str) -> Frame:
     iso = nw.when(nw.col(column).str.contains(ISO_PATTERN)).then(nw.col(column))
-    rows = engine.with_epoch_ms(rows.with_columns(iso.alias("iso_text")), "iso_text", name)
+    rows = engine.with_epoch_ms(rows.with_columns(iso.alias("_iso_text")), "_iso_text", name)
     numbers = _of_floats(number_of_text(column))
     return rows.with_columns(nw.coalesce(nw.col(name), numbers).alias(name))
 

@@ -10,7 +10,7 @@ import polars as pl
 from training.data.columns import ColumnNames, found
 from training.data.engine import SOURCE_ROW, Engine, Frame
 from training.data.events import flag_duplicates, read_events
-from training.data.formats import format_of
+from training.data.formats import Format, format_of
 from training.data.preparation import DEFAULT_GAP_MS, Preparation
 from training.data.problems import SHOWN_ROWS, Problem
 from training.errors import InputError
@@ -31,7 +31,8 @@ def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation,
     frames: list[Frame] = []
     roles: set[str] = set()
     for source, file in enumerate(files):
-        rows = engine.scan(file, preparation.format or format_of(file))
+        file_format = preparation.format or format_of(file)
+        rows = engine.scan(file, file_format)
         names = [name for name in rows.collect_schema() if name != SOURCE_ROW]
         columns = preparation.columns.find(file, names)
         preparation = _with_gap(preparation, columns)
@@ -40,7 +41,10 @@ def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation,
         if columns.roles != roles:
             differing = min(columns.roles ^ roles)
             raise InputError(f"{file}: unlike {files[0]} in its {differing} column; all files must have it, or none")
-        frames.append(read_events(engine, rows, file, columns, source=source, latest_ms=latest_ms))
+        blank_lines = file_format not in (Format.PARQUET, Format.JSONL)
+        frames.append(
+            read_events(engine, rows, file, columns, source=source, latest_ms=latest_ms, blank_lines=blank_lines)
+        )
     events = engine.settle(flag_duplicates(nw.concat(frames)), name)
     return Log(events, _problems(events, files), preparation)
 

@@ -107,6 +107,8 @@ class _Run:
         """Filter, put sessions in order of time and divide them."""
         self._progress("filter")
         events = self._numbered(self._filtered(events))
+        if not _count(events):
+            raise InputError(f"no session is left: {self._told_dropped()}; lower --min-support or --min-length")
         self._progress("split")
         match self._preparation.split:
             case SplitKind.GIVEN:
@@ -209,7 +211,7 @@ class _Run:
         )
 
     def _split_moment(self, events: Frame) -> int:
-        times = events.select(nw.col("last_ms").min().alias("first"), nw.col("last_ms").max().alias("last"))
+        times = events.select(nw.col("ended_ms").min().alias("first"), nw.col("ended_ms").max().alias("last"))
         first, last = times.collect("polars").to_native().row(0)
         days = self._preparation.test_days
         return int(last - (days * DAY_MS if days is not None else self._preparation.test_share * (last - first)))
@@ -234,7 +236,8 @@ class _Run:
         return self._engine.settle(frame, f"{self._settled:02}")
 
     def _told_dropped(self) -> str:
-        return ", ".join(f"{count:,} events {reason}" for reason, count in self._dropped.items()) or "too few sessions"
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in self._dropped.items())
+        return f"dropped events: {dropped}" if dropped else "too few sessions"
 
 
 def _count(frame: Frame) -> int:

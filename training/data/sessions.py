@@ -1,7 +1,7 @@
 """Events to sessions: cut, order, filter. Pure functions of lazy frames, the same for every engine.
 
 A session's event has session_id, item_id, timestamp_ms (null without times), position (from 0) and
-`arrival`, its place in the input.
+`arrival`, its place in the input; once in order also `ended_ms`, the time of its session's last event.
 """
 
 import narwhals as nw
@@ -34,10 +34,16 @@ def cut_at_gaps(events: Frame, gap_ms: int) -> Frame:
 
 
 def in_order(events: Frame) -> Frame:
-    """Add `position`: by the position column where there is one, else by time, equal ones in the input's order."""
+    """Add `position`: by the position column where there is one, else by time, equal ones in the input's order.
+
+    And `ended_ms`, when the session's last event was, whichever events are dropped later.
+    """
     order = ("sequence", "timestamp_ms", "arrival")
     position = nw.col("arrival").cum_count().over("session_id", order_by=order) - 1
-    return events.with_columns(position.cast(nw.Int32).alias("position")).drop("sequence")
+    return events.with_columns(
+        position.cast(nw.Int32).alias("position"),
+        nw.col("timestamp_ms").max().over("session_id").alias("ended_ms"),
+    ).drop("sequence")
 
 
 def close_ranks(events: Frame) -> Frame:
@@ -59,17 +65,17 @@ def drop_rare_items(events: Frame, min_support: int) -> Frame:
 
 
 def number_sessions(events: Frame) -> Frame:
-    """One row per session: session_id, length, last_ms and session_number, from 0 in order of time.
+    """One row per session: session_id, length and session_number, from 0 in order of their `ended_ms`.
 
-    A session's time is that of its last event; equal times, or none, in the order of the input.
+    Those that ended at once, or have no times, are in the order of the input.
     """
     return (
         events.group_by("session_id")
         .agg(
             nw.len().alias("length"),
-            nw.col("timestamp_ms").max().alias("last_ms"),
+            nw.col("ended_ms").max(),
             nw.col("arrival").min().alias("first_arrival"),
         )
-        .with_row_index("session_number", order_by=("last_ms", "first_arrival"))
-        .select("session_id", "length", "last_ms", nw.col("session_number").cast(nw.Int64))
+        .with_row_index("session_number", order_by=("ended_ms", "first_arrival"))
+        .select("session_id", "length", nw.col("session_number").cast(nw.Int64))
     )

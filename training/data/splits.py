@@ -1,7 +1,7 @@
 """Sessions to training, validation and test. Pure functions of lazy frames, the same for every engine.
 
-Events come with session_number, session_id, length (of their session), position, item_id and timestamp_ms; those of
-a part have `is_target` besides.
+Events come with session_number, session_id, length and ended_ms (of their session), position, item_id and
+timestamp_ms; those of a part have `is_target` besides.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ class Split:
 
 def given(train: Frame, test: Frame | None, validation_from: int | None) -> Split:
     """Whole sessions; validation is those of `train` from session number `validation_from` on."""
-    recent = nw.lit(False) if validation_from is None else nw.col("session_number") >= validation_from
+    number = nw.col("session_number")
+    recent = number < 0 if validation_from is None else number >= validation_from
     train = train.with_columns(SECOND.alias("is_target"))
     return Split(
         train=train.filter(~recent),
@@ -38,12 +39,12 @@ def given(train: Frame, test: Frame | None, validation_from: int | None) -> Spli
 
 def before(events: Frame, split_ms: int) -> Frame:
     """The events of sessions that ended before a moment."""
-    return events.filter(nw.col("last_ms") < split_ms)
+    return events.filter(nw.col("ended_ms") < split_ms)
 
 
 def after(events: Frame, split_ms: int) -> Frame:
     """The events of sessions that ended after a moment; a session that ended right then is on neither side."""
-    return events.filter(nw.col("last_ms") > split_ms)
+    return events.filter(nw.col("ended_ms") > split_ms)
 
 
 def only_items_of(events: Frame, train: Frame) -> Frame:

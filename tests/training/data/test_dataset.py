@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.training.data.conftest import Prepare, log
+from training.data.dataset import Dataset
+from training.errors import InputError
+
+EVENTS = log({"s1": "a b a", "s2": "c", "s3": "b c"})
+
+
+def test_a_dataset_reads_back_as_it_was_written(prepared: Prepare) -> None:
+    dataset = prepared(EVENTS)
+    sessions = dataset.sessions("train")
+    assert sessions.rows.tolist() == [1, 2, 1, 3, 2, 3]
+    assert sessions.offsets.tolist() == [0, 3, 4, 6]
+    assert sessions.is_target.tolist() == [False, True, True, False, False, True]
+    assert sessions.item_ids == list("abacbc")
+    assert len(sessions) == 3
+    assert sessions.rows.dtype == sessions.offsets.dtype == np.dtype(np.int64)
+    assert dataset.popularity().tolist() == [0, 2, 2, 2]
+
+
+def test_the_files_hold_what_the_contract_says(prepared: Prepare) -> None:
+    folder = prepared(EVENTS).folder
+    assert pl.read_parquet_schema(folder / "train.parquet") == {
+        "session_id": pl.String,
+        "position": pl.Int32,
+        "item_id": pl.String,
+        "row": pl.Int32,
+        "timestamp_ms": pl.Int64,
+        "is_target": pl.Boolean,
+    }
+    assert pl.read_parquet_schema(folder / "items.parquet") == {
+        "row": pl.Int32,
+        "item_id": pl.String,
+        "popularity": pl.Int64,
+    }
+    assert sorted(file.name for file in folder.iterdir()) == ["dataset.json", "items.parquet", "train.parquet"]
+
+
+def test_the_counts_are_those_of_the_rows(prepared: Prepare) -> None:
+    info = prepared(EVENTS, test=log({"t1": "a x"})).info
+    assert info.parts["train"].model_dump() == {"events": 6, "sessions": 3, "items": 3, "examples": 3}
+    assert info.parts["test"].model_dump() == {"events": 2, "sessions": 1, "items": 2, "examples": 1}
+    assert info.items == 3
+    assert info.sources == ("events.parquet", "test.parquet")
+
+
+def test_the_fingerprint_tells_other_rows_and_nothing_else(prepared: Prepare) -> None:
+    fingerprint = prepared(EVENTS).info.fingerprint
+    assert prepared(EVENTS).info.fingerprint == fingerprint
+    assert prepared(log({"s1": "a b a", "s2": "c", "s3": "b a"})).info.fingerprint != fingerprint
+
+
+def test_an_absent_part_is_empty(prepared: Prepare) -> None:
+    sessions = prepared(EVENTS).sessions("test")
+    assert (len(sessions), sessions.rows.tolist(), sessions.item_ids) == (0, [], [])
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not a dataset, dataset.json cannot be read; make one with prepare"):
+        Dataset.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [('"format_version": 1', '"format_version": 2'), ('"fingerprint"', '"print"'), ("{", "[")]
+)
+def test_a_dataset_of_another_version_is_refused(prepared: Prepare, before: str, after: str) -> None:
+    file = prepared(EVENTS).folder / "dataset.json"
+    file.write_text(file.read_text().replace(before, after, 1))
+    with pytest.raises(InputError, match=r"dataset.json: .*; prepare the dataset again"):
+        Dataset.open(file.parent)
+
+
+def test_a_damaged_part_is_refused(prepared: Prepare) -> None:
+    dataset = prepared(EVENTS)
+    (dataset.folder / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"train.parquet: cannot be read"):
+        dataset.sessions("train")
