@@ -1,6 +1,6 @@
 """What reads and writes event frames; everything between is narwhals, the same for every engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -38,6 +38,10 @@ class Engine(Protocol):
         """Compute a frame once, into scratch files, and read it from there. Raises InputError."""
         ...
 
-    def write(self, frame: Frame, file: Path, sort_by: Sequence[str]) -> None:
-        """Compute a frame into one Parquet file, in order."""
+    def settle_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
+        """Settle `step(frame)`, where `step` never looks beyond the events of one `session_id`."""
+        ...
+
+    def write(self, frame: Frame, file: Path, *, sort_by: Sequence[str], columns: Sequence[str]) -> None:
+        """Compute `columns` of a frame into one Parquet file, in order; the first of `sort_by` is a whole number."""
         ...

@@ -45,7 +45,7 @@ def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation,
         frames.append(
             read_events(engine, rows, file, columns, source=source, latest_ms=latest_ms, blank_lines=blank_lines)
         )
-    events = engine.settle(flag_duplicates(nw.concat(frames)), name)
+    events = engine.settle_by_session(nw.concat(frames), flag_duplicates, name)
     return Log(events, _problems(events, files), preparation)
 
 
@@ -59,7 +59,7 @@ def _with_gap(preparation: Preparation, columns: ColumnNames) -> Preparation:
 
 def _used(path: str, preparation: Preparation, columns: ColumnNames, names: Sequence[str]) -> ColumnNames:
     """The columns this run reads; where a user's events are cut or taken whole, the session id is the user's."""
-    by_gap = preparation.cuts_at_gaps
+    by_gap = preparation.gap_ms is not None
     if preparation.split.needs_time and columns.time is None:
         raise InputError(
             f"{path}: a temporal split needs times; give --time-column ({found(names)}) or another --split"

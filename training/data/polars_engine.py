@@ -1,6 +1,7 @@
 """One machine: Polars, lazy and streaming, so that a log may be larger than memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import narwhals as nw
@@ -13,12 +14,19 @@ from training.errors import InputError
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 """Without a zone means UTC. `T` and `Z` are rewritten before."""
 
+BUCKET_ROWS = 4_000_000
+"""So many events are sorted in memory at once, in about a gigabyte."""
+
 
 class PolarsEngine:
-    """Reads local files; intermediate frames lie in `scratch`."""
+    """Reads local files; intermediate frames lie in `scratch`.
 
-    def __init__(self, scratch: Path) -> None:
+    What is held in memory grows with the number of sessions and items, and with `bucket_rows`, not with the log.
+    """
+
+    def __init__(self, scratch: Path, bucket_rows: int = BUCKET_ROWS) -> None:
         self._scratch = scratch
+        self._bucket_rows = bucket_rows
 
     def files(self, path: str) -> list[str]:
         """See Engine."""
@@ -58,20 +66,59 @@ class PolarsEngine:
 
     def settle(self, frame: Frame, name: str) -> Frame:
         """See Engine."""
-        file = self._scratch / f"{name}.parquet"
-        self._sink(frame.to_native(), file)
-        return nw.from_native(pl.scan_parquet(file))
+        rows: pl.LazyFrame = frame.to_native()
+        return nw.from_native(self._settled(rows, name))
 
-    def write(self, frame: Frame, file: Path, sort_by: Sequence[str]) -> None:
+    def settle_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
+        """See Engine. Window functions need all rows of a session at once, so sessions are dealt out to buckets."""
+        rows: pl.LazyFrame = frame.to_native()
+        buckets = self._buckets(rows)
+        if buckets == 1:
+            return self.settle(step(frame), name)
+        dealt = self._deal(rows, pl.col("session_id").hash() % buckets, buckets, name)
+        settled = [self.settle(step(nw.from_native(bucket)), f"{name}-{i}") for i, bucket in enumerate(dealt)]
+        return nw.concat(settled)
+
+    def write(self, frame: Frame, file: Path, *, sort_by: Sequence[str], columns: Sequence[str]) -> None:
         """See Engine."""
         rows: pl.LazyFrame = frame.to_native()
-        self._sink(rows.sort(sort_by).drop("session_number", strict=False), file)
+        buckets = self._buckets(rows)
+        if buckets == 1:
+            self._sink(rows.sort(sort_by).select(columns), file)
+            return
+        rows = self._settled(rows, file.stem)
+        number = pl.col(sort_by[0])
+        first, last = rows.select(number.min().alias("first"), number.max().alias("last")).collect().row(0)
+        bucket = (number - first) * buckets // (last - first + 1)
+        dealt = self._deal(rows, bucket, buckets, f"{file.stem}-dealt")
+        ordered = [self._settled(part.sort(sort_by), f"{file.stem}-{i}") for i, part in enumerate(dealt)]
+        self._sink(pl.concat(ordered).select(columns), file)
+
+    def _buckets(self, rows: pl.LazyFrame) -> int:
+        return 1 + int(self._collected(rows.select(pl.len())).item()) // self._bucket_rows
+
+    def _deal(self, rows: pl.LazyFrame, bucket: pl.Expr, buckets: int, name: str) -> list[pl.LazyFrame]:
+        """Write rows to a file for each value of `bucket`, all in one pass."""
+        files = [self._scratch / f"{name}-bucket-{i}.parquet" for i in range(buckets)]
+        with _input_errors():
+            pl.collect_all(
+                [rows.filter(bucket == i).sink_parquet(file, lazy=True) for i, file in enumerate(files)],
+                engine="streaming",
+            )
+        return [pl.scan_parquet(file) for file in files]
+
+    def _settled(self, rows: pl.LazyFrame, name: str) -> pl.LazyFrame:
+        file = self._scratch / f"{name}.parquet"
+        self._sink(rows, file)
+        return pl.scan_parquet(file)
 
     def _sink(self, rows: pl.LazyFrame, file: Path) -> None:
-        try:
+        with _input_errors():
             rows.sink_parquet(file, engine="streaming")
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(f"the input cannot be read ({_first_line(error)})") from error
+
+    def _collected(self, rows: pl.LazyFrame) -> pl.DataFrame:
+        with _input_errors():
+            return rows.collect(engine="streaming")
 
 
 def local_files(path: str) -> list[str]:
@@ -108,6 +155,14 @@ def _scan_text(path: str, text: Layout) -> pl.LazyFrame:
         return rows
     fields = (pl.col("line").str.json_path_match(f"$['{name}']").alias(name) for name in text.names)
     return rows.filter(pl.col("line").is_not_null()).select(SOURCE_ROW, *fields)
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"the input cannot be read ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -69,11 +69,6 @@ class Preparation(BaseModel):
     validation: float = Field(default=0.1, ge=0, lt=1, description="Most recent share of the training sessions.")
     seed: int = Field(default=0, ge=0, description="Shuffles the users of the split by user.")
 
-    @property
-    def cuts_at_gaps(self) -> bool:
-        """Whether the events of a user are cut into sessions; histories stay whole."""
-        return self.gap_ms is not None and not self.split.takes_histories
-
     def refuse_contradictions(self, *, has_test: bool) -> None:
         """Raises InputError when options do not go together."""
         if has_test and self.split is not SplitKind.GIVEN:

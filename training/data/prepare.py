@@ -34,6 +34,9 @@ from training.errors import InputError
 
 CLOCK_SLACK = timedelta(days=1)
 """Local times are read as UTC, so an event may seem to be from a few hours ahead."""
+EVENT_ORDER = ("session_number", "position")
+EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is_target")
+ITEM_COLUMNS = ("row", "item_id", "popularity")
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1
 """Of the users, in the split by user."""
 
@@ -95,10 +98,7 @@ class _Run:
         log = read_log(self._engine, files, self._preparation, latest_ms=_epoch_ms(now + CLOCK_SLACK), name=what)
         self._preparation = log.preparation
         self._note(log.problems)
-        events = sound_events(log.events)
-        if self._preparation.cuts_at_gaps:
-            events = cut_at_gaps(events, self._preparation.gap_ms or 0)
-        events = self._settle(in_order(events))
+        events = self._by_session(sound_events(log.events), self._cut_and_ordered)
         if not _count(events):
             raise InputError(f"{files[0]}: no usable event: " + (told(log.problems) or "the file has no rows"))
         return events
@@ -132,14 +132,15 @@ class _Run:
         """Number the items and write the Parquet files."""
         self._progress("number items")
         items = self._settle(number_items(split.known))
-        self._engine.write(items, folder / ITEMS_FILE, sort_by=["row"])
+        self._engine.write(items, folder / ITEMS_FILE, sort_by=["row"], columns=ITEM_COLUMNS)
         if attributes is not None:
             self._attributes_unused = _add_attributes(folder / ITEMS_FILE, attributes)
         parts: dict[Part, Frame | None] = {"train": split.train, "validation": split.validation, "test": split.test}
         for name, part in parts.items():
             if part is not None:
                 self._progress(f"write {name}")
-                self._engine.write(with_rows(part, items), folder / f"{name}.parquet", ["session_number", "position"])
+                file = folder / f"{name}.parquet"
+                self._engine.write(with_rows(part, items), file, sort_by=EVENT_ORDER, columns=EVENT_COLUMNS)
 
     def info(self, folder: Path, sources: Sequence[str]) -> DatasetInfo:
         """Count what was written. Raises InputError when a part came out empty."""
@@ -165,6 +166,10 @@ class _Run:
             fingerprint=fingerprint([folder / ITEMS_FILE, *files.values()]),
         )
 
+    def _cut_and_ordered(self, events: Frame) -> Frame:
+        gap_ms = self._preparation.gap_ms
+        return in_order(cut_at_gaps(events, gap_ms) if gap_ms is not None else events)
+
     def _note(self, problems: Sequence[Problem]) -> None:
         self._refuse_if_strict(problems)
         self._problems += problems
@@ -178,18 +183,18 @@ class _Run:
     def _filtered(self, events: Frame) -> Frame:
         """Short sessions, then rare items, then sessions that this left short."""
         min_support, min_length = self._preparation.min_support, self._preparation.min_length
-        events = self._kept("in short sessions", events, partial(drop_short_sessions, min_length=min_length))
-        events = self._kept("of rare items", events, partial(drop_rare_items, min_support=min_support))
-        return self._kept("in sessions left short", events, partial(drop_short_sessions, min_length=min_length))
+        events = self._long_enough("in short sessions", events, min_length)
+        events = self._kept("of rare items", events, drop_rare_items(events, min_support))
+        return self._long_enough("in sessions left short", events, min_length)
 
     def _numbered(self, events: Frame) -> Frame:
         """Sessions in order of time; positions without gaps."""
-        return self._settle(close_ranks(events).join(number_sessions(events), on="session_id", how="inner"))
+        events = self._by_session(events, close_ranks)
+        return self._settle(events.join(number_sessions(events), on="session_id", how="inner"))
 
     def _given(self, train: Frame, test: Frame | None) -> Split:
         if test is not None:
-            shorter = partial(drop_short_sessions, min_length=self._preparation.min_length)
-            test = self._numbered(self._kept("in short test sessions", test, shorter))
+            test = self._numbered(self._long_enough("in short test sessions", test, self._preparation.min_length))
         return splits.given(train, test, self._validation_from(train))
 
     def _temporal(self, events: Frame) -> Split:
@@ -197,10 +202,9 @@ class _Run:
         train = self._settle(splits.before(events, split_ms))
         test = self._settle(splits.after(events, split_ms))
         self._drop("in sessions that ended at the split moment", _count(events) - _count(train) - _count(test))
-        test = self._kept("test items unseen in training", test, partial(splits.only_items_of, train=train))
-        min_length = max(2, self._preparation.min_length)
-        test = self._kept("in test sessions left short", test, partial(drop_short_sessions, min_length=min_length))
-        return splits.given(train, self._settle(close_ranks(test)), self._validation_from(train))
+        test = self._kept("test items unseen in training", test, splits.only_items_of(test, train))
+        test = self._long_enough("in test sessions left short", test, max(2, self._preparation.min_length))
+        return splits.given(train, self._by_session(test, close_ranks), self._validation_from(train))
 
     def _by_user(self, histories: Frame) -> Split:
         users = _sessions(histories)
@@ -222,8 +226,13 @@ class _Run:
         held_out = int(sessions * self._preparation.validation)
         return sessions - held_out if held_out else None
 
-    def _kept(self, reason: str, events: Frame, step: Callable[[Frame], Frame]) -> Frame:
-        kept = self._settle(step(events))
+    def _long_enough(self, reason: str, events: Frame, min_length: int) -> Frame:
+        kept = self._by_session(events, partial(drop_short_sessions, min_length=min_length))
+        self._drop(reason, _count(events) - _count(kept))
+        return kept
+
+    def _kept(self, reason: str, events: Frame, selected: Frame) -> Frame:
+        kept = self._settle(selected)
         self._drop(reason, _count(events) - _count(kept))
         return kept
 
@@ -233,7 +242,11 @@ class _Run:
 
     def _settle(self, frame: Frame) -> Frame:
         self._settled += 1
-        return self._engine.settle(frame, f"{self._settled:02}")
+        return self._engine.settle(frame, f"step-{self._settled}")
+
+    def _by_session(self, frame: Frame, step: Callable[[Frame], Frame]) -> Frame:
+        self._settled += 1
+        return self._engine.settle_by_session(frame, step, f"step-{self._settled}")
 
     def _told_dropped(self) -> str:
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in self._dropped.items())

@@ -4,7 +4,7 @@ Files are local, on a disk that every worker sees under the same path, or anythi
 (`s3a://...`); intermediate files lie in `scratch`, which every worker must see too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,15 @@ class SparkEngine:
         """See Engine."""
         return _lazy(self._spark.read.parquet(self._written(frame.to_native(), name)))
 
-    def write(self, frame: Frame, file: Path, sort_by: Sequence[str]) -> None:
+    def settle_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
+        """See Engine. Spark deals out sessions by itself."""
+        return self.settle(step(frame), name)
+
+    def write(self, frame: Frame, file: Path, *, sort_by: Sequence[str], columns: Sequence[str]) -> None:
         """See Engine. The sorted parts that the workers wrote become one file."""
         rows: DataFrame = frame.to_native()
-        folder = self._written(rows.sort(*sort_by), f"sorted-{file.stem}")
-        parts = sorted(Path(folder.removeprefix("file://")).glob("part-*.parquet"))
-        pl.scan_parquet(parts).drop("session_number", strict=False).sink_parquet(file)
+        folder = self._written(rows.sort(*sort_by).select(*columns), f"sorted-{file.stem}")
+        pl.scan_parquet(sorted(Path(folder.removeprefix("file://")).glob("part-*.parquet"))).sink_parquet(file)
 
     def _scan_text(self, path: str, text: Layout) -> DataFrame:
         names = text.names if text.separator else ("line",)

@@ -29,6 +29,7 @@ def local_spark() -> Iterator[None]:
     """A small Spark in this process, without its web page."""
     sql = pytest.importorskip("pyspark.sql", reason="pyspark is not installed: pip install 'onward[spark]'")
     settings = {
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
         "spark.sql.shuffle.partitions": "2",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
