@@ -84,8 +84,12 @@ def prepare(
     ] = 0.1,
     test_days: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Temporal split: days of test.  [default: the last tenth of the time]"),
+        typer.Option(min=0.001, help="Temporal split: how many days are test."),
     ] = None,
+    test_share: Annotated[
+        float,
+        typer.Option(min=0.001, max=0.9, help="Temporal split without --test-days: share of the time that is test."),
+    ] = 0.1,
     min_support: Annotated[
         int | None, typer.Option(min=1, help="Drop items with fewer events.  [default: as the split's papers do]")
     ] = None,
@@ -139,6 +143,7 @@ def prepare(
         min_support=min_support or kind.min_support,
         min_length=min_length or kind.min_length,
         test_days=test_days,
+        test_share=test_share,
         validation=validation,
         seed=seed,
     )

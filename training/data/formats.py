@@ -37,6 +37,8 @@ BY_EXTENSION = {
     ".dat": Format.YOOCHOOSE,
 }
 SEPARATORS = {Format.TSV: "\t", Format.RECBOLE: "\t", Format.DIGINETICA: ";", Format.YOOCHOOSE: ","}
+DIGINETICA_COLUMNS = {"timeframe", "eventdate"}
+"""Those that no other log has; such a file writes NA for an unknown user."""
 YOOCHOOSE_COLUMNS = ("session_id", "timestamp", "item_id", "category")
 SAMPLED_LINES = 100
 """JSON lines have no header: the fields of this many first lines are the columns."""
@@ -50,6 +52,8 @@ class Layout:
     separator: str | None
     """None: every line is a JSON object."""
     header_lines: int
+    null_text: str | None = None
+    """What stands for nothing, besides an empty field."""
 
 
 def format_of(path: str) -> Format:
@@ -81,7 +85,7 @@ def layout(path: str, file_format: Format, lines: list[str]) -> Layout:
         names = tuple(name.partition(":")[0] for name in names)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path}: the header names {repeated[0]!r} twice; give every column its own name")
-    return Layout(names, separator, header_lines=1)
+    return Layout(names, separator, header_lines=1, null_text="NA" if set(names) >= DIGINETICA_COLUMNS else None)
 
 
 def _first_line(file_format: Format) -> str:

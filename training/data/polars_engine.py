@@ -144,6 +144,7 @@ def _scan_text(path: str, text: Layout) -> pl.LazyFrame:
         schema=dict.fromkeys(text.names if text.separator else ("line",), pl.String),
         separator=text.separator or "\x01",
         quote_char='"' if text.separator else None,
+        null_values=text.null_text,
         encoding="utf8-lossy",
         extra_columns="ignore",
         missing_columns="insert",

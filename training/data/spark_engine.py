@@ -84,6 +84,7 @@ class SparkEngine:
                 sep=text.separator or "\x01",
                 quote='"' if text.separator else "",
                 escape='"' if text.separator else "",
+                nullValue=text.null_text,
                 header=text.header_lines > 0,
                 enforceSchema=True,
             )

@@ -67,6 +67,15 @@ def test_raw_diginetica_is_ordered_by_timeframe_and_split_by_eventdate(prepared:
     assert shown(dataset, "test") == {"2": "2 *1"}
 
 
+def test_an_unknown_user_of_diginetica_is_no_user(prepared: Prepare, tmp_path: Path) -> None:
+    raw = tmp_path / "train-item-views.csv"
+    rows = [f"{user};{user};{item};{item};2016-05-09" for user in ("NA", "7") for item in (1, 2, 3, 4)]
+    raw.write_text("\n".join(["sessionId;userId;itemId;timeframe;eventdate", *rows]))
+    dataset = prepared([str(raw)], SplitKind.LEAVE_ONE_OUT)
+    assert shown(dataset, "test") == {"7": "1 2 3 *4"}
+    assert dataset.info.dropped == {"missing user id": 4}
+
+
 def test_a_folder_is_read_file_by_file(prepared: Prepare, tmp_path: Path) -> None:
     parts = tmp_path / "log"
     parts.mkdir()
