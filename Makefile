@@ -1,17 +1,68 @@
 .POSIX:
-.PHONY: setup demo test check format lock clean
+.PHONY: setup demo test check format lock lint clean
 
-PYTHON ?= python3
-TORCH_BACKEND ?= cpu
+PYTHON = python3
+TORCH_BACKEND = cpu
 TORCH_VERSION = 2.13.0
+HOST = 127.0.0.1
+PORT = 8000
+DEMO = demo
+
 BIN = .venv/bin
-STAMP = .venv/.ready
+READY = .venv/.ready
+TRAINING = $(BIN)/onward-training
+SERVICE = $(BIN)/onward-service
 
-setup: $(STAMP)
+# Everything into .venv: pinned, hashed, and torch without CUDA unless TORCH_BACKEND=auto or cu128 asks for it.
+setup: $(READY)
 
-$(STAMP): requirements/dev.lock pyproject.toml
+$(READY): requirements/dev.lock requirements/spark.lock requirements/install-torch.sh pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	sh requirements/install-torch.sh $(BIN)/python $(TORCH_VERSION) $(TORCH_BACKEND)
 	$(BIN)/python -m pip install --quiet --requirement requirements/dev.lock
+	if command -v java >/dev/null; then $(BIN)/python -m pip install --quiet --requirement requirements/spark.lock; fi
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	touch $(STAMP)
+	touch $(READY)
+
+# A made-up shop, an encoder trained on its visitors, and the service that recommends its items.
+demo: $(READY) $(DEMO)/bundles/current
+	$(SERVICE) examples --bundles $(DEMO)/bundles --url http://$(HOST):$(PORT)
+	$(SERVICE) serve --bundles $(DEMO)/bundles --host $(HOST) --port $(PORT)
+
+$(DEMO)/bundles/current: $(READY)
+	$(TRAINING) generate --out $(DEMO)/shop --events 60000 --seed 1 --force
+	$(TRAINING) prepare $(DEMO)/shop/events.parquet --items $(DEMO)/shop/items.parquet --out $(DEMO)/dataset --force
+	rm -rf $(DEMO)/run
+	$(TRAINING) train srgnn --data $(DEMO)/dataset --out $(DEMO)/run
+	$(TRAINING) export $(DEMO)/run --bundles $(DEMO)/bundles
+	$(TRAINING) evaluate $(DEMO)/bundles --data $(DEMO)/dataset
+	$(TRAINING) baselines --data $(DEMO)/dataset
+
+test: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Resolve pyproject.toml anew. The locks name no host: whoever installs uses the index that they have set up.
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv $(COMPILE) --extra service --extra embedded --extra training --extra dev --output-file requirements/dev.lock
+	$(BIN)/uv $(COMPILE) --extra service --constraint requirements/dev.lock --output-file requirements/service.lock
+	$(BIN)/uv $(COMPILE) --extra training --constraint requirements/dev.lock --output-file requirements/training.lock
+	$(BIN)/uv $(COMPILE) --extra spark --constraint requirements/dev.lock --output-file requirements/spark.lock
+
+COMPILE = pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-package torch --no-emit-index-url --no-emit-find-links --upgrade
+
+clean:
+	rm -rf .venv $(DEMO) build dist *.egg-info

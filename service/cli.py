@@ -48,6 +48,23 @@ def serve(
         _refuse(str(error))
 
 
+@cli.command(epilog="Example: onward-service examples --bundles ./bundles --url http://127.0.0.1:8000")
+def examples(
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles.")],
+    url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Print curl calls to try on the service, with items that the current bundle knows."""
+    from service.bundle import BundleError
+    from service.examples import curl_examples
+
+    try:
+        for what, call in curl_examples(bundles, url):
+            typer.echo(f"# {what}\n{call}")
+    except BundleError as error:
+        _refuse(f"{bundles}: {error}")
+    typer.echo(f"# The whole interface: {url}/docs")
+
+
 def _refuse(reason: str) -> None:
     typer.echo(f"error: {reason}", err=True)
     raise typer.Exit(2)

@@ -1,0 +1,44 @@
+# Targets: service (the default: no torch, no training code) and training.
+FROM python:3.11-slim AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/onward/bin:$PATH
+RUN groupadd --gid 10001 onward && useradd --uid 10001 --gid onward --no-create-home --home-dir /tmp onward \
+ && install --directory --owner onward --group onward /bundles
+WORKDIR /app
+
+FROM base AS install
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv /opt/onward
+COPY pyproject.toml README.md LICENSE ./
+COPY requirements requirements
+
+FROM install AS install-training
+ARG TORCH_VERSION=2.13.0
+ARG TORCH_BACKEND=cpu
+RUN sh requirements/install-torch.sh /opt/onward/bin/python "$TORCH_VERSION" "$TORCH_BACKEND"
+RUN pip install --requirement requirements/training.lock
+COPY service service
+COPY training training
+RUN pip install --no-deps . && rm /opt/onward/bin/onward-service
+
+FROM install AS install-service
+RUN pip install --requirement requirements/service.lock
+COPY service service
+RUN pip install --no-deps . && python -m compileall -q /opt/onward/lib && rm /opt/onward/bin/onward-training
+
+FROM base AS training
+COPY --from=install-training /opt/onward /opt/onward
+ENV MPLCONFIGDIR=/tmp/matplotlib
+USER 10001:10001
+ENTRYPOINT ["onward-training"]
+CMD ["--help"]
+
+FROM base AS service
+COPY --from=install-service /opt/onward /opt/onward
+ENV SERVICE_BUNDLES=/bundles SERVICE_HOST=0.0.0.0 SERVICE_PORT=8000
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"SERVICE_PORT\"]}/health/ready', timeout=2)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["onward-service"]
+CMD ["serve"]

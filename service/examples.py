@@ -1,0 +1,35 @@
+"""Calls to try on a running service, with items that its bundle knows."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+
+from service.bundle import Bundle
+
+SESSION = "visitor-1"
+
+
+def curl_examples(bundles: Path, url: str) -> Iterator[tuple[str, str]]:
+    """What each call does, and the call. Raises BundleError when there is no usable current bundle."""
+    bundle = Bundle.load(bundles / "current", verify=False)
+    first, second, third = ([item.item_id for item in bundle.popular(3).items] * 3)[:3]
+
+    def post(path: str, body: dict[str, object]) -> str:
+        return f"curl -s {url}{path} -H 'Content-Type: application/json' -d {quote(json.dumps(body))}"
+
+    yield (
+        "A visitor looks at two items: store that, and recommend what comes next, in one call",
+        post("/v1/recommendations", {"session_id": SESSION, "items": [first, second], "k": 5}),
+    )
+    yield (
+        "The visitor puts a third one into the cart",
+        post("/v1/events", {"session_id": SESSION, "item_id": third, "type": "cart", "event_id": "e-1"}),
+    )
+    yield (
+        "Recommend for the session as it is now, without what it has seen",
+        f"curl -s '{url}/v1/sessions/{SESSION}/recommendations?k=5&exclude_seen=true'",
+    )
+    yield ("What is stored of the session", f"curl -s {url}/v1/sessions/{SESSION}")
+    yield ("Items like one of them", f"curl -s '{url}/v1/items/{quote(first)}/similar?k=5'")
+    yield ("Forget the visitor", f"curl -s -X DELETE {url}/v1/sessions/{SESSION}")
