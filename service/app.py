@@ -1,6 +1,7 @@
 """create_app(settings): lifespan, routes, problem handler."""
 
 import asyncio
+import multiprocessing
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from service import telemetry
 from service.errors import Problem, on_http_error, on_invalid_request
 from service.middleware import RequestLimits, RequestTelemetry
+from service.parent import end_with_parent
 from service.recommender import Recommender
 from service.reload import LiveBundle
 from service.routes import EVENTS_PATH, router
@@ -68,6 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 def create_app_from_environment() -> FastAPI:
     """Build the service of a worker process, as the SERVICE_* variables say."""
+    if multiprocessing.parent_process() is not None:
+        end_with_parent()
     settings = Settings()  # type: ignore[call-arg]  # the environment gives what has no default
     telemetry.configure_logging(settings.log_level)
     return create_app(settings)

@@ -1,13 +1,10 @@
 """A private Valkey or Redis for a service that was given none: on a unix socket, ended with the service."""
 
-import ctypes
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +15,10 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from service import telemetry
+from service.parent import end_with_parent
 
 START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
-PR_SET_PDEATHSIG = 1
 
 
 class StoreNotStarted(Exception):
@@ -64,7 +61,7 @@ def run_server(server: Path) -> Iterator[str]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the service, which still needs its sessions to finish
-            preexec_fn=_die_with_parent(),
+            preexec_fn=end_with_parent,
         )
         try:
             _wait_until_ready(process, socket)
@@ -109,11 +106,3 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", socket: Path) -> None:
             else:
                 return
     raise StoreNotStarted(f"not ready after {START_TIMEOUT_S:.0f} s")
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what makes Linux end the server even when this process is killed; nothing of the kind exists elsewhere."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-    return lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

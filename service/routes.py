@@ -248,7 +248,7 @@ async def show_version(live: LiveDep) -> Version:
     try:
         bundle = live.bundle
     except NotReady:
-        return Version(service=version("onward"), bundle=None)
+        return Version(service=version("onward"))
     manifest = bundle.manifest
     return Version(
         service=version("onward"),

@@ -219,7 +219,7 @@ class Version(BaseModel):
     """What runs."""
 
     service: str = Field(examples=["0.1.0"])
-    bundle: str | None = Field(description="Digest of the live bundle.", examples=["5d13bce372cd0407..."])
+    bundle: str | None = Field(default=None, description="Digest of the live bundle.", examples=["5d13bce372cd0407..."])
     model: str | None = Field(default=None, examples=["srgnn"])
     created: datetime | None = Field(default=None, description="When the bundle was exported.")
     items: int | None = Field(default=None, examples=[43097])

@@ -3,10 +3,11 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, DirectoryPath, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 IN_MEMORY = "memory://"
+STORE_SCHEMES = ("redis://", "rediss://", "unix://", IN_MEMORY)
 
 
 def _seconds(value: Any) -> Any:
@@ -15,6 +16,12 @@ def _seconds(value: Any) -> Any:
         return float(value)
     except (TypeError, ValueError):
         return value
+
+
+def _store_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(STORE_SCHEMES):
+        raise ValueError(f"begins with one of {', '.join(STORE_SCHEMES)}")
+    return url
 
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
@@ -32,7 +39,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, le=256, description="Processes; one for each core.")
-    redis_url: SecretStr | None = Field(
+    redis_url: Annotated[SecretStr, AfterValidator(_store_url)] | None = Field(
         default=None,
         validation_alias="REDIS_URL",
         description="Session store, redis:// or rediss:// or unix://; memory:// for this process alone.",

@@ -1,14 +1,18 @@
 """Item rows -> interests, by the exported program."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from service.bundle.manifest import BundleError
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels report to their maker unless this is set by now
+
+import onnxruntime  # it reads the variable as it is imported
 
 MIN_LENGTH = 2  # the shortest input a session-graph program is exported for; a shorter session gets one more padding
 

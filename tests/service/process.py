@@ -61,8 +61,14 @@ class ServiceProcess:
 
     def wait_until_ready(self) -> Self:
         with self.client() as client:
-            wait_until(lambda: client.get("/health/ready").status_code == 200)
+            wait_until(lambda: self._is_ready(client))
         return self
+
+    def _is_ready(self, client: httpx.Client) -> bool:
+        try:
+            return client.get("/health/ready").status_code == 200
+        except httpx.ConnectError:  # the launcher of several workers tells its address before one of them listens
+            return False
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end and return the exit code."""

@@ -1,0 +1,64 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from service.middleware import RequestTelemetry
+
+
+async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("a secret")
+
+
+def test_a_fault_of_ours_is_answered_as_a_problem_that_tells_nothing_of_it() -> None:
+    client = TestClient(RequestTelemetry(failing), raise_server_exceptions=False)
+    response = client.get("/anything", headers={"X-Request-ID": "trace-3"})
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert response.json()["request_id"] == response.headers["x-request-id"] == "trace-3"
+    assert "secret" not in response.text
+
+
+LOGGED = """
+import logging
+from service import telemetry
+telemetry.configure_logging("info")
+telemetry.begin({}, "trace-4")
+telemetry.bundle_refused("digest", 'line\\nbreak "quoted" \\x1b[31m')
+telemetry.answered("GET", "/", 200, 0.1)
+logging.getLogger("uvicorn.error").warning("of another library")
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    telemetry.failed(error)
+"""
+
+
+def test_every_log_line_is_one_json_object_with_the_request_id() -> None:
+    logged = subprocess.run([sys.executable, "-c", LOGGED], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in logged.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["bundle refused", "of another library", "request failed"]
+    assert {line["request_id"] for line in lines} == {"trace-4"}
+    assert lines[0]["reason"] == 'line\nbreak "quoted" \x1b[31m'
+    assert lines[2]["exception"][0]["exc_type"] == "ZeroDivisionError"
+    assert "\x1b" not in logged.stderr
+
+
+@pytest.mark.parametrize("setting", [None, "1"])
+def test_onnxruntime_reports_to_nobody_unless_its_user_says_so(tmp_path: Path, setting: str | None) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    chosen = {} if setting is None else {"ORT_DISABLE_TELEMETRY": setting}
+    program = "import os, service.bundle; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env=inherited | chosen | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == (setting or "1")
+    assert setting is not None or not list(tmp_path.iterdir())
