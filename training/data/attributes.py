@@ -7,13 +7,12 @@ import narwhals as nw
 import polars as pl
 
 from training.data.columns import ColumnNames, found
+from training.data.dataset import ITEM_COLUMNS
 from training.data.formats import Format, Layout, first_lines, format_of, layout
 from training.data.ids import first_wrong, id_checks, id_text
 from training.data.problems import SHOWN_ROWS, Problem
 from training.errors import InputError
 
-TAKEN = ("row", "popularity")
-"""Columns of a dataset's items that are no attributes."""
 TRUTH = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 
 
@@ -38,12 +37,19 @@ def read_attributes(path: str, file_format: Format | None, item_column: str | No
     frame = nw.from_native(rows)
     ids = frame.select(id_text(path, column, frame.schema[column]).alias("item_id"))
     problems = ids.select(first_wrong(id_checks("item_id", "item")).alias("kind")).to_native()["kind"]
-    items = ids.to_native().hstack(rows.drop(column))
-    if taken := set(TAKEN) & set(items.columns):
+    if taken := {*ITEM_COLUMNS} & {*rows.drop(column).columns}:
         raise InputError(f"{path}: a dataset has its own {min(taken)!r}; rename that column")
+    items = ids.to_native().hstack(rows.drop(column))
     repeated = items["item_id"].is_first_distinct().not_() & problems.is_null()
     problems = problems.set(repeated, "duplicate item")
     return Attributes(_with_availability(path, items.filter(problems.is_null())), _problems(path, problems))
+
+
+def add_attributes(items_file: Path, attributes: pl.DataFrame) -> int:
+    """Write the attributes into a dataset's file of items; return how many belong to none of them."""
+    items = pl.read_parquet(items_file)
+    items.join(attributes, on="item_id", how="left", maintain_order="left").write_parquet(items_file)
+    return len(attributes.join(items, on="item_id", how="anti"))
 
 
 def _read(path: str, file_format: Format) -> pl.DataFrame:

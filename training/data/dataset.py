@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from training.data.preparation import Preparation
+from training.data.preparation import Preparation, Targets
 from training.data.problems import Problem
 from training.errors import InputError
 
@@ -20,6 +20,10 @@ Part: TypeAlias = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 FORMAT_VERSION: Literal[1] = 1
+EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is_target")
+"""Of a part's file, one row per event, sorted by session and position; row is 0 for an item unknown to training."""
+ITEM_COLUMNS = ("row", "item_id", "popularity")
+"""Of the items' file; attributes follow."""
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
 
 
@@ -33,6 +37,17 @@ class PartCounts(BaseModel):
     items: int
     examples: int
 
+    @classmethod
+    def of(cls, file: Path, targets: Targets) -> "PartCounts":
+        """Count the rows of a part's file."""
+        target = pl.col("is_target")
+        examples = target.sum() if targets == "each" else pl.col("session_id").filter(target).n_unique()
+        sessions = (pl.col("position") == 0).sum()
+        counts = pl.scan_parquet(file).select(
+            events=pl.len(), sessions=sessions, items=pl.col("item_id").n_unique(), examples=examples
+        )
+        return cls(**counts.collect(engine="streaming").row(0, named=True))
+
 
 class DatasetInfo(BaseModel):
     """How a dataset was made and what came of it: the content of dataset.json."""
@@ -44,7 +59,7 @@ class DatasetInfo(BaseModel):
     sources: tuple[str, ...]
     """Names of the files that were read."""
     options: Preparation
-    targets: Literal["each", "together"]
+    targets: Targets
     """Held-out targets: each is an example with the events before it, or those of a session are one example."""
     items: int
     parts: dict[Part, PartCounts]
@@ -72,7 +87,7 @@ class Sessions:
 
     @cached_property
     def item_ids(self) -> list[str]:
-        """The item id of every event; an item that training does not have, row 0, has one too."""
+        """The item id of every event, of unknown items too; none where the sessions come from no file."""
         return self._column("item_id")
 
     @cached_property

@@ -80,12 +80,19 @@ def layout(path: str, file_format: Format, lines: list[str]) -> Layout:
     separator = SEPARATORS.get(file_format) or _guessed_separator(lines[0])
     if file_format is Format.YOOCHOOSE:
         return Layout(YOOCHOOSE_COLUMNS, separator, header_lines=0)
-    names = tuple(name.strip() for name in next(csv.reader([lines[0]], delimiter=separator)))
+    names = _header(path, lines[0], separator)
     if file_format is Format.RECBOLE:
         names = tuple(name.partition(":")[0] for name in names)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path}: the header names {repeated[0]!r} twice; give every column its own name")
     return Layout(names, separator, header_lines=1, null_text="NA" if set(names) >= DIGINETICA_COLUMNS else None)
+
+
+def _header(path: str, line: str, separator: str) -> tuple[str, ...]:
+    try:
+        return tuple(name.strip() for name in next(csv.reader([line], delimiter=separator)))
+    except csv.Error as error:
+        raise InputError(f"{path}: the first line is no header ({error})") from error
 
 
 def _first_line(file_format: Format) -> str:

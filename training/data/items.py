@@ -28,13 +28,7 @@ def number_items(known: Frame) -> Frame:
 
 
 def with_rows(part: Frame, items: Frame) -> Frame:
-    """A part's events as a dataset holds them; `row` is 0 for an item that `items` does not have."""
-    return part.join(items.select("item_id", "row"), on="item_id", how="left").select(
-        "session_number",
-        "session_id",
-        nw.col("position").cast(nw.Int32),
-        "item_id",
-        nw.col("row").fill_null(0).cast(nw.Int32),
-        "timestamp_ms",
-        "is_target",
+    """A part's events with their `row`, 0 for an item that `items` does not have."""
+    return part.join(items.select("item_id", "row"), on="item_id", how="left").with_columns(
+        nw.col("row").fill_null(0).cast(nw.Int32)
     )

@@ -45,7 +45,8 @@ def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation,
         frames.append(
             read_events(engine, rows, file, columns, source=source, latest_ms=latest_ms, blank_lines=blank_lines)
         )
-    events = engine.settle_by_session(nw.concat(frames), flag_duplicates, name)
+    read = engine.settle(nw.concat(frames), f"{name} as read")
+    events = engine.settle_by_session(read, flag_duplicates, name)
     return Log(events, _problems(events, files), preparation)
 
 

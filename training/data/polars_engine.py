@@ -1,5 +1,6 @@
 """One machine: Polars, lazy and streaming, so that a log may be larger than memory."""
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +42,8 @@ class PolarsEngine:
         else:
             try:
                 lines = first_lines(path)
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(f"{path}: cannot be read ({error})") from error
             rows = _scan_text(path, layout(path, file_format, lines))
         try:
             rows.collect_schema()
@@ -98,7 +99,7 @@ class PolarsEngine:
         return 1 + int(self._collected(rows.select(pl.len())).item()) // self._bucket_rows
 
     def _deal(self, rows: pl.LazyFrame, bucket: pl.Expr, buckets: int, name: str) -> list[pl.LazyFrame]:
-        """Write rows to a file for each value of `bucket`, all in one pass."""
+        """Write rows to a file for each value of `bucket`; what computes them runs once for each."""
         files = [self._scratch / f"{name}-bucket-{i}.parquet" for i in range(buckets)]
         with _input_errors():
             pl.collect_all(
@@ -163,7 +164,7 @@ def _input_errors() -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"the input cannot be read ({_first_line(error)})") from error
+        raise InputError(f"reading or writing failed ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """What a person may choose when a dataset is prepared; `dataset.json` records it."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,6 +9,7 @@ from training.data.columns import ColumnNames
 from training.data.formats import Format
 from training.errors import InputError
 
+Targets: TypeAlias = Literal["each", "together"]
 DEFAULT_GAP_MS = 30 * 60 * 1000
 
 
@@ -46,7 +47,7 @@ class SplitKind(StrEnum):
         return self is SplitKind.TEMPORAL
 
     @property
-    def targets(self) -> Literal["each", "together"]:
+    def targets(self) -> Targets:
         """Whether the targets of one test session are examples of their own or one example with many answers."""
         return "together" if self is SplitKind.BY_USER else "each"
 

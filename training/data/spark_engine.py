@@ -40,7 +40,7 @@ class SparkEngine:
 
     def files(self, path: str) -> list[str]:
         """See Engine."""
-        return [path] if "://" in path else [Path(file).resolve().as_uri() for file in local_files(path)]
+        return [path] if "://" in path else [f"file://{Path(file).resolve()}" for file in local_files(path)]
 
     def scan(self, path: str, file_format: Format) -> Frame:
         """See Engine. In a folder named as a whole, rows are counted through its files by name."""
@@ -95,8 +95,8 @@ class SparkEngine:
         return lines.select(SOURCE_ROW, *fields)
 
     def _written(self, rows: DataFrame, name: str) -> str:
-        folder = (self._scratch / name).as_uri()
-        with _input_errors("the input cannot be read"):
+        folder = f"file://{self._scratch / name}"
+        with _input_errors("reading or writing failed"):
             rows.write.parquet(folder)
         return folder
 

@@ -45,7 +45,7 @@ def local_spark() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few hundred sessions as CSV, in no order, with rows of every problem."""
-    folder = tmp_path_factory.mktemp("log")
+    folder = tmp_path_factory.mktemp("a log")
     sound = generate(1_500, seed=2).events.drop("type").sample(fraction=1, shuffle=True, seed=1)
     bad = sound.head(6).with_columns(
         item_id=pl.Series([None, "a b", "i", "i", "i", "i"]),

@@ -1,0 +1,67 @@
+"""The steps of a preparation, computed one after another."""
+
+from collections.abc import Callable
+from functools import partial
+
+import narwhals as nw
+
+from training.data.engine import Engine, Frame
+from training.data.sessions import close_ranks, drop_short_sessions, number_sessions
+
+
+class Steps:
+    """Settles frames, and keeps count of the events that each step drops."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.dropped: dict[str, int] = {}
+        self._settled = 0
+
+    def settle(self, frame: Frame) -> Frame:
+        """See Engine."""
+        return self.engine.settle(frame, self._name())
+
+    def settle_by_session(self, frame: Frame, step: Callable[[Frame], Frame]) -> Frame:
+        """See Engine."""
+        return self.engine.settle_by_session(frame, step, self._name())
+
+    def number(self, events: Frame) -> Frame:
+        """Put sessions in order of time; positions without gaps."""
+        events = self.settle_by_session(events, close_ranks)
+        return self.settle(events.join(number_sessions(events), on="session_id", how="inner"))
+
+    def keep(self, events: Frame, kept: Frame, reason: str) -> Frame:
+        """Settle what is `kept` of `events`; the others are dropped for a reason."""
+        kept = self.settle(kept)
+        self.drop(count(events) - count(kept), reason)
+        return kept
+
+    def keep_long_sessions(self, events: Frame, min_length: int, reason: str) -> Frame:
+        """Drop the sessions of fewer than `min_length` events, for a reason."""
+        kept = self.settle_by_session(events, partial(drop_short_sessions, min_length=min_length))
+        self.drop(count(events) - count(kept), reason)
+        return kept
+
+    def drop(self, events: int, reason: str) -> None:
+        """Count events as dropped."""
+        if events:
+            self.dropped[reason] = self.dropped.get(reason, 0) + events
+
+    def told_dropped(self) -> str:
+        """What was dropped so far, for an error message."""
+        dropped = ", ".join(f"{events:,} {reason}" for reason, events in self.dropped.items())
+        return f"dropped events: {dropped}" if dropped else "too few sessions"
+
+    def _name(self) -> str:
+        self._settled += 1
+        return f"step-{self._settled}"
+
+
+def count(frame: Frame) -> int:
+    """The number of rows."""
+    return int(frame.select(nw.len()).collect("polars").to_native().item())
+
+
+def count_sessions(events: Frame) -> int:
+    """The number of sessions that are numbered in `events`."""
+    return int(events.select(nw.col("session_number").n_unique()).collect("polars").to_native().item())
