@@ -223,7 +223,11 @@ class Version(BaseModel):
     model: str | None = Field(default=None, examples=["srgnn"])
     created: datetime | None = Field(default=None, description="When the bundle was exported.")
     items: int | None = Field(default=None, examples=[43097])
-    metrics: dict[str, float] | None = Field(default=None, examples=[{"recall@20": 0.5}])
+    metrics: dict[str, float] | None = Field(
+        default=None,
+        description="From training's validation, as the bundle's manifest explains; not of the index that serves.",
+        examples=[{"recall@20": 0.5}],
+    )
 
 
 class RefusedBundle(BaseModel):

@@ -91,7 +91,10 @@ class Manifest(_Part):
     recipe: str = Field(description="The recipe's TOML text.")
     data_fingerprint: str
     created: AwareDatetime
-    metrics: dict[str, float] = Field(description="Measured on validation sessions through the bundle.")
+    metrics: dict[str, float] = Field(
+        description="Of the training's fit that chose the epoch, on the validation examples that chose it, without the "
+        "index. Where the recipe refits on all examples, the encoder here is the refit's, which these do not measure."
+    )
     items: PositiveInt = Field(description="N")
     dimension: PositiveInt = Field(description="D of the vectors and interests.")
     interests: PositiveInt = Field(description="K")

@@ -157,7 +157,7 @@ class TestOperations:
         assert get(client, "/health/live") == {"status": "live"}
         assert get(client, "/health/ready") == {"status": "ready", "bundle": get(client, "/v1/version")["bundle"]}
 
-    def test_the_version_tells_what_the_bundle_measured(self, client: TestClient) -> None:
+    def test_the_version_shows_the_metrics_of_the_manifest(self, client: TestClient) -> None:
         version = get(client, "/v1/version")
         assert (version["model"], version["items"], version["metrics"]) == ("mean", 50, {"recall@20": 0.5})
 
