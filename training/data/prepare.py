@@ -28,7 +28,7 @@ from training.data.items import number_items, with_rows
 from training.data.log import read_log
 from training.data.preparation import Preparation, SplitKind
 from training.data.problems import Problem, told
-from training.data.sessions import close_ranks, cut_at_gaps, drop_rare_items, in_order, sound_events
+from training.data.sessions import close_ranks, cut_at_gaps, in_order, items_of, sound_events
 from training.data.splits import Split
 from training.data.staging import new_folder
 from training.data.steps import Steps, count, count_sessions
@@ -176,7 +176,7 @@ class _Run:
         """Short sessions, then rare items, then sessions that this left short."""
         min_support, min_length = self._preparation.min_support, self._preparation.min_length
         events = self._steps.keep_long_sessions(events, min_length, "in short sessions")
-        events = self._steps.keep(events, drop_rare_items(events, min_support), "of rare items")
+        events = self._steps.keep_items(events, items_of(events, min_support), "of rare items")
         return self._steps.keep_long_sessions(events, min_length, "in sessions left short")
 
     def _given(self, train: Frame, test: Frame | None) -> Split:
@@ -191,7 +191,7 @@ class _Run:
         test = self._steps.settle(splits.after(events, split_ms))
         at_the_moment = count(events) - count(train) - count(test)
         self._steps.drop(at_the_moment, "in sessions that ended at the split moment")
-        test = self._steps.keep(test, splits.only_items_of(test, train), "test items unseen in training")
+        test = self._steps.keep_items(test, items_of(train), "test items unseen in training")
         min_length = max(2, self._preparation.min_length)
         test = self._steps.keep_long_sessions(test, min_length, "in test sessions left short")
         return splits.given(train, self._steps.settle_by_session(test, close_ranks), self._validation_from(train))

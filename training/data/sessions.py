@@ -58,10 +58,15 @@ def drop_short_sessions(events: Frame, min_length: int) -> Frame:
     return events.join(lengths.filter(nw.col("length") >= min_length).select("session_id"), on="session_id", how="semi")
 
 
-def drop_rare_items(events: Frame, min_support: int) -> Frame:
-    """Only items of at least `min_support` events."""
+def items_of(events: Frame, min_support: int = 1) -> Frame:
+    """One row per item of at least `min_support` events: item_id."""
     supports = events.group_by("item_id").agg(nw.len().alias("support"))
-    return events.join(supports.filter(nw.col("support") >= min_support).select("item_id"), on="item_id", how="semi")
+    return supports.filter(nw.col("support") >= min_support).select("item_id")
+
+
+def only_items(events: Frame, items: Frame) -> Frame:
+    """The events whose item is one of `items`."""
+    return events.join(items, on="item_id", how="semi")
 
 
 def number_sessions(events: Frame) -> Frame:

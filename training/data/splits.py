@@ -47,11 +47,6 @@ def after(events: Frame, split_ms: int) -> Frame:
     return events.filter(nw.col("ended_ms") > split_ms)
 
 
-def only_items_of(events: Frame, train: Frame) -> Frame:
-    """The events whose item occurs in `train`."""
-    return events.join(train.select("item_id").unique(), on="item_id", how="semi")
-
-
 def leave_one_out(histories: Frame) -> Split:
     """Per history: the last event is the test's target, the one before it validation's, the rest training."""
     from_end = nw.col("length") - nw.col("position")

@@ -6,11 +6,14 @@ from functools import partial
 import narwhals as nw
 
 from training.data.engine import Engine, Frame
-from training.data.sessions import close_ranks, drop_short_sessions, number_sessions
+from training.data.sessions import close_ranks, drop_short_sessions, number_sessions, only_items
 
 
 class Steps:
-    """Settles frames, and keeps count of the events that each step drops."""
+    """Settles frames, and keeps count of the events that each step drops.
+
+    What is joined to events is settled first: in one plan with them, it would hold up all of them in memory.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -28,11 +31,12 @@ class Steps:
     def number(self, events: Frame) -> Frame:
         """Put sessions in order of time; positions without gaps."""
         events = self.settle_by_session(events, close_ranks)
-        return self.settle(events.join(number_sessions(events), on="session_id", how="inner"))
+        sessions = self.settle(number_sessions(events))
+        return self.settle(events.join(sessions, on="session_id", how="inner"))
 
-    def keep(self, events: Frame, kept: Frame, reason: str) -> Frame:
-        """Settle what is `kept` of `events`; the others are dropped for a reason."""
-        kept = self.settle(kept)
+    def keep_items(self, events: Frame, items: Frame, reason: str) -> Frame:
+        """Drop the events of all but some `items`, for a reason."""
+        kept = self.settle(only_items(events, self.settle(items)))
         self.drop(count(events) - count(kept), reason)
         return kept
 
