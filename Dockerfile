@@ -1,6 +1,6 @@
 # Targets: service (the default: no torch, no training code) and training.
 FROM python:3.11-slim AS base
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/onward/bin:$PATH
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1 PATH=/opt/onward/bin:$PATH
 RUN groupadd --gid 10001 onward && useradd --uid 10001 --gid onward --no-create-home --home-dir /tmp onward \
  && install --directory --owner onward --group onward /bundles
 WORKDIR /app

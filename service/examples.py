@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
+from urllib.parse import quote as percent_encoded
 
 from service.bundle import Bundle
 
@@ -31,5 +32,5 @@ def curl_examples(bundles: Path, url: str) -> Iterator[tuple[str, str]]:
         f"curl -s '{url}/v1/sessions/{SESSION}/recommendations?k=5&exclude_seen=true'",
     )
     yield ("What is stored of the session", f"curl -s {url}/v1/sessions/{SESSION}")
-    yield ("Items like one of them", f"curl -s '{url}/v1/items/{quote(first)}/similar?k=5'")
+    yield ("Items like one of them", f"curl -s '{url}/v1/items/{percent_encoded(first)}/similar?k=5'")
     yield ("Forget the visitor", f"curl -s -X DELETE {url}/v1/sessions/{SESSION}")

@@ -1,0 +1,47 @@
+"""The whole path by its commands, as the demo walks it, on a smaller shop."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.service.process import ServiceProcess
+
+EVENTS = 40_000
+
+
+def training(*arguments: str | Path) -> str:
+    """Run an `onward-training` command and return what it prints to stdout."""
+    command = [sys.executable, "-m", "training", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Where each command left its result."""
+
+    items: Path
+    data: Path
+    bundles: Path
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    folder = tmp_path_factory.mktemp("shop")
+    events, items = folder / "shop" / "events.parquet", folder / "shop" / "items.parquet"
+    training("generate", "--out", folder / "shop", "--events", str(EVENTS), "--seed", "1")
+    training("prepare", events, "--items", items, "--out", folder / "data")
+    training("train", "srgnn", "--data", folder / "data", "--out", folder / "run", "--epochs", "6", "--device", "cpu")
+    training("export", folder / "run", "--bundles", folder / "bundles")
+    return Shop(items, folder / "data", folder / "bundles")
+
+
+@pytest.fixture(scope="session")
+def service(shop: Shop) -> Iterator[ServiceProcess]:
+    with ServiceProcess(shop.bundles) as process:
+        yield process.wait_until_ready()

@@ -1,0 +1,120 @@
+"""Clicks go in, recommendations come out, and the README tells the truth about it."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from service.bundle import current_digest
+from tests.end_to_end.conftest import Shop, training
+from tests.service.process import ServiceProcess, wait_until
+
+README = Path(__file__).parents[2] / "README.md"
+DEMO_URL = "http://127.0.0.1:8000"
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+def curl_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("curl ")]
+
+
+def answer(call: str) -> str:
+    done = subprocess.run([*shlex.split(call), "--fail-with-body"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{call}\n{done.stdout}"
+    return done.stdout
+
+
+@needs_curl
+def test_the_calls_of_the_readme_are_answered(service: ServiceProcess) -> None:
+    calls = curl_lines(README.read_text())
+    assert len(calls) > 8
+    answers = {call: answer(call.replace(DEMO_URL, service.url)) for call in calls}
+    recommended = [json.loads(answers[call]) for call in calls if "/v1/recommendations" in call]
+    assert recommended
+    for recommendation in recommended:
+        assert recommendation["count"] == 5
+        assert {item["source"] for item in recommendation["items"]} == {"encoder"}
+        assert not recommendation["degraded"]
+
+
+@needs_curl
+def test_the_calls_that_the_demo_prints_are_answered(service: ServiceProcess, shop: Shop) -> None:
+    command = [sys.executable, "-m", "service", "examples", "--bundles", str(shop.bundles), "--url", service.url]
+    calls = curl_lines(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert len(calls) == 6
+    answers = [answer(call) for call in calls]
+    assert [item["source"] for item in json.loads(answers[0])["items"]] == ["encoder"] * 5
+    seen = {event["item_id"] for event in json.loads(answers[3])["events"]}
+    assert len(seen) == 3
+    assert seen.isdisjoint(item["id"] for item in json.loads(answers[2])["items"])
+
+
+def test_the_encoder_beats_every_baseline(shop: Shop) -> None:
+    served = json.loads(training("evaluate", shop.bundles, "--data", shop.data, "--json"))
+    floor = json.loads(training("baselines", "--data", shop.data, "--json"))
+    for name, metrics in floor.items():
+        for metric in ("recall@20", "mrr@20", "ndcg@20"):
+            assert served[metric] > metrics[metric], (name, metric)
+    assert served["exact"]["recall@20"] == pytest.approx(served["recall@20"], abs=0.01)
+    assert served["examples"] == floor["popularity"]["examples"] > 1_000
+
+
+def test_an_answer_follows_what_the_session_was_just_told(service: ServiceProcess) -> None:
+    with service.client() as client:
+        client.post("/v1/recommendations", json={"session_id": "follower", "items": ["item-3"]})
+        event = {"session_id": "follower", "item_id": "item-17", "type": "cart", "event_id": "once"}
+        assert client.post("/v1/events", json=event).json() == {"applied": 1, "duplicates": 0}
+        assert client.post("/v1/events", json=event).json() == {"applied": 0, "duplicates": 1}
+        stored = client.get("/v1/sessions/follower/recommendations", params={"k": 10}).json()
+        sent = client.post("/v1/recommendations", json={"items": ["item-3", "item-17"], "k": 10}).json()
+    assert [item["id"] for item in stored["items"]] == [item["id"] for item in sent["items"]]
+    assert [item["attributes"]["title"] for item in stored["items"]]
+
+
+def test_a_rebuilt_catalog_goes_live_without_a_restart(shop: Shop, tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    shutil.copytree(shop.bundles, bundles, symlinks=True)
+    with ServiceProcess(bundles) as process, process.wait_until_ready().client() as client:
+        ask = {"items": ["item-17"], "k": 5}
+        first = client.post("/v1/recommendations", json=ask).json()["items"][0]["id"]
+        items = pl.read_parquet(shop.items)
+        items.with_columns(available=pl.col("available") & (pl.col("item_id") != first)).write_csv(tmp_path / "new.csv")
+        digest = training("rebuild", "--bundles", bundles, "--items", tmp_path / "new.csv").strip()
+        assert current_digest(bundles) == digest
+        wait_until(lambda: client.get("/v1/version").json()["bundle"] == digest)
+        after = client.post("/v1/recommendations", json=ask).json()
+        assert after["bundle"] == digest
+        assert first not in [item["id"] for item in after["items"]]
+        assert after["count"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["prepare", "nothing.csv", "--out", "data"], "nothing.csv"),
+        (["train", "srgan", "--data", "data", "--out", "run"], "srgan: no such recipe"),
+        (["train", "srgnn", "--data", "nowhere", "--out", "run"], "nowhere: not a dataset"),
+        (["export", "nowhere", "--bundles", "bundles"], "nowhere: holds no run"),
+        (["evaluate", "nowhere", "--data", "nowhere"], "nowhere"),
+        (["rebuild", "--bundles", "nowhere"], "nowhere: holds no current bundle"),
+        (["baselines", "--data", "nowhere"], "nowhere: not a dataset"),
+        (["generate", "--out", "/proc/shop"], "/proc"),
+        (["train", "srgnn"], "Missing option"),
+        (["trian"], "No such command 'trian'"),
+    ],
+)
+def test_a_fault_of_the_caller_is_one_line_and_exit_code_2(arguments: list[str], told: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.fullmatch(r"([^\n]* \.\.\.\n)*error: [^\n]*\n", done.stderr), done.stderr
+    assert not done.stdout
