@@ -39,7 +39,7 @@ $(DEMO)/bundles/current: $(READY)
 	$(TRAINING) baselines --data $(DEMO)/dataset
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

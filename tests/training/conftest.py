@@ -43,9 +43,9 @@ def recipe() -> Recipe:
     text = (RECIPES / "srgnn.toml").read_text()
     for before, after in (
         ("dimension = 100", "dimension = 16"),
-        ("batch_size = 256", "batch_size = 64"),
-        ("epochs = 12", "epochs = 6"),
-        ("learning_rate = 2e-3", "learning_rate = 1e-2"),
+        ("batch_size = 128", "batch_size = 64"),
+        ("epochs = 8", "epochs = 6"),
+        ("learning_rate = 3e-3", "learning_rate = 1e-2"),
     ):
         assert before in text
         text = text.replace(before, after)

@@ -26,10 +26,10 @@ def test_a_recipe_of_the_package_is_found_by_its_name() -> None:
     [
         ("batch_size", "batchsize", "training.batchsize: unknown key; did you mean 'batch_size'?"),
         ("dimension", "dimensions", "encoder.dimensions: unknown key; did you mean 'dimension'?"),
-        ("patience = 2\n", "", "training.patience: Field required"),
+        ("patience = 3\n", "", "training.patience: Field required"),
         ('model = "srgnn"', 'model = "srgn"', "model: unknown model 'srgn'; did you mean 'srgnn'?"),
-        ("epochs = 12", "epochs = 0", "training.epochs: Input should be greater than 0"),
-        ("epochs = 12", "epochs = ", "is not TOML"),
+        ("epochs = 8", "epochs = 0", "training.epochs: Input should be greater than 0"),
+        ("epochs = 8", "epochs = ", "is not TOML"),
     ],
 )
 def test_a_fault_is_one_line_that_names_file_and_key(before: str, after: str, told: str, tmp_path: Path) -> None:
