@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service import telemetry
-from service.errors import Problem, on_http_error, on_invalid_request
+from service import openapi, telemetry
+from service.admission import InFlightLimit, KeyCheck, RateCheck
+from service.errors import on_http_error, on_invalid_request
 from service.middleware import RequestLimits, RequestTelemetry
 from service.parent import end_with_parent
 from service.recommender import Recommender
@@ -30,6 +31,9 @@ Recommends what a visitor will want next, from what they did in this session.
 Ids are strings of 1 to 128 visible characters everywhere. Unknown fields are refused. Errors are RFC 9457 problems
 with a `code` for programs and the `request_id` that the log carries; `X-Request-ID` names a request yourself.
 A body holds at most 64 KiB (events 1 MiB), `items` 100 ids, `exclude` 1,000, `events` 1,000.
+
+A deployment may ask for a key, sent as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, and limit how often a caller
+comes. Under overload it refuses at once. `Retry-After` of a 429 or 503 says when to come again.
 """
 
 
@@ -61,10 +65,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_middleware(
-        RequestLimits, max_body_bytes=MAX_BODY_BYTES, max_body_bytes_of={EVENTS_PATH: MAX_EVENTS_BODY_BYTES}
+        RequestLimits,
+        max_body_bytes=MAX_BODY_BYTES,
+        max_body_bytes_of={EVENTS_PATH: MAX_EVENTS_BODY_BYTES},
+        body_timeout=settings.body_timeout,
     )
-    app.add_middleware(RequestTelemetry)
-    app.openapi()["components"]["schemas"] |= _problem_schemas()
+    app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight)
+    if settings.rate_limit is not None:
+        app.add_middleware(RateCheck, limit=settings.rate_limit)
+    if settings.api_keys:
+        app.add_middleware(KeyCheck, digests=settings.api_keys)
+    app.add_middleware(RequestTelemetry)  # the outermost, as the last one added
+    openapi.complete(app.openapi(), asks_for_keys=bool(settings.api_keys))
     return app
 
 
@@ -86,8 +98,3 @@ def open_store(settings: Settings) -> SessionStore:
     return RedisSessionStore.connect(
         url, length=settings.session_length, ttl=settings.session_ttl, timeout=settings.store_timeout
     )
-
-
-def _problem_schemas() -> dict[str, Any]:
-    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
-    return {**schema.pop("$defs"), "Problem": schema}

@@ -1,5 +1,7 @@
 """`onward-service`: run the service, and look at what it needs."""
 
+import secrets
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +32,10 @@ def serve(
     More of them: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50), SERVICE_STORE_TIMEOUT (0.1 seconds),
     SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30), SERVICE_LOG_LEVEL (info).
 
+    Who is let in: SERVICE_API_KEYS, digests of keys with commas between, as `onward-service key` makes them (empty:
+    everyone); SERVICE_RATE_LIMIT, as in 100/second, of each key or else client address, in each worker (none);
+    SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT for a body to arrive (10).
+
     REDIS_URL names the session store. Without it the service starts a private valkey-server or redis-server from
     PATH, or the one of the extra `embedded`; where there is none, sessions are kept in memory, by one worker only.
     """
@@ -46,6 +52,13 @@ def serve(
         _refuse(describe(error))
     except CannotServe as error:
         _refuse(str(error))
+
+
+@cli.command(epilog="Example: onward-service key")
+def key() -> None:
+    """Print a new random key for callers, and its digest for SERVICE_API_KEYS. The key is stored nowhere."""
+    secret = secrets.token_urlsafe(32)
+    typer.echo(f"key     {secret}\ndigest  {sha256(secret.encode()).hexdigest()}")
 
 
 @cli.command(epilog="Example: onward-service examples --bundles ./bundles --url http://127.0.0.1:8000")

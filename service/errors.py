@@ -1,5 +1,6 @@
 """Failures a client is told about: RFC 9457 problems that name a code and the request, and never echo what was sent."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from fastapi import HTTPException, Request, Response
@@ -18,6 +19,8 @@ class ServiceError(HTTPException):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    sends: ClassVar[Mapping[str, str]] = {}
+    """Headers that come with it, and what they say."""
 
     def __init__(self, detail: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(self.status, detail or self.title, headers)
@@ -27,6 +30,25 @@ class MalformedRequest(ServiceError):
     """The request is no HTTP with a JSON body that can be read in one way only."""
 
     status, code, title = 400, "malformed_request", "Malformed request"
+
+
+class MissingKey(ServiceError):
+    """The caller sent no key where one is asked for."""
+
+    status, code, title = 401, "missing_key", "Missing key"
+    sends: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "How to send a key."}
+
+
+class WrongKey(ServiceError):
+    """The caller's key is not one of the deployment's."""
+
+    status, code, title = 403, "wrong_key", "Wrong key"
+
+
+class BodyTooSlow(ServiceError):
+    """The body did not arrive in time."""
+
+    status, code, title = 408, "body_too_slow", "Body too slow"
 
 
 class UnsupportedMediaType(ServiceError):
@@ -57,6 +79,20 @@ class ItemNotFound(ServiceError):
     """The bundle's catalog does not have the item."""
 
     status, code, title = 404, "item_not_found", "Item not found"
+
+
+class TooManyRequests(ServiceError):
+    """The caller comes more often than the rate limit says."""
+
+    status, code, title = 429, "too_many_requests", "Too many requests"
+    sends: ClassVar[Mapping[str, str]] = {"Retry-After": "Seconds until the caller's next request is let in."}
+
+
+class Overloaded(ServiceError):
+    """As many requests as can be worked on are in flight; nothing was done for this one."""
+
+    status, code, title = 503, "overloaded", "Overloaded"
+    sends: ClassVar[Mapping[str, str]] = {"Retry-After": "Seconds to wait; only where the service is overloaded."}
 
 
 class NotReady(ServiceError):

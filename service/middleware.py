@@ -1,15 +1,17 @@
 """What is done for every request, around the framework: its id, its limits, its metrics and its last resort."""
 
+import asyncio
 import re
 import secrets
 from collections.abc import Mapping
+from datetime import timedelta
 from urllib.parse import unquote_to_bytes
 
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import telemetry
-from service.errors import BodyTooLarge, InternalError, MalformedRequest, ServiceError, problem_response
+from service.errors import BodyTooLarge, BodyTooSlow, InternalError, MalformedRequest, ServiceError, problem_response
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -47,12 +49,15 @@ class RequestTelemetry:
 
 
 class RequestLimits:
-    """Refuse a body that is too long, by its declared length or once it is, and a path that is no UTF-8."""
+    """Refuse a path that is no UTF-8, and a body that is too slow, or too long by its declared length or once it is."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_body_bytes_of: Mapping[str, int]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, max_body_bytes_of: Mapping[str, int], body_timeout: timedelta
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._max_body_bytes_of = max_body_bytes_of
+        self._body_timeout_s = body_timeout.total_seconds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, by ASGI."""
@@ -60,12 +65,20 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         limit = self._max_body_bytes_of.get(scope["path"], self._max_body_bytes)
-        received = 0
+        received, is_complete = 0, False
+        deadline_s = asyncio.get_running_loop().time() + self._body_timeout_s
 
         async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_complete
+            if is_complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise BodyTooSlow("The rest of the body did not come.", headers={"Connection": "close"}) from error
             received += len(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
             if received > limit:
                 raise _body_too_large(limit)
             return message

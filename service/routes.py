@@ -14,15 +14,20 @@ from service import telemetry
 from service.bundle import Bundle, Retrieval
 from service.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     InternalError,
     InvalidRequest,
     ItemNotFound,
     MalformedRequest,
+    MissingKey,
     NotReady,
+    Overloaded,
     ServiceError,
     SessionNotFound,
     SessionStoreUnavailable,
+    TooManyRequests,
     UnsupportedMediaType,
+    WrongKey,
 )
 from service.recommender import Recommendation, Recommender
 from service.reload import LiveBundle
@@ -69,8 +74,7 @@ class StrictJSONRoute(APIRoute):
 def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """Document the problems that an endpoint may answer with, for OpenAPI."""
     described: dict[int | str, dict[str, Any]] = {}
-    kinds: tuple[type[ServiceError], ...] = (*errors, InternalError)
-    for error in kinds:
+    for error in errors:
         example = {
             "type": f"/problems/{error.code}",
             "title": error.title,
@@ -88,10 +92,15 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
                 "description": error.title,
                 "content": {"application/problem+json": content},
             }
+        for header, meaning in error.sends.items():
+            sent = {"description": meaning, "schema": {"type": "string"}}
+            described[error.status].setdefault("headers", {})[header] = sent
     return described
 
 
-BODY_PROBLEMS = (MalformedRequest, BodyTooLarge, UnsupportedMediaType, InvalidRequest)
+ADMISSION_PROBLEMS = (MissingKey, WrongKey, TooManyRequests, Overloaded, InternalError)
+BODY_PROBLEMS = (MalformedRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidRequest, *ADMISSION_PROBLEMS)
+PATH_PROBLEMS = (MalformedRequest, InvalidRequest, *ADMISSION_PROBLEMS)
 
 router = APIRouter(route_class=StrictJSONRoute)
 
@@ -139,7 +148,7 @@ async def recommend(
     "/v1/sessions/{session_id:path}/recommendations",
     tags=["recommendations"],
     response_model_exclude_none=True,
-    responses=problems(MalformedRequest, InvalidRequest, NotReady),
+    responses=problems(*PATH_PROBLEMS, NotReady),
 )
 async def recommend_for_session(
     session_id: SessionId,
@@ -182,7 +191,7 @@ async def record_events(body: Annotated[OneOrManyEvents, Body()], store: StoreDe
 @router.get(
     "/v1/sessions/{session_id:path}",
     tags=["sessions"],
-    responses=problems(MalformedRequest, SessionNotFound, InvalidRequest, SessionStoreUnavailable),
+    responses=problems(*PATH_PROBLEMS, SessionNotFound, SessionStoreUnavailable),
 )
 async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
     """Show what is stored of a session."""
@@ -203,7 +212,7 @@ async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
     tags=["sessions"],
     status_code=204,
     response_class=Response,
-    responses=problems(MalformedRequest, InvalidRequest, SessionStoreUnavailable),
+    responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable),
 )
 async def delete_session(session_id: SessionId, store: StoreDep) -> None:
     """Forget all that is stored of a session, whether there was anything or not."""
@@ -214,7 +223,7 @@ async def delete_session(session_id: SessionId, store: StoreDep) -> None:
     "/v1/items/{item_id:path}/similar",
     tags=["items"],
     response_model_exclude_none=True,
-    responses=problems(MalformedRequest, ItemNotFound, InvalidRequest, NotReady),
+    responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady),
 )
 async def similar_items(
     item_id: ItemId,
@@ -232,7 +241,7 @@ async def similar_items(
     "/v1/items:popular",
     tags=["items"],
     response_model_exclude_none=True,
-    responses=problems(MalformedRequest, InvalidRequest, NotReady),
+    responses=problems(*PATH_PROBLEMS, NotReady),
 )
 async def popular_items(
     query: Annotated[ListQuery, Query()], recommender: RecommenderDep, request: Request, response: Response
@@ -242,7 +251,9 @@ async def popular_items(
     return _item_list(bundle, retrieval, request, response)
 
 
-@router.get("/v1/version", tags=["operations"], response_model_exclude_none=True, responses=problems())
+@router.get(
+    "/v1/version", tags=["operations"], response_model_exclude_none=True, responses=problems(*ADMISSION_PROBLEMS)
+)
 async def show_version(live: LiveDep) -> Version:
     """Tell which service and which bundle run."""
     try:
@@ -266,7 +277,9 @@ async def check_liveness() -> Health:
     return Health(status="live")
 
 
-@router.get("/health/ready", tags=["operations"], response_model_exclude_none=True, responses=problems(NotReady))
+@router.get(
+    "/health/ready", tags=["operations"], response_model_exclude_none=True, responses=problems(NotReady, InternalError)
+)
 async def check_readiness(live: LiveDep) -> Health:
     """Tell whether a bundle is live, and whether a newer one was refused. The session store being down is no matter."""
     digest, refusal = live.bundle.digest, live.refusal

@@ -1,12 +1,24 @@
 """What a deployment may change."""
 
+import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.rate_limit import RateLimit
 
 IN_MEMORY = "memory://"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 STORE_SCHEMES = ("redis://", "rediss://", "unix://", IN_MEMORY)
 
 
@@ -22,6 +34,26 @@ def _store_url(url: SecretStr) -> SecretStr:
     if not url.get_secret_value().startswith(STORE_SCHEMES):
         raise ValueError(f"begins with one of {', '.join(STORE_SCHEMES)}")
     return url
+
+
+def _digests(value: Any) -> Any:
+    """Read a list as an environment variable holds it."""
+    if not isinstance(value, str):
+        return value
+    digests = tuple(part.strip().lower() for part in value.split(",")) if value.strip() else ()
+    if not all(_DIGEST.fullmatch(digest) for digest in digests):
+        raise ValueError("SHA-256 digests of keys, 64 hexadecimal digits each, comma between: see `onward-service key`")
+    return digests
+
+
+def _rate_limit(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return RateLimit.parse(value.strip()) if value.strip() else None
+
+
+def _written(limit: RateLimit | None) -> str:
+    return "" if limit is None else str(limit)
 
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
@@ -54,6 +86,23 @@ class Settings(BaseSettings):
     )
     shutdown_timeout: Duration = Field(
         default=timedelta(seconds=30), description="The longest that a stop waits for requests in flight."
+    )
+    max_in_flight: int = Field(
+        default=256,
+        ge=1,
+        description="Requests that a worker works on at once; one more is refused at once (503), none waits in line.",
+    )
+    body_timeout: Duration = Field(
+        default=timedelta(seconds=10), description="The longest that a request's body may take to arrive (408)."
+    )
+    api_keys: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_digests), PlainSerializer(",".join)] = Field(
+        default=(), description="SHA-256 digests of the keys that callers must have (401, 403); empty lets all in."
+    )
+    rate_limit: Annotated[RateLimit | None, NoDecode, BeforeValidator(_rate_limit), PlainSerializer(_written)] = Field(
+        default=None,
+        description="Requests that a caller may make, as in 100/second, by key or else by client address (429). Each "
+        "worker counts for itself, so with W workers it is up to W times as many. Behind a proxy that is not on this "
+        "machine, FORWARDED_ALLOW_IPS must name it, or all callers have its address.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug logs every request."

@@ -29,6 +29,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25
 
 _requests = Counter("onward_requests", "Requests answered.", ["method", "route", "status"])
 _request_seconds = Histogram("onward_request_seconds", "Time to answer.", ["method", "route"], buckets=_SECONDS)
+_refused = Counter("onward_refused_requests", "Requests refused before they were worked on.", ["code"])
 _store_seconds = Histogram("onward_store_seconds", "Time to a session store's answer.", buckets=_SECONDS)
 _retrieval_seconds = Histogram("onward_retrieval_seconds", "Time of encoding and search.", buckets=_SECONDS)
 _store_failures = Counter("onward_store_failures", "Calls that the session store did not answer as asked.", ["reason"])
@@ -68,11 +69,24 @@ def elapsed_s(scope: Scope) -> float:
 
 
 def answered(method: str, route: str, status: int, seconds: float) -> None:
-    """Note an answer. Only a failure of ours is worth a line of its own; the rest are at debug level."""
+    """Note an answer. Only a failure of ours is worth a line of its own; the rest are at debug level.
+
+    So is a 503: what led to it has its own line, and one for each refusal would add to an overload.
+    """
     _requests.labels(method, route, status).inc()
     _request_seconds.labels(method, route).observe(seconds)
-    line = _log.warning if status >= 500 else _log.debug
+    line = _log.warning if status >= 500 and status != 503 else _log.debug
     line("request answered", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
+
+
+def refused(code: str) -> None:
+    """Note a request that is not worked on."""
+    _refused.labels(code).inc()
+
+
+def overloaded(in_flight: int) -> None:
+    """Note that requests are refused because this many are in flight."""
+    _log.warning("overloaded", in_flight=in_flight)
 
 
 def failed(error: BaseException) -> None:

@@ -287,6 +287,11 @@ def resident_kib(pid: int) -> int:
         (["--bundles", "."], {"SERVICE_WORKERS": "0"}, "SERVICE_WORKERS: "),
         (["--bundles", ".", "--workers", "2"], {"REDIS_URL": "memory://"}, "several workers cannot share sessions"),
         (["--bundles", "."], {"REDIS_URL": "http://secret@host"}, "REDIS_URL: "),
+        (["--bundles", "."], {"SERVICE_API_KEYS": "a-secret"}, "SERVICE_API_KEYS: Value error, SHA-256 digests"),
+        (["--bundles", "."], {"SERVICE_API_KEYS": f"{'0' * 64},"}, "SERVICE_API_KEYS: "),
+        (["--bundles", "."], {"SERVICE_RATE_LIMIT": "often"}, "SERVICE_RATE_LIMIT: Value error, a limit is written as"),
+        (["--bundles", "."], {"SERVICE_RATE_LIMIT": "0/second"}, "SERVICE_RATE_LIMIT: "),
+        (["--bundles", "."], {"SERVICE_MAX_IN_FLIGHT": "0"}, "SERVICE_MAX_IN_FLIGHT: "),
     ],
 )
 def test_an_unusable_setting_stops_the_start_with_one_line(
