@@ -78,20 +78,19 @@ def rebuild(
 
 
 def _kept_attributes(bundle: Bundle, ids: list[str]) -> pl.DataFrame:
-    rows = range(1, len(ids) + 1)
-    known = pl.DataFrame([bundle.catalog.attributes(row) for row in rows], infer_schema_length=None)
-    available = pl.Series("available", bundle.catalog.available_N1[1:])
-    return known.drop("available", strict=False).with_columns(pl.Series("item_id", ids), available)
+    known = [{"item_id": item_id, **bundle.catalog.attributes(row)} for row, item_id in enumerate(ids, start=1)]
+    return pl.DataFrame(known, infer_schema_length=None)
 
 
 def _new_attributes(ids: list[str], given: pl.DataFrame, on_step: Callable[[str], object]) -> pl.DataFrame:
+    """What is given of each item; `available` is false for items of which nothing is."""
     known = pl.DataFrame({"item_id": ids})
-    unknown = given.join(known, on="item_id", how="anti").height
-    if unknown:
-        on_step(f"{unknown:,} items of the catalog have no vector, since no training saw them; left out")
-    if "available" not in given.columns:
-        given = given.with_columns(available=pl.lit(value=True))
-    listed = given.with_columns(pl.col("available").fill_null(value=True))
-    return known.join(listed, on="item_id", how="left", maintain_order="left").with_columns(
-        pl.col("available").fill_null(value=False)
-    )
+    without_vector = given.join(known, on="item_id", how="anti").height
+    if without_vector:
+        on_step(f"{without_vector:,} items of the catalog have no vector, since no training saw them; left out")
+    available = pl.col("available") if "available" in given.columns else pl.lit(None, pl.Boolean)
+    listed = given.with_columns(available.alias("available"), listed=pl.lit(value=True))
+    attributes = known.join(listed, on="item_id", how="left", maintain_order="left")
+    return attributes.with_columns(
+        available=pl.when(pl.col("listed")).then("available").otherwise(pl.lit(value=False))
+    ).drop("listed")

@@ -1,5 +1,8 @@
 """A small world that an encoder can learn: items in circles, and sessions that walk along them."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,7 +11,9 @@ from training.data.dataset import Dataset
 from training.data.polars_engine import PolarsEngine
 from training.data.preparation import Preparation, SplitKind
 from training.data.prepare import prepare
+from training.export import export
 from training.recipe import RECIPES, Recipe
+from training.trainer import train
 
 CIRCLES, AROUND = 6, 10
 
@@ -50,3 +55,25 @@ def recipe() -> Recipe:
         assert before in text
         text = text.replace(before, after)
     return Recipe.parse(text, "test recipe")
+
+
+@pytest.fixture(scope="session")
+def run(recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training."""
+    out = tmp_path_factory.mktemp("export") / "run"
+    train(recipe, dataset.folder, out, device_name="cpu", epochs=3)
+    return out
+
+
+@pytest.fixture
+def bundles(exported: Path, tmp_path: Path) -> Path:
+    """A folder of bundles to change, with the run's bundle as its current one."""
+    shutil.copytree(exported, tmp_path / "bundles", symlinks=True)
+    return tmp_path / "bundles"
+
+
+@pytest.fixture(scope="session")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    export(run, folder)
+    return folder

@@ -14,26 +14,12 @@ from training.errors import InputError
 from training.export import export, load_encoder
 from training.index_kind import IndexKind
 from training.recipe import Recipe
-from training.trainer import best_validation, train
+from training.trainer import best_validation
 
 
-@pytest.fixture(scope="module")
-def run(recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("export") / "run"
-    train(recipe, dataset.folder, out, device_name="cpu", epochs=3)
-    return out
-
-
-@pytest.fixture(scope="module")
-def bundles(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles")
-    export(run, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(bundles: Path) -> Bundle:
-    return Bundle.load(bundles / "current")
+@pytest.fixture
+def bundle(exported: Path) -> Bundle:
+    return Bundle.load(exported / "current")
 
 
 @torch.inference_mode()
@@ -66,8 +52,8 @@ def test_the_manifest_says_what_was_trained_on_what(
     assert len(manifest.probes) == 5
 
 
-def test_the_bundle_holds_no_path_of_the_machine_that_made_it(bundles: Path) -> None:
-    for file in (bundles / "current").iterdir():
+def test_the_bundle_holds_no_path_of_the_machine_that_made_it(exported: Path) -> None:
+    for file in (exported / "current").iterdir():
         assert str(Path.cwd()).encode() not in file.read_bytes(), file.name
 
 
