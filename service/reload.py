@@ -1,6 +1,7 @@
 """LiveBundle: notice a new bundle, check it, swap it whole."""
 
 import asyncio
+import gc
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -72,6 +73,8 @@ class LiveBundle:
             self._refuse(digest, str(error))
             return
         self._bundle, self.refusal = bundle, None
+        gc.collect()
+        gc.freeze()  # what is here now stays: walking it again would hold up requests for tens of ms
         telemetry.bundle_live(digest, bundle.manifest.model, bundle.manifest.items, time.perf_counter() - started)
 
     def _refuse(self, digest: str, reason: str) -> None:
