@@ -30,6 +30,7 @@ Source = Literal["encoder", "popular", "similar"]
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
 FINITE_CHECK_ROWS = 65_536
+SIMILAR_POOL = 200
 
 
 class UnknownItemError(LookupError):
@@ -123,14 +124,25 @@ class Bundle:
         if self.manifest.defaults.exclude_seen if exclude_seen is None else exclude_seen:
             hidden_rows.update(rows)
         candidates = self.index.search(self.encoder.encode(rows), k, hidden_rows=hidden_rows, exact=exact)
-        return Retrieval(tuple(self._items(candidates, "encoder")), unknown_item_ids)
+        return Retrieval(tuple(self._items(candidates)), unknown_item_ids)
 
     def similar(self, item_id: str, k: int, *, exclude: Collection[str] = (), exact: bool = False) -> Retrieval:
-        """Return the k items whose vectors have the largest inner product with the item's. Raises UnknownItemError."""
+        """Return the k items nearest to an item, by the cosine of their vectors as the score.
+
+        The cosine orders the items with the largest inner products, ten for each that is wanted and at least
+        `SIMILAR_POOL`; by itself the inner product would favour popular items, whose vectors are long.
+        Raises UnknownItemError.
+        """
         row = self._row(item_id)
         hidden_rows = {row, *self._known_rows(exclude)}
-        candidates = self.index.search(self.vectors_N1D[row : row + 1], k, hidden_rows=hidden_rows, exact=exact)
-        return Retrieval(tuple(item._replace(interest=None) for item in self._items(candidates, "similar")))
+        vector_1D, pool = self.vectors_N1D[row : row + 1], max(10 * k, SIMILAR_POOL)
+        rows = self.index.search(vector_1D, pool, hidden_rows=hidden_rows, exact=exact).rows
+        nearby_CD = self.vectors_N1D[rows]
+        lengths_C = np.linalg.norm(nearby_CD, axis=1) * np.linalg.norm(vector_1D)
+        cosines_C = (nearby_CD @ vector_1D[0]) / np.maximum(lengths_C, np.finfo(np.float32).tiny)
+        best = np.argsort(-cosines_C, kind="stable")[:k]
+        found = zip(rows[best].tolist(), cosines_C[best].tolist(), strict=True)
+        return Retrieval(tuple(RetrievedItem(self.catalog.item_id(row), cosine, "similar") for row, cosine in found))
 
     def popular(self, k: int, *, exclude: Collection[str] = ()) -> Retrieval:
         """Return the k most popular items, their popularity as the score."""
@@ -184,10 +196,10 @@ class Bundle:
     def _known_rows(self, item_ids: Iterable[str]) -> Iterator[int]:
         return (row for item_id in item_ids if (row := self.catalog.row(item_id)) is not None)
 
-    def _items(self, candidates: Candidates, source: Source) -> Iterator[RetrievedItem]:
+    def _items(self, candidates: Candidates) -> Iterator[RetrievedItem]:
         rows, scores, interests = (column.tolist() for column in candidates)
         for row, score, interest in zip(rows, scores, interests, strict=True):
-            yield RetrievedItem(self.catalog.item_id(row), score, source, interest)
+            yield RetrievedItem(self.catalog.item_id(row), score, "encoder", interest)
 
 
 def _check_vectors(vectors_N1D: NDArray[np.float32]) -> None:

@@ -122,10 +122,12 @@ def test_the_bundle_says_whether_seen_items_come_back(tmp_path: Path) -> None:
 
 
 def test_similar_items_are_the_nearest_vectors_and_never_the_item_itself(bundle: Bundle) -> None:
-    scores_N = bundle.vectors_N1D[1:] @ bundle.vectors_N1D[5]
-    expected = [IDS[place] for place in np.argsort(-scores_N) if IDS[place] not in UNAVAILABLE | {"a5", "a7"}]
+    lengths_N = np.linalg.norm(bundle.vectors_N1D[1:], axis=1)
+    cosines_N = bundle.vectors_N1D[1:] @ bundle.vectors_N1D[5] / lengths_N / lengths_N[4]
+    expected = [IDS[place] for place in np.argsort(-cosines_N) if IDS[place] not in UNAVAILABLE | {"a5", "a7"}]
     retrieval = bundle.similar("a5", 10, exclude=["a7"], exact=True)
     assert returned_ids(retrieval) == expected[:10]
+    assert all(-1 <= item.score <= 1 for item in retrieval.items)
     assert {(item.source, item.interest) for item in retrieval.items} == {("similar", None)}
 
 
