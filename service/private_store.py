@@ -19,6 +19,7 @@ from service.parent import end_with_parent
 
 START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
+LONGEST_FOLDER = 70
 
 
 class StoreNotStarted(Exception):
@@ -53,7 +54,7 @@ def _start_first(servers: list[Path], running: ExitStack) -> str | None:
 @contextmanager
 def run_server(server: Path) -> Iterator[str]:
     """Run `server` on a unix socket of its own folder and give its URL. Raises StoreNotStarted."""
-    with tempfile.TemporaryDirectory(prefix="onward-store-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="onward-store-", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
         socket = Path(folder) / "socket"
         process = subprocess.Popen(
             [str(server), *_options(Path(folder), socket)],
@@ -73,6 +74,12 @@ def run_server(server: Path) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _short_folder() -> str:
+    """Choose where to put the socket: its path may have at most 104 bytes on some systems."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"  # noqa: S108  # the folder made in it is private
 
 
 def _options(folder: Path, socket: Path) -> list[str]:

@@ -34,7 +34,7 @@ from training.index_kind import IndexKind
 from training.indexing import MAX_QUERIES, build_index
 from training.models.encoder import SessionEncoder
 from training.recipe import Recipe
-from training.trainer import best_validation, read_run
+from training.trainer import best_validation, read_run, read_tensors
 
 PARITY = 1e-5
 """The most by which the exported program's interests may differ from torch's."""
@@ -96,7 +96,7 @@ def export(
             dimension=vectors_N1D.shape[1],
             interests=queries_QKD.shape[1],
             max_length=recipe.encoder.max_length,
-            defaults=Defaults(exclude_seen=recipe.training.exclude_seen),
+            defaults=Defaults(exclude_seen=recipe.serving.exclude_seen),
             index=index_info,
         )
         on_step("checking and publishing the bundle")
@@ -109,7 +109,7 @@ def load_encoder(run: Path, recipe: Recipe, items: int) -> SessionEncoder:
     if not path.exists():
         raise InputError(f"{run}: no epoch is complete yet; go on with `onward-training train ... --resume`")
     encoder = recipe.build(items)
-    encoder.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    encoder.load_state_dict(read_tensors(path, torch.device("cpu")))
     return encoder.eval()
 
 

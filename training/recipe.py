@@ -58,8 +58,14 @@ class TrainingOptions(BaseModel):
     """Epochs without a better validation metric that end the fit."""
     refit: bool
     """Fit once more, to training and validation examples together, for the chosen number of epochs."""
+
+
+class ServingOptions(BaseModel):
+    """The `[serving]` table: what a request means where it does not say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
     exclude_seen: bool
-    """Whether served answers leave out the session's own items unless the caller says otherwise."""
+    """Leave out the session's own items."""
 
 
 class Recipe(BaseModel):
@@ -69,6 +75,7 @@ class Recipe(BaseModel):
     model: str
     encoder: Any
     training: TrainingOptions
+    serving: ServingOptions
     text: str
 
     @classmethod
@@ -123,7 +130,7 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = 
 
 def _keys(schema: type[BaseModel]) -> list[str]:
     """Every key that may stand in a recipe below `schema`."""
-    nested = (TrainingOptions, StepSchedule, LinearSchedule) if schema is Recipe else ()
+    nested = (TrainingOptions, StepSchedule, LinearSchedule, ServingOptions) if schema is Recipe else ()
     return sorted({*schema.model_fields, *(key for part in nested for key in part.model_fields)} - {"text"})
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -214,7 +215,7 @@ class Fit:
         write_history(self.out)
 
     def _load(self) -> None:
-        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        saved = read_tensors(self.checkpoint, self.device)
         self.state = FitState(**saved["state"])
         self.encoder.load_state_dict(saved["encoder"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -303,6 +304,15 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
     partial.replace(path)
+
+
+def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `write_tensors` wrote, without running any code of it. Raises InputError when it is damaged."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise InputError(f"{path}: is damaged; remove its folder and train again") from error
+    return content
 
 
 def write_history(out: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -215,14 +216,14 @@ def test_requests_in_flight_are_answered_before_the_service_stops(tmp_path: Path
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_leaves_no_process_and_no_folder_behind(tmp_path: Path, number: signal.Signals) -> None:
     publish_bundle(tmp_path, A_ITEMS)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    with ServiceProcess(tmp_path, environment={"TMPDIR": str(temporary)}).wait_until_ready() as service:
-        assert list(temporary.glob("onward-store-*"))
-        children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
-        assert children
-        assert service.stop(number) == 0
-    assert not list(temporary.iterdir())
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a socket's path has to be short
+        temporary = Path(folder)
+        with ServiceProcess(tmp_path, environment={"TMPDIR": folder}).wait_until_ready() as service:
+            assert list(temporary.glob("onward-store-*"))
+            children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+            assert children
+            assert service.stop(number) == 0
+        assert not list(temporary.iterdir())
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
@@ -318,3 +319,11 @@ def test_help_shows_an_example() -> None:
     )
     assert "onward-service serve --bundles" in ended.stdout
     assert "REDIS_URL" in ended.stdout
+
+
+def test_a_temporary_folder_with_a_long_name_is_no_matter(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    deep = tmp_path / ("deep" * 25)
+    deep.mkdir()
+    with ServiceProcess(tmp_path, environment={"TMPDIR": str(deep)}).wait_until_ready() as service:
+        assert service.events("private session store started")

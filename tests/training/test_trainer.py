@@ -1,6 +1,7 @@
 """The training loop: it learns, it can be cut off anywhere, and it gives the same result twice."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ def test_a_run_is_never_overwritten_nor_mixed_with_another(unbroken: Path, recip
 def test_there_is_nothing_to_resume_in_an_empty_folder(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run \(run.json is missing\)"):
         train(recipe, dataset.folder, tmp_path, device_name="cpu", resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(recipe: Recipe, dataset: Dataset, unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    checkpoint = out / "selection" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"checkpoint\.pt: is damaged"):
+        train(recipe, dataset.folder, out, device_name="cpu", resume=True)
 
 
 def test_a_device_that_is_not_there_is_refused(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
