@@ -1,0 +1,105 @@
+"""What the trainer, the exporter and the service rely on, proved for every model of MODELS."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from service.bundle import ENCODER, Encoder
+from training.export import write_program
+from training.models import MODELS
+from training.models.encoder import SessionEncoder
+from training.models.srgnn import SRGNNOptions
+
+ITEMS, MAX_LENGTH = 30, 8
+OPTIONS = {"srgnn": SRGNNOptions(dimension=12, steps=1, max_length=MAX_LENGTH)}
+SESSIONS = [[1], [2, 2], [3, 4], [5, 6, 5, 7], [8, 9, 10, 8, 9, 10, 11, 12]]
+
+
+@pytest.fixture(params=sorted(MODELS))
+def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
+    """Makes the same untrained encoder each time."""
+
+    def untrained() -> SessionEncoder:
+        torch.manual_seed(4)
+        return MODELS[request.param].encoder(ITEMS, OPTIONS[request.param]).eval()
+
+    return untrained
+
+
+@pytest.fixture
+def encoder(make: Callable[[], SessionEncoder]) -> SessionEncoder:
+    return make()
+
+
+@pytest.fixture
+def program(encoder: SessionEncoder, tmp_path: Path) -> Encoder:
+    write_program(encoder, tmp_path / ENCODER)
+    interests, dimension = encode(encoder, [[1]])[0].shape
+    return Encoder.load(
+        tmp_path / ENCODER, items=ITEMS, dimension=dimension, interests=interests, max_length=encoder.max_length
+    )
+
+
+def padded(sessions: list[list[int]], length: int) -> Tensor:
+    return torch.tensor([[0] * (length - len(session)) + session for session in sessions])
+
+
+@torch.inference_mode()
+def encode(encoder: SessionEncoder, sessions: list[list[int]], *, padding: int = 0) -> Tensor:
+    interests_BKD: Tensor = encoder(padded(sessions, max(2, *map(len, sessions)) + padding))
+    return interests_BKD
+
+
+def test_interests_lie_in_the_space_of_the_item_vectors(encoder: SessionEncoder) -> None:
+    vectors_ND = encoder.item_vectors()
+    assert vectors_ND.shape[0] == ITEMS + 1
+    assert not vectors_ND[0].any()
+    assert encode(encoder, SESSIONS).shape[2] == vectors_ND.shape[1]
+    assert encode(encoder, SESSIONS).isfinite().all()
+
+
+def test_a_session_is_encoded_alike_alone_and_among_others(encoder: SessionEncoder) -> None:
+    together = encode(encoder, SESSIONS)
+    for session, interests_KD in zip(SESSIONS, together, strict=True):
+        torch.testing.assert_close(encode(encoder, [session])[0], interests_KD, atol=1e-6, rtol=1e-5)
+
+
+def test_padding_does_not_matter(encoder: SessionEncoder) -> None:
+    torch.testing.assert_close(encode(encoder, SESSIONS, padding=5), encode(encoder, SESSIONS), atol=1e-6, rtol=1e-5)
+
+
+def test_the_last_item_matters(encoder: SessionEncoder) -> None:
+    one, other = encode(encoder, [[1, 2, 3], [1, 2, 4]])
+    assert (one - other).abs().max() > 1e-5
+
+
+def test_the_same_seed_makes_the_same_encoder(make: Callable[[], SessionEncoder]) -> None:
+    torch.testing.assert_close(encode(make(), SESSIONS), encode(make(), SESSIONS), atol=0, rtol=0)
+
+
+def test_the_exported_program_gives_the_same_interests(encoder: SessionEncoder, program: Encoder) -> None:
+    for session in SESSIONS:
+        np.testing.assert_allclose(program.encode(session), encode(encoder, [session])[0].numpy(), atol=1e-5)
+
+
+def test_of_a_longer_session_the_newest_items_count(encoder: SessionEncoder, program: Encoder) -> None:
+    newest = list(range(1, MAX_LENGTH + 1))
+    np.testing.assert_array_equal(program.encode([20, 21, 22, *newest]), program.encode(newest))
+
+
+def test_a_step_of_training_lowers_the_loss_and_leaves_padding_alone(encoder: SessionEncoder) -> None:
+    items_BL, targets_B = padded(SESSIONS, MAX_LENGTH), torch.tensor([2, 3, 5, 8, 13])
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(5):
+        loss = encoder.loss(items_BL, targets_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert not encoder.item_vectors()[0].any()
