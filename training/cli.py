@@ -171,7 +171,7 @@ def train(
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
     out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, metrics, learning curve.")],
     epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs.  [default: the recipe's]")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one machine.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one machine's CPU.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
