@@ -20,11 +20,13 @@ from tests.benchmarks.machine import machine
 from training.data.dataset import Sessions
 from training.data.examples import Examples
 from training.losses import fast_product_dtype
-from training.models.srgnn import SRGNN, SRGNNOptions
+from training.models.srgnn import SRGNN, InnerProduct, SRGNNOptions
 from training.trainer import keep_freed_memory
 
 ITEMS, SESSIONS, MEAN_LENGTH = 43_097, 60_000, 4.85
-OPTIONS = SRGNNOptions(dimension=100, steps=1, max_length=50)
+OPTIONS = SRGNNOptions(
+    dimension=100, steps=1, max_length=50, similarity=InnerProduct(kind="inner_product"), positions=False, dropout=0
+)
 
 
 def sessions(seed: int) -> Sessions:

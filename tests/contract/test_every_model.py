@@ -6,26 +6,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from service.bundle import ENCODER, Encoder
 from training.export import write_program
 from training.models import MODELS
 from training.models.encoder import SessionEncoder
-from training.models.srgnn import SRGNNOptions
+from training.models.srgnn import Cosine, InnerProduct, SRGNNOptions
 
 ITEMS, MAX_LENGTH = 30, 8
-OPTIONS = {"srgnn": SRGNNOptions(dimension=12, steps=1, max_length=MAX_LENGTH)}
+SRGNN_PAPER = SRGNNOptions(
+    dimension=12,
+    steps=1,
+    max_length=MAX_LENGTH,
+    similarity=InnerProduct(kind="inner_product"),
+    positions=False,
+    dropout=0,
+)
+SRGNN_IMPROVED = SRGNN_PAPER.model_copy(
+    update={"similarity": Cosine(kind="cosine", scale=12), "positions": True, "dropout": 0.1, "steps": 2}
+)
+FORMS: dict[str, tuple[str, BaseModel]] = {
+    "srgnn": ("srgnn", SRGNN_PAPER),
+    "srgnn, improved": ("srgnn", SRGNN_IMPROVED),
+}
 SESSIONS = [[1], [2, 2], [3, 4], [5, 6, 5, 7], [8, 9, 10, 8, 9, 10, 11, 12]]
 
 
-@pytest.fixture(params=sorted(MODELS))
+@pytest.fixture(params=FORMS)
 def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
     """Makes the same untrained encoder each time."""
 
     def untrained() -> SessionEncoder:
+        model, options = FORMS[request.param]
         torch.manual_seed(4)
-        return MODELS[request.param].encoder(ITEMS, OPTIONS[request.param]).eval()
+        return MODELS[model].encoder(ITEMS, options).eval()
 
     return untrained
 
@@ -42,6 +58,10 @@ def program(encoder: SessionEncoder, tmp_path: Path) -> Encoder:
     return Encoder.load(
         tmp_path / ENCODER, items=ITEMS, dimension=dimension, interests=interests, max_length=encoder.max_length
     )
+
+
+def test_every_model_is_held_to_this() -> None:
+    assert {model for model, _ in FORMS.values()} == set(MODELS)
 
 
 def padded(sessions: list[list[int]], length: int) -> Tensor:

@@ -5,18 +5,36 @@ Dimension key: B sessions, L positions, D embedding, N rows of the item table (r
 
 Where the paper and the code that gave its results differ, this follows the code: an edge that a session takes twice
 counts once, and the reset gate acts after the recurrent product. Biases that the code adds twice are here once.
+
+Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale instead of the inner
+product (Gupta et al., "NISER", 2019), learnt positions counted from the session's end, dropout of the item embeddings.
 """
 
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from training.losses import full_softmax
 from training.models.encoder import SessionEncoder
 from training.padding import PADDING
+
+
+class InnerProduct(BaseModel):
+    """The paper's score: the inner product of session and item, whatever their lengths."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["inner_product"]
+
+
+class Cosine(BaseModel):
+    """The cosine of session and item, times `scale`: popular items gain nothing by long vectors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["cosine"]
+    scale: PositiveFloat
 
 
 class SRGNNOptions(BaseModel):
@@ -28,6 +46,11 @@ class SRGNNOptions(BaseModel):
     """Propagation steps over the session graph."""
     max_length: PositiveInt
     """Items of a session that are read, the newest."""
+    similarity: Annotated[InnerProduct | Cosine, Field(discriminator="kind")]
+    positions: bool
+    """Add a learnt vector to each state by its place, counted from the session's end."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each item embedding's numbers that training leaves out."""
 
 
 class SessionGraph(NamedTuple):
@@ -90,12 +113,15 @@ class SRGNN(SessionEncoder):
         dimension = options.dimension
         self.max_length = options.max_length
         self.steps = options.steps
+        self.scale = options.similarity.scale if isinstance(options.similarity, Cosine) else None
+        self.dropout = nn.Dropout(options.dropout)
         self.items = nn.Embedding(items + 1, dimension, padding_idx=PADDING)
         self.cell = GatedGraphCell(dimension)
         self.attention_last = nn.Linear(dimension, dimension)
         self.attention_each = nn.Linear(dimension, dimension)
         self.attention = nn.Linear(dimension, 1, bias=False)
         self.hybrid = nn.Linear(2 * dimension, dimension)
+        self.positions_LD = nn.Parameter(torch.empty(self.max_length, dimension)) if options.positions else None
         for weight in self.parameters():
             nn.init.uniform_(weight, -(dimension**-0.5), dimension**-0.5)
         with torch.no_grad():
@@ -103,21 +129,27 @@ class SRGNN(SessionEncoder):
 
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
-        states_BLD: Tensor = self.items(items_BL)
+        states_BLD = self.dropout(self._in_score_space(self.items(items_BL)))
         graph = SessionGraph.of(items_BL)
         for _ in range(self.steps):
             states_BLD = self.cell(states_BLD, graph)
+        if self.positions_LD is not None:
+            places_L = torch.arange(self.max_length - items_BL.shape[1], self.max_length, device=items_BL.device)
+            states_BLD = states_BLD + self.positions_LD[places_L.clamp(min=0)]
         last_B1D = states_BLD[:, -1:]
         attention_BL1 = self.attention(torch.sigmoid(self.attention_last(last_B1D) + self.attention_each(states_BLD)))
         clicked_BL1 = (items_BL != PADDING).unsqueeze(2)
         global_B1D = (attention_BL1 * clicked_BL1 * states_BLD).sum(dim=1, keepdim=True)
-        interests_B1D: Tensor = self.hybrid(torch.cat([global_B1D, last_B1D], dim=2))
-        return interests_B1D
+        interests_B1D = self._in_score_space(self.hybrid(torch.cat([global_B1D, last_B1D], dim=2)))
+        return interests_B1D if self.scale is None else self.scale * interests_B1D
 
     def item_vectors(self) -> Tensor:
-        """The initial embeddings score the interest, as in the paper."""
-        return self.items.weight
+        """The initial embeddings score the interest, as in the paper; of length 1 where the cosine is the score."""
+        return self._in_score_space(self.items.weight)
 
     def loss(self, items_BL: Tensor, targets_B: Tensor) -> Tensor:
         """Cross-entropy of the next item among all items."""
         return full_softmax(self(items_BL).squeeze(1), self.item_vectors(), targets_B)
+
+    def _in_score_space(self, vectors: Tensor) -> Tensor:
+        return vectors if self.scale is None else F.normalize(vectors, dim=-1)

@@ -5,14 +5,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
+from training.models.srgnn import SRGNN, Cosine, InnerProduct, SessionGraph, SRGNNOptions
 
 ITEMS = 12
+PAPER = SRGNNOptions(
+    dimension=8, steps=1, max_length=10, similarity=InnerProduct(kind="inner_product"), positions=False, dropout=0
+)
 
 
 def encoder(steps: int = 1) -> SRGNN:
     torch.manual_seed(3)
-    return SRGNN(ITEMS, SRGNNOptions(dimension=8, steps=steps, max_length=10)).eval()
+    return SRGNN(ITEMS, PAPER.model_copy(update={"steps": steps})).eval()
 
 
 def by_the_equations(model: SRGNN, session: list[int]) -> Tensor:
@@ -92,3 +95,28 @@ def test_padding_learns_nothing() -> None:
     assert model.items.weight.grad is not None
     assert not model.items.weight.grad[0].any()
     assert not model.items.weight[0].any()
+
+
+@torch.inference_mode()
+def test_with_the_cosine_every_item_and_session_has_one_length() -> None:
+    model = SRGNN(ITEMS, PAPER.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})).eval()
+    torch.testing.assert_close(model.item_vectors()[1:].norm(dim=1), torch.ones(ITEMS))
+    torch.testing.assert_close(model(padded(*SESSIONS)).norm(dim=2), torch.full((len(SESSIONS), 1), 12.0))
+
+
+@torch.inference_mode()
+def test_positions_tell_a_repeated_item_by_its_place() -> None:
+    torch.manual_seed(3)
+    model = SRGNN(ITEMS, PAPER.model_copy(update={"positions": True})).eval()
+    one, other = model(padded([1, 2, 1, 3, 1], [1, 1, 1, 2, 3, 1]))
+    assert (one - other).abs().max() > 1e-5
+    assert model.positions_LD is not None
+    model.positions_LD[:-3] = 99.0
+    torch.testing.assert_close(model(padded([1, 2, 1]))[0], model(padded([1, 2, 1], [1] * 9))[0])
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    model = SRGNN(ITEMS, PAPER.model_copy(update={"dropout": 0.5}))
+    session = padded([1, 2, 3])
+    assert not torch.equal(model.train()(session), model(session))
+    assert torch.equal(model.eval()(session), model(session))
