@@ -50,7 +50,7 @@ def recipe() -> Recipe:
         ("dimension = 100", "dimension = 16"),
         ("batch_size = 128", "batch_size = 64"),
         ("epochs = 8", "epochs = 6"),
-        ("learning_rate = 3e-3", "learning_rate = 1e-2"),
+        ("learning_rate = 4e-3", "learning_rate = 1e-2"),
     ):
         assert before in text
         text = text.replace(before, after)
