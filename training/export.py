@@ -34,7 +34,7 @@ from training.index_kind import IndexKind
 from training.indexing import MAX_QUERIES, build_index
 from training.models.encoder import SessionEncoder
 from training.recipe import Recipe
-from training.trainer import best_validation, read_run, read_tensors
+from training.run_folder import WEIGHTS, best_validation, read_run, read_tensors
 
 PARITY = 1e-5
 """The most by which the exported program's interests may differ from torch's."""
@@ -105,7 +105,7 @@ def export(
 
 def load_encoder(run: Path, recipe: Recipe, items: int) -> SessionEncoder:
     """The run's encoder with the weights of its best epoch, in evaluation mode. Raises InputError without weights."""
-    path = run / "weights.pt"
+    path = run / WEIGHTS
     if not path.exists():
         raise InputError(f"{run}: no epoch is complete yet; go on with `onward-training train ... --resume`")
     encoder = recipe.build(items)

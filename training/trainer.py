@@ -1,36 +1,38 @@
 """The training loop: a recipe and a data set in, a run folder out.
 
-A run folder holds `recipe.toml`, `run.json` (what was run, on what), `metrics.jsonl` (a line an epoch), `curve.png`,
-`selection/` (the fit that is validated), `refit/` (the fit to all examples, when the recipe asks for it) and
-`weights.pt`, the weights to export: those of the best epoch so far until a refit ends.
+A fit to the training part chooses the number of epochs on validation examples; where the recipe asks for it, a second
+fit of a fresh encoder, to all examples and for that many epochs, follows.
 """
 
 import ctypes
-import json
-import platform
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from training.curve import draw_curve
 from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
+from training.interruption import Interruption, interruption
 from training.metrics import ranking_metrics
 from training.models.encoder import SessionEncoder
 from training.padding import PADDING
 from training.progress import EpochProgress, Progress
 from training.recipe import Recipe
+from training.run_folder import (
+    REFIT,
+    SELECTION,
+    WEIGHTS,
+    checkpoint_of,
+    prepare_run_folder,
+    read_tensors,
+    write_history,
+    write_tensors,
+)
 
 EVALUATION_BATCH = 512
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -62,24 +64,20 @@ def train(
     device = pick_device(device_name)
     dataset = Dataset.open(data)
     epochs = epochs or recipe.training.epochs
-    _prepare_run_folder(recipe, dataset, out, epochs=epochs, seed=seed, device=device, resume=resume)
+    prepare_run_folder(recipe, dataset, out, epochs=epochs, seed=seed, device=device, resume=resume)
 
-    length = recipe.encoder.max_length
+    items, length = len(dataset.item_ids()), recipe.encoder.max_length
     train_part, validation_part = dataset.sessions("train"), dataset.sessions("validation")
     together = dataset.info.targets == "together"
     validation = Examples.of([validation_part], length, device, together=together)
     with interruption() as interrupted, Progress(recipe.model) as progress:
-        selection = Fit(
-            "selection", recipe, out, len(dataset.item_ids()), Examples.of([train_part], length, device),
-            validation if len(validation) else None, epochs=epochs, seed=seed,
-        )  # fmt: skip
+        examples = Examples.of([train_part], length, device)
+        selection = Fit(SELECTION, recipe, out, items, examples, validation, epochs=epochs, seed=seed)
         selection.run(interrupted, progress)
         if recipe.training.refit and len(validation) and not interrupted:
-            everything = Examples.of([train_part, validation_part], length, device)
-            refit = Fit(
-                "refit", recipe, out, len(dataset.item_ids()), everything, None,
-                epochs=selection.state.best_epoch, schedule_epochs=epochs, seed=seed,
-            )  # fmt: skip
+            chosen = selection.state.best_epoch
+            examples = Examples.of([train_part, validation_part], length, device)
+            refit = Fit(REFIT, recipe, out, items, examples, None, epochs=chosen, schedule_epochs=epochs, seed=seed)
             refit.run(interrupted, progress)
     return not interrupted
 
@@ -118,11 +116,12 @@ class Fit:
         """Make the encoder and its optimizer, or take them from the checkpoint that `out` holds.
 
         Args:
+            validation: examples that choose the best epoch; where there are none, the last epoch is it.
             epochs: where the fit ends at the latest.
             schedule_epochs: what the learning rate's schedule takes for the whole length; by default `epochs`.
         """
         self.name, self.options, self.out, self.seed = name, recipe.training, out, seed
-        self.examples, self.validation = examples, validation
+        self.examples, self.validation = examples, validation or None
         self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
         self.device = examples.rows.device
         self.state = FitState()
@@ -131,11 +130,11 @@ class Fit:
         self.optimizer = torch.optim.Adam(
             self.encoder.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay, fused=True
         )
-        self.checkpoint = out / name / "checkpoint.pt"
+        self.checkpoint = checkpoint_of(out, name)
         if self.checkpoint.exists():
             self._load()
 
-    def run(self, interrupted: "Interruption", progress: Progress) -> None:
+    def run(self, interrupted: Interruption, progress: Progress) -> None:
         """Train until the last epoch, until validation stops getting better, or until interrupted."""
         while self.state.epoch < self.epochs and not self._stopped_early():
             batches = self.examples.shuffled(self.options.batch_size, self.seed, self.state.epoch)
@@ -146,7 +145,7 @@ class Fit:
                 return
             self._finish_epoch(len(batches), progress)
 
-    def _train_epoch(self, batches: list[Tensor], interrupted: "Interruption", bar: EpochProgress) -> None:
+    def _train_epoch(self, batches: list[Tensor], interrupted: Interruption, bar: EpochProgress) -> None:
         self.encoder.train()
         state, started, seconds_before = self.state, time.perf_counter(), self.state.seconds
         for examples_B in batches[state.step :]:
@@ -209,9 +208,9 @@ class Fit:
             },
         )
         at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
-        refit_unfinished = self.name == "refit" and self.state.epoch < self.epochs
+        refit_unfinished = self.name == REFIT and self.state.epoch < self.epochs
         if at_best and not refit_unfinished:
-            write_tensors(self.out / "weights.pt", weights)
+            write_tensors(self.out / WEIGHTS, weights)
         write_history(self.out)
 
     def _load(self) -> None:
@@ -256,34 +255,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-class Interruption:
-    """Whether someone asked the training to end; true after the first SIGINT or SIGTERM."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __bool__(self) -> bool:
-        return self.requested
-
-
-@contextmanager
-def interruption() -> Iterator[Interruption]:
-    """Turn SIGINT and SIGTERM into a request that is met after the running step; a second one ends at once."""
-    asked = Interruption()
-
-    def ask(signal_number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.requested = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """The state of torch's random generators that a fit on `device` draws from."""
     state = {"cpu": torch.get_rng_state()}
@@ -297,84 +268,3 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-
-
-def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write a file of tensors whole or not at all."""
-    partial = path.with_suffix(".partial")
-    torch.save(content, partial)
-    partial.replace(path)
-
-
-def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `write_tensors` wrote, without running any code of it. Raises InputError when it is damaged."""
-    try:
-        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise InputError(f"{path}: is damaged; remove its folder and train again") from error
-    return content
-
-
-def write_history(out: Path) -> None:
-    """Write `metrics.jsonl` and `curve.png` from the checkpoints of the run."""
-    history = []
-    for name in ("selection", "refit"):
-        checkpoint = out / name / "checkpoint.pt"
-        if checkpoint.exists():
-            history += torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state"]["history"]
-    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
-    draw_curve(history, out / "curve.png")
-
-
-def _prepare_run_folder(
-    recipe: Recipe, dataset: Dataset, out: Path, *, epochs: int, seed: int, device: torch.device, resume: bool
-) -> None:
-    """Make the run folder, or check that the one to go on with is of this recipe, data set and seed."""
-    facts = {
-        "recipe": recipe.text,
-        "data_fingerprint": dataset.info.fingerprint,
-        "epochs": epochs,
-        "seed": seed,
-    }
-    if resume:
-        record = read_run(out)
-        for name, value in facts.items():
-            if record[name] != value:
-                raise InputError(f"{out}: this run was started with another {name}; start a new one without --resume")
-        return
-    if (out / "run.json").exists():
-        raise InputError(f"{out}: holds a run already; add --resume to go on with it, or name another folder")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty and holds no run; name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    record = {
-        **facts,
-        "model": recipe.model,
-        "data": str(dataset.folder.resolve()),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    (out / "recipe.toml").write_text(recipe.text, encoding="utf-8")
-    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def read_run(out: Path) -> dict[str, Any]:
-    """`run.json` of a run folder. Raises InputError when there is none."""
-    try:
-        record: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{out}: holds no run (run.json is missing); give the --out folder of a training") from error
-    except ValueError as error:
-        raise InputError(f"{out / 'run.json'}: is damaged: {error}") from error
-    return record
-
-
-def best_validation(out: Path) -> dict[str, float]:
-    """Validation metrics of the epoch that a run chose; empty where nothing was held out."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    metric = Recipe.parse(read_run(out)["recipe"], str(out)).training.validation_metric
-    validated = [line["validation"] for line in lines if "validation" in line]
-    best: dict[str, float] = max(validated, key=lambda validation: validation[metric], default={})
-    return best

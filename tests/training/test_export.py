@@ -14,7 +14,7 @@ from training.errors import InputError
 from training.export import export, load_encoder
 from training.index_kind import IndexKind
 from training.recipe import Recipe
-from training.trainer import best_validation
+from training.run_folder import best_validation
 
 
 @pytest.fixture

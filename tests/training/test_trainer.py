@@ -14,7 +14,8 @@ from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
 from training.recipe import Recipe
-from training.trainer import best_validation, train
+from training.run_folder import best_validation
+from training.trainer import train
 
 
 def weights(run: Path) -> dict[str, Tensor]:
