@@ -1,8 +1,8 @@
-"""What the framework's OpenAPI document cannot know: the problems' schema, and the keys that callers are asked for."""
+"""What the framework's OpenAPI document cannot know: the problems of an endpoint, and the keys that callers need."""
 
 from typing import Any
 
-from service.errors import Problem
+from service.errors import Problem, ServiceError
 
 GUARDED = "/v1/"
 SECURITY_SCHEMES = {
@@ -21,3 +21,30 @@ def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
             if path.startswith(GUARDED):
                 for operation in operations.values():
                     operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+
+
+def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """Document the problems that an endpoint may answer with, for OpenAPI."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        example = {
+            "type": f"/problems/{error.code}",
+            "title": error.title,
+            "status": error.status,
+            "detail": error.title,
+            "code": error.code,
+            "request_id": "4f0c2a9e6b1d4c7f8e3a5d2b1c0f9e8d",
+        }
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {error.code: {"value": example}}}
+        if error.status in described:
+            described[error.status]["description"] += f"; {error.title}"
+            described[error.status]["content"]["application/problem+json"]["examples"] |= content["examples"]
+        else:
+            described[error.status] = {
+                "description": error.title,
+                "content": {"application/problem+json": content},
+            }
+        for header, meaning in error.sends.items():
+            sent = {"description": meaning, "schema": {"type": "string"}}
+            described[error.status].setdefault("headers", {})[header] = sent
+    return described

@@ -2,13 +2,11 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
-from fastapi.routing import APIRoute
 
 from service import telemetry
 from service.bundle import Bundle, Retrieval
@@ -22,13 +20,13 @@ from service.errors import (
     MissingKey,
     NotReady,
     Overloaded,
-    ServiceError,
     SessionNotFound,
     SessionStoreUnavailable,
     TooManyRequests,
     UnsupportedMediaType,
     WrongKey,
 )
+from service.openapi import problems
 from service.recommender import Recommendation, Recommender
 from service.reload import LiveBundle
 from service.schemas import (
@@ -50,52 +48,9 @@ from service.schemas import (
     Version,
 )
 from service.sessions import Event, SessionStore
-from service.strict_json import StrictJSONRequest, require_json
+from service.strict_json import StrictJSONRoute
 
 EVENTS_PATH = "/v1/events"
-
-
-class StrictJSONRoute(APIRoute):
-    """A route whose body must be declared as JSON and be readable in one way only."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the framework's handler."""
-        handle = super().get_route_handler()
-        takes_a_body = self.body_field is not None
-
-        async def handle_strictly(request: Request) -> Response:
-            if takes_a_body:
-                require_json(request.scope)
-            return await handle(StrictJSONRequest(request.scope, request.receive))
-
-        return handle_strictly
-
-
-def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
-    """Document the problems that an endpoint may answer with, for OpenAPI."""
-    described: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
-        example = {
-            "type": f"/problems/{error.code}",
-            "title": error.title,
-            "status": error.status,
-            "detail": error.title,
-            "code": error.code,
-            "request_id": "4f0c2a9e6b1d4c7f8e3a5d2b1c0f9e8d",
-        }
-        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {error.code: {"value": example}}}
-        if error.status in described:
-            described[error.status]["description"] += f"; {error.title}"
-            described[error.status]["content"]["application/problem+json"]["examples"] |= content["examples"]
-        else:
-            described[error.status] = {
-                "description": error.title,
-                "content": {"application/problem+json": content},
-            }
-        for header, meaning in error.sends.items():
-            sent = {"description": meaning, "schema": {"type": "string"}}
-            described[error.status].setdefault("headers", {})[header] = sent
-    return described
 
 
 ADMISSION_PROBLEMS = (MissingKey, WrongKey, TooManyRequests, Overloaded, InternalError)

@@ -2,12 +2,30 @@
 
 import json
 import math
+from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
-from fastapi import Request
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from starlette.types import Scope
 
 from service.errors import UnsupportedMediaType
+
+
+class StrictJSONRoute(APIRoute):
+    """A route whose body must be declared as JSON and be readable in one way only."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the framework's handler."""
+        handle = super().get_route_handler()
+        takes_a_body = self.body_field is not None
+
+        async def handle_strictly(request: Request) -> Response:
+            if takes_a_body:
+                require_json(request.scope)
+            return await handle(StrictJSONRequest(request.scope, request.receive))
+
+        return handle_strictly
 
 
 class StrictJSONRequest(Request):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from pydantic import BaseModel
@@ -104,6 +105,16 @@ def test_the_same_seed_makes_the_same_encoder(make: Callable[[], SessionEncoder]
 def test_the_exported_program_gives_the_same_interests(encoder: SessionEncoder, program: Encoder) -> None:
     for session in SESSIONS:
         np.testing.assert_allclose(program.encode(session), encode(encoder, [session])[0].numpy(), atol=1e-5)
+
+
+def test_the_exported_program_takes_batches_of_any_size_and_length(encoder: SessionEncoder, tmp_path: Path) -> None:
+    write_program(encoder, tmp_path / ENCODER)
+    program = onnxruntime.InferenceSession(tmp_path / ENCODER, providers=["CPUExecutionProvider"])
+    for length in (MAX_LENGTH, 2):
+        sessions = [session for session in SESSIONS if len(session) <= length]
+        items_BL = padded(sessions, length)
+        (interests_BKD,) = program.run(None, {"items_BL": items_BL.numpy()})
+        np.testing.assert_allclose(interests_BKD, encode(encoder, sessions).numpy(), atol=1e-5)
 
 
 def test_of_a_longer_session_the_newest_items_count(encoder: SessionEncoder, program: Encoder) -> None:
