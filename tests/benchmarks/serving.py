@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from service.bundle import Bundle
-from tests.benchmarks.machine import machine
+from training.machine import machine
 
 CLICKS_PER_SESSION = 5
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")

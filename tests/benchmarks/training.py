@@ -16,10 +16,10 @@ import torch
 import typer
 from torch import Tensor
 
-from tests.benchmarks.machine import machine
 from training.data.dataset import Sessions
 from training.data.examples import Examples
 from training.losses import fast_product_dtype
+from training.machine import machine
 from training.models.srgnn import SRGNN, InnerProduct, SRGNNOptions
 from training.trainer import keep_freed_memory
 

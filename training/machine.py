@@ -6,11 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 
-def machine(*packages: str) -> dict[str, object]:
-    """Processor, cores, Python and the versions of `packages`, to stand beside every figure."""
+def machine(*packages: str) -> dict[str, str | int | float | None]:
+    """Processor, cores, memory, Python and the versions of `packages`, to stand beside every figure."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
