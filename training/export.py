@@ -27,6 +27,7 @@ from service.bundle import (
     stage,
 )
 from training.bundling import publish_with_probes, write_catalog
+from training.data.corpus import Corpus
 from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
@@ -34,7 +35,7 @@ from training.index_kind import IndexKind
 from training.indexing import MAX_QUERIES, build_index
 from training.models.encoder import SessionEncoder
 from training.recipe import Recipe
-from training.run_folder import WEIGHTS, best_validation, read_run, read_tensors
+from training.run_folder import WEIGHTS, best_validation, read_run, read_tensors, sessions_of_fit
 
 PARITY = 1e-5
 """The most by which the exported program's interests may differ from torch's."""
@@ -69,7 +70,7 @@ def export(
     dataset = Dataset.open(data or Path(record["data"]))
     if dataset.info.fingerprint != record["data_fingerprint"]:
         raise InputError(f"{dataset.folder}: is not the data set that {run} was trained on; name that with --data")
-    encoder = load_encoder(run, recipe, len(dataset.item_ids()))
+    encoder = load_encoder(run, recipe, dataset)
     examples = _real_sessions(dataset, recipe.encoder.max_length)
 
     with stage(bundles) as staging:
@@ -103,13 +104,14 @@ def export(
         return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, examples))
 
 
-def load_encoder(run: Path, recipe: Recipe, items: int) -> SessionEncoder:
+def load_encoder(run: Path, recipe: Recipe, dataset: Dataset) -> SessionEncoder:
     """The run's encoder with the weights of its best epoch, in evaluation mode. Raises InputError without weights."""
     path = run / WEIGHTS
     if not path.exists():
         raise InputError(f"{run}: no epoch is complete yet; go on with `onward-training train ... --resume`")
-    encoder = recipe.build(items)
-    encoder.load_state_dict(read_tensors(path, torch.device("cpu")))
+    weights = read_tensors(path, torch.device("cpu"))
+    encoder = recipe.build(Corpus.of(dataset, sessions_of_fit(dataset, weights["fit"])))
+    encoder.load_state_dict(weights["encoder"])
     return encoder.eval()
 
 
@@ -137,7 +139,7 @@ def write_program(encoder: SessionEncoder, path: Path) -> None:
 @torch.inference_mode()
 def encode(encoder: SessionEncoder, examples: Examples) -> NDArray[np.float32]:
     """queries_QKD: the interests of every example's input, by torch."""
-    batches = [encoder(examples.gather(example_B)[0]) for example_B in torch.arange(len(examples)).split(256)]
+    batches = [encoder(examples.gather(example_B).items_BL) for example_B in torch.arange(len(examples)).split(256)]
     return torch.cat(batches).numpy()
 
 
@@ -155,7 +157,7 @@ def check_parity(
     )  # fmt: skip
     scale = max(1.0, float(np.abs(queries_QKD).max()))
     for number, query_KD in enumerate(queries_QKD):
-        items_BL, _ = examples.gather(torch.tensor([number]))
+        items_BL = examples.gather(torch.tensor([number])).items_BL
         difference = float(np.abs(program.encode(items_BL[items_BL > 0].tolist()) - query_KD).max())
         if not difference <= PARITY * scale:
             raise BundleError(f"{path.name}: differs from the trained encoder by {difference:.1e} on a real session")
@@ -165,7 +167,7 @@ def probe_sessions(dataset: Dataset, examples: Examples) -> list[list[str]]:
     """The inputs of a few examples as item ids."""
     ids = dataset.item_ids()
     chosen = range(0, len(examples), max(1, len(examples) // PROBES))
-    inputs = (examples.gather(torch.tensor([number]))[0] for number in list(chosen)[:PROBES])
+    inputs = (examples.gather(torch.tensor([number])).items_BL for number in list(chosen)[:PROBES])
     return [[ids[row - 1] for row in items_BL[items_BL > 0].tolist()] for items_BL in inputs]
 
 

@@ -1,6 +1,6 @@
-"""Losses: pure functions of session vectors, item vectors and targets.
+"""Losses: pure functions of interests, item vectors and targets, or of their scores.
 
-Dimension key: B examples of a batch, N rows of the item table (row 0 pads), D embedding.
+Dimension key: B examples of a batch, N rows of the item table (row 0 pads), D embedding, S negatives.
 """
 
 import torch
@@ -39,6 +39,23 @@ def full_softmax(
     dtype = product_dtype or fast_product_dtype(sessions_BD.device)
     loss: Tensor = _FullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)  # type: ignore[no-untyped-call]  # torch
     return loss
+
+
+def sampled_softmax(
+    positive_B: Tensor, negative_BS: Tensor, *, log_expected_count_S: Tensor, accidental_hit_BS: Tensor
+) -> Tensor:
+    """Cross-entropy of the true next item against sampled negatives; batch mean, in nats.
+
+    Args:
+        positive_B: score of the true next item.
+        negative_BS: scores of S negatives drawn with replacement from q and shared by the batch.
+        log_expected_count_S: log(S q(item)) of each negative, the logQ correction; zeros for none.
+        accidental_hit_BS: True where a negative is the true item; it is left out of the sum.
+
+    Source: Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008.
+    """
+    corrected_BS = (negative_BS - log_expected_count_S).masked_fill(accidental_hit_BS, -torch.inf)
+    return (torch.cat([positive_B.unsqueeze(1), corrected_BS], dim=1).logsumexp(dim=1) - positive_B).mean()
 
 
 def _weigh(sessions_BD: Tensor, items_NE: Tensor, shift_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,18 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
+from training.data.corpus import Corpus
 from training.errors import InputError
 from training.models import MODELS
 from training.models.encoder import SessionEncoder
@@ -48,9 +58,12 @@ class TrainingOptions(BaseModel):
     batch_size: PositiveInt
     epochs: PositiveInt
     """The most epochs of the fit that is validated."""
+    optimizer: Literal["adam", "adamw", "adagrad"]
+    sparse_updates: bool
+    """Update only the rows of tables that a step touches; for sampled objectives and large catalogs."""
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
-    """L2 penalty, added to the gradient as Adam's authors' users do (coupled)."""
+    """L2 penalty: part of the gradient (adam, adagrad), or taken off the weights beside it (adamw)."""
     schedule: Annotated[StepSchedule | LinearSchedule, Field(discriminator="kind")]
     validation_metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg)@[1-9][0-9]*$")]
     """Chooses the epoch, on validation examples alone."""
@@ -58,6 +71,12 @@ class TrainingOptions(BaseModel):
     """Epochs without a better validation metric that end the fit."""
     refit: bool
     """Fit once more, to training and validation examples together, for the chosen number of epochs."""
+
+    @model_validator(mode="after")
+    def _sparse_updates_have_no_penalty(self) -> Self:
+        if self.sparse_updates and (self.weight_decay or self.optimizer == "adamw"):
+            raise ValueError("sparse_updates go with adam or adagrad and a weight_decay of 0")
+        return self
 
 
 class ServingOptions(BaseModel):
@@ -72,6 +91,8 @@ class Recipe(BaseModel):
     """A parsed recipe; `encoder` holds the options of its model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    """Of its file, without the suffix."""
     model: str
     encoder: Any
     training: TrainingOptions
@@ -110,13 +131,13 @@ class Recipe(BaseModel):
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, options, 'encoder.')}") from error
         try:
-            return cls.model_validate({**table, "encoder": encoder, "text": text})
+            return cls.model_validate({**table, "encoder": encoder, "name": Path(source).stem, "text": text})
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, cls)}") from error
 
-    def build(self, items: int) -> SessionEncoder:
-        """An untrained encoder of a catalog of `items`, by torch's global random state."""
-        return MODELS[self.model].encoder(items, self.encoder)
+    def build(self, corpus: Corpus) -> SessionEncoder:
+        """An untrained encoder for a corpus, by torch's global random state."""
+        return MODELS[self.model].encoder(corpus, self.encoder)
 
 
 def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
@@ -131,7 +152,7 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = 
 def _keys(schema: type[BaseModel]) -> list[str]:
     """Every key that may stand in a recipe below `schema`."""
     nested = (TrainingOptions, StepSchedule, LinearSchedule, ServingOptions) if schema is Recipe else ()
-    return sorted({*schema.model_fields, *(key for part in nested for key in part.model_fields)} - {"text"})
+    return sorted({*schema.model_fields, *(key for part in nested for key in part.model_fields)} - {"name", "text"})
 
 
 def _suggestion(word: str, known: list[str]) -> str:

@@ -2,11 +2,12 @@
 
 It holds `recipe.toml`, `run.json` (what was run, on what), `metrics.jsonl` (a line an epoch), `curve.png`,
 `selection/` (the fit that is validated), `refit/` (the fit to all examples, when the recipe asks for it) and
-`weights.pt`, the weights to export: those of the best epoch so far until a refit ends.
+`weights.pt`, the weights to export and which fit they are of: the best epoch so far until a refit ends.
 """
 
 import json
 import platform
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from training.curve import draw_curve
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, Sessions
 from training.errors import InputError
 from training.recipe import Recipe
 
@@ -46,7 +47,9 @@ def prepare_run_folder(
     out.mkdir(parents=True, exist_ok=True)
     record = {
         **facts,
+        "recipe_name": recipe.name,
         "model": recipe.model,
+        "commit": commit(),
         "data": str(dataset.folder.resolve()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
@@ -55,6 +58,23 @@ def prepare_run_folder(
     }
     (out / "recipe.toml").write_text(recipe.text, encoding="utf-8")
     (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def sessions_of_fit(dataset: Dataset, fit: str) -> list[Sessions]:
+    """The sessions that a fit learns from."""
+    return dataset.known() if fit == REFIT else [dataset.sessions("train")]
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, with + behind it where files differ; None outside one."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
 
 
 def read_run(out: Path) -> dict[str, Any]:

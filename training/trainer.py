@@ -6,14 +6,16 @@ fit of a fresh encoder, to all examples and for that many epochs, follows.
 
 import ctypes
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from training.data.corpus import Corpus
 from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
@@ -22,7 +24,7 @@ from training.metrics import ranking_metrics
 from training.models.encoder import SessionEncoder
 from training.padding import PADDING
 from training.progress import EpochProgress, Progress
-from training.recipe import Recipe
+from training.recipe import Recipe, TrainingOptions
 from training.run_folder import (
     REFIT,
     SELECTION,
@@ -30,6 +32,7 @@ from training.run_folder import (
     checkpoint_of,
     prepare_run_folder,
     read_tensors,
+    sessions_of_fit,
     write_history,
     write_tensors,
 )
@@ -47,6 +50,7 @@ def train(
     seed: int = 1,
     device_name: str = "auto",
     resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], bool] = lambda line: True,
 ) -> bool:
     """Fit the recipe's encoder to a data set, leave the run in `out`, and tell whether it came to its end.
 
@@ -56,6 +60,7 @@ def train(
         epochs: the most epochs, instead of the recipe's.
         device_name: cpu, cuda or auto.
         resume: go on from the checkpoints in `out`; the outcome is that of an unbroken run.
+        on_epoch: given the metrics line of each epoch; the fit ends where it answers False.
 
     Raises:
         InputError: the data set or `out` is unusable, or does not belong to this recipe when resuming.
@@ -66,19 +71,19 @@ def train(
     epochs = epochs or recipe.training.epochs
     prepare_run_folder(recipe, dataset, out, epochs=epochs, seed=seed, device=device, resume=resume)
 
-    items, length = len(dataset.item_ids()), recipe.encoder.max_length
-    train_part, validation_part = dataset.sessions("train"), dataset.sessions("validation")
-    together = dataset.info.targets == "together"
-    validation = Examples.of([validation_part], length, device, together=together)
+    validation = Examples.of(
+        [dataset.sessions("validation")],
+        recipe.encoder.max_length,
+        device,
+        together=dataset.info.targets == "together",
+    )
     with interruption() as interrupted, Progress(recipe.model) as progress:
-        examples = Examples.of([train_part], length, device)
-        selection = Fit(SELECTION, recipe, out, items, examples, validation, epochs=epochs, seed=seed)
-        selection.run(interrupted, progress)
+        selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
+        selection.run(interrupted, progress, on_epoch)
         if recipe.training.refit and len(validation) and not interrupted:
             chosen = selection.state.best_epoch
-            examples = Examples.of([train_part, validation_part], length, device)
-            refit = Fit(REFIT, recipe, out, items, examples, None, epochs=chosen, schedule_epochs=epochs, seed=seed)
-            refit.run(interrupted, progress)
+            refit = Fit(REFIT, recipe, dataset, out, None, device, epochs=chosen, schedule_epochs=epochs, seed=seed)
+            refit.run(interrupted, progress, on_epoch)
     return not interrupted
 
 
@@ -104,57 +109,65 @@ class Fit:
         self,
         name: str,
         recipe: Recipe,
+        dataset: Dataset,
         out: Path,
-        items: int,
-        examples: Examples,
         validation: Examples | None,
+        device: torch.device,
         *,
         epochs: int,
         seed: int,
         schedule_epochs: int | None = None,
     ) -> None:
-        """Make the encoder and its optimizer, or take them from the checkpoint that `out` holds.
+        """Make the encoder and its optimizers, or take them from the checkpoint that `out` holds.
 
         Args:
             validation: examples that choose the best epoch; where there are none, the last epoch is it.
             epochs: where the fit ends at the latest.
             schedule_epochs: what the learning rate's schedule takes for the whole length; by default `epochs`.
         """
-        self.name, self.options, self.out, self.seed = name, recipe.training, out, seed
-        self.examples, self.validation = examples, validation or None
+        self.name, self.options, self.out, self.seed, self.device = name, recipe.training, out, seed, device
+        self.hides_seen = recipe.serving.exclude_seen
+        self.validation = validation or None
         self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
-        self.device = examples.rows.device
         self.state = FitState()
         torch.manual_seed(seed)
-        self.encoder = recipe.build(items).to(self.device)
-        self.optimizer = torch.optim.Adam(
-            self.encoder.parameters(), lr=self.options.learning_rate, weight_decay=self.options.weight_decay, fused=True
+        sessions = sessions_of_fit(dataset, name)
+        self.encoder = recipe.build(Corpus.of(dataset, sessions)).to(device)
+        self.examples = Examples.of(
+            sessions,
+            self.encoder.max_length,
+            device,
+            horizon=self.encoder.horizon,
+            every_position=self.encoder.every_position,
         )
+        self.optimizers = make_optimizers(self.encoder, self.options)
         self.checkpoint = checkpoint_of(out, name)
         if self.checkpoint.exists():
             self._load()
 
-    def run(self, interrupted: Interruption, progress: Progress) -> None:
-        """Train until the last epoch, until validation stops getting better, or until interrupted."""
-        while self.state.epoch < self.epochs and not self._stopped_early():
+    def run(self, interrupted: Interruption, progress: Progress, on_epoch: Callable[[dict[str, Any]], bool]) -> None:
+        """Train until the last epoch, until validation or `on_epoch` ends it, or until interrupted."""
+        going = True
+        while going and self.state.epoch < self.epochs and not self._stopped_early():
             batches = self.examples.shuffled(self.options.batch_size, self.seed, self.state.epoch)
             with progress.epoch(self.name, self.state.epoch + 1, self.epochs, len(self.examples)) as bar:
                 self._train_epoch(batches, interrupted, bar)
             if interrupted:
                 self._save()
                 return
-            self._finish_epoch(len(batches), progress)
+            going = on_epoch(self._finish_epoch(len(batches), progress))
 
     def _train_epoch(self, batches: list[Tensor], interrupted: Interruption, bar: EpochProgress) -> None:
         self.encoder.train()
         state, started, seconds_before = self.state, time.perf_counter(), self.state.seconds
         for examples_B in batches[state.step :]:
             self._set_learning_rate(len(batches))
-            items_BL, targets_B = self.examples.gather(examples_B)
-            loss = self.encoder.loss(items_BL, targets_B)
-            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.encoder.loss(self.examples.gather(examples_B))
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             state.loss_sum += loss.item()
             state.step += 1
             state.seconds = seconds_before + time.perf_counter() - started
@@ -162,7 +175,7 @@ class Fit:
             if interrupted:
                 return
 
-    def _finish_epoch(self, steps: int, progress: Progress) -> None:
+    def _finish_epoch(self, steps: int, progress: Progress) -> dict[str, Any]:
         state = self.state
         state.epoch += 1
         line: dict[str, Any] = {
@@ -171,10 +184,12 @@ class Fit:
             "loss": state.loss_sum / steps,
             "examples_per_s": len(self.examples) / state.seconds,
             "seconds": state.seconds,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimizers[0].param_groups[0]["lr"],
         }
         if self.validation is not None:
-            line["validation"] = validation_metrics(self.encoder, self.validation, self.options.validation_metric)
+            line["validation"] = validation_metrics(
+                self.encoder, self.validation, self.options.validation_metric, hides_seen=self.hides_seen
+            )
             metric = line["validation"][self.options.validation_metric]
             if metric > state.best_metric:
                 state.best_epoch, state.best_metric = state.epoch, metric
@@ -184,6 +199,7 @@ class Fit:
         state.step, state.loss_sum, state.seconds = 0, 0.0, 0.0
         self._save()
         progress.report(line)
+        return line
 
     def _stopped_early(self) -> bool:
         return self.validation is not None and self.state.epoch - self.state.best_epoch >= self.options.patience
@@ -191,7 +207,7 @@ class Fit:
     def _set_learning_rate(self, steps: int) -> None:
         progress = (self.state.epoch + self.state.step / steps) / self.schedule_epochs
         multiplier = self.options.schedule.multiplier(self.state.epoch, progress)
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.options.learning_rate * multiplier
 
     def _save(self) -> None:
@@ -203,34 +219,63 @@ class Fit:
             {
                 "state": vars(self.state),
                 "encoder": weights,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "random": random_state(self.device),
             },
         )
         at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
         refit_unfinished = self.name == REFIT and self.state.epoch < self.epochs
         if at_best and not refit_unfinished:
-            write_tensors(self.out / WEIGHTS, weights)
+            write_tensors(self.out / WEIGHTS, {"fit": self.name, "encoder": weights})
         write_history(self.out)
 
     def _load(self) -> None:
         saved = read_tensors(self.checkpoint, self.device)
         self.state = FitState(**saved["state"])
         self.encoder.load_state_dict(saved["encoder"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         set_random_state(saved["random"], self.device)
 
 
+def make_optimizers(encoder: SessionEncoder, options: TrainingOptions) -> list[torch.optim.Optimizer]:
+    """One optimizer for all weights; with sparse updates another for the tables, whose untouched rows it passes by."""
+    tables = [module for module in encoder.modules() if isinstance(module, nn.Embedding)]
+    for table in tables:
+        table.sparse = options.sparse_updates
+    in_tables = {id(table.weight) for table in tables if table.sparse}
+    dense = [weight for weight in encoder.parameters() if id(weight) not in in_tables]
+    penalty, rate = options.weight_decay, options.learning_rate
+    if options.optimizer == "adagrad":
+        return [torch.optim.Adagrad(encoder.parameters(), lr=rate, weight_decay=penalty)]
+    adam = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    optimizers: list[torch.optim.Optimizer] = [adam(dense, lr=rate, weight_decay=penalty, fused=True)]
+    if in_tables:
+        optimizers.append(torch.optim.SparseAdam([table.weight for table in tables], lr=rate))
+    return optimizers
+
+
 @torch.inference_mode()
-def validation_metrics(encoder: SessionEncoder, examples: Examples, metric: str) -> dict[str, float]:
-    """Metrics of an encoder over all items by exact scores, at the cut-off of `metric` and at 20."""
+def validation_metrics(
+    encoder: SessionEncoder, examples: Examples, metric: str, *, hides_seen: bool
+) -> dict[str, float]:
+    """Metrics of an encoder over all items by exact scores, at the cut-off of `metric` and at 20.
+
+    With `hides_seen`, the items of a session are no candidates, as where it is served so.
+    """
     encoder.eval()
-    candidates_DN = encoder.item_vectors()[PADDING + 1 :].T.contiguous()
+    vectors_DN = encoder.item_vectors().T.contiguous()
     ranks_T = np.empty(len(examples), dtype=np.int64)
     for examples_B in examples.in_order(EVALUATION_BATCH):
-        items_BL, targets_B = examples.gather(examples_B)
-        scores_BN = torch.amax(encoder(items_BL) @ candidates_DN, dim=1)
-        target_score_B1 = scores_BN.gather(1, targets_B.unsqueeze(1) - PADDING - 1)
+        batch = examples.gather(examples_B)
+        interests_BKD = encoder(*encoder.inputs(batch))
+        scores_BN = interests_BKD[:, 0] @ vectors_DN
+        for interest_BD in interests_BKD.unbind(dim=1)[1:]:
+            torch.maximum(scores_BN, interest_BD @ vectors_DN, out=scores_BN)
+        scores_BN[:, PADDING] = -torch.inf
+        if hides_seen:
+            scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
+        target_score_B1 = scores_BN.gather(1, batch.next_items_B[:, None])
         ranks_T[examples_B.cpu().numpy()] = (scores_BN >= target_score_B1).sum(dim=1).cpu().numpy()
     ks = sorted({20, int(metric.split("@")[1])})
     return ranking_metrics(ranks_T, examples.groups_E.cpu().numpy(), ks)

@@ -11,10 +11,14 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from service.bundle import ENCODER, Encoder
+from tests.training.corpora import corpus, sessions
+from training.data.examples import Examples
 from training.export import write_program
 from training.models import MODELS
 from training.models.encoder import SessionEncoder
-from training.models.srgnn import Cosine, InnerProduct, SRGNNOptions
+from training.models.layers import Cosine, InnerProduct
+from training.models.srgnn import SRGNNOptions
+from training.objectives import FullSoftmax, SampledSoftmax
 
 ITEMS, MAX_LENGTH = 30, 8
 SRGNN_PAPER = SRGNNOptions(
@@ -24,9 +28,17 @@ SRGNN_PAPER = SRGNNOptions(
     similarity=InnerProduct(kind="inner_product"),
     positions=False,
     dropout=0,
+    objective=FullSoftmax(kind="full_softmax"),
 )
+SAMPLED = SampledSoftmax(kind="sampled_softmax", negatives=20, distribution="log_uniform", log_q=True)
 SRGNN_IMPROVED = SRGNN_PAPER.model_copy(
-    update={"similarity": Cosine(kind="cosine", scale=12), "positions": True, "dropout": 0.1, "steps": 2}
+    update={
+        "similarity": Cosine(kind="cosine", scale=12),
+        "positions": True,
+        "dropout": 0.1,
+        "steps": 2,
+        "objective": SAMPLED,
+    }
 )
 FORMS: dict[str, tuple[str, BaseModel]] = {
     "srgnn": ("srgnn", SRGNN_PAPER),
@@ -42,7 +54,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
     def untrained() -> SessionEncoder:
         model, options = FORMS[request.param]
         torch.manual_seed(4)
-        return MODELS[model].encoder(ITEMS, options).eval()
+        return MODELS[model].encoder(corpus(ITEMS), options).eval()
 
     return untrained
 
@@ -123,11 +135,19 @@ def test_of_a_longer_session_the_newest_items_count(encoder: SessionEncoder, pro
 
 
 def test_a_step_of_training_lowers_the_loss_and_leaves_padding_alone(encoder: SessionEncoder) -> None:
-    items_BL, targets_B = padded(SESSIONS, MAX_LENGTH), torch.tensor([2, 3, 5, 8, 13])
+    examples = Examples.of(
+        [sessions(*SESSIONS, [2, 3, 4, 5, 6], [7, 8, 9, 10], users=[1, 2, 3, 4, 5, 1, 2])],
+        MAX_LENGTH,
+        torch.device("cpu"),
+        horizon=encoder.horizon,
+        every_position=encoder.every_position,
+    )
+    batch = examples.gather(torch.arange(len(examples)))
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
     losses = []
-    for _ in range(5):
-        loss = encoder.loss(items_BL, targets_B)
+    for _ in range(10):
+        torch.manual_seed(1)
+        loss = encoder.loss(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

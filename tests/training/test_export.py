@@ -26,11 +26,11 @@ def bundle(exported: Path) -> Bundle:
 def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
     run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
 ) -> None:
-    encoder = load_encoder(run, recipe, len(dataset.item_ids()))
+    encoder = load_encoder(run, recipe, dataset)
     examples = Examples.of([dataset.sessions("test")], recipe.encoder.max_length, torch.device("cpu"))
     ids = dataset.item_ids()
     for number in range(0, len(examples), 7):
-        items_BL, _ = examples.gather(torch.tensor([number]))
+        items_BL = examples.gather(torch.tensor([number])).items_BL
         session = items_BL[items_BL > 0].tolist()
         interest_D = encoder(items_BL)[0, 0]
         np.testing.assert_allclose(bundle.encoder.encode(session)[0], interest_D.numpy(), atol=1e-5)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.corpora import corpus
 from training.errors import InputError
 from training.recipe import RECIPES, LinearSchedule, Recipe, StepSchedule
 
@@ -13,7 +14,7 @@ TEXT = (RECIPES / "srgnn.toml").read_text()
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_package_is_usable(path: Path) -> None:
     recipe = Recipe.load(path)
-    assert recipe.build(items=5).max_length == recipe.encoder.max_length
+    assert recipe.build(corpus(5)).max_length == recipe.encoder.max_length
     assert path.stem.startswith(recipe.model)
 
 

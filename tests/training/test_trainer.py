@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.data.dataset import Dataset
-from training.data.examples import Examples
+from training.data.examples import Batch, Examples
 from training.errors import InputError
 from training.recipe import Recipe
 from training.run_folder import best_validation
@@ -19,7 +19,7 @@ from training.trainer import train
 
 
 def weights(run: Path) -> dict[str, Tensor]:
-    loaded: dict[str, Tensor] = torch.load(run / "weights.pt", weights_only=True)
+    loaded: dict[str, Tensor] = torch.load(run / "weights.pt", weights_only=True)["encoder"]
     return loaded
 
 
@@ -76,7 +76,7 @@ def test_a_run_cut_off_by_ctrl_c_goes_on_to_the_same_result(
 ) -> None:
     out, calls, gather = tmp_path / "run", 0, Examples.gather
 
-    def gather_and_interrupt(examples: Examples, examples_B: Tensor) -> tuple[Tensor, Tensor]:
+    def gather_and_interrupt(examples: Examples, examples_B: Tensor) -> Batch:
         nonlocal calls
         calls += 1
         if calls == step:
@@ -109,6 +109,25 @@ def test_a_damaged_checkpoint_is_named(recipe: Recipe, dataset: Dataset, unbroke
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"checkpoint\.pt: is damaged"):
         train(recipe, dataset.folder, out, device_name="cpu", resume=True)
+
+
+def test_a_caller_may_end_a_fit_after_any_epoch(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=lambda line: line["epoch"] < 2)
+    assert [(line["fit"], line["epoch"]) for line in history(tmp_path)] == [
+        ("selection", 1),
+        ("selection", 2),
+        ("refit", 1),
+        ("refit", 2),
+    ]
+
+
+def test_tables_updated_by_row_are_learnt_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    sampled = '{ kind = "sampled_softmax", negatives = 30, distribution = "log_uniform", log_q = true }'
+    text = recipe.text.replace('{ kind = "full_softmax" }', sampled)
+    sparse = Recipe.parse(text.replace("sparse_updates = false", "sparse_updates = true"), "sparse")
+    train(sparse, dataset.folder, tmp_path, device_name="cpu")
+    recalls = [line["validation"]["recall@20"] for line in history(tmp_path) if line["fit"] == "selection"]
+    assert max(recalls) > 0.8
 
 
 def test_a_device_that_is_not_there_is_refused(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Literal, TypeAlias, cast, get_args
@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from training.data.preparation import Preparation, Targets
+from training.data.preparation import Preparation, SplitKind, Targets
 from training.data.problems import Problem
 from training.errors import InputError
 
@@ -79,6 +79,8 @@ class Sessions:
     rows: NDArray[np.int64]
     offsets: NDArray[np.int64]
     is_target: NDArray[np.bool_]
+    users: NDArray[np.int64]
+    """The row of each session's user; 0 where it has none that training knows."""
     file: Path | None = None
     """Where the ids stand."""
 
@@ -125,15 +127,44 @@ class Dataset:
         """The sessions of one part, in order of time; none where the part is absent."""
         file = self.folder / f"{part}.parquet"
         if part not in self.info.parts:
-            return Sessions(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.bool_))
+            return Sessions(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
         events = self._read(file, ["row", "position", "is_target"])
         starts = np.flatnonzero(events["position"].to_numpy() == 0)
         return Sessions(
             rows=events["row"].to_numpy().astype(np.int64),
             offsets=np.append(starts, len(events)).astype(np.int64),
             is_target=events["is_target"].to_numpy().astype(np.bool_),
+            users=self._user_rows(file, len(starts)),
             file=file,
         )
+
+    def known(self) -> list[Sessions]:
+        """Training and validation as they are once nothing is held out: every event after a session's first a target.
+
+        Each event is there once: where validation's sessions go on with those of training, they stand for both.
+        """
+        train, validation = self.sessions("train"), self.sessions("validation")
+        parts = [validation] if self.info.options.split is SplitKind.LEAVE_ONE_OUT and len(validation) else [train]
+        parts += [validation] if len(validation) and parts[0] is train else []
+        return [replace(part, is_target=_after_the_first(part.offsets)) for part in parts]
+
+    def users(self) -> list[str]:
+        """Users of the training part: index i is row i + 1; none where a session is not all that a user did."""
+        if not self.info.options.split.takes_histories:
+            return []
+        return self._session_ids(self.folder / "train.parquet").to_list()
+
+    def _user_rows(self, file: Path, sessions: int) -> NDArray[np.int64]:
+        users = self.users()
+        if not users:
+            return np.zeros(sessions, np.int64)
+        known = pl.DataFrame({"session_id": users, "user": np.arange(1, len(users) + 1)})
+        asked = self._session_ids(file).to_frame().join(known, on="session_id", how="left", maintain_order="left")
+        return asked["user"].fill_null(0).to_numpy().astype(np.int64)
+
+    def _session_ids(self, file: Path) -> pl.Series:
+        events = self._read(file, ["session_id", "position"])
+        return events.filter(pl.col("position") == 0)["session_id"]
 
     def item_ids(self) -> list[str]:
         """All items: index i is row i + 1."""
@@ -156,6 +187,12 @@ class Dataset:
             return pl.read_parquet(file, columns=columns)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise InputError(f"{file}: cannot be read; prepare the dataset again") from error
+
+
+def _after_the_first(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    is_target = np.ones(offsets[-1], dtype=np.bool_)
+    is_target[offsets[:-1]] = False
+    return is_target
 
 
 class _Digest:

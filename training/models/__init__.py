@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from training.data.corpus import Corpus
 from training.models.encoder import SessionEncoder
 from training.models.srgnn import SRGNN, SRGNNOptions
 
 
 class Model(NamedTuple):
-    """How to make an untrained encoder: from the number of items and its options."""
+    """How to make an untrained encoder: from the corpus it is to learn from and its options."""
 
-    encoder: Callable[[int, Any], SessionEncoder]
+    encoder: Callable[[Corpus, Any], SessionEncoder]
     options: type[BaseModel]
 
 

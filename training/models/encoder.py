@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from training.data.examples import Batch
+
 
 class SessionEncoder(nn.Module, ABC):
     """Encodes sessions as interests, in the space of its item vectors.
@@ -13,6 +15,10 @@ class SessionEncoder(nn.Module, ABC):
 
     max_length: int
     """Items of a session that are read, the newest."""
+    horizon: int = 1
+    """How many of the next items an example of training has as targets."""
+    every_position: bool = False
+    """Whether training examples are whole stretches of sessions with a target at every position."""
 
     @abstractmethod
     def forward(self, items_BL: Tensor) -> Tensor:
@@ -27,5 +33,24 @@ class SessionEncoder(nn.Module, ABC):
         """vectors_ND: what the index holds; an interest scores an item by their inner product. Row 0 is zero."""
 
     @abstractmethod
-    def loss(self, items_BL: Tensor, targets_B: Tensor) -> Tensor:
-        """Batch mean of what training makes smaller, given the true next item of each session."""
+    def loss(self, batch: Batch) -> Tensor:
+        """Batch mean of what training makes smaller."""
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What `forward` takes of a batch."""
+        return (batch.items_BL,)
+
+
+class UserEncoder(SessionEncoder):
+    """Encodes sessions together with what is known of their users for longer."""
+
+    @abstractmethod
+    def forward(self, items_BL: Tensor, users_B: Tensor | None = None) -> Tensor:
+        """Encode as `SessionEncoder.forward` does, for the users of these rows; 0, or none given, is an unknown user.
+
+        The session of a known user may be empty.
+        """
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What `forward` takes of a batch."""
+        return batch.items_BL, batch.users_B

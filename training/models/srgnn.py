@@ -10,31 +10,19 @@ Improvements that a recipe may name, each off in the paper's form: cosine simila
 product (Gupta et al., "NISER", 2019), learnt positions counted from the session's end, dropout of the item embeddings.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
-from training.losses import full_softmax
+from training.data.corpus import Corpus
+from training.data.examples import Batch
 from training.models.encoder import SessionEncoder
+from training.models.layers import ItemTable, Similarity
+from training.objectives import NextItemLoss, Objective
 from training.padding import PADDING
-
-
-class InnerProduct(BaseModel):
-    """The paper's score: the inner product of session and item, whatever their lengths."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["inner_product"]
-
-
-class Cosine(BaseModel):
-    """The cosine of session and item, times `scale`: popular items gain nothing by long vectors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["cosine"]
-    scale: PositiveFloat
 
 
 class SRGNNOptions(BaseModel):
@@ -46,11 +34,12 @@ class SRGNNOptions(BaseModel):
     """Propagation steps over the session graph."""
     max_length: PositiveInt
     """Items of a session that are read, the newest."""
-    similarity: Annotated[InnerProduct | Cosine, Field(discriminator="kind")]
+    similarity: Similarity
     positions: bool
     """Add a learnt vector to each state by its place, counted from the session's end."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of each item embedding's numbers that training leaves out."""
+    objective: Objective
 
 
 class SessionGraph(NamedTuple):
@@ -104,8 +93,8 @@ class GatedGraphCell(nn.Module):
 class SRGNN(SessionEncoder):
     """Encodes a session as one interest: its last item and a soft attention over all its clicks."""
 
-    def __init__(self, items: int, options: SRGNNOptions) -> None:
-        """Make an untrained encoder of a catalog of `items`, with torch's global random state.
+    def __init__(self, corpus: Corpus, options: SRGNNOptions) -> None:
+        """Make an untrained encoder of the corpus's items, with torch's global random state.
 
         All weights start uniform in +-1/sqrt(dimension), as in the authors' code.
         """
@@ -113,9 +102,8 @@ class SRGNN(SessionEncoder):
         dimension = options.dimension
         self.max_length = options.max_length
         self.steps = options.steps
-        self.scale = options.similarity.scale if isinstance(options.similarity, Cosine) else None
         self.dropout = nn.Dropout(options.dropout)
-        self.items = nn.Embedding(items + 1, dimension, padding_idx=PADDING)
+        self.items = ItemTable(corpus.items, dimension, options.similarity)
         self.cell = GatedGraphCell(dimension)
         self.attention_last = nn.Linear(dimension, dimension)
         self.attention_each = nn.Linear(dimension, dimension)
@@ -125,11 +113,12 @@ class SRGNN(SessionEncoder):
         for weight in self.parameters():
             nn.init.uniform_(weight, -(dimension**-0.5), dimension**-0.5)
         with torch.no_grad():
-            self.items.weight[PADDING] = 0
+            self.items.embedding.weight[PADDING] = 0
+        self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
-        states_BLD = self.dropout(self._in_score_space(self.items(items_BL)))
+        states_BLD = self.dropout(self.items(items_BL))
         graph = SessionGraph.of(items_BL)
         for _ in range(self.steps):
             states_BLD = self.cell(states_BLD, graph)
@@ -140,16 +129,14 @@ class SRGNN(SessionEncoder):
         attention_BL1 = self.attention(torch.sigmoid(self.attention_last(last_B1D) + self.attention_each(states_BLD)))
         clicked_BL1 = (items_BL != PADDING).unsqueeze(2)
         global_B1D = (attention_BL1 * clicked_BL1 * states_BLD).sum(dim=1, keepdim=True)
-        interests_B1D = self._in_score_space(self.hybrid(torch.cat([global_B1D, last_B1D], dim=2)))
-        return interests_B1D if self.scale is None else self.scale * interests_B1D
+        return self.items.interest(self.hybrid(torch.cat([global_B1D, last_B1D], dim=2)))
 
     def item_vectors(self) -> Tensor:
         """The initial embeddings score the interest, as in the paper; of length 1 where the cosine is the score."""
-        return self._in_score_space(self.items.weight)
+        return self.items.vectors()
 
-    def loss(self, items_BL: Tensor, targets_B: Tensor) -> Tensor:
-        """Cross-entropy of the next item among all items."""
-        return full_softmax(self(items_BL).squeeze(1), self.item_vectors(), targets_B)
-
-    def _in_score_space(self, vectors: Tensor) -> Tensor:
-        return vectors if self.scale is None else F.normalize(vectors, dim=-1)
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the next item, by the recipe's objective."""
+        interests_B1D = self(batch.items_BL)
+        loss: Tensor = self.next_item_loss(interests_B1D.squeeze(1), batch.next_items_B, self.items)
+        return loss

@@ -5,24 +5,33 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from training.models.srgnn import SRGNN, Cosine, InnerProduct, SessionGraph, SRGNNOptions
+from tests.training.corpora import batch, corpus
+from training.models.layers import Cosine, InnerProduct
+from training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
+from training.objectives import FullSoftmax
 
 ITEMS = 12
 PAPER = SRGNNOptions(
-    dimension=8, steps=1, max_length=10, similarity=InnerProduct(kind="inner_product"), positions=False, dropout=0
+    dimension=8,
+    steps=1,
+    max_length=10,
+    similarity=InnerProduct(kind="inner_product"),
+    positions=False,
+    dropout=0,
+    objective=FullSoftmax(kind="full_softmax"),
 )
 
 
 def encoder(steps: int = 1) -> SRGNN:
     torch.manual_seed(3)
-    return SRGNN(ITEMS, PAPER.model_copy(update={"steps": steps})).eval()
+    return SRGNN(corpus(ITEMS), PAPER.model_copy(update={"steps": steps})).eval()
 
 
 def by_the_equations(model: SRGNN, session: list[int]) -> Tensor:
     """Section 3 of the paper, node by node."""
     nodes = list(dict.fromkeys(session))
     edges = set(pairwise(session))
-    states = {item: model.items.weight[item] for item in nodes}
+    states = {item: model.items.embedding.weight[item] for item in nodes}
     zero = torch.zeros(8)
 
     def mean(vectors: list[Tensor]) -> Tensor:
@@ -91,15 +100,15 @@ def test_the_order_of_a_session_matters() -> None:
 
 def test_padding_learns_nothing() -> None:
     model = encoder().train()
-    model.loss(padded([1, 2], [3]), torch.tensor([4, 5])).backward()
-    assert model.items.weight.grad is not None
-    assert not model.items.weight.grad[0].any()
-    assert not model.items.weight[0].any()
+    model.loss(batch([[1, 2], [3]], [4, 5])).backward()
+    assert model.items.embedding.weight.grad is not None
+    assert not model.items.embedding.weight.grad[0].any()
+    assert not model.items.embedding.weight[0].any()
 
 
 @torch.inference_mode()
 def test_with_the_cosine_every_item_and_session_has_one_length() -> None:
-    model = SRGNN(ITEMS, PAPER.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})).eval()
+    model = SRGNN(corpus(ITEMS), PAPER.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})).eval()
     torch.testing.assert_close(model.item_vectors()[1:].norm(dim=1), torch.ones(ITEMS))
     torch.testing.assert_close(model(padded(*SESSIONS)).norm(dim=2), torch.full((len(SESSIONS), 1), 12.0))
 
@@ -107,7 +116,7 @@ def test_with_the_cosine_every_item_and_session_has_one_length() -> None:
 @torch.inference_mode()
 def test_positions_tell_a_repeated_item_by_its_place() -> None:
     torch.manual_seed(3)
-    model = SRGNN(ITEMS, PAPER.model_copy(update={"positions": True})).eval()
+    model = SRGNN(corpus(ITEMS), PAPER.model_copy(update={"positions": True})).eval()
     one, other = model(padded([1, 2, 1, 3, 1], [1, 1, 1, 2, 3, 1]))
     assert (one - other).abs().max() > 1e-5
     assert model.positions_LD is not None
@@ -116,7 +125,7 @@ def test_positions_tell_a_repeated_item_by_its_place() -> None:
 
 
 def test_dropout_acts_in_training_alone() -> None:
-    model = SRGNN(ITEMS, PAPER.model_copy(update={"dropout": 0.5}))
+    model = SRGNN(corpus(ITEMS), PAPER.model_copy(update={"dropout": 0.5}))
     session = padded([1, 2, 3])
     assert not torch.equal(model.train()(session), model(session))
     assert torch.equal(model.eval()(session), model(session))

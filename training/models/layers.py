@@ -1,0 +1,66 @@
+"""Blocks that models share.
+
+Dimension key: B sessions, L positions, D embedding, N rows (row 0 pads), K interests.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from torch import Tensor, nn
+
+from training.padding import PADDING
+
+
+class InnerProduct(BaseModel):
+    """Score by the inner product of interest and item, whatever their lengths."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["inner_product"]
+
+
+class Cosine(BaseModel):
+    """Score by the cosine of interest and item, times `scale`: popular items gain nothing by long vectors.
+
+    Source: Gupta et al., "NISER: Normalized Item and Session Representations", 2019.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["cosine"]
+    scale: PositiveFloat
+
+
+Similarity = Annotated[InnerProduct | Cosine, Field(discriminator="kind")]
+
+
+class ItemTable(nn.Module):
+    """The item embeddings, and the space in which interests are compared with them."""
+
+    def __init__(self, items: int, dimension: int, similarity: Similarity) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(items + 1, dimension, padding_idx=PADDING)
+        self.scale = similarity.scale if isinstance(similarity, Cosine) else None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Vectors of some rows: the embeddings, of length 1 where the cosine is the score."""
+        return self.to_score_space(self.embedding(rows))
+
+    def vectors(self) -> Tensor:
+        """vectors_ND of all rows."""
+        return self.to_score_space(self.embedding.weight)
+
+    def interest(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., D) as interests, whose inner products with item vectors are the scores."""
+        return vectors if self.scale is None else self.scale * self.to_score_space(vectors)
+
+    def to_score_space(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., D) with length 1 where the cosine is the score, else as they are."""
+        return vectors if self.scale is None else F.normalize(vectors, dim=-1)
+
+
+def nearest_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
+    """interests_BD: of each session the one that scores its target highest, as multi-interest models are trained."""
+    with torch.no_grad():
+        best_B = torch.einsum("bkd,bd->bk", interests_BKD, targets_BD).argmax(dim=1)
+    return interests_BKD[torch.arange(len(best_B), device=best_B.device), best_B]

@@ -1,0 +1,77 @@
+"""How the next item is told from the others while training: among all of them, or among some that are drawn.
+
+Dimension key: B examples, D embedding, S negatives.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+from training.losses import full_softmax, sampled_softmax
+from training.models.layers import ItemTable
+from training.sampling import Distribution, NegativeSampler
+
+
+class FullSoftmax(BaseModel):
+    """Cross-entropy among all items; right up to some fifty thousand of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["full_softmax"]
+
+
+class SampledSoftmax(BaseModel):
+    """Cross-entropy among the target and negatives that the batch shares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["sampled_softmax"]
+    negatives: PositiveInt
+    """Drawn anew for each batch."""
+    distribution: Distribution
+    log_q: bool
+    """Take the log of a negative's expected count off its score, so that popular ones are not punished."""
+
+
+Objective = Annotated[FullSoftmax | SampledSoftmax, Field(discriminator="kind")]
+
+
+class NextItemLoss(nn.Module, ABC):
+    """The objective of a recipe, with the sampler that it may need."""
+
+    @abstractmethod
+    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemTable) -> Tensor:
+        """Batch mean of the cross-entropy of targets_B (item rows), in nats."""
+
+    @staticmethod
+    def of(objective: Objective, popularity_N1: NDArray[np.int64]) -> "NextItemLoss":
+        """The loss that a recipe names, for items with these numbers of events."""
+        if isinstance(objective, SampledSoftmax):
+            return _AmongDrawn(objective, NegativeSampler(popularity_N1, objective.distribution))
+        return _AmongAll()
+
+
+class _AmongAll(NextItemLoss):
+    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemTable) -> Tensor:
+        return full_softmax(interests_BD, items.vectors(), targets_B)
+
+
+class _AmongDrawn(NextItemLoss):
+    def __init__(self, objective: SampledSoftmax, sampler: NegativeSampler) -> None:
+        super().__init__()
+        self.objective, self.sampler = objective, sampler
+
+    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemTable) -> Tensor:
+        rows_S, log_expected_count_S = self.sampler(self.objective.negatives)
+        target_BD, negative_SD = items(torch.cat([targets_B, rows_S])).split([len(targets_B), len(rows_S)])
+        return sampled_softmax(
+            (interests_BD * target_BD).sum(dim=1),
+            interests_BD @ negative_SD.T,
+            log_expected_count_S=log_expected_count_S
+            if self.objective.log_q
+            else torch.zeros_like(log_expected_count_S),
+            accidental_hit_BS=targets_B[:, None] == rows_S,
+        )
