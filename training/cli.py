@@ -231,16 +231,20 @@ def evaluate(
 def baselines(
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
     part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    hide_seen: Annotated[
+        bool, typer.Option("--hide-seen", help="Answer with no item of the session, as for leave-one-out histories.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Evaluate what needs no training, the floor for an encoder: popularity, popularity in session, item to item.
+    """Evaluate what needs no training, the floor for an encoder: popularity, nearest items, nearest sessions.
 
     Example: `onward-training baselines --data dataset`
     """
+    os.environ.update(ONE_THREAD)
     from training.evaluation import evaluate_baselines
     from training.report import print_metrics
 
-    print_metrics(evaluate_baselines(data, part.value), as_json=as_json)
+    print_metrics(evaluate_baselines(data, part.value, hide_seen=hide_seen), as_json=as_json)
 
 
 @cli.command()

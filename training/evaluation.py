@@ -137,15 +137,35 @@ def evaluate_bundle(folder: Path, data: Path, part: Part) -> dict[str, Any]:
     return {**facts, **metrics(exact=False), "exact": metrics(exact=True)}
 
 
-def evaluate_baselines(data: Path, part: Part) -> dict[str, Any]:
-    """Metrics of every baseline, by its name. Raises InputError when the dataset has no such part."""
+def evaluate_baselines(data: Path, part: Part, *, hide_seen: bool = False) -> dict[str, Any]:
+    """Metrics of every baseline, by its name.
+
+    Args:
+        data: a dataset.
+        part: the part whose examples are asked; baselines count what comes before it.
+        hide_seen: items of the session are no answers, as where a user takes an item once.
+
+    Raises:
+        InputError: the dataset has no such part.
+    """
     dataset = Dataset.open(data)
     asked = held_out(dataset, part)
     metrics: dict[str, Any] = {}
     for name, baseline in BASELINES.items():
+        retrieve = baseline(dataset, part).retrieve
         with counting(name, len(asked)) as count:
-            metrics[name] = evaluate(baseline(dataset).retrieve, asked, items=len(dataset.item_ids()), on_answer=count)
+            metrics[name] = evaluate(
+                _unseen(retrieve) if hide_seen else retrieve, asked, items=len(dataset.item_ids()), on_answer=count
+            )
     return metrics
+
+
+def _unseen(retrieve: Retrieve) -> Retrieve:
+    def unseen(item_ids: Sequence[str], k: int) -> list[Ranked]:
+        seen = set(item_ids)
+        return [item for item in retrieve(item_ids, k + len(seen)) if item.item_id not in seen][:k]
+
+    return unseen
 
 
 def held_out(dataset: Dataset, part: Part) -> list[Question]:
