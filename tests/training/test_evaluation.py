@@ -46,16 +46,16 @@ def test_a_model_that_gives_every_item_one_score_finds_nothing() -> None:
 def test_baselines_answer_with_k_different_items_best_first(dataset: Dataset) -> None:
     session = dataset.item_ids()[:3]
     for name, baseline in BASELINES.items():
-        answer = baseline(dataset).retrieve(session, 15)
+        answer = baseline(dataset, "test").retrieve(session, 15)
         assert len({item.item_id for item in answer}) == 15, name
         assert [item.score for item in answer] == sorted((item.score for item in answer), reverse=True), name
-        assert len(baseline(dataset).retrieve(["never seen"], 15)) == 15, name
+        assert len(baseline(dataset, "test").retrieve(["never seen"], 15)) == 15, name
 
 
 def test_item_to_item_finds_the_neighbours_and_popularity_does_not(dataset: Dataset) -> None:
     asked = list(questions(dataset.sessions("test"), together=False))
     recall = {
-        name: evaluate(baseline(dataset).retrieve, asked, items=60, ks=[3])["recall@3"]
+        name: evaluate(baseline(dataset, "test").retrieve, asked, items=60, ks=[3])["recall@3"]
         for name, baseline in BASELINES.items()
     }
     assert recall["item-to-item"] > 0.75  # the next item of a circle is among the three nearest
@@ -64,6 +64,6 @@ def test_item_to_item_finds_the_neighbours_and_popularity_does_not(dataset: Data
 
 def test_popularity_in_session_puts_the_sessions_own_items_first(dataset: Dataset) -> None:
     a, b, c = dataset.item_ids()[:3]
-    answer = BASELINES["popularity-in-session"](dataset).retrieve([a, b, b, c], 3)
+    answer = BASELINES["popularity-in-session"](dataset, "test").retrieve([a, b, b, c], 3)
     assert answer[0].item_id == b
     assert {item.item_id for item in answer} == {a, b, c}

@@ -55,7 +55,7 @@ def test_vmis_knn_on_the_sample_of_bol(
     asked = list(questions(dataset.sessions("test"), together=False))
     assert len(asked) == 931
     method = replace(VMIS_KNN, last_events=last_events, candidates=candidates, neighbours=neighbours)
-    metrics = serenades_metrics(SessionKNN(dataset, method=method), asked)
+    metrics = serenades_metrics(SessionKNN(dataset, "test", method=method), asked)
     assert {name: metrics[name] for name in published} == pytest.approx(published, abs=0.003)
 
 

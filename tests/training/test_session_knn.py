@@ -29,7 +29,7 @@ def four_sessions(tmp_path: Path) -> Dataset:
 
 def votes(dataset: Dataset, method: Method, *asked: str) -> dict[str, float]:
     """What an answer's items got from neighbours, those without a vote left out."""
-    answer = SessionKNN(dataset, method=method).retrieve(asked, EVERY_ITEM)
+    answer = SessionKNN(dataset, "test", method=method).retrieve(asked, EVERY_ITEM)
     return {item.item_id: item.score - 1 for item in answer if item.score >= 1}
 
 

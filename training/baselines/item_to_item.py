@@ -22,7 +22,7 @@ FADING = 0.5
 class ItemToItem:
     """What stands near the session's items in other sessions, the latest item counting most; then the most popular."""
 
-    def __init__(self, dataset: Dataset, part: Part = "test") -> None:
+    def __init__(self, dataset: Dataset, part: Part) -> None:
         self._ids = dataset.item_ids()
         self._rows = {item: row for row, item in enumerate(self._ids, start=1)}
         self._popularity = Popularity(dataset, part)

@@ -20,7 +20,7 @@ class Scored(NamedTuple):
 class Popularity:
     """The items with the most events, whatever the session."""
 
-    def __init__(self, dataset: Dataset, part: Part = "test") -> None:
+    def __init__(self, dataset: Dataset, part: Part) -> None:
         ids = dataset.item_ids()
         events_N = np.bincount(Past.before(dataset, part).rows, minlength=len(ids) + 1)[1:]
         self.share = dict(zip(ids, (events_N / (events_N.sum() + 1)).tolist(), strict=True))
@@ -40,7 +40,7 @@ class Popularity:
 class PopularityInSession:
     """The session's own items by how often it has them, then by popularity; after them the most popular."""
 
-    def __init__(self, dataset: Dataset, part: Part = "test") -> None:
+    def __init__(self, dataset: Dataset, part: Part) -> None:
         self._popularity = Popularity(dataset, part)
 
     def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:

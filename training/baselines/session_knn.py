@@ -68,7 +68,7 @@ VMIS_KNN = Method(
 class SessionKNN:
     """The items of the sessions most like the one asked about, then the most popular."""
 
-    def __init__(self, dataset: Dataset, part: Part = "test", *, method: Method) -> None:
+    def __init__(self, dataset: Dataset, part: Part, *, method: Method) -> None:
         past = Past.before(dataset, part)
         self._method = method
         self._ids = dataset.item_ids()
