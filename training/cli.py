@@ -139,7 +139,7 @@ def prepare(
         format=file_format,
         items_format=items_format,
         items_column=items_column,
-        gap_ms=None if gap is None else _milliseconds(gap),
+        gap_ms=None if gap is None else _milliseconds("--gap", gap),
         min_support=min_support or kind.min_support,
         min_length=min_length or kind.min_length,
         test_days=test_days,
@@ -213,18 +213,31 @@ def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles, meaning its current one.")],
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
     part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    run: Annotated[Path | None, typer.Option(help="With --record: the run that the bundle was exported from.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Ask a bundle about held-out sessions, as it is served and by exact search, and print what the answers are worth.
 
     Example: `onward-training evaluate bundles --data dataset --json`
+
+    With `--run run --record docs/results` the evaluation is also kept, for the page that `results` makes.
     """
     os.environ.update(ONE_THREAD)
     from training.evaluation import evaluate_bundle
     from training.report import print_metrics
 
+    if (run is None) != (record is None):
+        raise InputError("--run and --record go together: give both, or neither")
+    _only_test_is_recorded(record, part)
     with bundle_faults(bundle):
-        print_metrics(evaluate_bundle(bundle, data, part.value), as_json=as_json)
+        if run is not None and record is not None:
+            from training.results.recording import evaluate_and_record
+
+            metrics = evaluate_and_record(bundle, data, run, record)
+        else:
+            metrics = evaluate_bundle(bundle, data, part.value)
+    print_metrics(metrics, as_json=as_json)
 
 
 @cli.command()
@@ -234,6 +247,7 @@ def baselines(
     hide_seen: Annotated[
         bool, typer.Option("--hide-seen", help="Answer with no item of the session, as for leave-one-out histories.")
     ] = False,
+    record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Evaluate what needs no training, the floor for an encoder: popularity, nearest items, nearest sessions.
@@ -244,7 +258,14 @@ def baselines(
     from training.evaluation import evaluate_baselines
     from training.report import print_metrics
 
-    print_metrics(evaluate_baselines(data, part.value, hide_seen=hide_seen), as_json=as_json)
+    _only_test_is_recorded(record, part)
+    if record is not None:
+        from training.results.recording import evaluate_and_record_baselines
+
+        metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen)
+    else:
+        metrics = evaluate_baselines(data, part.value, hide_seen=hide_seen)
+    print_metrics(metrics, as_json=as_json)
 
 
 @cli.command()
@@ -278,6 +299,81 @@ def rebuild(
         typer.echo(digest)
 
 
+@cli.command()
+def results(
+    records: Annotated[Path, typer.Argument(help="Folder of records, as `--record` keeps them.")],
+    out: Annotated[Path, typer.Option(help="The page to write, Markdown; its pictures go beside the records.")],
+) -> None:
+    """Make a page of all recorded runs and baselines: tables, spreads over seeds, learning curves, where others lead.
+
+    Example: `onward-training results docs/results --out docs/results.md`
+
+    `anchors.toml` among the records says for each data set its protocol, the metrics to show, published figures and
+    aims; `DATA/ladder.json` says what was tried.
+    """
+    from training.results.page import write_page
+
+    typer.echo(f"{out}: {write_page(records, out)} runs")
+
+
+@cli.command()
+def tune(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made, with a validation part.")],
+    out: Annotated[Path, typer.Option(help="Folder for the study: trials, study.db, best.toml.")],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=SPEC, may be repeated. SPEC: 1..8 (evenly), log:1e-4..1e-2, or choices a,b,c."),
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="A TOML file of specs, laid out as the recipe is, instead of --vary.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many trials the study has in all.")] = 20,
+    timeout: Annotated[
+        str | None, typer.Option(help="Begin no trial after this time: 90s, 30m, 8h, 1d.  [default: no limit]")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="The most epochs of a trial.  [default: the recipe's]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search and of every training.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Search for a better recipe: trainings with other values, judged by validation alone, the poor ones cut short.
+
+    Example: `onward-training tune srgnn --data dataset --out study --vary training.learning_rate=log:1e-3..1e-2`
+
+    The first trial is the recipe as it is. Ctrl-C ends it after the running step; the same command goes on from there.
+    The best recipe is left in `best.toml`.
+    """
+    from training.recipe import Recipe
+    from training.tuning.report import print_study
+    from training.tuning.search_space import read_specs
+    from training.tuning.study import tune as search
+
+    study = search(
+        Recipe.load(recipe),
+        read_specs(vary or (), space),
+        data,
+        out,
+        trials=trials,
+        timeout_s=None if timeout is None else _milliseconds("--timeout", timeout) / 1000,
+        epochs=epochs,
+        seed=seed,
+        device_name=device,
+        on_trial=lambda line: typer.echo(line, err=True),
+    )
+    print_study(study, as_json=as_json)
+    if study.interrupted:
+        typer.echo(f"interrupted; go on with the same command (study: {out})", err=True)
+        raise typer.Exit(130)
+
+
+def _only_test_is_recorded(record: Path | None, part: HeldOut) -> None:
+    if record is not None and part is not HeldOut.TEST:
+        raise InputError("--record keeps answers about the test part; leave out --part")
+
+
 def _engine(name: EngineName) -> "Callable[[Path], Engine]":
     if name is EngineName.SPARK:
         from training.data.spark_engine import SparkEngine
@@ -288,8 +384,8 @@ def _engine(name: EngineName) -> "Callable[[Path], Engine]":
     return PolarsEngine
 
 
-def _milliseconds(duration: str) -> int:
+def _milliseconds(option: str, duration: str) -> int:
     match = re.fullmatch(r"(\d+)([smhd])", duration)
     if match is None or int(match[1]) == 0:
-        raise InputError(f"--gap {duration!r}: write a number and s, m, h or d, such as 30m")
+        raise InputError(f"{option} {duration!r}: write a number and s, m, h or d, such as 30m")
     return int(match[1]) * UNIT_MS[match[2]]
