@@ -64,3 +64,12 @@ def nearest_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
     with torch.no_grad():
         best_B = torch.einsum("bkd,bd->bk", interests_BKD, targets_BD).argmax(dim=1)
     return interests_BKD[torch.arange(len(best_B), device=best_B.device), best_B]
+
+
+def places_from_end(items_BL: Tensor, max_length: int) -> Tensor:
+    """places_L of the positions in a table of `max_length` places, whose last is that of a session's newest item.
+
+    Padding that goes further back than the table has its first place.
+    """
+    length = items_BL.shape[1]
+    return torch.arange(max_length - length, max_length, device=items_BL.device).clamp(min=0)
