@@ -4,7 +4,7 @@ Dimension key: B examples, D embedding, S negatives.
 """
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from training.losses import full_softmax, sampled_softmax
-from training.models.layers import ItemTable
 from training.sampling import Distribution, NegativeSampler
 
 
@@ -39,11 +38,19 @@ class SampledSoftmax(BaseModel):
 Objective = Annotated[FullSoftmax | SampledSoftmax, Field(discriminator="kind")]
 
 
+class ItemVectors(Protocol):
+    """Item embeddings in the space in which interests are compared with them, as an ItemTable has them."""
+
+    def __call__(self, rows: Tensor, /) -> Tensor: ...  # noqa: D102  # vectors of some rows
+
+    def vectors(self) -> Tensor: ...  # noqa: D102  # vectors_ND of all rows
+
+
 class NextItemLoss(nn.Module, ABC):
     """The objective of a recipe, with the sampler that it may need."""
 
     @abstractmethod
-    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemTable) -> Tensor:
+    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         """Batch mean of the cross-entropy of targets_B (item rows), in nats."""
 
     @staticmethod
@@ -55,7 +62,7 @@ class NextItemLoss(nn.Module, ABC):
 
 
 class _AmongAll(NextItemLoss):
-    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemTable) -> Tensor:
+    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         return full_softmax(interests_BD, items.vectors(), targets_B)
 
 
@@ -64,7 +71,7 @@ class _AmongDrawn(NextItemLoss):
         super().__init__()
         self.objective, self.sampler = objective, sampler
 
-    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemTable) -> Tensor:
+    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         rows_S, log_expected_count_S = self.sampler(self.objective.negatives)
         target_BD, negative_SD = items(torch.cat([targets_B, rows_S])).split([len(targets_B), len(rows_S)])
         return sampled_softmax(

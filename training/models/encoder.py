@@ -19,6 +19,8 @@ class SessionEncoder(nn.Module, ABC):
     """How many of the next items an example of training has as targets."""
     every_position: bool = False
     """Whether training examples are whole stretches of sessions with a target at every position."""
+    users: int = 0
+    """Users that `forward` takes, rows 1..users; 0 where it takes sessions alone."""
 
     @abstractmethod
     def forward(self, items_BL: Tensor) -> Tensor:
@@ -53,4 +55,4 @@ class UserEncoder(SessionEncoder):
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """What `forward` takes of a batch."""
-        return batch.items_BL, batch.users_B
+        return (batch.items_BL, batch.users_B) if self.users else (batch.items_BL,)
