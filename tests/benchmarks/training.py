@@ -1,110 +1,133 @@
 """Training speed of SR-GNN at Diginetica's sizes: `python -m tests.benchmarks.training [--batch-size 512]`.
 
-Times steps of the trainer's own loop body on made-up sessions with Diginetica's number of items and lengths, and in
-turn with them the same encoder under a plain softmax (float32 scores, autograd's cross-entropy, Adam weight by weight).
-Prints one line of JSON: medians of rounds, and their ratio.
+Times steps as the trainer takes them, and in turn with them steps of a plain implementation, of the kind that most
+public code is (`tests.benchmarks.plain_srgnn`): Python loops over sessions, float32, autograd through the softmax, Adam
+weight by weight. Both start from the same weights, are seen to have the same loss, and make the batches they learn
+from as they go: the trainer from sessions of about one length, the plain one from shuffled ones. Prints one line of
+JSON: medians of rounds, and their ratio.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from statistics import median
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from torch import Tensor
 
-from training.data.dataset import Sessions
+from tests.benchmarks.made_up import DIGINETICA, made_up_corpus
+from tests.benchmarks.plain_srgnn import PlainBatch, PlainSRGNN, plain_batch
+from tests.benchmarks.step import take_step
 from training.data.examples import Examples
 from training.losses import fast_product_dtype
 from training.machine import machine
-from training.models.srgnn import SRGNN, InnerProduct, SRGNNOptions
+from training.models.layers import InnerProduct
+from training.models.srgnn import SRGNN, SRGNNOptions
+from training.objectives import FullSoftmax
+from training.padding import PADDING
 from training.trainer import keep_freed_memory
 
-ITEMS, SESSIONS, MEAN_LENGTH = 43_097, 60_000, 4.85
-OPTIONS = SRGNNOptions(
-    dimension=100, steps=1, max_length=50, similarity=InnerProduct(kind="inner_product"), positions=False, dropout=0
-)
+L2 = 1e-5
+SAME_LOSS = 0.01
+"""The most by which the losses of the two may differ, in nats: bfloat16 against float32."""
+
+Step = Callable[[Tensor], float]
+"""Learns from the chosen examples and returns the loss it had."""
 
 
-def sessions(seed: int) -> Sessions:
-    """Sessions of 2 to 70 clicks, on average as long as Diginetica's, over items of power-law popularity."""
-    generator = np.random.default_rng(seed)
-    lengths = np.minimum(1 + generator.geometric(1 / (MEAN_LENGTH - 1), size=SESSIONS), 70)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    popularity = 1 / np.arange(10, ITEMS + 10)
-    rows = 1 + generator.choice(ITEMS, size=offsets[-1], p=popularity / popularity.sum())
-    is_target = np.ones(len(rows), dtype=np.bool_)
-    is_target[offsets[:-1]] = False
-    return Sessions(rows.astype(np.int64), offsets.astype(np.int64), is_target)
+def paper_options(dimension: int) -> SRGNNOptions:
+    """SR-GNN as published."""
+    return SRGNNOptions(
+        dimension=dimension,
+        steps=1,
+        max_length=50,
+        similarity=InnerProduct(kind="inner_product"),
+        positions=False,
+        dropout=0,
+        objective=FullSoftmax(kind="full_softmax"),
+    )
 
 
-def fused_step(encoder: SRGNN, optimizer: torch.optim.Optimizer) -> Callable[[Tensor, Tensor], None]:
+def trainer_step(encoder: SRGNN, examples: Examples) -> Step:
     """A step as `training.trainer` takes it."""
+    optimizers = [torch.optim.Adam(encoder.parameters(), weight_decay=L2, fused=True)]
+    return lambda chosen_B: take_step(encoder, optimizers, examples.gather(chosen_B))
 
-    def step(items_BL: Tensor, targets_B: Tensor) -> None:
-        loss = encoder.loss(items_BL, targets_B)
-        optimizer.zero_grad(set_to_none=True)
+
+def plain_step(encoder: PlainSRGNN, examples: Examples) -> Step:
+    """A step as most public code takes it."""
+    optimizer = torch.optim.Adam(encoder.parameters(), weight_decay=L2, foreach=False, fused=False)
+
+    def step(chosen_B: Tensor) -> float:
+        loss = encoder.loss(with_graphs(examples, chosen_B))
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss.item()
 
     return step
 
 
-def plain_step(encoder: SRGNN, optimizer: torch.optim.Optimizer) -> Callable[[Tensor, Tensor], None]:
-    """The same mathematics as most code writes it."""
+def with_graphs(examples: Examples, chosen_B: Tensor) -> PlainBatch:
+    """The chosen examples as a plain implementation has them; only its graphs are part of what it does by the way."""
+    batch = examples.gather(chosen_B)
+    sessions = [[item for item in session if item != PADDING] for session in batch.items_BL.tolist()]
+    return plain_batch(sessions, batch.next_items_B.tolist())
 
-    def step(items_BL: Tensor, targets_B: Tensor) -> None:
-        scores_BN = encoder(items_BL).squeeze(1) @ encoder.item_vectors()[1:].T
-        loss = torch.nn.functional.cross_entropy(scores_BN, targets_B - 1)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
 
-    return step
+def examples_per_s(step: Step, batches: Iterator[Tensor], steps: int) -> float:
+    """How many examples `step` learns from in a second."""
+    taken = list(islice(batches, steps))
+    started = time.perf_counter()
+    for chosen_B in taken:
+        step(chosen_B)
+    return sum(map(len, taken)) / (time.perf_counter() - started)
 
 
 def main(
     batch_size: Annotated[int, typer.Option(min=1)] = 512,
+    dimension: Annotated[int, typer.Option(min=1)] = 100,
+    items: Annotated[int, typer.Option(min=1)] = DIGINETICA.items,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each kind in a round.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the trainer in a round.")] = 40,
+    plain_steps: Annotated[int, typer.Option(min=1, help="Steps of the plain implementation in a round.")] = 10,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Print examples a second of SR-GNN's training step and of a plain one, taken in turn."""
+    """Print examples a second of SR-GNN's training step and of a plain implementation's, taken in turn."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    examples = Examples.of([sessions(seed=1)], OPTIONS.max_length, torch.device("cpu"))
+    corpus = made_up_corpus(DIGINETICA._replace(items=items), seed=1)
     torch.manual_seed(1)
-    encoder, plain_encoder = SRGNN(ITEMS, OPTIONS), SRGNN(ITEMS, OPTIONS)
-    kinds = {
-        "fused": fused_step(encoder, torch.optim.Adam(encoder.parameters(), weight_decay=1e-5, fused=True)),
-        "plain": plain_step(
-            plain_encoder, torch.optim.Adam(plain_encoder.parameters(), weight_decay=1e-5, foreach=False)
-        ),
-    }
-    batches = [examples.gather(batch) for batch in examples.shuffled(batch_size, seed=1, epoch=0)]
-    per_s: dict[str, list[float]] = {name: [] for name in kinds}
+    encoder = SRGNN(corpus, paper_options(dimension))
+    examples = Examples.of(corpus.sessions, encoder.max_length, torch.device("cpu"))
+    step, plain = trainer_step(encoder, examples), plain_step(PlainSRGNN.like(encoder), examples)
+    by_length = cycle(examples.shuffled(batch_size, seed=1, epoch=0))
+    shuffled = cycle(torch.randperm(len(examples)).split(batch_size))
+
+    probe_B = next(shuffled)
+    losses = step(probe_B), plain(probe_B)
+    if abs(losses[0] - losses[1]) > SAME_LOSS:
+        raise AssertionError(f"the two do not compute the same: their losses are {losses[0]} and {losses[1]}")
+    per_s: dict[str, list[float]] = {"trainer": [], "plain": []}
     for round_number in range(rounds + 1):
-        for name, step in kinds.items():
-            taken = [batches[(round_number * steps + i) % len(batches)] for i in range(steps)]
-            started = time.perf_counter()
-            for items_BL, targets_B in taken:
-                step(items_BL, targets_B)
-            if round_number > 0:  # the first round warms up
-                per_s[name].append(sum(len(targets_B) for _, targets_B in taken) / (time.perf_counter() - started))
+        measured = examples_per_s(step, by_length, steps), examples_per_s(plain, shuffled, plain_steps)
+        if round_number > 0:  # the first round warms up
+            for values, value in zip(per_s.values(), measured, strict=True):
+                values.append(value)
     result = {
         "benchmark": "training",
         **machine("torch"),
         "threads": threads,
         "product": str(fast_product_dtype(torch.device("cpu"))).removeprefix("torch."),
-        "items": ITEMS,
-        "dimension": OPTIONS.dimension,
+        "items": items,
+        "dimension": dimension,
         "batch_size": batch_size,
-        "examples_per_s": round(median(per_s["fused"])),
+        "examples_per_s": round(median(per_s["trainer"])),
         "plain_examples_per_s": round(median(per_s["plain"])),
-        "ratio": round(median(a / b for a, b in zip(per_s["fused"], per_s["plain"], strict=True)), 2),
+        "ratio": round(median(a / b for a, b in zip(per_s["trainer"], per_s["plain"], strict=True)), 2),
         "rounds": {name: [round(value) for value in values] for name, values in per_s.items()},
     }
     typer.echo(json.dumps(result))

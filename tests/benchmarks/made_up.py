@@ -1,0 +1,62 @@
+"""Made-up sessions with the sizes of public data sets, so that a benchmark needs none of them.
+
+Dimension key: S sessions, E events, N items.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from training.data.corpus import Corpus
+from training.data.dataset import Sessions
+
+LONGEST = 14
+"""The longest session, in mean lengths."""
+SHORT_SESSIONS = 60_000
+"""How many sessions there are where they have no lasting users."""
+
+
+class Sizes(NamedTuple):
+    """What decides how long a step takes."""
+
+    items: int
+    users: int
+    """0 where sessions have no lasting user."""
+    mean_length: float
+
+
+DIGINETICA = Sizes(items=43_097, users=0, mean_length=4.85)
+SIZES = {
+    "diginetica": DIGINETICA,
+    "yoochoose1_64": Sizes(items=17_376, users=0, mean_length=4.12),
+    "amazon_beauty": Sizes(items=12_092, users=22_363, mean_length=6.88),
+    "amazon_sports": Sizes(items=18_347, users=35_598, mean_length=6.32),
+    "amazon_cds": Sizes(items=29_319, users=13_638, mean_length=26.7),
+    "ml1m": Sizes(items=3_704, users=6_040, mean_length=163.6),
+}
+"""Of the training part of each data set, by its name in the recipes."""
+
+
+def sizes_of(recipe_name: str) -> Sizes:
+    """Those of the data set in a recipe's name, MODEL-DATA-...; Diginetica's where it names none of these."""
+    return next((SIZES[part] for part in recipe_name.split("-")[1:] if part in SIZES), DIGINETICA)
+
+
+def made_up_corpus(sizes: Sizes, *, seed: int) -> Corpus:
+    """Sessions of geometric lengths, from 2 items on, over items of power-law popularity; every event is a target."""
+    generator = np.random.default_rng(seed)
+    count = sizes.users or SHORT_SESSIONS
+    lengths_S = 1 + generator.geometric(1 / (sizes.mean_length - 1), size=count)
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths_S, round(LONGEST * sizes.mean_length)))])
+    cumulative_N = np.cumsum(1 / np.arange(10, sizes.items + 10))
+    rows_E = 1 + np.searchsorted(cumulative_N, generator.uniform(0, cumulative_N[-1], offsets[-1]))
+    is_target_E = np.ones(len(rows_E), dtype=np.bool_)
+    is_target_E[offsets[:-1]] = False
+    users_S = np.arange(1, count + 1) if sizes.users else np.zeros(count)
+    sessions = Sessions(
+        np.minimum(rows_E, sizes.items).astype(np.int64),
+        offsets.astype(np.int64),
+        is_target_E,
+        users_S.astype(np.int64),
+    )
+    return Corpus(sizes.items, sizes.users, (sessions,))
