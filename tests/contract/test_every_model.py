@@ -15,8 +15,11 @@ from tests.training.corpora import corpus, sessions
 from training.data.examples import Examples
 from training.export import write_program
 from training.models import MODELS
+from training.models.comirec import ComiRecDROptions, ComiRecSAOptions
 from training.models.encoder import SessionEncoder
 from training.models.layers import Cosine, InnerProduct
+from training.models.mind import MINDOptions
+from training.models.sasrec import SASRecOptions
 from training.models.srgnn import SRGNNOptions
 from training.objectives import FullSoftmax, SampledSoftmax
 
@@ -40,7 +43,61 @@ SRGNN_IMPROVED = SRGNN_PAPER.model_copy(
         "objective": SAMPLED,
     }
 )
+SASREC = SASRecOptions(
+    dimension=12,
+    layers=2,
+    heads=2,
+    feed_forward=24,
+    max_length=MAX_LENGTH,
+    similarity=InnerProduct(kind="inner_product"),
+    dropout=0.1,
+    objective=FullSoftmax(kind="full_softmax"),
+)
+COMIREC_SA = ComiRecSAOptions(
+    dimension=12,
+    interests=4,
+    attention_dimension=48,
+    max_length=MAX_LENGTH,
+    similarity=InnerProduct(kind="inner_product"),
+    dropout=0,
+    concentration_penalty=0,
+    objective=SAMPLED,
+)
+COMIREC_DR = ComiRecDROptions(
+    dimension=12,
+    interests=4,
+    rounds=3,
+    max_length=MAX_LENGTH,
+    similarity=InnerProduct(kind="inner_product"),
+    dropout=0,
+    objective=SAMPLED,
+)
+MIND_PAPER = MINDOptions(
+    dimension=12,
+    interests=4,
+    adaptive_interests=True,
+    rounds=3,
+    projection=True,
+    max_length=MAX_LENGTH,
+    similarity=InnerProduct(kind="inner_product"),
+    dropout=0,
+    objective=SAMPLED,
+)
+IMPROVED = {
+    "similarity": Cosine(kind="cosine", scale=12),
+    "dropout": 0.1,
+    "objective": FullSoftmax(kind="full_softmax"),
+}
 FORMS: dict[str, tuple[str, BaseModel]] = {
+    "comirec_dr": ("comirec_dr", COMIREC_DR),
+    "comirec_dr, improved": ("comirec_dr", COMIREC_DR.model_copy(update=IMPROVED)),
+    "comirec_sa": ("comirec_sa", COMIREC_SA),
+    "comirec_sa, improved": ("comirec_sa", COMIREC_SA.model_copy(update={**IMPROVED, "concentration_penalty": 1})),
+    "comirec_sa, one interest": ("comirec_sa", COMIREC_SA.model_copy(update={"interests": 1})),
+    "mind": ("mind", MIND_PAPER),
+    "mind, improved": ("mind", MIND_PAPER.model_copy(update={**IMPROVED, "projection": False})),
+    "sasrec": ("sasrec", SASREC),
+    "sasrec, cosine": ("sasrec", SASREC.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})),
     "srgnn": ("srgnn", SRGNN_PAPER),
     "srgnn, improved": ("srgnn", SRGNN_IMPROVED),
 }

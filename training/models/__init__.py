@@ -6,7 +6,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from training.data.corpus import Corpus
+from training.models.attrec import AttRec, AttRecOptions
+from training.models.comirec import ComiRecDR, ComiRecDROptions, ComiRecSA, ComiRecSAOptions
 from training.models.encoder import SessionEncoder
+from training.models.mind import MIND, MINDOptions
+from training.models.sasrec import SASRec, SASRecOptions
 from training.models.srgnn import SRGNN, SRGNNOptions
 
 
@@ -17,4 +21,11 @@ class Model(NamedTuple):
     options: type[BaseModel]
 
 
-MODELS = {"srgnn": Model(SRGNN, SRGNNOptions)}
+MODELS = {
+    "attrec": Model(AttRec, AttRecOptions),
+    "comirec_dr": Model(ComiRecDR, ComiRecDROptions),
+    "comirec_sa": Model(ComiRecSA, ComiRecSAOptions),
+    "mind": Model(MIND, MINDOptions),
+    "sasrec": Model(SASRec, SASRecOptions),
+    "srgnn": Model(SRGNN, SRGNNOptions),
+}
