@@ -19,6 +19,7 @@ from training.models.comirec import ComiRecDROptions, ComiRecSAOptions
 from training.models.encoder import SessionEncoder
 from training.models.layers import Cosine, InnerProduct
 from training.models.mind import MINDOptions
+from training.models.re4 import Re4Options, ReAttend, ReConstruct, ReContrast
 from training.models.sasrec import SASRecOptions
 from training.models.srgnn import SRGNNOptions
 from training.objectives import FullSoftmax, SampledSoftmax
@@ -88,6 +89,27 @@ IMPROVED = {
     "dropout": 0.1,
     "objective": FullSoftmax(kind="full_softmax"),
 }
+RE4_PAPER = Re4Options(
+    dimension=12,
+    hidden=24,
+    interests=3,
+    max_length=MAX_LENGTH,
+    similarity=InnerProduct(kind="inner_product"),
+    initial="standard_normal",
+    readout="tanh",
+    re_contrast=ReContrast(weight=0.1, temperature=0.02),
+    re_attend=ReAttend(weight=0.001),
+    re_construct=ReConstruct(weight=0.1),
+    objective=SampledSoftmax(kind="sampled_softmax", negatives=20, distribution="uniform", log_q=False),
+)
+RE4_IMPROVED = RE4_PAPER.model_copy(
+    update={
+        "similarity": Cosine(kind="cosine", scale=12),
+        "initial": "scaled_normal",
+        "readout": "none",
+        "objective": SAMPLED,
+    }
+)
 FORMS: dict[str, tuple[str, BaseModel]] = {
     "comirec_dr": ("comirec_dr", COMIREC_DR),
     "comirec_dr, improved": ("comirec_dr", COMIREC_DR.model_copy(update=IMPROVED)),
@@ -96,6 +118,8 @@ FORMS: dict[str, tuple[str, BaseModel]] = {
     "comirec_sa, one interest": ("comirec_sa", COMIREC_SA.model_copy(update={"interests": 1})),
     "mind": ("mind", MIND_PAPER),
     "mind, improved": ("mind", MIND_PAPER.model_copy(update={**IMPROVED, "projection": False})),
+    "re4": ("re4", RE4_PAPER),
+    "re4, improved": ("re4", RE4_IMPROVED),
     "sasrec": ("sasrec", SASREC),
     "sasrec, cosine": ("sasrec", SASREC.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})),
     "srgnn": ("srgnn", SRGNN_PAPER),
