@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from service import telemetry
@@ -48,16 +49,17 @@ class Recommender:
         session_id: str | None,
         items: Sequence[str],
         *,
+        user_id: str | None,
         k: int,
         exclude: Collection[str],
         exclude_seen: bool | None,
     ) -> Recommendation:
-        """Append `items` to the session, if one is named, and rank what is likely to come next."""
+        """Append `items` to the session, if one is named, and rank what is likely to come next for its user."""
         bundle = self._live.bundle
         started = time.perf_counter()
         item_ids, degraded = await self._session_items(session_id, items)
         stored = time.perf_counter()
-        retrieval = await _retrieve(bundle, item_ids, k, exclude, exclude_seen)
+        retrieval = await _retrieve(bundle, item_ids, user_id, k, exclude, exclude_seen)
         retrieved = time.perf_counter()
         telemetry.retrieved(
             [item.source for item in retrieval.items], len(retrieval.unknown_item_ids), retrieved - stored
@@ -102,11 +104,17 @@ class Recommender:
 
 
 async def _retrieve(
-    bundle: Bundle, item_ids: Sequence[str], k: int, exclude: Collection[str], exclude_seen: bool | None
+    bundle: Bundle,
+    item_ids: Sequence[str],
+    user_id: str | None,
+    k: int,
+    exclude: Collection[str],
+    exclude_seen: bool | None,
 ) -> Retrieval:
+    retrieve = partial(bundle.retrieve, item_ids, k, user_id=user_id, exclude=exclude, exclude_seen=exclude_seen)
     if _is_short(bundle, interests=bundle.manifest.interests, k=k, hidden=len(exclude) + len(item_ids)):
-        return bundle.retrieve(item_ids, k, exclude=exclude, exclude_seen=exclude_seen)
-    return await asyncio.to_thread(bundle.retrieve, item_ids, k, exclude=exclude, exclude_seen=exclude_seen)
+        return retrieve()
+    return await asyncio.to_thread(retrieve)
 
 
 def _is_short(bundle: Bundle, *, interests: int, k: int, hidden: int) -> bool:

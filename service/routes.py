@@ -91,10 +91,16 @@ async def recommend(
     """Append the newest items to the session, if one is named, and rank what is likely to come next.
 
     If the session store does not answer in time, the ranking is by `items` alone, or by popularity, and `degraded`
-    says so. A session of which no item is known gets popular items, and `source` says so.
+    says so. A session of which no item is known gets popular items, and `source` says so; that of a user whom the
+    encoder knows gets what suits the user. `user` says whether the encoder knows the user.
     """
     answer = await recommender.recommend(
-        query.session_id, query.items, k=query.k, exclude=query.exclude, exclude_seen=query.exclude_seen
+        query.session_id,
+        query.items,
+        user_id=query.user_id,
+        k=query.k,
+        exclude=query.exclude,
+        exclude_seen=query.exclude_seen,
     )
     return _recommendations(answer, request, response)
 
@@ -112,9 +118,12 @@ async def recommend_for_session(
     request: Request,
     response: Response,
 ) -> Recommendations:
-    """Rank what is likely to come next in a stored session; popular items where nothing is stored."""
+    """Rank what is likely to come next in a stored session; where nothing is stored, popular items.
+
+    With a `user_id` that the encoder knows, what suits the user counts too, and stands in for a session.
+    """
     answer = await recommender.recommend(
-        session_id, (), k=query.k, exclude=query.exclude, exclude_seen=query.exclude_seen
+        session_id, (), user_id=query.user_id, k=query.k, exclude=query.exclude, exclude_seen=query.exclude_seen
     )
     return _recommendations(answer, request, response)
 
@@ -270,6 +279,7 @@ def _recommendations(answer: Recommendation, request: Request, response: Respons
         bundle=answer.bundle.digest,
         items=items,
         count=len(items),
+        user=answer.retrieval.user,
         degraded=list(answer.degraded),
         unknown_item_ids=list(answer.retrieval.unknown_item_ids),
         took_ms=took_ms,

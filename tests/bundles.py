@@ -20,6 +20,7 @@ from service.bundle import (
     Defaults,
     IndexInfo,
     Manifest,
+    Users,
     pad_dimension,
     publish,
     stage,
@@ -43,6 +44,7 @@ def write_files(
     available: NDArray[np.bool_] | None = None,
     popularity: NDArray[np.float32] | None = None,
     attributes: Sequence[Mapping[str, Any]] | None = None,
+    users: Sequence[str] = (),
     model: str = "mean",
     seed: int = 0,
 ) -> Manifest:
@@ -52,7 +54,11 @@ def write_files(
     vectors_N1D[0] = 0
     np.save(folder / VECTORS, vectors_N1D)
     turns_KDD = [np.eye(dimension), *np.linalg.qr(random.normal(size=(interests - 1, dimension, dimension)))[0]]
-    onnx.save(mean_encoder(vectors_N1D, np.array(turns_KDD, dtype=np.float32)), folder / ENCODER)
+    tastes_U1D = random.normal(size=(len(users) + 1, dimension)).astype(np.float32)
+    tastes_U1D[0] = 0
+    program = mean_encoder(vectors_N1D, np.array(turns_KDD, dtype=np.float32), tastes_U1D)
+    onnx.save(program, folder / ENCODER)
+    Users.write(folder, users)
     Catalog.write(
         folder,
         ids,
@@ -70,6 +76,7 @@ def write_files(
         metrics={"recall@20": 0.5},
         items=len(ids),
         dimension=dimension,
+        users=len(users),
         interests=interests,
         max_length=10,
         defaults=Defaults(exclude_seen=exclude_seen),
@@ -85,12 +92,15 @@ def write_index(path: Path, vectors_N1D: NDArray[np.float32], info: IndexInfo) -
     faiss.write_index(index, str(path))
 
 
-def add_probes(folder: Path, manifest: Manifest, ids: Sequence[str]) -> Manifest:
-    """Write the manifest with the answers to three short sessions; returned as `publish` wants it."""
+def add_probes(folder: Path, manifest: Manifest, ids: Sequence[str], users: Sequence[str] = ()) -> Manifest:
+    """Write the manifest with the answers to three short sessions, and to a user; returned as `publish` wants it."""
     write_manifest(folder, manifest)
     bundle = Bundle.load(folder, verify=False)
     sessions = [ids[:1], ids[1:3], ids[2:8]]
-    probed = manifest.model_copy(update={"probes": tuple(bundle.probe(session, 5) for session in sessions)})
+    probes = [bundle.probe(session, 5) for session in sessions]
+    if users:
+        probes.append(bundle.probe(ids[:2], 5, user_id=users[-1]))
+    probed = manifest.model_copy(update={"probes": tuple(probes)})
     write_manifest(folder, probed)
     return probed
 
@@ -98,22 +108,27 @@ def add_probes(folder: Path, manifest: Manifest, ids: Sequence[str]) -> Manifest
 def make_bundle(folder: Path, ids: Sequence[str], **options: Any) -> Bundle:
     """Write a whole bundle into `folder`, outside any folder of bundles, and load it; options as in write_files."""
     folder.mkdir(parents=True, exist_ok=True)
-    add_probes(folder, write_files(folder, ids, **options), ids)
+    add_probes(folder, write_files(folder, ids, **options), ids, options.get("users", ()))
     return Bundle.load(folder)
 
 
 def publish_bundle(bundles: Path, ids: Sequence[str], *, keep: int = 5, **options: Any) -> str:
     """Publish a new bundle and return its digest; options as in write_files."""
     with stage(bundles) as folder:
-        manifest = add_probes(folder, write_files(folder, ids, **options), ids)
+        manifest = add_probes(folder, write_files(folder, ids, **options), ids, options.get("users", ()))
         return publish(folder, manifest, bundles, keep=keep)
 
 
-def mean_encoder(vectors_N1D: NDArray[np.float32], turns_KDD: NDArray[np.float32]) -> onnx.ModelProto:
-    """Interest k is the mean vector of the session's items, turned by the k-th matrix."""
+def mean_encoder(
+    vectors_N1D: NDArray[np.float32], turns_KDD: NDArray[np.float32], tastes_U1D: NDArray[np.float32]
+) -> onnx.ModelProto:
+    """Interest k is the mean vector of the session's items and the user's taste, turned by the k-th matrix."""
     interests, dimension, _ = turns_KDD.shape
+    takes_users = len(tastes_U1D) > 1
     constants = {
         "vectors": vectors_N1D,
+        "tastes": tastes_U1D,
+        "one": np.array(1, dtype=np.float32),
         "padding": np.array(0, dtype=np.int64),
         "axis": np.array([1], dtype=np.int64),
         "turns": turns_KDD.transpose(1, 0, 2).reshape(dimension, interests * dimension),
@@ -124,15 +139,21 @@ def mean_encoder(vectors_N1D: NDArray[np.float32], turns_KDD: NDArray[np.float32
         helper.make_node("ReduceSum", ["vectors_BLD", "axis"], ["sum_BD"], keepdims=0),
         helper.make_node("Greater", ["items_BL", "padding"], ["valid_BL"]),
         helper.make_node("Cast", ["valid_BL"], ["count_BL"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceSum", ["count_BL", "axis"], ["length_B1"], keepdims=1),
+        helper.make_node("ReduceSum", ["count_BL", "axis"], ["counted_B1"], keepdims=1),
+        helper.make_node("Max", ["counted_B1", "one"], ["length_B1"]),
         helper.make_node("Div", ["sum_BD", "length_B1"], ["mean_BD"]),
-        helper.make_node("MatMul", ["mean_BD", "turns"], ["turned"]),
+        *([helper.make_node("Gather", ["tastes", "users_B"], ["taste_BD"])] if takes_users else []),
+        helper.make_node("Sum", ["mean_BD", "taste_BD"] if takes_users else ["mean_BD"], ["query_BD"]),
+        helper.make_node("MatMul", ["query_BD", "turns"], ["turned"]),
         helper.make_node("Reshape", ["turned", "shape"], ["interests_BKD"]),
     ]
     graph = helper.make_graph(
         nodes,
         "mean",
-        [helper.make_tensor_value_info("items_BL", TensorProto.INT64, ["B", "L"])],
+        [
+            helper.make_tensor_value_info("items_BL", TensorProto.INT64, ["B", "L"]),
+            *([helper.make_tensor_value_info("users_B", TensorProto.INT64, ["B"])] if takes_users else []),
+        ],
         [helper.make_tensor_value_info("interests_BKD", TensorProto.FLOAT, ["B", interests, dimension])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )

@@ -1,6 +1,6 @@
 """The contract between training and service: how a bundle is written, published, loaded and asked."""
 
-from service.bundle.bundle import Bundle, Retrieval, RetrievedItem, UnknownItemError
+from service.bundle.bundle import Bundle, Retrieval, RetrievedItem, UnknownItemError, User
 from service.bundle.catalog import Catalog
 from service.bundle.encoder import Encoder
 from service.bundle.index import Candidates, ItemIndex, pad_dimension
@@ -11,6 +11,7 @@ from service.bundle.manifest import (
     INDEX,
     MANIFEST,
     QUERIES,
+    USERS,
     VECTORS,
     BundleError,
     Defaults,
@@ -23,6 +24,7 @@ from service.bundle.manifest import (
     write_manifest,
 )
 from service.bundle.publish import current_digest, publish, stage
+from service.bundle.users import Users
 
 __all__ = [
     "ATTRIBUTES",
@@ -31,6 +33,7 @@ __all__ = [
     "INDEX",
     "MANIFEST",
     "QUERIES",
+    "USERS",
     "VECTORS",
     "Bundle",
     "BundleError",
@@ -46,6 +49,8 @@ __all__ = [
     "RetrievedItem",
     "ScoredItem",
     "UnknownItemError",
+    "User",
+    "Users",
     "current_digest",
     "is_valid_id",
     "pad_dimension",

@@ -17,6 +17,7 @@ from service.bundle.manifest import (
     ENCODER,
     INDEX,
     MANIFEST,
+    USERS,
     VECTORS,
     BundleError,
     Manifest,
@@ -25,8 +26,10 @@ from service.bundle.manifest import (
     check_files,
     read_manifest,
 )
+from service.bundle.users import UNKNOWN, Users
 
 Source = Literal["encoder", "popular", "similar"]
+User = Literal["known", "unknown"]
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
 FINITE_CHECK_ROWS = 65_536
@@ -48,19 +51,22 @@ class RetrievedItem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """Items, best first, and the ids of the request that the catalog does not have."""
+    """Items, best first, and what of the request the bundle does not know."""
 
     items: tuple[RetrievedItem, ...]
     unknown_item_ids: tuple[str, ...] = ()
+    user: User | None = None
+    """Whether the encoder knows the user; None where none was named or the encoder takes sessions alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Encoder, index, vectors and catalog of one export. Immutable, and safe to use from several threads at once."""
+    """Encoder, index, vectors, catalog and users of one export. Immutable; several threads may use it at once."""
 
     digest: str
     manifest: Manifest
     catalog: Catalog
+    users: Users
     encoder: Encoder
     index: ItemIndex
     vectors_N1D: NDArray[np.float32]
@@ -83,12 +89,14 @@ class Bundle:
             digest=digest,
             manifest=manifest,
             catalog=catalog,
+            users=Users.load(folder, manifest.users),
             encoder=Encoder.load(
                 folder / ENCODER,
                 items=manifest.items,
                 dimension=manifest.dimension,
                 interests=manifest.interests,
                 max_length=manifest.max_length,
+                users=manifest.users,
             ),
             index=ItemIndex.load(
                 folder / INDEX, manifest.index, vectors_N1D=vectors_N1D, available_N1=catalog.available_N1
@@ -104,27 +112,31 @@ class Bundle:
         item_ids: Sequence[str],
         k: int,
         *,
+        user_id: str | None = None,
         exclude: Collection[str] = (),
         exclude_seen: bool | None = None,
         exact: bool = False,
     ) -> Retrieval:
-        """Return the k items most likely to follow a session, or its popular items where it knows none of them.
+        """Return the k items most likely to follow a session, or popular items where nothing of it is known.
 
         Args:
             item_ids: the session, oldest first; ids that the catalog does not have are reported and left out.
             k: the number of items wanted; fewer come only where fewer are eligible.
+            user_id: whose session it is. A user whom the encoder knows is answered without any known item too; one
+                whom it does not know is answered by the session alone.
             exclude: ids not to return.
             exclude_seen: leave out the session's own items; None means the bundle's default.
             exact: compare with every vector instead of asking the index.
         """
         rows, unknown_item_ids = self._rows(item_ids)
-        if not rows:
-            return Retrieval(self.popular(k, exclude=exclude).items, unknown_item_ids)
+        user_row, user = self._user(user_id)
+        if not rows and user_row == UNKNOWN:
+            return Retrieval(self.popular(k, exclude=exclude).items, unknown_item_ids, user)
         hidden_rows = set(self._known_rows(exclude))
         if self.manifest.defaults.exclude_seen if exclude_seen is None else exclude_seen:
             hidden_rows.update(rows)
-        candidates = self.index.search(self.encoder.encode(rows), k, hidden_rows=hidden_rows, exact=exact)
-        return Retrieval(tuple(self._items(candidates)), unknown_item_ids)
+        candidates = self.index.search(self.encoder.encode(rows, user_row), k, hidden_rows=hidden_rows, exact=exact)
+        return Retrieval(tuple(self._items(candidates)), unknown_item_ids, user)
 
     def similar(self, item_id: str, k: int, *, exclude: Collection[str] = (), exact: bool = False) -> Retrieval:
         """Return the k items nearest to an item, by the cosine of their vectors as the score.
@@ -159,13 +171,15 @@ class Bundle:
         """Return what the catalog knows of an item. Raises UnknownItemError."""
         return self.catalog.attributes(self._row(item_id))
 
-    def probe(self, item_ids: Sequence[str], k: int = 20) -> Probe:
+    def probe(self, item_ids: Sequence[str], k: int = 20, *, user_id: str | None = None) -> Probe:
         """Record what this bundle answers to a session of which it knows an item, with its default options."""
-        interests_KD = self.encoder.encode(self._rows(item_ids)[0])
+        interests_KD = self.encoder.encode(self._rows(item_ids)[0], self._user(user_id)[0])
+        top = self.retrieve(item_ids, k, user_id=user_id).items
         return Probe(
             items=tuple(item_ids),
+            user_id=user_id,
             interests=tuple(tuple(interest_D) for interest_D in interests_KD.tolist()),
-            top=tuple(ScoredItem(item_id=item.item_id, score=item.score) for item in self.retrieve(item_ids, k).items),
+            top=tuple(ScoredItem(item_id=item.item_id, score=item.score) for item in top),
         )
 
     def check_probes(self) -> None:
@@ -175,11 +189,20 @@ class Bundle:
         for number, expected in enumerate(self.manifest.probes):
             if not self._rows(expected.items)[0]:
                 raise BundleError(f"probe {number}: none of its items is in the catalog")
-            actual = self.probe(expected.items, len(expected.top))
+            if expected.user_id is not None and self._user(expected.user_id)[1] != "known":
+                raise BundleError(f"probe {number}: its user is not in {USERS}")
+            actual = self.probe(expected.items, len(expected.top), user_id=expected.user_id)
             if not np.allclose(actual.interests, expected.interests, rtol=0, atol=_tolerance(expected.interests)):
                 raise BundleError(f"probe {number}: {ENCODER} gives other interests than at export")
             if not _same_top(actual.top, expected.top):
                 raise BundleError(f"probe {number}: {INDEX} gives other items or scores than at export")
+
+    def _user(self, user_id: str | None) -> tuple[int, User | None]:
+        """Return a user's row, and whether the encoder knows the user."""
+        if user_id is None or not self.users:
+            return UNKNOWN, None
+        row = self.users.row(user_id)
+        return row, "unknown" if row == UNKNOWN else "known"
 
     def _row(self, item_id: str) -> int:
         row = self.catalog.row(item_id)

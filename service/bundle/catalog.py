@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from service.bundle.arrays import open_array
+from service.bundle.ids import read_ids, write_ids
 from service.bundle.manifest import (
     ATTRIBUTES,
     ATTRIBUTES_OFFSETS,
@@ -18,7 +19,6 @@ from service.bundle.manifest import (
     IDS,
     POPULARITY,
     BundleError,
-    is_valid_id,
 )
 
 
@@ -50,7 +50,7 @@ class Catalog:
         """Read the catalog of `items` items from a bundle's folder. Raises BundleError."""
         offsets_N1 = open_array(folder / ATTRIBUTES_OFFSETS, np.int64, (items + 1,))
         return cls(
-            _read_ids(folder / IDS, items),
+            read_ids(folder / IDS, items),
             popularity_N1=_checked_popularity(open_array(folder / POPULARITY, np.float32, (items + 1,))),
             available_N1=_checked_availability(open_array(folder / AVAILABLE, np.bool_, (items + 1,))),
             attributes=_map_attributes(folder / ATTRIBUTES, offsets_N1),
@@ -76,7 +76,6 @@ class Catalog:
 
         Raises BundleError where an id is unusable or repeated, or a length or value does not fit.
         """
-        _check_ids(ids)
         for name, array in ((POPULARITY, popularity), (AVAILABLE, available)):
             if array.shape != (len(ids) + 1,):
                 raise BundleError(f"{name}: shape {array.shape} for {len(ids)} items, expected {(len(ids) + 1,)}")
@@ -84,7 +83,7 @@ class Catalog:
         popularity_N1[0], available_N1[0] = 0, False
         np.save(folder / POPULARITY, _checked_popularity(popularity_N1))
         np.save(folder / AVAILABLE, available_N1)
-        (folder / IDS).write_bytes("".join(f"{item_id}\n" for item_id in ids).encode())
+        write_ids(folder / IDS, ids)
         np.save(folder / ATTRIBUTES_OFFSETS, _write_attributes(folder / ATTRIBUTES, attributes, len(ids)))
 
     def __len__(self) -> int:
@@ -106,27 +105,6 @@ class Catalog:
         start, end = self._attribute_offsets_N1[row - 1 : row + 1]
         attributes: dict[str, Any] = from_json(self._attributes[start:end])
         return attributes
-
-
-def _read_ids(path: Path, items: int) -> list[str]:
-    try:
-        ids = path.read_bytes().decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path.name}: not UTF-8 at byte {error.start}") from error
-    if ids.pop() != "" or len(ids) != items:
-        raise BundleError(f"{path.name}: {len(ids)} whole lines, expected {items}")
-    _check_ids(ids)
-    return ids
-
-
-def _check_ids(ids: Sequence[str]) -> None:
-    for line, item_id in enumerate(ids, start=1):
-        if not is_valid_id(item_id):
-            raise BundleError(f"{IDS}: line {line}: an id is 1..128 visible characters")
-    if len(set(ids)) != len(ids):
-        first_lines: dict[str, int] = {}
-        line = next(line for line, item_id in enumerate(ids, 1) if first_lines.setdefault(item_id, line) != line)
-        raise BundleError(f"{IDS}: line {line}: the id of line {first_lines[ids[line - 1]]} again")
 
 
 def _checked_popularity(popularity_N1: NDArray[np.float32]) -> NDArray[np.float32]:

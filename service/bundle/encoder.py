@@ -14,24 +14,28 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels report to thei
 
 import onnxruntime  # it reads the variable as it is imported
 
+ITEMS, USERS, INTERESTS = "items_BL", "users_B", "interests_BKD"
 MIN_LENGTH = 2  # the shortest input a session-graph program is exported for; a shorter session gets one more padding
 
 
 class Encoder:
     """An ONNX program from items_BL (int64 rows, oldest first, left-padded with 0) to interests_BKD (float32).
 
+    One that knows users takes users_B beside them: int64 rows, 0 for an unknown user.
+
     Safe to use from several threads at once; each call runs in the thread that makes it.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, *, max_length: int) -> None:
         self._session = session
-        self._input = session.get_inputs()[0].name
-        self._output = session.get_outputs()[0].name
+        self._takes_users = len(session.get_inputs()) > 1
         self._max_length = max_length
 
     @classmethod
-    def load(cls, path: Path, *, items: int, dimension: int, interests: int, max_length: int) -> "Encoder":
-        """Load and try the program on the first and the last of `items` rows.
+    def load(
+        cls, path: Path, *, items: int, dimension: int, interests: int, max_length: int, users: int = 0
+    ) -> "Encoder":
+        """Load and try the program on the first and the last of `items` rows, and the last of `users`.
 
         Raises BundleError where it can't be loaded or does not give finite (1, interests, dimension) numbers.
         """
@@ -39,34 +43,43 @@ class Encoder:
             encoder = cls(
                 onnxruntime.InferenceSession(path, _options(), ["CPUExecutionProvider"]), max_length=max_length
             )
-            encoder._check_signature(path.name)
-            trial_KD = encoder.encode([1, items] * max_length)
+            encoder._check_signature(path.name, takes_users=users > 0)
+            trials = [encoder.encode([1, items] * max_length)]
+            if users:
+                trials += [encoder.encode([1, items] * max_length, users), encoder.encode([], users)]
         except BundleError:
             raise
         except Exception as error:  # onnxruntime raises classes of its own, without a common base, for each fault
             raise BundleError(f"{path.name}: {_first_line(error)}") from error
-        if trial_KD.shape != (interests, dimension) or not np.isfinite(trial_KD).all():
-            raise BundleError(f"{path.name}: gives no finite interests of shape {(interests, dimension)}")
+        for trial_KD in trials:
+            if trial_KD.shape != (interests, dimension) or not np.isfinite(trial_KD).all():
+                raise BundleError(f"{path.name}: gives no finite interests of shape {(interests, dimension)}")
         return encoder
 
-    def encode(self, rows: Sequence[int]) -> NDArray[np.float32]:
+    def encode(self, rows: Sequence[int], user_row: int = 0) -> NDArray[np.float32]:
         """Return interests_KD of a session: its rows, oldest first, of which the last `max_length` count.
 
-        Raises ValueError for an empty session.
+        Where the program knows users, the session is that of the user in `user_row`, 0 for an unknown one.
+        Raises ValueError for an empty session of an unknown user.
         """
-        if not rows:
-            raise ValueError("an empty session has no interests")
+        if not rows and not user_row:
+            raise ValueError("an empty session of an unknown user has no interests")
         recent = rows[-self._max_length :]
         items_BL = np.zeros((1, max(MIN_LENGTH, len(recent))), dtype=np.int64)
-        items_BL[0, -len(recent) :] = recent
-        interests_KD: NDArray[np.float32] = self._session.run([self._output], {self._input: items_BL})[0][0]
+        items_BL[0, items_BL.shape[1] - len(recent) :] = recent
+        given = {ITEMS: items_BL}
+        if self._takes_users:
+            given[USERS] = np.array([user_row], dtype=np.int64)
+        interests_KD: NDArray[np.float32] = self._session.run([INTERESTS], given)[0][0]
         return interests_KD
 
-    def _check_signature(self, name: str) -> None:
+    def _check_signature(self, name: str, *, takes_users: bool) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         signature = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
-        if signature != [("items_BL", "tensor(int64)", 2), ("interests_BKD", "tensor(float)", 3)]:
-            raise BundleError(f"{name}: not a program from int64 items_BL to float32 interests_BKD")
+        users = [(USERS, "tensor(int64)", 1)] if takes_users else []
+        if signature != [(ITEMS, "tensor(int64)", 2), *users, (INTERESTS, "tensor(float)", 3)]:
+            taken = f"{ITEMS} and {USERS}" if takes_users else ITEMS
+            raise BundleError(f"{name}: not a program from int64 {taken} to float32 {INTERESTS}")
 
 
 def _options() -> Any:

@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 ENCODER, ENCODER_DATA = "encoder.onnx", "encoder.onnx.data"
 VECTORS = "vectors.npy"
 INDEX = "index.faiss"
-IDS = "ids.txt"
+IDS, USERS = "ids.txt", "users.txt"
 ATTRIBUTES, ATTRIBUTES_OFFSETS = "attributes.jsonl", "attributes_offsets.npy"
 AVAILABLE = "available.npy"
 POPULARITY = "popularity.npy"
@@ -25,6 +25,7 @@ REQUIRED_FILES = frozenset(
     {ENCODER, VECTORS, INDEX, IDS, ATTRIBUTES, ATTRIBUTES_OFFSETS, AVAILABLE, POPULARITY},
 )
 OPTIONAL_FILES = frozenset({ENCODER_DATA, QUERIES})
+FILES_OF_USERS = frozenset({USERS})  # required where the encoder knows users, else no file of a bundle
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_ID_LENGTH = 128
@@ -79,6 +80,9 @@ class Probe(_Part):
     """A session and what the bundle answered to it at export; it must answer the same before it serves."""
 
     items: tuple[str, ...] = Field(min_length=1)
+    user_id: str | None = Field(
+        default=None, description="The known user whose session it is; null for an unknown one."
+    )
     interests: tuple[tuple[float, ...], ...] = Field(min_length=1, description="K interests of D numbers.")
     top: tuple[ScoredItem, ...] = Field(min_length=1)
 
@@ -97,6 +101,9 @@ class Manifest(_Part):
     )
     items: PositiveInt = Field(description="N")
     dimension: PositiveInt = Field(description="D of the vectors and interests.")
+    users: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="U: users that the encoder knows; 0 where it takes sessions alone."
+    )
     interests: PositiveInt = Field(description="K")
     max_length: PositiveInt = Field(description="L: the most recent items of a session that the encoder reads.")
     metric: Literal["inner_product"] = "inner_product"
@@ -139,7 +146,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     Raises BundleError where the folder lacks a file of a bundle or holds anything else.
     """
     names = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
-    _check_names(names)
+    _check_names(names, manifest)
     complete = manifest.model_copy(update={"files": {name: describe_file(folder / name) for name in sorted(names)}})
     (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return complete
@@ -147,7 +154,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
 def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
     """Raise BundleError unless `folder` holds exactly the manifest's files, each regular and of its size and hash."""
-    _check_names(set(manifest.files))
+    _check_names(set(manifest.files), manifest)
     present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
     for name in sorted(present - set(manifest.files)):
         raise BundleError(f"{name}: not listed in {MANIFEST}")
@@ -183,10 +190,11 @@ def _regular_file_size(path: Path) -> int:
     return status.st_size
 
 
-def _check_names(names: set[str]) -> None:
-    for name in sorted(REQUIRED_FILES - names):
+def _check_names(names: set[str], manifest: Manifest) -> None:
+    required = REQUIRED_FILES | FILES_OF_USERS if manifest.users else REQUIRED_FILES
+    for name in sorted(required - names):
         raise BundleError(f"{name}: missing")
-    for name in sorted(names - REQUIRED_FILES - OPTIONAL_FILES):
+    for name in sorted(names - required - OPTIONAL_FILES):
         raise BundleError(f"{name}: no file of a bundle")
 
 
