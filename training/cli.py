@@ -171,6 +171,10 @@ def train(
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
     out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, metrics, learning curve.")],
     epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs.  [default: the recipe's]")] = None,
+    refit_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Validate nothing: fit to all sessions, for the epochs that an earlier run chose."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one machine's CPU.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -184,7 +188,16 @@ def train(
     from training.recipe import Recipe
     from training.trainer import train as fit
 
-    if not fit(Recipe.load(recipe), data, out, epochs=epochs, seed=seed, device_name=device, resume=resume):
+    if not fit(
+        Recipe.load(recipe),
+        data,
+        out,
+        epochs=epochs,
+        refit_epochs=refit_epochs,
+        seed=seed,
+        device_name=device,
+        resume=resume,
+    ):
         typer.echo(f"interrupted; go on with the same command and --resume (run: {out})", err=True)
         raise typer.Exit(130)
 

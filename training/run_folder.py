@@ -25,13 +25,22 @@ FITS = SELECTION, REFIT = "selection", "refit"
 
 
 def prepare_run_folder(
-    recipe: Recipe, dataset: Dataset, out: Path, *, epochs: int, seed: int, device: torch.device, resume: bool
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    *,
+    epochs: int,
+    refit_epochs: int | None,
+    seed: int,
+    device: torch.device,
+    resume: bool,
 ) -> None:
     """Make the run folder, or check that the one to go on with is of this recipe, data set and seed."""
     facts = {
         "recipe": recipe.text,
         "data_fingerprint": dataset.info.fingerprint,
         "epochs": epochs,
+        "refit_epochs": refit_epochs,
         "seed": seed,
     }
     if resume:

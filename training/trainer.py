@@ -47,6 +47,7 @@ def train(
     out: Path,
     *,
     epochs: int | None = None,
+    refit_epochs: int | None = None,
     seed: int = 1,
     device_name: str = "auto",
     resume: bool = False,
@@ -58,6 +59,7 @@ def train(
 
     Args:
         epochs: the most epochs, instead of the recipe's.
+        refit_epochs: fit to all examples for this many epochs at once, chosen by an earlier run.
         device_name: cpu, cuda or auto.
         resume: go on from the checkpoints in `out`; the outcome is that of an unbroken run.
         on_epoch: given the metrics line of each epoch; the fit ends where it answers False.
@@ -69,7 +71,9 @@ def train(
     device = pick_device(device_name)
     dataset = Dataset.open(data)
     epochs = epochs or recipe.training.epochs
-    prepare_run_folder(recipe, dataset, out, epochs=epochs, seed=seed, device=device, resume=resume)
+    prepare_run_folder(
+        recipe, dataset, out, epochs=epochs, refit_epochs=refit_epochs, seed=seed, device=device, resume=resume
+    )
 
     validation = Examples.of(
         [dataset.sessions("validation")],
@@ -78,10 +82,12 @@ def train(
         together=dataset.info.targets == "together",
     )
     with interruption() as interrupted, Progress(recipe.model) as progress:
-        selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
-        selection.run(interrupted, progress, on_epoch)
-        if recipe.training.refit and len(validation) and not interrupted:
-            chosen = selection.state.best_epoch
+        chosen = refit_epochs
+        if chosen is None:
+            selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
+            selection.run(interrupted, progress, on_epoch)
+            chosen = selection.state.best_epoch if recipe.training.refit and len(validation) else 0
+        if chosen and not interrupted:
             refit = Fit(REFIT, recipe, dataset, out, None, device, epochs=chosen, schedule_epochs=epochs, seed=seed)
             refit.run(interrupted, progress, on_epoch)
     return not interrupted

@@ -121,6 +121,14 @@ def test_a_caller_may_end_a_fit_after_any_epoch(recipe: Recipe, dataset: Dataset
     ]
 
 
+def test_a_refit_alone_is_that_of_a_whole_run(unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    chosen = sum(line["fit"] == "refit" for line in history(unbroken))
+    train(recipe, dataset.folder, tmp_path, device_name="cpu", refit_epochs=chosen)
+    assert {line["fit"] for line in history(tmp_path)} == {"refit"}
+    for name, weight in weights(unbroken).items():
+        assert torch.equal(weight, weights(tmp_path)[name]), name
+
+
 def test_tables_updated_by_row_are_learnt_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     sampled = '{ kind = "sampled_softmax", negatives = 30, distribution = "log_uniform", log_q = true }'
     text = recipe.text.replace('{ kind = "full_softmax" }', sampled)
