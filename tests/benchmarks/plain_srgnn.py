@@ -9,6 +9,7 @@ Dimension key: B sessions, L positions, M distinct items of a session at most, D
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ def plain_batch(sessions: Sequence[Sequence[int]], targets: Sequence[int]) -> Pl
         nodes.append(distinct.tolist() + (largest - len(distinct)) * [0])
         edges = np.zeros((largest, largest))
         alias = [int(np.where(distinct == item)[0][0]) for item in session]
-        for before, after in zip(alias[:-1], alias[1:], strict=True):
+        for before, after in pairwise(alias):
             edges[before][after] = 1
         incoming, outgoing = np.sum(edges, 0), np.sum(edges, 1)
         incoming[np.where(incoming == 0)] = 1

@@ -1,0 +1,108 @@
+"""Latency of the encoder, as the service runs it: `python -m tests.benchmarks.encoders [BUNDLES ...]`.
+
+Encodes sessions of 20 items, one at a time in one thread, by every bundle in turn. Without arguments: by an untrained
+encoder of each model, exported at its paper's sizes. Prints one line of JSON.
+"""
+
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import quantiles
+from typing import Annotated
+
+import torch
+import typer
+
+from service.bundle import Bundle, Encoder
+from tests.benchmarks.made_up import made_up_corpus, sizes_of
+from tests.benchmarks.paper_recipes import paper_recipes
+from training.export import write_program
+from training.machine import machine
+from training.models.encoder import UserEncoder
+from training.recipe import Recipe
+
+DISTINCT = 0.7
+"""Share of a session's clicks that are on an item which it did not have yet."""
+WARM_UP = 20
+
+
+def bundled(folders: list[Path]) -> Iterator[tuple[str, Encoder, int]]:
+    """Name, encoder and number of items of each bundle, or of the current one of a folder of bundles."""
+    for folder in folders:
+        bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
+        yield f"{bundle.manifest.model} ({folder})", bundle.encoder, bundle.manifest.items
+
+
+def untrained(folder: Path) -> Iterator[tuple[str, Encoder, int]]:
+    """Name, encoder and number of items of every paper's recipe; the programs are written to `folder`."""
+    for name in paper_recipes():
+        recipe, sizes = Recipe.load(Path(name)), sizes_of(name)
+        torch.manual_seed(1)
+        encoder = recipe.build(made_up_corpus(sizes, seed=1)).eval()
+        with torch.inference_mode():
+            interests, dimension = encoder(torch.tensor([[1, 2]])).shape[1:]
+        program = folder / name / "encoder.onnx"
+        program.parent.mkdir()
+        write_program(encoder, program)
+        yield (
+            name,
+            Encoder.load(
+                program,
+                items=sizes.items,
+                dimension=dimension,
+                interests=interests,
+                max_length=encoder.max_length,
+                users=sizes.users if isinstance(encoder, UserEncoder) else 0,
+            ),
+            sizes.items,
+        )
+
+
+def session(generator: random.Random, items: int, length: int) -> list[int]:
+    """Item rows of which some come again."""
+    pool = generator.sample(range(1, items + 1), min(items, max(1, round(DISTINCT * length))))
+    return pool[:length] + generator.choices(pool, k=length - len(pool[:length]))
+
+
+def durations_us(encoders: Mapping[str, tuple[Encoder, int]], sessions: int, length: int) -> dict[str, list[float]]:
+    """How long each encoder took for each of its sessions, one session of each in turn."""
+    generator = random.Random(1)
+    durations: dict[str, list[float]] = {name: [] for name in encoders}
+    for number in range(WARM_UP + sessions):
+        for name, (encoder, items) in encoders.items():
+            rows = session(generator, items, length)
+            started = time.perf_counter()
+            encoder.encode(rows)
+            if number >= WARM_UP:
+                durations[name].append(1e6 * (time.perf_counter() - started))
+    return durations
+
+
+def main(
+    bundles: Annotated[list[Path] | None, typer.Argument(exists=True, help="Bundles, or folders of bundles.")] = None,
+    sessions: Annotated[int, typer.Option(min=2)] = 2_000,
+    length: Annotated[int, typer.Option(min=1, help="Items of a session.")] = 20,
+) -> None:
+    """Print the latency of each bundle's encoder, or of each model's."""
+    with tempfile.TemporaryDirectory() as folder:
+        named = bundled(bundles) if bundles else untrained(Path(folder))
+        encoders = {name: (encoder, items) for name, encoder, items in named}
+        durations = durations_us(encoders, sessions, length)
+    cuts = {name: quantiles(values, n=100) for name, values in durations.items()}
+    result = {
+        "benchmark": "encoders",
+        **machine("onnxruntime"),
+        "length": length,
+        "encoders": {
+            name: {"items": encoders[name][1], "p50_us": round(cut[49], 1), "p99_us": round(cut[98], 1)}
+            for name, cut in cuts.items()
+        },
+    }
+    typer.echo(json.dumps(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)
