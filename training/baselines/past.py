@@ -9,7 +9,7 @@ from training.data.dataset import Dataset, Part
 
 
 class Past(NamedTuple):
-    """Whole sessions in order of time, one after another: session s is rows[offsets[s]:offsets[s + 1]]."""
+    """Whole sessions in order of time, one after another: session s is rows[offsets[s]:offsets[s + 1]]; no row is 0."""
 
     rows: NDArray[np.int64]
     offsets: NDArray[np.int64]
