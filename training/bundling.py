@@ -3,13 +3,20 @@
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from service.bundle import Bundle, Catalog, Manifest, publish, write_manifest
+
+
+class Asked(NamedTuple):
+    """A session that a probe asks about: ids of its items, and of its user where it is to name one."""
+
+    items: Sequence[str]
+    user_id: str | None = None
 
 
 def write_catalog(folder: Path, ids: Sequence[str], popularity_N1: NDArray[Any], attributes: pl.DataFrame) -> None:
@@ -31,11 +38,11 @@ def json_attributes(attributes: pl.DataFrame) -> Iterator[dict[str, Any]]:
         yield {name: _json_value(value) for name, value in row.items() if value is not None}
 
 
-def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, sessions: list[list[str]]) -> str:
-    """Ask the staged bundle about `sessions`, keep its answers as probes, publish it and return its digest."""
+def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, asked: Sequence[Asked]) -> str:
+    """Ask the staged bundle, keep its answers as probes, publish it and return its digest."""
     write_manifest(staging, manifest)
     bundle = Bundle.load(staging, verify=False)
-    probes = tuple(bundle.probe(session) for session in sessions)
+    probes = tuple(bundle.probe(items, user_id=user_id) for items, user_id in asked)
     return publish(staging, manifest.model_copy(update={"probes": probes}), bundles)
 
 

@@ -24,9 +24,10 @@ from service.bundle import (
     Defaults,
     Encoder,
     Manifest,
+    Users,
     stage,
 )
-from training.bundling import publish_with_probes, write_catalog
+from training.bundling import Asked, publish_with_probes, write_catalog
 from training.data.corpus import Corpus
 from training.data.dataset import Dataset
 from training.data.examples import Examples
@@ -83,6 +84,8 @@ def export(
         np.save(staging / VECTORS, vectors_N1D)
         np.save(staging / QUERIES, queries_QKD)
         write_catalog(staging, dataset.item_ids(), dataset.popularity(), dataset.attributes())
+        if encoder.users:
+            Users.write(staging, dataset.users())
         faiss_index, index_info = build_index(
             vectors_N1D, queries_QKD, index, target_recall=target_recall, on_step=on_step
         )
@@ -95,13 +98,14 @@ def export(
             metrics=best_validation(run),
             items=len(vectors_N1D) - 1,
             dimension=vectors_N1D.shape[1],
+            users=encoder.users,
             interests=queries_QKD.shape[1],
             max_length=recipe.encoder.max_length,
             defaults=Defaults(exclude_seen=recipe.serving.exclude_seen),
             index=index_info,
         )
         on_step("checking and publishing the bundle")
-        return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, examples))
+        return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, encoder, examples))
 
 
 def load_encoder(run: Path, recipe: Recipe, dataset: Dataset) -> SessionEncoder:
@@ -116,18 +120,25 @@ def load_encoder(run: Path, recipe: Recipe, dataset: Dataset) -> SessionEncoder:
 
 
 def write_program(encoder: SessionEncoder, path: Path) -> None:
-    """Export `encoder` as an ONNX program with the dimensions `batch` and `length` free; its weights lie beside it."""
+    """Export `encoder` as an ONNX program with the dimensions `batch` and `length` free; its weights lie beside it.
+
+    It takes items_BL, and users_B behind them where the encoder knows users.
+    """
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2)
-    items_BL = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    inputs = {
+        "items_BL": (torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]), {0: batch, 1: length}),
+        "users_B": (torch.tensor([0, 1]), {0: batch}),
+    }
+    taken = dict(list(inputs.items())[: 2 if encoder.users else 1])
     with warnings.catch_warnings(), _errors_only("torch.onnx"):
         warnings.simplefilter("ignore")  # of torch's own exporter, about itself
         program = torch.onnx.export(
             encoder,
-            (items_BL,),
+            tuple(example for example, _ in taken.values()),
             dynamo=True,
-            input_names=["items_BL"],
+            input_names=list(taken),
             output_names=["interests_BKD"],
-            dynamic_shapes=({0: batch, 1: length},),
+            dynamic_shapes=tuple(free for _, free in taken.values()),
             verbose=False,
         )
     assert program is not None  # noqa: S101  # torch's stub allows None for the exporter that is not used here
@@ -139,8 +150,8 @@ def write_program(encoder: SessionEncoder, path: Path) -> None:
 @torch.inference_mode()
 def encode(encoder: SessionEncoder, examples: Examples) -> NDArray[np.float32]:
     """queries_QKD: the interests of every example's input, by torch."""
-    batches = [encoder(examples.gather(example_B).items_BL) for example_B in torch.arange(len(examples)).split(256)]
-    return torch.cat(batches).numpy()
+    batches = [examples.gather(examples_B) for examples_B in torch.arange(len(examples)).split(256)]
+    return torch.cat([encoder(*encoder.inputs(batch)) for batch in batches]).numpy()
 
 
 def check_parity(
@@ -153,22 +164,32 @@ def check_parity(
     """Raise BundleError unless the program gives the interests that torch gave, one session at a time."""
     interests, dimension = queries_QKD.shape[1:]
     program = Encoder.load(
-        path, items=table_shape[0] - 1, dimension=dimension, interests=interests, max_length=encoder.max_length
-    )  # fmt: skip
+        path,
+        items=table_shape[0] - 1,
+        dimension=dimension,
+        interests=interests,
+        max_length=encoder.max_length,
+        users=encoder.users,
+    )
     scale = max(1.0, float(np.abs(queries_QKD).max()))
     for number, query_KD in enumerate(queries_QKD):
-        items_BL = examples.gather(torch.tensor([number])).items_BL
-        difference = float(np.abs(program.encode(items_BL[items_BL > 0].tolist()) - query_KD).max())
+        batch = examples.gather(torch.tensor([number]))
+        rows = batch.items_BL[batch.items_BL > 0].tolist()
+        difference = float(np.abs(program.encode(rows, int(batch.users_B)) - query_KD).max())
         if not difference <= PARITY * scale:
             raise BundleError(f"{path.name}: differs from the trained encoder by {difference:.1e} on a real session")
 
 
-def probe_sessions(dataset: Dataset, examples: Examples) -> list[list[str]]:
-    """The inputs of a few examples as item ids."""
-    ids = dataset.item_ids()
-    chosen = range(0, len(examples), max(1, len(examples) // PROBES))
-    inputs = (examples.gather(torch.tensor([number])).items_BL for number in list(chosen)[:PROBES])
-    return [[ids[row - 1] for row in items_BL[items_BL > 0].tolist()] for items_BL in inputs]
+def probe_sessions(dataset: Dataset, encoder: SessionEncoder, examples: Examples) -> list[Asked]:
+    """The inputs of a few examples as item ids; where the encoder knows users, every other one with its user."""
+    items, users = dataset.item_ids(), dataset.users()
+    asked: list[Asked] = []
+    for number in list(range(0, len(examples), max(1, len(examples) // PROBES)))[:PROBES]:
+        batch = examples.gather(torch.tensor([number]))
+        rows, user_row = batch.items_BL[batch.items_BL > 0].tolist(), int(batch.users_B)
+        names_user = encoder.users and user_row and len(asked) % 2 == 0
+        asked.append(Asked([items[row - 1] for row in rows], users[user_row - 1] if names_user else None))
+    return asked
 
 
 def _real_sessions(dataset: Dataset, max_length: int) -> Examples:

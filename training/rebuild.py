@@ -9,15 +9,15 @@ import faiss
 import numpy as np
 import polars as pl
 
-from service.bundle import ENCODER, ENCODER_DATA, INDEX, QUERIES, VECTORS, Bundle, stage
-from training.bundling import publish_with_probes, write_catalog
+from service.bundle import ENCODER, ENCODER_DATA, INDEX, QUERIES, USERS, VECTORS, Bundle, stage
+from training.bundling import Asked, publish_with_probes, write_catalog
 from training.data.attributes import read_attributes
 from training.data.formats import Format
 from training.errors import InputError
 from training.index_kind import IndexKind
 from training.indexing import build_index
 
-KEPT = (ENCODER, ENCODER_DATA, VECTORS, QUERIES)
+KEPT = (ENCODER, ENCODER_DATA, VECTORS, QUERIES, USERS)
 
 
 def rebuild(
@@ -73,8 +73,8 @@ def rebuild(
             update={"created": datetime.now(UTC), "index": index_info, "files": {}, "probes": ()}
         )
         on_step("checking and publishing the bundle")
-        sessions = [list(probe.items) for probe in current.manifest.probes]
-        return publish_with_probes(staging, manifest, bundles, sessions)
+        asked = [Asked(probe.items, probe.user_id) for probe in current.manifest.probes]
+        return publish_with_probes(staging, manifest, bundles, asked)
 
 
 def _kept_attributes(bundle: Bundle, ids: list[str]) -> pl.DataFrame:
