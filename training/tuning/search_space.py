@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias
 import tomlkit
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import Item
+from tomlkit.items import InlineTable, Item
 
 from training.errors import InputError
 from training.recipe import Recipe
@@ -219,9 +219,7 @@ def _choice_texts(key: str, spec: str) -> tuple[str, ...]:
 
 
 def _toml(value: Any) -> str:
-    if not isinstance(value, dict):
-        return tomlkit.item(value).as_string()
-    table = tomlkit.inline_table()
-    table.update(value)
-    text: str = table.as_string()
-    return text
+    item: Item = tomlkit.inline_table() if isinstance(value, dict) else tomlkit.item(value)
+    if isinstance(item, InlineTable):
+        item.update(value)
+    return item.as_string()

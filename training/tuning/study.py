@@ -17,6 +17,7 @@ from sqlalchemy.exc import DatabaseError
 
 from training.data.dataset import Dataset
 from training.errors import InputError
+from training.interruption import interruption
 from training.recipe import Recipe
 from training.run_folder import SELECTION, best_validation, checkpoint_of, read_run
 from training.trainer import train
@@ -93,11 +94,11 @@ def tune(
         recipe = Recipe.parse(with_values(recipe.text, {"training.epochs": epochs}), f"{recipe.name}.toml")
     space = SearchSpace.of(recipe, specs)
     facts = {"recipe": recipe.text, "space": dict(specs), "data": dataset.info.fingerprint, "seed": seed}
-    with _opened(out, facts, space) as study:
+    with interruption() as interrupted, _opened(out, facts, space) as study:
         search = Search(study, space, data, out, seed, device_name, on_trial)
         going = True
         while going and search.finished() < trials and (deadline is None or time.monotonic() < deadline):
-            going = search.try_next()
+            going = search.try_next() and not interrupted
         return search.outcome(interrupted=not going)
 
 
