@@ -1,0 +1,182 @@
+"""Which examples sessions come to: their inputs, targets, users, and what was seen before."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from tests.training.corpora import sessions
+from tests.training.data.conftest import Prepare, log
+from training.data.corpus import Corpus
+from training.data.dataset import Sessions
+from training.data.examples import Batch, Examples
+from training.data.preparation import SplitKind
+
+CPU = torch.device("cpu")
+SESSIONS = {"u1": "a b c d", "u2": "b c d e", "u3": "c a b"}
+USERS = {"session_id": "user_id"}
+HISTORIES = log(SESSIONS).rename(USERS)
+
+
+def examples_of(parts: Sequence[Sessions], max_length: int = 10, **options: int) -> Examples:
+    return Examples.of(parts, max_length, CPU, **options)  # type: ignore[arg-type]  # horizon, or a truth value
+
+
+def gathered(examples: Examples) -> Batch:
+    return examples.gather(torch.arange(len(examples)))
+
+
+def pairs(examples: Examples) -> list[tuple[list[int], list[int]]]:
+    """Input and targets of every example, without padding."""
+    batch = gathered(examples)
+    return [
+        ([item for item in items if item], [item for item in targets if item])
+        for items, targets in zip(batch.items_BL.tolist(), batch.targets_BT.tolist(), strict=True)
+    ]
+
+
+def test_every_prefix_is_an_example() -> None:
+    assert pairs(examples_of([sessions([1, 2, 3], [4], [5, 5])])) == [([1], [2]), ([1, 2], [3]), ([5], [5])]
+
+
+def test_of_a_long_prefix_the_newest_items_are_the_input() -> None:
+    assert pairs(examples_of([sessions([1, 2, 3, 4, 5])], 2)) == [
+        ([1], [2]),
+        ([1, 2], [3]),
+        ([2, 3], [4]),
+        ([3, 4], [5]),
+    ]
+
+
+def test_inputs_are_padded_on_the_left_and_never_shorter_than_two() -> None:
+    examples = examples_of([sessions([1, 2, 3, 4])])
+    assert gathered(examples).items_BL.tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3]]
+    assert examples.gather(torch.tensor([0])).items_BL.tolist() == [[0, 1]]
+
+
+def test_only_targets_make_examples() -> None:
+    part = sessions([1, 2, 3, 4], [5, 6, 7])
+    part.is_target[[1, 4, 5]] = False
+    assert pairs(examples_of([part])) == [([1, 2], [3]), ([1, 2, 3], [4]), ([5, 6], [7])]
+
+
+def test_a_target_with_nothing_before_it_is_no_example() -> None:
+    part = sessions([1, 2], [3, 4])
+    part.is_target[:] = True
+    assert pairs(examples_of([part])) == [([1], [2]), ([3], [4])]
+
+
+def test_parts_stand_one_after_another_and_never_run_into_each_other() -> None:
+    parts = [sessions([1, 2]), sessions([3, 4, 5])]
+    assert pairs(examples_of(parts, horizon=3)) == [([1], [2]), ([3], [4, 5]), ([3, 4], [5])]
+
+
+def test_a_horizon_gives_the_next_items_up_to_the_end_of_the_session() -> None:
+    examples = examples_of([sessions([1, 2, 3, 4], [5, 6])], horizon=2)
+    assert pairs(examples) == [([1], [2, 3]), ([1, 2], [3, 4]), ([1, 2, 3], [4]), ([5], [6])]
+    batch = gathered(examples)
+    assert batch.targets_BT.tolist() == [[2, 3], [3, 4], [4, 0], [6, 0]]
+    assert batch.next_items_B.tolist() == [2, 3, 4, 6]
+
+
+def test_at_every_position_a_session_is_one_stretch_with_a_target_behind_each_item() -> None:
+    examples = examples_of([sessions([1, 2, 3, 4], [5], [6, 7])], every_position=True)
+    batch = gathered(examples)
+    assert batch.items_BL.tolist() == [[1, 2, 3], [0, 0, 6]]
+    assert batch.targets_BT.tolist() == [[2, 3, 4], [0, 0, 7]]
+
+
+def test_a_long_session_is_cut_into_stretches_from_its_end_and_every_target_counts_once() -> None:
+    examples = examples_of([sessions([1, 2, 3, 4, 5, 6, 7, 8])], 3, every_position=True)
+    assert pairs(examples) == [([5, 6, 7], [6, 7, 8]), ([2, 3, 4], [3, 4, 5]), ([1], [2])]
+
+
+def test_at_every_position_only_targets_are_targets() -> None:
+    part = sessions([1, 2, 3, 4])
+    part.is_target[2] = False
+    batch = gathered(examples_of([part], every_position=True))
+    assert batch.items_BL.tolist() == [[1, 2, 3]]
+    assert batch.targets_BT.tolist() == [[2, 0, 4]]
+
+
+def test_targets_together_share_the_input_before_the_first_of_them() -> None:
+    part = sessions([1, 2, 3, 4], [5, 6, 7, 8])
+    part.is_target[[1, 5, 6]] = False
+    examples = examples_of([part], together=True)
+    assert pairs(examples) == [([1, 2], [3]), ([1, 2], [4]), ([5, 6, 7], [8])]
+    assert examples.groups_E.tolist() == [0, 0, 1]
+
+
+def test_a_batch_knows_whose_sessions_it_holds() -> None:
+    parts = [sessions([1, 2], [3, 4, 5], users=[8, 0]), sessions([6, 7], users=[9])]
+    for every_position, users in ((False, [8, 0, 0, 9]), (True, [8, 0, 9])):
+        examples = examples_of(parts, every_position=every_position)
+        assert gathered(examples).users_B.tolist() == users
+
+
+def test_seen_is_all_of_the_session_however_short_the_input() -> None:
+    examples = examples_of([sessions([1, 2, 3, 4], [5, 6])], 1)
+    assert gathered(examples).items_BL.tolist() == [[0, 1], [0, 2], [0, 3], [0, 5]]
+    assert examples.seen(torch.arange(4)).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [0, 0, 5]]
+
+
+def test_a_subset_keeps_the_order_it_was_chosen_in() -> None:
+    examples = examples_of([sessions([1, 2, 3, 4])])
+    chosen = examples.subset(torch.tensor([2, 0]))
+    assert pairs(chosen) == [([1, 2, 3], [4]), ([1], [2])]
+    assert chosen.groups_E.tolist() == examples.groups_E[[2, 0]].tolist()
+
+
+def test_an_epoch_takes_every_example_once_by_about_one_length_and_as_the_seed_says() -> None:
+    examples = examples_of([sessions(*([*range(1, length + 2)] for length in range(1, 12)))])
+    batches = examples.shuffled(5, seed=1, epoch=0)
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(examples)))
+    lengths = examples.ends_E - examples.starts_E
+    assert sum(int(lengths[batch].max() - lengths[batch].min()) for batch in batches) <= lengths.max()
+    again, later, other = (examples.shuffled(5, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0)))
+    assert all(map(torch.equal, batches, again))
+    assert not all(map(torch.equal, batches, later))
+    assert not all(map(torch.equal, batches, other))
+
+
+def starred(part: Sessions) -> dict[str, str]:
+    """Its sessions, {"s1": "a *b *c"} with a star at each target."""
+    words = ["*" * bool(target) + item for item, target in zip(part.item_ids, part.is_target, strict=True)]
+    cuts = zip(part.offsets[:-1], part.offsets[1:], strict=True)
+    return {session: " ".join(words[start:end]) for session, (start, end) in zip(part.session_ids, cuts, strict=True)}
+
+
+def test_once_nothing_is_held_out_training_and_validation_stand_side_by_side(prepared: Prepare) -> None:
+    by_time = prepared(log(SESSIONS), SplitKind.TEMPORAL, validation=0.5, test_share=0.1).known()
+    assert [starred(part) for part in by_time] == [{"u1": "a *b *c *d"}, {"u2": "b *c *d *e"}]
+    as_given = prepared(log(SESSIONS), SplitKind.GIVEN, validation=0.34, test=log({"u4": "a b"})).known()
+    assert [starred(part) for part in as_given] == [{"u1": "a *b *c *d", "u2": "b *c *d *e"}, {"u3": "c *a *b"}]
+
+
+def test_leaving_one_out_the_histories_of_validation_stand_for_both_parts(prepared: Prepare) -> None:
+    (known,) = prepared(HISTORIES, SplitKind.LEAVE_ONE_OUT).known()
+    assert starred(known) == {"u1": "a *b *c", "u2": "b *c *d", "u3": "c *a"}
+    assert known.users.tolist() == [1, 2, 3]
+
+
+def test_by_user_a_validation_user_is_known_whole_and_has_no_row(prepared: Prepare) -> None:
+    dataset = prepared(log({f"u{n}": "a b c d e" for n in range(10)}).rename(USERS), SplitKind.BY_USER)
+    train, validation = dataset.known()
+    assert set(starred(train).values()) == set(starred(validation).values()) == {"a *b *c *d *e"}
+    assert dataset.users() == list(starred(train))
+    assert train.users.tolist() == list(range(1, 9))
+    assert validation.users.tolist() == [0]
+    assert Corpus.of(dataset, [train, validation]).users == 8
+
+
+@pytest.mark.parametrize("split", [SplitKind.TEMPORAL, SplitKind.GIVEN])
+def test_sessions_have_no_lasting_users(split: SplitKind, prepared: Prepare) -> None:
+    dataset = prepared(log(SESSIONS), split)
+    assert dataset.users() == []
+    assert not dataset.sessions("train").users.any()
+    assert Corpus.of(dataset, dataset.known()).users == 0
+
+
+def test_without_validation_the_training_part_is_all_that_is_known(prepared: Prepare) -> None:
+    (train,) = prepared(log(SESSIONS), validation=0.0).known()
+    assert starred(train) == {"u1": "a *b *c *d", "u2": "b *c *d *e", "u3": "c *a *b"}
