@@ -12,6 +12,7 @@ from torch import Tensor
 
 from service.bundle import ENCODER, Encoder
 from tests.training.corpora import corpus, sessions
+from training.augmentations import Augmentation
 from training.data.examples import Examples
 from training.export import write_program
 from training.models import MODELS
@@ -19,6 +20,7 @@ from training.models.comirec import ComiRecDROptions, ComiRecSAOptions
 from training.models.encoder import SessionEncoder
 from training.models.layers import Cosine, InnerProduct
 from training.models.mind import MINDOptions
+from training.models.mvcrec import ContrastOptions, GraphOptions, MVCrecOptions
 from training.models.re4 import Re4Options, ReAttend, ReConstruct, ReContrast
 from training.models.sasrec import SASRecOptions
 from training.models.srgnn import SRGNNOptions
@@ -105,8 +107,36 @@ RE4_PAPER = Re4Options(
 RE4_IMPROVED = RE4_PAPER.model_copy(
     update={
         "similarity": Cosine(kind="cosine", scale=12),
-        "initial": "scaled_normal",
+        "initial": "item_means",
         "readout": "none",
+        "objective": SAMPLED,
+    }
+)
+MVCREC_PAPER = MVCrecOptions(
+    dimension=12,
+    layers=2,
+    heads=2,
+    max_length=MAX_LENGTH,
+    graph=GraphOptions(reach=3, layers=2),
+    fusion="attention",
+    similarity=InnerProduct(kind="inner_product"),
+    embedding_dropout=0,
+    dropout=0,
+    contrast=ContrastOptions(
+        weight=0.01,
+        similarity="inner_product",
+        temperature=1,
+        augmentation=Augmentation(crop=0.8, mask=0.5, reorder=0.8),
+    ),
+    objective=FullSoftmax(kind="full_softmax"),
+)
+MVCREC_IMPROVED = MVCREC_PAPER.model_copy(
+    update={
+        "fusion": "separate",
+        "similarity": Cosine(kind="cosine", scale=12),
+        "embedding_dropout": 0.1,
+        "dropout": 0.1,
+        "contrast": MVCREC_PAPER.contrast.model_copy(update={"similarity": "cosine", "temperature": 0.2}),
         "objective": SAMPLED,
     }
 )
@@ -120,6 +150,8 @@ FORMS: dict[str, tuple[str, BaseModel]] = {
     "mind, improved": ("mind", MIND_PAPER.model_copy(update={**IMPROVED, "projection": False})),
     "re4": ("re4", RE4_PAPER),
     "re4, improved": ("re4", RE4_IMPROVED),
+    "mvcrec": ("mvcrec", MVCREC_PAPER),
+    "mvcrec, improved": ("mvcrec", MVCREC_IMPROVED),
     "sasrec": ("sasrec", SASREC),
     "sasrec, cosine": ("sasrec", SASREC.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})),
     "srgnn": ("srgnn", SRGNN_PAPER),

@@ -10,6 +10,7 @@ from training.models.attrec import AttRec, AttRecOptions
 from training.models.comirec import ComiRecDR, ComiRecDROptions, ComiRecSA, ComiRecSAOptions
 from training.models.encoder import SessionEncoder
 from training.models.mind import MIND, MINDOptions
+from training.models.mvcrec import MVCrec, MVCrecOptions
 from training.models.re4 import Re4, Re4Options
 from training.models.sasrec import SASRec, SASRecOptions
 from training.models.srgnn import SRGNN, SRGNNOptions
@@ -28,6 +29,7 @@ MODELS = {
     "comirec_sa": Model(ComiRecSA, ComiRecSAOptions),
     "mind": Model(MIND, MINDOptions),
     "re4": Model(Re4, Re4Options),
+    "mvcrec": Model(MVCrec, MVCrecOptions),
     "sasrec": Model(SASRec, SASRecOptions),
     "srgnn": Model(SRGNN, SRGNNOptions),
 }

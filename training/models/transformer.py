@@ -108,9 +108,10 @@ class _Block(nn.Module):
         if last_only:
             states_BLD, visible = states_BLD[:, -1:], visible[:, :, -1:]
         asking_BTD = seen_BLD[:, -1:] if last_only else seen_BLD
-        states_BTD = states_BLD + self.dropout(self.attention(asking_BTD, seen_BLD, visible))
+        states_BTD: Tensor = states_BLD + self.dropout(self.attention(asking_BTD, seen_BLD, visible))
         if self.pre_norm:
-            return states_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(states_BTD)))
+            added_BTD: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(states_BTD)))
+            return states_BTD + added_BTD
         states_BTD = self.attention_norm(states_BTD)
         normed_BTD: Tensor = self.feed_forward_norm(states_BTD + self.dropout(self.feed_forward(states_BTD)))
         return normed_BTD
@@ -134,4 +135,5 @@ class _Attention(nn.Module):
         return mixed_BTD
 
     def _split(self, states_BLD: Tensor) -> Tensor:
-        return states_BLD.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        batch, length, dimension = states_BLD.shape
+        return states_BLD.reshape(batch, length, self.heads, dimension // self.heads).transpose(1, 2)
