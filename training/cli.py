@@ -228,6 +228,13 @@ def evaluate(
     part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
     run: Annotated[Path | None, typer.Option(help="With --record: the run that the bundle was exported from.")] = None,
     record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
+    sampled_negatives: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Also rank each target among this many drawn items; no figure to compare with others."
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of that draw.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Ask a bundle about held-out sessions, as it is served and by exact search, and print what the answers are worth.
@@ -243,13 +250,15 @@ def evaluate(
     if (run is None) != (record is None):
         raise InputError("--run and --record go together: give both, or neither")
     _only_test_is_recorded(record, part)
+    if record is not None and sampled_negatives:
+        raise InputError("--sampled-negatives are not recorded; leave out --record")
     with bundle_faults(bundle):
         if run is not None and record is not None:
             from training.results.recording import evaluate_and_record
 
             metrics = evaluate_and_record(bundle, data, run, record)
         else:
-            metrics = evaluate_bundle(bundle, data, part.value)
+            metrics = evaluate_bundle(bundle, data, part.value, sampled_negatives=sampled_negatives, seed=seed)
     print_metrics(metrics, as_json=as_json)
 
 

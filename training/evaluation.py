@@ -5,18 +5,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from service.bundle import Bundle
 from training.baselines import BASELINES
-from training.data.dataset import Dataset, Part, Sessions
-from training.errors import InputError
+from training.data.dataset import Dataset, Part
 from training.metrics import coverage, ranking_metrics
 from training.progress import counting
+from training.questions import Question, held_out
+from training.sampled_ranking import evaluate_sampled
 
-CUTOFFS = (10, 20)
+CUTOFFS = (5, 10, 20, 50)
 BEYOND = np.iinfo(np.int64).max
 """The rank of a target that is not in the list."""
 
@@ -34,27 +35,26 @@ Retrieve = Callable[[Sequence[str], int], Sequence[Ranked]]
 """The items that follow a session, oldest first, and how many are wanted -> the best of them, best first."""
 
 
-class Question(NamedTuple):
-    """One example: the items of a session so far, oldest first, and those that came next."""
-
-    inputs: Sequence[str]
-    targets: Sequence[str]
-
-
-def questions(sessions: Sessions, *, together: bool) -> Iterator[Question]:
-    """Every example of `sessions`: one for each target, or one for all targets of a session together."""
-    ids = sessions.item_ids
-    for start, end in zip(sessions.offsets[:-1].tolist(), sessions.offsets[1:].tolist(), strict=True):
-        targets = [place for place in range(start + 1, end) if sessions.is_target[place]]
-        if together and targets:
-            yield Question(ids[start : targets[0]], [ids[place] for place in targets])
-        elif not together:
-            for place in targets:
-                yield Question(ids[start:place], [ids[place]])
+Answer = Callable[[Question, int], Sequence[Ranked]]
+"""A question, and how many items are wanted -> the best of them, best first."""
 
 
 def evaluate(
     retrieve: Retrieve,
+    asked: Sequence[Question],
+    *,
+    items: int,
+    ks: Sequence[int] = CUTOFFS,
+    on_answer: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
+    """Metrics of what answers by the session alone; see `evaluate_answers`."""
+    return evaluate_answers(
+        lambda question, k: retrieve(question.inputs, k), asked, items=items, ks=ks, on_answer=on_answer
+    )
+
+
+def evaluate_answers(
+    answer: Answer,
     asked: Sequence[Question],
     *,
     items: int,
@@ -67,7 +67,7 @@ def evaluate(
     count against the model.
 
     Args:
-        retrieve: answers one session; called from as many threads as there are cores.
+        answer: answers one question; called from as many threads as there are cores.
         asked: the examples.
         items: size of the catalog, for the coverage.
         ks: cut-offs.
@@ -78,12 +78,12 @@ def evaluate(
     lists: list[list[str]] = []
 
     def ask(question: Question) -> Sequence[Ranked]:
-        return retrieve(question.inputs, max(ks) + 1)
+        return answer(question, max(ks) + 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, (question, answer) in enumerate(zip(asked, _in_turn(pool, ask, asked), strict=True)):
-            lists.append([ranked.item_id for ranked in answer[: max(ks)]])
-            scores = {ranked.item_id: ranked.score for ranked in answer}
+        for number, (question, ranking) in enumerate(zip(asked, _in_turn(pool, ask, asked), strict=True)):
+            lists.append([ranked.item_id for ranked in ranking[: max(ks)]])
+            scores = {ranked.item_id: ranked.score for ranked in ranking}
             for target in question.targets:
                 owners.append(number)
                 ranks.append(_rank(scores, target))
@@ -109,16 +109,22 @@ def _in_turn(
         yield from pool.map(ask, chunk)
 
 
-def evaluate_bundle(folder: Path, data: Path, part: Part) -> dict[str, Any]:
+def evaluate_bundle(
+    folder: Path, data: Path, part: Part, *, sampled_negatives: int = 0, seed: int = 0
+) -> dict[str, Any]:
     """Metrics of a bundle as served, those of exact search under "exact", and what was asked.
+
+    Users whom training knew are named.
 
     Args:
         folder: a bundle, or a folder of bundles, meaning its current one.
         data: a dataset.
         part: the part whose examples are asked.
+        sampled_negatives: how many drawn items each target is ranked among besides, under "sampled"; 0 for none.
+        seed: of that draw.
 
     Raises:
-        InputError: the dataset has no such part.
+        InputError: the dataset has no such part, or too few items for that draw.
         BundleError: the bundle is damaged.
     """
     bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
@@ -126,15 +132,19 @@ def evaluate_bundle(folder: Path, data: Path, part: Part) -> dict[str, Any]:
 
     def metrics(*, exact: bool) -> dict[str, float]:
         with counting("exact search" if exact else "as served", len(asked)) as count:
-            return evaluate(
-                lambda item_ids, k: bundle.retrieve(item_ids, k, exact=exact).items,
+            return evaluate_answers(
+                lambda question, k: bundle.retrieve(question.inputs, k, user_id=question.user_id, exact=exact).items,
                 asked,
                 items=bundle.manifest.items,
                 on_answer=count,
             )
 
     facts = {"model": bundle.manifest.model, "bundle": bundle.digest, "part": part}
-    return {**facts, **metrics(exact=False), "exact": metrics(exact=True)}
+    report: dict[str, Any] = {**facts, **metrics(exact=False), "exact": metrics(exact=True)}
+    if sampled_negatives:
+        with counting("sampled", len(asked)) as count:
+            report["sampled"] = evaluate_sampled(bundle, asked, negatives=sampled_negatives, seed=seed, on_answer=count)
+    return report
 
 
 def evaluate_baselines(data: Path, part: Part, *, hide_seen: bool = False) -> dict[str, Any]:
@@ -166,11 +176,3 @@ def _unseen(retrieve: Retrieve) -> Retrieve:
         return [item for item in retrieve(item_ids, k + len(seen)) if item.item_id not in seen][:k]
 
     return unseen
-
-
-def held_out(dataset: Dataset, part: Part) -> list[Question]:
-    """The examples of a part. Raises InputError when there are none."""
-    asked = list(questions(dataset.sessions(part), together=dataset.info.targets == "together"))
-    if not asked:
-        raise InputError(f"{dataset.folder}: has no {part} part; prepare it with one")
-    return asked

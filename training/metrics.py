@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
     """Recall@k, MRR@k and NDCG@k as fractions, means over examples.
 
+    Where an example has several targets, also hit_rate@k: the share of examples with any of theirs in the list.
+
     Args:
         ranks_T: rank of each target among all items: 1 + the number of other items that score at least as high.
         example_T: the example of each target, numbered 0..E-1, each with at least one target.
@@ -30,6 +32,8 @@ def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks
         gain_E = np.bincount(example_T, weights=hit_T / np.log2(1.0 + ranks_T), minlength=len(targets_E))
         ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
         metrics[f"recall@{k}"] = float((hits_E / targets_E).mean())
+        if targets_E.max() > 1:
+            metrics[f"hit_rate@{k}"] = float((best_E <= k).mean())
         metrics[f"mrr@{k}"] = float(np.where(best_E <= k, 1 / best_E, 0).mean())
         metrics[f"ndcg@{k}"] = float((gain_E / ideal[np.minimum(targets_E, k) - 1]).mean())
     return metrics

@@ -25,8 +25,8 @@ def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
     table.add_column("")
     for name in groups:
         table.add_column(name, justify="right")
-    for metric in next(iter(groups.values())):
-        table.add_row(metric, *(_text(group[metric]) for group in groups.values()))
+    for metric in dict.fromkeys(metric for group in groups.values() for metric in group):
+        table.add_row(metric, *(_text(group[metric]) if metric in group else "" for group in groups.values()))
     console = Console()
     for name, value in facts.items():
         console.print(f"{name}: {value}", soft_wrap=True, highlight=False)

@@ -6,7 +6,8 @@ import pytest
 
 from training.baselines import BASELINES, Scored
 from training.data.dataset import Dataset
-from training.evaluation import Question, evaluate, questions
+from training.evaluation import evaluate
+from training.questions import Question, questions
 
 
 def test_every_target_is_asked_with_what_came_before_it(dataset: Dataset) -> None:

@@ -19,11 +19,13 @@ def test_one_target_per_example() -> None:
     assert metrics["recall@3"] == pytest.approx(2 / 4)
     assert metrics["mrr@3"] == pytest.approx((1 + 1 / 3) / 4)
     assert metrics["ndcg@3"] == pytest.approx((1 + 1 / 2) / 4)  # log2(1 + 3) is 2
+    assert "hit_rate@3" not in metrics  # it is the recall
 
 
 def test_several_targets_of_one_example_share_it() -> None:
     metrics = of([1, 3, FAR, 2], [0, 0, 0, 1])
     assert metrics["recall@3"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["hit_rate@3"] == 1
     assert metrics["mrr@3"] == pytest.approx((1 + 1 / 2) / 2)
     ideal = 1 + 1 / np.log2(3) + 1 / 2
     assert metrics["ndcg@3"] == pytest.approx(((1 + 1 / 2) / ideal + 1 / np.log2(3)) / 2)
@@ -52,7 +54,7 @@ def test_agrees_with_ranx(k: int) -> None:
     scores_EN, targets = random_lists(seed=k)
     qrels = Qrels({str(e): {str(item): 1 for item in items} for e, items in enumerate(targets)})
     run = Run({str(e): {str(i): float(score) for i, score in enumerate(scores)} for e, scores in enumerate(scores_EN)})
-    oracle = evaluate(qrels, run, [f"recall@{k}", f"mrr@{k}", f"ndcg@{k}"])
+    oracle = evaluate(qrels, run, [f"recall@{k}", f"hit_rate@{k}", f"mrr@{k}", f"ndcg@{k}"])
 
     owners = np.repeat(np.arange(25), [len(items) for items in targets])
     ranks = np.array([1 + (scores_EN[e] > scores_EN[e, i]).sum() for e, items in enumerate(targets) for i in items])

@@ -11,7 +11,8 @@ from tests.training.data.conftest import Prepare
 from training.baselines import BASELINES
 from training.baselines.session_knn import VMIS_KNN, SessionKNN
 from training.data.dataset import Dataset
-from training.evaluation import Question, evaluate, questions
+from training.evaluation import evaluate
+from training.questions import Question, questions
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get("ONWARD_DATA", REPOSITORY.parent / "shared" / "data"))

@@ -14,7 +14,8 @@ from tests.training.data.conftest import log as clicks
 from training.baselines import BASELINES
 from training.baselines.session_knn import V_SKNN, VMIS_KNN, Method, SessionKNN
 from training.data.dataset import Dataset
-from training.evaluation import evaluate, questions
+from training.evaluation import evaluate
+from training.questions import questions
 
 EVERY_ITEM = 60
 """Items of the walks."""
