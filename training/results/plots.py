@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from training.results.anchors import DataSet
 from training.results.record import DataRecords
@@ -32,6 +33,7 @@ def draw_curves(records: DataRecords, data_set: DataSet, path: Path) -> None:
                 label=label,
             )
     axes.set(title=f"{data_set.title}: validation {metric}", xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
