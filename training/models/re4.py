@@ -1,7 +1,7 @@
 """Re4: several interests of one session by attention, re-examined while training by three backward flows.
 
 Source: Zhang et al., "Re4: Learning to Re-contrast, Re-attend, Re-construct for Multi-interest Recommendation",
-WWW 2022, section 3.
+WWW 2022.
 Dimension key: B sessions, L positions, K interests, D embedding, H hidden, M the longest session that is read,
 P positives.
 
@@ -12,19 +12,19 @@ Serving runs the forward flow alone. Where the paper and the code that gave its 
 - all matrices start standard normal, which makes the first attention nearly one-hot;
 - the contrast's denominator has all items of the session, the other positives too, and as items of other users those
   of the example before in the batch;
-- the paper sums contrast and construction over the positives; here as there the sum is divided by all K * M places of
-  a session, whatever its length, which is a constant.
+- contrast and construction are sums over the positives, divided by all K * M places of a session, whatever its
+  length; against the plain sums of the equations that is a constant in their weights.
 
 Which side of re-attend is the target: the paper wants the forward flow's estimate of how an item relates to an interest
 to agree with the criterion of the recommendation, so softmax over z_k . x_i is the target and the forward attention is
-what is fitted, as in the code; neither is detached. The other reading, of some ports, has the forward attention as the
-target and fits the scores to it; it is not offered.
+what is fitted, as in the code; neither is detached. The other reading has the forward attention as the target and fits
+the scores to it; it is not offered.
 
 The sampled objective draws with replacement and leaves out the example's own target; the code draws without, and
 leaves out the targets of the whole batch. Exponentials are never taken but inside a softmax, so no score overflows.
 
-Improvements that a recipe may name: the cosine with a scale (re-attend then compares with it too), matrices scaled to
-their inputs at the start, no read-out.
+Improvements that a recipe may name: the cosine with a scale (re-attend then compares with it too), interests that start
+as means of items, no read-out.
 """
 
 from typing import Literal, NamedTuple
@@ -79,8 +79,9 @@ class Re4Options(BaseModel):
     max_length: PositiveInt
     """Items of a session that are read, the newest."""
     similarity: Similarity
-    initial: Literal["standard_normal", "scaled_normal"]
-    """What the matrices start from: N(0, 1), or N(0, 1 / inputs)."""
+    initial: Literal["standard_normal", "item_means"]
+    """What the matrices start from: N(0, 1); or N(0, 1 / inputs) but for W_2, which starts as the identity, so that
+    interests begin as means of items."""
     readout: Literal["tanh", "none"]
     """What comes between the interests that the backward flows see and those that score items."""
     re_contrast: ReContrast
@@ -211,7 +212,7 @@ class Re4(SessionEncoder):
         )
         self.reconstruction = Reconstruction(dimension, options.max_length) if options.re_construct.weight else None
         self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
-        self._start(scaled=options.initial == "scaled_normal")
+        self._start(options.initial)
 
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
@@ -268,13 +269,15 @@ class Re4(SessionEncoder):
     def _read_out(self, flow: ForwardFlow) -> Tensor:
         return self.items.interest(self.readout(flow.interests_BKD))
 
-    def _start(self, *, scaled: bool) -> None:
+    def _start(self, initial: str) -> None:
         """Draw the matrices without biases; layers with one keep torch's start, as in the authors' code."""
         matrices = [self.items.embedding.weight, self.hidden.weight, self.attention.weight, self.value.weight]
         if self.reconstruction is not None:
             drawn = self.reconstruction
             matrices += [drawn.key.weight, drawn.query_MD, drawn.value.weight]
         for matrix in matrices:
-            nn.init.normal_(matrix, std=matrix.shape[1] ** -0.5 if scaled else 1.0)
+            nn.init.normal_(matrix, std=1.0 if initial == "standard_normal" else matrix.shape[1] ** -0.5)
+        if initial == "item_means":
+            nn.init.eye_(self.value.weight)
         with torch.no_grad():
             self.items.embedding.weight[PADDING] = 0

@@ -47,7 +47,9 @@ BATCH = batch(SESSIONS, [2, 3, 4, 5, 6])
 
 def encoder(**changes: object) -> Re4:
     torch.manual_seed(3)
-    return Re4(corpus(ITEMS), PAPER.model_copy(update={"initial": "scaled_normal", **changes}))
+    model = Re4(corpus(ITEMS), PAPER.model_copy(update={"initial": "item_means", **changes}))
+    torch.nn.init.normal_(model.value.weight, std=DIMENSION**-0.5)
+    return model
 
 
 def forward_by_the_equations(model: Re4, session: list[int]) -> Tensor:
@@ -223,7 +225,7 @@ def test_the_gradients_of_extreme_scores_are_finite() -> None:
         model = encoder(readout=readout)
         with torch.no_grad():
             for weight in model.parameters():
-                weight.mul_(200)
+                weight.mul_(2000)
         scores_BKL = model(BATCH.items_BL) @ model.items(BATCH.items_BL).mT
         assert scores_BKL.max() > 200
         model.loss(BATCH).backward()
@@ -250,6 +252,16 @@ def test_with_the_cosine_every_item_and_interest_has_one_length() -> None:
 def test_matrices_start_as_the_recipe_says() -> None:
     torch.manual_seed(3)
     wide = PAPER.model_copy(update={"dimension": 64, "hidden": 256})
-    for initial, std in (("standard_normal", 1.0), ("scaled_normal", 1 / 8)):
+    for initial, std in (("standard_normal", 1.0), ("item_means", 1 / 8)):
         model = Re4(corpus(ITEMS), wide.model_copy(update={"initial": initial}))
         assert model.hidden.weight.std().item() == pytest.approx(std, rel=0.05)
+
+
+@torch.inference_mode()
+def test_interests_may_start_as_means_of_items() -> None:
+    model = Re4(corpus(ITEMS), PAPER.model_copy(update={"initial": "item_means", "readout": "none"}))
+    vectors_LD = model.items(torch.tensor([3, 4, 5]))
+    (interests_KD,) = model(torch.tensor([[3, 4, 5]]))
+    weights_KL = torch.linalg.lstsq(vectors_LD.T, interests_KD.T).solution.T
+    torch.testing.assert_close(weights_KL @ vectors_LD, interests_KD, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(weights_KL.sum(dim=1), torch.ones(3), atol=1e-4, rtol=1e-4)
