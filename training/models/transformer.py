@@ -50,7 +50,8 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.causal = causal
         self.blocks = nn.ModuleList(
-            _Block(dimension, heads, feed_forward, dropout, pre_norm, activation, mixes_heads) for _ in range(layers)
+            TransformerBlock(dimension, heads, feed_forward, dropout, pre_norm, activation, mixes_heads)
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(dimension) if pre_norm else nn.Identity()
 
@@ -82,7 +83,9 @@ class TransformerEncoder(nn.Module):
         return (valid_BL[:, None, None] & older_LL) | itself_LL
 
 
-class _Block(nn.Module):
+class TransformerBlock(nn.Module):
+    """Attention, then a feed-forward network at each position, each added to the states it takes."""
+
     def __init__(
         self,
         dimension: int,
@@ -95,7 +98,7 @@ class _Block(nn.Module):
     ) -> None:
         super().__init__()
         self.pre_norm = pre_norm
-        self.attention = _Attention(dimension, heads, mixes_heads)
+        self.attention = MultiHeadAttention(dimension, heads, mixes_heads)
         self.feed_forward = nn.Sequential(
             nn.Linear(dimension, feed_forward), ACTIVATIONS[activation](), nn.Linear(feed_forward, dimension)
         )
@@ -117,7 +120,9 @@ class _Block(nn.Module):
         return normed_BTD
 
 
-class _Attention(nn.Module):
+class MultiHeadAttention(nn.Module):
+    """Weighted means of what is seen, each head by its own scaled dot products."""
+
     def __init__(self, dimension: int, heads: int, mixes_heads: bool) -> None:
         super().__init__()
         self.heads = heads

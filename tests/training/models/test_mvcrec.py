@@ -1,0 +1,222 @@
+"""MVCrec against its equations, written out for one session head by head and position by position."""
+
+import math
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.training.corpora import batch, corpus
+from training.augmentations import Augmentation
+from training.models.layers import Cosine, InnerProduct
+from training.models.mvcrec import (
+    AttentionFusion,
+    ContrastOptions,
+    GraphOptions,
+    MVCrec,
+    MVCrecOptions,
+    ViewEncoder,
+    info_nce,
+)
+from training.models.transformer import TransformerBlock
+from training.objectives import FullSoftmax, SampledSoftmax
+
+ITEMS, D = 12, 8
+PAPER = MVCrecOptions(
+    dimension=D,
+    layers=2,
+    heads=2,
+    max_length=6,
+    graph=GraphOptions(reach=3, layers=2),
+    fusion="attention",
+    similarity=InnerProduct(kind="inner_product"),
+    embedding_dropout=0,
+    dropout=0,
+    contrast=ContrastOptions(
+        weight=0.1,
+        similarity="inner_product",
+        temperature=1,
+        augmentation=Augmentation(crop=0.8, mask=0.5, reorder=0.8),
+    ),
+    objective=FullSoftmax(kind="full_softmax"),
+)
+SESSIONS = [[5], [1, 2], [1, 1], [3, 4, 3, 4, 3], [1, 2, 3, 2, 4, 7]]
+
+
+def encoder(**options: object) -> MVCrec:
+    torch.manual_seed(3)
+    model = MVCrec(corpus(ITEMS), PAPER.model_copy(update=options))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(30)  # so that attention is far from even
+    return model.eval()
+
+
+def padded(*rows: list[int]) -> Tensor:
+    length = max(2, *(len(row) for row in rows))
+    return torch.tensor([[0] * (length - len(row)) + row for row in rows])
+
+
+def attended(view: ViewEncoder, states: list[Tensor]) -> Tensor:
+    """The last state after every block of scaled dot-product attention and feed-forward network, norms after each."""
+    for block in cast(list[TransformerBlock], list(view.transformer.blocks)):
+        projected = [(block.attention.query(state), *block.attention.key_value(state).chunk(2)) for state in states]
+        following = []
+        for state, (query, _, _) in zip(states, projected, strict=True):
+            heads = []
+            for head in (slice(0, D // 2), slice(D // 2, D)):
+                scores = torch.stack([query[head] @ key[head] / math.sqrt(D / 2) for _, key, _ in projected])
+                weights = scores.softmax(dim=0)
+                heads.append(sum(w * value[head] for w, (_, _, value) in zip(weights, projected, strict=True)))
+            normed = block.attention_norm(state + torch.cat(heads))
+            inner, _, outer = block.feed_forward
+            following.append(block.feed_forward_norm(normed + outer(inner(normed).clamp(min=0))))
+        states = following
+    return states[-1]
+
+
+def fused(fusion: AttentionFusion, own: Tensor, other: Tensor) -> Tensor:
+    both = own + other
+    weight = torch.sigmoid(fusion.local(both) + fusion.overall.weight[0, 0] * both.mean() + fusion.overall.bias)
+    return 2 * own * weight + 2 * other * (1 - weight)
+
+
+def by_the_equations(model: MVCrec, session: list[int]) -> Tensor:
+    """The graph view's and the id view's interest, fused, side by side."""
+    summaries = []
+    for view, table in ((model.graph_view, model.spread_ND), (model.id_view, model.ids.embedding.weight)):
+        places = view.positions_LD[-len(session) :]
+        summaries.append(attended(view, [table[item] + place for item, place in zip(session, places, strict=True)]))
+    graph, ids = summaries
+    assert model.fuse_graph is not None
+    assert model.fuse_id is not None
+    return torch.cat([fused(model.fuse_graph, graph, ids), fused(model.fuse_id, ids, graph)])
+
+
+@torch.inference_mode()
+def test_a_batch_gives_what_the_equations_give_for_each_session() -> None:
+    model = encoder()
+    for interests_1E, session in zip(model(padded(*SESSIONS)), SESSIONS, strict=True):
+        torch.testing.assert_close(interests_1E[0], by_the_equations(model, session), atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_one_inner_product_adds_the_scores_of_both_views() -> None:
+    model = encoder()
+    interest_E = model(padded([1, 2, 3]))[0, 0]
+    graph_D, id_D = interest_E.chunk(2)
+    both_N = model.spread_ND @ graph_D + model.ids.embedding.weight @ id_D
+    torch.testing.assert_close(model.item_vectors() @ interest_E, both_N)
+
+
+@torch.inference_mode()
+def test_fusion_takes_from_both_views_and_separate_views_keep_to_themselves() -> None:
+    for fusion, mixes in (("attention", True), ("separate", False)):
+        model = encoder(fusion=fusion)
+        before_E = model(padded([1, 2, 3]))[0, 0]
+        model.id_view.positions_LD.add_(1.0 + torch.arange(D))
+        changed_D = (model(padded([1, 2, 3]))[0, 0] - before_E).abs()[:D]
+        assert bool(changed_D.max() > 1e-4) == mixes
+
+
+def test_evaluation_uses_the_graph_view_of_the_weights_as_they_are() -> None:
+    model = encoder()
+    spread_ND = model.item_graph(model.graph_items_ND, 2)
+    torch.testing.assert_close(model.item_vectors()[:, :D], spread_ND)
+    with torch.no_grad():
+        model.graph_items_ND.mul_(2)
+    torch.testing.assert_close(model.train().item_vectors()[:, :D], 2 * spread_ND)
+    torch.testing.assert_close(model.eval().item_vectors()[:, :D], 2 * spread_ND)
+
+
+def test_the_contrast_is_added_by_its_weight_and_spared_without_one() -> None:
+    examples = batch([[1, 2, 3, 4], [3, 4], [5]], [4, 5, 6])
+
+    def loss(weight: float) -> Tensor:
+        torch.manual_seed(1)
+        return encoder(contrast=PAPER.contrast.model_copy(update={"weight": weight})).loss(examples)
+
+    plain, little, much = loss(0), loss(0.1), loss(0.2)
+    torch.testing.assert_close(much - plain, 2 * (little - plain), atol=1e-4, rtol=1e-3)
+    assert little > plain
+
+
+def test_without_contrast_the_loss_is_the_cross_entropy_of_the_next_item() -> None:
+    model = encoder(contrast=PAPER.contrast.model_copy(update={"weight": 0.0}))
+    scores_BN = model(padded([1, 2, 3], [4])).squeeze(1) @ model.item_vectors().T
+    expected = nn.functional.cross_entropy(scores_BN[:, 1:], torch.tensor([4, 5]) - 1)
+    torch.testing.assert_close(model.loss(batch([[1, 2, 3], [4]], [4, 5])), expected, atol=0.05, rtol=0.05)
+
+
+def test_padding_learns_nothing_and_the_mask_learns() -> None:
+    model = encoder().train()
+    model.loss(batch([[1, 2, 3, 4], [3, 4, 5]] * 8, [4, 5] * 8)).backward()
+    for table in (model.ids.embedding.weight, model.graph_items_ND):
+        assert table.grad is not None
+        assert not table.grad[0].any()
+        assert not table[0].any()
+    for view in (model.id_view, model.graph_view):
+        assert view.mask_D.grad is not None
+        assert view.mask_D.grad.any()
+
+
+def test_every_part_learns() -> None:
+    model = encoder().train()
+    model.loss(batch([[1, 2, 3, 4], [3, 4, 5]] * 8, [4, 5] * 8)).backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_a_sampled_objective_learns_both_tables() -> None:
+    sampled = SampledSoftmax(kind="sampled_softmax", negatives=5, distribution="uniform", log_q=True)
+    model = encoder(objective=sampled, similarity=Cosine(kind="cosine", scale=12)).train()
+    model.loss(batch([[1, 2]], [3])).backward()
+    for table in (model.ids.embedding.weight, model.graph_items_ND):
+        assert table.grad is not None
+        assert table.grad[3].any()
+
+
+@torch.inference_mode()
+def test_with_the_cosine_every_item_and_session_has_one_length() -> None:
+    model = encoder(similarity=Cosine(kind="cosine", scale=12))
+    torch.testing.assert_close(model.item_vectors()[1:].norm(dim=1), torch.ones(ITEMS))
+    torch.testing.assert_close(model(padded(*SESSIONS)).norm(dim=2), torch.full((len(SESSIONS), 1), 12.0))
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    model = encoder(embedding_dropout=0.5, dropout=0.5)
+    session = padded([1, 2, 3])
+    assert not torch.equal(model.train()(session), model(session))
+    assert torch.equal(model.eval()(session), model(session))
+
+
+def test_info_nce_of_two_pairs_worked_by_hand() -> None:
+    one_BD, other_BD = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [1.0, 1.0]])
+    # scores of [1 0] with [0 2], [3 0], [1 1]: 0, 3, 1, the second its partner's; and so on
+    expected = [
+        math.log(math.exp(0) + math.exp(3) + math.exp(1)) - 3,
+        math.log(math.exp(0) + math.exp(0) + math.exp(2)) - 2,
+        math.log(math.exp(3) + math.exp(0) + math.exp(3)) - 3,
+        math.log(math.exp(1) + math.exp(2) + math.exp(3)) - 2,
+    ]
+    loss = info_nce(one_BD, other_BD, temperature=1, cosine=False)
+    assert loss.item() == pytest.approx(sum(expected) / 4)
+    halved = info_nce(one_BD / math.sqrt(2), other_BD / math.sqrt(2), temperature=0.5, cosine=False)
+    assert halved.item() == pytest.approx(loss.item())
+
+
+def test_info_nce_by_cosine_does_not_see_lengths() -> None:
+    one_BD, other_BD = torch.randn(4, 3), torch.randn(4, 3)
+    loss = info_nce(one_BD, other_BD, temperature=0.2, cosine=True)
+    torch.testing.assert_close(info_nce(5 * one_BD, other_BD / 5, temperature=0.2, cosine=True), loss)
+
+
+def test_info_nce_of_one_session_is_nothing() -> None:
+    assert info_nce(torch.randn(1, 3), torch.randn(1, 3), temperature=1, cosine=False).item() == 0
+
+
+def test_extreme_scores_leave_the_gradients_finite() -> None:
+    one_BD = (1e4 * torch.randn(6, 3)).requires_grad_()
+    info_nce(one_BD, -one_BD.detach(), temperature=0.01, cosine=False).backward()
+    assert one_BD.grad is not None
+    assert one_BD.grad.isfinite().all()
