@@ -13,9 +13,10 @@ from torch import Tensor
 from service.bundle import ENCODER, Encoder
 from tests.training.corpora import corpus, sessions
 from training.augmentations import Augmentation
-from training.data.examples import Examples
+from training.data.examples import Batch, Examples
 from training.export import write_program
 from training.models import MODELS
+from training.models.attrec import AttRecOptions, Distance, Hinge
 from training.models.comirec import ComiRecDROptions, ComiRecSAOptions
 from training.models.encoder import SessionEncoder
 from training.models.layers import Cosine, InnerProduct
@@ -26,7 +27,7 @@ from training.models.sasrec import SASRecOptions
 from training.models.srgnn import SRGNNOptions
 from training.objectives import FullSoftmax, SampledSoftmax
 
-ITEMS, MAX_LENGTH = 30, 8
+ITEMS, USERS, MAX_LENGTH = 30, 5, 8
 SRGNN_PAPER = SRGNNOptions(
     dimension=12,
     steps=1,
@@ -43,6 +44,28 @@ SRGNN_IMPROVED = SRGNN_PAPER.model_copy(
         "positions": True,
         "dropout": 0.1,
         "steps": 2,
+        "objective": SAMPLED,
+    }
+)
+ATTREC = AttRecOptions(
+    dimension=12,
+    max_length=MAX_LENGTH,
+    horizon=3,
+    score=Distance(kind="distance"),
+    user_weight=0.2,
+    mask_diagonal=True,
+    time_signal=True,
+    projection_dropout=0,
+    item_dropout=0,
+    objective=Hinge(kind="hinge", margin=0.5, negatives=2),
+)
+ATTREC_IMPROVED = ATTREC.model_copy(
+    update={
+        "horizon": 1,
+        "score": Cosine(kind="cosine", scale=12),
+        "mask_diagonal": False,
+        "projection_dropout": 0.1,
+        "item_dropout": 0.1,
         "objective": SAMPLED,
     }
 )
@@ -141,6 +164,8 @@ MVCREC_IMPROVED = MVCREC_PAPER.model_copy(
     }
 )
 FORMS: dict[str, tuple[str, BaseModel]] = {
+    "attrec": ("attrec", ATTREC),
+    "attrec, improved": ("attrec", ATTREC_IMPROVED),
     "comirec_dr": ("comirec_dr", COMIREC_DR),
     "comirec_dr, improved": ("comirec_dr", COMIREC_DR.model_copy(update=IMPROVED)),
     "comirec_sa": ("comirec_sa", COMIREC_SA),
@@ -167,7 +192,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
     def untrained() -> SessionEncoder:
         model, options = FORMS[request.param]
         torch.manual_seed(4)
-        return MODELS[model].encoder(corpus(ITEMS), options).eval()
+        return MODELS[model].encoder(corpus(ITEMS, users=USERS), options).eval()
 
     return untrained
 
@@ -182,7 +207,12 @@ def program(encoder: SessionEncoder, tmp_path: Path) -> Encoder:
     write_program(encoder, tmp_path / ENCODER)
     interests, dimension = encode(encoder, [[1]])[0].shape
     return Encoder.load(
-        tmp_path / ENCODER, items=ITEMS, dimension=dimension, interests=interests, max_length=encoder.max_length
+        tmp_path / ENCODER,
+        items=ITEMS,
+        dimension=dimension,
+        interests=interests,
+        max_length=encoder.max_length,
+        users=encoder.users,
     )
 
 
@@ -195,8 +225,13 @@ def padded(sessions: list[list[int]], length: int) -> Tensor:
 
 
 @torch.inference_mode()
-def encode(encoder: SessionEncoder, sessions: list[list[int]], *, padding: int = 0) -> Tensor:
-    interests_BKD: Tensor = encoder(padded(sessions, max(2, *map(len, sessions)) + padding))
+def encode(
+    encoder: SessionEncoder, sessions: list[list[int]], *, padding: int = 0, users: list[int] | None = None
+) -> Tensor:
+    """Of the users in these rows; of unknown ones where none are given or the encoder takes sessions alone."""
+    items_BL = padded(sessions, max(2, *map(len, sessions)) + padding)
+    users_B = torch.tensor(users if users is not None else [0] * len(sessions))
+    interests_BKD: Tensor = encoder(*encoder.inputs(Batch(items_BL, items_BL, users_B)))
     return interests_BKD
 
 
@@ -229,7 +264,9 @@ def test_the_same_seed_makes_the_same_encoder(make: Callable[[], SessionEncoder]
 
 def test_the_exported_program_gives_the_same_interests(encoder: SessionEncoder, program: Encoder) -> None:
     for session in SESSIONS:
-        np.testing.assert_allclose(program.encode(session), encode(encoder, [session])[0].numpy(), atol=1e-5)
+        for user in {0, encoder.users}:
+            expected_KD = encode(encoder, [session], users=[user])[0].numpy()
+            np.testing.assert_allclose(program.encode(session, user), expected_KD, atol=1e-5)
 
 
 def test_the_exported_program_takes_batches_of_any_size_and_length(encoder: SessionEncoder, tmp_path: Path) -> None:
@@ -238,8 +275,11 @@ def test_the_exported_program_takes_batches_of_any_size_and_length(encoder: Sess
     for length in (MAX_LENGTH, 2):
         sessions = [session for session in SESSIONS if len(session) <= length]
         items_BL = padded(sessions, length)
-        (interests_BKD,) = program.run(None, {"items_BL": items_BL.numpy()})
-        np.testing.assert_allclose(interests_BKD, encode(encoder, sessions).numpy(), atol=1e-5)
+        users_B = np.arange(len(sessions)) % (USERS + 1)
+        given = {"items_BL": items_BL.numpy(), "users_B": users_B}
+        taken = {value.name: given[value.name] for value in program.get_inputs()}
+        (interests_BKD,) = program.run(None, taken)
+        np.testing.assert_allclose(interests_BKD, encode(encoder, sessions, users=users_B.tolist()).numpy(), atol=1e-5)
 
 
 def test_of_a_longer_session_the_newest_items_count(encoder: SessionEncoder, program: Encoder) -> None:
