@@ -1,0 +1,37 @@
+"""Capsules: interests that agree with the items they are made of, found by dynamic routing.
+
+Source: Sabour et al., "Dynamic Routing between Capsules", NIPS 2017; the softmax over interests and the gradient that
+flows through the last round alone are those of Cen et al., KDD 2020, section 3.2.1, and of their code.
+Dimension key: B sessions, L positions, D embedding, K interests in G groups of M that share their votes.
+"""
+
+import torch
+from torch import Tensor
+
+
+def squash(vectors: Tensor) -> Tensor:
+    """Vectors (..., D) in their own direction; a length n becomes n^2 / (1 + n^2)."""
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors * (length / (1 + length.square()))
+
+
+def route(votes_BGLD: Tensor, logits_BGML: Tensor, valid_BL: Tensor, rounds: int) -> Tensor:
+    """capsules_BKD: what the items vote for, each item shared out among the interests that agree with it.
+
+    Args:
+        votes_BGLD: what each item says an interest of the group is.
+        logits_BGML: of the first round's shares; minus infinity where a session has no such interest.
+        valid_BL: positions that count.
+        rounds: how often the shares are found; after each round but the last they follow the agreement.
+    """
+    fixed_BGLD = votes_BGLD.detach()
+    for _ in range(rounds - 1):
+        capsules_BGMD = squash(_shares(logits_BGML, valid_BL) @ fixed_BGLD)
+        logits_BGML = logits_BGML + capsules_BGMD @ fixed_BGLD.mT
+    return squash(_shares(logits_BGML, valid_BL) @ votes_BGLD).flatten(1, 2)
+
+
+def _shares(logits_BGML: Tensor, valid_BL: Tensor) -> Tensor:
+    """How each item is shared out: over the interests they add up to 1, at padding to 0."""
+    shares_BKL = logits_BGML.flatten(1, 2).softmax(dim=1) * valid_BL[:, None]
+    return shares_BKL.view_as(logits_BGML)

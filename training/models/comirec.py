@@ -1,0 +1,164 @@
+"""ComiRec: several interests of one session, by self-attention (SA) or by dynamic routing (DR).
+
+Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020, section 3.2.
+Dimension key: B sessions, L positions, D embedding, K interests, H attention, N rows of the item table (row 0 pads).
+
+Where the paper and its authors' code differ, this follows the code: SA's attention has biases, and the loss is the
+sampled softmax with the logQ correction. Unlike the code, which pads on the right, places are counted from the
+session's end, so that the newest item always stands at the same one.
+
+The third part of the framework, controllable diversity, re-ranks what any model retrieves:
+`service.bundle.diversity`.
+
+Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale, dropout of the item
+embeddings, the full softmax, and for SA the penalty of Xie et al., "Rethinking Multi-Interest Learning for Candidate
+Matching in Recommender Systems" (REMI), RecSys 2023, section 3.3, against interests that attend to one item each.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from training.data.corpus import Corpus
+from training.data.examples import Batch
+from training.models.capsules import route
+from training.models.encoder import SessionEncoder
+from training.models.layers import InnerProduct, ItemTable, Similarity, nearest_interest, places_from_end
+from training.objectives import NextItemLoss, Objective
+from training.padding import PADDING
+
+
+class ComiRecSAOptions(BaseModel):
+    """The `[encoder]` table of a recipe for ComiRec-SA."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dimension: PositiveInt
+    interests: PositiveInt
+    attention_dimension: PositiveInt
+    """H, of the layer that the attention weights are read from."""
+    max_length: PositiveInt
+    """Items of a session that are read, the newest."""
+    similarity: Similarity
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each item embedding's numbers that training leaves out."""
+    concentration_penalty: NonNegativeFloat
+    """Weight in the loss of `concentration`."""
+    objective: Objective
+
+
+class ComiRecDROptions(BaseModel):
+    """The `[encoder]` table of a recipe for ComiRec-DR."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dimension: PositiveInt
+    interests: PositiveInt
+    rounds: PositiveInt
+    """Of the routing."""
+    max_length: PositiveInt
+    """Items of a session that are read, the newest; each place has interests x dimension x dimension weights."""
+    similarity: Similarity
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each item embedding's numbers that training leaves out."""
+    objective: Objective
+
+
+def concentration(weights_BKL: Tensor, valid_BL: Tensor) -> Tensor:
+    """Batch mean of the squared variance of each interest's attention over its session, added up over interests.
+
+    The variance is the sum over valid positions of (weight - 1 / n)^2, with n of them and weights that sum to 1. The
+    authors' code divides it by D and adds up over the batch, so that their weight of 100 is 100 B / D^2 here.
+    """
+    variance_BK = weights_BKL.square().sum(dim=2) - 1 / valid_BL.sum(dim=1, keepdim=True)
+    return variance_BK.square().sum(dim=1).mean()
+
+
+class ComiRecSA(SessionEncoder):
+    """Encodes a session as K weighted means of its items, each by an attention of its own."""
+
+    def __init__(self, corpus: Corpus, options: ComiRecSAOptions) -> None:
+        """Make an untrained encoder of the corpus's items, with torch's global random state.
+
+        Weights start as in the authors' code: uniform by Glorot and Bengio's rule, biases at 0.
+        """
+        super().__init__()
+        self.max_length = options.max_length
+        self.concentration_penalty = options.concentration_penalty
+        self.dropout = nn.Dropout(options.dropout)
+        self.items = ItemTable(corpus.items, options.dimension, options.similarity)
+        self.places_LD = nn.Parameter(torch.empty(options.max_length, options.dimension))
+        self.attention_hidden = nn.Linear(options.dimension, options.attention_dimension)
+        self.attention = nn.Linear(options.attention_dimension, options.interests)
+        for name, weight in self.named_parameters():
+            nn.init.zeros_(weight) if name.endswith("bias") else nn.init.xavier_uniform_(weight)
+        with torch.no_grad():
+            self.items.embedding.weight[PADDING] = 0
+        self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
+        return self._interests(items_BL)[0]
+
+    def item_vectors(self) -> Tensor:
+        """vectors_ND; see `SessionEncoder.item_vectors`."""
+        return self.items.vectors()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
+        interests_BKD, weights_BKL = self._interests(batch.items_BL)
+        nearest_BD = nearest_interest(interests_BKD, self.items(batch.next_items_B))
+        loss: Tensor = self.next_item_loss(nearest_BD, batch.next_items_B, self.items)
+        return loss + self.concentration_penalty * concentration(weights_BKL, batch.items_BL != PADDING)
+
+    def _interests(self, items_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """interests_BKD and the weights_BKL of the items in them."""
+        states_BLD = self.dropout(self.items(items_BL))
+        placed_BLD = states_BLD + self.places_LD[places_from_end(items_BL, self.max_length)]
+        logits_BLK = self.attention(torch.tanh(self.attention_hidden(placed_BLD)))
+        padding_BL1 = (items_BL == PADDING).unsqueeze(2)
+        weights_BKL = logits_BLK.masked_fill(padding_BL1, -torch.inf).softmax(dim=1).mT
+        return self.items.interest(weights_BKL @ states_BLD), weights_BKL
+
+
+class ComiRecDR(SessionEncoder):
+    """Encodes a session as K capsules, for which each item votes by a matrix of its place and the interest."""
+
+    def __init__(self, corpus: Corpus, options: ComiRecDROptions) -> None:
+        """Make an untrained encoder of the corpus's items, with torch's global random state.
+
+        Weights start as in the authors' code: item embeddings by Glorot and Bengio's rule, the votes' matrices from
+        the standard normal distribution. With the cosine items are many times longer than such embeddings, so the
+        matrices start smaller by sqrt(D): votes of the length of an item.
+        """
+        super().__init__()
+        self.max_length = options.max_length
+        self.interests, self.rounds = options.interests, options.rounds
+        self.dropout = nn.Dropout(options.dropout)
+        self.items = ItemTable(corpus.items, options.dimension, options.similarity)
+        nn.init.xavier_uniform_(self.items.embedding.weight)
+        spread = 1.0 if isinstance(options.similarity, InnerProduct) else options.dimension**-0.5
+        self.vote_LDE = nn.Parameter(
+            spread * torch.randn(options.max_length, options.dimension, options.interests * options.dimension)
+        )
+        with torch.no_grad():
+            self.items.embedding.weight[PADDING] = 0
+        self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
+        states_BLD = self.dropout(self.items(items_BL))
+        votes_LBE = states_BLD.transpose(0, 1) @ self.vote_LDE[places_from_end(items_BL, self.max_length)]
+        votes_BKLD = votes_LBE.unflatten(2, (self.interests, -1)).permute(1, 2, 0, 3).contiguous()
+        logits_BK1L = torch.zeros_like(votes_BKLD[..., 0]).unsqueeze(2)
+        return self.items.interest(route(votes_BKLD, logits_BK1L, items_BL != PADDING, self.rounds))
+
+    def item_vectors(self) -> Tensor:
+        """vectors_ND; see `SessionEncoder.item_vectors`."""
+        return self.items.vectors()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
+        nearest_BD = nearest_interest(self(batch.items_BL), self.items(batch.next_items_B))
+        loss: Tensor = self.next_item_loss(nearest_BD, batch.next_items_B, self.items)
+        return loss
