@@ -204,21 +204,23 @@ def train(
 
 @cli.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The --out folder of a training.")],
+    runs: Annotated[list[Path], typer.Argument(help="The --out folder of a training, or of several to be joined.")],
     bundles: Annotated[Path, typer.Option(help="Folder of bundles; the new one becomes its current one.")],
-    data: Annotated[Path | None, typer.Option(help="The run's dataset, if it has moved since.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The runs' dataset, if it has moved since.")] = None,
     index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
     recall: Annotated[float, typer.Option(min=0.5, max=1, help="Recall@20 of the index that it is tuned to.")] = 0.99,
 ) -> None:
     """Make a trained encoder the current bundle: program, vectors, index, catalog.
 
     Example: `onward-training export run --bundles bundles`
+
+    Several runs become one encoder whose scores are the sum of theirs: better answers for a longer encoding.
     """
     from training.data.report import announced_steps
     from training.export import export as export_run
 
     with bundle_faults(bundles), announced_steps() as announce:
-        typer.echo(export_run(run, bundles, data=data, index=index, target_recall=recall, on_step=announce))
+        typer.echo(export_run(runs, bundles, data=data, index=index, target_recall=recall, on_step=announce))
 
 
 @cli.command()
@@ -226,7 +228,9 @@ def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles, meaning its current one.")],
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
     part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
-    run: Annotated[Path | None, typer.Option(help="With --record: the run that the bundle was exported from.")] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="With --record: a run that the bundle was exported from; may be repeated.")
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
     sampled_negatives: Annotated[
         int,
@@ -247,16 +251,14 @@ def evaluate(
     from training.evaluation import evaluate_bundle
     from training.report import print_metrics
 
-    if (run is None) != (record is None):
+    if bool(run) != (record is not None):
         raise InputError("--run and --record go together: give both, or neither")
     _only_test_is_recorded(record, part)
-    if record is not None and sampled_negatives:
-        raise InputError("--sampled-negatives are not recorded; leave out --record")
     with bundle_faults(bundle):
-        if run is not None and record is not None:
+        if run and record is not None:
             from training.results.recording import evaluate_and_record
 
-            metrics = evaluate_and_record(bundle, data, run, record)
+            metrics = evaluate_and_record(bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed)
         else:
             metrics = evaluate_bundle(bundle, data, part.value, sampled_negatives=sampled_negatives, seed=seed)
     print_metrics(metrics, as_json=as_json)

@@ -5,10 +5,11 @@ Dimension key: B sessions, L positions, Q queries, K interests, D embedding, N i
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -35,6 +36,7 @@ from training.errors import InputError
 from training.index_kind import IndexKind
 from training.indexing import MAX_QUERIES, build_index
 from training.models.encoder import SessionEncoder
+from training.models.ensemble import Ensemble
 from training.recipe import Recipe
 from training.run_folder import WEIGHTS, best_validation, read_run, read_tensors, sessions_of_fit
 
@@ -43,8 +45,16 @@ PARITY = 1e-5
 PROBES = 5
 
 
+class Trained(NamedTuple):
+    """A run and the encoder that came of it."""
+
+    run: Path
+    recipe: Recipe
+    encoder: SessionEncoder
+
+
 def export(
-    run: Path,
+    runs: Sequence[Path],
     bundles: Path,
     *,
     data: Path | None = None,
@@ -52,10 +62,10 @@ def export(
     target_recall: float = 0.99,
     on_step: Callable[[str], object] = lambda step: None,
 ) -> str:
-    """Make a run's encoder the current bundle of `bundles` and return its digest.
+    """Make a run's encoder, or the sum of several, the current bundle of `bundles` and return its digest.
 
     Args:
-        run: the folder of a training.
+        runs: the folders of trainings on one data set.
         bundles: the folder of bundles; made when it is not there.
         data: the data set it was trained on, where that has moved since.
         index: which index to build.
@@ -63,16 +73,14 @@ def export(
         on_step: told what goes on, for a progress display.
 
     Raises:
-        InputError: the run holds no weights yet, or the data set is not the one it was trained on.
+        InputError: a run holds no weights yet, the data set is not the one it was trained on, or the encoders of
+            several runs do not go together.
         BundleError: the bundle does not answer as the encoder does.
     """
-    record = read_run(run)
-    recipe = Recipe.parse(record["recipe"], str(run / "recipe.toml"))
-    dataset = Dataset.open(data or Path(record["data"]))
-    if dataset.info.fingerprint != record["data_fingerprint"]:
-        raise InputError(f"{dataset.folder}: is not the data set that {run} was trained on; name that with --data")
-    encoder = load_encoder(run, recipe, dataset)
-    examples = _real_sessions(dataset, recipe.encoder.max_length)
+    dataset = Dataset.open(data or Path(read_run(runs[0])["data"]))
+    members = [load_trained(run, dataset) for run in runs]
+    encoder = join(members)
+    examples = _real_sessions(dataset, encoder.max_length)
 
     with stage(bundles) as staging:
         on_step("exporting the encoder")
@@ -91,32 +99,57 @@ def export(
         )
         faiss.write_index(faiss_index, str(staging / INDEX))
         manifest = Manifest(
-            model=recipe.model,
-            recipe=recipe.text,
+            model="+".join(member.recipe.model for member in members),
+            recipe=exported_recipe([member.recipe.text for member in members]),
             data_fingerprint=dataset.info.fingerprint,
             created=datetime.now(UTC),
-            metrics=best_validation(run),
+            metrics=best_validation(runs[0]) if len(runs) == 1 else {},
             items=len(vectors_N1D) - 1,
             dimension=vectors_N1D.shape[1],
             users=encoder.users,
             interests=queries_QKD.shape[1],
-            max_length=recipe.encoder.max_length,
-            defaults=Defaults(exclude_seen=recipe.serving.exclude_seen),
+            max_length=encoder.max_length,
+            defaults=Defaults(exclude_seen=members[0].recipe.serving.exclude_seen),
             index=index_info,
         )
         on_step("checking and publishing the bundle")
         return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, encoder, examples))
 
 
-def load_encoder(run: Path, recipe: Recipe, dataset: Dataset) -> SessionEncoder:
-    """The run's encoder with the weights of its best epoch, in evaluation mode. Raises InputError without weights."""
-    path = run / WEIGHTS
-    if not path.exists():
+def exported_recipe(texts: Sequence[str]) -> str:
+    """What a bundle of runs with these recipes says of its recipe: each different text once."""
+    return "\n".join(dict.fromkeys(texts))
+
+
+def load_trained(run: Path, dataset: Dataset) -> Trained:
+    """A run with its encoder, which has the weights of its best epoch and is in evaluation mode.
+
+    Raises InputError where it has no weights yet or the data set is another than its own.
+    """
+    record = read_run(run)
+    if dataset.info.fingerprint != record["data_fingerprint"]:
+        raise InputError(f"{dataset.folder}: is not the data set that {run} was trained on; name that with --data")
+    if not (run / WEIGHTS).exists():
         raise InputError(f"{run}: no epoch is complete yet; go on with `onward-training train ... --resume`")
-    weights = read_tensors(path, torch.device("cpu"))
+    recipe = Recipe.parse(record["recipe"], str(run / "recipe.toml"))
+    weights = read_tensors(run / WEIGHTS, torch.device("cpu"))
     encoder = recipe.build(Corpus.of(dataset, sessions_of_fit(dataset, weights["fit"])))
     encoder.load_state_dict(weights["encoder"])
-    return encoder.eval()
+    return Trained(run, recipe, encoder.eval())
+
+
+def join(members: Sequence[Trained]) -> SessionEncoder:
+    """The encoder of one run, or the ensemble of several. Raises InputError where they do not go together."""
+    if len(members) == 1:
+        return members[0].encoder
+    for run, recipe, encoder in members:
+        if encoder.users:
+            raise InputError(f"{run}: a {recipe.model} knows users, and only encoders that do not can be joined")
+        if encoder(torch.ones(1, 2, dtype=torch.long)).shape[1] > 1:
+            raise InputError(f"{run}: a {recipe.model} has several interests, and only single ones can be joined")
+        if recipe.serving != members[0].recipe.serving:
+            raise InputError(f"{run}: its recipe's [serving] differs from that of {members[0].run}")
+    return Ensemble([member.encoder for member in members]).eval()
 
 
 def write_program(encoder: SessionEncoder, path: Path) -> None:

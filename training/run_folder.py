@@ -6,7 +6,6 @@ It holds `recipe.toml`, `run.json` (what was run, on what), `metrics.jsonl` (a l
 """
 
 import json
-import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from training.curve import draw_curve
 from training.data.dataset import Dataset, Sessions
 from training.errors import InputError
+from training.machine import machine
 from training.recipe import Recipe
 
 WEIGHTS = "weights.pt"
@@ -60,7 +60,8 @@ def prepare_run_folder(
         "model": recipe.model,
         "commit": commit(),
         "data": str(dataset.folder.resolve()),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "processor": machine()["processor"],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -76,14 +77,19 @@ def sessions_of_fit(dataset: Dataset, fit: str) -> list[Sessions]:
 
 def commit() -> str | None:
     """The commit of the checkout that this package runs from, with + behind it where files differ; None outside one."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or None
+    here = Path(__file__)
+    try:
+        is_tracked = _git("ls-files", here.name, folder=here.parent)
+        return is_tracked and _git(
+            "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*", folder=here.parent
+        )
+    except OSError:  # there is no git
+        return None
+
+
+def _git(*arguments: str, folder: Path) -> str | None:
+    answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
 
 
 def read_run(out: Path) -> dict[str, Any]:

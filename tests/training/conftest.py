@@ -75,5 +75,5 @@ def bundles(exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
-    export(run, folder)
+    export([run], folder)
     return folder

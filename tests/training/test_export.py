@@ -11,10 +11,11 @@ from service.bundle import Bundle, current_digest
 from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
-from training.export import export, load_encoder
+from training.export import export, load_trained
 from training.index_kind import IndexKind
 from training.recipe import Recipe
 from training.run_folder import best_validation
+from training.trainer import train
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def bundle(exported: Path) -> Bundle:
 def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
     run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
 ) -> None:
-    encoder = load_encoder(run, recipe, dataset)
+    encoder = load_trained(run, dataset).encoder
     examples = Examples.of([dataset.sessions("test")], recipe.encoder.max_length, torch.device("cpu"))
     ids = dataset.item_ids()
     for number in range(0, len(examples), 7):
@@ -58,13 +59,13 @@ def test_the_bundle_holds_no_path_of_the_machine_that_made_it(exported: Path) ->
 
 
 def test_exporting_again_moves_current_and_keeps_the_bundle_before(run: Path, bundles: Path, bundle: Bundle) -> None:
-    digest = export(run, bundles)
+    digest = export([run], bundles)
     assert current_digest(bundles) == digest != bundle.digest
     assert (bundles / bundle.digest).is_dir()
 
 
 def test_an_inverted_file_index_reaches_the_recall_it_was_tuned_to(run: Path, tmp_path: Path) -> None:
-    export(run, tmp_path, index=IndexKind.IVF)
+    export([run], tmp_path, index=IndexKind.IVF)
     info = Bundle.load(tmp_path / "current").manifest.index
     assert info.description.startswith("IVF")
     assert info.recall_at_20 >= 0.99
@@ -76,7 +77,7 @@ def test_another_data_set_than_the_run_was_trained_on_is_refused(run: Path, data
     other.mkdir()
     (other / "run.json").write_text(json.dumps({**record, "data_fingerprint": "0" * 64}))
     with pytest.raises(InputError, match="is not the data set"):
-        export(other, tmp_path / "bundles")
+        export([other], tmp_path / "bundles")
 
 
 def test_a_run_without_a_complete_epoch_is_refused(run: Path, tmp_path: Path) -> None:
@@ -84,5 +85,31 @@ def test_a_run_without_a_complete_epoch_is_refused(run: Path, tmp_path: Path) ->
     other.mkdir()
     (other / "run.json").write_bytes((run / "run.json").read_bytes())
     with pytest.raises(InputError, match="no epoch is complete yet"):
-        export(other, tmp_path / "bundles")
+        export([other], tmp_path / "bundles")
     assert not (tmp_path / "bundles").exists()
+
+
+def test_several_runs_become_one_encoder_that_adds_up_their_scores(
+    run: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    train(recipe, dataset.folder, tmp_path / "other", device_name="cpu", epochs=1, seed=2)
+    export([run, tmp_path / "other"], tmp_path / "bundles")
+    bundle = Bundle.load(tmp_path / "bundles" / "current")
+    assert bundle.manifest.model == "srgnn+srgnn"
+    encoders = [load_trained(folder, dataset).encoder for folder in (run, tmp_path / "other")]
+    with torch.inference_mode():
+        expected_N = sum(encoder(torch.tensor([[1, 2, 3]]))[0, 0] @ encoder.item_vectors().T for encoder in encoders)
+    assert isinstance(expected_N, torch.Tensor)
+    ids = dataset.item_ids()
+    found = bundle.retrieve([ids[0], ids[1], ids[2]], 5).items
+    assert [item.score for item in found] == pytest.approx([float(expected_N[ids.index(i.item_id) + 1]) for i in found])
+    assert found[0].score == pytest.approx(float(expected_N[1:].max()))
+
+
+def test_runs_that_do_not_serve_alike_cannot_be_joined(
+    run: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    hiding = Recipe.parse(recipe.text.replace("exclude_seen = false", "exclude_seen = true"), "hiding")
+    train(hiding, dataset.folder, tmp_path / "other", device_name="cpu", epochs=1)
+    with pytest.raises(InputError, match=r"other: its recipe's \[serving\] differs"):
+        export([run, tmp_path / "other"], tmp_path / "bundles")

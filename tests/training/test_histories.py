@@ -28,7 +28,7 @@ def test_histories_are_learnt_from_and_evaluated(split: SplitKind, recipe: Recip
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert max(line["validation"]["recall@20"] for line in lines if "validation" in line) > 2 * CHANCE
 
-    export(tmp_path / "run", tmp_path / "bundles")
+    export([tmp_path / "run"], tmp_path / "bundles")
     metrics = evaluate_bundle(tmp_path / "bundles", tmp_path / "data", "test")
     dataset = Dataset.open(tmp_path / "data")
     test = pl.read_parquet(tmp_path / "data" / "test.parquet")

@@ -50,7 +50,7 @@ def copy_run(run: Path, out: Path, **changes: Any) -> Path:
 def recorded(run: Path, exported: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of one run and of the baselines."""
     records = tmp_path_factory.mktemp("records")
-    evaluate_and_record(exported, dataset.folder, run, records)
+    evaluate_and_record(exported, dataset.folder, [run], records)
     evaluate_and_record_baselines(dataset.folder, records, hide_seen=False)
     return records
 
@@ -99,7 +99,7 @@ def test_a_bundle_is_not_recorded_with_another_run(run: Path, exported: Path, da
     lines[0]["validation"]["recall@20"] = 2.0
     (other / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(InputError, match="was not exported from"):
-        evaluate_and_record(exported, dataset.folder, other, tmp_path / "records")
+        evaluate_and_record(exported, dataset.folder, [other], tmp_path / "records")
     assert not (tmp_path / "records").exists()
 
 
@@ -108,13 +108,13 @@ def test_a_run_that_is_not_at_its_end_is_not_recorded(
 ) -> None:
     longer = copy_run(run, tmp_path / "run", epochs=9)
     with pytest.raises(InputError, match=r"is not at its end; go on with .* --resume"):
-        evaluate_and_record(exported, dataset.folder, longer, tmp_path / "records")
+        evaluate_and_record(exported, dataset.folder, [longer], tmp_path / "records")
 
 
 def test_a_run_on_other_data_is_not_recorded(run: Path, exported: Path, dataset: Dataset, tmp_path: Path) -> None:
     other = copy_run(run, tmp_path / "run", data_fingerprint="0" * 64)
     with pytest.raises(InputError, match="is not the data set that"):
-        evaluate_and_record(exported, dataset.folder, other, tmp_path / "records")
+        evaluate_and_record(exported, dataset.folder, [other], tmp_path / "records")
 
 
 def test_run_and_record_go_together_and_only_the_test_part_is_recorded(exported: Path, dataset: Dataset) -> None:

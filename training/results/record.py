@@ -31,6 +31,7 @@ class Epoch(_Part):
 class TrainedOn(_Part):
     """What the training ran on."""
 
+    processor: str
     device: str
     threads: PositiveInt
     torch: str
@@ -65,6 +66,8 @@ class RunRecord(_Record):
     index: IndexInfo
     served: dict[str, float]
     exact: dict[str, float]
+    sampled: dict[str, float] = {}
+    """Among drawn items instead of all; empty where that was not asked for."""
     validation: dict[str, float]
     """Of the chosen epoch, without the index; empty where nothing was held out."""
     epochs_chosen: PositiveInt

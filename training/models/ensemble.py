@@ -1,0 +1,37 @@
+"""Several trained encoders as one, whose score of an item is the sum of theirs.
+
+Dimension key: B sessions, L positions, M encoders, D embedding of all encoders together, N rows (row 0 pads).
+
+The sum of inner products is the inner product of the vectors laid end to end, so one index and one search serve it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from training.data.examples import Batch
+from training.models.encoder import SessionEncoder
+
+
+class Ensemble(SessionEncoder):
+    """Encodes a session as one interest: those of its encoders, end to end, each of which must give a single one."""
+
+    def __init__(self, encoders: Sequence[SessionEncoder]) -> None:
+        """Join encoders of one catalog that are trained already."""
+        super().__init__()
+        self.encoders = tuple(encoders)
+        self.parts = nn.ModuleList(encoders)
+        self.max_length = max(encoder.max_length for encoder in encoders)
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
+        return torch.cat([encoder(items_BL[:, -encoder.max_length :]) for encoder in self.encoders], dim=2)
+
+    def item_vectors(self) -> Tensor:
+        """The item vectors of all encoders, end to end."""
+        return torch.cat([encoder.item_vectors() for encoder in self.encoders], dim=1)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean of the encoders' losses; they are trained apart, which keeps them different."""
+        return torch.stack([encoder.loss(batch) for encoder in self.encoders]).mean()
