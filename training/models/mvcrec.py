@@ -1,7 +1,8 @@
 """MVCrec: two views of a session, its items by themselves and in the graph of all sessions, held together by contrast.
 
 Source: Zhou and Lee, "MVCrec", arXiv 2604.14114.
-Dimension key: B sessions, L positions, D embedding of one view, N rows of the item tables (row 0 pads), K = 1.
+Dimension key: B sessions, C of them with their altered views, L positions, D embedding of one view, E = 2D,
+N rows of the item tables (row 0 pads).
 
 Each view has a table and a transformer; the graph view's table is first spread over the item graph. Every item has its
 two vectors side by side, so one inner product adds the scores of both views, and serving needs no graph.
@@ -20,7 +21,16 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 from torch import Tensor, nn
 
 from training.augmentations import Augmentation, two_views
@@ -77,6 +87,13 @@ class MVCrecOptions(BaseModel):
     """Share of what each part of a transformer adds that training leaves out."""
     contrast: ContrastOptions
     objective: Objective
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide_the_dimension(cls, heads: int, info: ValidationInfo) -> int:
+        if info.data.get("dimension", 0) % heads:
+            raise ValueError(f"{heads} heads do not divide a dimension of {info.data['dimension']}")
+        return heads
 
 
 class ViewEncoder(nn.Module):
@@ -141,7 +158,7 @@ class TwoViews(NamedTuple):
         return self.ids.to_score_space(torch.cat([graph, self.ids.embedding(rows)], dim=-1))
 
     def vectors(self) -> Tensor:
-        """vectors_NE of all rows, E = 2D."""
+        """vectors_NE of all rows."""
         return self.ids.to_score_space(torch.cat([self.graph_ND, self.ids.embedding.weight], dim=1))
 
 
@@ -172,12 +189,11 @@ class MVCrec(SessionEncoder):
         self.register_buffer("spread_ND", torch.zeros_like(self.graph_items_ND), persistent=False)
 
     def _initialise(self) -> None:
-        norms = {
-            id(weight) for part in self.modules() if isinstance(part, nn.LayerNorm) for weight in part.parameters()
-        }
         for weight in self.parameters():
-            if id(weight) not in norms:
-                nn.init.normal_(weight, std=0.01)
+            nn.init.normal_(weight, std=0.01)
+        for part in self.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.reset_parameters()
         with torch.no_grad():
             self.ids.embedding.weight[PADDING] = 0
             self.graph_items_ND[PADDING] = 0
@@ -190,7 +206,7 @@ class MVCrec(SessionEncoder):
         return super().train(mode)
 
     def forward(self, items_BL: Tensor) -> Tensor:
-        """Encode items_BL as interests_B1E, E = 2D; see `SessionEncoder.forward`."""
+        """Encode items_BL as interests_B1E; see `SessionEncoder.forward`."""
         graph_BD, id_BD = self._summaries(items_BL, self._items())
         return self._interests(graph_BD, id_BD)[:, None]
 
@@ -200,20 +216,15 @@ class MVCrec(SessionEncoder):
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the next item, and the contrast of altered views where the recipe gives it a weight."""
-        items = TwoViews(self._spread(), self.ids)
-        contrast, sessions_BL = self.options.contrast, batch.items_BL
+        items, contrast = TwoViews(self._spread(), self.ids), self.options.contrast
         if not contrast.weight:
-            return self._next_item(*self._summaries(sessions_BL, items), batch.next_items_B, items)
-        views_VL = torch.cat([sessions_BL, *two_views(sessions_BL, contrast.augmentation, self.mask_row)])
-        graph_VD, id_VD = self._summaries(views_VL, items, views_VL == self.mask_row)
-        graph_BD, graph_1_BD, graph_2_BD = graph_VD.chunk(3)
-        id_BD, id_1_BD, id_2_BD = id_VD.chunk(3)
-        pairs = ((id_1_BD, id_2_BD), (graph_1_BD, graph_2_BD), (graph_1_BD, id_2_BD))
-        apart = sum(
-            info_nce(one_BD, other_BD, temperature=contrast.temperature, cosine=contrast.similarity == "cosine")
-            for one_BD, other_BD in pairs
-        )
-        return self._next_item(graph_BD, id_BD, batch.next_items_B, items) + contrast.weight * apart
+            return self._next_item(*self._summaries(batch.items_BL, items), batch.next_items_B, items)
+        altered = two_views(batch.items_BL, contrast.augmentation, self.mask_row)
+        all_CL = torch.cat([batch.items_BL, *altered])
+        graph_CD, id_CD = self._summaries(all_CL, items, all_CL == self.mask_row)
+        (graph_BD, *graph_altered), (id_BD, *id_altered) = graph_CD.chunk(3), id_CD.chunk(3)
+        next_item = self._next_item(graph_BD, id_BD, batch.next_items_B, items)
+        return next_item + contrast.weight * self._contrast(graph_altered, id_altered)
 
     def _spread(self) -> Tensor:
         spread_ND: Tensor = self.item_graph(self.graph_items_ND, self.options.graph.layers)
@@ -235,6 +246,16 @@ class MVCrec(SessionEncoder):
         if self.fuse_graph is not None and self.fuse_id is not None:
             graph_BD, id_BD = self.fuse_graph(graph_BD, id_BD), self.fuse_id(id_BD, graph_BD)
         return self.ids.interest(torch.cat([graph_BD, id_BD], dim=1))
+
+    def _contrast(self, graph_altered: list[Tensor], id_altered: list[Tensor]) -> Tensor:
+        """Within the id view, within the graph view, and between them."""
+        options = self.options.contrast
+        pairs = (id_altered, graph_altered, (graph_altered[0], id_altered[1]))
+        losses = [
+            info_nce(one_BD, other_BD, temperature=options.temperature, cosine=options.similarity == "cosine")
+            for one_BD, other_BD in pairs
+        ]
+        return torch.stack(losses).sum()
 
     def _next_item(self, graph_BD: Tensor, id_BD: Tensor, targets_B: Tensor, items: TwoViews) -> Tensor:
         loss: Tensor = self.next_item_loss(self._interests(graph_BD, id_BD), targets_B, items)

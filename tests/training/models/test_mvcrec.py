@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tests.training.corpora import batch, corpus
@@ -213,6 +214,11 @@ def test_info_nce_by_cosine_does_not_see_lengths() -> None:
 
 def test_info_nce_of_one_session_is_nothing() -> None:
     assert info_nce(torch.randn(1, 3), torch.randn(1, 3), temperature=1, cosine=False).item() == 0
+
+
+def test_heads_must_divide_the_dimension() -> None:
+    with pytest.raises(ValidationError, match="3 heads do not divide a dimension of 8"):
+        MVCrecOptions.model_validate({**PAPER.model_dump(), "heads": 3})
 
 
 def test_extreme_scores_leave_the_gradients_finite() -> None:
