@@ -11,11 +11,12 @@ The third part of the framework, controllable diversity, re-ranks what any model
 `service.bundle.diversity`.
 
 Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale, dropout of the item
-embeddings, the full softmax, and for SA the penalty of Xie et al., "Rethinking Multi-Interest Learning for Candidate
-Matching in Recommender Systems" (REMI), RecSys 2023, section 3.3, against interests that attend to one item each.
+embeddings, the full softmax; for DR, interests that start as means of items; for SA, the penalty of Xie et al.,
+"Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems" (REMI), RecSys 2023, section 3.3,
+against interests that attend to one item each.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
@@ -25,7 +26,7 @@ from training.data.corpus import Corpus
 from training.data.examples import Batch
 from training.models.capsules import route
 from training.models.encoder import SessionEncoder
-from training.models.layers import InnerProduct, ItemTable, Similarity, nearest_interest, places_from_end
+from training.models.layers import ItemTable, Similarity, nearest_interest, places_from_end
 from training.objectives import NextItemLoss, Objective
 from training.padding import PADDING
 
@@ -58,10 +59,21 @@ class ComiRecDROptions(BaseModel):
     """Of the routing."""
     max_length: PositiveInt
     """Items of a session that are read, the newest; each place has interests x dimension x dimension weights."""
+    initial: Literal["standard_normal", "item_means"]
+    """What the matrices of the votes start from: N(0, 1); or the identity and N(0, 1 / 4D), so that items vote nearly
+    for themselves and interests begin as means of items."""
     similarity: Similarity
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of each item embedding's numbers that training leaves out."""
     objective: Objective
+
+
+def initial_votes(options: ComiRecDROptions) -> Tensor:
+    """vote_LDE with which training starts; E is K times D."""
+    drawn_LDKD = torch.randn(options.max_length, options.dimension, options.interests, options.dimension)
+    if options.initial == "item_means":
+        drawn_LDKD = torch.eye(options.dimension)[:, None] + drawn_LDKD / (2 * options.dimension**0.5)
+    return drawn_LDKD.flatten(2)
 
 
 def concentration(weights_BKL: Tensor, valid_BL: Tensor) -> Tensor:
@@ -127,9 +139,7 @@ class ComiRecDR(SessionEncoder):
     def __init__(self, corpus: Corpus, options: ComiRecDROptions) -> None:
         """Make an untrained encoder of the corpus's items, with torch's global random state.
 
-        Weights start as in the authors' code: item embeddings by Glorot and Bengio's rule, the votes' matrices from
-        the standard normal distribution. With the cosine items are many times longer than such embeddings, so the
-        matrices start smaller by sqrt(D): votes of the length of an item.
+        Item embeddings start uniform by Glorot and Bengio's rule, as in the authors' code.
         """
         super().__init__()
         self.max_length = options.max_length
@@ -137,10 +147,7 @@ class ComiRecDR(SessionEncoder):
         self.dropout = nn.Dropout(options.dropout)
         self.items = ItemTable(corpus.items, options.dimension, options.similarity)
         nn.init.xavier_uniform_(self.items.embedding.weight)
-        spread = 1.0 if isinstance(options.similarity, InnerProduct) else options.dimension**-0.5
-        self.vote_LDE = nn.Parameter(
-            spread * torch.randn(options.max_length, options.dimension, options.interests * options.dimension)
-        )
+        self.vote_LDE = nn.Parameter(initial_votes(options))
         with torch.no_grad():
             self.items.embedding.weight[PADDING] = 0
         self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())

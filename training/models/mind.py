@@ -11,10 +11,10 @@ before its softmax; with growing p it becomes the choice of the nearest interest
 form and the one here. There is no user profile to join to the capsules before the rectified layer.
 
 Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale, dropout of the item
-embeddings, the full softmax.
+embeddings, the full softmax, interests that start as means of items.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -44,6 +44,9 @@ class MINDOptions(BaseModel):
     """Take the capsules through a rectified linear layer."""
     max_length: PositiveInt
     """Items of a session that are read, the newest."""
+    initial: Literal["glorot", "item_means"]
+    """What the matrix of the votes starts from: uniform by Glorot and Bengio's rule, as all other weights; or the
+    identity, so that items vote for themselves and interests begin as means of items."""
     similarity: Similarity
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of each item embedding's numbers that training leaves out."""
@@ -74,6 +77,8 @@ class MIND(SessionEncoder):
         self.projection = nn.Linear(options.dimension, options.dimension) if options.projection else None
         for name, weight in self.named_parameters():
             nn.init.zeros_(weight) if name.endswith("bias") else nn.init.xavier_uniform_(weight)
+        if options.initial == "item_means":
+            nn.init.eye_(self.vote.weight)
         with torch.no_grad():
             self.items.embedding.weight[PADDING] = 0
         self.register_buffer("routing_KL", torch.randn(options.interests, options.max_length))
