@@ -1,0 +1,44 @@
+"""Controllable diversity: fewer items of one category among the k that are shown.
+
+Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020, section 3.3.
+Dimension key: C candidates, k results.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def diversify(
+    scores_C: NDArray[np.float32], categories_C: NDArray[np.int64], k: int, weight: float
+) -> NDArray[np.int64]:
+    """Choose k of C candidates, one by one, and return their places in the order of choice, or all where C < k.
+
+    The next one has the largest f(i) + weight * (number of the chosen whose category is not that of i), the greedy
+    rule of the paper; of equals the earlier candidate. For the paper's objective, which counts each pair of chosen
+    items from both sides, the greedy rule would have twice the weight; its code, like this, has not.
+
+    Args:
+        scores_C: any finite numbers, larger is better. f(i) is the score itself, as in the paper, so `weight` is in
+            units of the scores; give `in_unit_range(scores_C)` where it is to mean the same for every model.
+        categories_C: a number for each category.
+        k: how many to choose; k times the number of interests are enough candidates.
+        weight: 0 leaves the order of the scores.
+    """
+    _, category_C = np.unique(categories_C, return_inverse=True)
+    value_C = scores_C.astype(np.float64)
+    chosen = np.empty(min(k, len(value_C)), dtype=np.int64)
+    for place in range(len(chosen)):
+        best = int(value_C.argmax())
+        chosen[place] = best
+        value_C[category_C == category_C[best]] -= weight  # the others would all gain it, which orders them alike
+        value_C[best] = -np.inf
+    return chosen
+
+
+def in_unit_range(scores_C: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scores of some candidates moved and stretched to 0 for the lowest and 1 for the highest; equal ones to 0."""
+    if len(scores_C) == 0:
+        return scores_C
+    lowest, highest = scores_C.min(), scores_C.max()
+    stretched_C: NDArray[np.float32] = (scores_C - lowest) / max(highest - lowest, np.finfo(np.float32).tiny)
+    return stretched_C
