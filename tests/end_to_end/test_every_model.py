@@ -1,0 +1,89 @@
+"""Every model of MODELS learns the generated shop, and one running service answers from the bundle of each in turn."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tomlkit
+
+from tests.bundles import item_ids, publish_bundle
+from tests.service.process import ServiceProcess, wait_until
+from training.baselines import BASELINES
+from training.data.dataset import Dataset
+from training.data.polars_engine import PolarsEngine
+from training.data.preparation import Preparation, SplitKind
+from training.data.prepare import prepare
+from training.data.synthetic import generate
+from training.evaluation import evaluate, evaluate_bundle
+from training.export import export
+from training.models import MODELS
+from training.questions import held_out
+from training.recipe import RECIPES, Recipe
+from training.trainer import train
+
+EVENTS = 12_000
+CLEARLY = 1.5
+"""How many times as often as the most popular items a model must find the next one."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("shop")
+    generate(EVENTS, seed=1).write(folder / "shop")
+    preparation = Preparation(split=SplitKind.TEMPORAL, min_support=5, min_length=2)
+    events, items = str(folder / "shop" / "events.parquet"), str(folder / "shop" / "items.parquet")
+    prepare([events], folder / "dataset", preparation, PolarsEngine, items=items)
+    return Dataset.open(folder / "dataset")
+
+
+@pytest.fixture(scope="module")
+def floor(dataset: Dataset) -> float:
+    """recall@20 of the most popular items."""
+    retrieve = BASELINES["popularity"](dataset, "test").retrieve
+    return evaluate(retrieve, held_out(dataset, "test"), items=len(dataset.item_ids()))["recall@20"]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a made-up model at first."""
+    folder = tmp_path_factory.mktemp("bundles")
+    publish_bundle(folder, item_ids("item-", 5))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(bundles: Path) -> Iterator[ServiceProcess]:
+    with ServiceProcess(bundles) as process:
+        yield process.wait_until_ready()
+
+
+def short(model: str) -> Recipe:
+    """The model's recipe for any data set, smaller, for a fit of seconds, and with answers that may be seen items."""
+    recipe = tomlkit.parse((RECIPES / f"{model}.toml").read_text())
+    for table, changes in {
+        "encoder": {"dimension": 32, "max_length": 12},
+        "training": {"batch_size": 64, "epochs": 3, "refit": False},
+        "serving": {"exclude_seen": False},
+    }.items():
+        recipe[table].update(changes)
+    return Recipe.parse(tomlkit.dumps(recipe), f"{model}.toml")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_beats_the_floor_and_answers_through_the_unchanged_service(
+    model: str, dataset: Dataset, floor: float, bundles: Path, service: ServiceProcess, tmp_path: Path
+) -> None:
+    assert train(short(model), dataset.folder, tmp_path / "run", device_name="cpu")
+    digest = export([tmp_path / "run"], bundles)
+
+    metrics = evaluate_bundle(bundles, dataset.folder, "test")
+    assert metrics["model"] == model
+    assert metrics["recall@20"] > CLEARLY * floor
+
+    session = dataset.item_ids()[:3]
+    with service.client() as client:
+        wait_until(lambda: client.get("/v1/version").json()["bundle"] == digest)
+        answer = client.post("/v1/recommendations", json={"items": session, "k": 10}).json()
+    assert answer["bundle"] == digest
+    assert {item["source"] for item in answer["items"]} == {"encoder"}
+    assert (answer["count"], answer["degraded"], answer["unknown_item_ids"]) == (10, [], [])
