@@ -239,6 +239,12 @@ def evaluate(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of that draw.")] = 0,
+    category: Annotated[
+        str | None, typer.Option(help="Attribute of items: also tell how diverse the answers are in it.")
+    ] = None,
+    diversity: Annotated[
+        float, typer.Option(min=0, max=1, help="With --category: how much diversity counts beside the scores.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Ask a bundle about held-out sessions, as it is served and by exact search, and print what the answers are worth.
@@ -254,13 +260,25 @@ def evaluate(
     if bool(run) != (record is not None):
         raise InputError("--run and --record go together: give both, or neither")
     _only_test_is_recorded(record, part)
+    if diversity and category is None:
+        raise InputError("--diversity needs --category, the attribute to be diverse in")
+    if record is not None and category is not None:
+        raise InputError("--record keeps answers as they are served; leave out --category")
     with bundle_faults(bundle):
         if run and record is not None:
             from training.results.recording import evaluate_and_record
 
             metrics = evaluate_and_record(bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed)
         else:
-            metrics = evaluate_bundle(bundle, data, part.value, sampled_negatives=sampled_negatives, seed=seed)
+            metrics = evaluate_bundle(
+                bundle,
+                data,
+                part.value,
+                sampled_negatives=sampled_negatives,
+                seed=seed,
+                category=category,
+                diversity_weight=diversity,
+            )
     print_metrics(metrics, as_json=as_json)
 
 

@@ -1,20 +1,21 @@
 """Held-out sessions asked one by one, as they are served, and what the answers are worth."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from service.bundle import Bundle
 from training.baselines import BASELINES
 from training.data.dataset import Dataset, Part
-from training.metrics import coverage, ranking_metrics
+from training.diversity import categories_of, diversified
+from training.metrics import coverage, diversity, ranking_metrics
 from training.progress import counting
-from training.questions import Question, held_out
+from training.questions import Answer, Question, Ranked, held_out
 from training.sampled_ranking import evaluate_sampled
 
 CUTOFFS = (5, 10, 20, 50)
@@ -22,21 +23,8 @@ BEYOND = np.iinfo(np.int64).max
 """The rank of a target that is not in the list."""
 
 
-class Ranked(Protocol):
-    """An item of an answer."""
-
-    @property
-    def item_id(self) -> str: ...  # noqa: D102  # said by the class
-    @property
-    def score(self) -> float: ...  # noqa: D102  # said by the class
-
-
 Retrieve = Callable[[Sequence[str], int], Sequence[Ranked]]
 """The items that follow a session, oldest first, and how many are wanted -> the best of them, best first."""
-
-
-Answer = Callable[[Question, int], Sequence[Ranked]]
-"""A question, and how many items are wanted -> the best of them, best first."""
 
 
 def evaluate(
@@ -59,6 +47,7 @@ def evaluate_answers(
     *,
     items: int,
     ks: Sequence[int] = CUTOFFS,
+    categories: Mapping[str, int] | None = None,
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """Recall, MRR, NDCG and coverage at each of `ks`, as fractions, and the number of examples.
@@ -71,6 +60,7 @@ def evaluate_answers(
         asked: the examples.
         items: size of the catalog, for the coverage.
         ks: cut-offs.
+        categories: the number of every item's category, for the diversity at each of `ks`; without them there is none.
         on_answer: called after each answer.
     """
     ranks: list[int] = []
@@ -91,6 +81,8 @@ def evaluate_answers(
     metrics = ranking_metrics(np.array(ranks), np.array(owners), ks)
     for k in ks:
         metrics[f"coverage@{k}"] = coverage([ranked[:k] for ranked in lists], items)
+        if categories is not None:
+            metrics[f"diversity@{k}"] = diversity([[categories[item] for item in ranked[:k]] for ranked in lists])
     return {**metrics, "examples": len(asked)}
 
 
@@ -110,7 +102,14 @@ def _in_turn(
 
 
 def evaluate_bundle(
-    folder: Path, data: Path, part: Part, *, sampled_negatives: int = 0, seed: int = 0
+    folder: Path,
+    data: Path,
+    part: Part,
+    *,
+    sampled_negatives: int = 0,
+    seed: int = 0,
+    category: str | None = None,
+    diversity_weight: float = 0,
 ) -> dict[str, Any]:
     """Metrics of a bundle as served, those of exact search under "exact", and what was asked.
 
@@ -122,20 +121,32 @@ def evaluate_bundle(
         part: the part whose examples are asked.
         sampled_negatives: how many drawn items each target is ranked among besides, under "sampled"; 0 for none.
         seed: of that draw.
+        category: an attribute of the catalog, for the diversity of the answers.
+        diversity_weight: choose answers for diverse categories too, as `diversified` does; 0 for their scores alone.
 
     Raises:
-        InputError: the dataset has no such part, or too few items for that draw.
+        InputError: the dataset has no such part, too few items for that draw, or no item has the attribute.
         BundleError: the bundle is damaged.
     """
     bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
     asked = held_out(Dataset.open(data), part)
+    categories = categories_of(bundle.catalog, category) if category is not None else None
+
+    def answers(*, exact: bool) -> Answer:
+        def answer(question: Question, k: int) -> Sequence[Ranked]:
+            return bundle.retrieve(question.inputs, k, user_id=question.user_id, exact=exact).items
+
+        if categories is None or not diversity_weight:
+            return answer
+        return diversified(answer, categories, interests=bundle.manifest.interests, weight=diversity_weight)
 
     def metrics(*, exact: bool) -> dict[str, float]:
         with counting("exact search" if exact else "as served", len(asked)) as count:
             return evaluate_answers(
-                lambda question, k: bundle.retrieve(question.inputs, k, user_id=question.user_id, exact=exact).items,
+                answers(exact=exact),
                 asked,
                 items=bundle.manifest.items,
+                categories=categories,
                 on_answer=count,
             )
 

@@ -4,6 +4,7 @@ Dimension key: T targets, E examples. A rank is 1 for the best place; any rank b
 An example has one target in session data and may have several where a user's later items are all targets.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,3 +43,20 @@ def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks
 def coverage(lists: Sequence[Sequence[str]], items: int) -> float:
     """Share of the catalog's `items` that stands in at least one list."""
     return len({item for ranked in lists for item in ranked}) / items
+
+
+def diversity(lists: Sequence[Sequence[int]]) -> float:
+    """Share of the pairs of a list's items whose categories differ; mean over lists of two items or more.
+
+    Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020, section 4.4.
+
+    Args:
+        lists: the number of each item's category.
+    """
+    shares = [_differing_pairs(categories) for categories in lists if len(categories) > 1]
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def _differing_pairs(categories: Sequence[int]) -> float:
+    size, alike = len(categories), sum(count * (count - 1) for count in Counter(categories).values())
+    return 1 - alike / (size * (size - 1))

@@ -1,7 +1,7 @@
-"""What held-out sessions ask: the items so far, and those that came next."""
+"""What held-out sessions ask: the items so far, and those that came next; and what an answer is."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from training.data.dataset import Dataset, Part, Sessions
 from training.errors import InputError
@@ -14,6 +14,19 @@ class Question(NamedTuple):
     targets: Sequence[str]
     user_id: str | None = None
     """Of the user, where training saw one."""
+
+
+class Ranked(Protocol):
+    """An item of an answer."""
+
+    @property
+    def item_id(self) -> str: ...  # noqa: D102  # said by the class
+    @property
+    def score(self) -> float: ...  # noqa: D102  # said by the class
+
+
+Answer = Callable[[Question, int], Sequence[Ranked]]
+"""A question, and how many items are wanted -> the best of them, best first."""
 
 
 def questions(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -> Iterator[Question]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.metrics import coverage, ranking_metrics
+from training.metrics import coverage, diversity, ranking_metrics
 
 FAR = 10**9
 
@@ -37,6 +37,12 @@ def test_no_example_gives_no_metric() -> None:
 
 def test_coverage_counts_each_item_once() -> None:
     assert coverage([["a", "b"], ["b", "c"], []], items=6) == pytest.approx(0.5)
+
+
+def test_diversity_is_the_share_of_pairs_whose_categories_differ() -> None:
+    assert diversity([[1, 1, 2]]) == pytest.approx(2 / 3)
+    assert diversity([[1, 2, 3], [4, 4], [5]]) == pytest.approx((1 + 0) / 2)
+    assert diversity([[], [1]]) == 0
 
 
 def random_lists(seed: int) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
