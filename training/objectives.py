@@ -1,6 +1,6 @@
 """How the next item is told from the others while training: among all of them, or among some that are drawn.
 
-Dimension key: B examples, D embedding, S negatives.
+Dimension key: B examples, K interests, D embedding, S negatives.
 """
 
 from abc import ABC, abstractmethod
@@ -8,11 +8,14 @@ from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from training.losses import full_softmax, sampled_softmax
+from training.models.layers import nearest_interest
+from training.padding import PADDING
 from training.sampling import Distribution, NegativeSampler
 
 
@@ -35,6 +38,10 @@ class SampledSoftmax(BaseModel):
     """Take the log of a negative's expected count off its score, so that popular ones are not punished."""
 
 
+NegativeInterest = Literal["of_target", "nearest"]
+"""Which of a session's interests scores an item that is not the target: the target's, as the papers train, or the one
+nearest to that item, as serving scores every item."""
+
 Objective = Annotated[FullSoftmax | SampledSoftmax, Field(discriminator="kind")]
 
 
@@ -53,6 +60,18 @@ class NextItemLoss(nn.Module, ABC):
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         """Batch mean of the cross-entropy of targets_B (item rows), in nats."""
 
+    def of_several(
+        self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, negative_interest: NegativeInterest
+    ) -> Tensor:
+        """The same for sessions with K interests, of which the one nearest to the target scores it."""
+        if negative_interest == "nearest":
+            return self._each_by_its_nearest(interests_BKD, targets_B, items)
+        loss: Tensor = self(nearest_interest(interests_BKD, items(targets_B)), targets_B, items)
+        return loss
+
+    @abstractmethod
+    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor: ...
+
     @staticmethod
     def of(objective: Objective, popularity_N1: NDArray[np.int64]) -> "NextItemLoss":
         """The loss that a recipe names, for items with these numbers of events."""
@@ -65,6 +84,10 @@ class _AmongAll(NextItemLoss):
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         return full_softmax(interests_BD, items.vectors(), targets_B)
 
+    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
+        scores_BN = (interests_BKD @ items.vectors()[PADDING + 1 :].T).amax(dim=1)
+        return F.cross_entropy(scores_BN, targets_B - PADDING - 1)
+
 
 class _AmongDrawn(NextItemLoss):
     def __init__(self, objective: SampledSoftmax, sampler: NegativeSampler) -> None:
@@ -72,13 +95,15 @@ class _AmongDrawn(NextItemLoss):
         self.objective, self.sampler = objective, sampler
 
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
+        return self._each_by_its_nearest(interests_BD[:, None], targets_B, items)
+
+    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         rows_S, log_expected_count_S = self.sampler(self.objective.negatives)
         target_BD, negative_SD = items(torch.cat([targets_B, rows_S])).split([len(targets_B), len(rows_S)])
+        correction_S = log_expected_count_S if self.objective.log_q else torch.zeros_like(log_expected_count_S)
         return sampled_softmax(
-            (interests_BD * target_BD).sum(dim=1),
-            interests_BD @ negative_SD.T,
-            log_expected_count_S=log_expected_count_S
-            if self.objective.log_q
-            else torch.zeros_like(log_expected_count_S),
+            (interests_BKD @ target_BD[:, :, None]).squeeze(2).amax(dim=1),
+            (interests_BKD @ negative_SD.T).amax(dim=1),
+            log_expected_count_S=correction_S,
             accidental_hit_BS=targets_B[:, None] == rows_S,
         )

@@ -88,6 +88,7 @@ COMIREC_SA = ComiRecSAOptions(
     dropout=0,
     concentration_penalty=0,
     objective=SAMPLED,
+    negative_interest="of_target",
 )
 COMIREC_DR = ComiRecDROptions(
     dimension=12,
@@ -98,6 +99,7 @@ COMIREC_DR = ComiRecDROptions(
     similarity=InnerProduct(kind="inner_product"),
     dropout=0,
     objective=SAMPLED,
+    negative_interest="of_target",
 )
 MIND_PAPER = MINDOptions(
     dimension=12,
@@ -110,6 +112,7 @@ MIND_PAPER = MINDOptions(
     similarity=InnerProduct(kind="inner_product"),
     dropout=0,
     objective=SAMPLED,
+    negative_interest="of_target",
 )
 IMPROVED = {
     "similarity": Cosine(kind="cosine", scale=12),
@@ -128,6 +131,7 @@ RE4_PAPER = Re4Options(
     re_attend=ReAttend(weight=0.001),
     re_construct=ReConstruct(weight=0.1),
     objective=SampledSoftmax(kind="sampled_softmax", negatives=20, distribution="uniform", log_q=False),
+    negative_interest="of_target",
 )
 RE4_IMPROVED = RE4_PAPER.model_copy(
     update={

@@ -26,8 +26,8 @@ from training.data.corpus import Corpus
 from training.data.examples import Batch
 from training.models.capsules import route
 from training.models.encoder import SessionEncoder
-from training.models.layers import ItemTable, Similarity, nearest_interest, places_from_end
-from training.objectives import NextItemLoss, Objective
+from training.models.layers import ItemTable, Similarity, places_from_end
+from training.objectives import NegativeInterest, NextItemLoss, Objective
 from training.padding import PADDING
 
 
@@ -47,6 +47,7 @@ class ComiRecSAOptions(BaseModel):
     concentration_penalty: NonNegativeFloat
     """Weight in the loss of `concentration`."""
     objective: Objective
+    negative_interest: NegativeInterest
 
 
 class ComiRecDROptions(BaseModel):
@@ -66,6 +67,7 @@ class ComiRecDROptions(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of each item embedding's numbers that training leaves out."""
     objective: Objective
+    negative_interest: NegativeInterest
 
 
 def initial_votes(options: ComiRecDROptions) -> Tensor:
@@ -106,6 +108,7 @@ class ComiRecSA(SessionEncoder):
             nn.init.zeros_(weight) if name.endswith("bias") else nn.init.xavier_uniform_(weight)
         with torch.no_grad():
             self.items.embedding.weight[PADDING] = 0
+        self.negative_interest = options.negative_interest
         self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 
     def forward(self, items_BL: Tensor) -> Tensor:
@@ -119,8 +122,7 @@ class ComiRecSA(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
         interests_BKD, weights_BKL = self._interests(batch.items_BL)
-        nearest_BD = nearest_interest(interests_BKD, self.items(batch.next_items_B))
-        loss: Tensor = self.next_item_loss(nearest_BD, batch.next_items_B, self.items)
+        loss = self.next_item_loss.of_several(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
         return loss + self.concentration_penalty * concentration(weights_BKL, batch.items_BL != PADDING)
 
     def _interests(self, items_BL: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +152,7 @@ class ComiRecDR(SessionEncoder):
         self.vote_LDE = nn.Parameter(initial_votes(options))
         with torch.no_grad():
             self.items.embedding.weight[PADDING] = 0
+        self.negative_interest = options.negative_interest
         self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 
     def forward(self, items_BL: Tensor) -> Tensor:
@@ -166,6 +169,5 @@ class ComiRecDR(SessionEncoder):
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
-        nearest_BD = nearest_interest(self(batch.items_BL), self.items(batch.next_items_B))
-        loss: Tensor = self.next_item_loss(nearest_BD, batch.next_items_B, self.items)
-        return loss
+        interests_BKD = self(batch.items_BL)
+        return self.next_item_loss.of_several(interests_BKD, batch.next_items_B, self.items, self.negative_interest)

@@ -24,8 +24,8 @@ from training.data.corpus import Corpus
 from training.data.examples import Batch
 from training.models.capsules import route
 from training.models.encoder import SessionEncoder
-from training.models.layers import ItemTable, Similarity, nearest_interest, places_from_end
-from training.objectives import NextItemLoss, Objective
+from training.models.layers import ItemTable, Similarity, places_from_end
+from training.objectives import NegativeInterest, NextItemLoss, Objective
 from training.padding import PADDING
 
 
@@ -51,6 +51,7 @@ class MINDOptions(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of each item embedding's numbers that training leaves out."""
     objective: Objective
+    negative_interest: NegativeInterest
 
 
 class MIND(SessionEncoder):
@@ -83,6 +84,7 @@ class MIND(SessionEncoder):
             self.items.embedding.weight[PADDING] = 0
         self.register_buffer("routing_KL", torch.randn(options.interests, options.max_length))
         self.register_buffer("fewest_items_K", fewest_items(options.interests, adaptive=options.adaptive_interests))
+        self.negative_interest = options.negative_interest
         self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 
     def forward(self, items_BL: Tensor) -> Tensor:
@@ -103,9 +105,8 @@ class MIND(SessionEncoder):
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
-        nearest_BD = nearest_interest(self(batch.items_BL), self.items(batch.next_items_B))
-        loss: Tensor = self.next_item_loss(nearest_BD, batch.next_items_B, self.items)
-        return loss
+        interests_BKD = self(batch.items_BL)
+        return self.next_item_loss.of_several(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
 
 
 def fewest_items(interests: int, *, adaptive: bool) -> Tensor:

@@ -37,8 +37,8 @@ from torch import Tensor, nn
 from training.data.corpus import Corpus
 from training.data.examples import Batch
 from training.models.encoder import SessionEncoder
-from training.models.layers import ItemTable, Similarity, nearest_interest, places_from_end
-from training.objectives import NextItemLoss, Objective
+from training.models.layers import ItemTable, Similarity, places_from_end
+from training.objectives import NegativeInterest, NextItemLoss, Objective
 from training.padding import PADDING
 
 
@@ -88,6 +88,7 @@ class Re4Options(BaseModel):
     re_attend: ReAttend
     re_construct: ReConstruct
     objective: Objective
+    negative_interest: NegativeInterest
 
 
 class ForwardFlow(NamedTuple):
@@ -234,8 +235,9 @@ class Re4(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """The recipe's objective for the interest nearest to the next item, and the backward flows by their weights."""
         flow = self.forward_flow(batch.items_BL)
-        interest_BD = nearest_interest(self._read_out(flow), self.items(batch.next_items_B))
-        loss: Tensor = self.next_item_loss(interest_BD, batch.next_items_B, self.items)
+        loss = self.next_item_loss.of_several(
+            self._read_out(flow), batch.next_items_B, self.items, self.options.negative_interest
+        )
         return loss + self.backward_flows(flow)
 
     def backward_flows(self, flow: ForwardFlow) -> Tensor:

@@ -35,6 +35,7 @@ PAPER = Re4Options(
     re_attend=ReAttend(weight=0.001),
     re_construct=ReConstruct(weight=0.1),
     objective=SampledSoftmax(kind="sampled_softmax", negatives=20, distribution="uniform", log_q=False),
+    negative_interest="of_target",
 )
 OFF = {
     "re_contrast": ReContrast(weight=0, temperature=0.02),
