@@ -194,7 +194,7 @@ FORMS: dict[str, tuple[str, BaseModel]] = {
 SESSIONS = [[1], [2, 2], [3, 4], [5, 6, 5, 7], [8, 9, 10, 8, 9, 10, 11, 12]]
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=FORMS, scope="module")
 def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
     """Makes the same untrained encoder each time."""
 
@@ -206,17 +206,24 @@ def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
     return untrained
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def encoder(make: Callable[[], SessionEncoder]) -> SessionEncoder:
     return make()
 
 
-@pytest.fixture
-def program(encoder: SessionEncoder, tmp_path: Path) -> Encoder:
-    write_program(encoder, tmp_path / ENCODER)
+@pytest.fixture(scope="module")
+def exported(encoder: SessionEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder's program."""
+    path = tmp_path_factory.mktemp("program") / ENCODER
+    write_program(encoder, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def program(encoder: SessionEncoder, exported: Path) -> Encoder:
     interests, dimension = encode(encoder, [[1]])[0].shape
     return Encoder.load(
-        tmp_path / ENCODER,
+        exported,
         items=ITEMS,
         dimension=dimension,
         interests=interests,
@@ -278,9 +285,8 @@ def test_the_exported_program_gives_the_same_interests(encoder: SessionEncoder, 
             np.testing.assert_allclose(program.encode(session, user), expected_KD, atol=1e-5)
 
 
-def test_the_exported_program_takes_batches_of_any_size_and_length(encoder: SessionEncoder, tmp_path: Path) -> None:
-    write_program(encoder, tmp_path / ENCODER)
-    program = onnxruntime.InferenceSession(tmp_path / ENCODER, providers=["CPUExecutionProvider"])
+def test_the_exported_program_takes_batches_of_any_size_and_length(encoder: SessionEncoder, exported: Path) -> None:
+    program = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     for length in (MAX_LENGTH, 2):
         sessions = [session for session in SESSIONS if len(session) <= length]
         items_BL = padded(sessions, length)
@@ -296,7 +302,8 @@ def test_of_a_longer_session_the_newest_items_count(encoder: SessionEncoder, pro
     np.testing.assert_array_equal(program.encode([20, 21, 22, *newest]), program.encode(newest))
 
 
-def test_a_step_of_training_lowers_the_loss_and_leaves_padding_alone(encoder: SessionEncoder) -> None:
+def test_a_step_of_training_lowers_the_loss_and_leaves_padding_alone(make: Callable[[], SessionEncoder]) -> None:
+    encoder = make()
     examples = Examples.of(
         [sessions(*SESSIONS, [2, 3, 4, 5, 6], [7, 8, 9, 10], users=[1, 2, 3, 4, 5, 1, 2])],
         MAX_LENGTH,

@@ -9,10 +9,10 @@ Positions are counted from the oldest item that is read, so that a session is en
 itself or begins a longer one: what training learns at every position is what serving asks at the last.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from training.data.corpus import Corpus
@@ -41,6 +41,12 @@ class SASRecOptions(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of the embeddings and of what each layer adds that training leaves out."""
     objective: Objective
+
+    @model_validator(mode="after")
+    def _heads_share_the_dimension(self) -> Self:
+        if self.dimension % self.heads:
+            raise ValueError(f"dimension {self.dimension} is no multiple of heads {self.heads}")
+        return self
 
 
 class SASRec(SessionEncoder):
