@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 from training.cli import cli
 from training.data.dataset import Dataset
 from training.errors import InputError
+from training.export import export
+from training.recipe import Recipe
 from training.results.page import write_page
 from training.results.record import Ladder, RunRecord, Step, read_records
 from training.results.recording import evaluate_and_record, evaluate_and_record_baselines
 from training.results.summary import Spread
+from training.trainer import train
 
 ANCHORS = """
 [dataset]
@@ -91,6 +94,20 @@ def test_evaluate_keeps_what_it_prints_and_what_was_run(
     assert record.curve[record.epochs_chosen - 1].validation == record.validation
     assert record.seconds == pytest.approx(sum(line["seconds"] for line in lines))
     assert record.encode_p50_ms > 0
+
+
+def test_refits_alone_and_joined_runs_are_recorded_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    runs = [tmp_path / "one", tmp_path / "other"]
+    for seed, run in enumerate(runs, start=1):
+        train(recipe, dataset.folder, run, device_name="cpu", refit_epochs=1, seed=seed)
+    for bundles, of_runs in ((tmp_path / "bundles", runs[:1]), (tmp_path / "joined", runs)):
+        export(of_runs, bundles)
+        evaluate_and_record(bundles, dataset.folder, of_runs, tmp_path / "records")
+    alone, joined = sorted(read_records(tmp_path / "records")[0].runs, key=lambda record: record.dimension)
+    assert (alone.recipe, alone.epochs_chosen, alone.epochs_run, alone.validation) == (recipe.name, 1, 0, {})
+    assert joined.recipe == f"{recipe.name}-x2"
+    assert joined.dimension == 2 * alone.dimension
+    assert joined.seconds > alone.seconds
 
 
 def test_a_bundle_is_not_recorded_with_another_run(run: Path, exported: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from service.bundle import IndexInfo
 from training.errors import InputError
@@ -71,7 +80,8 @@ class RunRecord(_Record):
     validation: dict[str, float]
     """Of the chosen epoch, without the index; empty where nothing was held out."""
     epochs_chosen: PositiveInt
-    epochs_run: PositiveInt
+    epochs_run: NonNegativeInt
+    """Of the fit that chose the epoch; 0 where an earlier run had chosen it."""
     epochs_at_most: PositiveInt
     curve: tuple[Epoch, ...] = Field(min_length=1)
     encode_p50_ms: float
