@@ -46,6 +46,8 @@ def _section(records: DataRecords, data_set: DataSet, folder: Path, page: Path) 
     parts = [f"## {data_set.title}", data_set.protocol, _figures(records, data_set), _against_others(records, data_set)]
     if data_set.aims and records.runs:
         parts += ["### Aims", _aims(records, data_set)]
+    if any(run.sampled for run in records.runs):
+        parts += ["### Among drawn items", _sampled(records.runs)]
     if records.runs:
         parts += ["### Runs", _runs(records, data_set), _pictures(records, data_set, folder, page)]
     if records.ladder:
@@ -122,6 +124,19 @@ def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSet) -> bool:
     return all(
         spread is not None and spread.mean * data_set.scale >= aim.figures[metric] for metric, spread in spreads.items()
     )
+
+
+def _sampled(runs: Sequence[RunRecord]) -> str:
+    """The check of many reimplementations."""
+    rows = [
+        [run.recipe, str(run.seed), *(f"{value:.4f}" for name, value in run.sampled.items() if name != "negatives")]
+        for run in runs
+        if run.sampled
+    ]
+    sampled = next(run.sampled for run in runs if run.sampled)
+    table = _table(["recipe", "seed", *(name for name in sampled if name != "negatives")], rows)
+    note = f"Each target among {sampled['negatives']:.0f} drawn items: far above the full ranking, and not to compare."
+    return f"{note}\n\n{table}"
 
 
 def _runs(records: DataRecords, data_set: DataSet) -> str:
