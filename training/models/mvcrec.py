@@ -38,7 +38,7 @@ from training.data.corpus import Corpus
 from training.data.examples import Batch
 from training.item_graph import ItemGraph
 from training.models.encoder import SessionEncoder
-from training.models.layers import ItemTable, Similarity
+from training.models.layers import ItemTable, Similarity, places_from_end
 from training.models.transformer import TransformerEncoder
 from training.objectives import NextItemLoss, Objective
 from training.padding import PADDING
@@ -121,9 +121,7 @@ class ViewEncoder(nn.Module):
         """summary_BD of sessions with these item vectors, where those that are hidden are replaced by the mask's."""
         if hidden_BL is not None:
             vectors_BLD = torch.where(hidden_BL[:, :, None], self.mask_D, vectors_BLD)
-        length, longest = valid_BL.shape[1], len(self.positions_LD)
-        places_L = torch.arange(longest - length, longest, device=valid_BL.device).clamp(min=0)
-        states_BLD = self.dropout(vectors_BLD + self.positions_LD[places_L])
+        states_BLD = self.dropout(vectors_BLD + self.positions_LD[places_from_end(valid_BL, len(self.positions_LD))])
         summary_B1D: Tensor = self.transformer(states_BLD, valid_BL, last_only=True)
         return summary_B1D[:, 0]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from training.data.corpus import Corpus
 from training.data.examples import Batch
 from training.models.encoder import SessionEncoder
-from training.models.layers import ItemTable, Similarity
+from training.models.layers import ItemTable, Similarity, places_from_end
 from training.objectives import NextItemLoss, Objective
 from training.padding import PADDING
 
@@ -123,8 +123,7 @@ class SRGNN(SessionEncoder):
         for _ in range(self.steps):
             states_BLD = self.cell(states_BLD, graph)
         if self.positions_LD is not None:
-            places_L = torch.arange(self.max_length - items_BL.shape[1], self.max_length, device=items_BL.device)
-            states_BLD = states_BLD + self.positions_LD[places_L.clamp(min=0)]
+            states_BLD = states_BLD + self.positions_LD[places_from_end(items_BL, self.max_length)]
         last_B1D = states_BLD[:, -1:]
         attention_BL1 = self.attention(torch.sigmoid(self.attention_last(last_B1D) + self.attention_each(states_BLD)))
         clicked_BL1 = (items_BL != PADDING).unsqueeze(2)
