@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from training.losses import full_softmax, sampled_softmax
-from training.models.layers import nearest_interest
 from training.padding import PADDING
 from training.sampling import Distribution, NegativeSampler
 
@@ -66,7 +65,7 @@ class NextItemLoss(nn.Module, ABC):
         """The same for sessions with K interests, of which the one nearest to the target scores it."""
         if negative_interest == "nearest":
             return self._each_by_its_nearest(interests_BKD, targets_B, items)
-        loss: Tensor = self(nearest_interest(interests_BKD, items(targets_B)), targets_B, items)
+        loss: Tensor = self(_nearest_interest(interests_BKD, items(targets_B)), targets_B, items)
         return loss
 
     @abstractmethod
@@ -107,3 +106,10 @@ class _AmongDrawn(NextItemLoss):
             log_expected_count_S=correction_S,
             accidental_hit_BS=targets_B[:, None] == rows_S,
         )
+
+
+def _nearest_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
+    """interests_BD: of each session the one that scores its target highest, as multi-interest models are trained."""
+    with torch.no_grad():
+        best_B = torch.einsum("bkd,bd->bk", interests_BKD, targets_BD).argmax(dim=1)
+    return interests_BKD[torch.arange(len(best_B), device=best_B.device), best_B]

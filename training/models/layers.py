@@ -1,6 +1,6 @@
 """Blocks that models share.
 
-Dimension key: B sessions, L positions, D embedding, N rows (row 0 pads), K interests.
+Dimension key: B sessions, L positions, D embedding, N rows (row 0 pads).
 """
 
 from typing import Annotated, Literal
@@ -57,13 +57,6 @@ class ItemTable(nn.Module):
     def to_score_space(self, vectors: Tensor) -> Tensor:
         """Vectors (..., D) with length 1 where the cosine is the score, else as they are."""
         return vectors if self.scale is None else F.normalize(vectors, dim=-1)
-
-
-def nearest_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
-    """interests_BD: of each session the one that scores its target highest, as multi-interest models are trained."""
-    with torch.no_grad():
-        best_B = torch.einsum("bkd,bd->bk", interests_BKD, targets_BD).argmax(dim=1)
-    return interests_BKD[torch.arange(len(best_B), device=best_B.device), best_B]
 
 
 def places_from_end(items_BL: Tensor, max_length: int) -> Tensor:

@@ -49,7 +49,7 @@ def evaluate_and_record(
     record = RunRecord(
         **_common(dataset),
         commit=first.facts["commit"],
-        recipe=first.recipe.name if len(members) == 1 else _joined_name([member.recipe.name for member in members]),
+        recipe=_joined_name([member.recipe.name for member in members]),
         recipe_text=manifest.recipe,
         model=manifest.model,
         seed=first.facts["seed"],
@@ -144,7 +144,7 @@ def _chosen_epoch(recipe: Recipe, curve: tuple[Epoch, ...], epochs: int, refit_e
 
 
 def _joined_name(recipes: Sequence[str]) -> str:
-    """Names of joined recipes with how often each is there, as `a-x2+b`."""
+    """Names of the recipes with how often each is there, as `a`, `a-x2` or `a-x2+b`."""
     counts = Counter(recipes)
     return "+".join(name if count == 1 else f"{name}-x{count}" for name, count in counts.items())
 
