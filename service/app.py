@@ -18,7 +18,8 @@ from service.middleware import RequestLimits, RequestTelemetry
 from service.parent import end_with_parent
 from service.recommender import Recommender
 from service.reload import LiveBundle
-from service.routes import EVENTS_PATH, router
+from service.routes import ROUTERS
+from service.routes.sessions import EVENTS_PATH
 from service.sessions import InMemorySessionStore, RedisSessionStore, SessionStore
 from service.settings import IN_MEMORY, Settings
 
@@ -61,7 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.include_router(router)
+    for router in ROUTERS:
+        app.include_router(router)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_middleware(

@@ -1,0 +1,51 @@
+"""What the endpoints share: the parts of the service that they ask, and the problems that they may answer with."""
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Path, Request
+
+from service import telemetry
+from service.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    InternalError,
+    InvalidRequest,
+    MalformedRequest,
+    MissingKey,
+    Overloaded,
+    TooManyRequests,
+    UnsupportedMediaType,
+    WrongKey,
+)
+from service.recommender import Recommender
+from service.reload import LiveBundle
+from service.schemas.base import Id
+from service.sessions import SessionStore
+
+ADMISSION_PROBLEMS = (MissingKey, WrongKey, TooManyRequests, Overloaded, InternalError)
+BODY_PROBLEMS = (MalformedRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidRequest, *ADMISSION_PROBLEMS)
+PATH_PROBLEMS = (MalformedRequest, InvalidRequest, *ADMISSION_PROBLEMS)
+
+
+async def _recommender(request: Request) -> Recommender:
+    return cast(Recommender, request.state.recommender)
+
+
+async def _store(request: Request) -> SessionStore:
+    return cast(SessionStore, request.state.store)
+
+
+async def _live(request: Request) -> LiveBundle:
+    return cast(LiveBundle, request.state.live)
+
+
+RecommenderDep = Annotated[Recommender, Depends(_recommender)]
+StoreDep = Annotated[SessionStore, Depends(_store)]
+LiveDep = Annotated[LiveBundle, Depends(_live)]
+SessionId = Annotated[Id, Path(examples=["visitor-1"])]
+ItemId = Annotated[Id, Path(examples=["item-17"])]
+
+
+def elapsed_ms(request: Request) -> float:
+    """Return the milliseconds since the request began."""
+    return round(telemetry.elapsed_s(request.scope) * 1000, 2)
