@@ -1,9 +1,8 @@
 """create_app(settings): lifespan, routes, problem handler."""
 
-import asyncio
 import multiprocessing
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -13,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from service import openapi, telemetry
 from service.admission import InFlightLimit, KeyCheck, RateCheck
+from service.background import repeated
 from service.errors import on_http_error, on_invalid_request
 from service.middleware import RequestLimits, RequestTelemetry
 from service.parent import end_with_parent
@@ -44,14 +44,11 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         store = open_store(settings)
-        live = LiveBundle(settings.bundles, settings.reload_interval)
-        watch = asyncio.create_task(live.watch())
+        live = LiveBundle(settings.bundles)
         try:
-            yield {"live": live, "store": store, "recommender": Recommender(live, store)}
+            async with repeated(live.refresh, settings.reload_interval):
+                yield {"live": live, "store": store, "recommender": Recommender(live, store)}
         finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
             await store.close()
 
     app = FastAPI(

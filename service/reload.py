@@ -4,7 +4,6 @@ import asyncio
 import gc
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from service import telemetry
@@ -28,9 +27,8 @@ class LiveBundle:
     thread; if it is refused, the one before serves on, and it is not tried again until `current` has moved.
     """
 
-    def __init__(self, bundles: Path, interval: timedelta) -> None:
+    def __init__(self, bundles: Path) -> None:
         self._bundles = bundles
-        self._interval_s = interval.total_seconds()
         self._bundle: Bundle | None = None
         self._seen: str | None = None
         self.refusal: Refusal | None = None
@@ -42,16 +40,6 @@ class LiveBundle:
             raise NotReady(self._why_not_ready())
         return self._bundle
 
-    async def watch(self) -> None:
-        """Look at `current` for ever; what goes wrong with a look is logged and counted, and the next look follows."""
-        while True:
-            try:
-                await self.refresh()
-                telemetry.bundle_checked()
-            except Exception as error:  # a watch that ends would leave an old bundle for ever
-                telemetry.watch_failed(error)
-            await asyncio.sleep(self._interval_s)
-
     async def refresh(self) -> None:
         """Look at `current` once and, where it has moved, load what it names."""
         try:
@@ -61,6 +49,7 @@ class LiveBundle:
                 self._seen = digest
         except BundleError as error:
             self._refuse(CURRENT, str(error))
+        telemetry.bundle_checked()
 
     async def _load(self, digest: str) -> None:
         if self._bundle is not None and self._bundle.digest == digest:  # back from one that was refused

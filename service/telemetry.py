@@ -40,7 +40,7 @@ _unknown_items = Counter("onward_unknown_items", "Session items that the catalog
 _events = Counter("onward_events", "Events sent: applied, or duplicates of one applied before.", ["outcome"])
 _attributed_events = Counter("onward_attributed_events", "Events that name the answer that led to them.")
 _bundles = Counter("onward_bundles", "Bundles met: live, or refused.", ["outcome"])
-_watch_faults = Counter("onward_bundle_watch_faults", "Looks at the current bundle that failed.")
+_background_faults = Counter("onward_background_faults", "Work beside the requests that failed.", ["work"])
 _bundle_live = Gauge("onward_bundle_live", "1 where a bundle is live.", multiprocess_mode="mostrecent")
 _bundle_checked = Gauge(
     "onward_bundle_checked_timestamp_seconds", "Last look at the current bundle.", multiprocess_mode="mostrecent"
@@ -151,10 +151,10 @@ def bundle_checked() -> None:
     _bundle_checked.set_to_current_time()
 
 
-def watch_failed(error: BaseException) -> None:
-    """Note a look at the current bundle that failed; it is repeated."""
-    _watch_faults.inc()
-    _log.error("looking for a new bundle failed", exc_info=error)
+def background_failed(work: str, error: BaseException) -> None:
+    """Note that work beside the requests failed; it is repeated."""
+    _background_faults.labels(work).inc()
+    _log.error("background work failed", work=work, exc_info=error)
 
 
 def store_started(url: str, server: str) -> None:

@@ -1,11 +1,9 @@
 """The live bundle follows `current`, and nothing that is not whole ever goes live."""
 
-import asyncio
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,8 @@ import structlog
 from service.errors import NotReady
 from service.reload import LiveBundle
 from tests.bundles import item_ids, publish_bundle
-from tests.service.process import wait_until
 
 IDS = item_ids("a", 10)
-INTERVAL = timedelta(milliseconds=10)
 
 
 def damage(bundles: Path, digest: str) -> None:
@@ -37,7 +33,7 @@ def log_lines(event: str) -> Iterator[list[str]]:
 
 @pytest.fixture
 def live(tmp_path: Path) -> LiveBundle:
-    return LiveBundle(tmp_path, INTERVAL)
+    return LiveBundle(tmp_path)
 
 
 async def test_nothing_is_live_before_a_bundle_is_published(live: LiveBundle, tmp_path: Path) -> None:
@@ -116,26 +112,6 @@ async def test_a_current_that_is_no_link_is_a_refusal_and_is_logged_once(live: L
     assert len(refused) == 1
     assert live.refusal is not None
     assert live.refusal.reason.startswith("current: not a link")
-
-
-async def test_the_watch_outlives_its_faults_and_logs_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    live = LiveBundle(tmp_path, INTERVAL)
-    digest = publish_bundle(tmp_path, IDS)
-    faults = 3
-
-    def failing_at_first(bundles: Path) -> str:
-        nonlocal faults
-        faults -= 1
-        if faults >= 0:
-            raise MemoryError
-        return digest
-
-    monkeypatch.setattr("service.reload.current_digest", failing_at_first)
-    with log_lines("looking for a new bundle failed") as failed:
-        watch = asyncio.create_task(live.watch())
-        await asyncio.to_thread(wait_until, lambda: live._bundle is not None)
-        watch.cancel()
-    assert len(failed) == 3
 
 
 async def test_a_request_keeps_the_bundle_it_took_though_its_folder_is_gone(live: LiveBundle, tmp_path: Path) -> None:
