@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from service.bundle.arrays import open_array
+from service.bundle.eligible import Eligible
 from service.bundle.ids import read_ids, write_ids
 from service.bundle.manifest import (
     ATTRIBUTES,
@@ -44,6 +45,7 @@ class Catalog:
         self.most_popular_rows: NDArray[np.int64] = available_rows[
             np.argsort(-popularity_N1[available_rows], kind="stable")
         ]
+        self._eligible = Eligible(available_N1, items=len(ids))
 
     @classmethod
     def load(cls, folder: Path, items: int) -> Self:
@@ -99,6 +101,10 @@ class Catalog:
     def item_id(self, row: int) -> str:
         """Return the id of a row from 1..N."""
         return self._ids[row - 1]
+
+    def eligible(self, passing: None = None) -> Eligible:
+        """Return the rows that may be shown."""
+        return self._eligible
 
     def attributes(self, row: int) -> dict[str, Any]:
         """Read the attributes of a row from 1..N."""
