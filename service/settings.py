@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -56,6 +57,15 @@ def _written(limit: RateLimit | None) -> str:
     return "" if limit is None else str(limit)
 
 
+def _nothing(value: Any) -> Any:
+    """Read an empty text, as an environment variable holds it, as nothing."""
+    return None if value == "" else value
+
+
+def _path(path: Path | None) -> str:
+    return "" if path is None else str(path)
+
+
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
 
 
@@ -81,6 +91,19 @@ class Settings(BaseSettings):
     )
     session_ttl: Duration = Field(default=timedelta(minutes=30), description="Idle time that ends a session.")
     session_length: int = Field(default=50, ge=1, le=1000, description="Events of a session that are kept.")
+    answer_ttl: Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))] = Field(
+        default=timedelta(minutes=30),
+        description="How long an answer is kept, for its next pages, its explanation and the events that it led to; "
+        "0 keeps none.",
+    )
+    event_log: Annotated[DirectoryPath | None, BeforeValidator(_nothing), PlainSerializer(_path)] = Field(
+        default=None,
+        description="Folder to write every event and answer to, as JSON lines that `onward-training prepare` reads; "
+        "none where it is not set. Nothing there is ever deleted.",
+    )
+    popularity_half_life: Duration = Field(
+        default=timedelta(days=3), description="Time after which an event counts half as much for what is popular."
+    )
     reload_interval: Duration = Field(
         default=timedelta(seconds=1), description="Time between two looks at the `current` link."
     )

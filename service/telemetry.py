@@ -41,6 +41,7 @@ _events = Counter("onward_events", "Events sent: applied, or duplicates of one a
 _attributed_events = Counter("onward_attributed_events", "Events that name the answer that led to them.")
 _bundles = Counter("onward_bundles", "Bundles met: live, or refused.", ["outcome"])
 _background_faults = Counter("onward_background_faults", "Work beside the requests that failed.", ["work"])
+_lost_records = Counter("onward_lost_records", "Answers, counts and log lines that were not kept.", ["what"])
 _bundle_live = Gauge("onward_bundle_live", "1 where a bundle is live.", multiprocess_mode="mostrecent")
 _bundle_checked = Gauge(
     "onward_bundle_checked_timestamp_seconds", "Last look at the current bundle.", multiprocess_mode="mostrecent"
@@ -151,10 +152,37 @@ def bundle_checked() -> None:
     _bundle_checked.set_to_current_time()
 
 
+def live_store_failed(what: str, error: BaseException) -> None:
+    """Note that live items or scenarios can't be followed; what is known of them serves on."""
+    reason = type(error).__name__
+    _store_failures.labels(reason).inc()
+    _log.warning("live store failed", what=what, reason=reason)
+
+
+def live_store_back(what: str) -> None:
+    """Note that live items or scenarios are followed again."""
+    _log.info("live store back", what=what)
+
+
 def background_failed(work: str, error: BaseException) -> None:
     """Note that work beside the requests failed; it is repeated."""
     _background_faults.labels(work).inc()
     _log.error("background work failed", work=work, exc_info=error)
+
+
+def records_lost(what: str, count: int) -> None:
+    """Note records that nobody will find: those of a place that failed, or more than fit."""
+    _lost_records.labels(what).inc(count)
+
+
+def recording_failed(what: str, error: BaseException) -> None:
+    """Note that records of one kind cannot be kept from now on."""
+    _log.warning("recording failed", what=what, reason=type(error).__name__)
+
+
+def recording_works_again(what: str) -> None:
+    """Note that records of one kind are kept again."""
+    _log.info("recording works again", what=what)
 
 
 def store_started(url: str, server: str) -> None:
