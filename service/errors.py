@@ -81,6 +81,30 @@ class ItemNotFound(ServiceError):
     status, code, title = 404, "item_not_found", "Item not found"
 
 
+class ScenarioNotFound(ServiceError):
+    """No scenario of this name is stored."""
+
+    status, code, title = 404, "scenario_not_found", "Scenario not found"
+
+
+class UnknownScenario(ScenarioNotFound):
+    """A request goes by a scenario that is not stored."""
+
+    status = 422
+
+
+class LimitReached(ServiceError):
+    """As many things of a kind are stored as there may be."""
+
+    status, code, title = 409, "limit_reached", "Limit reached"
+
+
+class PreconditionFailed(ServiceError):
+    """What is stored is another version than the one that the caller knows."""
+
+    status, code, title = 412, "precondition_failed", "Precondition failed"
+
+
 class TooManyRequests(ServiceError):
     """The caller comes more often than the rate limit says."""
 
@@ -105,6 +129,12 @@ class SessionStoreUnavailable(ServiceError):
     """The session store did not do what was asked in time; it may still do it."""
 
     status, code, title = 503, "session_store_unavailable", "Session store unavailable"
+
+
+class LiveStoreUnavailable(ServiceError):
+    """The store of live items and scenarios did not do what was asked in time; it may still do it."""
+
+    status, code, title = 503, "live_store_unavailable", "Live store unavailable"
 
 
 class InternalError(ServiceError):
