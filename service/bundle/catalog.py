@@ -1,63 +1,68 @@
-"""Item id <-> row, and what is known of each item. Row 0 pads; items are rows 1..N."""
+"""Item id <-> row, what is known of each item, and which may be shown.
 
-import json
-import mmap
-from collections.abc import Iterable, Mapping, Sequence
+Row 0 pads, rows 1..N are the items of the bundle's files, rows N+1..R the cold ones: items that came since, which the
+encoder does not know. Dimension key: N, R as said, M = R - N cold items, D embedding.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import from_json
 
-from service.bundle.arrays import open_array
+from service.bundle.attributes import Columns, Schema, infer_schema
+from service.bundle.changes import ItemChange
 from service.bundle.eligible import Eligible
-from service.bundle.ids import read_ids, write_ids
-from service.bundle.manifest import (
-    ATTRIBUTES,
-    ATTRIBUTES_OFFSETS,
-    AVAILABLE,
-    IDS,
-    POPULARITY,
-    BundleError,
-)
+from service.bundle.filters import Filter
+from service.bundle.recent import Recent
+from service.bundle.stored_items import FILTERS_KEPT, StoredItems
+
+SORTED_AT_ONCE = 4_096
+LEAST_CHUNK = 256
 
 
 class Catalog:
-    """The items of a bundle. Ids are compared byte for byte, without normalisation."""
+    """The items of a bundle with all that changed since. Ids are compared byte for byte, without normalisation.
+
+    Immutable; several threads may use it at once.
+    """
 
     def __init__(
         self,
-        ids: Sequence[str],
+        stored: StoredItems,
         *,
-        popularity_N1: NDArray[np.float32],
         available_N1: NDArray[np.bool_],
-        attributes: mmap.mmap,
-        attribute_offsets_N1: NDArray[np.int64],
+        changes: Mapping[str, ItemChange],
+        edited: Mapping[int, Mapping[str, Any]],
+        cold: Sequence[ItemChange],
     ) -> None:
-        self._ids = ids
-        self._rows = {item_id: row for row, item_id in enumerate(ids, start=1)}
-        self.popularity_N1 = popularity_N1
-        self.available_N1 = available_N1
-        self._attributes = attributes
-        self._attribute_offsets_N1 = attribute_offsets_N1
-        available_rows = np.flatnonzero(available_N1)
-        self.most_popular_rows: NDArray[np.int64] = available_rows[
-            np.argsort(-popularity_N1[available_rows], kind="stable")
-        ]
-        self._eligible = Eligible(available_N1, items=len(ids))
+        """Take the stored items and, of the changes, what they mean.
+
+        Args:
+            stored: the items of the files.
+            available_N1: which of these may be shown now.
+            changes: the newest of each item.
+            edited: the attributes that those of rows 1..N have now whose attributes changed.
+            cold: the changes that brought the items of rows N+1..R, in that order.
+        """
+        self.cold = cold
+        self._stored = stored
+        self._available_N1 = available_N1
+        self._changes = changes
+        self._edited = edited
+        self._cold_rows = {change.item_id: row for row, change in enumerate(cold, start=len(stored.ids) + 1)}
+        self._eligible = Recent[Eligible](FILTERS_KEPT)
 
     @classmethod
-    def load(cls, folder: Path, items: int) -> Self:
-        """Read the catalog of `items` items from a bundle's folder. Raises BundleError."""
-        offsets_N1 = open_array(folder / ATTRIBUTES_OFFSETS, np.int64, (items + 1,))
-        return cls(
-            read_ids(folder / IDS, items),
-            popularity_N1=_checked_popularity(open_array(folder / POPULARITY, np.float32, (items + 1,))),
-            available_N1=_checked_availability(open_array(folder / AVAILABLE, np.bool_, (items + 1,))),
-            attributes=_map_attributes(folder / ATTRIBUTES, offsets_N1),
-            attribute_offsets_N1=offsets_N1,
-        )
+    def load(cls, folder: Path, items: int, schema: Schema | None = None) -> "Catalog":
+        """Read the catalog of `items` items from a bundle's folder; a schema not given is inferred on demand.
+
+        Raises BundleError.
+        """
+        stored = StoredItems.load(folder, items, schema or {})
+        return cls(stored, available_N1=stored.available_N1, changes={}, edited={}, cold=())
 
     @staticmethod
     def write(
@@ -78,81 +83,161 @@ class Catalog:
 
         Raises BundleError where an id is unusable or repeated, or a length or value does not fit.
         """
-        for name, array in ((POPULARITY, popularity), (AVAILABLE, available)):
-            if array.shape != (len(ids) + 1,):
-                raise BundleError(f"{name}: shape {array.shape} for {len(ids)} items, expected {(len(ids) + 1,)}")
-        popularity_N1, available_N1 = popularity.astype(np.float32), available.astype(np.bool_)
-        popularity_N1[0], available_N1[0] = 0, False
-        np.save(folder / POPULARITY, _checked_popularity(popularity_N1))
-        np.save(folder / AVAILABLE, available_N1)
-        write_ids(folder / IDS, ids)
-        np.save(folder / ATTRIBUTES_OFFSETS, _write_attributes(folder / ATTRIBUTES, attributes, len(ids)))
+        StoredItems.write(folder, ids, popularity, attributes, available)
+
+    def changed(self, changes: Iterable[ItemChange]) -> "Catalog":
+        """Return the catalog after these changes, of which the newest of an item replaces all before.
+
+        A deleted item of the bundle keeps its row, so that sessions with it are understood, and is never shown; a
+        deleted cold one has none. Cold rows are in the order of their sequences. Costs what the changes do, and the
+        copy of N bits of availability.
+        """
+        newer = self._newer(changes)
+        available_N1, edited = self._available_N1.copy(), dict(self._edited)
+        for change in newer.values():
+            if (row := self._stored.rows.get(change.item_id)) is not None:
+                available_N1[row] = change.leaves_available(bool(self._stored.available_N1[row]))
+                edited.pop(row, None)
+                if change.edits:
+                    edited[row] = change.applied_to(self._stored.attributes(row))
+        all_changes = {**self._changes, **newer}
+        return Catalog(
+            self._stored,
+            available_N1=available_N1,
+            changes=all_changes,
+            edited=edited,
+            cold=self._cold_after(newer.values()),
+        )
 
     def __len__(self) -> int:
-        return len(self._ids)
+        """R"""
+        return len(self._stored.ids) + len(self.cold)
 
     def __contains__(self, item_id: str) -> bool:
-        return item_id in self._rows
+        return self.row(item_id) is not None
+
+    @property
+    def items(self) -> int:
+        """N"""
+        return len(self._stored.ids)
+
+    @property
+    def popularity_N1(self) -> NDArray[np.float32]:
+        """Of the items of the bundle; cold ones have none."""
+        return self._stored.popularity_N1
+
+    @property
+    def available_N1(self) -> NDArray[np.bool_]:
+        """Whether an item of the bundle may be shown."""
+        return self._available_N1
+
+    @property
+    def most_popular_rows(self) -> NDArray[np.int64]:
+        """Rows 1..N, shown or not, the most popular first, then the earlier one."""
+        return self._stored.most_popular_rows
 
     def row(self, item_id: str) -> int | None:
-        """Return the item's row, None where the catalog does not have it."""
-        return self._rows.get(item_id)
+        """Return the item's row, None where the catalog does not have it; a deleted item of the bundle has one."""
+        return self._stored.rows.get(item_id) or self._cold_rows.get(item_id)
 
     def item_id(self, row: int) -> str:
-        """Return the id of a row from 1..N."""
-        return self._ids[row - 1]
+        """Return the id of a row from 1..R."""
+        return self._stored.ids[row - 1] if row <= self.items else self.cold[row - 1 - self.items].item_id
 
-    def eligible(self, passing: None = None) -> Eligible:
-        """Return the rows that may be shown."""
-        return self._eligible
+    def is_deleted(self, item_id: str) -> bool:
+        """Whether the item was deleted since the bundle was made, be it one of the bundle or not."""
+        return item_id in self._changes and self._changes[item_id].deleted
 
     def attributes(self, row: int) -> dict[str, Any]:
-        """Read the attributes of a row from 1..N."""
-        start, end = self._attribute_offsets_N1[row - 1 : row + 1]
-        attributes: dict[str, Any] = from_json(self._attributes[start:end])
-        return attributes
+        """Read the attributes that the item of a row from 1..R has now."""
+        if row > self.items:
+            return self.cold[row - 1 - self.items].applied_to({})
+        return dict(self._edited[row]) if row in self._edited else self._stored.attributes(row)
 
+    def popularity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The popularity of some rows from 1..R, 0 for cold ones."""
+        return self.popularity_N1[np.where(rows > self.items, 0, rows)]
 
-def _checked_popularity(popularity_N1: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(popularity_N1).all() or (popularity_N1 < 0).any():
-        raise BundleError(f"{POPULARITY}: holds a negative number, NaN or infinity")
-    return popularity_N1
+    def cold_vectors_MD(self, dimension: int) -> NDArray[np.float32]:
+        """The vectors of rows N+1..R; zeros for an item that has none yet."""
+        vectors_MD = np.zeros((len(self.cold), dimension), dtype=np.float32)
+        for place, change in enumerate(self.cold):
+            if change.vector_D is not None:
+                vectors_MD[place] = change.vector_D
+        return vectors_MD
 
+    @cached_property
+    def schema(self) -> Schema:
+        """The kind of every attribute; of one that the bundle knows it is the bundle's, whatever came since."""
+        return infer_schema((attributes for _, attributes in self._differing()), known=self._stored.schema)
 
-def _checked_availability(available_N1: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    if available_N1[0]:
-        raise BundleError(f"{AVAILABLE}: row 0, the padding, is marked available")
-    return available_N1
+    def make_columns(self) -> None:
+        """Read all attributes now, so that no request with a filter waits for it: a second or so per 500,000 items."""
+        self._stored.columns.make_all()
 
+    def eligible(self, condition: Filter | None = None) -> Eligible:
+        """Return the rows that may be shown and that the filter lets through; the last ones asked for are kept."""
+        key = "" if condition is None else condition.key()
+        return self._eligible.get(key, lambda: self._found_eligible(condition))
 
-def _write_attributes(path: Path, attributes: Iterable[Mapping[str, Any]], items: int) -> NDArray[np.int64]:
-    offsets = [0]
-    with path.open("wb") as file:
-        for row, values in enumerate(attributes, start=1):
-            try:
-                line = json.dumps(dict(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-            except (TypeError, ValueError) as error:
-                raise BundleError(f"{path.name}: attributes of row {row} are no plain JSON: {error}") from error
-            offsets.append(offsets[-1] + file.write(line + b"\n"))
-    if len(offsets) != items + 1:
-        raise BundleError(f"{path.name}: attributes of {len(offsets) - 1} items, expected {items}")
-    return np.array(offsets, dtype=np.int64)
+    def most_popular(self, eligible: Eligible, k: int, *, hidden_rows: Collection[int] = ()) -> NDArray[np.int64]:
+        """Return the k most popular rows that may be shown, and of equals the earlier one; cold items come last."""
+        hidden = np.array(list(hidden_rows), dtype=np.int64)
+        if eligible.count <= SORTED_AT_ONCE:
+            rows = eligible.selected[~np.isin(eligible.selected, hidden)]
+            return rows[np.argsort(-self.popularity(rows), kind="stable")][:k]
+        best: list[NDArray[np.int64]] = []
+        start, chunk = 0, max(LEAST_CHUNK, 2 * (k + len(hidden)))
+        while start < self.items and sum(map(len, best)) < k:
+            rows = self.most_popular_rows[start : start + chunk]
+            best.append(rows[eligible.rows_R1[rows] & ~np.isin(rows, hidden)])
+            start, chunk = start + chunk, 4 * chunk
+        cold_rows = np.flatnonzero(eligible.rows_R1[self.items + 1 :]) + self.items + 1
+        return np.concatenate([*best, cold_rows[~np.isin(cold_rows, hidden)]])[:k]
 
+    def _newer(self, changes: Iterable[ItemChange]) -> dict[str, ItemChange]:
+        """The last of each item that is no older than what is known of it."""
+        newer: dict[str, ItemChange] = {}
+        for change in changes:
+            known = newer.get(change.item_id) or self._changes.get(change.item_id)
+            if known is None or known.sequence <= change.sequence:
+                newer[change.item_id] = change
+        return newer
 
-def _map_attributes(path: Path, offsets_N1: NDArray[np.int64]) -> mmap.mmap:
-    """Map the attributes; each stretch between two offsets must be one line that holds an object."""
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    characters = np.frombuffer(content, dtype=np.uint8)
-    starts, ends = offsets_N1[:-1], offsets_N1[1:]
-    whole = (
-        offsets_N1[0] == 0
-        and offsets_N1[-1] == len(content)
-        and bool((ends - starts >= len("{}\n")).all())
-        and bool((characters[starts] == ord("{")).all())
-        and bool((characters[ends - 2] == ord("}")).all())
-        and bool((characters[ends - 1] == ord("\n")).all())
-    )
-    if not whole:
-        raise BundleError(f"{path.name}: not one JSON object a line at the offsets of {ATTRIBUTES_OFFSETS}")
-    return content
+    def _cold_after(self, newer: Collection[ItemChange]) -> Sequence[ItemChange]:
+        came = {change.item_id: change for change in newer if change.item_id not in self._stored.rows}
+        if not came:
+            return self.cold
+        known = {change.item_id: change for change in self.cold} | came
+        present = (change for change in known.values() if not change.deleted)
+        return sorted(present, key=lambda change: (change.sequence, change.item_id))
+
+    def _differing(self) -> Iterable[tuple[int, Mapping[str, Any]]]:
+        """The rows whose attributes are not, or not as they are now, in the bundle's files."""
+        yield from self._edited.items()
+        for row, change in enumerate(self.cold, start=self.items + 1):
+            yield row, change.applied_to({})
+
+    def _found_eligible(self, condition: Filter | None) -> Eligible:
+        rows_R1 = np.concatenate([self._available_N1, [change.shown for change in self.cold]]).astype(np.bool_)
+        if condition is not None:
+            rows_R1 &= self._passing(condition)
+        return Eligible(rows_R1, items=self.items)
+
+    def _passing(self, condition: Filter) -> NDArray[np.bool_]:
+        """passing_R1: by the files, but for the rows that differ from them."""
+        passing_R1 = np.zeros(len(self) + 1, dtype=np.bool_)
+        passing_R1[: self.items + 1] = self._stored.passing(condition)
+        if len(self._differing_rows):
+            passing_R1[self._differing_rows] = condition.mask(self._differing_columns)
+        return passing_R1
+
+    @cached_property
+    def _differing_rows(self) -> NDArray[np.int64]:
+        return np.fromiter((row for row, _ in self._differing()), np.int64)
+
+    @cached_property
+    def _differing_columns(self) -> Columns:
+        """The attributes of the rows that differ, by their place among these."""
+        differing = [attributes for _, attributes in self._differing()]
+        return Columns(self.schema, len(differing), lambda: enumerate(differing))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 class ItemChange:
     """One item's difference to a bundle; for an item that the bundle does not have, all that is known of it.
 
+    A later change of the item takes the place of this one, so it repeats what still differs.
     Dimension key: D embedding.
     """
 
@@ -25,3 +26,23 @@ class ItemChange:
     deleted: bool = False
     vector_D: NDArray[np.float32] | None = None
     """Of a new item; without one it is known but not recommendable yet."""
+
+    @property
+    def edits(self) -> bool:
+        """Whether an attribute differs, `available` among them."""
+        return bool(self.attributes) or self.available is not None
+
+    @property
+    def shown(self) -> bool:
+        """Whether a new item may be shown."""
+        return self.vector_D is not None and self.leaves_available(True)
+
+    def leaves_available(self, before: bool) -> bool:
+        """Whether an item that was available or not is so now."""
+        return not self.deleted and (before if self.available is None else self.available)
+
+    def applied_to(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of an item that had these; the attribute `available` agrees with the availability."""
+        available = {} if self.available is None else {"available": self.available}
+        after = {**before, **self.attributes, **available}
+        return {name: value for name, value in after.items() if value is not None}

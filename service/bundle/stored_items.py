@@ -1,0 +1,101 @@
+"""The items as the files of a bundle have them. N items in rows 1..N; row 0 pads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.arrays import open_array
+from service.bundle.attribute_lines import AttributeLines
+from service.bundle.attributes import Columns, Schema, infer_schema
+from service.bundle.filters import Filter
+from service.bundle.ids import read_ids, write_ids
+from service.bundle.manifest import AVAILABLE, IDS, POPULARITY, BundleError
+from service.bundle.recent import Recent
+
+FILTERS_KEPT = 64
+
+
+class StoredItems:
+    """Ids, popularity, availability and attributes. Immutable; several threads may use it at once."""
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        *,
+        popularity_N1: NDArray[np.float32],
+        available_N1: NDArray[np.bool_],
+        lines: AttributeLines,
+        schema: Schema,
+    ) -> None:
+        self.ids = ids
+        self.rows = {item_id: row for row, item_id in enumerate(ids, start=1)}
+        self.popularity_N1 = popularity_N1
+        self.available_N1 = available_N1
+        self.most_popular_rows: NDArray[np.int64] = np.argsort(-popularity_N1[1:], kind="stable") + 1
+        self._lines = lines
+        self._given_schema = schema
+        self._passing = Recent[NDArray[np.bool_]](FILTERS_KEPT)
+
+    @classmethod
+    def load(cls, folder: Path, items: int, schema: Schema) -> "StoredItems":
+        """Read `items` items from a bundle's folder; an empty schema is inferred on demand. Raises BundleError."""
+        return cls(
+            read_ids(folder / IDS, items),
+            popularity_N1=_checked_popularity(open_array(folder / POPULARITY, np.float32, (items + 1,))),
+            available_N1=_checked_availability(open_array(folder / AVAILABLE, np.bool_, (items + 1,))),
+            lines=AttributeLines.load(folder, items),
+            schema=schema,
+        )
+
+    @staticmethod
+    def write(
+        folder: Path,
+        ids: Sequence[str],
+        popularity: NDArray[Any],
+        attributes: Iterable[Mapping[str, Any]],
+        available: NDArray[np.bool_],
+    ) -> None:
+        """Write what `load` reads; as `Catalog.write`."""
+        for name, array in ((POPULARITY, popularity), (AVAILABLE, available)):
+            if array.shape != (len(ids) + 1,):
+                raise BundleError(f"{name}: shape {array.shape} for {len(ids)} items, expected {(len(ids) + 1,)}")
+        popularity_N1, available_N1 = popularity.astype(np.float32), available.astype(np.bool_)
+        popularity_N1[0], available_N1[0] = 0, False
+        np.save(folder / POPULARITY, _checked_popularity(popularity_N1))
+        np.save(folder / AVAILABLE, available_N1)
+        write_ids(folder / IDS, ids)
+        AttributeLines.write(folder, attributes, len(ids))
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The kind of every attribute, as the manifest has it or else as all items show it."""
+        return self._given_schema or infer_schema(attributes for _, attributes in self._lines.read_all())
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The attributes by row, as filters compare them; made on first use."""
+        return Columns(self.schema, len(self.ids) + 1, self._lines.read_all)
+
+    def attributes(self, row: int) -> dict[str, Any]:
+        """Read the attributes of a row from 1..N."""
+        return self._lines.read(row)
+
+    def passing(self, condition: Filter) -> NDArray[np.bool_]:
+        """passing_N1: the rows that the filter lets through, available or not, and perhaps row 0."""
+        return self._passing.get(condition.key(), lambda: condition.mask(self.columns))
+
+
+def _checked_popularity(popularity_N1: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(popularity_N1).all() or (popularity_N1 < 0).any():
+        raise BundleError(f"{POPULARITY}: holds a negative number, NaN or infinity")
+    return popularity_N1
+
+
+def _checked_availability(available_N1: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if available_N1[0]:
+        raise BundleError(f"{AVAILABLE}: row 0, the padding, is marked available")
+    return available_N1
