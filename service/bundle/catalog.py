@@ -166,14 +166,19 @@ class Catalog:
                 vectors_MD[place] = change.vector_D
         return vectors_MD
 
+    @property
+    def columns(self) -> Columns:
+        """The attributes of rows 1..N as the bundle's files have them, without what changed since."""
+        return self._stored.columns
+
     @cached_property
     def schema(self) -> Schema:
         """The kind of every attribute; of one that the bundle knows it is the bundle's, whatever came since."""
         return infer_schema((attributes for _, attributes in self._differing()), known=self._stored.schema)
 
     def make_columns(self) -> None:
-        """Read all attributes now, so that no request with a filter waits for it: a second or so per 500,000 items."""
-        self._stored.columns.make_all()
+        """Read all attributes now, in this thread, so that no request with a filter waits for it."""
+        self.columns.make_all()
 
     def eligible(self, condition: Filter | None = None) -> Eligible:
         """Return the rows that may be shown and that the filter lets through; the last ones asked for are kept."""

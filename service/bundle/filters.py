@@ -307,8 +307,14 @@ class Filter(RootModel[Condition]):
         return list(self.root.faults(schema))
 
     def key(self) -> str:
-        """A text that another filter has only where it lets through the same."""
+        """A text that another filter has only where it is the same, 1 and true being different."""
         return self.model_dump_json()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Filter) and self.key() == other.key()
+
+    def __hash__(self) -> int:
+        return hash(self.key())
 
 
 def _branches(value: Any) -> Sequence[Any]:
