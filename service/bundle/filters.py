@@ -41,7 +41,7 @@ _KINDS: dict[Kind, str] = {
     "strings": "a list of strings",
     "boolean": "true or false",
     "date": "a date",
-    "mixed": "of several kinds, for which there is exists alone",
+    "mixed": "of several kinds",
 }
 _OPERANDS: dict[Kind, str] = {**_KINDS, "strings": "a string", "date": "a date or time by RFC 3339"}
 _ORDERED: tuple[Kind, ...] = ("number", "date")
@@ -343,7 +343,7 @@ def _value_faults(
 
 
 def _advice(kind: Kind) -> str:
-    return "nothing compares with it" if kind == "mixed" else f"compare it with {_OPERANDS[kind]}"
+    return "only exists can ask for it" if kind == "mixed" else f"compare it with {_OPERANDS[kind]}"
 
 
 def _unknown_attribute(schema: Schema) -> str:
