@@ -1,6 +1,10 @@
 import json
 import unicodedata
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bundle import ATTRIBUTES, BundleError, Catalog, is_valid_id
+from service.bundle.attributes import infer_schema
+from service.bundle.changes import ItemChange
+from service.bundle.filters import Filter
+from tests.service.bundle.conditions import attributes as some_attributes
+from tests.service.bundle.conditions import conditions, holds, patches
 
 visible = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=128)
 values = st.recursive(
@@ -19,22 +28,24 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(visible, inner, max_size=3),
     max_leaves=5,
 )
-items = st.dictionaries(visible, st.dictionaries(visible, values, max_size=3), min_size=1, max_size=20)
+items_of_any_kind = st.dictionaries(visible, st.dictionaries(visible, values, max_size=3), min_size=1, max_size=20)
 
 
-def write(folder: Path, ids: list[str], *, popularity: object = None, attributes: object = None) -> Catalog:
+def write(
+    folder: Path, ids: list[str], *, popularity: object = None, attributes: object = None, available: object = None
+) -> Catalog:
     count = len(ids)
     Catalog.write(
         folder,
         ids,
         np.ones(count + 1) if popularity is None else np.array(popularity),
         [{}] * count if attributes is None else attributes,  # type: ignore[arg-type]  # wrong ones are refused
-        np.ones(count + 1, dtype=np.bool_),
+        np.ones(count + 1, dtype=np.bool_) if available is None else np.array(available),
     )
     return Catalog.load(folder, count)
 
 
-@given(items=items)
+@given(items=items_of_any_kind)
 def test_ids_and_attributes_come_back_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, items: dict[str, dict[str, object]]
 ) -> None:
@@ -88,3 +99,206 @@ def test_attributes_that_are_not_one_object_at_each_offset_are_refused(tmp_path:
 
 def test_the_most_popular_come_first_and_the_earlier_row_where_they_tie(tmp_path: Path) -> None:
     assert write(tmp_path, ["a", "b", "c"], popularity=[9, 1, 5, 1]).most_popular_rows.tolist() == [2, 1, 3]
+
+
+VECTOR = np.ones(3, dtype=np.float32)
+STORED_IDS, COLD_IDS = ["a", "b", "c", "d"], ["w", "x", "y", "z"]
+rows_of_files = st.lists(st.tuples(some_attributes, st.booleans()), min_size=4, max_size=4)
+changes = st.lists(
+    st.builds(
+        ItemChange,
+        item_id=st.sampled_from(STORED_IDS + COLD_IDS),
+        sequence=st.integers(1, 12),
+        attributes=patches,
+        available=st.none() | st.booleans(),
+        deleted=st.booleans(),
+        vector_D=st.none() | st.just(VECTOR),
+    ),
+    max_size=10,
+)
+
+
+class Expected:
+    """What a catalog is after changes, item by item."""
+
+    def __init__(self, files: Sequence[tuple[Mapping[str, Any], bool]], changes: Sequence[ItemChange]) -> None:
+        newest: dict[str, ItemChange] = {}
+        for change in changes:
+            if change.item_id not in newest or newest[change.item_id].sequence <= change.sequence:
+                newest[change.item_id] = change
+        came = [change for change in newest.values() if change.item_id in COLD_IDS and not change.deleted]
+        came.sort(key=lambda change: (change.sequence, change.item_id))
+        self.ids = STORED_IDS + [change.item_id for change in came]
+        before: dict[str, tuple[Mapping[str, Any], bool]] = dict(zip(STORED_IDS, files, strict=True))
+        before |= {change.item_id: ({}, change.vector_D is not None) for change in came}
+        self.attributes: list[dict[str, Any]] = []
+        self.available: list[bool] = []
+        for item_id in self.ids:
+            attributes, available = before[item_id]
+            change = newest.get(item_id, ItemChange(item_id, 0))
+            explicit = {} if change.available is None else {"available": change.available}
+            after = {**attributes, **change.attributes, **explicit}
+            self.attributes.append(without_nulls(after))
+            wanted = available if change.available is None else change.available
+            self.available.append(wanted and not change.deleted and (item_id in STORED_IDS or available))
+        stored_schema = infer_schema(attributes for attributes, _ in files)
+        self.schema = infer_schema(self.attributes, known=stored_schema)
+
+    def shown(self, condition: Mapping[str, Any]) -> list[str]:
+        rows = zip(self.ids, self.attributes, self.available, strict=True)
+        return [item_id for item_id, item, available in rows if available and holds(condition, item, self.schema)]
+
+
+def without_nulls(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def shown(catalog: Catalog, condition: Mapping[str, Any]) -> list[str]:
+    eligible = catalog.eligible(Filter.model_validate(condition))
+    assert eligible.count == len(eligible.selected)
+    return [catalog.item_id(row) for row in eligible.selected.tolist()]
+
+
+@given(files=rows_of_files, changes=changes, cut=st.integers(0, 10), asked=st.lists(conditions, min_size=1, max_size=3))
+def test_a_changed_catalog_is_what_the_changes_say_item_by_item(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: list[tuple[dict[str, Any], bool]],
+    changes: list[ItemChange],
+    cut: int,
+    asked: list[dict[str, Any]],
+) -> None:
+    folder = tmp_path_factory.mktemp("catalog")
+    available = [False, *(available for _, available in files)]
+    catalog = write(folder, STORED_IDS, attributes=[attributes for attributes, _ in files], available=available)
+    first = catalog.changed(changes[:cut])
+    for changed, expected in (
+        (catalog, Expected(files, [])),
+        (first, Expected(files, changes[:cut])),
+        (first.changed(changes[cut:]), Expected(files, changes)),
+        (catalog.changed(changes), Expected(files, changes)),
+        (catalog, Expected(files, [])),
+    ):
+        rows = range(1, len(changed) + 1)
+        assert [changed.item_id(row) for row in rows] == expected.ids
+        assert [changed.row(item_id) for item_id in expected.ids] == list(rows)
+        assert [without_nulls(changed.attributes(row)) for row in rows] == expected.attributes
+        assert changed.schema == expected.schema
+        assert changed.eligible().rows_R1.tolist() == [False, *expected.available]
+        for condition in asked:
+            assert shown(changed, condition) == expected.shown(condition)
+            assert shown(changed, {"not": condition}) == expected.shown({"not": condition})
+
+
+@given(files=rows_of_files, changes=changes, random=st.randoms(use_true_random=False))
+def test_the_order_in_which_changes_of_different_times_arrive_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: list[tuple[dict[str, Any], bool]],
+    changes: list[ItemChange],
+    random: Any,
+) -> None:
+    catalog = write(tmp_path_factory.mktemp("catalog"), STORED_IDS, attributes=[attributes for attributes, _ in files])
+    distinct = list({change.sequence: change for change in changes}.values())
+    in_order = catalog.changed(sorted(distinct, key=lambda change: change.sequence))
+    random.shuffle(distinct)
+    one_by_one = catalog
+    for change in distinct:
+        one_by_one = one_by_one.changed([change])
+    rows = range(1, len(in_order) + 1)
+    assert [one_by_one.item_id(row) for row in rows] == [in_order.item_id(row) for row in rows]
+    assert [one_by_one.attributes(row) for row in rows] == [in_order.attributes(row) for row in rows]
+    assert one_by_one.eligible().rows_R1.tolist() == in_order.eligible().rows_R1.tolist()
+
+
+def test_a_deleted_item_is_understood_but_not_shown_and_a_deleted_cold_one_is_unknown(tmp_path: Path) -> None:
+    catalog = write(tmp_path, ["a", "b"]).changed(
+        [
+            ItemChange("a", 1, deleted=True),
+            ItemChange("x", 2, vector_D=VECTOR),
+            ItemChange("y", 3, vector_D=VECTOR, deleted=True),
+        ]
+    )
+    assert (catalog.row("a"), catalog.row("x"), catalog.row("y"), catalog.row("z")) == (1, 3, None, None)
+    assert [catalog.is_deleted(item_id) for item_id in "abxyz"] == [True, False, False, True, False]
+    assert catalog.eligible().selected.tolist() == [2, 3]
+
+
+def test_a_deleted_item_that_comes_back_is_shown_again(tmp_path: Path) -> None:
+    catalog = write(tmp_path, ["a"]).changed([ItemChange("a", 1, deleted=True)]).changed([ItemChange("a", 2)])
+    assert catalog.eligible().selected.tolist() == [1]
+    assert not catalog.is_deleted("a")
+
+
+def test_a_new_item_is_not_shown_before_it_has_a_vector(tmp_path: Path) -> None:
+    catalog = write(tmp_path, ["a"]).changed([ItemChange("x", 1, {"price": 1}), ItemChange("y", 2, vector_D=VECTOR)])
+    assert (catalog.row("x"), catalog.attributes(2)) == (2, {"price": 1})
+    assert catalog.eligible().selected.tolist() == [1, 3]
+    assert catalog.cold_vectors_MD(3).tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert catalog.changed([ItemChange("x", 3, {"price": 1}, vector_D=VECTOR)]).eligible().count == 3
+
+
+def test_availability_and_the_attribute_that_tells_it_agree(tmp_path: Path) -> None:
+    catalog = write(tmp_path, ["a", "b"], attributes=[{"available": True}, {}])
+    changed = catalog.changed([ItemChange("a", 1, available=False), ItemChange("b", 2, available=False)])
+    assert [changed.attributes(row) for row in (1, 2)] == [{"available": False}] * 2
+    assert changed.eligible().count == 0
+    assert catalog.eligible().count == 2
+
+
+def test_a_filter_may_ask_for_an_attribute_that_only_changes_brought(tmp_path: Path) -> None:
+    condition = {"attribute": "sale", "equals": True}
+    catalog = write(tmp_path, ["a", "b"], attributes=[{"price": 1}, {"price": 2}])
+    changed = catalog.changed([ItemChange("b", 1, {"sale": True})])
+    assert [fault.path for fault in Filter.model_validate(condition).check(catalog.schema)] == [("attribute",)]
+    assert Filter.model_validate(condition).check(changed.schema) == []
+    assert (shown(catalog, condition), shown(changed, condition)) == ([], ["b"])
+
+
+def test_a_given_schema_is_believed_and_what_does_not_fit_it_compares_with_nothing(tmp_path: Path) -> None:
+    write(tmp_path, ["a", "b"], attributes=[{"price": 1}, {"price": "1"}])
+    catalog = Catalog.load(tmp_path, 2, {"price": "number"})
+    assert catalog.schema == {"price": "number"}
+    assert shown(catalog, {"attribute": "price", "in": [1, "1"]}) == ["a"]
+    assert shown(catalog, {"attribute": "price", "exists": True}) == ["a", "b"]
+
+
+def test_the_same_filter_is_answered_from_memory(tmp_path: Path) -> None:
+    catalog = write(tmp_path, ["a"], attributes=[{"price": 1}])
+    asked = [Filter.model_validate({"attribute": "price", "equals": 1}) for _ in range(2)]
+    assert catalog.eligible(asked[0]) is catalog.eligible(asked[1])
+    assert catalog.eligible() is catalog.eligible()
+
+
+def test_threads_at_once_get_the_same_rows(tmp_path: Path) -> None:
+    ids = [f"a{number}" for number in range(2_000)]
+    catalog = write(tmp_path, ids, attributes=[{"price": number, "brand": f"b{number % 7}"} for number in range(2_000)])
+    asked = [
+        Filter.model_validate(
+            {"and": [{"attribute": "price", "range": {"min": low}}, {"attribute": "brand", "equals": "b3"}]}
+        )
+        for low in range(0, 2_000, 20)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda condition: catalog.eligible(condition).count, asked * 2))
+    assert (
+        counts == [sum(number >= low and number % 7 == 3 for number in range(2_000)) for low in range(0, 2_000, 20)] * 2
+    )
+
+
+@pytest.mark.parametrize("items", [50, 9_000])
+def test_the_most_popular_of_the_eligible_come_first_and_cold_ones_last(tmp_path: Path, items: int) -> None:
+    ids = [f"a{number}" for number in range(items)]
+    popularity = np.random.default_rng(0).integers(0, items // 5, items + 1).astype(np.float32)
+    catalog = write(
+        tmp_path, ids, popularity=popularity, attributes=[{"price": number % 10} for number in range(items)]
+    ).changed([ItemChange("a7", 1, available=False), ItemChange("x", 2, {"price": 9}, vector_D=VECTOR)])
+    for low in (0, 5, 9):
+        eligible = catalog.eligible(Filter.model_validate({"attribute": "price", "range": {"min": low}}))
+        hidden = set(eligible.selected[::3].tolist())
+        by_the_rule = sorted(
+            (row for row in eligible.selected.tolist() if row not in hidden),
+            key=lambda row: (-popularity[row] if row <= items else 0, row),
+        )
+        for k in (1, 20, items + 1):
+            found = catalog.most_popular(eligible, k, hidden_rows=hidden)
+            assert found.tolist() == list(islice(by_the_rule, k))
+            assert catalog.popularity(found).tolist() == [popularity[row] if row <= items else 0 for row in found]
