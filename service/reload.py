@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from service import telemetry
 from service.bundle import Bundle, BundleError, current_digest
 from service.bundle.publish import CURRENT
 from service.errors import NotReady
+from service.live_catalog import LiveCatalog
+from service.versioned_map import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +24,26 @@ class Refusal:
 
 
 class LiveBundle:
-    """The bundle that serves, replaced as `current` moves.
+    """The bundle that serves, replaced as `current` moves and as the live catalog changes.
 
     Whoever answers a request takes `bundle` once, so that no answer mixes two. A bundle is loaded and verified in a
     thread; if it is refused, the one before serves on, and it is not tried again until `current` has moved.
     """
 
-    def __init__(self, bundles: Path) -> None:
+    def __init__(self, bundles: Path, catalog: LiveCatalog | None = None) -> None:
+        """Serve from a folder of bundles, with the changes of a live catalog."""
         self._bundles = bundles
+        self._catalog = catalog
+        self._exported: Bundle | None = None
         self._bundle: Bundle | None = None
+        self._changes: Mapping[str, Entry] | None = None
+        self._in_turn = asyncio.Lock()
         self._seen: str | None = None
         self.refusal: Refusal | None = None
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that serves now. Raises NotReady."""
+        """The bundle that serves now, with the live catalog's changes. Raises NotReady."""
         if self._bundle is None:
             raise NotReady(self._why_not_ready())
         return self._bundle
@@ -51,6 +59,28 @@ class LiveBundle:
             self._refuse(CURRENT, str(error))
         telemetry.bundle_checked()
 
+    async def follow_catalog(self) -> None:
+        """Look at the live catalog once and, where it has changed, let the bundle serve with it."""
+        if self._catalog is not None:
+            await self._catalog.flush()
+            await self._catalog.follow()
+            await self.take_changes()
+
+    async def take_changes(self) -> None:
+        """Let the bundle serve with all that this process knows of the live catalog; it does once this returns."""
+        async with self._in_turn:
+            if self._catalog is not None and self._exported is not None and self._changes is not self._catalog.entries:
+                await self._serve(self._exported)
+
+    async def _serve(self, exported: Bundle) -> None:
+        """Serve a bundle with the live catalog's changes, which are made in a thread."""
+        if self._catalog is None:
+            self._exported = self._bundle = exported
+            return
+        changes = self._catalog.entries
+        bundle = await asyncio.to_thread(self._catalog.applied_to, exported)
+        self._exported, self._bundle, self._changes = exported, bundle, changes
+
     async def _load(self, digest: str) -> None:
         if self._bundle is not None and self._bundle.digest == digest:  # back from one that was refused
             self.refusal = None
@@ -61,7 +91,11 @@ class LiveBundle:
         except BundleError as error:
             self._refuse(digest, str(error))
             return
-        self._bundle, self.refusal = bundle, None
+        if self._catalog is not None:
+            await self._catalog.follow()  # so that no deleted item is shown between the start and the first look
+        async with self._in_turn:
+            await self._serve(bundle)
+        self.refusal = None
         gc.collect()
         gc.freeze()  # what is here now stays: walking it again would hold up requests for tens of ms
         telemetry.bundle_live(digest, bundle.manifest.model, bundle.manifest.items, time.perf_counter() - started)

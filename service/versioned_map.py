@@ -18,6 +18,8 @@ from redis.exceptions import RedisError
 from service import telemetry
 from service.errors import LimitReached, LiveStoreUnavailable, ServiceError
 
+FOLLOW_INTERVAL = timedelta(seconds=0.25)
+"""Time between two looks at what other workers changed."""
 PAGE = 1_000
 REMEMBERED_REMOVALS = 1_000
 MAX_TRIES = 20
@@ -296,3 +298,10 @@ class Mirror:
     def _is_new(self, name: str, entry: Entry) -> bool:
         held = self.entries.get(name)
         return held is None or held.sequence < entry.sequence
+
+
+def open_mirror(url: str | None, name: str, *, max_names: int) -> Mirror:
+    """Mirror the map of this name at a server, or one of this process alone where there is none."""
+    if url is None:
+        return Mirror(InMemoryVersionedMap(max_names=max_names), name)
+    return Mirror(RedisVersionedMap.connect(url, name, max_names=max_names), name)

@@ -1,0 +1,106 @@
+"""Scenarios: options of recommendations, kept under names."""
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from service.errors import LimitReached, LiveStoreUnavailable, NotReady, PreconditionFailed, ScenarioNotFound
+from service.openapi import problems
+from service.routes.dependencies import ADMISSION_PROBLEMS, BODY_PROBLEMS, PATH_PROBLEMS, LiveDep
+from service.scenarios import Condition, Scenario, Scenarios
+from service.schemas.scenarios import ScenarioBody, ScenarioName, StoredScenario, StoredScenarios
+from service.strict_json import StrictJSONRoute
+
+SCENARIO_PATH = "/v1/scenarios/{name}"
+ANY_VERSION = "*"
+
+router = APIRouter(route_class=StrictJSONRoute, tags=["scenarios"])
+
+
+async def _scenarios(request: Request) -> Scenarios:
+    return cast(Scenarios, request.state.scenarios)
+
+
+ScenariosDep = Annotated[Scenarios, Depends(_scenarios)]
+Name = Annotated[ScenarioName, Path(examples=["product-page"])]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        pattern=r'^(\*|"[1-9][0-9]{0,14}")$',
+        description='The ETag of the version that is to be replaced, as in "1"; * for any that there is.',
+    ),
+]
+ETAG = {"headers": {"ETag": {"description": "The version, in quotes.", "schema": {"type": "string"}}}}
+
+
+@router.get("/v1/scenarios", response_model_exclude_unset=True, responses=problems(*ADMISSION_PROBLEMS))
+async def list_scenarios(scenarios: ScenariosDep) -> StoredScenarios:
+    """List every scenario."""
+    found = [_stored(scenario) for scenario in scenarios.all()]
+    return StoredScenarios(scenarios=found, count=len(found))
+
+
+@router.get(
+    SCENARIO_PATH,
+    response_model_exclude_unset=True,
+    responses={200: ETAG, **problems(*PATH_PROBLEMS, ScenarioNotFound)},
+)
+async def show_scenario(name: Name, scenarios: ScenariosDep, response: Response) -> StoredScenario:
+    """Show a scenario."""
+    if (scenario := scenarios.find(name)) is None:
+        raise ScenarioNotFound
+    return _tagged(scenario, response)
+
+
+@router.put(
+    SCENARIO_PATH,
+    response_model_exclude_unset=True,
+    responses={200: ETAG, **problems(*BODY_PROBLEMS, LimitReached, PreconditionFailed, NotReady, LiveStoreUnavailable)},
+)
+async def store_scenario(
+    name: Name,
+    body: ScenarioBody,
+    live: LiveDep,
+    scenarios: ScenariosDep,
+    response: Response,
+    if_match: IfMatch = None,
+) -> StoredScenario:
+    """Store options under a name, checked against the live bundle's catalog; the version grows by one.
+
+    A recommendation that names the scenario has these options, but for those that it gives itself. All workers know of
+    it within a second.
+    """
+    if faults := list(body.faults(live.bundle.catalog.schema)):
+        raise RequestValidationError(
+            [{"type": "filter", "loc": ("body", *fault.path), "msg": fault.message} for fault in faults]
+        )
+    return _tagged(await scenarios.put(name, body, _condition(if_match)), response)
+
+
+@router.delete(
+    SCENARIO_PATH,
+    status_code=204,
+    response_class=Response,
+    responses=problems(*PATH_PROBLEMS, ScenarioNotFound, PreconditionFailed, LiveStoreUnavailable),
+)
+async def delete_scenario(name: Name, scenarios: ScenariosDep, if_match: IfMatch = None) -> None:
+    """Remove a scenario; a recommendation that still names it is refused."""
+    await scenarios.delete(name, _condition(if_match))
+
+
+def _condition(if_match: str | None) -> Condition:
+    if if_match is None:
+        return lambda version: True
+    if if_match == ANY_VERSION:
+        return lambda version: version is not None
+    return lambda version: version == int(if_match.strip('"'))
+
+
+def _tagged(scenario: Scenario, response: Response) -> StoredScenario:
+    response.headers["ETag"] = f'"{scenario.version}"'
+    return _stored(scenario)
+
+
+def _stored(scenario: Scenario) -> StoredScenario:
+    return StoredScenario(name=scenario.name, version=scenario.version, options=scenario.options)
