@@ -1,0 +1,197 @@
+"""Answers that were served: kept a while, for their explanation, their next pages and the events that they led to."""
+
+import asyncio
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple, Protocol
+
+from service.bundle import RetrievedItem
+from service.outages import Outages
+from service.sessions import session_digest
+
+MAX_SHOWN_BEFORE = 1_000
+MAX_WAITING = 4_096
+OWNER_DIGITS = 32
+NONCE_DIGITS = 16
+FLUSH_INTERVAL = timedelta(milliseconds=20)
+LONGEST_WAIT_S = 0.15
+"""Of a reader, for an answer that another worker may be about to write."""
+
+_ANSWER_ID = re.compile(rf"[0-9a-f]{{{OWNER_DIGITS + NONCE_DIGITS}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was shown, and all that decided it. Of a session it holds what was known of it, but not its id."""
+
+    id: str
+    made_ms: int
+    bundle: str
+    """The bundle's digest."""
+    items: tuple[RetrievedItem, ...]
+    session_items: tuple[str, ...] = ()
+    """What the encoder was given, oldest first."""
+    purchased: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    user_id: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Those that differ from their defaults, as a request writes them."""
+    changes_version: int = 0
+    """That of the live catalog."""
+    scenario: str | None = None
+    scenario_version: int | None = None
+    variant: str | None = None
+    root_id: str | None = None
+    """Of a next page: the answer that is the first page."""
+    shown_before: tuple[str, ...] = ()
+    """Of a next page: what the pages before it showed, the last 1,000 items."""
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What the visitor has been shown with this page: `shown_before` of the next one."""
+        return (*self.shown_before, *(item.item_id for item in self.items))[-MAX_SHOWN_BEFORE:]
+
+
+class Claim(NamedTuple):
+    """An event that says which answer led to it."""
+
+    answer_id: str
+    item_id: str
+    type: str
+
+
+class Origin(NamedTuple):
+    """What kind of answer led to an event; what the answer went without is empty."""
+
+    scenario: str
+    bundle: str
+    variant: str
+
+    @classmethod
+    def of(cls, answer: Answer) -> "Origin":
+        """Tell an answer's kind."""
+        return cls(answer.scenario or "", answer.bundle, answer.variant or "")
+
+
+def new_answer_id(session_id: str | None) -> str:
+    """Make an id: the digest of the session, without one a random one, and a nonce."""
+    owner = secrets.token_hex(OWNER_DIGITS // 2) if session_id is None else session_digest(session_id)
+    return owner + secrets.token_hex(NONCE_DIGITS // 2)
+
+
+def new_page_id(answer_id: str) -> str:
+    """Make the id of another page of an answer."""
+    return owner_of(answer_id) + secrets.token_hex(NONCE_DIGITS // 2)
+
+
+def owner_of(answer_id: str) -> str:
+    """Return the part of an id that all answers of a session share."""
+    return answer_id[:OWNER_DIGITS]
+
+
+def nonce_of(answer_id: str) -> str:
+    """Return the part of an id that tells the answers of a session apart."""
+    return answer_id[OWNER_DIGITS:]
+
+
+class AnswerStore(Protocol):
+    """Keeps the last answers of each session for their time to live, and forgets them with the session."""
+
+    async def write(self, answers: Sequence[tuple[Answer, bool]]) -> None:
+        """Keep answers, each with whether its session has reserved its place: without the place it is dropped.
+
+        Raises SessionStoreUnavailable.
+        """
+        ...
+
+    async def pages(self, answer_id: str) -> list[Answer] | None:
+        """Return all pages of the answer of which the id names one, the first page first.
+
+        An empty list means that there is none and will be none, None that one may still be written.
+        Raises SessionStoreUnavailable.
+        """
+        ...
+
+    async def claim_next(self, root_id: str, expected_pages: int, answer: Answer) -> bool:
+        """Keep another page of an answer, unless the answer is gone or has more than `expected_pages` by now.
+
+        Raises SessionStoreUnavailable.
+        """
+        ...
+
+    async def attribute(self, claims: Sequence[Claim]) -> list[Origin | None]:
+        """Return where the item of each claim was shown; None where it was not, or the same claim was made before.
+
+        Raises SessionStoreUnavailable.
+        """
+        ...
+
+    async def forget(self, owner: str) -> None:
+        """Drop the answers of a session. Raises SessionStoreUnavailable."""
+        ...
+
+
+class AnswerLog:
+    """The answers that this process served, written together every few milliseconds, after they were sent.
+
+    At most `MAX_WAITING` wait; of more the oldest are lost, and counted. So are those that the store does not take.
+    """
+
+    def __init__(self, store: AnswerStore) -> None:
+        self._store = store
+        self._waiting: OrderedDict[str, tuple[Answer, bool]] = OrderedDict()
+        self._outages = Outages("answers")
+
+    def add(self, answer: Answer, *, reserved: bool) -> None:
+        """Have an answer written soon; `reserved` where the call to its session's store was to make a place for it."""
+        self._waiting[answer.id] = answer, reserved
+        if len(self._waiting) > MAX_WAITING:
+            self._waiting.popitem(last=False)
+            self._outages.lost(1)
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            answers, self._waiting = self._waiting, OrderedDict()
+            with self._outages.noted(len(answers)):
+                await self._store.write(list(answers.values()))
+
+    async def get(self, answer_id: str) -> Answer | None:
+        """Return an answer, None where it is kept no longer or never was. Raises SessionStoreUnavailable."""
+        return next((answer for answer in await self.pages(answer_id) if answer.id == answer_id), None)
+
+    async def pages(self, answer_id: str) -> list[Answer]:
+        """Return all pages of the answer of which the id names one, the first page first; none where it is gone.
+
+        Waits a little for an answer that may not have been written yet. Raises SessionStoreUnavailable.
+        """
+        if _ANSWER_ID.fullmatch(answer_id) is None:
+            return []
+        give_up_s = time.monotonic() + LONGEST_WAIT_S
+        while (pages := await self._store.pages(answer_id)) is None:
+            if time.monotonic() > give_up_s:
+                return []
+            await asyncio.sleep(FLUSH_INTERVAL.total_seconds())
+        return pages
+
+    async def claim_next(self, root_id: str, expected_pages: int, answer: Answer) -> bool:
+        """See AnswerStore: of several who make the same page, one keeps it. The others begin anew with `pages`."""
+        return await self._store.claim_next(root_id, expected_pages, answer)
+
+    async def attribute(self, claims: Sequence[Claim]) -> list[Origin | None]:
+        """See AnswerStore. A claim that names no answer's id comes to nothing."""
+        sound = [claim for claim in dict.fromkeys(claims) if _ANSWER_ID.fullmatch(claim.answer_id)]
+        origins = dict(zip(sound, await self._store.attribute(sound), strict=True)) if sound else {}
+        return [origins.pop(claim, None) for claim in claims]
+
+    async def forget(self, session_id: str) -> None:
+        """Drop the answers of a session, the ones that wait included. Raises SessionStoreUnavailable."""
+        owner = session_digest(session_id)
+        for answer_id in [waiting for waiting in self._waiting if owner_of(waiting) == owner]:
+            del self._waiting[answer_id]
+        await self._store.forget(owner)

@@ -1,0 +1,115 @@
+"""Recorder: all that is remembered of answers and events beside the requests."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+
+from redis.asyncio import Redis
+
+from service.answer_stores import InMemoryAnswerStore, RedisAnswerStore
+from service.answers import FLUSH_INTERVAL, Answer, AnswerLog, AnswerStore
+from service.background import repeated
+from service.counters import Counters, InMemoryCounters, RedisCounters
+from service.event_log import EventLog
+from service.online_metrics import OnlineMetrics
+from service.popularity import InMemoryPopularityStore, LivePopularity, PopularityStore, RedisPopularityStore
+from service.redis_calls import connect
+from service.sessions import AppliedEvent
+from service.settings import IN_MEMORY, Settings
+
+COUNT_INTERVAL = timedelta(seconds=1)
+NOTHING_KEPT = timedelta(0)
+
+
+class Recorder:
+    """Is told of each answer that was sent and each event that was applied; both cost the request next to nothing."""
+
+    def __init__(
+        self, answers: AnswerLog | None, metrics: OnlineMetrics, popularity: LivePopularity, log: EventLog | None
+    ) -> None:
+        """Take None for what the deployment does not keep."""
+        self.answers = answers
+        self.metrics = metrics
+        self.popularity = popularity
+        self._log = log
+
+    def served(self, answer: Answer, *, session_id: str | None = None, reserved: bool = False) -> None:
+        """Take note of an answer.
+
+        Args:
+            answer: what was sent.
+            session_id: whose it is; only the event log keeps it.
+            reserved: the append to this session was given the answer's id; only then is it kept for the session.
+        """
+        self.metrics.served(answer)
+        if self.answers is not None and (reserved or session_id is None):
+            self.answers.add(answer, reserved=reserved)
+        if self._log is not None:
+            self._log.served(answer, session_id)
+
+    def applied(self, events: Sequence[AppliedEvent]) -> None:
+        """Take note of events."""
+        self.metrics.applied(events)
+        self.popularity.applied(events)
+        if self._log is not None:
+            self._log.applied(events)
+
+    async def forget(self, session_id: str) -> None:
+        """Drop what is kept of a session; what is written to the event log stays. Raises SessionStoreUnavailable."""
+        if self.answers is not None:
+            await self.answers.forget(session_id)
+
+    async def flush_answers(self) -> None:
+        """Write the answers that wait."""
+        if self.answers is not None:
+            await self.answers.flush()
+
+    async def flush_counts(self) -> None:
+        """Write all else that waits."""
+        await self.metrics.flush()
+        await self.popularity.flush()
+        if self._log is not None:
+            await self._log.flush()
+
+    async def close(self) -> None:
+        """Write all that waits."""
+        await self.flush_answers()
+        await self.flush_counts()
+        if self._log is not None:
+            await self._log.close()
+
+
+@asynccontextmanager
+async def open_recorder(settings: Settings) -> AsyncIterator[Recorder]:
+    """Record where the settings say, beside the requests, until the block ends."""
+    url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
+    async with AsyncExitStack() as running:
+        redis = None if url == IN_MEMORY else await running.enter_async_context(connect(url))
+        recorder = _recorder(settings, redis)
+        running.push_async_callback(recorder.close)
+        await running.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
+        if recorder.answers is not None:
+            await running.enter_async_context(repeated(recorder.flush_answers, FLUSH_INTERVAL))
+        yield recorder
+
+
+def _recorder(settings: Settings, redis: "Redis | None") -> Recorder:
+    half_life = settings.popularity_half_life
+    weights: PopularityStore
+    counters: Counters
+    if redis is None:
+        counters, weights = InMemoryCounters(), InMemoryPopularityStore(half_life=half_life)
+    else:
+        counters = RedisCounters(redis, name="metrics")
+        weights = RedisPopularityStore(redis, half_life=half_life)
+    answers = None if settings.answer_ttl == NOTHING_KEPT else AnswerLog(_answer_store(settings.answer_ttl, redis))
+    return Recorder(
+        answers,
+        OnlineMetrics(answers, counters),
+        LivePopularity(weights, half_life=half_life),
+        None if settings.event_log is None else EventLog(settings.event_log),
+    )
+
+
+def _answer_store(ttl: timedelta, redis: "Redis | None") -> AnswerStore:
+    return InMemoryAnswerStore(ttl=ttl) if redis is None else RedisAnswerStore(redis, ttl=ttl)

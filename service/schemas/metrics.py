@@ -1,0 +1,66 @@
+"""Bodies of online metrics."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from service.online_metrics import LONGEST_WINDOW, SHORTEST_WINDOW
+from service.schemas.base import QueryString
+
+_DIMENSION = "(scenario|bundle|variant)"
+
+
+def _duration(value: Any) -> Any:
+    """Read a plain number as seconds."""
+    return float(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+
+
+class OnlineMetricsQuery(QueryString):
+    """Over which time, and told apart by what."""
+
+    window: Annotated[timedelta, BeforeValidator(_duration), Field(ge=SHORTEST_WINDOW, le=LONGEST_WINDOW)] = Field(
+        default=timedelta(hours=1),
+        description="How far back, from 1 minute to 30 days, by ISO 8601 or in seconds.",
+        examples=["PT1H", "3600"],
+    )
+    by: str | None = Field(
+        default=None,
+        pattern=rf"^{_DIMENSION}(,{_DIMENSION}){{0,2}}$",
+        description="Tell answers apart by these, comma between: scenario, bundle, variant.",
+        examples=["scenario,variant"],
+    )
+
+
+class AnswerOutcome(BaseModel):
+    """What became of the answers of one kind."""
+
+    scenario: str | None = Field(default=None, description="Where asked for by it; empty for none.", examples=["home"])
+    bundle: str | None = Field(default=None, description="Where asked for by it: the bundle's digest.")
+    variant: str | None = Field(default=None, description="Where asked for by it; empty for none.", examples=["b"])
+    answers: int = Field(examples=[1200])
+    impressions: int = Field(description="Items that the answers held.", examples=[24000])
+    clicks: int = Field(description="Events of type view that the answers led to.", examples=[360])
+    carts: int = Field(examples=[48])
+    purchases: int = Field(examples=[12])
+    others: dict[str, int] = Field(description="Events of other types that they led to.", examples=[{"like": 7}])
+    values: dict[str, float] = Field(description="Sum of the events' `value`, by type.", examples=[{"purchase": 263.5}])
+    click_through_rate: float | None = Field(
+        default=None, description="Clicks for each impression; absent without impressions.", examples=[0.015]
+    )
+    conversion_rate: float | None = Field(
+        default=None, description="Purchases for each click; absent without clicks.", examples=[0.033]
+    )
+
+
+class OnlineMetricsReport(BaseModel):
+    """What became of the answers of a time, over all workers and replicas; some seconds behind."""
+
+    since: datetime = Field(description="Start of the first minute, or of the first hour in more than two hours.")
+    resolution: Literal["minute", "hour"]
+    outcomes: list[AnswerOutcome] = Field(description="Most answers first; one where nothing tells them apart.")
+    unattributed: int = Field(
+        description="Events with a `recommendation_id` of which the answer is kept no longer, or did not hold the "
+        "item, or had been counted with an event of this type before.",
+        examples=[3],
+    )
