@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 from urllib.parse import quote as percent_encoded
 
-from service.bundle import Bundle
+from service.bundle import Bundle, Options
 
 SESSION = "visitor-1"
 
@@ -14,7 +14,7 @@ SESSION = "visitor-1"
 def curl_examples(bundles: Path, url: str) -> Iterator[tuple[str, str]]:
     """What each call does, and the call. Raises BundleError when there is no usable current bundle."""
     bundle = Bundle.load(bundles / "current", verify=False)
-    first, second, third = ([item.item_id for item in bundle.popular(3).items] * 3)[:3]
+    first, second, third = ([item.item_id for item in bundle.popular(Options(3)).items] * 3)[:3]
 
     def post(path: str, body: dict[str, object]) -> str:
         return f"curl -s {url}{path} -H 'Content-Type: application/json' -d {quote(json.dumps(body))}"

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 from service import telemetry
-from service.bundle import Bundle, Retrieval, UnknownItemError
+from service.bundle import Bundle, Options, Retrieval, Seen, UnknownItemError
 from service.errors import ItemNotFound, SessionStoreUnavailable
 from service.reload import LiveBundle
 from service.sessions import Event, SessionStore
@@ -76,18 +76,18 @@ class Recommender:
 
     async def similar(self, item_id: str, k: int, exclude: Collection[str]) -> tuple[Bundle, Retrieval]:
         """Return the items nearest to an item. Raises ItemNotFound."""
-        bundle = self._live.bundle
+        bundle, options = self._live.bundle, Options(k, exclude)
         try:
-            if _is_short(bundle, interests=1, k=k, hidden=len(exclude) + 1):
-                return bundle, bundle.similar(item_id, k, exclude=exclude)
-            return bundle, await asyncio.to_thread(bundle.similar, item_id, k, exclude=exclude)
+            if _is_short(bundle, options, hidden=len(exclude) + 1):
+                return bundle, bundle.similar(item_id, options)
+            return bundle, await asyncio.to_thread(bundle.similar, item_id, options)
         except UnknownItemError as error:
             raise ItemNotFound("The live bundle's catalog does not have this item.") from error
 
     def popular(self, k: int, exclude: Collection[str]) -> tuple[Bundle, Retrieval]:
         """Return the most popular items."""
         bundle = self._live.bundle
-        return bundle, bundle.popular(k, exclude=exclude)
+        return bundle, bundle.popular(Options(k, exclude))
 
     async def _session_items(
         self, session_id: str | None, items: Sequence[str]
@@ -111,11 +111,12 @@ async def _retrieve(
     exclude: Collection[str],
     exclude_seen: bool | None,
 ) -> Retrieval:
-    retrieve = partial(bundle.retrieve, item_ids, k, user_id=user_id, exclude=exclude, exclude_seen=exclude_seen)
-    if _is_short(bundle, interests=bundle.manifest.interests, k=k, hidden=len(exclude) + len(item_ids)):
+    options = Options(k, exclude, exclude_seen)
+    retrieve = partial(bundle.retrieve, Seen(item_ids), options, user_id=user_id)
+    if _is_short(bundle, options, hidden=len(exclude) + len(item_ids)):
         return retrieve()
     return await asyncio.to_thread(retrieve)
 
 
-def _is_short(bundle: Bundle, *, interests: int, k: int, hidden: int) -> bool:
-    return bundle.index.expected_products(interests, k, hidden) <= INLINE_PRODUCTS
+def _is_short(bundle: Bundle, options: Options, *, hidden: int) -> bool:
+    return bundle.expected_products(options, hidden=hidden) <= INLINE_PRODUCTS

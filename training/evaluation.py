@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.bundle import Bundle
+from service.bundle import Bundle, Options, Seen
 from training.baselines import BASELINES
 from training.data.dataset import Dataset, Part
 from training.diversity import categories_of, diversified
@@ -134,7 +134,7 @@ def evaluate_bundle(
 
     def answers(*, exact: bool) -> Answer:
         def answer(question: Question, k: int) -> Sequence[Ranked]:
-            return bundle.retrieve(question.inputs, k, user_id=question.user_id, exact=exact).items
+            return bundle.retrieve(Seen(question.inputs), Options(k, exact=exact), user_id=question.user_id).items
 
         if categories is None or not diversity_weight:
             return answer

@@ -108,10 +108,8 @@ def tune(
 
 
 def item_index(index: faiss.Index, vectors_N1D: NDArray[np.float32], nprobe: int | None) -> ItemIndex:
-    """An index as the service searches it, with every item available."""
-    available_N1 = np.ones(len(vectors_N1D), dtype=np.bool_)
-    available_N1[0] = False
-    return ItemIndex(index, vectors_N1D=vectors_N1D, available_N1=available_N1, nprobe=nprobe)
+    """An index as the service searches it."""
+    return ItemIndex(index, vectors_N1D=vectors_N1D, nprobe=nprobe)
 
 
 def _sooner(one: ItemIndex, other: ItemIndex, queries_QKD: NDArray[np.float32]) -> bool:

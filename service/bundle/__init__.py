@@ -1,9 +1,9 @@
 """The contract between training and service: how a bundle is written, published, loaded and asked."""
 
-from service.bundle.bundle import Bundle, Retrieval, RetrievedItem, UnknownItemError, User
+from service.bundle.bundle import Bundle, UnknownItemError
 from service.bundle.catalog import Catalog
 from service.bundle.encoder import Encoder
-from service.bundle.index import Candidates, ItemIndex, pad_dimension
+from service.bundle.index import Candidates, ItemIndex, Strategy, pad_dimension
 from service.bundle.manifest import (
     ATTRIBUTES,
     ENCODER,
@@ -23,7 +23,9 @@ from service.bundle.manifest import (
     read_manifest,
     write_manifest,
 )
+from service.bundle.options import Boost, Options, Pin, Seen
 from service.bundle.publish import current_digest, publish, stage
+from service.bundle.retrieval import Moved, Retrieval, RetrievedItem, Rule, Source, User
 from service.bundle.users import Users
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "QUERIES",
     "USERS",
     "VECTORS",
+    "Boost",
     "Bundle",
     "BundleError",
     "Candidates",
@@ -44,10 +47,17 @@ __all__ = [
     "IndexInfo",
     "ItemIndex",
     "Manifest",
+    "Moved",
+    "Options",
+    "Pin",
     "Probe",
     "Retrieval",
     "RetrievedItem",
+    "Rule",
     "ScoredItem",
+    "Seen",
+    "Source",
+    "Strategy",
     "UnknownItemError",
     "User",
     "Users",

@@ -1,18 +1,20 @@
 """A bundle as one thing: everything that one answer needs, loaded whole and checked before it serves."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.arrays import open_array
+from service.bundle.boosts import BoostLevels
 from service.bundle.catalog import Catalog
+from service.bundle.changes import ItemChange
 from service.bundle.encoder import Encoder
-from service.bundle.index import Candidates, ItemIndex
+from service.bundle.index import Candidates, ItemIndex, shown_count
 from service.bundle.manifest import (
     ENCODER,
     INDEX,
@@ -26,37 +28,19 @@ from service.bundle.manifest import (
     check_files,
     read_manifest,
 )
+from service.bundle.options import Options, Seen
+from service.bundle.popularity import Popularities
+from service.bundle.ranking import ByInterests, ByPopularity, BySimilarity, Ranker
+from service.bundle.rearranging import Rearranging, pool
+from service.bundle.retrieval import Retrieval, RetrievedItem, Rule, User
 from service.bundle.users import UNKNOWN, Users
-
-Source = Literal["encoder", "popular", "similar"]
-User = Literal["known", "unknown"]
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
 FINITE_CHECK_ROWS = 65_536
-SIMILAR_POOL = 200
 
 
 class UnknownItemError(LookupError):
     """The catalog has no item of this id."""
-
-
-class RetrievedItem(NamedTuple):
-    """An item of an answer: its score, what brought it, and for an encoder's item the number of the interest."""
-
-    item_id: str
-    score: float
-    source: Source
-    interest: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieval:
-    """Items, best first, and what of the request the bundle does not know."""
-
-    items: tuple[RetrievedItem, ...]
-    unknown_item_ids: tuple[str, ...] = ()
-    user: User | None = None
-    """Whether the encoder knows the user; None where none was named or the encoder takes sessions alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +54,12 @@ class Bundle:
     encoder: Encoder
     index: ItemIndex
     vectors_N1D: NDArray[np.float32]
+    levels: BoostLevels
+    popularities: Popularities
+    exported: "Bundle | None" = None
+    """Without the changes that this one has; None where it has none."""
+    changes_version: int = 0
+    """The largest sequence of the changes."""
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = True) -> "Bundle":
@@ -98,10 +88,10 @@ class Bundle:
                 max_length=manifest.max_length,
                 users=manifest.users,
             ),
-            index=ItemIndex.load(
-                folder / INDEX, manifest.index, vectors_N1D=vectors_N1D, available_N1=catalog.available_N1
-            ),
+            index=ItemIndex.load(folder / INDEX, manifest.index, vectors_N1D=vectors_N1D),
             vectors_N1D=vectors_N1D,
+            levels=BoostLevels(catalog),
+            popularities=Popularities(catalog),
         )
         if verify:
             bundle.check_probes()
@@ -109,62 +99,83 @@ class Bundle:
 
     def retrieve(
         self,
-        item_ids: Sequence[str],
-        k: int,
+        seen: Seen,
+        options: Options,
         *,
         user_id: str | None = None,
-        exclude: Collection[str] = (),
-        exclude_seen: bool | None = None,
-        exact: bool = False,
+        popular_now: Mapping[str, float] | None = None,
     ) -> Retrieval:
-        """Return the k items most likely to follow a session, or popular items where nothing of it is known.
+        """Return the items most likely to follow a session.
+
+        Where the encoder knows nothing of the session, the items similar to the last one of which there is a vector,
+        and without any such the popular ones.
 
         Args:
-            item_ids: the session, oldest first; ids that the catalog does not have are reported and left out.
-            k: the number of items wanted; fewer come only where fewer are eligible.
+            seen: the session; ids that the catalog does not have are reported and left out.
+            options: what to show and how.
             user_id: whose session it is. A user whom the encoder knows is answered without any known item too; one
                 whom it does not know is answered by the session alone.
-            exclude: ids not to return.
-            exclude_seen: leave out the session's own items; None means the bundle's default.
-            exact: compare with every vector instead of asking the index.
+            popular_now: weights of recent events by item, an object that nobody changes, for the popular items.
         """
-        rows, unknown_item_ids = self._rows(item_ids)
+        rows, unknown_item_ids = self._rows(seen.item_ids)
         user_row, user = self._user(user_id)
-        if not rows and user_row == UNKNOWN:
-            return Retrieval(self.popular(k, exclude=exclude).items, unknown_item_ids, user)
-        hidden_rows = set(self._known_rows(exclude))
-        if self.manifest.defaults.exclude_seen if exclude_seen is None else exclude_seen:
-            hidden_rows.update(rows)
-        candidates = self.index.search(self.encoder.encode(rows, user_row), k, hidden_rows=hidden_rows, exact=exact)
-        return Retrieval(tuple(self._items(candidates)), unknown_item_ids, user)
+        hidden_rows = self._hidden_rows(seen, options)
+        encodable = [row for row in rows if row <= self.manifest.items]
+        if encodable or user_row != UNKNOWN:
+            ranker: Ranker = ByInterests(self.index, self.encoder.encode(encodable, user_row), options.exact)
+        else:
+            anchor = next((row for row in reversed(rows) if self._has_vector(row)), None)
+            hidden_rows.update([] if anchor is None else [anchor])
+            ranker = self._without_encoder(anchor, options, popular_now)
+        retrieval = self._ranked(ranker, options, hidden_rows)
+        return replace(retrieval, unknown_item_ids=unknown_item_ids, user=user)
 
-    def similar(self, item_id: str, k: int, *, exclude: Collection[str] = (), exact: bool = False) -> Retrieval:
-        """Return the k items nearest to an item, by the cosine of their vectors as the score.
+    def similar(self, item_id: str, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
+        """Return the items nearest to an item, by the cosine of their vectors; popular ones where it has none.
 
-        The cosine orders the items with the largest inner products, ten for each that is wanted and at least
-        `SIMILAR_POOL`; by itself the inner product would favour popular items, whose vectors are long.
         Raises UnknownItemError.
         """
         row = self._row(item_id)
-        hidden_rows = {row, *self._known_rows(exclude)}
-        vector_1D, pool = self.vectors_N1D[row : row + 1], max(10 * k, SIMILAR_POOL)
-        rows = self.index.search(vector_1D, pool, hidden_rows=hidden_rows, exact=exact).rows
-        nearby_CD = self.vectors_N1D[rows]
-        lengths_C = np.linalg.norm(nearby_CD, axis=1) * np.linalg.norm(vector_1D)
-        cosines_C = (nearby_CD @ vector_1D[0]) / np.maximum(lengths_C, np.finfo(np.float32).tiny)
-        best = np.argsort(-cosines_C, kind="stable")[:k]
-        found = zip(rows[best].tolist(), cosines_C[best].tolist(), strict=True)
-        return Retrieval(tuple(RetrievedItem(self.catalog.item_id(row), cosine, "similar") for row, cosine in found))
+        ranker = self._without_encoder(row if self._has_vector(row) else None, options, popular_now)
+        return self._ranked(ranker, options, {row, *self._known_rows(options.exclude)})
 
-    def popular(self, k: int, *, exclude: Collection[str] = ()) -> Retrieval:
-        """Return the k most popular items, their popularity as the score."""
-        hidden_rows = set(self._known_rows(exclude))
-        visible = (row for row in self.catalog.most_popular_rows if row not in hidden_rows)
-        return Retrieval(
-            tuple(
-                RetrievedItem(self.catalog.item_id(row), float(self.catalog.popularity_N1[row]), "popular")
-                for row in islice(visible, k)
-            )
+    def popular(self, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
+        """Return the most popular items, their popularity as the score."""
+        return self._ranked(
+            self._without_encoder(None, options, popular_now), options, set(self._known_rows(options.exclude))
+        )
+
+    def rule_against(self, item_id: str, seen: Seen, options: Options) -> Rule | None:
+        """Tell what keeps an item from an answer, whatever its score; None where nothing does."""
+        return self._rule_against(item_id, options, self._hidden_rows(seen, options))
+
+    def expected_products(self, options: Options, *, hidden: int) -> int:
+        """Estimate the multiplications of an answer to a session of which `hidden` items are not to be shown."""
+        eligible = self.catalog.eligible(options.filter)
+        parts = self.levels.of(options.filter, options.boosts).eligible if options.boosts else (eligible,)
+        if not parts:
+            return self.manifest.interests * self.manifest.dimension * self.manifest.items
+        return sum(
+            self.index.expected_products(self.manifest.interests, pool(options), eligible=part, hidden=hidden)
+            for part in parts
+        )
+
+    def with_changes(self, changes: Sequence[ItemChange]) -> "Bundle":
+        """This bundle as exported, with all that became of its items since; those that it holds already are skipped.
+
+        It shares all large arrays with this one.
+        """
+        exported = self.exported or self
+        later = [change for change in changes if change.sequence > self.manifest.folded_changes]
+        catalog = exported.catalog.changed(later)
+        return replace(
+            exported,
+            catalog=catalog,
+            index=exported.index.with_cold(catalog.cold_vectors_MD(self.manifest.dimension)),
+            levels=BoostLevels(catalog),
+            popularities=Popularities(catalog),
+            exported=exported,
+            changes_version=max((change.sequence for change in changes), default=0),
         )
 
     def attributes(self, item_id: str) -> dict[str, Any]:
@@ -174,7 +185,7 @@ class Bundle:
     def probe(self, item_ids: Sequence[str], k: int = 20, *, user_id: str | None = None) -> Probe:
         """Record what this bundle answers to a session of which it knows an item, with its default options."""
         interests_KD = self.encoder.encode(self._rows(item_ids)[0], self._user(user_id)[0])
-        top = self.retrieve(item_ids, k, user_id=user_id).items
+        top = self.retrieve(Seen(item_ids), Options(k), user_id=user_id).items
         return Probe(
             items=tuple(item_ids),
             user_id=user_id,
@@ -219,10 +230,52 @@ class Bundle:
     def _known_rows(self, item_ids: Iterable[str]) -> Iterator[int]:
         return (row for item_id in item_ids if (row := self.catalog.row(item_id)) is not None)
 
-    def _items(self, candidates: Candidates) -> Iterator[RetrievedItem]:
-        rows, scores, interests = (column.tolist() for column in candidates)
-        for row, score, interest in zip(rows, scores, interests, strict=True):
-            yield RetrievedItem(self.catalog.item_id(row), score, "encoder", interest)
+    def _hidden_rows(self, seen: Seen, options: Options) -> set[int]:
+        """The rows that neither the caller nor the session wants to be shown."""
+        wanted = self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
+        of_session = seen.item_ids if wanted is True else ()
+        purchased = seen.purchased if wanted else ()
+        return set(self._known_rows(chain(options.exclude, seen.hidden, of_session, purchased)))
+
+    def _has_vector(self, row: int) -> bool:
+        return bool(self.index.vectors(np.array([row])).any())
+
+    def _without_encoder(self, anchor: int | None, options: Options, popular_now: Mapping[str, float] | None) -> Ranker:
+        if anchor is None:
+            return ByPopularity(self.popularities.now(popular_now))
+        return BySimilarity(self.index, self.index.vectors(np.array([anchor]))[0], options.exact)
+
+    def _ranked(self, ranker: Ranker, options: Options, hidden_rows: set[int]) -> Retrieval:
+        eligible = self.catalog.eligible(options.filter)
+        shown = shown_count(eligible, hidden_rows)
+        if not options.rearranges:
+            found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
+            return Retrieval(tuple(self._items(found, ranker)), eligible=shown, strategy=found.strategy)
+        rules = {pin.item_id: self._rule_against(pin.item_id, options, hidden_rows) for pin in options.pins}
+        pins = {pin.position: self._row(pin.item_id) for pin in options.pins if rules[pin.item_id] is None}
+        levels = self.levels.of(options.filter, options.boosts) if options.boosts else None
+        rearranging = Rearranging(self.catalog, self.index, ranker, options, levels)
+        items, strategy = rearranging.items(eligible, hidden_rows, pins)
+        not_pinned = {item_id: rule for item_id, rule in rules.items() if rule is not None}
+        return Retrieval(tuple(items), eligible=shown, strategy=strategy, not_pinned=not_pinned)
+
+    def _rule_against(self, item_id: str, options: Options, hidden_rows: set[int]) -> Rule | None:
+        row = self.catalog.row(item_id)
+        if self.catalog.is_deleted(item_id):
+            return "deleted"
+        if row is None:
+            return "unknown_item"
+        if not self.catalog.eligible().rows_R1[row]:
+            return "unavailable"
+        if not self.catalog.eligible(options.filter).rows_R1[row]:
+            return "filtered"
+        return "excluded" if row in hidden_rows else None
+
+    def _items(self, candidates: Candidates, ranker: Ranker) -> Iterator[RetrievedItem]:
+        by_interest = ranker.source == "encoder"
+        columns = (candidates.rows.tolist(), candidates.scores.tolist(), candidates.interests.tolist())
+        for row, score, interest in zip(*columns, strict=True):
+            yield RetrievedItem(self.catalog.item_id(row), score, ranker.source, interest if by_interest else None)
 
 
 def _check_vectors(vectors_N1D: NDArray[np.float32]) -> None:

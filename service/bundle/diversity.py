@@ -1,8 +1,12 @@
-"""Controllable diversity: fewer items of one category among the k that are shown.
+"""Controllable diversity: fewer items of one category, or that are alike, among the k that are shown.
 
 Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020, section 3.3.
-Dimension key: C candidates, k results.
+Dimension key: C candidates, D embedding, k results.
 """
+
+import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,3 +46,40 @@ def in_unit_range(scores_C: NDArray[np.float32]) -> NDArray[np.float32]:
     lowest, highest = scores_C.min(), scores_C.max()
     stretched_C: NDArray[np.float32] = (scores_C - lowest) / max(highest - lowest, np.finfo(np.float32).tiny)
     return stretched_C
+
+
+def diversify_by_vectors(
+    scores_C: NDArray[np.float32], vectors_CD: NDArray[np.float32], k: int, weight: float
+) -> NDArray[np.int64]:
+    """Choose k of C candidates, one by one, and return their places in the order of choice, or all where C < k.
+
+    The next one has the largest (1 - weight) * score - weight * (largest cosine with one of the chosen), maximal
+    marginal relevance; of equals the earlier candidate.
+
+    Source: Carbonell and Goldstein, "The use of MMR, diversity-based reranking", SIGIR 1998.
+
+    Args:
+        scores_C: in the unit range, larger is better.
+        vectors_CD: of any length.
+        k: how many to choose.
+        weight: 0 leaves the order of the scores, 1 goes by the vectors alone but for the first.
+    """
+    lengths_C1 = np.linalg.norm(vectors_CD, axis=1, keepdims=True)
+    units_CD = vectors_CD / np.maximum(lengths_C1, np.finfo(np.float32).tiny)
+    nearest_C = np.zeros(len(scores_C))
+    chosen = np.empty(min(k, len(scores_C)), dtype=np.int64)
+    for place in range(len(chosen)):
+        value_C = (1 - weight) * scores_C - weight * nearest_C if place else scores_C.astype(np.float64)
+        value_C[chosen[:place]] = -np.inf
+        chosen[place] = value_C.argmax()
+        cosines_C = units_CD @ units_CD[chosen[place]]
+        nearest_C = np.maximum(nearest_C, cosines_C) if place else cosines_C
+    return chosen
+
+
+def category_numbers(values: Sequence[Any]) -> NDArray[np.int64]:
+    """A number for each item's category: its value, or the first of a list; an item without any has its own."""
+    numbers: dict[Any, int] = {}
+    firsts = [(value[0] if value else None) if isinstance(value, list) else value for value in values]
+    keys = [place if first is None else json.dumps(first, sort_keys=True) for place, first in enumerate(firsts)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)

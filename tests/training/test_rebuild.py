@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from service.bundle import Bundle, BundleError, current_digest
+from service.bundle import Bundle, BundleError, Options, Seen, current_digest
 from training.data.dataset import Dataset
 from training.errors import InputError
 from training.index_kind import IndexKind
@@ -17,7 +17,7 @@ SESSION = ["item-0-1", "item-0-2"]
 
 
 def answer(bundles: Path) -> list[str]:
-    return [item.item_id for item in Bundle.load(bundles / "current").retrieve(SESSION, 5).items]
+    return [item.item_id for item in Bundle.load(bundles / "current").retrieve(Seen(SESSION), Options(5)).items]
 
 
 def test_another_index_gives_the_same_answers(bundles: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_new_catalog_says_what_is_recommended_and_known(bundles: Path, dataset
     assert {best, second}.isdisjoint(after)
     bundle = Bundle.load(bundles / "current")
     assert bundle.attributes(after[0])["title"] == f"about {after[0]}"
-    assert bundle.retrieve([best], 5).items[0].source == "encoder"  # still understood in a session
+    assert bundle.retrieve(Seen([best]), Options(5)).items[0].source == "encoder"  # still understood in a session
 
 
 def test_availability_and_attributes_stay_without_a_new_catalog(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle import ENCODER, MANIFEST, USERS, Bundle, BundleError, read_manifest, write_manifest
+from service.bundle import ENCODER, MANIFEST, USERS, Bundle, BundleError, Options, Seen, read_manifest, write_manifest
 from tests.bundles import item_ids, make_bundle
 
 ITEMS, PEOPLE = item_ids("a", 30), item_ids("user-", 4)
-SESSION = ["a1", "a2"]
+SESSION = Seen(["a1", "a2"])
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def change_manifest(folder: Path, **changes: Any) -> None:
 
 
 def test_a_known_user_changes_the_answer_and_an_unknown_one_does_not(bundle: Bundle) -> None:
-    anonymous = bundle.retrieve(SESSION, 10)
-    known, unknown = (bundle.retrieve(SESSION, 10, user_id=user_id) for user_id in ("user-2", "nobody"))
+    anonymous = bundle.retrieve(SESSION, Options(10))
+    known, unknown = (bundle.retrieve(SESSION, Options(10), user_id=user_id) for user_id in ("user-2", "nobody"))
     assert (anonymous.user, known.user, unknown.user) == (None, "known", "unknown")
     assert anonymous.items == unknown.items != known.items
     interests_1D = bundle.encoder.encode([1, 2], 2)
@@ -56,7 +56,7 @@ def test_a_known_user_changes_the_answer_and_an_unknown_one_does_not(bundle: Bun
 
 @pytest.mark.parametrize("session", [[], ["no such item"]])
 def test_a_known_user_without_a_known_item_is_answered_by_the_encoder(bundle: Bundle, session: list[str]) -> None:
-    known, unknown = (bundle.retrieve(session, 5, user_id=user_id) for user_id in ("user-1", "nobody"))
+    known, unknown = (bundle.retrieve(Seen(session), Options(5), user_id=user_id) for user_id in ("user-1", "nobody"))
     assert {item.source for item in known.items} == {"encoder"}
     assert {item.source for item in unknown.items} == {"popular"}
     assert (known.user, unknown.user) == ("known", "unknown")
@@ -64,8 +64,8 @@ def test_a_known_user_without_a_known_item_is_answered_by_the_encoder(bundle: Bu
 
 def test_an_encoder_of_sessions_takes_no_notice_of_users(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, ITEMS)
-    assert bundle.retrieve(SESSION, 5, user_id="user-1") == bundle.retrieve(SESSION, 5)
-    assert {item.source for item in bundle.retrieve([], 5, user_id="user-1").items} == {"popular"}
+    assert bundle.retrieve(SESSION, Options(5), user_id="user-1") == bundle.retrieve(SESSION, Options(5))
+    assert {item.source for item in bundle.retrieve(Seen(), Options(5), user_id="user-1").items} == {"popular"}
 
 
 def test_a_manifest_from_before_users_is_read_as_one_without(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""What a bundle answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from service.bundle.index import Strategy
+
+Source = Literal["encoder", "popular", "similar", "pinned"]
+User = Literal["known", "unknown"]
+Rule = Literal["unknown_item", "deleted", "unavailable", "filtered", "excluded"]
+"""What keeps an item from an answer: of these the first that does."""
+
+
+class Moved(NamedTuple):
+    """What an item's place is owed to besides its score."""
+
+    score: float
+    """Without boosts."""
+    added: float
+    """The sum of ln(factor) over the boosts that it got."""
+    place: int | None
+    """From 1, in the order of boosted scores without pinned items; None for a pinned item, which is not among them."""
+
+
+class RetrievedItem(NamedTuple):
+    """An item of an answer: its score, what brought it, and for an encoder's item the number of the interest."""
+
+    item_id: str
+    score: float
+    source: Source
+    interest: int | None = None
+    moved: Moved | None = None
+    """Where boosts, diversity or pins were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Items, best first, and what of the request the bundle does not know."""
+
+    items: tuple[RetrievedItem, ...]
+    unknown_item_ids: tuple[str, ...] = ()
+    user: User | None = None
+    """Whether the encoder knows the user; None where none was named or the encoder takes sessions alone."""
+    eligible: int = 0
+    """How many items might have been shown: available, let through by the filter, and not excluded."""
+    strategy: Strategy | None = None
+    """How they were searched; None where no vectors were compared."""
+    not_pinned: Mapping[str, Rule] = field(default_factory=dict)
+    """Items that were to be pinned but must not be shown."""
