@@ -59,7 +59,7 @@ def write_files(
     program = mean_encoder(vectors_N1D, np.array(turns_KDD, dtype=np.float32), tastes_U1D)
     onnx.save(program, folder / ENCODER)
     Users.write(folder, users)
-    Catalog.write(
+    kinds = Catalog.write(
         folder,
         ids,
         np.arange(len(ids) + 1, 0, -1, dtype=np.float32) if popularity is None else popularity,
@@ -77,6 +77,7 @@ def write_files(
         items=len(ids),
         dimension=dimension,
         users=len(users),
+        attributes=kinds,
         interests=interests,
         max_length=10,
         defaults=Defaults(exclude_seen=exclude_seen),

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, Catalog, Manifest, publish, write_manifest
+from service.bundle import Bundle, Catalog, Kind, Manifest, publish, write_manifest
 
 
 class Asked(NamedTuple):
@@ -19,9 +19,15 @@ class Asked(NamedTuple):
     user_id: str | None = None
 
 
-def write_catalog(folder: Path, ids: Sequence[str], popularity_N1: NDArray[Any], attributes: pl.DataFrame) -> None:
-    """Write a bundle's catalog: `attributes` has item_id and a column for each attribute, in order of rows."""
-    Catalog.write(folder, ids, popularity_N1, json_attributes(attributes.drop("item_id")), availability(attributes))
+def write_catalog(
+    folder: Path, ids: Sequence[str], popularity_N1: NDArray[Any], attributes: pl.DataFrame
+) -> dict[str, Kind]:
+    """Write a bundle's catalog and return the kinds of its attributes, which the manifest has.
+
+    `attributes` has item_id and a column for each attribute, in order of rows.
+    """
+    objects = json_attributes(attributes.drop("item_id"))
+    return Catalog.write(folder, ids, popularity_N1, objects, availability(attributes))
 
 
 def availability(attributes: pl.DataFrame) -> NDArray[np.bool_]:

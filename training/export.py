@@ -91,7 +91,7 @@ def export(
         check_parity(program, encoder, examples, vectors_N1D.shape, queries_QKD)
         np.save(staging / VECTORS, vectors_N1D)
         np.save(staging / QUERIES, queries_QKD)
-        write_catalog(staging, dataset.item_ids(), dataset.popularity(), dataset.attributes())
+        kinds = write_catalog(staging, dataset.item_ids(), dataset.popularity(), dataset.attributes())
         if encoder.users:
             Users.write(staging, dataset.users())
         faiss_index, index_info = build_index(
@@ -107,6 +107,7 @@ def export(
             items=len(vectors_N1D) - 1,
             dimension=vectors_N1D.shape[1],
             users=encoder.users,
+            attributes=kinds,
             interests=queries_QKD.shape[1],
             max_length=encoder.max_length,
             defaults=Defaults(exclude_seen=members[0].recipe.serving.exclude_seen),

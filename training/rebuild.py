@@ -63,14 +63,20 @@ def rebuild(
         for name in KEPT:
             if (source / name).exists():
                 os.link(source / name, staging / name)
-        write_catalog(staging, ids, current.catalog.popularity_N1, attributes)
+        kinds = write_catalog(staging, ids, current.catalog.popularity_N1, attributes)
         queries_QKD = np.load(source / QUERIES, allow_pickle=False)
         faiss_index, index_info = build_index(
             current.vectors_N1D, queries_QKD, index, target_recall=target_recall, on_step=on_step
         )
         faiss.write_index(faiss_index, str(staging / INDEX))
         manifest = current.manifest.model_copy(
-            update={"created": datetime.now(UTC), "index": index_info, "files": {}, "probes": ()}
+            update={
+                "created": datetime.now(UTC),
+                "attributes": kinds,
+                "index": index_info,
+                "files": {},
+                "probes": (),
+            }
         )
         on_step("checking and publishing the bundle")
         asked = [Asked(probe.items, probe.user_id) for probe in current.manifest.probes]

@@ -1,8 +1,12 @@
 """The contract between training and service: how a bundle is written, published, loaded and asked."""
 
+from service.bundle.attributes import Kind, Schema, fits, infer_schema
 from service.bundle.bundle import Bundle, UnknownItemError
 from service.bundle.catalog import Catalog
+from service.bundle.changes import ItemChange
+from service.bundle.eligible import Eligible
 from service.bundle.encoder import Encoder
+from service.bundle.filters import Filter, FilterFault
 from service.bundle.index import Candidates, ItemIndex, Strategy, pad_dimension
 from service.bundle.manifest import (
     ATTRIBUTES,
@@ -43,9 +47,14 @@ __all__ = [
     "Candidates",
     "Catalog",
     "Defaults",
+    "Eligible",
     "Encoder",
+    "Filter",
+    "FilterFault",
     "IndexInfo",
+    "ItemChange",
     "ItemIndex",
+    "Kind",
     "Manifest",
     "Moved",
     "Options",
@@ -54,6 +63,7 @@ __all__ = [
     "Retrieval",
     "RetrievedItem",
     "Rule",
+    "Schema",
     "ScoredItem",
     "Seen",
     "Source",
@@ -62,6 +72,8 @@ __all__ = [
     "User",
     "Users",
     "current_digest",
+    "fits",
+    "infer_schema",
     "is_valid_id",
     "pad_dimension",
     "publish",

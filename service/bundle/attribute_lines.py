@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from service.bundle.arrays import open_array
+from service.bundle.attributes import Kind, infer_schema
 from service.bundle.manifest import ATTRIBUTES, ATTRIBUTES_OFFSETS, BundleError
 
 ROWS_AT_ONCE = 256
@@ -35,6 +36,10 @@ class AttributeLines:
     def write(folder: Path, attributes: Iterable[Mapping[str, Any]], items: int) -> None:
         """Write one object for each of rows 1..N. Raises BundleError where they are not N, or no plain JSON."""
         np.save(folder / ATTRIBUTES_OFFSETS, _written(folder / ATTRIBUTES, attributes, items))
+
+    def schema(self) -> dict[str, Kind]:
+        """Find out the kind of every attribute from all items."""
+        return infer_schema(attributes for _, attributes in self.read_all())
 
     def read(self, row: int) -> dict[str, Any]:
         """Read the attributes of a row from 1..N."""

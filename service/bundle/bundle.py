@@ -74,7 +74,7 @@ class Bundle:
         vectors_N1D = open_array(folder / VECTORS, np.float32, (manifest.items + 1, manifest.dimension))
         if verify:
             _check_vectors(vectors_N1D)
-        catalog = Catalog.load(folder, manifest.items)
+        catalog = Catalog.load(folder, manifest.items, manifest.attributes)
         bundle = cls(
             digest=digest,
             manifest=manifest,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.attributes import Columns, Schema, infer_schema
+from service.bundle.attributes import Columns, Kind, Schema, infer_schema
 from service.bundle.changes import ItemChange
 from service.bundle.eligible import Eligible
 from service.bundle.filters import Filter
@@ -71,8 +71,8 @@ class Catalog:
         popularity: NDArray[Any],
         attributes: Iterable[Mapping[str, Any]],
         available: NDArray[np.bool_],
-    ) -> None:
-        """Write the catalog's files into a bundle's folder.
+    ) -> dict[str, Kind]:
+        """Write the catalog's files into a bundle's folder and return the kind of every attribute, for the manifest.
 
         Args:
             folder: where to.
@@ -83,7 +83,7 @@ class Catalog:
 
         Raises BundleError where an id is unusable or repeated, or a length or value does not fit.
         """
-        StoredItems.write(folder, ids, popularity, attributes, available)
+        return StoredItems.write(folder, ids, popularity, attributes, available)
 
     def changed(self, changes: Iterable[ItemChange]) -> "Catalog":
         """Return the catalog after these changes, of which the newest of an item replaces all before.

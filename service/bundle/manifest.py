@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from service.bundle.attributes import Kind
+
 MANIFEST = "manifest.json"
 ENCODER, ENCODER_DATA = "encoder.onnx", "encoder.onnx.data"
 VECTORS = "vectors.npy"
@@ -103,6 +105,12 @@ class Manifest(_Part):
     dimension: PositiveInt = Field(description="D of the vectors and interests.")
     users: Annotated[int, Field(ge=0)] = Field(
         default=0, description="U: users that the encoder knows; 0 where it takes sessions alone."
+    )
+    attributes: dict[str, Kind] = Field(
+        default_factory=dict, description="What kind each attribute of the items is of; found out anew where empty."
+    )
+    folded_changes: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="The last change of the live catalog that the bundle's own catalog holds already."
     )
     interests: PositiveInt = Field(description="K")
     max_length: PositiveInt = Field(description="L: the most recent items of a session that the encoder reads.")

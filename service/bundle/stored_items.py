@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.bundle.arrays import open_array
 from service.bundle.attribute_lines import AttributeLines
-from service.bundle.attributes import Columns, Schema, infer_schema
+from service.bundle.attributes import Columns, Kind, Schema
 from service.bundle.filters import Filter
 from service.bundle.ids import read_ids, write_ids
 from service.bundle.manifest import AVAILABLE, IDS, POPULARITY, BundleError
@@ -58,8 +58,8 @@ class StoredItems:
         popularity: NDArray[Any],
         attributes: Iterable[Mapping[str, Any]],
         available: NDArray[np.bool_],
-    ) -> None:
-        """Write what `load` reads; as `Catalog.write`."""
+    ) -> dict[str, Kind]:
+        """Write what `load` reads and return its schema; as `Catalog.write`."""
         for name, array in ((POPULARITY, popularity), (AVAILABLE, available)):
             if array.shape != (len(ids) + 1,):
                 raise BundleError(f"{name}: shape {array.shape} for {len(ids)} items, expected {(len(ids) + 1,)}")
@@ -69,11 +69,12 @@ class StoredItems:
         np.save(folder / AVAILABLE, available_N1)
         write_ids(folder / IDS, ids)
         AttributeLines.write(folder, attributes, len(ids))
+        return AttributeLines.load(folder, len(ids)).schema()
 
     @cached_property
     def schema(self) -> Schema:
         """The kind of every attribute, as the manifest has it or else as all items show it."""
-        return self._given_schema or infer_schema(attributes for _, attributes in self._lines.read_all())
+        return self._given_schema or self._lines.schema()
 
     @cached_property
     def columns(self) -> Columns:
