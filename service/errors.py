@@ -1,6 +1,6 @@
 """Failures a client is told about: RFC 9457 problems that name a code and the request, and never echo what was sent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from fastapi import HTTPException, Request, Response
@@ -73,6 +73,18 @@ class SessionNotFound(ServiceError):
     """Nothing is stored for the session."""
 
     status, code, title = 404, "session_not_found", "Session not found"
+
+
+class SessionBehind(ServiceError):
+    """The session has not come to the position that the caller asked for, or it ended since."""
+
+    status, code, title = 409, "session_behind", "Session behind"
+
+
+class EventTooOld(ServiceError):
+    """The event happened longer ago than the deployment takes events."""
+
+    status, code, title = 422, "event_too_old", "Event too old"
 
 
 class ItemNotFound(ServiceError):
@@ -202,8 +214,12 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
         return problem_response(malformed, telemetry.request_id(request.scope))
     places = "place" if len(faults) == 1 else "places"
     invalid = InvalidRequest(f"The request breaks the schema in {len(faults)} {places}.")
-    reported = [_fault(fault) for fault in faults[:MAX_REPORTED_FAULTS]]
-    return problem_response(invalid, telemetry.request_id(request.scope), reported)
+    return problem_response(invalid, telemetry.request_id(request.scope), reported(faults))
+
+
+def reported(faults: Sequence[Any], *owner: str | int) -> list[Fault]:
+    """Tell of the first faults that a schema found, without what was sent; `owner` leads to what it looked at."""
+    return [_fault({**fault, "loc": (*owner, *fault["loc"])}) for fault in faults[:MAX_REPORTED_FAULTS]]
 
 
 def _fault(fault: Any) -> Fault:

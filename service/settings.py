@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.rate_limit import RateLimit
+from service.sessions import MAX_EVENT_AGE, EventWeights
 
 IN_MEMORY = "memory://"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -55,6 +56,10 @@ def _rate_limit(value: Any) -> Any:
 
 def _written(limit: RateLimit | None) -> str:
     return "" if limit is None else str(limit)
+
+
+def _event_weights(value: Any) -> Any:
+    return EventWeights.parse(value) if isinstance(value, str) else value
 
 
 def _nothing(value: Any) -> Any:
@@ -103,6 +108,15 @@ class Settings(BaseSettings):
     )
     popularity_half_life: Duration = Field(
         default=timedelta(days=3), description="Time after which an event counts half as much for what is popular."
+    )
+    event_weights: Annotated[EventWeights, NoDecode, BeforeValidator(_event_weights), PlainSerializer(str)] = Field(
+        default=EventWeights(),
+        description="Weights of event types, as in share=2,skip=-1: above 0 the item enters the session, below 0 it is "
+        "hidden from its answers, 0 does neither. By default view 1, cart 3, purchase 5, like 2, impression 0, "
+        "dislike -1, any other 1.",
+    )
+    max_event_age: Duration = Field(
+        default=MAX_EVENT_AGE, description="How long after it happened an event is still taken."
     )
     reload_interval: Duration = Field(
         default=timedelta(seconds=1), description="Time between two looks at the `current` link."

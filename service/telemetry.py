@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import MutableMapping
+from collections import Counter as Counted
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import structlog
@@ -37,7 +38,7 @@ _foreign_data = Counter("onward_store_foreign_data", "Session keys that held wha
 _degraded = Counter("onward_degraded_answers", "Answers that went without something.", ["missing"])
 _recommended = Counter("onward_recommended_items", "Items returned.", ["source"])
 _unknown_items = Counter("onward_unknown_items", "Session items that the catalog does not have.")
-_events = Counter("onward_events", "Events sent: applied, or duplicates of one applied before.", ["outcome"])
+_events = Counter("onward_events", "Events sent: applied, duplicate, rejected or failed.", ["outcome"])
 _attributed_events = Counter("onward_attributed_events", "Events that name the answer that led to them.")
 _bundles = Counter("onward_bundles", "Bundles met: live, or refused.", ["outcome"])
 _background_faults = Counter("onward_background_faults", "Work beside the requests that failed.", ["work"])
@@ -113,10 +114,10 @@ def foreign_data_met(count: int) -> None:
     _log.warning("foreign data under a session's key", count=count)
 
 
-def events_stored(*, applied: int, duplicates: int, attributed: int) -> None:
-    """Note events that are in the store, those that had been there before, and those that an answer led to."""
-    _events.labels("applied").inc(applied)
-    _events.labels("duplicate").inc(duplicates)
+def events_sent(outcomes: Iterable[str], attributed: int) -> None:
+    """Note what became of each event, and how many of the applied ones an answer led to."""
+    for outcome, count in Counted(outcomes).items():
+        _events.labels(outcome).inc(count)
     _attributed_events.inc(attributed)
 
 

@@ -103,30 +103,7 @@ class TestRecommendations:
         assert all(float(stage.split(";dur=")[1]) >= 0 for stage in timing.split(", "))
 
 
-class TestEvents:
-    def test_an_event_is_in_the_session_that_is_read_after_it(self, client: TestClient, session_id: str) -> None:
-        event = {
-            "session_id": session_id,
-            "item_id": "item-7",
-            "type": "cart",
-            "timestamp": "2025-03-01T12:00:00+01:00",
-        }
-        response = client.post("/v1/events", json=event)
-        assert (response.status_code, response.json()) == (200, {"applied": 1, "duplicates": 0})
-        assert get(client, f"/v1/sessions/{session_id}") == {
-            "session_id": session_id,
-            "events": [{"item_id": "item-7", "type": "cart", "timestamp": "2025-03-01T11:00:00Z"}],
-            "count": 1,
-        }
-
-    def test_many_events_of_many_sessions_keep_their_order(self, client: TestClient, session_id: str) -> None:
-        sent = [(f"{session_id}-{number % 3}", f"item-{number}") for number in range(30)]
-        body = {"events": [{"session_id": session, "item_id": item, "event_id": item} for session, item in sent]}
-        assert client.post("/v1/events", json=body).json() == {"applied": 30, "duplicates": 0}
-        assert client.post("/v1/events", json=body).json() == {"applied": 0, "duplicates": 30}
-        stored = get(client, f"/v1/sessions/{session_id}-2")["events"]
-        assert [event["item_id"] for event in stored] == [item for session, item in sent if session.endswith("-2")]
-
+class TestSessions:
     def test_a_session_can_be_forgotten(self, client: TestClient, session_id: str) -> None:
         post(client, session_id=session_id, items=["item-1"])
         for _ in range(2):

@@ -15,6 +15,7 @@ ENDPOINTS = {
     ("get", "/v1/sessions/{session_id}/recommendations"): PATH,
     ("post", "/v1/events"): BODY,
     ("get", "/v1/sessions/{session_id}"): PATH | {404},
+    ("post", "/v1/sessions/{session_id}:merge"): BODY,
     ("delete", "/v1/sessions/{session_id}"): PATH,
     ("get", "/v1/items/{item_id}/similar"): PATH | {404},
     ("get", "/v1/items:popular"): PATH,
@@ -77,6 +78,7 @@ def test_every_request_body_has_an_example_that_is_accepted(document: dict[str, 
         ("RecommendationQuery", "/v1/recommendations"),
         ("EventBody", "/v1/events"),
         ("EventsBody", "/v1/events"),
+        ("MergeBody", "/v1/sessions/visitor-1:merge"),
     ):
         for example in schemas[name]["examples"]:
             assert client.post(path, json=example).status_code == 200

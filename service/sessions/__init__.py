@@ -1,0 +1,40 @@
+"""Sessions: what each visitor did last, kept in Redis or in memory."""
+
+from service.sessions.events import AppliedEvent, Event, EventListener, NoListener, SentEvent
+from service.sessions.memory import InMemorySessionStore
+from service.sessions.recording import Outcome, record
+from service.sessions.redis import RedisSessionStore
+from service.sessions.rules import EVENT_TYPE, MAX_EVENT_AGE, EventRules, EventWeights
+from service.sessions.session import Position, Session
+from service.sessions.store import (
+    REMEMBERED_ANSWERS,
+    REMEMBERED_EVENT_IDS,
+    REMEMBERED_MARKS,
+    Merged,
+    SessionStore,
+    session_digest,
+)
+
+__all__ = [
+    "EVENT_TYPE",
+    "MAX_EVENT_AGE",
+    "REMEMBERED_ANSWERS",
+    "REMEMBERED_EVENT_IDS",
+    "REMEMBERED_MARKS",
+    "AppliedEvent",
+    "Event",
+    "EventListener",
+    "EventRules",
+    "EventWeights",
+    "InMemorySessionStore",
+    "Merged",
+    "NoListener",
+    "Outcome",
+    "Position",
+    "RedisSessionStore",
+    "SentEvent",
+    "Session",
+    "SessionStore",
+    "record",
+    "session_digest",
+]

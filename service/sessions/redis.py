@@ -1,0 +1,246 @@
+"""RedisSessionStore: sessions shared by every worker and replica."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any, NamedTuple, Self
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import RedisError
+
+from service import telemetry
+from service.errors import SessionBehind, SessionStoreUnavailable
+from service.sessions.events import Event
+from service.sessions.session import NOWHERE, UNBORN, Position, Session
+from service.sessions.store import (
+    DIGEST_LENGTH,
+    REMEMBERED_ANSWERS,
+    REMEMBERED_EVENT_IDS,
+    REMEMBERED_MARKS,
+    Merged,
+    new_birth,
+    session_digest,
+)
+
+SESSIONS_PER_BUDGET = 100  # a call about more sessions than this may take as many times the store's time
+ROUND_TRIPS_OF_A_MERGE = 7  # take, arrive and clear, once more where another call's move was on its way; read
+PAUSE_S = 0.005
+
+EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "answers"
+EVENTS_ASIDE, STATE_ASIDE, MOVES = "events-aside", "state-aside", "moves"
+PARTS = (EVENTS, IDS, STATE, ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
+
+
+class RedisSessionStore:
+    """A few keys of one slot for each session, and one server-side script, so one round trip for each request."""
+
+    def __init__(
+        self,
+        redis: "Redis",
+        *,
+        length: int,
+        ttl: timedelta,
+        timeout: timedelta,
+        answer_ttl: timedelta = timedelta(minutes=30),
+        prefix: str = "onward:session:",
+    ) -> None:
+        self._redis = redis
+        self._length = length
+        self._ttl_ms = int(ttl / timedelta(milliseconds=1))
+        self._answer_ttl_ms = int(answer_ttl / timedelta(milliseconds=1))
+        self._timeout_s = timeout.total_seconds()
+        self._prefix = prefix
+        self._script = _script(redis, "session.lua")
+        self._take = _script(redis, "take.lua")
+        self._arrive = _script(redis, "arrive.lua")
+        self._clear = _script(redis, "clear.lua")
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        *,
+        length: int,
+        ttl: timedelta,
+        timeout: timedelta,
+        answer_ttl: timedelta = timedelta(minutes=30),
+    ) -> Self:
+        """Name the server; nothing is sent before the first call. No call is retried and none waits past `timeout`."""
+        timeout_s = timeout.total_seconds()
+        pool = BlockingConnectionPool.from_url(
+            url,
+            protocol=2,
+            max_connections=64,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+        return cls(Redis.from_pool(pool), length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl)
+
+    async def append(
+        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
+    ) -> Session:
+        """One run of the script; as many as there is time for while the session is behind."""
+        keys = self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS)
+        arguments = self._arguments(events, at_least, answer_id)
+        deadline_s = time.perf_counter() + self._timeout_s / 2
+        async with self._within_budget():
+            answer = await self._script(keys, arguments)
+            while _is_behind(answer):
+                if time.perf_counter() > deadline_s or not _may_catch_up(answer, at_least):
+                    raise SessionBehind("The session is not at the position that was asked for, or ended since.")
+                await asyncio.sleep(PAUSE_S)
+                answer = await self._script(keys, arguments)
+        return _session(answer)
+
+    async def append_all(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Session | None]:
+        """One pipeline of scripts, so one round trip for all sessions; not one transaction."""
+        scale = 1 + len(events) // SESSIONS_PER_BUDGET
+        async with self._within_budget(scale), self._redis.pipeline(transaction=False) as pipeline:
+            for session_id, session_events in events.items():
+                keys = self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS)
+                await self._script(keys, self._arguments(session_events), client=pipeline)
+            answers = await pipeline.execute(raise_on_error=False)
+            failures = [answer for answer in answers if isinstance(answer, Exception)]
+            if len(failures) == len(events):
+                raise failures[0]
+        for failure in failures:
+            telemetry.store_failed(failure)
+        sessions = [None if isinstance(answer, Exception) else _session(answer) for answer in answers]
+        return dict(zip(events, sessions, strict=True))
+
+    async def merge(self, source: str, target: str) -> Merged:
+        """Put aside, let arrive, clear: three round trips, of which each can be repeated."""
+        from_digest, to_digest, name, applied = session_digest(source), session_digest(target), new_birth(), 0
+        async with self._within_budget(ROUND_TRIPS_OF_A_MERGE):
+            while (move := await self._put_aside(from_digest, to_digest, name)) is not None:
+                arrived = await self._let_arrive(move)
+                applied += arrived if move.target == to_digest else 0
+                await self._clear(self._keys(from_digest, EVENTS_ASIDE, STATE_ASIDE), [move.name])
+                if move.name == name:  # what another call left behind came first, and what comes now stays
+                    break
+            keys = self._keys(to_digest, EVENTS, IDS, STATE, ANSWERS)
+            return Merged(applied, _session(await self._script(keys, self._arguments(()))).position)
+
+    async def delete(self, session_id: str) -> None:
+        """Delete every key of the session."""
+        async with self._within_budget():
+            await self._redis.delete(*self._keys(session_digest(session_id), *PARTS))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def _put_aside(self, source: str, target: str, name: str) -> "_Move | None":
+        keys = self._keys(source, EVENTS, IDS, STATE, EVENTS_ASIDE, STATE_ASIDE)
+        state, events, event_ids = await self._take(keys, [self._ttl_ms, name, target])
+        return _Move.of(state, events, event_ids) if state else None
+
+    async def _let_arrive(self, move: "_Move") -> int:
+        arguments: list[str | int | bytes] = [
+            self._length,
+            self._ttl_ms,
+            REMEMBERED_EVENT_IDS,
+            REMEMBERED_MARKS,
+            new_birth(),
+            move.name,
+            move.steps,
+        ]
+        for values in (move.events, move.marks, move.event_ids):
+            arguments += (len(values), *values)
+        keys = self._keys(move.target, EVENTS, IDS, STATE, MOVES)
+        applied: int = await self._arrive(keys, arguments)
+        return applied
+
+    def _keys(self, digest: str, *parts: str) -> list[str]:
+        return [f"{self._prefix}{{{digest}}}:{part}" for part in parts]
+
+    def _arguments(
+        self, events: Iterable[Event], at_least: str | None = None, answer_id: str | None = None
+    ) -> list[str | int]:
+        limits = (self._length, self._ttl_ms, REMEMBERED_EVENT_IDS, REMEMBERED_MARKS)
+        place_of_answer = answer_id[DIGEST_LENGTH:] if answer_id else ""
+        arguments: list[str | int] = [
+            *limits,
+            new_birth(),
+            str(NOWHERE) if at_least is None else at_least,
+            place_of_answer,
+            REMEMBERED_ANSWERS,
+            self._answer_ttl_ms,
+        ]
+        for event in events:
+            arguments += (event.effect, event.event_id or "", event.timestamp_ms, event.type, event.item_id)
+        return arguments
+
+    @asynccontextmanager
+    async def _within_budget(self, times: int = 1) -> AsyncIterator[None]:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout_s * times):
+                yield
+        except (RedisError, OSError, TimeoutError) as error:
+            telemetry.store_failed(error)
+            raise SessionStoreUnavailable("The session store did not answer as it should in time.") from error
+        telemetry.store_answered(time.perf_counter() - started)
+
+
+class _Move(NamedTuple):
+    """What was put aside of a session, and where it goes, as the store wrote it."""
+
+    name: str
+    target: str
+    steps: int
+    events: list[bytes]
+    marks: list[bytes]
+    event_ids: list[bytes]
+
+    @classmethod
+    def of(cls, state: Sequence[bytes], events: list[bytes], event_ids: list[bytes]) -> Self:
+        fields = dict(zip(state[::2], state[1::2], strict=True))
+        marks = [part for field, time_ms in fields.items() if field[:2] in (b"h:", b"p:") for part in (field, time_ms)]
+        steps = int(fields.get(b"count", len(events)))
+        return cls(fields[b"move"].decode(), fields[b"target"].decode(), steps, events, marks, event_ids)
+
+
+def _script(redis: "Redis", name: str) -> AsyncScript:
+    return redis.register_script(files("service.sessions").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _is_behind(answer: Any) -> bool:
+    outcomes: bytes | None = answer[0]
+    return outcomes is None
+
+
+def _may_catch_up(answer: Any, at_least: str | None) -> bool:
+    birth: bytes = answer[2]
+    return birth.decode() == Position.parse(at_least or "").birth
+
+
+def _session(answer: Any) -> Session:
+    """Read the script's answer; entries that are no events of ours are left out and counted."""
+    outcomes, foreign, birth, count, marks, entries = answer
+    events = [event for entry in entries if (event := _event(entry)) is not None]
+    if foreign := foreign + len(entries) - len(events):
+        telemetry.foreign_data_met(foreign)
+    return Session.of(
+        events,
+        purchased=[mark[2:].decode(errors="replace") for mark in marks if mark.startswith(b"p:")],
+        hidden=[mark[2:].decode(errors="replace") for mark in marks if mark.startswith(b"h:")],
+        at=Position(birth.decode(errors="replace") or UNBORN, count),
+        outcomes=[outcome == ord("1") for outcome in outcomes],
+    )
+
+
+def _event(entry: bytes) -> Event | None:
+    try:
+        timestamp_ms, kind, item_id = entry.decode().split(" ")
+        return Event(item_id, kind, int(timestamp_ms))
+    except ValueError:
+        return None

@@ -1,0 +1,37 @@
+"""Session stores and events to test them with."""
+
+from datetime import timedelta
+
+from service.sessions import Event, EventWeights, InMemorySessionStore, RedisSessionStore, Session, SessionStore
+
+LENGTH = 5
+NOON_MS = 1_700_000_000_000
+
+
+def open_store(
+    kind: str,
+    url: str,
+    *,
+    length: int = LENGTH,
+    ttl: timedelta = timedelta(minutes=1),
+    timeout: timedelta = timedelta(seconds=5),
+) -> SessionStore:
+    if kind == "memory":
+        return InMemorySessionStore(length=length, ttl=ttl)
+    return RedisSessionStore.connect(url, length=length, ttl=ttl, timeout=timeout)
+
+
+def event(kind: str, item_id: str, event_id: str | None = None, at_ms: int = NOON_MS) -> Event:
+    return Event(item_id, kind, at_ms, event_id, EventWeights().of(kind))
+
+
+def view(item_id: str, event_id: str | None = None, at_ms: int = NOON_MS) -> Event:
+    return event("view", item_id, event_id, at_ms)
+
+
+async def read(store: SessionStore, session_id: str) -> Session:
+    return await store.append(session_id, ())
+
+
+async def stored_items(store: SessionStore, session_id: str) -> list[str]:
+    return [event.item_id for event in (await read(store, session_id)).events]

@@ -1,0 +1,446 @@
+"""Every session store keeps the same promise."""
+
+import asyncio
+import random
+import string
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from service.errors import SessionBehind, SessionStoreUnavailable
+from service.sessions import (
+    REMEMBERED_ANSWERS,
+    REMEMBERED_EVENT_IDS,
+    REMEMBERED_MARKS,
+    Event,
+    InMemorySessionStore,
+    RedisSessionStore,
+    SessionStore,
+    session_digest,
+)
+from tests.service.sessions.stores import LENGTH, NOON_MS, event, open_store, read, stored_items, view
+
+TTL = timedelta(seconds=1)
+
+
+def answer_id(session_id: str, number: int = 0) -> str:
+    return f"{session_digest(session_id)}{number:016x}"
+
+
+async def test_a_session_nobody_wrote_is_empty(store: SessionStore, session_id: str) -> None:
+    session = await read(store, session_id)
+    assert (session.events, session.item_ids, session.applied, session.position) == ([], [], 0, "0-0")
+
+
+async def test_append_returns_the_whole_session_oldest_first(store: SessionStore, session_id: str) -> None:
+    await store.append(session_id, [view("a"), view("b")])
+    session = await store.append(session_id, [view("c")])
+    assert [event.item_id for event in session.events] == ["a", "b", "c"]
+    assert session.applied == 1
+
+
+async def test_an_event_comes_back_as_it_was(store: SessionStore, session_id: str) -> None:
+    event = Event("ítem|{1}:*", "add-to_cart2", 1_795_320_187_673)
+    await store.append(session_id, [event])
+    assert (await store.append(session_id, ())).events == [event]
+
+
+async def test_only_the_most_recent_events_are_kept(store: SessionStore, session_id: str) -> None:
+    await store.append(session_id, [view(item) for item in "abc"])
+    await store.append(session_id, [view(item) for item in "defg"])
+    assert await stored_items(store, session_id) == list("cdefg")
+
+
+async def test_an_event_id_is_applied_once(store: SessionStore, session_id: str) -> None:
+    first = await store.append(session_id, [view("a", "1"), view("b", "1"), view("c", "2")])
+    second = await store.append(session_id, [view("a", "1"), view("d", "3"), view("a")])
+    assert (first.applied, second.applied) == (2, 2)
+    assert await stored_items(store, session_id) == ["a", "c", "d", "a"]
+
+
+async def test_an_event_id_counts_in_its_own_session_only(store: SessionStore, session_id: str) -> None:
+    await store.append(session_id, [view("a", "1")])
+    assert (await store.append(session_id + "'", [view("a", "1")])).applied == 1
+
+
+async def test_the_last_1000_event_ids_are_remembered_though_their_events_are_gone(
+    store: SessionStore, session_id: str
+) -> None:
+    await store.append(session_id, [view("x", f"id-{number}") for number in range(REMEMBERED_EVENT_IDS + 1)])
+    again = await store.append(session_id, [view("y", f"id-{number}") for number in (1, 500, REMEMBERED_EVENT_IDS)])
+    assert again.applied == 0
+    assert (await store.append(session_id, [view("y", "id-0")])).applied == 1
+
+
+async def test_a_session_ends_when_no_event_came_for_its_time_to_live(kind: str, valkey: str, session_id: str) -> None:
+    store = open_store(kind, valkey, ttl=TTL)
+    await store.append(session_id, [view("a", "1")])
+    for _ in range(3):
+        await asyncio.sleep(TTL.total_seconds() * 0.4)
+        await store.append(session_id, [view("b")])
+    assert await stored_items(store, session_id) == ["a", "b", "b", "b"]
+    await asyncio.sleep(TTL.total_seconds() * 1.5)
+    assert await stored_items(store, session_id) == []
+    assert (await store.append(session_id, [view("a", "1")])).applied == 1
+    await store.close()
+
+
+async def test_reading_does_not_keep_a_session_alive(kind: str, valkey: str, session_id: str) -> None:
+    store = open_store(kind, valkey, ttl=TTL)
+    await store.append(session_id, [view("a")])
+    for _ in range(4):
+        await asyncio.sleep(TTL.total_seconds() / 3)
+        await store.append(session_id, ())
+    assert await stored_items(store, session_id) == []
+    await store.close()
+
+
+async def test_a_deleted_session_is_forgotten_with_its_event_ids(store: SessionStore, session_id: str) -> None:
+    await store.append(session_id, [view("a", "1")])
+    await store.delete(session_id)
+    await store.delete(session_id)
+    session = await store.append(session_id, [view("a", "1")])
+    assert (session.events, session.applied) == ([view("a")], 1)
+
+
+async def test_events_of_many_sessions_are_applied_in_one_call(store: SessionStore, session_id: str) -> None:
+    events = {f"{session_id}-{number}": [view("a", "1"), view("b", "2"), view("a", "1")] for number in range(250)}
+    first, second = await store.append_all(events), await store.append_all(events)
+    assert {session and tuple(session.outcomes) for session in first.values()} == {(True, True, False)}
+    assert {session and session.applied for session in second.values()} == {0}
+    assert list(first) == list(events)
+    assert await stored_items(store, f"{session_id}-249") == ["a", "b"]
+
+
+async def test_concurrent_appends_to_one_session_are_all_kept_in_the_order_of_each_caller(
+    kind: str, valkey: str, session_id: str
+) -> None:
+    store = open_store(kind, valkey, length=1_000)
+
+    async def visit(caller: int) -> None:
+        for number in range(20):
+            session = await store.append(session_id, [view(f"{caller}:{number}", f"{caller}:{number}")])
+            assert session.events[-1].item_id == f"{caller}:{number}"
+            await store.append(session_id, [view(f"{caller}:{number}", f"{caller}:{number}")])
+
+    await asyncio.gather(*(visit(caller) for caller in range(16)))
+    items = await stored_items(store, session_id)
+    assert len(items) == 16 * 20
+    for caller in range(16):
+        mine = [item for item in items if item.startswith(f"{caller}:")]
+        assert mine == [f"{caller}:{number}" for number in range(20)]
+    await store.close()
+
+
+async def test_of_16_writers_the_last_events_stay_in_the_order_of_the_store(
+    kind: str, valkey: str, session_id: str
+) -> None:
+    stores = [open_store(kind, valkey, length=50) for _ in range(2 if kind == "redis" else 1)]
+    acknowledged: dict[int, str] = {}
+
+    async def write(writer: int) -> None:
+        for number in range(25):
+            name = f"{writer}:{number}"
+            for attempt in range(2):
+                session = await stores[(writer + attempt) % len(stores)].append(session_id, [view(name, name)])
+                if session.applied:
+                    acknowledged[session.at.number] = name
+
+    await asyncio.gather(*map(write, range(16)))
+    assert sorted(acknowledged) == list(range(1, 16 * 25 + 1))
+    assert await stored_items(stores[0], session_id) == [acknowledged[number] for number in range(351, 401)]
+    for store in stores:
+        await store.close()
+
+
+class TestPositions:
+    """What a token of a session's position promises."""
+
+    async def test_each_applied_event_is_one_step_and_a_duplicate_is_none(
+        self, store: SessionStore, session_id: str
+    ) -> None:
+        sent = [view("a", "1"), view("a", "1"), event("impression", "b"), event("dislike", "c")]
+        session = await store.append(session_id, sent)
+        birth = session.position.partition("-")[0]
+        assert session.positions() == [f"{birth}-{number}" for number in (1, 1, 2, 3)]
+        assert session.position == (await read(store, session_id)).position == f"{birth}-3"
+
+    async def test_a_session_is_read_at_every_position_that_it_passed(
+        self, store: SessionStore, session_id: str
+    ) -> None:
+        positions = [(await store.append(session_id, [view("a")])).position for _ in range(3)]
+        for position in ["0-0", *positions]:
+            assert len((await store.append(session_id, (), at_least=position)).events) == 3
+
+    async def test_a_session_behind_a_position_is_said_to_be_and_nothing_is_applied(
+        self, kind: str, valkey: str, session_id: str
+    ) -> None:
+        store = open_store(kind, valkey, timeout=timedelta(milliseconds=200))
+        position = (await store.append(session_id, [view("a")])).position
+        for unreached in (position + "0", "abc-1", "no position", "", "-", "1-", "a-²"):
+            with pytest.raises(SessionBehind):
+                await store.append(session_id, [view("b")], at_least=unreached, answer_id=answer_id(session_id))
+        assert await stored_items(store, session_id) == ["a"]
+        await store.close()
+
+    async def test_a_position_waits_shortly_for_what_is_on_its_way(self, valkey: str, session_id: str) -> None:
+        store = open_store("redis", valkey)
+        position = (await store.append(session_id, [view("a")])).position
+        next_position = f"{position.partition('-')[0]}-2"
+        late, _ = await asyncio.gather(
+            store.append(session_id, (), at_least=next_position), store.append(session_id, [view("b")])
+        )
+        assert late.item_ids == ["a", "b"]
+        await store.close()
+
+    async def test_a_new_life_of_a_session_never_reaches_a_position_of_an_old_one(
+        self, store: SessionStore, session_id: str
+    ) -> None:
+        old = (await store.append(session_id, [view("a")])).position
+        await store.delete(session_id)
+        await store.append(session_id, [view(item) for item in "bcd"])
+        with pytest.raises(SessionBehind):
+            await store.append(session_id, (), at_least=old)
+
+
+class TestWeights:
+    """What an event does to its session by its weight."""
+
+    async def test_an_event_without_weight_counts_and_does_not_enter(
+        self, store: SessionStore, session_id: str
+    ) -> None:
+        session = await store.append(session_id, [view("a"), event("impression", "b", "1")])
+        again = await store.append(session_id, [event("impression", "b", "1")])
+        assert (session.item_ids, session.applied, again.applied) == (["a"], 2, 0)
+
+    async def test_a_dislike_hides_an_item_until_the_visitor_comes_back_to_it(
+        self, store: SessionStore, session_id: str
+    ) -> None:
+        await store.append(session_id, [view("a"), view("b"), view("a")])
+        disliked = await store.append(session_id, [event("dislike", "a")])
+        assert (disliked.item_ids, disliked.hidden) == (["b"], frozenset({"a"}))
+        seen = await store.append(session_id, [event("impression", "a")])
+        assert (seen.item_ids, seen.hidden) == (["b"], frozenset({"a"}))
+        back = await store.append(session_id, [event("like", "a")])
+        assert (back.item_ids, back.hidden) == (["a", "b", "a", "a"], frozenset())
+
+    async def test_within_one_call_the_last_event_of_an_item_decides(
+        self, store: SessionStore, session_id: str
+    ) -> None:
+        sent = [event("dislike", "a"), view("a"), view("b"), event("dislike", "b")]
+        session = await store.append(session_id, sent)
+        assert (session.item_ids, session.hidden) == (["a"], frozenset({"b"}))
+        assert (await read(store, session_id)).hidden == {"b"}
+
+    async def test_purchases_and_dislikes_are_known_when_their_events_are_gone(
+        self, store: SessionStore, session_id: str
+    ) -> None:
+        await store.append(session_id, [event("purchase", "p"), event("dislike", "h")])
+        session = await store.append(session_id, [view(item) for item in "abcdefg"])
+        assert session.item_ids == list("cdefg")
+        assert (session.purchased, session.hidden) == (frozenset({"p"}), frozenset({"h"}))
+
+    async def test_the_newest_1000_marks_are_remembered(self, store: SessionStore, session_id: str) -> None:
+        for half in range(2):
+            numbers = range(half * 600, half * 600 + 600)
+            kinds = ("purchase", "dislike")
+            await store.append(session_id, [event(kinds[n % 2], f"i{n}", at_ms=NOON_MS + n) for n in numbers])
+        session = await read(store, session_id)
+        assert session.purchased | session.hidden == {f"i{n}" for n in range(1200 - REMEMBERED_MARKS, 1200)}
+        assert not session.purchased & session.hidden
+
+
+@pytest.mark.parametrize("other", ["{x}:*", "a b", "a\n", "á", "a" * 500, "onward:session:{0}:events"])
+async def test_no_two_session_ids_share_a_session(store: SessionStore, session_id: str, other: str) -> None:
+    await store.append(session_id, [view("a")])
+    assert await stored_items(store, session_id + other) == []
+
+
+class TestInRedis:
+    """What only a shared server can get wrong."""
+
+    @pytest.fixture
+    async def store(self, valkey: str) -> AsyncIterator[RedisSessionStore]:
+        store = RedisSessionStore.connect(
+            valkey,
+            length=LENGTH,
+            ttl=timedelta(minutes=1),
+            timeout=timedelta(seconds=5),
+            answer_ttl=timedelta(minutes=1),
+        )
+        yield store
+        await store.close()
+
+    async def test_a_request_is_one_round_trip(self, store: RedisSessionStore, redis: "Redis") -> None:
+        await store.append("s", [view("a", "1")])
+        before = (await redis.info("stats"))["total_reads_processed"]
+        for number in range(10):
+            await store.append("s", [view("a", str(number))])
+        after = (await redis.info("stats"))["total_reads_processed"]
+        assert after - before == 10 + 1  # and the reading of the statistics itself
+
+    async def test_keys_show_no_session_id_and_share_a_slot_and_expire(
+        self, store: RedisSessionStore, redis: "Redis"
+    ) -> None:
+        await store.append("secret{visitor}", [view("a", "1"), event("dislike", "b")], answer_id=answer_id("x"))
+        keys = await redis.keys()
+        texts = list(map(str, keys))
+        assert len(keys) == 4
+        assert len({text[text.index("{") : text.index("}")] for text in texts}) == 1
+        assert not any("secret" in text or "visitor" in text for text in texts)
+        for key in keys:
+            assert 0 < await redis.pttl(key) <= 60_000
+
+    async def test_a_deleted_session_leaves_no_key(self, store: RedisSessionStore, redis: "Redis") -> None:
+        for target in ("s", "t"):
+            sent = [event("purchase", "a", "1"), event("dislike", "b"), event("impression", "c")]
+            await store.append(target, sent, answer_id=answer_id(target))
+        await store.merge("t", "s")
+        await store.append("t", [view("d")], answer_id=answer_id("t"))
+        await store._take(
+            store._keys(session_digest("s"), "events", "ids", "state", "events-aside", "state-aside"),
+            [60_000, "move", session_digest("t")],
+        )
+        assert sum(session_digest("s").encode() in key for key in await redis.keys()) == 5
+        await store.delete("s")
+        await store.delete("t")
+        assert await redis.keys() == []
+
+    async def test_an_answer_has_a_place_among_the_last_ones_of_its_session(
+        self, store: RedisSessionStore, redis: "Redis"
+    ) -> None:
+        key = f"onward:session:{{{session_digest('s')}}}:answers"
+        for number in range(REMEMBERED_ANSWERS + 2):
+            await store.append("s", [view("a")] if number % 2 else (), answer_id=answer_id("s", number))
+        places = await redis.lrange(key, 0, -1)
+        assert places == [f"{number:016x}".encode() for number in range(2, REMEMBERED_ANSWERS + 2)]
+
+    async def test_the_script_is_loaded_again_after_the_server_forgot_it(
+        self, store: RedisSessionStore, redis: "Redis"
+    ) -> None:
+        await store.append("s", [view("a")])
+        await redis.script_flush()
+        await store.append("s", [view("b")])
+        await redis.script_flush()
+        await store.append_all({"s": [view("c")], "t": [view("d")]})
+        assert await stored_items(store, "s") == ["a", "b", "c"]
+
+    @pytest.mark.parametrize("part", ["events", "ids", "state", "answers"])
+    @pytest.mark.parametrize("foreign", ["string", "hash", "list"])
+    async def test_foreign_data_under_a_sessions_keys_counts_as_nothing(
+        self, store: RedisSessionStore, redis: "Redis", part: str, foreign: str
+    ) -> None:
+        (key,) = store._keys(session_digest("s"), part)
+        write: dict[str, Callable[[], Awaitable[Any]]] = {
+            "string": lambda: redis.set(key, "x"),
+            "hash": lambda: redis.hset(key, "x", "y"),
+            "list": lambda: redis.rpush(key, "x", b"\xff y z", "one two three"),
+        }
+        await write[foreign]()
+        for _ in range(2):
+            assert (await store.append("s", (), answer_id=answer_id("s"))).events == []
+        session = await store.append("s", [view("a", "1"), event("dislike", "b")], answer_id=answer_id("s"))
+        assert (session.outcomes, session.item_ids, session.hidden) == ([True, True], ["a"], frozenset({"b"}))
+        assert await stored_items(store, "s") == ["a"]
+
+    async def test_connections_that_break_are_replaced(self, store: RedisSessionStore, redis: "Redis") -> None:
+        await asyncio.gather(*(store.append("s", ()) for _ in range(5)))
+        await redis.client_kill_filter(_type="normal", skipme=True)
+        for _ in range(5):
+            with suppress(SessionStoreUnavailable):  # each broken connection costs one call, since none is repeated
+                await store.append("s", ())
+        await store.append("s", [view("a")])
+        assert await stored_items(store, "s") == ["a"]
+
+    async def test_a_server_out_of_memory_stores_nothing_and_says_so(
+        self, store: RedisSessionStore, redis: "Redis"
+    ) -> None:
+        await store.append("s", [view("a")])
+        await redis.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(SessionStoreUnavailable):
+                await store.append("s", [view("b")])
+        finally:
+            await redis.config_set("maxmemory", 0)
+        assert await stored_items(store, "s") == ["a"]
+
+    async def test_a_server_out_of_memory_is_still_read_though_it_keeps_no_answer(
+        self, store: RedisSessionStore, redis: "Redis"
+    ) -> None:
+        await store.append("s", [view("a")])
+        await redis.config_set("maxmemory", 1)
+        try:
+            assert (await store.append("s", (), answer_id=answer_id("s"))).item_ids == ["a"]
+        finally:
+            await redis.config_set("maxmemory", 0)
+
+    async def test_of_many_sessions_those_that_the_server_took_are_told_from_those_that_it_did_not(
+        self, store: RedisSessionStore, redis: "Redis"
+    ) -> None:
+        class HalfDeaf(RedisSessionStore):
+            def _keys(self, digest: str, *parts: str) -> list[str]:
+                keys = super()._keys(digest, *parts)
+                return keys if digest == session_digest("s") else keys[:1]  # the script needs all of them
+
+        half_deaf = HalfDeaf(redis, length=LENGTH, ttl=TTL, timeout=timedelta(seconds=5))
+        sessions = await half_deaf.append_all({"s": [view("a")], "t": [view("b")]})
+        assert (sessions["s"] and sessions["s"].item_ids, sessions["t"]) == (["a"], None)
+        with pytest.raises(SessionStoreUnavailable):
+            await half_deaf.append_all({"t": [view("a")], "u": [view("b")]})
+
+    async def test_answers_are_never_crossed_when_callers_give_up_at_any_moment(
+        self, store: RedisSessionStore, redis: "Redis"
+    ) -> None:
+        random_numbers = random.Random(7)
+        names = ["".join(random_numbers.choices(string.ascii_lowercase, k=8)) for _ in range(200)]
+        await store.append_all({name: [view(name)] for name in names})
+
+        async def read_or_give_up(name: str) -> None:
+            try:
+                async with asyncio.timeout(random_numbers.random() * 0.01):
+                    session = await store.append(name, ())
+            except TimeoutError:
+                return
+            except SessionStoreUnavailable:
+                return
+            assert [event.item_id for event in session.events] == [name]
+
+        for _ in range(5):
+            await asyncio.gather(*map(read_or_give_up, names))
+        for name in names:
+            assert await stored_items(store, name) == [name]
+
+
+@pytest.mark.parametrize("call", ["append", "append_all", "merge", "delete"])
+async def test_a_silent_server_is_given_up_within_the_budget(tmp_path: Path, call: str) -> None:
+    async def accept_and_say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    path = tmp_path / "silent"
+    async with await asyncio.start_unix_server(accept_and_say_nothing, path):
+        store = RedisSessionStore.connect(f"unix://{path}", length=LENGTH, ttl=TTL, timeout=timedelta(milliseconds=100))
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "append": lambda: store.append("s", [view("a")]),
+            "append_all": lambda: store.append_all({"s": [view("a")], "t": [view("b")]}),
+            "merge": lambda: store.merge("s", "t"),
+            "delete": lambda: store.delete("s"),
+        }
+        async with asyncio.timeout(2):  # ten times the budget and more: a busy machine is no failure
+            with pytest.raises(SessionStoreUnavailable):
+                await calls[call]()
+        await store.close()
+
+
+async def test_a_store_in_memory_holds_nothing_of_ended_sessions() -> None:
+    now_s = 0.0
+    store = InMemorySessionStore(length=LENGTH, ttl=timedelta(seconds=10), clock=lambda: now_s)
+    for number in range(100):
+        now_s = float(number)
+        await store.append(f"s{number}", [view("a")])
+    assert len(store._sessions) == 10
