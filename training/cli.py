@@ -111,6 +111,9 @@ def prepare(
     item_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
     time_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
     position_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
+    weight_column: Annotated[
+        str | None, typer.Option(help="Events of 0 or less are no interactions and left out.  [default: guessed]")
+    ] = None,
     items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
     engine: Annotated[EngineName, typer.Option(help="Spark is an extra: onward[spark].")] = EngineName.POLARS,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at any bad row instead of dropping it.")] = False,
@@ -121,6 +124,8 @@ def prepare(
 
     Example: `onward-training prepare clicks.csv --items products.jsonl --out dataset --test-days 7`
 
+    The folder of a service's event log is read as it is, by itself or beside other logs.
+
     Sessions come from session ids, or from users and idle time. Rows that are no use are counted, reported and
     dropped.
     """
@@ -130,7 +135,12 @@ def prepare(
     from training.data.report import announced_steps, print_report
 
     columns = ColumnNames(
-        session=session_column, user=user_column, item=item_column, time=time_column, position=position_column
+        session=session_column,
+        user=user_column,
+        item=item_column,
+        time=time_column,
+        position=position_column,
+        weight=weight_column,
     )
     kind = split or (SplitKind.GIVEN if test else SplitKind.TEMPORAL)
     preparation = Preparation(

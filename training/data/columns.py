@@ -12,6 +12,7 @@ GUESSES = {
     "item": ("itemid", "item", "productid", "product", "sku", "articleid", "article", "aid", "movieid", "trackid"),
     "time": ("timestampms", "timestamp", "time", "eventtime", "datetime", "eventdate", "date", "createdat", "ts"),
     "position": ("position", "pos", "timeframe", "step"),
+    "weight": ("weight", "eventweight"),
 }
 """Names of each role, the likeliest first, compared without case, `_`, `-` and spaces."""
 
@@ -26,11 +27,12 @@ class ColumnNames(BaseModel):
     item: str | None = None
     time: str | None = None
     position: str | None = None
+    weight: str | None = None
 
     @property
     def roles(self) -> set[str]:
-        """The roles that have a column."""
-        return {role for role, column in self.model_dump().items() if column is not None}
+        """The roles that have a column, but for the weight: files with and without one go together."""
+        return {role for role, column in self.model_dump(exclude={"weight"}).items() if column is not None}
 
     def find(self, path: str, names: Sequence[str]) -> "ColumnNames":
         """The column of `path` for every role: the one asked for here, else the likeliest name. Raises InputError."""

@@ -15,6 +15,8 @@ from training.errors import InputError
 EARLIEST_MS = 631_152_000_000
 """1990: a time before it is a counter or a mistake."""
 DAY_MS = 86_400_000
+NO_INTERACTION = "weight of 0 or less"
+"""What sets an event apart that is sound but led nowhere: the visitor only saw the item, or disliked it."""
 EPOCH_MS = "_epoch_ms"
 
 EVENT_COLUMNS = ("session_id", "item_id", "timestamp_ms", "sequence", "source", SOURCE_ROW, "problem")
@@ -41,10 +43,11 @@ def read_events(
         id_text(path, session, schema[session]).alias("session_id"),
         id_text(path, item, schema[item]).alias("item_id"),
         nw.col(EPOCH_MS).alias("timestamp_ms"),
-        _sequence(path, columns.position, schema.get(columns.position or "")).alias("sequence"),
+        _number(path, "position", columns.position, schema.get(columns.position or "")).alias("sequence"),
         nw.lit(source, dtype=nw.Int32).alias("source"),
         nw.col(SOURCE_ROW),
         (nw.col(columns.time).is_null() if columns.time else nw.lit(False)).alias("without_time"),
+        _number(path, "weight", columns.weight, schema.get(columns.weight or "")).alias("weight"),
     )
     return events.with_columns(_problem(columns, latest_ms).alias("problem")).select(EVENT_COLUMNS)
 
@@ -84,14 +87,14 @@ def _in_use(rows: Frame, columns: ColumnNames, *, blank_lines: bool) -> Frame:
     )
 
 
-def _sequence(path: str, column: str | None, dtype: DType | None) -> nw.Expr:
+def _number(path: str, role: str, column: str | None, dtype: DType | None) -> nw.Expr:
     if column is None or dtype is None:
         return nw.lit(None, dtype=nw.Float64)
     if dtype == nw.String:
         return number_of_text(column)
     if dtype.is_numeric():
         return nw.col(column).cast(nw.Float64)
-    raise InputError(f"{path}: column {column!r} holds {dtype}, which is no position; give --position-column")
+    raise InputError(f"{path}: column {column!r} holds {dtype}, which is no {role}; give --{role}-column")
 
 
 def _problem(columns: ColumnNames, latest_ms: int) -> nw.Expr:
@@ -108,4 +111,6 @@ def _problem(columns: ColumnNames, latest_ms: int) -> nw.Expr:
         ]
     if columns.position:
         checks.append((nw.col("sequence").is_null(), "missing or unreadable position"))
+    if columns.weight:
+        checks.append((nw.col("weight") <= 0, NO_INTERACTION))
     return first_wrong(checks)

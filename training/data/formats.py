@@ -40,6 +40,8 @@ SEPARATORS = {Format.TSV: "\t", Format.RECBOLE: "\t", Format.DIGINETICA: ";", Fo
 DIGINETICA_COLUMNS = {"timeframe", "eventdate"}
 """Those that no other log has; such a file writes NA for an unknown user."""
 YOOCHOOSE_COLUMNS = ("session_id", "timestamp", "item_id", "category")
+SERVED_ANSWERS = "answers-*.jsonl*"
+"""Files that lie beside the events in the log of a service, and hold none."""
 SAMPLED_LINES = 100
 """JSON lines have no header: the fields of this many first lines are the columns."""
 

@@ -3,13 +3,14 @@
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 import narwhals as nw
 import polars as pl
 
 from training.data.engine import SOURCE_ROW, Frame
-from training.data.formats import BY_EXTENSION, Format, Layout, first_lines, layout
+from training.data.formats import BY_EXTENSION, SERVED_ANSWERS, Format, Layout, first_lines, layout
 from training.errors import InputError
 
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
@@ -130,7 +131,9 @@ def local_files(path: str) -> list[str]:
     if place.is_file():
         return [path]
     files = [
-        str(file) for file in sorted(place.iterdir()) if Path(file.name.removesuffix(".gz")).suffix in BY_EXTENSION
+        str(file)
+        for file in sorted(place.iterdir())
+        if Path(file.name.removesuffix(".gz")).suffix in BY_EXTENSION and not fnmatch(file.name, SERVED_ANSWERS)
     ]
     if not files:
         raise InputError(f"{path}: no file of this folder is of a known format; name the files themselves")

@@ -23,7 +23,7 @@ from training.data.dataset import (
     fingerprint,
 )
 from training.data.engine import Engine, Frame
-from training.data.events import DAY_MS
+from training.data.events import DAY_MS, NO_INTERACTION
 from training.data.items import number_items, with_rows
 from training.data.log import read_log
 from training.data.preparation import Preparation, SplitKind
@@ -164,6 +164,7 @@ class _Run:
         )
 
     def _note(self, problems: Sequence[Problem]) -> None:
+        problems = [problem for problem in problems if problem.kind != NO_INTERACTION]
         if problems and self._strict:
             raise InputError(f"{told(problems)}; correct the rows, or leave out --strict to drop them")
         self._problems += problems
