@@ -82,7 +82,7 @@ class Bundle:
             users=Users.load(folder, manifest.users),
             encoder=Encoder.load(
                 folder / ENCODER,
-                items=manifest.items,
+                items=manifest.encodable_items,
                 dimension=manifest.dimension,
                 interests=manifest.interests,
                 max_length=manifest.max_length,
@@ -120,7 +120,7 @@ class Bundle:
         rows, unknown_item_ids = self._rows(seen.item_ids)
         user_row, user = self._user(user_id)
         hidden_rows = self._hidden_rows(seen, options)
-        encodable = [row for row in rows if row <= self.manifest.items]
+        encodable = [row for row in rows if row <= self.manifest.encodable_items]
         if encodable or user_row != UNKNOWN:
             ranker: Ranker = ByInterests(self.index, self.encoder.encode(encodable, user_row), options.exact)
         else:

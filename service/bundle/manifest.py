@@ -102,6 +102,10 @@ class Manifest(_Part):
         "index. Where the recipe refits on all examples, the encoder here is the refit's, which these do not measure."
     )
     items: PositiveInt = Field(description="N")
+    encoder_items: PositiveInt | None = Field(
+        default=None,
+        description="Of these, the first ones that the encoder knows, null for all; a rebuild took in those behind.",
+    )
     dimension: PositiveInt = Field(description="D of the vectors and interests.")
     users: Annotated[int, Field(ge=0)] = Field(
         default=0, description="U: users that the encoder knows; 0 where it takes sessions alone."
@@ -120,8 +124,15 @@ class Manifest(_Part):
     files: dict[str, FileEntry] = Field(default_factory=dict, description="Every other file of the bundle.")
     probes: tuple[Probe, ...] = ()
 
+    @property
+    def encodable_items(self) -> int:
+        """The last row that the encoder takes."""
+        return self.items if self.encoder_items is None else self.encoder_items
+
     @model_validator(mode="after")
     def _dimensions_agree(self) -> Self:
+        if self.encodable_items > self.items:
+            raise ValueError("encoder_items is larger than items")
         if self.index.padded_dimension < self.dimension:
             raise ValueError("index.padded_dimension is smaller than dimension")
         shape = (self.interests, self.dimension)
