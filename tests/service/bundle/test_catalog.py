@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bundle import ATTRIBUTES, BundleError, Catalog, is_valid_id
+from service.bundle import ATTRIBUTES, MANIFEST, Bundle, BundleError, Catalog, is_valid_id
 from service.bundle.attributes import infer_schema
 from service.bundle.changes import ItemChange
 from service.bundle.filters import Filter
+from tests.bundles import make_bundle
 from tests.service.bundle.conditions import attributes as some_attributes
 from tests.service.bundle.conditions import conditions, holds, patches
 
@@ -302,3 +303,15 @@ def test_the_most_popular_of_the_eligible_come_first_and_cold_ones_last(tmp_path
             found = catalog.most_popular(eligible, k, hidden_rows=hidden)
             assert found.tolist() == list(islice(by_the_rule, k))
             assert catalog.popularity(found).tolist() == [popularity[row] if row <= items else 0 for row in found]
+
+
+def test_a_manifest_names_the_kinds_of_attributes_and_one_from_before_is_read_without_them(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"attributes": [{"price": number, "launched": "2026-01-01"} for number in range(9)]}
+    bundle = make_bundle(tmp_path, [f"a{number}" for number in range(9)], **options)
+    assert bundle.manifest.attributes == bundle.catalog.schema == {"price": "number", "launched": "date"}
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    del content["attributes"], content["folded_changes"]
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    older = Bundle.load(tmp_path)
+    assert (older.manifest.attributes, older.catalog.schema) == ({}, bundle.catalog.schema)
+    assert shown(older.catalog, {"attribute": "price", "range": {"above": 6}}) == ["a7", "a8"]
