@@ -41,11 +41,13 @@ class Recorder:
             session_id: whose it is; only the event log keeps it.
             reserved: the append to this session was given the answer's id; only then is it kept for the session.
         """
-        self.metrics.served(answer)
+        self._note(answer, session_id)
         if self.answers is not None and (reserved or session_id is None):
             self.answers.add(answer, reserved=reserved)
-        if self._log is not None:
-            self._log.served(answer, session_id)
+
+    def served_page(self, page: Answer) -> None:
+        """Take note of a next page, which is kept already since `AnswerLog.claim_next`."""
+        self._note(page, None)
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
         """Take note of events."""
@@ -77,6 +79,11 @@ class Recorder:
         await self.flush_counts()
         if self._log is not None:
             await self._log.close()
+
+    def _note(self, answer: Answer, session_id: str | None) -> None:
+        self.metrics.served(answer)
+        if self._log is not None:
+            self._log.served(answer, session_id)
 
 
 @asynccontextmanager
