@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.bundle.diversity import diversify, in_unit_range
+from service.bundle.diversity import category_numbers, diversify, diversify_by_vectors, in_unit_range
 
 
 def by_the_rule(scores: list[float], categories: list[int], k: int, weight: float) -> list[int]:
@@ -59,3 +59,33 @@ def test_scores_in_unit_range_keep_their_order_and_distances() -> None:
     assert in_unit_range(scores_C).tolist() == [1, 0, 0.5]
     assert in_unit_range(np.array([5, 5], dtype=np.float32)).tolist() == [0, 0]
     assert in_unit_range(np.array([], dtype=np.float32)).tolist() == []
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.7, 1.0])
+def test_without_categories_the_next_item_is_the_best_that_is_least_like_any_before(weight: float) -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        scores_C = in_unit_range(random.random(30, dtype=np.float32))
+        vectors_CD = random.normal(size=(30, 4)).astype(np.float32)
+        units_CD = vectors_CD / np.linalg.norm(vectors_CD, axis=1, keepdims=True)
+        expected = [int(scores_C.argmax())]
+        while len(expected) < 10:
+            gains = {
+                place: (1 - weight) * scores_C[place] - weight * (units_CD[expected] @ units_CD[place]).max()
+                for place in range(30)
+                if place not in expected
+            }
+            expected.append(max(gains, key=lambda place: gains[place]))
+        assert diversify_by_vectors(scores_C, vectors_CD, 10, weight).tolist() == expected
+
+
+def test_fewer_candidates_than_wanted_all_come_whatever_their_vectors() -> None:
+    scores_C = np.array([0.5, 1, 0], dtype=np.float32)
+    assert sorted(diversify_by_vectors(scores_C, np.zeros((3, 2), dtype=np.float32), 9, 1).tolist()) == [0, 1, 2]
+    assert diversify_by_vectors(scores_C[:0], np.zeros((0, 2), dtype=np.float32), 9, 1).tolist() == []
+
+
+def test_a_category_is_the_value_or_the_first_of_a_list_and_an_item_without_any_has_its_own() -> None:
+    values = ["a", ["a", "b"], None, [], "b", None, 1, True, {"x": 1}, {"x": 1}]
+    assert category_numbers(values).tolist() == [0, 0, 1, 2, 3, 4, 5, 6, 7, 7]
+    assert category_numbers([]).tolist() == []
