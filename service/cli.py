@@ -78,6 +78,28 @@ def examples(
     typer.echo(f"# The whole interface: {url}/docs")
 
 
+@cli.command(epilog="Example: onward-service changes --redis-url redis://127.0.0.1 > changes.jsonl")
+def changes(
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="The server that the service keeps its live catalog at.")
+    ],
+) -> None:
+    """Print all changes of the live catalog, one a line, for `onward-training rebuild --changes`."""
+    import asyncio
+
+    from service.errors import LiveStoreUnavailable
+    from service.live_catalog import change_lines
+    from service.settings import STORE_SCHEMES
+
+    if not redis_url.startswith(STORE_SCHEMES[:-1]):
+        _refuse(f"--redis-url: begins with one of {', '.join(STORE_SCHEMES[:-1])}")
+    try:
+        for line in asyncio.run(change_lines(redis_url)):
+            typer.echo(line)
+    except (LiveStoreUnavailable, ValueError):
+        _refuse("--redis-url: no Redis or Valkey answers there")
+
+
 def _refuse(reason: str) -> None:
     typer.echo(f"error: {reason}", err=True)
     raise typer.Exit(2)

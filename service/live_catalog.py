@@ -5,16 +5,17 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from service.bundle import Bundle
 from service.bundle.attributes import Kind, Schema, fits
 from service.bundle.changes import ItemChange
-from service.bundle.cold_items import ColdItem, ColdItems, ColdVector
+from service.bundle.cold_items import ColdItems, ColdVector
+from service.bundle.live_item import LiveItem, change_line
 from service.errors import InvalidRequest, ItemNotFound, LiveStoreUnavailable, ServiceError
 from service.sessions import AppliedEvent
-from service.versioned_map import Edit, Entry, Mirror
+from service.versioned_map import Edit, Entry, Mirror, open_mirror
 
+ITEMS = "items"
+"""What the changes are kept under."""
 MAX_CHANGED_ITEMS = 100_000
 MAX_ATTRIBUTES = 64
 MET_ITEMS = 10
@@ -22,36 +23,6 @@ MET_ITEMS = 10
 MAX_SEEN_WITH = 50
 """Items that are remembered to be seen with one; those of the least weight give way."""
 MAX_UNSENT_MEETINGS = 10_000
-
-
-class LiveItem(BaseModel):
-    """What is stored of an item: its difference to the bundle; of one that the bundle does not have, all of it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    attributes: Mapping[str, Any] = {}
-    """None removes one."""
-    available: bool | None = None
-    similar_to: tuple[str, ...] = ()
-    seen_with: Mapping[str, float] = {}
-    deleted: bool = False
-
-    @classmethod
-    def of(cls, entry: Entry | None) -> "LiveItem":
-        """Read what stands in the map; nothing where that is none of ours."""
-        try:
-            return cls() if entry is None or entry.value is None else cls.model_validate(entry.value)
-        except ValidationError:
-            return cls()
-
-    def as_cold(self) -> ColdItem:
-        """Return what a vector can be made from."""
-        known = {name: value for name, value in self.attributes.items() if value is not None}
-        return ColdItem(known, self.similar_to, self.seen_with)
-
-    def stored(self) -> dict[str, Any]:
-        """Write it as it stands in the map."""
-        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +35,8 @@ class ItemPatch:
     similar_to: Sequence[str] | None = None
 
     def applied_to(self, item: LiveItem) -> LiveItem:
-        """Return the item so changed; one that was deleted starts afresh. Raises InvalidRequest."""
-        before = LiveItem() if item.deleted else item
+        """Return the item so changed; one that was deleted starts afresh, available. Raises InvalidRequest."""
+        before = LiveItem(available=True) if item.deleted else item
         attributes = {**before.attributes, **self.attributes}
         if len(attributes) > MAX_ATTRIBUTES:
             raise InvalidRequest(f"At most {MAX_ATTRIBUTES} attributes of an item can be changed.")
@@ -123,7 +94,7 @@ class LiveCatalog:
         """
 
         def edit(of_item: Sequence[ItemPatch]) -> Edit:
-            return lambda held: reduce(lambda item, patch: patch.applied_to(item), of_item, LiveItem.of(held)).stored()
+            return lambda held: reduce(lambda item, patch: patch.applied_to(item), of_item, _item(held)).stored()
 
         outcomes = await self._mirror.update({item_id: edit(of_item) for item_id, of_item in patches.items()})
         return {item_id: out if isinstance(out, ServiceError) else None for item_id, out in outcomes.items()}
@@ -156,6 +127,10 @@ class LiveCatalog:
         changes = (item.change for item in self._followed.values())
         return bundle.with_changes(sorted(changes, key=lambda change: change.sequence))
 
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._mirror.close()
+
     def cold_vector(self, item_id: str) -> ColdVector | None:
         """Tell what the vector of a new item was made from; None where it has none."""
         item = self._followed.get(item_id)
@@ -181,7 +156,7 @@ class LiveCatalog:
             met.setdefault(item_id, {})[other_id] = weight
 
         def edit(counts: Mapping[str, float]) -> Edit:
-            return lambda held: _having_met(LiveItem.of(held), counts).stored()
+            return lambda held: _having_met(_item(held), counts).stored()
 
         try:
             if met:
@@ -205,18 +180,33 @@ class LiveCatalog:
         before = self._followed.get(item_id)
         if before is not None and before.sequence == entry.sequence:
             return before
-        item = LiveItem.of(entry)
+        item = LiveItem.of(entry.value)
         is_new = bundle.catalog.row(item_id) is None and not item.deleted
         cold = cold_items.vector(item.as_cold()) if is_new else None
-        change = ItemChange(
-            item_id=item_id,
-            sequence=entry.sequence,
-            attributes=item.attributes,
-            available=item.available,
-            deleted=item.deleted,
-            vector_D=None if cold is None else cold.vector_D,
-        )
+        change = item.change(item_id, entry.sequence, None if cold is None else cold.vector_D)
         return _Followed(entry.sequence, change, cold, is_new=is_new, learns=is_new and not item.similar_to)
+
+
+def open_live_catalog(url: str | None) -> LiveCatalog:
+    """Open the live catalog that is kept at a server, or one of this process alone where there is none."""
+    return LiveCatalog(open_mirror(url, ITEMS, max_names=MAX_CHANGED_ITEMS))
+
+
+async def change_lines(url: str) -> list[str]:
+    """Read all changes that are kept at a server, as lines of a file of changes. Raises LiveStoreUnavailable."""
+    mirror = open_mirror(url, ITEMS, max_names=MAX_CHANGED_ITEMS)
+    try:
+        entries = await mirror.read()
+    finally:
+        await mirror.close()
+    in_order = sorted(entries.items(), key=lambda named: named[1].sequence)
+    return [
+        change_line(item_id, entry.sequence, _item(entry)) for item_id, entry in in_order if entry.value is not None
+    ]
+
+
+def _item(held: Entry | None) -> LiveItem:
+    return LiveItem() if held is None else LiveItem.of(held.value)
 
 
 def _is_new(item: _Followed | None) -> bool:
@@ -225,7 +215,7 @@ def _is_new(item: _Followed | None) -> bool:
 
 def _having_met(item: LiveItem, counts: Mapping[str, float]) -> LiveItem:
     if item.deleted:
-        raise ItemNotFound("The item was deleted meanwhile.")
+        raise ItemNotFound("The item was deleted since.")
     weights = {other: item.seen_with.get(other, 0) + counts.get(other, 0) for other in {**item.seen_with, **counts}}
     heaviest = sorted(weights, key=lambda other: -weights[other])[:MAX_SEEN_WITH]
     return item.model_copy(update={"seen_with": {other: weights[other] for other in heaviest}})

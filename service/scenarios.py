@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from service.errors import PreconditionFailed, ScenarioNotFound, ServiceError, UnknownScenario
 from service.schemas.options import RecommendationOptions
-from service.versioned_map import Entry, Mirror
+from service.versioned_map import Entry, Mirror, open_mirror
 
 MAX_SCENARIOS = 1_000
 
@@ -78,11 +78,20 @@ class Scenarios:
 
         await self._edited(name, edit)
 
+    async def close(self) -> None:
+        """Let go of the store."""
+        await self._mirror.close()
+
     async def _edited(self, name: str, edit: Callable[[Entry | None], Any]) -> Entry:
         outcome = (await self._mirror.update({name: edit}))[name]
         if isinstance(outcome, ServiceError):
             raise outcome
         return outcome
+
+
+def open_scenarios(url: str | None) -> Scenarios:
+    """Open the scenarios that are kept at a server, or those of this process alone where there is none."""
+    return Scenarios(open_mirror(url, "scenarios", max_names=MAX_SCENARIOS))
 
 
 def _version(held: Entry | None) -> int | None:

@@ -220,12 +220,17 @@ class Mirror:
         self.entries: Mapping[str, Entry] = {}
         """By name; another mapping after each change, so one that was taken stays as it is."""
 
+    async def read(self) -> Mapping[str, Entry]:
+        """Read what is new and return all there is. Raises LiveStoreUnavailable."""
+        async with self._in_turn:
+            await self._catch_up()
+            return self.entries
+
     async def follow(self) -> bool:
         """Read what is new and tell whether there was anything; False where the store does not answer."""
+        before = self.entries
         try:
-            async with self._in_turn:
-                before = self.entries
-                await self._read()
+            after = await self.read()
         except LiveStoreUnavailable as error:
             if not self._is_failing:
                 telemetry.live_store_failed(self._name, error.__cause__ or error)
@@ -234,7 +239,7 @@ class Mirror:
         if self._is_failing:
             telemetry.live_store_back(self._name)
         self._is_failing = False
-        return self.entries is not before
+        return after is not before
 
     async def update(self, edits: Mapping[str, Edit]) -> dict[str, Entry | ServiceError]:
         """Edit entries, each by itself, and return what stands there then, or why the edit or the map refused it.
@@ -246,7 +251,7 @@ class Mirror:
         async with self._in_turn:
             for tries in range(MAX_TRIES):
                 await asyncio.sleep(secrets.randbelow(TURN_MS * tries + 1) / 1000)  # lest two always meet again
-                await self._read()
+                await self._catch_up()
                 puts: list[Put] = []
                 for name in (name for name in edits if name not in done):
                     try:
@@ -272,7 +277,7 @@ class Mirror:
         """Let go of the map."""
         await self._source.close()
 
-    async def _read(self) -> None:
+    async def _catch_up(self) -> None:
         """Take over what is new; a map of another birth as a whole, once all its pages were read."""
         birth, sequence = self._birth, self._sequence
         found: dict[str, Entry] = {}

@@ -326,14 +326,20 @@ def rebuild(
     items: Annotated[Path | None, typer.Option(help="The new catalog: a file with attributes of items.")] = None,
     items_format: Annotated[Format | None, typer.Option(help="Of --items.  [default: by extension]")] = None,
     items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
+    changes: Annotated[
+        Path | None, typer.Option(help="Changes of the live catalog, as `onward-service changes` wrote them.")
+    ] = None,
     index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
     recall: Annotated[float, typer.Option(min=0.5, max=1, help="Recall@20 of the index that it is tuned to.")] = 0.99,
 ) -> None:
     """Build the index of the current bundle anew, with a new catalog or another index, without training.
 
-    Items that a new catalog does not list are recommended no longer.
+    Items that a new catalog does not list are recommended no longer. New items of the live catalog get rows of their
+    own, with the vectors that the service gave them.
 
     Example: `onward-training rebuild --bundles bundles --items products.jsonl`
+
+    Example: `onward-service changes > changes.jsonl; onward-training rebuild --bundles bundles --changes changes.jsonl`
     """
     from training.data.report import announced_steps
     from training.rebuild import rebuild as rebuild_bundle
@@ -344,6 +350,7 @@ def rebuild(
             items=items,
             items_format=items_format,
             items_column=items_column,
+            changes=changes,
             index=index,
             target_recall=recall,
             on_step=announce,

@@ -62,7 +62,7 @@ async def show_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> Item
     responses=problems(*BODY_PROBLEMS, LimitReached, NotReady, LiveStoreUnavailable),
 )
 async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: CatalogDep) -> Item:
-    """Change an item's attributes or availability, or make a new item known; a deleted one is put back.
+    """Change an item's attributes or availability, or make a new item known; a deleted one is put back, available.
 
     It counts for this worker's answers from now on, and for all others' within a second. It lasts beyond restarts and
     new bundles, until a rebuild takes it in. A new item is recommended as soon as a vector can be made for it.
@@ -118,7 +118,7 @@ async def change_items(body: ItemsBody, live: LiveDep, catalog: CatalogDep, resp
 def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
     catalog = bundle.catalog
     row = catalog.row(item_id)
-    if row is None or catalog.is_deleted(item_id):
+    if row is None or live_catalog.is_deleted(item_id):
         raise ItemNotFound("Neither the live bundle nor the live catalog has this item.")
     recommendable = bool(catalog.eligible().rows_R1[row])
     cold = None if row <= catalog.items else catalog.cold[row - 1 - catalog.items]

@@ -1,37 +1,30 @@
 """What becomes of an item counts at once for the worker that was told, and soon for every other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
-from datetime import timedelta
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from service.background import repeated
 from service.bundle import Bundle
 from service.bundle.options import Options, Seen
-from service.errors import LiveStoreUnavailable, on_http_error, on_invalid_request
+from service.errors import LiveStoreUnavailable
 from service.live_catalog import MAX_ATTRIBUTES, ItemPatch, LiveCatalog
 from service.reload import LiveBundle
-from service.routes import catalog as catalog_routes
-from service.routes import scenarios as scenario_routes
-from service.scenarios import Scenarios
 from service.sessions import AppliedEvent
 from service.versioned_map import InMemoryVersionedMap, Mirror, RedisVersionedMap, VersionedMap
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until
+from tests.service.workers import memory, worker_app
 
 IDS = item_ids("item-", 30)
 ATTRIBUTES: list[dict[str, Any]] = [
     {"brand": "acme" if number % 3 else "apex", "price": float(number), "tags": ["a"]} for number in range(30)
 ]
-OFTEN = timedelta(seconds=0.02)
 
 
 @pytest.fixture(scope="session")
@@ -39,32 +32,6 @@ def catalog_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     publish_bundle(folder, IDS, attributes=ATTRIBUTES)
     return folder
-
-
-def worker_app(bundles: Path, items: Callable[[], VersionedMap], scenarios: Callable[[], VersionedMap]) -> FastAPI:
-    """The endpoints of live items and scenarios alone, as one worker."""
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        item_mirror, scenario_mirror = Mirror(items(), "items"), Mirror(scenarios(), "scenarios")
-        catalog, named = LiveCatalog(item_mirror), Scenarios(scenario_mirror)
-        live = LiveBundle(bundles, catalog)
-        await live.refresh()
-        async with repeated(live.follow_catalog, OFTEN), repeated(named.follow, OFTEN):
-            yield {"live": live, "catalog": catalog, "scenarios": named}
-        await item_mirror.close()
-        await scenario_mirror.close()
-
-    app = FastAPI(lifespan=lifespan)
-    app.include_router(catalog_routes.router)
-    app.include_router(scenario_routes.router)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_request)
-    return app
-
-
-def memory() -> VersionedMap:
-    return InMemoryVersionedMap(max_names=100)
 
 
 @pytest.fixture
@@ -249,7 +216,7 @@ def test_what_is_not_known_or_was_deleted_is_not_found(client: TestClient) -> No
     for item_id in ("item-2", "new"):
         assert [client.delete(f"/v1/items/{item_id}").status_code for _ in range(2)] == [204, 204]
         assert client.get(f"/v1/items/{item_id}").status_code == 404
-    assert client.patch("/v1/items/item-2", json={}).json()["attributes"] == ATTRIBUTES[1]
+    assert client.patch("/v1/items/item-2", json={}).json()["attributes"] == ATTRIBUTES[1] | {"available": True}
 
 
 @pytest.mark.parametrize(
@@ -274,7 +241,8 @@ def test_what_is_not_known_or_was_deleted_is_not_found(client: TestClient) -> No
 def test_unusable_attributes_are_refused_by_what_they_should_be(
     client: TestClient, attributes: Any, message: str
 ) -> None:
-    answer = client.patch("/v1/items/item-2", json={"attributes": attributes})
+    body = json.dumps({"attributes": attributes}).encode()
+    answer = client.patch("/v1/items/item-2", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     (fault,) = answer.json()["errors"]
     assert message in fault["message"]

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from service.bundle import Bundle, BundleError, Options, Seen, current_digest
+from service.bundle.live_item import read_changes
 from training.data.dataset import Dataset
 from training.errors import InputError
 from training.index_kind import IndexKind
@@ -76,3 +78,79 @@ def test_a_damaged_bundle_is_not_rebuilt_and_stays_as_it_is(bundles: Path) -> No
     with pytest.raises(BundleError, match=r"vectors\.npy"):
         rebuild(bundles)
     assert current_digest(bundles) == digest
+
+
+def written(path: Path, *changes: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(change) + "\n" for change in changes))
+    return path
+
+
+def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -> None:
+    best, second, third, *_ = answer(bundles)
+    old = Bundle.load(bundles / "current")
+    changes = written(
+        tmp_path / "changes.jsonl",
+        {"item_id": best, "sequence": 10, "deleted": True},
+        {"item_id": second, "sequence": 11, "available": False},
+        {"item_id": third, "sequence": 12, "attributes": {"price": 4.5}},
+        {"item_id": "new", "sequence": 13, "attributes": {"price": 3}, "similar_to": [third]},
+    )
+    vector_D = old.vectors_N1D[old.catalog.row(third) or 0]
+    live_changes = [change.change(change.item_id, change.sequence, vector_D) for change in read_changes(changes)]
+    live = old.with_changes(live_changes)
+    rebuild(bundles, changes=changes)
+    new = Bundle.load(bundles / "current")
+    assert [item.item_id for item in new.retrieve(Seen(SESSION), Options(k=8)).items] == [
+        item.item_id for item in live.retrieve(Seen(SESSION), Options(k=8)).items
+    ]
+    assert (new.manifest.items, new.manifest.encoder_items) == (old.manifest.items + 1, old.manifest.items)
+    assert new.manifest.folded_changes == 13
+    assert new.attributes(third)["price"] == 4.5
+    assert new.attributes("new") == {"price": 3}
+    assert new.retrieve(Seen(["new"]), Options(k=3)).items[0].source == "similar"
+    assert new.retrieve(Seen([best, "new"]), Options(k=3)).items[0].source == "encoder"
+    assert len(new.with_changes(live_changes).catalog) == new.manifest.items
+
+    rebuild(bundles)
+    again = Bundle.load(bundles / "current")
+    assert (again.manifest.items, again.manifest.folded_changes) == (new.manifest.items, 13)
+    assert [item.item_id for item in again.retrieve(Seen(SESSION), Options(k=8)).items] == [
+        item.item_id for item in new.retrieve(Seen(SESSION), Options(k=8)).items
+    ]
+
+
+def test_a_new_item_without_a_vector_stays_in_the_live_catalog(bundles: Path, tmp_path: Path) -> None:
+    best = answer(bundles)[0]
+    told: list[str] = []
+    changes = written(
+        tmp_path / "changes.jsonl",
+        {"item_id": "new", "sequence": 20},
+        {"item_id": best, "sequence": 30, "available": False},
+    )
+    rebuild(bundles, changes=changes, on_step=told.append)
+    new = Bundle.load(bundles / "current")
+    assert any("1 new items have no vector yet" in step for step in told)
+    assert new.manifest.folded_changes == 19
+    assert "new" not in new.catalog
+    assert best not in answer(bundles)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("{", "line 2: Invalid JSON"),
+        ('{"item_id": "a"}', "line 2: sequence: Field required"),
+        ('{"item_id": "a b", "sequence": 1}', "line 2: item_id: an id is 1..128 visible characters"),
+        ('{"item_id": "a", "sequence": 1, "colour": 3}', "line 2: colour: Extra inputs"),
+    ],
+)
+def test_an_unusable_file_of_changes_is_told_by_its_line(bundles: Path, tmp_path: Path, line: str, fault: str) -> None:
+    changes = tmp_path / "changes.jsonl"
+    changes.write_text('{"item_id": "a", "sequence": 1}\n' + line + "\n")
+    with pytest.raises(InputError, match=f"changes.jsonl: {fault}"):
+        rebuild(bundles, changes=changes)
+
+
+def test_a_catalog_and_changes_are_taken_in_one_after_the_other(bundles: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--items and --changes"):
+        rebuild(bundles, items=tmp_path, changes=tmp_path)

@@ -1,0 +1,48 @@
+"""Workers that serve live items and scenarios alone."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service.background import repeated
+from service.errors import on_http_error, on_invalid_request
+from service.live_catalog import LiveCatalog
+from service.reload import LiveBundle
+from service.routes import catalog as catalog_routes
+from service.routes import scenarios as scenario_routes
+from service.scenarios import Scenarios
+from service.versioned_map import InMemoryVersionedMap, Mirror, VersionedMap
+
+OFTEN = timedelta(seconds=0.02)
+
+
+def worker_app(bundles: Path, items: Callable[[], VersionedMap], scenarios: Callable[[], VersionedMap]) -> FastAPI:
+    """The endpoints of live items and scenarios alone, as one worker."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        item_mirror, scenario_mirror = Mirror(items(), "items"), Mirror(scenarios(), "scenarios")
+        catalog, named = LiveCatalog(item_mirror), Scenarios(scenario_mirror)
+        live = LiveBundle(bundles, catalog)
+        await live.refresh()
+        async with repeated(live.follow_catalog, OFTEN), repeated(named.follow, OFTEN):
+            yield {"live": live, "catalog": catalog, "scenarios": named}
+        await item_mirror.close()
+        await scenario_mirror.close()
+
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(catalog_routes.router)
+    app.include_router(scenario_routes.router)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    return app
+
+
+def memory() -> VersionedMap:
+    return InMemoryVersionedMap(max_names=100)
