@@ -146,6 +146,7 @@ class AnswerLog:
         self._store = store
         self._waiting: OrderedDict[str, tuple[Answer, bool]] = OrderedDict()
         self._outages = Outages("answers")
+        self._flushing = asyncio.Lock()
 
     def add(self, answer: Answer, *, reserved: bool) -> None:
         """Have an answer written soon; `reserved` where the call to its session's store was to make a place for it."""
@@ -155,8 +156,10 @@ class AnswerLog:
             self._outages.lost(1)
 
     async def flush(self) -> None:
-        """Write what waits."""
-        if self._waiting:
+        """Write what waits, and wait for what is being written."""
+        async with self._flushing:
+            if not self._waiting:
+                return
             answers, self._waiting = self._waiting, OrderedDict()
             with self._outages.noted(len(answers)):
                 await self._store.write(list(answers.values()))

@@ -1,8 +1,10 @@
 """Recorder: all that is remembered of answers and events beside the requests."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -32,6 +34,7 @@ class Recorder:
         self.metrics = metrics
         self.popularity = popularity
         self._log = log
+        self._at_work: set[asyncio.Task[None]] = set()
 
     def served(self, answer: Answer, *, session_id: str | None = None, reserved: bool = False) -> None:
         """Take note of an answer.
@@ -64,21 +67,29 @@ class Recorder:
     async def flush_answers(self) -> None:
         """Write the answers that wait."""
         if self.answers is not None:
-            await self.answers.flush()
+            await self._to_its_end(self.answers.flush())
 
     async def flush_counts(self) -> None:
-        """Write all else that waits."""
-        await self.metrics.flush()
-        await self.popularity.flush()
+        """Write all that waits, the answers first, since events are counted for answers that are kept."""
+        await self.flush_answers()
+        await self._to_its_end(self.metrics.flush())
+        await self._to_its_end(self.popularity.flush())
         if self._log is not None:
-            await self._log.flush()
+            await self._to_its_end(self._log.flush())
 
     async def close(self) -> None:
         """Write all that waits."""
-        await self.flush_answers()
+        await asyncio.gather(*self._at_work)
         await self.flush_counts()
         if self._log is not None:
             await self._log.close()
+
+    async def _to_its_end(self, flush: Coroutine[Any, Any, None]) -> None:
+        """Wait for a flush, which goes on when the waiting is given up: what it has taken would be lost."""
+        task = asyncio.create_task(flush)
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
+        await asyncio.shield(task)
 
     def _note(self, answer: Answer, session_id: str | None) -> None:
         self.metrics.served(answer)
