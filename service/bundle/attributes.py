@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,9 @@ def infer_schema(items: Iterable[Mapping[str, Any]], known: Schema = MappingProx
     """
     found: dict[str, Kind] = {}
     for attributes in items:
-        for name, value in attributes.items():
-            if value is None or name in known or (kind := found.get(name)) == "mixed":
-                continue
-            found[name] = _kind_of(value) if kind is None else _joined(kind, value)
+        for name in attributes.keys() - known.keys():
+            if (value := attributes[name]) is not None and (kind := found.get(name)) != "mixed":
+                found[name] = _kind_of(value) if kind is None else _joined(kind, value)
     return {**known, **found}
 
 
@@ -74,6 +73,14 @@ class Column:
         return mask_R
 
 
+class Table(Protocol):
+    """Columns by the name of their attribute, all of the same rows."""
+
+    def __getitem__(self, name: str, /) -> Column:
+        """The column of an attribute, an empty one where the items have no such attribute."""
+        ...
+
+
 @dataclass(slots=True)
 class Columns:
     """The attributes of R items as columns, each made when it is first asked for. Several threads may ask at once."""
@@ -98,17 +105,16 @@ class Columns:
 
     def _make(self, names: Sequence[str]) -> None:
         with self._making:
-            missing = {name: _Growing(self.schema.get(name, "mixed")) for name in names if name not in self._made}
+            missing = {name: GrowingColumn(self.schema.get(name, "mixed")) for name in names if name not in self._made}
             asked = {name: column for name, column in missing.items() if name in self.schema}
             for row, attributes in self.items() if asked else ():
                 for name, column in asked.items():
-                    if (value := attributes.get(name)) is not None:
-                        column.add(row, value)
+                    column.add(row, attributes.get(name))
             self._made.update({name: column.grown(self.size) for name, column in missing.items()})
 
 
-class _Growing:
-    """A column in the making."""
+class GrowingColumn:
+    """A column in the making, to which values are added in any order of rows, at most one for each."""
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
@@ -117,6 +123,9 @@ class _Growing:
         self._values: array[Any] = array({"number": "d", "boolean": "b"}.get(kind, "q"))
 
     def add(self, row: int, value: Any) -> None:
+        """Add what a row has of the attribute; None is nothing."""
+        if value is None:
+            return
         self._present_rows.append(row)
         for single in _singles(value) if self._kind == "strings" else (value,):
             number = self._comparable(single)
@@ -125,6 +134,7 @@ class _Growing:
                 self._values.append(number)
 
     def grown(self, size: int) -> Column:
+        """Return the column of rows 0..size - 1."""
         present_R = np.zeros(size, dtype=np.bool_)
         present_R[np.array(self._present_rows, dtype=np.int32)] = True
         values_V = np.array(self._values, dtype=self._values.typecode)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.attributes import Columns, Kind, Schema, infer_schema
+from service.bundle.changed_columns import ChangedColumns
 from service.bundle.changes import ItemChange
 from service.bundle.eligible import Eligible
 from service.bundle.filters import Filter
@@ -35,7 +36,6 @@ class Catalog:
         *,
         available_N1: NDArray[np.bool_],
         changes: Mapping[str, ItemChange],
-        edited: Mapping[int, Mapping[str, Any]],
         cold: Sequence[ItemChange],
     ) -> None:
         """Take the stored items and, of the changes, what they mean.
@@ -44,14 +44,12 @@ class Catalog:
             stored: the items of the files.
             available_N1: which of these may be shown now.
             changes: the newest of each item.
-            edited: the attributes that those of rows 1..N have now whose attributes changed.
             cold: the changes that brought the items of rows N+1..R, in that order.
         """
         self.cold = cold
         self._stored = stored
         self._available_N1 = available_N1
         self._changes = changes
-        self._edited = edited
         self._cold_rows = {change.item_id: row for row, change in enumerate(cold, start=len(stored.ids) + 1)}
         self._eligible = Recent[Eligible](FILTERS_KEPT)
 
@@ -62,7 +60,7 @@ class Catalog:
         Raises BundleError.
         """
         stored = StoredItems.load(folder, items, schema or {})
-        return cls(stored, available_N1=stored.available_N1, changes={}, edited={}, cold=())
+        return cls(stored, available_N1=stored.available_N1, changes={}, cold=())
 
     @staticmethod
     def write(
@@ -93,19 +91,14 @@ class Catalog:
         copy of N bits of availability.
         """
         newer = self._newer(changes)
-        available_N1, edited = self._available_N1.copy(), dict(self._edited)
+        available_N1 = self._available_N1.copy()
         for change in newer.values():
             if (row := self._stored.rows.get(change.item_id)) is not None:
                 available_N1[row] = change.leaves_available(bool(self._stored.available_N1[row]))
-                edited.pop(row, None)
-                if change.edits:
-                    edited[row] = change.applied_to(self._stored.attributes(row))
-        all_changes = {**self._changes, **newer}
         return Catalog(
             self._stored,
             available_N1=available_N1,
-            changes=all_changes,
-            edited=edited,
+            changes={**self._changes, **newer},
             cold=self._cold_after(newer.values()),
         )
 
@@ -152,7 +145,8 @@ class Catalog:
         """Read the attributes that the item of a row from 1..R has now."""
         if row > self.items:
             return self.cold[row - 1 - self.items].applied_to({})
-        return dict(self._edited[row]) if row in self._edited else self._stored.attributes(row)
+        attributes, change = self._stored.attributes(row), self._changes.get(self._stored.ids[row - 1])
+        return attributes if change is None else change.applied_to(attributes)
 
     def popularity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The popularity of some rows from 1..R, 0 for cold ones."""
@@ -174,7 +168,7 @@ class Catalog:
     @cached_property
     def schema(self) -> Schema:
         """The kind of every attribute; of one that the bundle knows it is the bundle's, whatever came since."""
-        return infer_schema((attributes for _, attributes in self._differing()), known=self._stored.schema)
+        return infer_schema((change.patch for change in self._differing.values()), known=self._stored.schema)
 
     def make_columns(self) -> None:
         """Read all attributes now, in this thread, so that no request with a filter waits for it."""
@@ -217,12 +211,6 @@ class Catalog:
         present = (change for change in known.values() if not change.deleted)
         return sorted(present, key=lambda change: (change.sequence, change.item_id))
 
-    def _differing(self) -> Iterable[tuple[int, Mapping[str, Any]]]:
-        """The rows whose attributes are not, or not as they are now, in the bundle's files."""
-        yield from self._edited.items()
-        for row, change in enumerate(self.cold, start=self.items + 1):
-            yield row, change.applied_to({})
-
     def _found_eligible(self, condition: Filter | None) -> Eligible:
         rows_R1 = np.concatenate([self._available_N1, [change.shown for change in self.cold]]).astype(np.bool_)
         if condition is not None:
@@ -233,16 +221,21 @@ class Catalog:
         """passing_R1: by the files, but for the rows that differ from them."""
         passing_R1 = np.zeros(len(self) + 1, dtype=np.bool_)
         passing_R1[: self.items + 1] = self._stored.passing(condition)
-        if len(self._differing_rows):
-            passing_R1[self._differing_rows] = condition.mask(self._differing_columns)
+        if self._differing:
+            passing_R1[self._changed_columns.rows_C] = condition.mask(self._changed_columns)
         return passing_R1
 
     @cached_property
-    def _differing_rows(self) -> NDArray[np.int64]:
-        return np.fromiter((row for row, _ in self._differing()), np.int64)
+    def _differing(self) -> Mapping[int, ItemChange]:
+        """The changes by the rows whose attributes are not, or not as they are now, in the bundle's files."""
+        stored_rows = self._stored.rows
+        edited = {
+            row: change
+            for item_id, change in self._changes.items()
+            if change.edits and (row := stored_rows.get(item_id)) is not None
+        }
+        return edited | dict(enumerate(self.cold, start=self.items + 1))
 
     @cached_property
-    def _differing_columns(self) -> Columns:
-        """The attributes of the rows that differ, by their place among these."""
-        differing = [attributes for _, attributes in self._differing()]
-        return Columns(self.schema, len(differing), lambda: enumerate(differing))
+    def _changed_columns(self) -> ChangedColumns:
+        return ChangedColumns(self._stored.columns, self.schema, self._differing)

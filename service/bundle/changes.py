@@ -33,6 +33,11 @@ class ItemChange:
         return bool(self.attributes) or self.available is not None
 
     @property
+    def patch(self) -> Mapping[str, Any]:
+        """Attributes that differ, of which `available` agrees with the availability; None removes one."""
+        return self.attributes if self.available is None else {**self.attributes, "available": self.available}
+
+    @property
     def shown(self) -> bool:
         """Whether a new item may be shown."""
         return self.vector_D is not None and self.leaves_available(True)
@@ -42,7 +47,5 @@ class ItemChange:
         return not self.deleted and (before if self.available is None else self.available)
 
     def applied_to(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        """The attributes of an item that had these; the attribute `available` agrees with the availability."""
-        available = {} if self.available is None else {"available": self.available}
-        after = {**before, **self.attributes, **available}
-        return {name: value for name, value in after.items() if value is not None}
+        """The attributes of an item that had these."""
+        return {name: value for name, value in {**before, **self.patch}.items() if value is not None}

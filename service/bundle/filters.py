@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from service.bundle.attributes import Column, Columns, Kind, Schema, comparable
+from service.bundle.attributes import Column, Kind, Schema, Table, comparable
 
 MAX_DEPTH = 8
 MAX_NODES = 100
@@ -119,7 +119,7 @@ class And(_Node):
 
     and_: Annotated[_Branches, Field(alias="and")]
 
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+    def mask(self, columns: Table) -> NDArray[np.bool_]:
         """mask_R: the items that meet every condition."""
         mask_R: NDArray[np.bool_] = np.logical_and.reduce([condition.mask(columns) for condition in self.and_])
         return mask_R
@@ -135,7 +135,7 @@ class Or(_Node):
 
     or_: Annotated[_Branches, Field(alias="or")]
 
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+    def mask(self, columns: Table) -> NDArray[np.bool_]:
         """mask_R: the items that meet a condition."""
         mask_R: NDArray[np.bool_] = np.logical_or.reduce([condition.mask(columns) for condition in self.or_])
         return mask_R
@@ -151,7 +151,7 @@ class Not(_Node):
 
     not_: Annotated[Condition, Field(alias="not")]
 
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+    def mask(self, columns: Table) -> NDArray[np.bool_]:
         """mask_R: the items that do not meet the condition."""
         return ~self.not_.mask(columns)
 
@@ -166,7 +166,7 @@ class Equals(_Node):
     attribute: AttributeName
     equals: Value
 
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+    def mask(self, columns: Table) -> NDArray[np.bool_]:
         """mask_R: the items with the value."""
         return _with_one_of(columns[self.attribute], [self.equals])
 
@@ -181,7 +181,7 @@ class In(_Node):
     attribute: AttributeName
     in_: Annotated[list[Value], Field(alias="in", min_length=1, max_length=MAX_VALUES)]
 
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+    def mask(self, columns: Table) -> NDArray[np.bool_]:
         """mask_R: the items with one of the values."""
         return _with_one_of(columns[self.attribute], self.in_)
 
@@ -213,7 +213,7 @@ class InRange(_Node):
     attribute: AttributeName
     range: Annotated[Bounds, AfterValidator(_bounded), Field(json_schema_extra={"minProperties": 1})]
 
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+    def mask(self, columns: Table) -> NDArray[np.bool_]:
         """mask_R: the items within all the bounds."""
         column = columns[self.attribute]
         hit_V = np.full(len(column.values_V), column.kind in _ORDERED)
@@ -239,7 +239,7 @@ class Exists(_Node):
     attribute: AttributeName
     exists: bool
 
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+    def mask(self, columns: Table) -> NDArray[np.bool_]:
         """mask_R: the items that have the attribute, or those that do not."""
         present_R = columns[self.attribute].present_R
         return present_R if self.exists else ~present_R
@@ -298,7 +298,7 @@ class Filter(RootModel[Condition]):
                 )
         return value
 
-    def mask(self, columns: Columns) -> NDArray[np.bool_]:
+    def mask(self, columns: Table) -> NDArray[np.bool_]:
         """mask_R: the items that the filter lets through."""
         return self.root.mask(columns)
 
