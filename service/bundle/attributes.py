@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 Kind = Literal["number", "string", "strings", "boolean", "date", "mixed"]
 Schema = Mapping[str, Kind]
+
+DATES_KEPT = 4_096
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -34,8 +37,8 @@ def infer_schema(items: Iterable[Mapping[str, Any]], known: Schema = MappingProx
     """
     found: dict[str, Kind] = {}
     for attributes in items:
-        for name in attributes.keys() - known.keys():
-            if (value := attributes[name]) is not None and (kind := found.get(name)) != "mixed":
+        for name, value in attributes.items():
+            if value is not None and name not in known and (kind := found.get(name)) != "mixed":
                 found[name] = _kind_of(value) if kind is None else _joined(kind, value)
     return {**known, **found}
 
@@ -185,10 +188,15 @@ def _text(value: Any) -> int | None:
 
 def _instant(value: Any) -> int | None:
     """Microseconds from 1970; None for what is no date by RFC 3339."""
-    if not isinstance(value, str) or not _DATE.fullmatch(value):
+    return _instant_of_text(value) if isinstance(value, str) else None
+
+
+@lru_cache(DATES_KEPT)
+def _instant_of_text(text: str) -> int | None:
+    if not _DATE.fullmatch(text):
         return None
     try:
-        moment = datetime.fromisoformat(value.upper())
+        moment = datetime.fromisoformat(text.upper())
         return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
     except ValueError:
         return None

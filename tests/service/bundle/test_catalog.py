@@ -1,5 +1,7 @@
+import gc
 import json
 import unicodedata
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -267,6 +269,20 @@ def test_the_same_filter_is_answered_from_memory(tmp_path: Path) -> None:
     asked = [Filter.model_validate({"attribute": "price", "equals": 1}) for _ in range(2)]
     assert catalog.eligible(asked[0]) is catalog.eligible(asked[1])
     assert catalog.eligible() is catalog.eligible()
+
+
+def test_a_catalog_that_nobody_holds_is_freed_without_garbage_collection(tmp_path: Path) -> None:
+    catalog = write(tmp_path, ["a"], attributes=[{"price": 1}])
+    changed = catalog.changed([ItemChange("a", 1, {"price": 2}), ItemChange("x", 2, vector_D=VECTOR)])
+    for one in (catalog, changed):
+        assert shown(one, {"attribute": "price", "range": {"min": 0}})
+    held: list[weakref.ref[Any]] = [weakref.ref(catalog), weakref.ref(changed), weakref.ref(changed._stored)]
+    gc.disable()
+    try:
+        del catalog, changed, one
+        assert [reference() for reference in held] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_threads_at_once_get_the_same_rows(tmp_path: Path) -> None:
