@@ -88,7 +88,7 @@ class Catalog:
 
         A deleted item of the bundle keeps its row, so that sessions with it are understood, and is never shown; a
         deleted cold one has none. Cold rows are in the order of their sequences. Costs what the changes do, and the
-        copy of N bits of availability.
+        copy of N booleans.
         """
         newer = self._newer(changes)
         available_N1 = self._available_N1.copy()
