@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -14,17 +14,24 @@ from service import openapi, telemetry
 from service.admission import InFlightLimit, KeyCheck, RateCheck
 from service.background import repeated
 from service.errors import on_http_error, on_invalid_request
+from service.explanation import Explainer
+from service.live_catalog import open_live_catalog
 from service.middleware import RequestLimits, RequestTelemetry
 from service.parent import end_with_parent
 from service.recommender import Recommender
+from service.recorder import open_recorder
 from service.reload import LiveBundle
 from service.routes import ROUTERS
+from service.routes.catalog import ITEMS_BATCH_PATH
+from service.routes.recommendations import BATCH_PATH
 from service.routes.sessions import EVENTS_PATH
-from service.sessions import InMemorySessionStore, RedisSessionStore, SessionStore
+from service.scenarios import open_scenarios
+from service.sessions import EventRules, InMemorySessionStore, Listeners, RedisSessionStore, SessionStore
 from service.settings import IN_MEMORY, Settings
+from service.versioned_map import FOLLOW_INTERVAL
 
 MAX_BODY_BYTES = 64 * 2**10
-MAX_EVENTS_BODY_BYTES = 2**20
+MAX_BATCH_BODY_BYTES = 2**20
 
 DESCRIPTION = """\
 Recommends what a visitor will want next, from what they did in this session.
@@ -43,13 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        store = open_store(settings)
-        live = LiveBundle(settings.bundles)
-        try:
-            async with repeated(live.refresh, settings.reload_interval):
-                yield {"live": live, "store": store, "recommender": Recommender(live, store)}
-        finally:
-            await store.close()
+        async with AsyncExitStack() as running:
+            yield await _parts(settings, running)
 
     app = FastAPI(
         title="Onward",
@@ -66,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         RequestLimits,
         max_body_bytes=MAX_BODY_BYTES,
-        max_body_bytes_of={EVENTS_PATH: MAX_EVENTS_BODY_BYTES},
+        max_body_bytes_of=dict.fromkeys((EVENTS_PATH, ITEMS_BATCH_PATH, BATCH_PATH), MAX_BATCH_BODY_BYTES),
         body_timeout=settings.body_timeout,
     )
     app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight)
@@ -88,6 +90,38 @@ def create_app_from_environment() -> FastAPI:
     return create_app(settings)
 
 
+async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, Any]:
+    """Open what the endpoints ask, and keep it at work until `running` ends."""
+    url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
+    shared_url = None if url == IN_MEMORY else url
+    store = open_store(settings)
+    running.push_async_callback(store.close)
+    catalog, scenarios = open_live_catalog(shared_url), open_scenarios(shared_url)
+    running.push_async_callback(catalog.close)
+    running.push_async_callback(scenarios.close)
+    recorder = await running.enter_async_context(open_recorder(settings))
+    live = LiveBundle(settings.bundles, catalog)
+    for work, interval in (
+        (live.refresh, settings.reload_interval),
+        (live.follow_catalog, FOLLOW_INTERVAL),
+        (scenarios.follow, FOLLOW_INTERVAL),
+    ):
+        await running.enter_async_context(repeated(work, interval))
+    listener = Listeners(recorder, catalog)
+    rules = EventRules(settings.event_weights, settings.max_event_age)
+    return {
+        "live": live,
+        "store": store,
+        "catalog": catalog,
+        "scenarios": scenarios,
+        "recorder": recorder,
+        "listener": listener,
+        "event_rules": rules,
+        "recommender": Recommender(live, store, recorder, listener, rules),
+        "explainer": Explainer(live, recorder.answers),
+    }
+
+
 def open_store(settings: Settings) -> SessionStore:
     """Open the session store that the settings name."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
@@ -95,5 +129,9 @@ def open_store(settings: Settings) -> SessionStore:
         telemetry.sessions_in_memory()
         return InMemorySessionStore(length=settings.session_length, ttl=settings.session_ttl)
     return RedisSessionStore.connect(
-        url, length=settings.session_length, ttl=settings.session_ttl, timeout=settings.store_timeout
+        url,
+        length=settings.session_length,
+        ttl=settings.session_ttl,
+        timeout=settings.store_timeout,
+        answer_ttl=settings.answer_ttl,
     )

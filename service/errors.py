@@ -1,7 +1,7 @@
 """Failures a client is told about: RFC 9457 problems that name a code and the request, and never echo what was sent."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +11,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from service import telemetry
 
 MAX_REPORTED_FAULTS = 20
+
+
+class Fault(BaseModel):
+    """One thing wrong with a request."""
+
+    at: str = Field(description="Where: body, query or path, then names and places.", examples=["body.items.3"])
+    message: str = Field(examples=["Value error, an id is 1 to 128 visible characters"])
 
 
 class ServiceError(HTTPException):
@@ -64,9 +71,31 @@ class BodyTooLarge(ServiceError):
 
 
 class InvalidRequest(ServiceError):
-    """The body, path or query breaks the endpoint's schema."""
+    """The body, path or query breaks the endpoint's schema, or asks for what cannot be."""
 
     status, code, title = 422, "invalid_request", "Invalid request"
+
+    def __init__(self, detail: str = "", faults: Sequence[Fault] = ()) -> None:
+        super().__init__(detail)
+        self.faults = faults
+
+    @classmethod
+    def of(cls, faults: Sequence[Fault], what: str = "request") -> Self:
+        """Tell of all that is wrong with a request, or with a part of it, and where; of many faults the first ones."""
+        places = "place" if len(faults) == 1 else "places"
+        return cls(f"The {what} breaks the schema in {len(faults)} {places}.", faults[:MAX_REPORTED_FAULTS])
+
+
+class RecommendationNotFound(ServiceError):
+    """No answer of this id is kept."""
+
+    status, code, title = 404, "recommendation_not_found", "Recommendation not found"
+
+
+class RecommendationGone(ServiceError):
+    """The answer is kept, but what decided it is not."""
+
+    status, code, title = 410, "recommendation_gone", "Recommendation gone"
 
 
 class SessionNotFound(ServiceError):
@@ -153,13 +182,6 @@ class InternalError(ServiceError):
     """A fault of the service itself; its log knows more."""
 
 
-class Fault(BaseModel):
-    """One thing wrong with a request."""
-
-    at: str = Field(description="Where: body, query or path, then names and places.", examples=["body.items.3"])
-    message: str = Field(examples=["Value error, an id is 1 to 128 visible characters"])
-
-
 class Problem(BaseModel):
     """What went wrong, by RFC 9457."""
 
@@ -174,25 +196,27 @@ class Problem(BaseModel):
     errors: list[Fault] | None = Field(default=None, description=f"At most {MAX_REPORTED_FAULTS}, for invalid_request.")
 
 
-def problem_response(
-    error: ServiceError | StarletteHTTPException, request_id: str | None, errors: list[Fault] | None = None
-) -> Response:
-    """Render an error; one of the framework's own (404, 405) by its HTTP meaning."""
+def problem_of(error: ServiceError | StarletteHTTPException, request_id: str | None) -> Problem:
+    """Describe an error; one of the framework's own (404, 405) by its HTTP meaning."""
     if isinstance(error, ServiceError):
         code, title = error.code, error.title
     else:
         code, title = error.detail.lower().replace(" ", "_"), error.detail
-    problem = Problem(
+    return Problem(
         type=f"/problems/{code}",
         title=title,
         status=error.status_code,
         detail=error.detail,
         code=code,
         request_id=request_id,
-        errors=errors,
+        errors=list(error.faults) or None if isinstance(error, InvalidRequest) else None,
     )
+
+
+def problem_response(error: ServiceError | StarletteHTTPException, request_id: str | None) -> Response:
+    """Answer with an error."""
     return Response(
-        problem.model_dump_json(exclude_none=True),
+        problem_of(error, request_id).model_dump_json(exclude_none=True),
         error.status_code,
         headers=dict(error.headers or {}),
         media_type="application/problem+json",
@@ -212,14 +236,12 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
     if faults and faults[0]["type"] == "json_invalid":
         malformed = MalformedRequest(f"The body is not acceptable JSON: {faults[0]['ctx']['error']}.")
         return problem_response(malformed, telemetry.request_id(request.scope))
-    places = "place" if len(faults) == 1 else "places"
-    invalid = InvalidRequest(f"The request breaks the schema in {len(faults)} {places}.")
-    return problem_response(invalid, telemetry.request_id(request.scope), reported(faults))
+    return problem_response(InvalidRequest.of(faults_of(error.errors())), telemetry.request_id(request.scope))
 
 
-def reported(faults: Sequence[Any], *owner: str | int) -> list[Fault]:
-    """Tell of the first faults that a schema found, without what was sent; `owner` leads to what it looked at."""
-    return [_fault({**fault, "loc": (*owner, *fault["loc"])}) for fault in faults[:MAX_REPORTED_FAULTS]]
+def faults_of(found: Sequence[Any], *owner: str | int) -> list[Fault]:
+    """Tell what a schema found, without what was sent; `owner` leads to what it looked at."""
+    return [_fault({**fault, "loc": (*owner, *fault["loc"])}) for fault in found]
 
 
 def _fault(fault: Any) -> Fault:

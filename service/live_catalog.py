@@ -127,6 +127,10 @@ class LiveCatalog:
         changes = (item.change for item in self._followed.values())
         return bundle.with_changes(sorted(changes, key=lambda change: change.sequence))
 
+    def applied_once(self, bundle: Bundle) -> Bundle:
+        """Return a bundle, other than the one that serves, with what is known now; for any thread."""
+        return LiveCatalog(self._mirror).applied_to(bundle)
+
     async def close(self) -> None:
         """Let go of the store."""
         await self._mirror.close()
@@ -147,6 +151,9 @@ class LiveCatalog:
             for meeting in self._meetings_of(event):
                 if meeting in self._meetings or len(self._meetings) < MAX_UNSENT_MEETINGS:
                     self._meetings[meeting] = self._meetings.get(meeting, 0) + event.weight
+
+    async def forget(self, session_id: str) -> None:
+        """Do nothing: what is counted is of no session."""
 
     async def flush(self) -> None:
         """Store what was counted; where the store does not take it, it is kept for the next time."""

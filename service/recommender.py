@@ -1,122 +1,352 @@
-"""Session id -> ranked items."""
+"""Recommender: what a caller asks -> ranked items."""
 
 import asyncio
 import time
-import uuid
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
 
 from service import telemetry
-from service.bundle import Bundle, Options, Retrieval, Seen, UnknownItemError
-from service.errors import ItemNotFound, SessionStoreUnavailable
+from service.answers import Answer, new_answer_id, new_page_id
+from service.bundle import Bundle, Options, Retrieval, Seen, UnknownItemError, Wanted
+from service.bundle.filters import FilterFault
+from service.errors import (
+    Fault,
+    InvalidRequest,
+    ItemNotFound,
+    RecommendationNotFound,
+    ServiceError,
+    SessionStoreUnavailable,
+)
+from service.recorder import Recorder
 from service.reload import LiveBundle
-from service.sessions import Event, SessionStore
+from service.scenarios import Scenario
+from service.schemas.options import RecommendationOptions
+from service.sessions import AppliedEvent, EventListener, EventRules, Session, SessionStore
 
 INLINE_PRODUCTS = 2_000_000
 """Multiplications of a search, about half a millisecond: a longer one goes to a thread, so that other requests go on.
 
 A thread costs about a third more of processor time, so the short searches of an index with lists stay inline."""
 
+INLINE_ITEMS = 50_000
+"""Items of a catalog over which a filter may be looked at for the first time without a thread."""
+
+PAGE_ATTEMPTS = 5
+
+VIEW = "view"
+
 Missing = Literal["session_store"]
 SESSION_STORE: Missing = "session_store"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a caller asks."""
+
+    session_id: str | None = None
+    items: Sequence[str] = ()
+    """What the visitor just saw, oldest first."""
+    user_id: str | None = None
+    exclude: Sequence[str] = ()
+    options: RecommendationOptions = field(default_factory=RecommendationOptions)
+    scenario: Scenario | None = None
+    """Whose options count where the caller's own do not say otherwise."""
+    position: str | None = None
+    """How far the session must have come."""
+    kept: bool = True
+    """Whether anything is stored."""
+
+    @property
+    def effective(self) -> RecommendationOptions:
+        """The options that count."""
+        return self.options if self.scenario is None else self.options.over(self.scenario.options)
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """An answer, the bundle that gave it, what it had to go without, and the seconds that its two stages took."""
 
-    id: str
+    answer: Answer
     session_id: str | None
     bundle: Bundle
     retrieval: Retrieval
+    position: str | None
     degraded: tuple[Missing, ...]
     store_s: float
     retrieval_s: float
 
 
+class _Found(NamedTuple):
+    """What the store knows of a session."""
+
+    seen: Seen
+    position: str | None = None
+    degraded: tuple[Missing, ...] = ()
+    reserved: bool = False
+
+
 class Recommender:
     """Answers from the live bundle and the session store; without the store from what the caller sent along."""
 
-    def __init__(self, live: LiveBundle, store: SessionStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        live: LiveBundle,
+        store: SessionStore,
+        recorder: Recorder,
+        listener: EventListener,
+        rules: EventRules,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._live = live
         self._store = store
+        self._recorder = recorder
+        self._listener = listener
+        self._rules = rules
         self._clock = clock
 
-    async def recommend(
-        self,
-        session_id: str | None,
-        items: Sequence[str],
-        *,
-        user_id: str | None,
-        k: int,
-        exclude: Collection[str],
-        exclude_seen: bool | None,
-    ) -> Recommendation:
-        """Append `items` to the session, if one is named, and rank what is likely to come next for its user."""
+    async def recommend(self, asked: Asked) -> Recommendation:
+        """Append the items to the session, if one is named, and rank what is likely to come next for its user.
+
+        Raises InvalidRequest, SessionBehind.
+        """
+        bundle = self._live.bundle
+        effective = _checked(asked, bundle)
+        answer_id = new_answer_id(asked.session_id)
+        started = time.perf_counter()
+        found = await self._find(asked, answer_id)
+        stored = time.perf_counter()
+        wanted = Wanted(found.seen, effective.as_options(exclude=asked.exclude), asked.user_id)
+        retrieval = await self._retrieve(bundle, wanted)
+        answer = self._answer(answer_id, asked, effective, bundle, found.seen, retrieval)
+        return self._served(asked, answer, bundle, found, retrieval, stored - started, time.perf_counter() - stored)
+
+    async def recommend_all(self, asked: Sequence[Asked]) -> list[Recommendation | ServiceError]:
+        """Answer several, each by itself, those of one session in order; what one raises stands in its place."""
         bundle = self._live.bundle
         started = time.perf_counter()
-        item_ids, degraded = await self._session_items(session_id, items)
+        checked = [_caught(_checked, one, bundle) for one in asked]
+        answer_ids = [new_answer_id(one.session_id) for one in asked]
+        found = await self._find_all(asked, checked, answer_ids)
         stored = time.perf_counter()
-        retrieval = await _retrieve(bundle, item_ids, user_id, k, exclude, exclude_seen)
-        retrieved = time.perf_counter()
-        telemetry.retrieved(
-            [item.source for item in retrieval.items], len(retrieval.unknown_item_ids), retrieved - stored
-        )
-        return Recommendation(
-            id=uuid.uuid4().hex,
-            session_id=session_id,
-            bundle=bundle,
-            retrieval=retrieval,
-            degraded=degraded,
-            store_s=stored - started,
-            retrieval_s=retrieved - stored,
-        )
+        wanted = [
+            Wanted(known.seen, effective.as_options(exclude=one.exclude), one.user_id)
+            for one, effective, known in zip(asked, checked, found, strict=True)
+            if not isinstance(effective, ServiceError) and not isinstance(known, ServiceError)
+        ]
+        retrievals = iter(await asyncio.to_thread(bundle.retrieve_all, wanted, popular_now=self._popular_now()))
+        store_s, retrieval_s = stored - started, time.perf_counter() - stored
+        answers: list[Recommendation | ServiceError] = []
+        for one, effective, known, answer_id in zip(asked, checked, found, answer_ids, strict=True):
+            if isinstance(effective, ServiceError):
+                answers.append(effective)
+            elif isinstance(known, ServiceError):
+                answers.append(known)
+            else:
+                retrieval = next(retrievals)
+                answer = self._answer(answer_id, one, effective, bundle, known.seen, retrieval)
+                answers.append(self._served(one, answer, bundle, known, retrieval, store_s, retrieval_s))
+        return answers
 
-    async def similar(self, item_id: str, k: int, exclude: Collection[str]) -> tuple[Bundle, Retrieval]:
+    async def next_page(self, recommendation_id: str, k: int | None) -> Recommendation:
+        """Go on with an answer: items that no page of it has shown, in the order of its session and options.
+
+        Raises RecommendationNotFound, SessionStoreUnavailable.
+        """
+        for _ in range(PAGE_ATTEMPTS):
+            page = await self._page(recommendation_id, k)
+            if page is not None:
+                return page
+        raise SessionStoreUnavailable("Others asked for the same pages all the time.")
+
+    async def similar(self, item_id: str, options: Options) -> tuple[Bundle, Retrieval]:
         """Return the items nearest to an item. Raises ItemNotFound."""
-        bundle, options = self._live.bundle, Options(k, exclude)
+        bundle = self._live.bundle
         try:
-            if _is_short(bundle, options, hidden=len(exclude) + 1):
-                return bundle, bundle.similar(item_id, options)
-            return bundle, await asyncio.to_thread(bundle.similar, item_id, options)
+            if _is_short(bundle, options, hidden=len(options.exclude) + 1):
+                return bundle, bundle.similar(item_id, options, popular_now=self._popular_now())
+            return bundle, await asyncio.to_thread(bundle.similar, item_id, options, popular_now=self._popular_now())
         except UnknownItemError as error:
             raise ItemNotFound("The live bundle's catalog does not have this item.") from error
 
-    def popular(self, k: int, exclude: Collection[str]) -> tuple[Bundle, Retrieval]:
+    def popular(self, options: Options) -> tuple[Bundle, Retrieval]:
         """Return the most popular items."""
         bundle = self._live.bundle
-        return bundle, bundle.popular(Options(k, exclude))
+        return bundle, bundle.popular(options, popular_now=self._popular_now())
 
-    async def _session_items(
-        self, session_id: str | None, items: Sequence[str]
-    ) -> tuple[Sequence[str], tuple[Missing, ...]]:
-        if session_id is None:
-            return items, ()
-        now_ms = int(self._clock() * 1000)
+    async def _find(self, asked: Asked, answer_id: str) -> _Found:
+        """Append what is new to the session, where it is to be kept, and read it."""
+        if asked.session_id is None:
+            return _Found(Seen(asked.items))
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        new = [self._rules.event(item_id, VIEW, None, None, now) for item_id in asked.items]
+        reserves = asked.kept and self._recorder.answers is not None
         try:
-            session = await self._store.append(session_id, [Event(item_id, "view", now_ms) for item_id in items])
+            session = await self._store.append(
+                asked.session_id,
+                new if asked.kept else (),
+                at_least=asked.position,
+                answer_id=answer_id if reserves else None,
+            )
         except SessionStoreUnavailable:
             telemetry.degraded(SESSION_STORE)
-            return items, (SESSION_STORE,)
-        return [event.item_id for event in session.events], ()
+            return _Found(Seen(asked.items), degraded=(SESSION_STORE,))
+        if asked.kept and new:
+            self._listener.applied([_applied(asked.session_id, event, session) for event in new])
+        item_ids = session.item_ids if asked.kept else [*session.item_ids, *asked.items]
+        return _Found(Seen(item_ids, session.purchased, session.hidden), session.position, reserved=reserves)
+
+    async def _find_all(
+        self, asked: Sequence[Asked], checked: Sequence[RecommendationOptions | ServiceError], answer_ids: Sequence[str]
+    ) -> list[_Found | ServiceError]:
+        """Find the sessions of several at once, and one after another those of one session."""
+        found: dict[int, _Found | ServiceError] = {
+            number: fault for number, fault in enumerate(checked) if isinstance(fault, ServiceError)
+        }
+        of_session: dict[str | int, list[int]] = {}
+        for number, one in enumerate(asked):
+            if number not in found:
+                of_session.setdefault(number if one.session_id is None else one.session_id, []).append(number)
+
+        async def find(numbers: Iterable[int]) -> None:
+            for number in numbers:
+                try:
+                    found[number] = await self._find(asked[number], answer_ids[number])
+                except ServiceError as error:
+                    found[number] = error
+
+        await asyncio.gather(*map(find, of_session.values()))
+        return [found[number] for number in range(len(asked))]
+
+    async def _retrieve(self, bundle: Bundle, wanted: Wanted) -> Retrieval:
+        if _is_short(bundle, wanted.options, hidden=len(wanted.options.exclude) + len(wanted.seen.item_ids)):
+            return self._retrieved(bundle, wanted)
+        return await asyncio.to_thread(self._retrieved, bundle, wanted)
+
+    def _retrieved(self, bundle: Bundle, wanted: Wanted) -> Retrieval:
+        seen, options, user_id = wanted
+        return bundle.retrieve(seen, options, user_id=user_id, popular_now=self._popular_now())
+
+    async def _page(self, recommendation_id: str, k: int | None) -> Recommendation | None:
+        """Make the next page of an answer; None where somebody else made it meanwhile."""
+        answers = self._recorder.answers
+        pages = [] if answers is None else await answers.pages(recommendation_id)
+        if answers is None or not pages:
+            raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
+        started = time.perf_counter()
+        bundle, root, shown = self._live.bundle, pages[0], pages[-1].shown
+        wanted = wanted_of(root)
+        options = replace(wanted.options, k=k or wanted.options.k, pins=(), exclude=(*wanted.options.exclude, *shown))
+        retrieval = await self._retrieve(bundle, wanted._replace(options=options))
+        page = replace(
+            root,
+            id=new_page_id(root.id),
+            made_ms=int(self._clock() * 1000),
+            bundle=bundle.digest,
+            changes_version=bundle.changes_version,
+            items=retrieval.items,
+            options={**root.options, "k": options.k, "pin": []},
+            root_id=root.id,
+            shown_before=shown,
+        )
+        if not await answers.claim_next(root.id, len(pages), page):
+            return None
+        self._recorder.served_page(page)
+        return Recommendation(page, None, bundle, retrieval, None, (), 0.0, time.perf_counter() - started)
+
+    def _answer(
+        self,
+        answer_id: str,
+        asked: Asked,
+        effective: RecommendationOptions,
+        bundle: Bundle,
+        seen: Seen,
+        retrieval: Retrieval,
+    ) -> Answer:
+        given = effective.given()
+        return Answer(
+            id=answer_id,
+            made_ms=int(self._clock() * 1000),
+            bundle=bundle.digest,
+            items=retrieval.items,
+            session_items=tuple(seen.item_ids),
+            purchased=tuple(seen.purchased),
+            hidden=tuple(seen.hidden),
+            user_id=asked.user_id,
+            options={**given, "exclude": list(asked.exclude)} if asked.exclude else given,
+            changes_version=bundle.changes_version,
+            scenario=None if asked.scenario is None else asked.scenario.name,
+            scenario_version=None if asked.scenario is None else asked.scenario.version,
+            variant=effective.variant,
+        )
+
+    def _served(
+        self,
+        asked: Asked,
+        answer: Answer,
+        bundle: Bundle,
+        found: _Found,
+        retrieval: Retrieval,
+        store_s: float,
+        retrieval_s: float,
+    ) -> Recommendation:
+        telemetry.retrieved([item.source for item in retrieval.items], len(retrieval.unknown_item_ids), retrieval_s)
+        if asked.kept:
+            self._recorder.served(answer, session_id=asked.session_id, reserved=found.reserved)
+        return Recommendation(
+            answer, asked.session_id, bundle, retrieval, found.position, found.degraded, store_s, retrieval_s
+        )
+
+    def _popular_now(self) -> Any:
+        return self._recorder.popularity.scores()
 
 
-async def _retrieve(
-    bundle: Bundle,
-    item_ids: Sequence[str],
-    user_id: str | None,
-    k: int,
-    exclude: Collection[str],
-    exclude_seen: bool | None,
-) -> Retrieval:
-    options = Options(k, exclude, exclude_seen)
-    retrieve = partial(bundle.retrieve, Seen(item_ids), options, user_id=user_id)
-    if _is_short(bundle, options, hidden=len(exclude) + len(item_ids)):
-        return retrieve()
-    return await asyncio.to_thread(retrieve)
+def wanted_of(answer: Answer) -> Wanted:
+    """Return what an answer was given to, so that it can be given again."""
+    given = dict(answer.options)
+    exclude = given.pop("exclude", ())
+    options = RecommendationOptions.model_validate(given).as_options(exclude=exclude)
+    return Wanted(Seen(answer.session_items, answer.purchased, answer.hidden), options, answer.user_id)
+
+
+def _checked(asked: Asked, bundle: Bundle) -> RecommendationOptions:
+    """Return the options that count, once the catalog can answer them.
+
+    Raises InvalidRequest.
+    """
+    effective = asked.effective
+    if not effective.asks_of_attributes:
+        return effective
+    schema = bundle.catalog.schema
+    if own := [_fault(fault) for fault in asked.options.faults(schema)]:
+        raise InvalidRequest.of(own)
+    for fault in effective.faults(schema):
+        place = ".".join(map(str, fault.path))
+        raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
+    return effective
+
+
+def _fault(fault: FilterFault) -> Fault:
+    return Fault(at=".".join(map(str, ("body", *fault.path))), message=fault.message)
+
+
+def _caught(
+    check: Callable[[Asked, Bundle], RecommendationOptions], asked: Asked, bundle: Bundle
+) -> RecommendationOptions | ServiceError:
+    try:
+        return check(asked, bundle)
+    except ServiceError as error:
+        return error
+
+
+def _applied(session_id: str, event: Any, session: Session) -> AppliedEvent:
+    return AppliedEvent(
+        session_id, event.item_id, event.type, event.weight, event.timestamp_ms, None, None, None, session.item_ids
+    )
 
 
 def _is_short(bundle: Bundle, options: Options, *, hidden: int) -> bool:
+    if (options.filter is not None or options.rearranges) and bundle.manifest.items > INLINE_ITEMS:
+        return False
     return bundle.expected_products(options, hidden=hidden) <= INLINE_PRODUCTS

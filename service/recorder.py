@@ -27,7 +27,11 @@ class Recorder:
     """Is told of each answer that was sent and each event that was applied; both cost the request next to nothing."""
 
     def __init__(
-        self, answers: AnswerLog | None, metrics: OnlineMetrics, popularity: LivePopularity, log: EventLog | None
+        self,
+        answers: AnswerLog | None,
+        metrics: OnlineMetrics,
+        popularity: LivePopularity,
+        log: EventLog | None,
     ) -> None:
         """Take None for what the deployment does not keep."""
         self.answers = answers

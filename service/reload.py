@@ -48,6 +48,20 @@ class LiveBundle:
             raise NotReady(self._why_not_ready())
         return self._bundle
 
+    async def of(self, digest: str) -> Bundle | None:
+        """The published bundle of a digest, with the live catalog's changes; None where it is there no longer."""
+        if self.bundle.digest == digest:
+            return self.bundle
+        try:
+            exported = await asyncio.to_thread(Bundle.load, self._bundles / Path(digest).name, verify=False)
+        except BundleError:
+            return None
+        if exported.digest != digest:
+            return None
+        if self._catalog is None:
+            return exported
+        return await asyncio.to_thread(self._catalog.applied_once, exported)
+
     async def refresh(self) -> None:
         """Look at `current` once and, where it has moved, load what it names."""
         try:
@@ -99,6 +113,7 @@ class LiveBundle:
         gc.collect()
         gc.freeze()  # what is here now stays: walking it again would hold up requests for tens of ms
         telemetry.bundle_live(digest, bundle.manifest.model, bundle.manifest.items, time.perf_counter() - started)
+        await asyncio.to_thread(bundle.catalog.make_columns)  # before the first filter, or new item, needs them
 
     def _refuse(self, digest: str, reason: str) -> None:
         refusal = Refusal(digest, reason)

@@ -1,7 +1,7 @@
 """The contract between training and service: how a bundle is written, published, loaded and asked."""
 
 from service.bundle.attributes import Kind, Schema, fits, infer_schema
-from service.bundle.bundle import Bundle, UnknownItemError
+from service.bundle.bundle import Bundle, Standing, UnknownItemError
 from service.bundle.catalog import Catalog
 from service.bundle.changes import ItemChange
 from service.bundle.eligible import Eligible
@@ -27,7 +27,7 @@ from service.bundle.manifest import (
     read_manifest,
     write_manifest,
 )
-from service.bundle.options import Boost, Options, Pin, Seen
+from service.bundle.options import Boost, Options, Pin, Seen, Wanted
 from service.bundle.publish import current_digest, publish, stage
 from service.bundle.retrieval import Moved, Retrieval, RetrievedItem, Rule, Source, User
 from service.bundle.users import Users
@@ -67,10 +67,12 @@ __all__ = [
     "ScoredItem",
     "Seen",
     "Source",
+    "Standing",
     "Strategy",
     "UnknownItemError",
     "User",
     "Users",
+    "Wanted",
     "current_digest",
     "fits",
     "infer_schema",

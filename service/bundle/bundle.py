@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from service.bundle.manifest import (
     check_files,
     read_manifest,
 )
-from service.bundle.options import Options, Seen
+from service.bundle.options import Options, Seen, Wanted
 from service.bundle.popularity import Popularities
 from service.bundle.ranking import ByInterests, ByPopularity, BySimilarity, Ranker
 from service.bundle.rearranging import Rearranging, pool
@@ -41,6 +41,28 @@ FINITE_CHECK_ROWS = 65_536
 
 class UnknownItemError(LookupError):
     """The catalog has no item of this id."""
+
+
+class Standing(NamedTuple):
+    """An item's rank, from 1, and its score, boosts included."""
+
+    rank: int
+    score: float
+
+
+class _KnownSession(NamedTuple):
+    """What a bundle knows of a session."""
+
+    rows: tuple[int, ...]
+    """Those that the encoder takes."""
+    user_row: int
+    user: User | None
+    all_rows: Sequence[int]
+    unknown_item_ids: tuple[str, ...]
+
+    @property
+    def is_encodable(self) -> bool:
+        return bool(self.rows) or self.user_row != UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +139,55 @@ class Bundle:
                 whom it does not know is answered by the session alone.
             popular_now: weights of recent events by item, an object that nobody changes, for the popular items.
         """
-        rows, unknown_item_ids = self._rows(seen.item_ids)
-        user_row, user = self._user(user_id)
-        hidden_rows = self._hidden_rows(seen, options)
-        encodable = [row for row in rows if row <= self.manifest.encodable_items]
-        if encodable or user_row != UNKNOWN:
-            ranker: Ranker = ByInterests(self.index, self.encoder.encode(encodable, user_row), options.exact)
-        else:
-            anchor = next((row for row in reversed(rows) if self._has_vector(row)), None)
-            hidden_rows.update([] if anchor is None else [anchor])
-            ranker = self._without_encoder(anchor, options, popular_now)
-        retrieval = self._ranked(ranker, options, hidden_rows)
-        return replace(retrieval, unknown_item_ids=unknown_item_ids, user=user)
+        session = self._session(seen, user_id)
+        interests_KD = self.encoder.encode(session.rows, session.user_row) if session.is_encodable else None
+        return self._answer(session, seen, options, interests_KD, popular_now)
+
+    def retrieve_all(
+        self, wanted: Sequence[Wanted], *, popular_now: Mapping[str, float] | None = None
+    ) -> list[Retrieval]:
+        """Return what `retrieve` returns for each, but for the rounding of scores: sessions are encoded together."""
+        sessions = [self._session(one.seen, one.user_id) for one in wanted]
+        encoded = iter(self._encoded([session for session in sessions if session.is_encodable]))
+        return [
+            self._answer(session, one.seen, one.options, next(encoded) if session.is_encodable else None, popular_now)
+            for one, session in zip(wanted, sessions, strict=True)
+        ]
+
+    def contributions(self, wanted: Wanted, item_ids: Sequence[str]) -> dict[str, list[float]]:
+        """Tell what each event of a session does for some items that the encoder brought.
+
+        Returns for each item a number for each place of the session: the item's score, without boosts, less what it
+        would be without that event, and 0 for an event that the encoder does not read. The only event that it reads
+        has the whole score, unless it knows the user.
+        """
+        session = self._session(wanted.seen, wanted.user_id)
+        if not item_ids or not session.is_encodable:
+            return {}
+        without = [session._replace(rows=(*session.rows[:n], *session.rows[n + 1 :])) for n in range(len(session.rows))]
+        interests_BKD = self._encoded([session, *(one for one in without if one.is_encodable)])
+        vectors_ID = self.index.vectors(np.array([self._row(item_id) for item_id in item_ids]))
+        scores_BI = (interests_BKD @ vectors_ID.T).max(axis=1)
+        left_IL = np.zeros((len(item_ids), len(session.rows)), dtype=np.float64)
+        left_IL[:, : len(scores_BI) - 1] = scores_BI[1:].T
+        done_IL = scores_BI[0][:, np.newaxis] - left_IL
+        of_places = np.zeros((len(item_ids), len(wanted.seen.item_ids)))
+        of_places[:, self._encodable_places(wanted.seen.item_ids)] = done_IL
+        return dict(zip(item_ids, of_places.tolist(), strict=True))
+
+    def standing(self, item_id: str, wanted: Wanted, *, popular_now: Mapping[str, float] | None = None) -> Standing:
+        """Tell where an item that may be shown stands among all of these, by boosted scores, pins and diversity aside.
+
+        Raises UnknownItemError.
+        """
+        session, options = self._session(wanted.seen, wanted.user_id), wanted.options
+        interests_KD = self.encoder.encode(session.rows, session.user_row) if session.is_encodable else None
+        hidden_rows = self._hidden_rows(wanted.seen, options)
+        ranker = self._ranker(session, options, interests_KD, popular_now, hidden_rows)
+        rows = np.setdiff1d(self.catalog.eligible(options.filter).selected, [*hidden_rows])
+        scores = self._boosted(ranker, rows, options)
+        own = float(self._boosted(ranker, np.array([self._row(item_id)]), options)[0])
+        return Standing(rank=1 + int(np.count_nonzero(scores > own)), score=own)
 
     def similar(self, item_id: str, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
         """Return the items nearest to an item, by the cosine of their vectors; popular ones where it has none.
@@ -207,6 +266,56 @@ class Bundle:
                 raise BundleError(f"probe {number}: {ENCODER} gives other interests than at export")
             if not _same_top(actual.top, expected.top):
                 raise BundleError(f"probe {number}: {INDEX} gives other items or scores than at export")
+
+    def _session(self, seen: Seen, user_id: str | None) -> _KnownSession:
+        rows, unknown_item_ids = self._rows(seen.item_ids)
+        user_row, user = self._user(user_id)
+        encodable = tuple(row for row in rows if row <= self.manifest.encodable_items)
+        return _KnownSession(encodable, user_row, user, rows, unknown_item_ids)
+
+    def _encoded(self, sessions: Sequence[_KnownSession]) -> NDArray[np.float32]:
+        """interests_BKD of sessions that can be encoded."""
+        if not sessions:
+            return np.empty((0, self.manifest.interests, self.manifest.dimension), dtype=np.float32)
+        return self.encoder.encode_all([one.rows for one in sessions], [one.user_row for one in sessions])
+
+    def _encodable_places(self, item_ids: Sequence[str]) -> list[int]:
+        rows = [self.catalog.row(item_id) for item_id in item_ids]
+        return [place for place, row in enumerate(rows) if row is not None and row <= self.manifest.encodable_items]
+
+    def _answer(
+        self,
+        session: _KnownSession,
+        seen: Seen,
+        options: Options,
+        interests_KD: NDArray[np.float32] | None,
+        popular_now: Mapping[str, float] | None,
+    ) -> Retrieval:
+        hidden_rows = self._hidden_rows(seen, options)
+        ranker = self._ranker(session, options, interests_KD, popular_now, hidden_rows)
+        retrieval = self._ranked(ranker, options, hidden_rows)
+        return replace(retrieval, unknown_item_ids=session.unknown_item_ids, user=session.user)
+
+    def _ranker(
+        self,
+        session: _KnownSession,
+        options: Options,
+        interests_KD: NDArray[np.float32] | None,
+        popular_now: Mapping[str, float] | None,
+        hidden_rows: set[int],
+    ) -> Ranker:
+        """What scores the items for a session; an item that others are to be like is hidden with the others."""
+        if interests_KD is not None:
+            return ByInterests(self.index, interests_KD, options.exact)
+        anchor = next((row for row in reversed(session.all_rows) if self._has_vector(row)), None)
+        hidden_rows.update([] if anchor is None else [anchor])
+        return self._without_encoder(anchor, options, popular_now)
+
+    def _boosted(self, ranker: Ranker, rows_C: NDArray[np.int64], options: Options) -> NDArray[np.floating[Any]]:
+        scores_C = ranker.scores(rows_C)
+        if not options.boosts:
+            return scores_C
+        return ranker.boosted(scores_C, self.levels.of(options.filter, options.boosts).added(rows_C))
 
     def _user(self, user_id: str | None) -> tuple[int, User | None]:
         """Return a user's row, and whether the encoder knows the user."""

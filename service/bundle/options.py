@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from service.bundle.filters import Filter
 
@@ -59,7 +59,8 @@ class Options:
             raise ValueError(f"at most {MAX_BOOSTS} boosts")
         if any(not 1 <= pin.position <= self.k for pin in self.pins):
             raise ValueError("a pin's position is 1..k")
-        if any(len({*of_pins}) < len(self.pins) for of_pins in zip(*map(_parts, self.pins), strict=True)):
+        items, positions = {pin.item_id for pin in self.pins}, {pin.position for pin in self.pins}
+        if min(len(items), len(positions)) < len(self.pins):
             raise ValueError("pins are of different items at different positions")
 
     @property
@@ -79,5 +80,9 @@ class Seen:
     """Never to be shown to it, such as disliked items."""
 
 
-def _parts(pin: Pin) -> tuple[str, int]:
-    return pin.item_id, pin.position
+class Wanted(NamedTuple):
+    """A session, what its answer is to be like, and whose session it is."""
+
+    seen: Seen
+    options: Options = Options()
+    user_id: str | None = None

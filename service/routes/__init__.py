@@ -1,7 +1,16 @@
 """HTTP in, HTTP out: a router for each kind of thing."""
 
-from service.routes import items, operations, recommendations, sessions
+from service.routes import catalog, items, metrics, operations, recommendations, scenarios, sessions
 
-ROUTERS = (recommendations.router, sessions.router, items.router, operations.router)
+# The catalog's `/v1/items/{id}` takes any path behind it, so the routers of longer paths stand before it.
+ROUTERS = (
+    recommendations.router,
+    sessions.router,
+    items.router,
+    catalog.router,
+    scenarios.router,
+    metrics.router,
+    operations.router,
+)
 
 __all__ = ["ROUTERS"]

@@ -17,8 +17,10 @@ from service.errors import (
     UnsupportedMediaType,
     WrongKey,
 )
+from service.explanation import Explainer
 from service.recommender import Recommender
 from service.reload import LiveBundle
+from service.scenarios import Scenarios
 from service.schemas.base import Id
 from service.sessions import SessionStore
 
@@ -39,8 +41,18 @@ async def _live(request: Request) -> LiveBundle:
     return cast(LiveBundle, request.state.live)
 
 
+async def _scenarios(request: Request) -> Scenarios:
+    return cast(Scenarios, request.state.scenarios)
+
+
+async def _explainer(request: Request) -> Explainer:
+    return cast(Explainer, request.state.explainer)
+
+
 RecommenderDep = Annotated[Recommender, Depends(_recommender)]
 StoreDep = Annotated[SessionStore, Depends(_store)]
+ScenariosDep = Annotated[Scenarios, Depends(_scenarios)]
+ExplainerDep = Annotated[Explainer, Depends(_explainer)]
 LiveDep = Annotated[LiveBundle, Depends(_live)]
 SessionId = Annotated[Id, Path(examples=["visitor-1"])]
 ItemId = Annotated[Id, Path(examples=["item-17"])]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.bundle import Bundle, Retrieval
+from service.bundle import Bundle, Options, Retrieval
 from service.errors import ItemNotFound, NotReady
 from service.openapi import problems
 from service.routes.dependencies import PATH_PROBLEMS, ItemId, RecommenderDep, elapsed_ms
@@ -27,7 +27,7 @@ async def similar_items(
     response: Response,
 ) -> ItemList:
     """List the items nearest to an item."""
-    bundle, retrieval = await recommender.similar(item_id, query.k, query.exclude)
+    bundle, retrieval = await recommender.similar(item_id, Options(k=query.k, exclude=query.exclude))
     return _item_list(bundle, retrieval, request, response)
 
 
@@ -40,7 +40,7 @@ async def popular_items(
     query: Annotated[ListQuery, Query()], recommender: RecommenderDep, request: Request, response: Response
 ) -> ItemList:
     """List the most popular items."""
-    bundle, retrieval = recommender.popular(query.k, query.exclude)
+    bundle, retrieval = recommender.popular(Options(k=query.k, exclude=query.exclude))
     return _item_list(bundle, retrieval, request, response)
 
 

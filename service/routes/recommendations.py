@@ -1,54 +1,132 @@
-"""Recommendations."""
+"""Recommendations: one, several at once, further pages, and why."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 
-from service.errors import NotReady
+from service import telemetry
+from service.errors import (
+    InvalidRequest,
+    NotReady,
+    RecommendationGone,
+    RecommendationNotFound,
+    ServiceError,
+    SessionBehind,
+    SessionStoreUnavailable,
+    UnknownScenario,
+    problem_of,
+)
+from service.explanation import explained
 from service.openapi import problems
-from service.recommender import Recommendation
-from service.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, RecommenderDep, SessionId, elapsed_ms
+from service.recommender import Asked, Recommendation
+from service.routes.dependencies import (
+    BODY_PROBLEMS,
+    PATH_PROBLEMS,
+    ExplainerDep,
+    RecommenderDep,
+    ScenariosDep,
+    SessionId,
+    elapsed_ms,
+)
 from service.routes.items import recommended_items
-from service.schemas.recommendations import RecommendationQuery, Recommendations, SessionRecommendationQuery
+from service.scenarios import Scenarios
+from service.schemas.base import Id
+from service.schemas.explanations import Explanation, ExplanationQuery
+from service.schemas.options import RecommendationOptions
+from service.schemas.recommendations import (
+    EligibleItems,
+    NextQuery,
+    RecommendationQueries,
+    RecommendationQuery,
+    RecommendationResult,
+    RecommendationResults,
+    Recommendations,
+    ScenarioUsed,
+    SessionRecommendationQuery,
+    UnusableQuery,
+)
 from service.strict_json import StrictJSONRoute
 
+BATCH_PATH = "/v1/recommendations:batch"
+
 router = APIRouter(route_class=StrictJSONRoute, tags=["recommendations"])
+
+RecommendationId = Annotated[Id, Path(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e"])]
 
 
 @router.post(
     "/v1/recommendations",
     response_model_exclude_none=True,
-    responses=problems(*BODY_PROBLEMS, NotReady),
+    responses=problems(*BODY_PROBLEMS, UnknownScenario, SessionBehind, NotReady),
 )
 async def recommend(
-    query: RecommendationQuery, recommender: RecommenderDep, request: Request, response: Response
+    query: RecommendationQuery,
+    recommender: RecommenderDep,
+    scenarios: ScenariosDep,
+    request: Request,
+    response: Response,
 ) -> Recommendations:
     """Append the newest items to the session, if one is named, and rank what is likely to come next.
 
     If the session store does not answer in time, the ranking is by `items` alone, or by popularity, and `degraded`
-    says so. A session of which no item is known gets popular items, and `source` says so; that of a user whom the
-    encoder knows gets what suits the user. `user` says whether the encoder knows the user.
+    says so. A session of which no item is known gets items similar to its last new one, or popular ones, and `source`
+    says so; that of a user whom the encoder knows gets what suits the user. `user` says whether the encoder knows the
+    user.
     """
-    answer = await recommender.recommend(
-        query.session_id,
-        query.items,
-        user_id=query.user_id,
-        k=query.k,
-        exclude=query.exclude,
-        exclude_seen=query.exclude_seen,
+    answer = await recommender.recommend(_asked(query, scenarios))
+    _time_stages(answer, request, response)
+    return _recommendations(answer, elapsed_ms(request), explains=query.dry_run)
+
+
+@router.post(
+    BATCH_PATH,
+    response_model_exclude_none=True,
+    responses={
+        207: {"model": RecommendationResults, "description": "Some queries failed; the others are answered."},
+        **problems(*BODY_PROBLEMS, NotReady),
+    },
+)
+async def recommend_for_many(
+    body: RecommendationQueries,
+    recommender: RecommenderDep,
+    scenarios: ScenariosDep,
+    request: Request,
+    response: Response,
+) -> RecommendationResults:
+    """Answer several queries at once, each as it would be by itself; one that fails does not stop the others.
+
+    Sessions are encoded together, which is faster than one by one.
+    """
+    asked = [_asked_or_refused(query, scenarios) for query in body.requests]
+    answers = iter(await recommender.recommend_all([one for one in asked if isinstance(one, Asked)]))
+    took_ms, request_id = elapsed_ms(request), telemetry.request_id(request.scope)
+    results = []
+    for query, one in zip(body.requests, asked, strict=True):
+        answer = next(answers) if isinstance(one, Asked) else one
+        if isinstance(answer, Recommendation):
+            explains = isinstance(query, RecommendationQuery) and query.dry_run
+            shown = _recommendations(answer, took_ms, explains=explains)
+            results.append(RecommendationResult(status=200, recommendations=shown))
+        else:
+            problem = problem_of(answer, request_id)
+            results.append(RecommendationResult(status=problem.status, problem=problem))
+    failed = sum(result.problem is not None for result in results)
+    response.status_code = 207 if failed else 200
+    return RecommendationResults(
+        results=results, succeeded=len(results) - failed, failed=failed, took_ms=elapsed_ms(request)
     )
-    return _recommendations(answer, request, response)
 
 
 @router.get(
     "/v1/sessions/{session_id:path}/recommendations",
     response_model_exclude_none=True,
-    responses=problems(*PATH_PROBLEMS, NotReady),
+    responses=problems(*PATH_PROBLEMS, UnknownScenario, SessionBehind, NotReady),
 )
 async def recommend_for_session(
     session_id: SessionId,
     query: Annotated[SessionRecommendationQuery, Query()],
     recommender: RecommenderDep,
+    scenarios: ScenariosDep,
     request: Request,
     response: Response,
 ) -> Recommendations:
@@ -56,26 +134,107 @@ async def recommend_for_session(
 
     With a `user_id` that the encoder knows, what suits the user counts too, and stands in for a session.
     """
+    given = query.model_dump(include=query.model_fields_set & RecommendationOptions.model_fields.keys())
     answer = await recommender.recommend(
-        session_id, (), user_id=query.user_id, k=query.k, exclude=query.exclude, exclude_seen=query.exclude_seen
+        Asked(
+            session_id=session_id,
+            user_id=query.user_id,
+            exclude=query.exclude,
+            options=RecommendationOptions(**given),
+            scenario=None if query.scenario is None else scenarios.get(query.scenario),
+            position=query.position,
+        )
     )
-    return _recommendations(answer, request, response)
+    _time_stages(answer, request, response)
+    return _recommendations(answer, elapsed_ms(request), explains=False)
 
 
-def _recommendations(answer: Recommendation, request: Request, response: Response) -> Recommendations:
-    took_ms = elapsed_ms(request)
+@router.post(
+    "/v1/recommendations/{recommendation_id}/next",
+    response_model_exclude_none=True,
+    responses=problems(*BODY_PROBLEMS, RecommendationNotFound, SessionStoreUnavailable, NotReady),
+)
+async def recommend_more(
+    recommendation_id: RecommendationId,
+    recommender: RecommenderDep,
+    request: Request,
+    response: Response,
+    query: Annotated[NextQuery, Body()] = NextQuery(),  # noqa: B008  # the framework reads the default
+) -> Recommendations:
+    """Go on with an answer: the items that come next by the same session and options.
+
+    No page of an answer repeats what another one has shown, whichever page's id is given and however many are asked
+    for at once.
+    """
+    answer = await recommender.next_page(recommendation_id, query.k)
+    _time_stages(answer, request, response)
+    return _recommendations(answer, elapsed_ms(request), explains=False)
+
+
+@router.get(
+    "/v1/recommendations/{recommendation_id}/explanation",
+    response_model_exclude_none=True,
+    responses=problems(*PATH_PROBLEMS, RecommendationNotFound, RecommendationGone, SessionStoreUnavailable, NotReady),
+)
+async def explain(
+    recommendation_id: RecommendationId, query: Annotated[ExplanationQuery, Query()], explainer: ExplainerDep
+) -> Explanation:
+    """Tell what each event of the session did for each item, what else moved it, and why an item is not shown.
+
+    The answer is given again with the bundle that gave it, and explained only where it comes out the same.
+    """
+    return await explainer.explain(recommendation_id, query.why_not)
+
+
+def _asked(query: RecommendationQuery, scenarios: Scenarios) -> Asked:
+    return Asked(
+        session_id=query.session_id,
+        items=query.items,
+        user_id=query.user_id,
+        exclude=query.exclude,
+        options=query,
+        scenario=None if query.scenario is None else scenarios.get(query.scenario),
+        position=query.position,
+        kept=query.store and not query.dry_run,
+    )
+
+
+def _asked_or_refused(query: RecommendationQuery | UnusableQuery, scenarios: Scenarios) -> Asked | ServiceError:
+    if isinstance(query, UnusableQuery):
+        return InvalidRequest.of(query.errors, "query")
+    try:
+        return _asked(query, scenarios)
+    except UnknownScenario as error:
+        return error
+
+
+def _time_stages(answer: Recommendation, request: Request, response: Response) -> None:
     response.headers["Server-Timing"] = (
-        f"store;dur={answer.store_s * 1000:.2f}, retrieval;dur={answer.retrieval_s * 1000:.2f}, total;dur={took_ms}"
+        f"store;dur={answer.store_s * 1000:.2f}, retrieval;dur={answer.retrieval_s * 1000:.2f}, "
+        f"total;dur={elapsed_ms(request)}"
     )
-    items = recommended_items(answer.bundle, answer.retrieval)
+
+
+def _recommendations(found: Recommendation, took_ms: float, *, explains: bool) -> Recommendations:
+    answer, retrieval = found.answer, found.retrieval
+    items = recommended_items(found.bundle, retrieval)
+    scenario = None
+    if answer.scenario is not None and answer.scenario_version is not None:
+        scenario = ScenarioUsed(name=answer.scenario, version=answer.scenario_version)
     return Recommendations(
         recommendation_id=answer.id,
-        session_id=answer.session_id,
-        bundle=answer.bundle.digest,
+        session_id=found.session_id,
+        bundle=found.bundle.digest,
         items=items,
         count=len(items),
-        user=answer.retrieval.user,
-        degraded=list(answer.degraded),
-        unknown_item_ids=list(answer.retrieval.unknown_item_ids),
+        user=retrieval.user,
+        filter=EligibleItems(eligible=retrieval.eligible, strategy=retrieval.strategy),
+        scenario=scenario,
+        variant=answer.variant,
+        not_pinned=dict(retrieval.not_pinned) or None,
+        position=found.position,
+        degraded=list(found.degraded),
+        unknown_item_ids=list(retrieval.unknown_item_ids),
+        explanation=explained(found.bundle, answer) if explains else None,
         took_ms=took_ms,
     )

@@ -1,14 +1,14 @@
 """Scenarios: options of recommendations, kept under names."""
 
-from typing import Annotated, cast
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Path, Response
 from fastapi.exceptions import RequestValidationError
 
 from service.errors import LimitReached, LiveStoreUnavailable, NotReady, PreconditionFailed, ScenarioNotFound
 from service.openapi import problems
-from service.routes.dependencies import ADMISSION_PROBLEMS, BODY_PROBLEMS, PATH_PROBLEMS, LiveDep
-from service.scenarios import Condition, Scenario, Scenarios
+from service.routes.dependencies import ADMISSION_PROBLEMS, BODY_PROBLEMS, PATH_PROBLEMS, LiveDep, ScenariosDep
+from service.scenarios import Condition, Scenario
 from service.schemas.scenarios import ScenarioBody, ScenarioName, StoredScenario, StoredScenarios
 from service.strict_json import StrictJSONRoute
 
@@ -18,11 +18,6 @@ ANY_VERSION = "*"
 router = APIRouter(route_class=StrictJSONRoute, tags=["scenarios"])
 
 
-async def _scenarios(request: Request) -> Scenarios:
-    return cast(Scenarios, request.state.scenarios)
-
-
-ScenariosDep = Annotated[Scenarios, Depends(_scenarios)]
 Name = Annotated[ScenarioName, Path(examples=["product-page"])]
 IfMatch = Annotated[
     str | None,

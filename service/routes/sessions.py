@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Body, Depends, Request, Response
 
@@ -13,7 +13,7 @@ from service.errors import (
     InvalidRequest,
     SessionNotFound,
     SessionStoreUnavailable,
-    reported,
+    faults_of,
 )
 from service.openapi import problems
 from service.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, SessionId, StoreDep
@@ -31,7 +31,7 @@ from service.schemas.sessions import (
     StoredEvent,
     StoredSession,
 )
-from service.sessions import Event, EventListener, EventRules, NoListener, Outcome, SentEvent, SessionStore, record
+from service.sessions import Event, EventListener, EventRules, Outcome, SentEvent, SessionStore, record
 from service.strict_json import StrictJSONRoute
 
 EVENTS_PATH = "/v1/events"
@@ -40,13 +40,11 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["sessions"])
 
 
 async def _listener(request: Request) -> EventListener:
-    listener: EventListener = getattr(request.state, "listener", NoListener())
-    return listener
+    return cast(EventListener, request.state.listener)
 
 
 async def _rules(request: Request) -> EventRules:
-    rules: EventRules = getattr(request.state, "event_rules", EventRules())
-    return rules
+    return cast(EventRules, request.state.event_rules)
 
 
 ListenerDep = Annotated[EventListener, Depends(_listener)]
@@ -168,7 +166,7 @@ def _checked(number: int, entry: EventBody | InvalidEvent, rules: EventRules, no
             EventProblem(
                 code="invalid_request",
                 detail=f"The event breaks the schema in {len(entry.faults)} {places}.",
-                errors=reported(entry.faults, "body", "events", number),
+                errors=faults_of(entry.faults, "body", "events", number),
             )
         )
     try:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from service.bundle.cold_items import VectorSource
-from service.errors import Fault, reported
+from service.errors import Fault, faults_of
 from service.live_catalog import MAX_ATTRIBUTES, ItemPatch
 from service.schemas.base import BundleDigest, Id, RequestBody
 
@@ -126,7 +126,7 @@ def _by_itself(value: Any) -> ItemEntry | UnusableEntry:
     try:
         return ItemEntry.model_validate(value)
     except ValidationError as error:
-        return UnusableEntry(errors=reported(error.errors(include_url=False, include_input=False)))
+        return UnusableEntry(errors=faults_of(error.errors(include_url=False, include_input=False)))
 
 
 class ItemsBody(RequestBody):

@@ -1,9 +1,10 @@
 """Bodies about items."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field
 
+from service.bundle import Source
 from service.schemas.base import BundleDigest, Count, Excluded, K, QueryString, TookMs
 
 
@@ -20,7 +21,7 @@ class RecommendedItem(BaseModel):
     id: str = Field(examples=["item-42"])
     score: float = Field(description="Larger is better; comparable within one answer.", examples=[7.31])
     rank: int = Field(description="From 1.", examples=[1])
-    source: Literal["encoder", "similar", "popular"] = Field(description="What brought the item.")
+    source: Source = Field(description="What brought the item.")
     interest: int | None = Field(default=None, description="Which of the session's interests brought it.", examples=[0])
     attributes: dict[str, Any] | None = Field(
         default=None, description="What the catalog knows of it.", examples=[{"title": "Blue mug", "price": 12.5}]

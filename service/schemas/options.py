@@ -50,6 +50,9 @@ class RecommendationOptions(RequestBody):
         description="The attribute in which they are to differ; `category`, or what the encoder knows of them.",
         examples=["category"],
     )
+    exact: bool = Field(
+        default=False, description="Compare with every item instead of asking the index: slower, and misses nothing."
+    )
     boost: list[BoostBody] = Field(default=[], max_length=MAX_BOOSTS)
     pin: list[PinBody] = Field(default=[], max_length=MAX_PINS)
     variant: str | None = Field(
@@ -70,6 +73,11 @@ class RecommendationOptions(RequestBody):
         given = {name: getattr(self, name) for name in OPTIONS if name in self.model_fields_set}
         return scenario.model_copy(update=given)
 
+    @property
+    def asks_of_attributes(self) -> bool:
+        """Whether a catalog may be unable to answer."""
+        return self.filter is not None or bool(self.boost) or self.diversity_by is not None
+
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
         """Tell what a catalog of this schema cannot answer, by its place in the options."""
         if self.filter is not None:
@@ -89,6 +97,7 @@ class RecommendationOptions(RequestBody):
             diversity=self.diversity,
             diversity_by=self.diversity_by,
             boosts=tuple(Boost(boost.filter, boost.factor) for boost in self.boost),
+            exact=self.exact,
             pins=tuple(Pin(pin.id, pin.position) for pin in self.pin if pin.position <= self.k),
         )
 

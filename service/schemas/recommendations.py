@@ -2,14 +2,37 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from service.bundle import User
-from service.schemas.base import BundleDigest, Count, Excluded, Id, K, RequestBody, TookMs
+from service.bundle.index import Strategy
+from service.bundle.retrieval import Rule
+from service.errors import Fault, Problem, faults_of
+from service.schemas.base import BundleDigest, Count, Excluded, Id, RequestBody, TookMs
+from service.schemas.explanations import Explanation
 from service.schemas.items import ListQuery, RecommendedItem
+from service.schemas.options import ExcludeSeen, RecommendationOptions
 
 MAX_ITEMS = 100
+MAX_REQUESTS = 100
 
+ScenarioName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z][a-z0-9_-]{0,63}$",
+        description="Named options to go by; what is given beside them stands in their place.",
+        examples=["homepage"],
+    ),
+]
+Position = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=64,
+        description="The `position` of an event's answer: the session must have come at least so far (409).",
+        examples=["1763804700123-4"],
+    ),
+]
 UserId = Annotated[
     Id | None,
     Field(
@@ -17,12 +40,9 @@ UserId = Annotated[
         "an encoder that goes by sessions alone takes no notice."
     ),
 ]
-ExcludeSeen = Annotated[
-    bool | None, Field(description="Leave out the session's own items; the bundle decides where this is not given.")
-]
 
 
-class RecommendationQuery(RequestBody):
+class RecommendationQuery(RecommendationOptions):
     """A session, the newest items of one, a user, or several of these; with a session the items are stored first."""
 
     model_config = ConfigDict(
@@ -38,14 +58,22 @@ class RecommendationQuery(RequestBody):
     session_id: Id | None = Field(default=None, description="The session to read, and to append `items` to.")
     items: list[Id] = Field(default=[], max_length=MAX_ITEMS, description="What the visitor just saw, oldest first.")
     user_id: UserId = None
-    k: K = 20
     exclude: Excluded = Field(default=[])
-    exclude_seen: ExcludeSeen = None
+    scenario: ScenarioName | None = None
+    position: Position | None = None
+    store: bool = Field(
+        default=True,
+        description="Keep what this call tells. Without consent, false: the session is read, but nothing is appended "
+        "to it, and no record of the answer is kept.",
+    )
+    dry_run: bool = Field(default=False, description="Keep nothing, as `store: false`, and explain the answer.")
 
     @model_validator(mode="after")
     def _names_something(self) -> "RecommendationQuery":
         if self.session_id is None and self.user_id is None and not self.items:
             raise ValueError("give session_id, items, user_id or a combination")
+        if self.position is not None and self.session_id is None:
+            raise ValueError("a position is one of a session: give session_id")
         return self
 
 
@@ -54,13 +82,43 @@ class SessionRecommendationQuery(ListQuery):
 
     user_id: UserId = None
     exclude_seen: ExcludeSeen = None
+    scenario: ScenarioName | None = None
+    position: Position | None = None
+
+
+class NextQuery(RequestBody):
+    """How much more of an answer is wanted."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"k": 5}, {}]})
+
+    k: int | None = Field(default=None, ge=1, le=100, description="Number of items; as many as before by default.")
+
+
+class EligibleItems(BaseModel):
+    """What the items were chosen from."""
+
+    eligible: int = Field(description="Items that might be shown: available, let through, not excluded.", examples=[80])
+    strategy: Strategy | None = Field(
+        default=None,
+        description="How they were searched: by the index; by the index, of which a part is masked, or with a wider "
+        "look; or by a scan of all that are eligible. Absent where no vectors were compared.",
+        examples=["index"],
+    )
+
+
+class ScenarioUsed(BaseModel):
+    """The named options that an answer went by."""
+
+    name: str = Field(examples=["homepage"])
+    version: int = Field(examples=[3])
 
 
 class Recommendations(BaseModel):
     """What is likely to come next, best first."""
 
     recommendation_id: str = Field(
-        description="Names this answer in later events.", examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e"]
+        description="Names this answer in later events, its next page and its explanation.",
+        examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e"],
     )
     session_id: str | None = Field(default=None, examples=["visitor-1"])
     bundle: BundleDigest
@@ -72,6 +130,61 @@ class Recommendations(BaseModel):
         "unknown, the session alone counts. Absent where no user is named or the encoder goes by sessions alone.",
         examples=["known"],
     )
+    filter: EligibleItems
+    scenario: ScenarioUsed | None = None
+    variant: str | None = Field(default=None, examples=["b"])
+    not_pinned: dict[str, Rule] | None = Field(
+        default=None, description="Items that were to be pinned but must not be shown, and why.", examples=[{}]
+    )
+    position: str | None = Field(default=None, description="How far the session had come.")
     degraded: list[Literal["session_store"]] = Field(description="What the answer had to go without.", examples=[[]])
     unknown_item_ids: list[str] = Field(description="Items of the session that the catalog lacks.", examples=[[]])
+    explanation: Explanation | None = Field(default=None, description="Where `dry_run` asked for it.")
+    took_ms: TookMs
+
+
+class UnusableQuery(BaseModel):
+    """An entry that breaks its schema."""
+
+    errors: list[Fault]
+
+
+def _by_itself(value: object) -> RecommendationQuery | UnusableQuery:
+    try:
+        return RecommendationQuery.model_validate(value)
+    except ValidationError as error:
+        return UnusableQuery(errors=faults_of(error.errors(include_url=False, include_input=False)))
+
+
+class RecommendationQueries(RequestBody):
+    """Several queries, of which each succeeds or fails by itself; those of one session are answered in order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"requests": [{"session_id": "visitor-1", "k": 5}, {"items": ["item-17"], "k": 5}]}]
+        }
+    )
+
+    requests: list[
+        Annotated[
+            RecommendationQuery | UnusableQuery,
+            PlainValidator(_by_itself, json_schema_input_type=RecommendationQuery),
+        ]
+    ] = Field(min_length=1, max_length=MAX_REQUESTS)
+
+
+class RecommendationResult(BaseModel):
+    """What became of one query: an answer or a problem."""
+
+    status: int = Field(description="What the query would have been answered with by itself.", examples=[200])
+    recommendations: Recommendations | None = None
+    problem: Problem | None = None
+
+
+class RecommendationResults(BaseModel):
+    """What became of each query, in the order sent."""
+
+    results: list[RecommendationResult]
+    succeeded: int = Field(examples=[2])
+    failed: int = Field(examples=[0])
     took_ms: TookMs

@@ -1,6 +1,6 @@
 """Sessions: what each visitor did last, kept in Redis or in memory."""
 
-from service.sessions.events import AppliedEvent, Event, EventListener, NoListener, SentEvent
+from service.sessions.events import AppliedEvent, Event, EventListener, Listeners, SentEvent
 from service.sessions.memory import InMemorySessionStore
 from service.sessions.recording import Outcome, record
 from service.sessions.redis import RedisSessionStore
@@ -27,8 +27,8 @@ __all__ = [
     "EventRules",
     "EventWeights",
     "InMemorySessionStore",
+    "Listeners",
     "Merged",
-    "NoListener",
     "Outcome",
     "Position",
     "RedisSessionStore",

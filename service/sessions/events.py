@@ -65,11 +65,18 @@ class EventListener(Protocol):
         ...
 
 
-class NoListener:
-    """Takes no note."""
+class Listeners:
+    """Several, told one after another."""
+
+    def __init__(self, *listeners: EventListener) -> None:
+        self._listeners = listeners
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        """Do nothing."""
+        """Tell all."""
+        for listener in self._listeners:
+            listener.applied(events)
 
     async def forget(self, session_id: str) -> None:
-        """Do nothing."""
+        """Tell all. Raises SessionStoreUnavailable."""
+        for listener in self._listeners:
+            await listener.forget(session_id)

@@ -1,0 +1,113 @@
+"""Why an answer is as it is: what each event did for each item, which rule moved it, and why an item is not there."""
+
+import asyncio
+from dataclasses import replace
+
+from service.answers import Answer, AnswerLog
+from service.bundle import Bundle, Seen
+from service.bundle.options import Wanted
+from service.errors import RecommendationGone, RecommendationNotFound
+from service.recommender import wanted_of
+from service.reload import LiveBundle
+from service.schemas.explanations import Contribution, ExplainedItem, Explanation, Reason, WhyNot
+
+COMPUTED = frozenset({"encoder", "similar"})
+
+
+class Explainer:
+    """Explains answers that are kept, by giving them again with the bundle that gave them."""
+
+    def __init__(self, live: LiveBundle, answers: AnswerLog | None) -> None:
+        self._live = live
+        self._answers = answers
+
+    async def explain(self, recommendation_id: str, why_not: str | None) -> Explanation:
+        """Explain an answer.
+
+        Raises RecommendationNotFound, SessionStoreUnavailable, and RecommendationGone where the answer would be
+        another one now, as its bundle is gone or the live catalog has changed.
+        """
+        answer = None if self._answers is None else await self._answers.get(recommendation_id)
+        if answer is None:
+            raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
+        bundle = await self._live.of(answer.bundle)
+        if bundle is None:
+            raise RecommendationGone("The bundle that gave this answer is gone.")
+        return await asyncio.to_thread(_explained_again, bundle, answer, why_not)
+
+
+def _explained_again(bundle: Bundle, answer: Answer, why_not: str | None) -> Explanation:
+    wanted = _wanted_again(answer)
+    if any(item.source in COMPUTED for item in answer.items):
+        again = bundle.retrieve(wanted.seen, wanted.options, user_id=wanted.user_id)
+        if again.items != answer.items:
+            raise RecommendationGone("The live catalog has changed since: this answer cannot be given again.")
+    return explained(bundle, answer, why_not)
+
+
+def explained(bundle: Bundle, answer: Answer, why_not: str | None = None) -> Explanation:
+    """Explain an answer of this bundle."""
+    wanted = _wanted_again(answer)
+    shown = [item.item_id for item in answer.items if item.source == "encoder"]
+    contributions = bundle.contributions(wanted, shown)
+    items = []
+    for rank, item in enumerate(answer.items, start=1):
+        explained_item = ExplainedItem(
+            id=item.item_id,
+            rank=rank,
+            score=item.score,
+            source=item.source,
+            interest=item.interest,
+            boost=None if item.moved is None else item.moved.added,
+            place_before_diversity=None if item.moved is None else item.moved.place,
+        )
+        if item.item_id in contributions:
+            explained_item.contributions = _largest_first(wanted.seen, contributions[item.item_id])
+        items.append(explained_item)
+    return Explanation(
+        recommendation_id=answer.id,
+        bundle=bundle.digest,
+        session=list(answer.session_items),
+        items=items,
+        why_not=None if why_not is None else _why_not(bundle, answer, wanted, why_not),
+    )
+
+
+def _wanted_again(answer: Answer) -> Wanted:
+    """What an answer was given to; a next page does not show what those before it did."""
+    wanted = wanted_of(answer)
+    exclude = (*wanted.options.exclude, *answer.shown_before)
+    return wanted._replace(options=replace(wanted.options, exclude=exclude))
+
+
+def _largest_first(seen: Seen, contributions: list[float]) -> list[Contribution]:
+    of_places = [
+        Contribution(item_id=item_id, place=place, contribution=contribution)
+        for place, (item_id, contribution) in enumerate(zip(seen.item_ids, contributions, strict=True))
+    ]
+    return sorted(of_places, key=lambda one: -one.contribution)
+
+
+def _why_not(bundle: Bundle, answer: Answer, wanted: Wanted, item_id: str) -> WhyNot:
+    for rank, item in enumerate(answer.items, start=1):
+        if item.item_id == item_id:
+            return WhyNot(id=item_id, reason="shown", rank=rank, score=item.score)
+    rule = bundle.rule_against(item_id, wanted.seen, wanted.options)
+    if rule is not None:
+        return WhyNot(id=item_id, reason=_refined(rule, answer, wanted, item_id))
+    standing = bundle.standing(item_id, wanted)
+    reason: Reason = "diversity" if standing.rank <= wanted.options.k and wanted.options.diversity else "outranked"
+    return WhyNot(id=item_id, reason=reason, rank=standing.rank, score=standing.score)
+
+
+def _refined(rule: Reason, answer: Answer, wanted: Wanted, item_id: str) -> Reason:
+    """Say why an item is excluded: by the caller, or by what the visitor did."""
+    if rule != "excluded":
+        return rule
+    if item_id in answer.shown_before:
+        return "shown_before"
+    if item_id in answer.options.get("exclude", ()):
+        return "excluded"
+    if item_id in wanted.seen.hidden:
+        return "disliked"
+    return "purchased" if item_id in wanted.seen.purchased else "seen"
