@@ -58,7 +58,7 @@ def explained(bundle: Bundle, answer: Answer, why_not: str | None = None) -> Exp
             score=item.score,
             source=item.source,
             interest=item.interest,
-            boost=None if item.moved is None else item.moved.added,
+            boost=None if item.moved is None else item.moved.added or None,
             place_before_diversity=None if item.moved is None else item.moved.place,
         )
         if item.item_id in contributions:

@@ -58,13 +58,15 @@ class Page(NamedTuple):
 
     birth: str
     entries: dict[str, Entry]
+    is_first: bool
+    """Whether it begins at the start, so that what is not in it and the next ones is not in the map."""
     is_last: bool
 
 
 class VersionedMap(Protocol):
     """Keeps JSON values by name and tells what was put since a moment.
 
-    A map that was emptied or replaced has another birth, which tells its readers to read all of it anew.
+    A map that was emptied or replaced has another birth, so that its readers read all of it anew.
     """
 
     async def put(self, puts: Sequence[Put]) -> list[Entry | Refusal]:
@@ -72,7 +74,7 @@ class VersionedMap(Protocol):
         ...
 
     async def changes_since(self, birth: str | None, sequence: int) -> Page:
-        """Read what was put after `sequence`, from the start if the map's birth is another. Raises as `put` does."""
+        """Read what was put after `sequence`, or all if the map is another or lost that. Raises as `put` does."""
         ...
 
     async def close(self) -> None:
@@ -122,12 +124,12 @@ class RedisVersionedMap:
     async def changes_since(self, birth: str | None, sequence: int) -> Page:
         """One run of a script; an entry that is none of ours counts as removed."""
         async with self._within_budget():
-            found, *answer = await self._read(self._keys[:3], [birth or "none", sequence, PAGE])
+            found, is_first, *answer = await self._read(self._keys[:3], [birth or "none", sequence, PAGE])
         entries = {
             name.decode(): _entry(int(sequence), text)
             for name, sequence, text in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
         }
-        return Page(found.decode(), entries, is_last=len(answer) < 3 * PAGE)
+        return Page(found.decode(), entries, is_first=bool(is_first), is_last=len(answer) < 3 * PAGE)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -176,8 +178,9 @@ class InMemoryVersionedMap:
 
     async def changes_since(self, birth: str | None, sequence: int) -> Page:
         """Read in this process, all of it as one page."""
-        after = sequence if birth == self._birth else 0
-        return Page(self._birth, {name: held for name, held in self._entries.items() if held.sequence > after}, True)
+        is_first = birth != self._birth
+        newer = {name: entry for name, entry in self._entries.items() if is_first or entry.sequence > sequence}
+        return Page(self._birth, newer, is_first=is_first, is_last=True)
 
     async def close(self) -> None:
         """Keep what there is: nothing is held open."""
@@ -264,7 +267,7 @@ class Mirror:
                     elif outcome == "full":
                         done[put.name] = LimitReached("As many names are stored as there may be.")
                 if len(done) == len(edits):
-                    self._take(done)
+                    await self._catch_up()
                     return done
         raise LiveStoreUnavailable("Too many others write the same; try again.")
 
@@ -281,28 +284,19 @@ class Mirror:
         """Take over what is new; a map of another birth as a whole, once all its pages were read."""
         birth, sequence = self._birth, self._sequence
         found: dict[str, Entry] = {}
-        is_last = False
+        is_whole, is_last = False, False
         while not is_last:
             page = await self._source.changes_since(birth, sequence)
-            if page.birth != birth:
-                birth, sequence, found = page.birth, 0, {}
+            if page.is_first:
+                is_whole, sequence, found = True, 0, {}
             found |= page.entries
             sequence = max((entry.sequence for entry in page.entries.values()), default=sequence)
-            is_last = page.is_last
-        if birth == self._birth:
-            self._take(found)
-        elif found != self.entries:
+            birth, is_last = page.birth, page.is_last
+        if is_whole and found != self.entries:
             self.entries = found
+        elif found and not is_whole:
+            self.entries = {**self.entries, **found}
         self._birth, self._sequence = birth, sequence
-
-    def _take(self, found: Mapping[str, Entry | ServiceError]) -> None:
-        new = {name: entry for name, entry in found.items() if isinstance(entry, Entry) and self._is_new(name, entry)}
-        if new:
-            self.entries = {**self.entries, **new}
-
-    def _is_new(self, name: str, entry: Entry) -> bool:
-        held = self.entries.get(name)
-        return held is None or held.sequence < entry.sequence
 
 
 def open_mirror(url: str | None, name: str, *, max_names: int) -> Mirror:

@@ -37,7 +37,7 @@ THOROUGHNESS: tuple[Strategy | None, ...] = (None, *get_args(Strategy))
 
 MASK_ALONE_FROM = 0.9
 """Share of eligible items from which the lists that are visited without a mask do."""
-SELECTED_COST, COMPARED_COST = 10, 5
+SELECTED_COST, COMPARED_COST = 8, 5
 """Of reading and comparing a row by itself, and of comparing one inside a list; 1 is testing a row of a list."""
 GATHERED_COST = 5
 """Of reading and comparing a row by itself, where 1 is a row of the product of all."""

@@ -65,7 +65,8 @@ class StoredChange(LiveItem):
 
 def change_line(item_id: str, sequence: int, item: LiveItem) -> str:
     """Write a line of a file of changes, without its end."""
-    return StoredChange(item_id=item_id, sequence=sequence, **item.stored()).model_dump_json(exclude_defaults=True)
+    change = StoredChange.model_validate({"item_id": item_id, "sequence": sequence, **item.stored()}, strict=False)
+    return change.model_dump_json(exclude_defaults=True)
 
 
 def read_changes(path: Path) -> list[StoredChange]:

@@ -14,6 +14,7 @@ from service.errors import (
     SessionBehind,
     SessionStoreUnavailable,
     UnknownScenario,
+    faults_of,
     problem_of,
 )
 from service.explanation import explained
@@ -97,7 +98,7 @@ async def recommend_for_many(
 
     Sessions are encoded together, which is faster than one by one.
     """
-    asked = [_asked_or_refused(query, scenarios) for query in body.requests]
+    asked = [_asked_or_refused(query, number, scenarios) for number, query in enumerate(body.requests)]
     answers = iter(await recommender.recommend_all([one for one in asked if isinstance(one, Asked)]))
     took_ms, request_id = elapsed_ms(request), telemetry.request_id(request.scope)
     results = []
@@ -199,9 +200,11 @@ def _asked(query: RecommendationQuery, scenarios: Scenarios) -> Asked:
     )
 
 
-def _asked_or_refused(query: RecommendationQuery | UnusableQuery, scenarios: Scenarios) -> Asked | ServiceError:
+def _asked_or_refused(
+    query: RecommendationQuery | UnusableQuery, number: int, scenarios: Scenarios
+) -> Asked | ServiceError:
     if isinstance(query, UnusableQuery):
-        return InvalidRequest.of(query.errors, "query")
+        return InvalidRequest.of(faults_of(query.found, "body", "requests", number), "query")
     try:
         return _asked(query, scenarios)
     except UnknownScenario as error:

@@ -1,13 +1,13 @@
 """Bodies of recommendations."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from service.bundle import User
 from service.bundle.index import Strategy
 from service.bundle.retrieval import Rule
-from service.errors import Fault, Problem, faults_of
+from service.errors import Problem
 from service.schemas.base import BundleDigest, Count, Excluded, Id, RequestBody, TookMs
 from service.schemas.explanations import Explanation
 from service.schemas.items import ListQuery, RecommendedItem
@@ -146,14 +146,15 @@ class Recommendations(BaseModel):
 class UnusableQuery(BaseModel):
     """An entry that breaks its schema."""
 
-    errors: list[Fault]
+    found: list[Any]
+    """What the schema found wrong, without what was sent."""
 
 
 def _by_itself(value: object) -> RecommendationQuery | UnusableQuery:
     try:
         return RecommendationQuery.model_validate(value)
     except ValidationError as error:
-        return UnusableQuery(errors=faults_of(error.errors(include_url=False, include_input=False)))
+        return UnusableQuery(found=error.errors(include_url=False, include_input=False))
 
 
 class RecommendationQueries(RequestBody):

@@ -25,6 +25,7 @@ IDS = item_ids("item-", 30)
 ATTRIBUTES: list[dict[str, Any]] = [
     {"brand": "acme" if number % 3 else "apex", "price": float(number), "tags": ["a"]} for number in range(30)
 ]
+UNUSABLE_VALUES: list[Any] = [{}, "x" * 1001, ["x"] * 101, [1], [["x"]], 2**63, "\ud800", ["\udfff"]]
 
 
 @pytest.fixture(scope="session")
@@ -233,7 +234,7 @@ def test_what_is_not_known_or_was_deleted_is_not_found(client: TestClient) -> No
         ({f"a{number}": 1 for number in range(MAX_ATTRIBUTES + 1)}, "at most 64 attributes"),
         *(
             ({"x": value}, "x: a value is null, a boolean, a finite number, a string of at most 1000 characters")
-            for value in ({}, "x" * 1001, ["x"] * 101, [1], [["x"]], 2**63, "\ud800", ["\udfff"])
+            for value in UNUSABLE_VALUES
         ),
         ([], "attributes are an object"),
     ],

@@ -161,6 +161,21 @@ async def test_a_flushed_map_is_read_anew_and_its_sequences_grow_on(valkey: str)
     await asyncio.gather(mirror.close(), other.close())
 
 
+async def test_what_a_failover_lost_is_lost_for_every_reader(valkey: str) -> None:
+    mirror = Mirror(redis_map(valkey, "failover"), "things")
+    await put(mirror, {"a": 1})
+    async with Redis.from_url(valkey) as redis:
+        kept = {key: await redis.dump(key) async for key in redis.scan_iter("onward:{failover}:*")}
+        await put(mirror, {"b": 1})
+        for key, dump in kept.items():
+            await redis.restore(key, 0, dump or b"", replace=True)
+    assert await mirror.follow()
+    assert values(mirror) == {"a": 1}
+    await put(mirror, {"b": 2})
+    assert values(mirror) == {"a": 1, "b": 2}
+    await mirror.close()
+
+
 async def test_what_is_not_ours_counts_as_removed(valkey: str) -> None:
     mirror = Mirror(redis_map(valkey, "foreign"), "things")
     await put(mirror, {"a": 1})
