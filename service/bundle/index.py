@@ -18,7 +18,7 @@ Dimension key: N items of the index, M cold items, R = N + M rows, D embedding, 
 candidates, k results.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -80,6 +80,7 @@ class ItemIndex:
         self._nprobe = nprobe
         self._cold_MD = np.empty((0, vectors_N1D.shape[1]), dtype=np.float32) if cold_MD is None else cold_MD
         self._items = len(vectors_N1D) - 1
+        self._unmasked = self._visit("index", nprobe, 1.0)
 
     @classmethod
     def load(cls, path: Path, info: IndexInfo, *, vectors_N1D: NDArray[np.float32]) -> "ItemIndex":
@@ -91,7 +92,7 @@ class ItemIndex:
         _check_index(path.name, index, info, items=len(vectors_N1D) - 1)
         loaded = cls(index, vectors_N1D=vectors_N1D, nprobe=info.nprobe)
         try:
-            loaded.search(vectors_N1D[1:2], 1, hidden_rows=(1,))
+            loaded.search(vectors_N1D[1:2], 1, hidden_rows={1})
         except RuntimeError as error:
             raise BundleError(f"{path.name}: {type(index).__name__} cannot exclude items inside a search") from error
         return loaded
@@ -106,7 +107,7 @@ class ItemIndex:
         k: int,
         *,
         eligible: Eligible | None = None,
-        hidden_rows: Collection[int] = (),
+        hidden_rows: Set[int] = frozenset(),
         exact: bool = False,
     ) -> Candidates:
         """Find the k items with the largest inner product with any of the K interests.
@@ -132,7 +133,7 @@ class ItemIndex:
         k: int,
         *,
         eligible: Eligible,
-        hidden_rows: Collection[int] = (),
+        hidden_rows: Set[int] = frozenset(),
         added: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None,
     ) -> Candidates:
         """Compare every eligible row; what `added` gives for rows_C is added before they are put in order."""
@@ -164,9 +165,9 @@ class ItemIndex:
 
     def plan(self, eligible: Eligible) -> Plan:
         """Choose how to search, by how many items are eligible."""
-        by_scan = Plan("scan", None, min(GATHERED_COST * eligible.count, self._items))
         if eligible.all_indexed:
-            return self._visit("index", self._nprobe, 1.0)
+            return self._unmasked
+        by_scan = Plan("scan", None, min(GATHERED_COST * eligible.count, self._items))
         if self._nprobe is None:
             return by_scan if self._is_sparse(eligible) else self._visit("masked", None, 1.0)
         share = eligible.indexed_count / self._items
@@ -206,7 +207,7 @@ class ItemIndex:
         interests_KD: NDArray[np.float32],
         k: int,
         eligible: Eligible,
-        hidden_rows: Collection[int],
+        hidden_rows: Set[int],
         plan: Plan,
     ) -> Candidates:
         faiss.omp_set_num_threads(1)  # the setting belongs to the calling thread, so each call makes it
@@ -221,7 +222,7 @@ class ItemIndex:
         interests_KD: NDArray[np.float32],
         k: int,
         eligible: Eligible,
-        hidden_rows: Collection[int],
+        hidden_rows: Set[int],
     ) -> Candidates:
         """Merge the k best with the eligible cold items."""
         rows = self._items + 1 + np.flatnonzero(eligible.rows_R1[self._items + 1 :])
@@ -231,11 +232,11 @@ class ItemIndex:
         return merged((found, cold), k)
 
 
-def shown_count(eligible: Eligible, hidden_rows: Collection[int]) -> int:
+def shown_count(eligible: Eligible, hidden_rows: Set[int]) -> int:
     """Count the eligible rows that are not hidden."""
-    if not hidden_rows:
-        return eligible.count
-    return eligible.count - int(np.count_nonzero(eligible.rows_R1[list(set(hidden_rows))]))
+    if eligible.count == len(eligible.rows_R1) - 1:
+        return eligible.count - len(hidden_rows)
+    return eligible.count - sum(map(eligible.rows_R1.item, hidden_rows))
 
 
 def merged(lists: Sequence[Candidates], k: int) -> Candidates:
@@ -262,7 +263,7 @@ def pad_dimension(vectors_ND: NDArray[np.float32], dimension: int) -> NDArray[np
     return padded_ND
 
 
-def _parameters(eligible: Eligible, hidden_rows: Collection[int], nprobe: int | None) -> Any:
+def _parameters(eligible: Eligible, hidden_rows: Set[int], nprobe: int | None) -> Any:
     selector = None if eligible.all_indexed else faiss.IDSelectorBitmap(eligible.bitmap)
     if hidden_rows:
         visible = faiss.IDSelectorNot(faiss.IDSelectorBatch(np.fromiter(hidden_rows, np.int64) - 1))

@@ -57,16 +57,20 @@ class Options:
     def __post_init__(self) -> None:
         if len(self.boosts) > MAX_BOOSTS:
             raise ValueError(f"at most {MAX_BOOSTS} boosts")
-        if any(not 1 <= pin.position <= self.k for pin in self.pins):
-            raise ValueError("a pin's position is 1..k")
-        items, positions = {pin.item_id for pin in self.pins}, {pin.position for pin in self.pins}
-        if min(len(items), len(positions)) < len(self.pins):
-            raise ValueError("pins are of different items at different positions")
+        if self.pins:
+            self._check_pins()
 
     @property
     def rearranges(self) -> bool:
         """Whether the order is not that of the scores alone."""
         return bool(self.boosts or self.pins or self.diversity)
+
+    def _check_pins(self) -> None:
+        if any(not 1 <= pin.position <= self.k for pin in self.pins):
+            raise ValueError("a pin's position is 1..k")
+        items, positions = {pin.item_id for pin in self.pins}, {pin.position for pin in self.pins}
+        if min(len(items), len(positions)) < len(self.pins):
+            raise ValueError("pins are of different items at different positions")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Dimension key: C some rows.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ class Popularity:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def best(self, eligible: Eligible, k: int, hidden_rows: Collection[int]) -> NDArray[np.int64]:
+    def best(self, eligible: Eligible, k: int, hidden_rows: Set[int]) -> NDArray[np.int64]:
         """The k most popular of the eligible rows that are not hidden, or all; of equals the smaller row first."""
         return self._catalog.most_popular(eligible, k, hidden_rows=hidden_rows)
 
@@ -40,7 +40,7 @@ class PopularityNow(Popularity):
         self._weights = np.array([weight for _, weight in known], dtype=np.float64)
         self._worth = PRIOR_EVENTS / max(float(catalog.popularity_N1.sum(dtype=np.float64)), 1)
 
-    def best(self, eligible: Eligible, k: int, hidden_rows: Collection[int]) -> NDArray[np.int64]:
+    def best(self, eligible: Eligible, k: int, hidden_rows: Set[int]) -> NDArray[np.int64]:
         """As popularity in the bundle tells it, with the score that is popularity now."""
         recent = self._rows[eligible.rows_R1[self._rows]]
         recent = recent[~np.isin(recent, np.fromiter(hidden_rows, np.int64))]

@@ -3,7 +3,7 @@
 Dimension key: R rows, D embedding, K interests, C candidates, k results.
 """
 
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -26,9 +26,7 @@ class Ranker(Protocol):
 
     source: ClassVar[Source]
 
-    def best(
-        self, eligible: Eligible, k: int, *, hidden_rows: Collection[int], levels: Levels | None = None
-    ) -> Candidates:
+    def best(self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels | None = None) -> Candidates:
         """The k best of the eligible rows that are not hidden, or all; with `levels` by boosted scores."""
         ...
 
@@ -50,9 +48,7 @@ class ByInterests:
     interests_KD: NDArray[np.float32]
     exact: bool = False
 
-    def best(
-        self, eligible: Eligible, k: int, *, hidden_rows: Collection[int], levels: Levels | None = None
-    ) -> Candidates:
+    def best(self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels | None = None) -> Candidates:
         """As the protocol says."""
         if levels is not None:
             return self.index.scan(self.interests_KD, k, eligible=eligible, hidden_rows=hidden_rows, added=levels.added)
@@ -81,9 +77,7 @@ class BySimilarity:
     vector_D: NDArray[np.float32]
     exact: bool = False
 
-    def best(
-        self, eligible: Eligible, k: int, *, hidden_rows: Collection[int], levels: Levels | None = None
-    ) -> Candidates:
+    def best(self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels | None = None) -> Candidates:
         """As the protocol says."""
         near = ByInterests(self.index, self.vector_D[np.newaxis], self.exact)
         pool = near.best(eligible, max(10 * k, SIMILAR_POOL), hidden_rows=hidden_rows, levels=levels)
@@ -112,9 +106,7 @@ class ByPopularity:
     source: ClassVar[Source] = "popular"
     popularity: Popularity
 
-    def best(
-        self, eligible: Eligible, k: int, *, hidden_rows: Collection[int], levels: Levels | None = None
-    ) -> Candidates:
+    def best(self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels | None = None) -> Candidates:
         """As the protocol says."""
         count = k if levels is None else eligible.count
         rows = self.popularity.best(eligible, count, hidden_rows)
@@ -134,9 +126,7 @@ class ByPopularity:
         return scores_C * np.exp(added_C)
 
 
-def best_boosted(
-    ranker: Ranker, eligible: Eligible, k: int, *, hidden_rows: Collection[int], levels: Levels
-) -> Candidates:
+def best_boosted(ranker: Ranker, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels) -> Candidates:
     """The k best of the eligible rows by boosted score: of each level the best by score, merged."""
     if not levels.eligible:
         return ranker.best(eligible, k, hidden_rows=hidden_rows, levels=levels)
