@@ -1,0 +1,50 @@
+"""The changes of the live catalog are printed as a rebuild reads them."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.bundle.live_item import read_changes
+from service.cli import cli
+from service.live_catalog import ItemPatch, change_lines, open_live_catalog
+
+
+async def patch(url: str) -> None:
+    catalog = open_live_catalog(url)
+    await catalog.patch({"ä/1": [ItemPatch({"price": 2.5, "tags": None}, False, ["b"])], "new": [ItemPatch()]})
+    await catalog.close()
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["changes", *arguments])
+    return result.exit_code, result.output
+
+
+async def test_changes_are_printed_as_a_rebuild_reads_them(valkey: str, tmp_path: Path) -> None:
+    await patch(valkey)
+    lines = await change_lines(valkey)
+    (tmp_path / "changes.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    changes = {change.item_id: change for change in read_changes(tmp_path / "changes.jsonl")}
+    assert changes["ä/1"].stored() == {
+        "item_id": "ä/1",
+        "sequence": changes["ä/1"].sequence,
+        "attributes": {"price": 2.5, "tags": None},
+        "available": False,
+        "similar_to": ["b"],
+    }
+    assert changes["new"].sequence == changes["ä/1"].sequence + 1
+
+
+@pytest.mark.parametrize("url", ["unix:///nowhere/socket", "memory://", "http://127.0.0.1"])
+def test_where_no_server_answers_one_line_says_so(url: str) -> None:
+    code, output = run("--redis-url", url)
+    assert code == 2
+    assert output.startswith("error: --redis-url: ")
+    assert output.count("\n") == 1
+
+
+def test_the_command_prints_what_is_there(valkey: str) -> None:
+    code, output = run("--redis-url", valkey)
+    assert code == 0
+    assert all(line.startswith('{"') for line in output.splitlines())
