@@ -47,11 +47,15 @@ def write_files(
     users: Sequence[str] = (),
     model: str = "mean",
     seed: int = 0,
+    vectors_ND: NDArray[np.float32] | None = None,
 ) -> Manifest:
     """Write every file of a bundle but its manifest, which is returned without probes."""
     random = np.random.default_rng(seed)
+    dimension = dimension if vectors_ND is None else vectors_ND.shape[1]
     vectors_N1D = random.normal(size=(len(ids) + 1, dimension)).astype(np.float32)
     vectors_N1D[0] = 0
+    if vectors_ND is not None:
+        vectors_N1D[1:] = vectors_ND
     np.save(folder / VECTORS, vectors_N1D)
     turns_KDD = [np.eye(dimension), *np.linalg.qr(random.normal(size=(interests - 1, dimension, dimension)))[0]]
     tastes_U1D = random.normal(size=(len(users) + 1, dimension)).astype(np.float32)
@@ -66,7 +70,9 @@ def write_files(
         ({} for _ in ids) if attributes is None else attributes,
         np.ones(len(ids) + 1, dtype=np.bool_) if available is None else available,
     )
-    info = IndexInfo(description=index, nprobe=nprobe, padded_dimension=16, recall_at_20=1.0, queries=1)
+    info = IndexInfo(
+        description=index, nprobe=nprobe, padded_dimension=-(-dimension // 16) * 16, recall_at_20=1.0, queries=1
+    )
     write_index(folder / INDEX, vectors_N1D, info)
     return Manifest(
         model=model,
