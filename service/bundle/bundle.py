@@ -270,8 +270,8 @@ class Bundle:
     def _session(self, seen: Seen, user_id: str | None) -> _KnownSession:
         rows, unknown_item_ids = self._rows(seen.item_ids)
         user_row, user = self._user(user_id)
-        encodable = tuple(row for row in rows if row <= self.manifest.encodable_items)
-        return _KnownSession(encodable, user_row, user, rows, unknown_item_ids)
+        last = self.manifest.encodable_items
+        return _KnownSession(tuple([row for row in rows if row <= last]), user_row, user, rows, unknown_item_ids)
 
     def _encoded(self, sessions: Sequence[_KnownSession]) -> NDArray[np.float32]:
         """interests_BKD of sessions that can be encoded."""
@@ -293,8 +293,7 @@ class Bundle:
     ) -> Retrieval:
         hidden_rows = self._hidden_rows(seen, options)
         ranker = self._ranker(session, options, interests_KD, popular_now, hidden_rows)
-        retrieval = self._ranked(ranker, options, hidden_rows)
-        return replace(retrieval, unknown_item_ids=session.unknown_item_ids, user=session.user)
+        return self._ranked(ranker, options, hidden_rows, session.unknown_item_ids, session.user)
 
     def _ranker(
         self,
@@ -354,19 +353,26 @@ class Bundle:
             return ByPopularity(self.popularities.now(popular_now))
         return BySimilarity(self.index, self.index.vectors(np.array([anchor]))[0], options.exact)
 
-    def _ranked(self, ranker: Ranker, options: Options, hidden_rows: set[int]) -> Retrieval:
+    def _ranked(
+        self,
+        ranker: Ranker,
+        options: Options,
+        hidden_rows: set[int],
+        unknown_item_ids: tuple[str, ...] = (),
+        user: User | None = None,
+    ) -> Retrieval:
         eligible = self.catalog.eligible(options.filter)
         shown = shown_count(eligible, hidden_rows)
         if not options.rearranges:
             found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
-            return Retrieval(tuple(self._items(found, ranker)), eligible=shown, strategy=found.strategy)
+            return Retrieval(tuple(self._items(found, ranker)), unknown_item_ids, user, shown, found.strategy)
         rules = {pin.item_id: self._rule_against(pin.item_id, options, hidden_rows) for pin in options.pins}
         pins = {pin.position: self._row(pin.item_id) for pin in options.pins if rules[pin.item_id] is None}
         levels = self.levels.of(options.filter, options.boosts) if options.boosts else None
         rearranging = Rearranging(self.catalog, self.index, ranker, options, levels)
         items, strategy = rearranging.items(eligible, hidden_rows, pins)
         not_pinned = {item_id: rule for item_id, rule in rules.items() if rule is not None}
-        return Retrieval(tuple(items), eligible=shown, strategy=strategy, not_pinned=not_pinned)
+        return Retrieval(tuple(items), unknown_item_ids, user, shown, strategy, not_pinned)
 
     def _rule_against(self, item_id: str, options: Options, hidden_rows: set[int]) -> Rule | None:
         row = self.catalog.row(item_id)

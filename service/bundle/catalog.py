@@ -47,6 +47,8 @@ class Catalog:
             cold: the changes that brought the items of rows N+1..R, in that order.
         """
         self.cold = cold
+        self.items = len(stored.ids)
+        """N"""
         self._stored = stored
         self._available_N1 = available_N1
         self._changes = changes
@@ -108,11 +110,6 @@ class Catalog:
 
     def __contains__(self, item_id: str) -> bool:
         return self.row(item_id) is not None
-
-    @property
-    def items(self) -> int:
-        """N"""
-        return len(self._stored.ids)
 
     @property
     def popularity_N1(self) -> NDArray[np.float32]:

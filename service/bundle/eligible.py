@@ -5,6 +5,7 @@ Dimension key: N items of the bundle, R rows with the cold ones behind them.
 
 from functools import cached_property
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,9 +26,9 @@ class Eligible:
         return self.indexed_count == self.items
 
     @cached_property
-    def bitmap(self) -> NDArray[np.uint8]:
-        """A bit for each of rows 1..N, the lowest first, as FAISS wants it."""
-        return np.packbits(self.rows_R1[1 : self.items + 1], bitorder="little")
+    def selector(self) -> faiss.IDSelectorBitmap:
+        """Those of rows 1..N, for FAISS; a row's id there is row - 1."""
+        return faiss.IDSelectorBitmap(np.packbits(self.rows_R1[1 : self.items + 1], bitorder="little"))
 
     @cached_property
     def selected(self) -> NDArray[np.int64]:

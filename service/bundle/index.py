@@ -264,7 +264,7 @@ def pad_dimension(vectors_ND: NDArray[np.float32], dimension: int) -> NDArray[np
 
 
 def _parameters(eligible: Eligible, hidden_rows: Set[int], nprobe: int | None) -> Any:
-    selector = None if eligible.all_indexed else faiss.IDSelectorBitmap(eligible.bitmap)
+    selector = None if eligible.all_indexed else eligible.selector
     if hidden_rows:
         visible = faiss.IDSelectorNot(faiss.IDSelectorBatch(np.fromiter(hidden_rows, np.int64) - 1))
         selector = visible if selector is None else faiss.IDSelectorAnd(selector, visible)

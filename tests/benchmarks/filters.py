@@ -53,11 +53,10 @@ def under_mask(
     faiss_index: faiss.IndexIVF, index: ItemIndex, eligible: Eligible, queries_Q1D: NDArray[np.float32], nprobe: int
 ) -> dict[str, Any]:
     """Every way to search the eligible items."""
-    selector = faiss.IDSelectorBitmap(eligible.bitmap)
     best = [set(index.scan(query_1D, K, eligible=eligible).rows.tolist()) for query_1D in queries_Q1D]
 
     def visiting(lists: int) -> Search:
-        parameters = faiss.SearchParametersIVF(sel=selector, nprobe=lists)
+        parameters = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=lists)
         return lambda query_1D: faiss_index.search(query_1D, K, params=parameters)[1][0] + 1
 
     plan = index.plan(eligible)

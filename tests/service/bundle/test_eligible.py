@@ -1,4 +1,3 @@
-import faiss
 import numpy as np
 import pytest
 
@@ -16,8 +15,7 @@ def test_every_item_of_the_index_may_be_shown_where_a_cold_one_may_not() -> None
 
 
 @pytest.mark.parametrize("items", [1, 8, 9, 20])
-def test_faiss_reads_the_bitmap_as_the_rows_of_the_index(items: int) -> None:
+def test_faiss_is_told_of_the_rows_of_the_index(items: int) -> None:
     rows_R1 = np.arange(items + 3) % 3 == 1
     eligible = Eligible(rows_R1, items=items)
-    selector = faiss.IDSelectorBitmap(eligible.bitmap)
-    assert [selector.is_member(row - 1) for row in range(1, items + 1)] == rows_R1[1 : items + 1].tolist()
+    assert [eligible.selector.is_member(row - 1) for row in range(1, items + 1)] == rows_R1[1 : items + 1].tolist()

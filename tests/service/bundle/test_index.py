@@ -167,7 +167,7 @@ def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
     index.add(vectors_N1D[1:])
     searched = ItemIndex(index, vectors_N1D=vectors_N1D, nprobe=4)
     eligible = Eligible(np.arange(4_001) % 4 == 1, items=4_000)
-    masked = faiss.SearchParametersIVF(sel=faiss.IDSelectorBitmap(eligible.bitmap), nprobe=4)
+    masked = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=4)
     found = {"masked": 0, "wide": 0}
     for query_1D in random.normal(size=(40, 1, 16)).astype(np.float32):
         best = set(searched.search(query_1D, 20, eligible=eligible, exact=True).rows.tolist())
