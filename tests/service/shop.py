@@ -1,39 +1,109 @@
-"""The items of the made-up shop as `make demo` has them, in a bundle that needs no training.
+"""A small shop to ask through HTTP: its bundle, the whole service in this process, and how to ask it."""
 
-An item's vector adds up one vector for each word of its title, so what it is made of and its colour make items alike.
-"""
-
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import SecretStr
+from redis import Redis
+from starlette.testclient import TestClient
 
-from tests.bundles import publish_bundle
-from training.data.synthetic import Shop, generate
+from service.app import create_app
+from service.bundle import Bundle, current_digest
+from service.settings import IN_MEMORY, Settings
+from tests.bundles import item_ids, publish_bundle
+from tests.service.process import wait_until
 
-DEMO_EVENTS, DEMO_SEED = 60_000, 1
-DIMENSION = 32
-SCALE = 1.5
+ITEMS = item_ids("item-", 60)
+UNAVAILABLE = "item-60"
+CATEGORIES = ["mugs", "plates", "bowls", "pans"]
+ATTRIBUTES: list[dict[str, Any]] = [
+    {
+        "category": CATEGORIES[number % 4],
+        "brand": "acme" if number % 3 == 0 else "apex",
+        "price": float(number),
+        "tags": ["gift"] if number % 5 == 0 else ["plain", "new"],
+        "organic": number % 2 == 0,
+        "since": f"2026-01-{1 + number % 28:02}",
+    }
+    for number in range(1, 61)
+]
+CHEAP = {"attribute": "price", "range": {"max": 20.0}}
+ACME = {"attribute": "brand", "equals": "acme"}
 
 
-def demo_shop() -> Shop:
-    return generate(DEMO_EVENTS, seed=DEMO_SEED)
-
-
-def publish_shop(bundles: Path, shop: Shop) -> str:
-    """Publish the shop's items and return the digest of the bundle."""
-    items = shop.items.to_dicts()
-    counts = dict(shop.events["item_id"].value_counts().iter_rows())
-    words = [item["title"].split() for item in items]
-    random = np.random.default_rng(1)
-    vector_of = {word: random.normal(size=DIMENSION) for word in sorted({word for title in words for word in title})}
-    vectors_ND = np.array([sum(vector_of[word] for word in title) for title in words])
-    vectors_ND *= SCALE / np.sqrt(DIMENSION)
-    ids = [item.pop("item_id") for item in items]
+def publish_shop(bundles: Path, **options: Any) -> str:
+    """Publish the shop's bundle, of two interests and with a last item that is out of stock; return its digest."""
+    available = np.ones(len(ITEMS) + 1, dtype=np.bool_)
+    available[-1] = False
     return publish_bundle(
-        bundles,
-        ids,
-        vectors_ND=vectors_ND.astype(np.float32),
-        attributes=items,
-        available=np.array([False, *(item["available"] for item in items)]),
-        popularity=np.array([0, *(counts.get(item_id, 0) for item_id in ids)], dtype=np.float32),
+        bundles, ITEMS, **({"attributes": ATTRIBUTES, "available": available, "interests": 2} | options)
     )
+
+
+def shop_bundle(bundles: Path) -> Bundle:
+    """The bundle that a folder's service answers from."""
+    return Bundle.load(bundles / str(current_digest(bundles)))
+
+
+def logits(bundle: Bundle, session: list[str]) -> dict[str, float]:
+    """The score of every item of the catalog, available or not, by comparing all."""
+    rows = [row for item_id in session if (row := bundle.catalog.row(item_id)) is not None]
+    scores_N1 = (bundle.vectors_N1D @ bundle.encoder.encode(rows).T).max(axis=1)
+    return {bundle.catalog.item_id(row): float(scores_N1[row]) for row in range(1, len(scores_N1))}
+
+
+@contextmanager
+def opened(bundles: Path, url: str = IN_MEMORY, **settings: Any) -> Iterator[TestClient]:
+    """The whole service in this process, as one worker."""
+    app = create_app(Settings(bundles=bundles, redis_url=SecretStr(url), **settings))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        yield client
+
+
+def recommend(client: TestClient, **query: Any) -> dict[str, Any]:
+    response = client.post("/v1/recommendations", json=query)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def get(client: TestClient, path: str, **query: Any) -> dict[str, Any]:
+    response = client.get(path, params=query)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def send(client: TestClient, session_id: str, item_id: str, kind: str = "view", **event: Any) -> dict[str, Any]:
+    body = {"session_id": session_id, "item_id": item_id, "type": kind, **event}
+    response = client.post("/v1/events", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [item["id"] for item in answer["items"]]
+
+
+def scores(answer: dict[str, Any]) -> list[float]:
+    return [item["score"] for item in answer["items"]]
+
+
+def sources(answer: dict[str, Any]) -> set[str]:
+    return {item["source"] for item in answer["items"]}
+
+
+def problem(response: Any) -> tuple[int, str]:
+    """The status and the code of a refusal."""
+    return response.status_code, response.json()["code"]
+
+
+def stored_keys(url: str) -> dict[bytes, bytes]:
+    """Every key of a store with all that it holds."""
+    with Redis.from_url(url) as redis:
+        return {key: redis.dump(key) for key in redis.scan_iter()}
