@@ -3,8 +3,8 @@
 -- their arrival; the state, a hash: birth, count of applied events, "p:ITEM" and "h:ITEM" for purchased and hidden
 -- items, each with its time; the answers, a list.
 -- ARGV: events to keep, milliseconds to live, event ids to remember, marks to remember, the birth of a new session, the
--- position that it must have reached (0-0: any), the answer's name or "", entries of answers to keep, milliseconds that they
--- live; then for each event what it does (enter, purchase, hide, count), its id or "", its time, its type, its item.
+-- position that it must have reached (0-0: any), the answer's name or "", entries of answers to keep, milliseconds that
+-- they live; then for each event what it does (enter, purchase, hide, count), its id or "", its time, type and item.
 -- Returns "1" or "0" for each event, whether it was applied (none at all where the position is not reached); the number
 -- of keys that held foreign data, which counts as absent; birth and count; the marks; the events.
 local EVENTS, IDS, STATE, ANSWERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
