@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from service import telemetry
+
+CANCEL_INTERVAL_S = 0.1
 
 
 @asynccontextmanager
@@ -18,9 +20,9 @@ async def repeated(work: Callable[[], Awaitable[None]], interval: timedelta) -> 
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        while not task.done():
+            task.cancel()  # again and again: asyncio.wait_for swallows one that comes as what it waits for ends
+            await asyncio.wait({task}, timeout=CANCEL_INTERVAL_S)
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]], interval_s: float) -> None:

@@ -1,6 +1,7 @@
 """Work that is repeated whatever happens to it."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 import structlog.testing
@@ -43,3 +44,17 @@ async def test_work_ends_with_its_block() -> None:
     calls = work.calls
     await asyncio.sleep(0.01)
     assert work.calls == calls
+
+
+async def test_work_ends_with_its_block_though_a_library_swallows_a_cancellation() -> None:
+    begun = asyncio.Event()
+
+    async def swallow_the_first() -> None:
+        if begun.is_set():
+            return
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    async with asyncio.timeout(5), repeated(swallow_the_first, AT_ONCE):
+        await begun.wait()
