@@ -92,7 +92,7 @@ def _why_not(bundle: Bundle, answer: Answer, wanted: Wanted, item_id: str) -> Wh
     for rank, item in enumerate(answer.items, start=1):
         if item.item_id == item_id:
             return WhyNot(id=item_id, reason="shown", rank=rank, score=item.score)
-    rule = bundle.rule_against(item_id, wanted.seen, wanted.options)
+    rule = bundle.rule_against(item_id, wanted)
     if rule is not None:
         return WhyNot(id=item_id, reason=_refined(rule, answer, wanted, item_id))
     standing = bundle.standing(item_id, wanted)

@@ -57,8 +57,9 @@ class _KnownSession(NamedTuple):
     """Those that the encoder takes."""
     user_row: int
     user: User | None
-    all_rows: Sequence[int]
     unknown_item_ids: tuple[str, ...]
+    anchor: int | None
+    """Where the encoder knows nothing of it, the row of the item that others are to be like."""
 
     @property
     def is_encodable(self) -> bool:
@@ -182,11 +183,13 @@ class Bundle:
         """
         session, options = self._session(wanted.seen, wanted.user_id), wanted.options
         interests_KD = self.encoder.encode(session.rows, session.user_row) if session.is_encodable else None
-        hidden_rows = self._hidden_rows(wanted.seen, options)
-        ranker = self._ranker(session, options, interests_KD, popular_now, hidden_rows)
+        ranker = self._ranker(session, options, interests_KD, popular_now)
+        hidden_rows = self._hidden_rows(session, wanted.seen, options)
         rows = np.setdiff1d(self.catalog.eligible(options.filter).selected, [*hidden_rows])
         scores = self._boosted(ranker, rows, options)
-        own = float(self._boosted(ranker, np.array([self._row(item_id)]), options)[0])
+        own = float(
+            scores[np.searchsorted(rows, self._row(item_id))]
+        )  # computed beside the others, since rounding goes by the shape
         return Standing(rank=1 + int(np.count_nonzero(scores > own)), score=own)
 
     def similar(self, item_id: str, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
@@ -204,9 +207,10 @@ class Bundle:
             self._without_encoder(None, options, popular_now), options, set(self._known_rows(options.exclude))
         )
 
-    def rule_against(self, item_id: str, seen: Seen, options: Options) -> Rule | None:
+    def rule_against(self, item_id: str, wanted: Wanted) -> Rule | None:
         """Tell what keeps an item from an answer, whatever its score; None where nothing does."""
-        return self._rule_against(item_id, options, self._hidden_rows(seen, options))
+        session = self._session(wanted.seen, wanted.user_id)
+        return self._rule_against(item_id, wanted.options, self._hidden_rows(session, wanted.seen, wanted.options))
 
     def expected_products(self, options: Options, *, hidden: int) -> int:
         """Estimate the multiplications of an answer to a session of which `hidden` items are not to be shown."""
@@ -271,7 +275,12 @@ class Bundle:
         rows, unknown_item_ids = self._rows(seen.item_ids)
         user_row, user = self._user(user_id)
         last = self.manifest.encodable_items
-        return _KnownSession(tuple([row for row in rows if row <= last]), user_row, user, rows, unknown_item_ids)
+        encodable = tuple([row for row in rows if row <= last])
+        anchor = None if encodable or user_row != UNKNOWN else self._anchor(rows)
+        return _KnownSession(encodable, user_row, user, unknown_item_ids, anchor)
+
+    def _anchor(self, rows: Sequence[int]) -> int | None:
+        return next((row for row in reversed(rows) if self._has_vector(row)), None)
 
     def _encoded(self, sessions: Sequence[_KnownSession]) -> NDArray[np.float32]:
         """interests_BKD of sessions that can be encoded."""
@@ -291,8 +300,8 @@ class Bundle:
         interests_KD: NDArray[np.float32] | None,
         popular_now: Mapping[str, float] | None,
     ) -> Retrieval:
-        hidden_rows = self._hidden_rows(seen, options)
-        ranker = self._ranker(session, options, interests_KD, popular_now, hidden_rows)
+        hidden_rows = self._hidden_rows(session, seen, options)
+        ranker = self._ranker(session, options, interests_KD, popular_now)
         return self._ranked(ranker, options, hidden_rows, session.unknown_item_ids, session.user)
 
     def _ranker(
@@ -301,14 +310,11 @@ class Bundle:
         options: Options,
         interests_KD: NDArray[np.float32] | None,
         popular_now: Mapping[str, float] | None,
-        hidden_rows: set[int],
     ) -> Ranker:
-        """What scores the items for a session; an item that others are to be like is hidden with the others."""
+        """What scores the items for a session."""
         if interests_KD is not None:
             return ByInterests(self.index, interests_KD, options.exact)
-        anchor = next((row for row in reversed(session.all_rows) if self._has_vector(row)), None)
-        hidden_rows.update([] if anchor is None else [anchor])
-        return self._without_encoder(anchor, options, popular_now)
+        return self._without_encoder(session.anchor, options, popular_now)
 
     def _boosted(self, ranker: Ranker, rows_C: NDArray[np.int64], options: Options) -> NDArray[np.floating[Any]]:
         scores_C = ranker.scores(rows_C)
@@ -338,12 +344,13 @@ class Bundle:
     def _known_rows(self, item_ids: Iterable[str]) -> Iterator[int]:
         return (row for item_id in item_ids if (row := self.catalog.row(item_id)) is not None)
 
-    def _hidden_rows(self, seen: Seen, options: Options) -> set[int]:
-        """The rows that neither the caller nor the session wants to be shown."""
+    def _hidden_rows(self, session: _KnownSession, seen: Seen, options: Options) -> set[int]:
+        """The rows that neither the caller nor the session wants to be shown, and that which others are to be like."""
         wanted = self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
         of_session = seen.item_ids if wanted is True else ()
         purchased = seen.purchased if wanted else ()
-        return set(self._known_rows(chain(options.exclude, seen.hidden, of_session, purchased)))
+        hidden_rows = set(self._known_rows(chain(options.exclude, seen.hidden, of_session, purchased)))
+        return hidden_rows if session.anchor is None else hidden_rows | {session.anchor}
 
     def _has_vector(self, row: int) -> bool:
         return bool(self.index.vectors(np.array([row])).any())
