@@ -7,6 +7,7 @@ them is timed and compared with an exact search, and the way that ItemIndex take
 import json
 import time
 from collections.abc import Callable
+from math import ceil
 from statistics import median
 from typing import Annotated, Any
 
@@ -21,7 +22,6 @@ from training.machine import machine
 
 K, DIMENSION, CLUSTERS, SPREAD = 20, 64, 2_000, 0.7
 SHARES = (0.9, 0.5, 0.1, 0.01, 0.001)
-NPROBES = (1, 4, 16, 64, 256, 1_024)
 
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
@@ -59,7 +59,7 @@ def under_mask(
         parameters = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=lists)
         return lambda query_1D: faiss_index.search(query_1D, K, params=parameters)[1][0] + 1
 
-    plan = index.plan(eligible)
+    plan, wider = index.plan(eligible), min(faiss_index.nlist, ceil(nprobe * eligible.items / eligible.count))
     return {
         "eligible": eligible.count,
         "chosen": {
@@ -68,11 +68,7 @@ def under_mask(
             **measured(lambda query_1D: index.search(query_1D, K, eligible=eligible).rows, queries_Q1D, best),
         },
         "masked": measured(visiting(nprobe), queries_Q1D, best),
-        "wide": {
-            lists: measured(visiting(lists), queries_Q1D, best)
-            for lists in NPROBES
-            if nprobe < lists <= faiss_index.nlist
-        },
+        "wide": {"nprobe": wider, **measured(visiting(wider), queries_Q1D, best)},
         "scan": measured(lambda query_1D: index.scan(query_1D, K, eligible=eligible).rows, queries_Q1D),
     }
 
