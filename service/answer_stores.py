@@ -16,7 +16,7 @@ from service.answers import NONCE_DIGITS, Answer, Claim, Origin, nonce_of, owner
 from service.redis_calls import redis_call
 
 KEPT_ANSWERS = 20
-"""Of one session, in memory."""
+"""Of one session, in memory, each with its pages."""
 
 _ANSWER = TypeAdapter(Answer)
 
@@ -169,8 +169,10 @@ class InMemoryAnswerStore:
         self._forget_expired()
         kept = self._kept(answer.id)
         kept[answer.id] = _Kept(answer)
-        if len(kept) > KEPT_ANSWERS:
-            kept.popitem(last=False)
+        firsts = [name for name, one in kept.items() if one.answer.root_id is None]
+        for first in firsts[:-KEPT_ANSWERS]:
+            for name in [name for name, one in kept.items() if first in (name, one.answer.root_id)]:
+                del kept[name]
         self._owners[owner_of(answer.id)] = kept
         self._owners.move_to_end(owner_of(answer.id))  # the order of the dict is the order of expiry
 

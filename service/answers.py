@@ -5,16 +5,16 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
 from service.bundle import RetrievedItem
 from service.outages import Outages
 from service.sessions import session_digest
 
-MAX_SHOWN_BEFORE = 1_000
 MAX_WAITING = 4_096
 OWNER_DIGITS = 32
 NONCE_DIGITS = 16
@@ -49,12 +49,7 @@ class Answer:
     root_id: str | None = None
     """Of a next page: the answer that is the first page."""
     shown_before: tuple[str, ...] = ()
-    """Of a next page: what the pages before it showed, the last 1,000 items."""
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """What the visitor has been shown with this page: `shown_before` of the next one."""
-        return (*self.shown_before, *(item.item_id for item in self.items))[-MAX_SHOWN_BEFORE:]
+    """Of a next page, where it is asked for by itself: what the pages before it showed."""
 
 
 class Claim(NamedTuple):
@@ -87,6 +82,11 @@ def new_answer_id(session_id: str | None) -> str:
 def new_page_id(answer_id: str) -> str:
     """Make the id of another page of an answer."""
     return owner_of(answer_id) + secrets.token_hex(NONCE_DIGITS // 2)
+
+
+def shown_by(pages: Iterable[Answer]) -> tuple[str, ...]:
+    """Return the items that some pages show, in their order."""
+    return tuple(item.item_id for page in pages for item in page.items)
 
 
 def owner_of(answer_id: str) -> str:
@@ -166,7 +166,9 @@ class AnswerLog:
 
     async def get(self, answer_id: str) -> Answer | None:
         """Return an answer, None where it is kept no longer or never was. Raises SessionStoreUnavailable."""
-        return next((answer for answer in await self.pages(answer_id) if answer.id == answer_id), None)
+        pages = await self.pages(answer_id)
+        before = list(takewhile(lambda page: page.id != answer_id, pages))
+        return replace(pages[len(before)], shown_before=shown_by(before)) if len(before) < len(pages) else None
 
     async def pages(self, answer_id: str) -> list[Answer]:
         """Return all pages of the answer of which the id names one, the first page first; none where it is gone.

@@ -1,10 +1,11 @@
 """Why an answer is as it is: what each event did for each item, which rule moved it, and why an item is not there."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from service.answers import Answer, AnswerLog
-from service.bundle import Bundle, Seen
+from service.bundle import Bundle, RetrievedItem, Seen
 from service.bundle.options import Wanted
 from service.errors import RecommendationGone, RecommendationNotFound
 from service.recommender import wanted_of
@@ -12,6 +13,8 @@ from service.reload import LiveBundle
 from service.schemas.explanations import Contribution, ExplainedItem, Explanation, Reason, WhyNot
 
 COMPUTED = frozenset({"encoder", "similar"})
+ROUNDING = 1e-4
+"""Of the largest score: what another processor, or encoding a session among others, may change."""
 
 
 class Explainer:
@@ -40,9 +43,17 @@ def _explained_again(bundle: Bundle, answer: Answer, why_not: str | None) -> Exp
     wanted = _wanted_again(answer)
     if any(item.source in COMPUTED for item in answer.items):
         again = bundle.retrieve(wanted.seen, wanted.options, user_id=wanted.user_id)
-        if again.items != answer.items:
+        if not _is_same(again.items, answer.items):
             raise RecommendationGone("The live catalog has changed since: this answer cannot be given again.")
     return explained(bundle, answer, why_not)
+
+
+def _is_same(again: Sequence[RetrievedItem], answered: Sequence[RetrievedItem]) -> bool:
+    """Whether an answer comes out as it was, but for rounding."""
+    tolerance = ROUNDING * max(abs(item.score) for item in answered)
+    return [(item.item_id, item.source) for item in again] == [
+        (item.item_id, item.source) for item in answered
+    ] and all(abs(one.score - other.score) <= tolerance for one, other in zip(again, answered, strict=True))
 
 
 def explained(bundle: Bundle, answer: Answer, why_not: str | None = None) -> Explanation:

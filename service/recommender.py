@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from service import telemetry
-from service.answers import Answer, new_answer_id, new_page_id
+from service.answers import Answer, new_answer_id, new_page_id, shown_by
 from service.bundle import Bundle, Options, Retrieval, Seen, UnknownItemError, Wanted
 from service.bundle.filters import FilterFault
 from service.errors import (
     Fault,
     InvalidRequest,
     ItemNotFound,
+    LimitReached,
+    RecommendationGone,
     RecommendationNotFound,
     ServiceError,
     SessionStoreUnavailable,
@@ -23,7 +25,7 @@ from service.recorder import Recorder
 from service.reload import LiveBundle
 from service.scenarios import Scenario
 from service.schemas.options import RecommendationOptions
-from service.sessions import AppliedEvent, EventListener, EventRules, Session, SessionStore
+from service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
 
 INLINE_PRODUCTS = 2_000_000
 """Multiplications of a search, about half a millisecond: a longer one goes to a thread, so that other requests go on.
@@ -33,7 +35,10 @@ A thread costs about a third more of processor time, so the short searches of an
 INLINE_ITEMS = 50_000
 """Items of a catalog over which a filter may be looked at for the first time without a thread."""
 
-PAGE_ATTEMPTS = 5
+MAX_PAGES = 100
+"""Of one answer."""
+PAGE_ATTEMPTS = 2 * MAX_PAGES
+"""Of several callers who ask for one page at once one gets it, and the others try for the next."""
 
 VIEW = "view"
 
@@ -152,7 +157,8 @@ class Recommender:
     async def next_page(self, recommendation_id: str, k: int | None) -> Recommendation:
         """Go on with an answer: items that no page of it has shown, in the order of its session and options.
 
-        Raises RecommendationNotFound, SessionStoreUnavailable.
+        Raises RecommendationNotFound, RecommendationGone where the live bundle has not the attributes that the options
+        ask for, LimitReached, SessionStoreUnavailable.
         """
         for _ in range(PAGE_ATTEMPTS):
             page = await self._page(recommendation_id, k)
@@ -190,17 +196,19 @@ class Recommender:
                 answer_id=answer_id if reserves else None,
             )
         except SessionStoreUnavailable:
-            telemetry.degraded(SESSION_STORE)
-            return _Found(Seen(asked.items), degraded=(SESSION_STORE,))
+            return _without_store(asked)
         if asked.kept and new:
             self._listener.applied([_applied(asked.session_id, event, session) for event in new])
-        item_ids = session.item_ids if asked.kept else [*session.item_ids, *asked.items]
-        return _Found(Seen(item_ids, session.purchased, session.hidden), session.position, reserved=reserves)
+        seen = session if asked.kept else _as_if_kept(session, new)
+        return _Found(Seen(seen.item_ids, seen.purchased, seen.hidden), session.position, reserved=reserves)
 
     async def _find_all(
         self, asked: Sequence[Asked], checked: Sequence[RecommendationOptions | ServiceError], answer_ids: Sequence[str]
     ) -> list[_Found | ServiceError]:
-        """Find the sessions of several at once, and one after another those of one session."""
+        """Find the sessions of several at once, and one after another those of one session.
+
+        Once the store fails for a session, what follows in it goes without the store: it would wait as long again.
+        """
         found: dict[int, _Found | ServiceError] = {
             number: fault for number, fault in enumerate(checked) if isinstance(fault, ServiceError)
         }
@@ -210,9 +218,13 @@ class Recommender:
                 of_session.setdefault(number if one.session_id is None else one.session_id, []).append(number)
 
         async def find(numbers: Iterable[int]) -> None:
+            works = True
             for number in numbers:
                 try:
-                    found[number] = await self._find(asked[number], answer_ids[number])
+                    one = (
+                        await self._find(asked[number], answer_ids[number]) if works else _without_store(asked[number])
+                    )
+                    works, found[number] = SESSION_STORE not in one.degraded, one
                 except ServiceError as error:
                     found[number] = error
 
@@ -234,8 +246,12 @@ class Recommender:
         pages = [] if answers is None else await answers.pages(recommendation_id)
         if answers is None or not pages:
             raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
+        if len(pages) >= MAX_PAGES:
+            raise LimitReached(f"An answer has at most {MAX_PAGES} pages.")
         started = time.perf_counter()
-        bundle, root, shown = self._live.bundle, pages[0], pages[-1].shown
+        bundle, root, shown = self._live.bundle, pages[0], shown_by(pages)
+        if any(_options_of(root).faults(bundle.catalog.schema)):
+            raise RecommendationGone("The live bundle has not the attributes that the options of this answer ask for.")
         wanted = wanted_of(root)
         options = replace(wanted.options, k=k or wanted.options.k, pins=(), exclude=(*wanted.options.exclude, *shown))
         retrieval = await self._retrieve(bundle, wanted._replace(options=options))
@@ -248,7 +264,6 @@ class Recommender:
             items=retrieval.items,
             options={**root.options, "k": options.k, "pin": []},
             root_id=root.id,
-            shown_before=shown,
         )
         if not await answers.claim_next(root.id, len(pages), page):
             return None
@@ -304,10 +319,13 @@ class Recommender:
 
 def wanted_of(answer: Answer) -> Wanted:
     """Return what an answer was given to, so that it can be given again."""
-    given = dict(answer.options)
-    exclude = given.pop("exclude", ())
-    options = RecommendationOptions.model_validate(given).as_options(exclude=exclude)
+    options = _options_of(answer).as_options(exclude=answer.options.get("exclude", ()))
     return Wanted(Seen(answer.session_items, answer.purchased, answer.hidden), options, answer.user_id)
+
+
+def _options_of(answer: Answer) -> RecommendationOptions:
+    given = {name: value for name, value in answer.options.items() if name != "exclude"}
+    return RecommendationOptions.model_validate(given)
 
 
 def _checked(asked: Asked, bundle: Bundle) -> RecommendationOptions:
@@ -325,6 +343,17 @@ def _checked(asked: Asked, bundle: Bundle) -> RecommendationOptions:
         place = ".".join(map(str, fault.path))
         raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
     return effective
+
+
+def _without_store(asked: Asked) -> _Found:
+    telemetry.degraded(SESSION_STORE)
+    return _Found(Seen(asked.items), degraded=(SESSION_STORE,))
+
+
+def _as_if_kept(session: Session, new: Sequence[Event]) -> Session:
+    """The session that an append would give, of which nothing is stored."""
+    hidden = session.hidden.difference(event.item_id for event in new)
+    return Session.of([*session.events, *new], purchased=session.purchased, hidden=hidden)
 
 
 def _fault(fault: FilterFault) -> Fault:

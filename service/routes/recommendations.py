@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 from service import telemetry
 from service.errors import (
     InvalidRequest,
+    LimitReached,
     NotReady,
     RecommendationGone,
     RecommendationNotFound,
@@ -153,7 +154,9 @@ async def recommend_for_session(
 @router.post(
     "/v1/recommendations/{recommendation_id}/next",
     response_model_exclude_none=True,
-    responses=problems(*BODY_PROBLEMS, RecommendationNotFound, SessionStoreUnavailable, NotReady),
+    responses=problems(
+        *BODY_PROBLEMS, RecommendationNotFound, LimitReached, RecommendationGone, SessionStoreUnavailable, NotReady
+    ),
 )
 async def recommend_more(
     recommendation_id: RecommendationId,
@@ -165,7 +168,7 @@ async def recommend_more(
     """Go on with an answer: the items that come next by the same session and options.
 
     No page of an answer repeats what another one has shown, whichever page's id is given and however many are asked
-    for at once.
+    for at once. An answer has at most 100 pages.
     """
     answer = await recommender.next_page(recommendation_id, query.k)
     _time_stages(answer, request, response)

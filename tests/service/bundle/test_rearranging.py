@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bundle import Boost, Bundle, Options, Pin, Retrieval, RetrievedItem, Seen
+from service.bundle import Boost, Bundle, Options, Pin, Retrieval, RetrievedItem, Seen, Wanted
 from service.bundle.changes import ItemChange
 from service.bundle.filters import Filter
 from service.bundle.rearranging import placed
@@ -209,8 +209,8 @@ def test_a_pinned_item_that_must_not_be_shown_is_told_with_the_rule(shop: Bundle
         "a7": "filtered",
     }
     assert retrieval.items[3].item_id == "a4"
-    assert bundle.rule_against("a4", Seen(hidden=["a4"]), options) == "excluded"
-    assert bundle.rule_against("a4", Seen(), options) is None
+    assert bundle.rule_against("a4", Wanted(Seen(hidden=["a4"]), options)) == "excluded"
+    assert bundle.rule_against("a4", Wanted(Seen(), options)) is None
 
 
 def test_pins_beyond_a_short_answer_stand_at_its_end() -> None:
