@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.bundle.attributes import Schema
@@ -13,8 +13,18 @@ from service.schemas.base import MAX_K, Id, K, RequestBody
 
 MAX_PINS = 20
 
+
+def _in_one_way(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Tell of one fault, not of one for each thing that a value may be."""
+    try:
+        return read(value)
+    except ValidationError as error:
+        raise PydanticCustomError("exclude_seen", "give true, false or purchased") from error
+
+
 ExcludeSeen = Annotated[
     bool | Literal["purchased"] | None,
+    WrapValidator(_in_one_way),
     Field(
         description="Leave out the session's own items, or with `purchased` those alone that it bought; the bundle "
         "decides where this is not given."
