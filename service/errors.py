@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from service import telemetry
 
 MAX_REPORTED_FAULTS = 20
+METHOD_NOT_ALLOWED = 405
 
 
 class Fault(BaseModel):
@@ -226,6 +227,10 @@ def problem_response(error: ServiceError | StarletteHTTPException, request_id: s
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer an error of ours or of the framework's routing."""
     assert isinstance(error, StarletteHTTPException)  # noqa: S101  # it is registered for these alone
+    if error.status_code == METHOD_NOT_ALLOWED and (route := request.scope.get("route")) is not None:
+        # The framework would tell the methods of one of the address's routes alone.
+        operations = request.app.openapi()["paths"][route.path_format]
+        error.headers = {"Allow": ", ".join(method.upper() for method in operations)}
     return problem_response(error, telemetry.request_id(request.scope))
 
 

@@ -49,7 +49,7 @@ class RequestTelemetry:
 
 
 class RequestLimits:
-    """Refuse a path that is no UTF-8, and a body that is too slow, or too long by its declared length or once it is."""
+    """Refuse a path that no id makes, and a body that is too slow, or too long by its declared length or once it is."""
 
     def __init__(
         self, app: ASGIApp, *, max_body_bytes: int, max_body_bytes_of: Mapping[str, int], body_timeout: timedelta
@@ -95,6 +95,8 @@ def _refusal(scope: Scope, limit: int) -> ServiceError | None:
         return _body_too_large(limit)
     if not (_is_utf8(scope["raw_path"]) and _is_utf8(scope["query_string"])):
         return MalformedRequest("The path or query is not UTF-8.", headers={"Connection": "close"})
+    if "\n" in scope["path"]:  # the patterns of routes stop at it
+        return MalformedRequest("The path holds a line break.", headers={"Connection": "close"})
     return None
 
 

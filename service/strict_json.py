@@ -13,15 +13,15 @@ from service.errors import UnsupportedMediaType
 
 
 class StrictJSONRoute(APIRoute):
-    """A route whose body must be declared as JSON and be readable in one way only."""
+    """A route whose body, where there is one, must be declared as JSON and be readable in one way only."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the framework's handler."""
         handle = super().get_route_handler()
-        takes_a_body = self.body_field is not None
+        body = self.body_field
 
         async def handle_strictly(request: Request) -> Response:
-            if takes_a_body:
+            if body is not None and (body.field_info.is_required() or _has_a_body(request.scope)):
                 require_json(request.scope)
             return await handle(StrictJSONRequest(request.scope, request.receive))
 
@@ -60,6 +60,11 @@ def require_json(scope: Scope) -> None:
     declared = dict(scope["headers"]).get(b"content-type", b"")
     if declared.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType("Send application/json.")
+
+
+def _has_a_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -38,7 +38,14 @@ async def check_liveness() -> Health:
     return Health(status="live")
 
 
-@router.get("/health/ready", response_model_exclude_none=True, responses=problems(NotReady, InternalError))
+@router.get(
+    "/health/ready",
+    response_model_exclude_none=True,
+    responses={
+        200: {"content": {"application/json": {"example": {"status": "ready", "bundle": "5d13bce372cd0407..."}}}},
+        **problems(NotReady, InternalError),
+    },
+)
 async def check_readiness(live: LiveDep) -> Health:
     """Tell whether a bundle is live, and whether a newer one was refused. The session store being down is no matter."""
     digest, refusal = live.bundle.digest, live.refusal

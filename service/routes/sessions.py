@@ -80,6 +80,23 @@ async def record_events(
     return answer
 
 
+# Before the endpoints of a session, whose address may end so too: a wrong method is told the right ones of the first.
+@router.post(
+    "/v1/sessions/{session_id:path}:merge",
+    responses=problems(*BODY_PROBLEMS, SessionStoreUnavailable),
+)
+async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep) -> MergedSession:
+    """Move a session into another one, as of a visitor who logs in, and leave the first one empty.
+
+    Events are kept by the order of their times, and what is purchased or disliked in one is so in the other. Each event
+    is moved once, however often the call is repeated; what comes meanwhile is moved, or stays in the first one.
+    """
+    if body.into == session_id:
+        raise InvalidRequest("A session cannot be merged into itself.")
+    merged = await store.merge(session_id, body.into)
+    return MergedSession(session_id=body.into, applied=merged.applied, position=merged.position)
+
+
 @router.get(
     "/v1/sessions/{session_id:path}",
     responses=problems(*PATH_PROBLEMS, SessionNotFound, SessionStoreUnavailable),
@@ -109,22 +126,6 @@ async def delete_session(session_id: SessionId, store: StoreDep, listener: Liste
     """Forget all that is stored of a session, whether there was anything or not."""
     await store.delete(session_id)
     await listener.forget(session_id)
-
-
-@router.post(
-    "/v1/sessions/{session_id:path}:merge",
-    responses=problems(*BODY_PROBLEMS, SessionStoreUnavailable),
-)
-async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep) -> MergedSession:
-    """Move a session into another one, as of a visitor who logs in, and leave the first one empty.
-
-    Events are kept by the order of their times, and what is purchased or disliked in one is so in the other. Each event
-    is moved once, however often the call is repeated; what comes meanwhile is moved, or stays in the first one.
-    """
-    if body.into == session_id:
-        raise InvalidRequest("A session cannot be merged into itself.")
-    merged = await store.merge(session_id, body.into)
-    return MergedSession(session_id=body.into, applied=merged.applied, position=merged.position)
 
 
 async def _record_one(body: EventBody, store: SessionStore, listener: EventListener, rules: EventRules) -> EventStored:

@@ -13,6 +13,7 @@ MAX_K = 100
 MAX_EXCLUDED = 1_000
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+VISIBLE = "visible-characters"  # no pattern: few languages' regular expressions know these classes
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 
 _DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
@@ -41,7 +42,7 @@ Id = Annotated[
     AfterValidator(_visible),
     Field(
         description=r"1 to 128 visible characters, `^[^\p{C}\p{Z}]{1,128}$`; compared byte for byte.",
-        json_schema_extra={"minLength": 1, "maxLength": MAX_ID_LENGTH},
+        json_schema_extra={"minLength": 1, "maxLength": MAX_ID_LENGTH, "format": VISIBLE},
     ),
 ]
 Timestamp = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written_out), AfterValidator(_plausible)]

@@ -169,6 +169,29 @@ class ItemResult(BaseModel):
 class ItemResults(BaseModel):
     """What became of each entry, in the order sent."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"results": [{"id": "item-17", "status": "stored"}], "stored": 1, "rejected": 0},
+                {
+                    "results": [
+                        {"id": "item-17", "status": "stored"},
+                        {
+                            "status": "rejected",
+                            "error": {
+                                "code": "invalid_request",
+                                "detail": "The entry breaks the schema in 1 place.",
+                                "errors": [{"at": "similar_to.0", "message": "Input should be a valid string"}],
+                            },
+                        },
+                    ],
+                    "stored": 1,
+                    "rejected": 1,
+                },
+            ]
+        }
+    )
+
     results: list[ItemResult]
     stored: int = Field(examples=[1])
     rejected: int = Field(examples=[0])
@@ -189,11 +212,13 @@ class Item(BaseModel):
     id: str = Field(examples=["item-17"])
     bundle: BundleDigest
     attributes: dict[str, Any] = Field(examples=[{"title": "Blue mug", "price": 12.5}])
-    available: bool
-    recommendable: bool
+    available: bool = Field(examples=[True])
+    recommendable: bool = Field(examples=[True])
     not_recommendable: Literal["unavailable", "no_vector"] | None = Field(
         default=None,
         description="Why it is not: it is marked unavailable, or nothing is known yet that a vector can be made from.",
     )
     popularity: float = Field(description="Among the bundle's events; 0 for a new item.", examples=[17.0])
-    vector: VectorOrigin | None = Field(default=None, description="Absent where it has none.")
+    vector: VectorOrigin | None = Field(
+        default=None, description="Absent where it has none.", examples=[{"source": "training"}]
+    )

@@ -55,7 +55,9 @@ class ExplainedItem(BaseModel):
         default=None, description="From 1, by boosted scores, where diversity or pins moved it.", examples=[4]
     )
     contributions: list[Contribution] | None = Field(
-        default=None, description="Of an item that the encoder brought, the largest first."
+        default=None,
+        description="Of an item that the encoder brought, the largest first.",
+        examples=[[{"item_id": "item-17", "place": 0, "contribution": 1.73}]],
     )
 
 
@@ -79,4 +81,6 @@ class Explanation(BaseModel):
     bundle: BundleDigest
     session: list[str] = Field(description="The items that the answer goes by, oldest first.", examples=[["item-17"]])
     items: list[ExplainedItem]
-    why_not: WhyNot | None = None
+    why_not: WhyNot | None = Field(
+        default=None, examples=[{"id": "item-99", "reason": "outranked", "rank": 37, "score": 2.05}]
+    )

@@ -32,6 +32,8 @@ class ItemList(BaseModel):
     """Items, best first."""
 
     bundle: BundleDigest
-    items: list[RecommendedItem]
+    items: list[RecommendedItem] = Field(
+        examples=[[{"id": "item-42", "score": 0.93, "rank": 1, "source": "similar", "attributes": {"price": 12.5}}]]
+    )
     count: Count
     took_ms: TookMs

@@ -56,7 +56,10 @@ class AnswerOutcome(BaseModel):
 class OnlineMetricsReport(BaseModel):
     """What became of the answers of a time, over all workers and replicas; some seconds behind."""
 
-    since: datetime = Field(description="Start of the first minute, or of the first hour in more than two hours.")
+    since: datetime = Field(
+        description="Start of the first minute, or of the first hour in more than two hours.",
+        examples=["2026-11-22T09:30:00Z"],
+    )
     resolution: Literal["minute", "hour"]
     outcomes: list[AnswerOutcome] = Field(description="Most answers first; one where nothing tells them apart.")
     unattributed: int = Field(

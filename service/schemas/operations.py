@@ -12,7 +12,9 @@ class Version(BaseModel):
     service: str = Field(examples=["0.1.0"])
     bundle: str | None = Field(default=None, description="Digest of the live bundle.", examples=["5d13bce372cd0407..."])
     model: str | None = Field(default=None, examples=["srgnn"])
-    created: datetime | None = Field(default=None, description="When the bundle was exported.")
+    created: datetime | None = Field(
+        default=None, description="When the bundle was exported.", examples=["2026-11-22T09:30:00Z"]
+    )
     items: int | None = Field(default=None, examples=[43097])
     metrics: dict[str, float] | None = Field(
         default=None,
@@ -32,5 +34,5 @@ class Health(BaseModel):
     """The state of this process."""
 
     status: Literal["live", "ready"]
-    bundle: str | None = Field(default=None, description="Digest of the live bundle.")
+    bundle: str | None = Field(default=None, description="Digest of the live bundle.", examples=["5d13bce372cd0407..."])
     refused: RefusedBundle | None = Field(default=None, description="The newest bundle, where it could not go live.")

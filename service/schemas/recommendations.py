@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic.config import JsonDict
 
 from service.bundle import User
 from service.bundle.index import Strategy
@@ -30,7 +31,7 @@ Position = Annotated[
         min_length=1,
         max_length=64,
         description="The `position` of an event's answer: the session must have come at least so far (409).",
-        examples=["1763804700123-4"],
+        examples=["9f1c0a7be2d4-3"],
     ),
 ]
 UserId = Annotated[
@@ -42,6 +43,13 @@ UserId = Annotated[
 ]
 
 
+def _gives(name: str, **value: Any) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: value}}
+
+
+_GIVES_SESSION = _gives("session_id", type="string")
+
+
 class RecommendationQuery(RecommendationOptions):
     """A session, the newest items of one, a user, or several of these; with a session the items are stored first."""
 
@@ -51,7 +59,10 @@ class RecommendationQuery(RecommendationOptions):
                 {"session_id": "visitor-1", "items": ["item-17"], "k": 5},
                 {"items": ["item-3", "item-17"], "k": 5, "exclude": ["item-4"], "exclude_seen": True},
                 {"user_id": "user-7", "items": ["item-17"], "k": 5},
-            ]
+            ],
+            "anyOf": [_GIVES_SESSION, _gives("user_id", type="string"), _gives("items", minItems=1)],
+            "if": _gives("position", type="string"),
+            "then": _GIVES_SESSION,
         }
     )
 
@@ -131,12 +142,12 @@ class Recommendations(BaseModel):
         examples=["known"],
     )
     filter: EligibleItems
-    scenario: ScenarioUsed | None = None
+    scenario: ScenarioUsed | None = Field(default=None, examples=[{"name": "homepage", "version": 3}])
     variant: str | None = Field(default=None, examples=["b"])
     not_pinned: dict[str, Rule] | None = Field(
-        default=None, description="Items that were to be pinned but must not be shown, and why.", examples=[{}]
+        default=None, description="Items that were to be pinned but must not be shown, and why."
     )
-    position: str | None = Field(default=None, description="How far the session had come.")
+    position: str | None = Field(default=None, description="How far the session had come.", examples=["9f1c0a7be2d4-3"])
     degraded: list[Literal["session_store"]] = Field(description="What the answer had to go without.", examples=[[]])
     unknown_item_ids: list[str] = Field(description="Items of the session that the catalog lacks.", examples=[[]])
     explanation: Explanation | None = Field(default=None, description="Where `dry_run` asked for it.")
@@ -174,6 +185,20 @@ class RecommendationQueries(RequestBody):
     ] = Field(min_length=1, max_length=MAX_REQUESTS)
 
 
+_EXAMPLE: JsonDict = {
+    "recommendation_id": "0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e",
+    "session_id": "visitor-1",
+    "bundle": "5d13bce372cd0407de27cf50648fc2c7",
+    "items": [{"id": "item-42", "score": 7.31, "rank": 1, "source": "encoder", "interest": 0}],
+    "count": 1,
+    "filter": {"eligible": 80, "strategy": "index"},
+    "position": "9f1c0a7be2d4-3",
+    "degraded": [],
+    "unknown_item_ids": [],
+    "took_ms": 0.83,
+}
+
+
 class RecommendationResult(BaseModel):
     """What became of one query: an answer or a problem."""
 
@@ -184,6 +209,37 @@ class RecommendationResult(BaseModel):
 
 class RecommendationResults(BaseModel):
     """What became of each query, in the order sent."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "results": [{"status": 200, "recommendations": _EXAMPLE}],
+                    "succeeded": 1,
+                    "failed": 0,
+                    "took_ms": 0.83,
+                },
+                {
+                    "results": [
+                        {"status": 200, "recommendations": _EXAMPLE},
+                        {
+                            "status": 422,
+                            "problem": {
+                                "type": "/problems/scenario_not_found",
+                                "title": "Scenario not found",
+                                "status": 422,
+                                "detail": "No scenario of this name is stored.",
+                                "code": "scenario_not_found",
+                            },
+                        },
+                    ],
+                    "succeeded": 1,
+                    "failed": 1,
+                    "took_ms": 0.83,
+                },
+            ]
+        }
+    )
 
     results: list[RecommendationResult]
     succeeded: int = Field(examples=[2])

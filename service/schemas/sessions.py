@@ -108,6 +108,7 @@ class EventStored(BaseModel):
     position: PositionToken | None = Field(
         default=None,
         description="Given to a later request, makes sure that it sees this event. Absent where nothing is stored.",
+        examples=["9f1c0a7be2d4-3"],
     )
 
 
@@ -132,6 +133,39 @@ class EventResult(BaseModel):
 class EventsStored(BaseModel):
     """What became of each event of a list, in the order in which they were sent."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "applied": 1,
+                    "duplicates": 0,
+                    "not_stored": 0,
+                    "rejected": 0,
+                    "failed": 0,
+                    "results": [{"status": "applied", "position": "9f1c0a7be2d4-3"}],
+                },
+                {
+                    "applied": 1,
+                    "duplicates": 0,
+                    "not_stored": 0,
+                    "rejected": 1,
+                    "failed": 0,
+                    "results": [
+                        {"status": "applied", "position": "9f1c0a7be2d4-3"},
+                        {
+                            "status": "rejected",
+                            "error": {
+                                "code": "invalid_request",
+                                "detail": "The event breaks the schema in 1 place.",
+                                "errors": [{"at": "body.events.1.item_id", "message": "Field required"}],
+                            },
+                        },
+                    ],
+                },
+            ]
+        }
+    )
+
     applied: Applied
     duplicates: Duplicates
     not_stored: NotStored
@@ -145,7 +179,7 @@ class StoredEvent(BaseModel):
 
     item_id: str = Field(examples=["item-17"])
     type: str = Field(examples=["view"])
-    timestamp: datetime
+    timestamp: datetime = Field(examples=["2026-11-22T09:30:00Z"])
 
 
 class StoredSession(BaseModel):
