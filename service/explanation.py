@@ -36,10 +36,11 @@ class Explainer:
         bundle = await self._live.of(answer.bundle)
         if bundle is None:
             raise RecommendationGone("The bundle that gave this answer is gone.")
-        return await asyncio.to_thread(_explained_again, bundle, answer, why_not)
+        return await asyncio.to_thread(explained_again, bundle, answer, why_not)
 
 
-def _explained_again(bundle: Bundle, answer: Answer, why_not: str | None) -> Explanation:
+def explained_again(bundle: Bundle, answer: Answer, why_not: str | None = None) -> Explanation:
+    """Explain an answer that was given earlier. Raises RecommendationGone where it would be another one now."""
     wanted = _wanted_again(answer)
     if any(item.source in COMPUTED for item in answer.items):
         again = bundle.retrieve(wanted.seen, wanted.options, user_id=wanted.user_id)

@@ -38,9 +38,8 @@ def publish_shop(bundles: Path, **options: Any) -> str:
     """Publish the shop's bundle, of two interests and with a last item that is out of stock; return its digest."""
     available = np.ones(len(ITEMS) + 1, dtype=np.bool_)
     available[-1] = False
-    return publish_bundle(
-        bundles, ITEMS, **({"attributes": ATTRIBUTES, "available": available, "interests": 2} | options)
-    )
+    usual: dict[str, Any] = {"attributes": ATTRIBUTES, "available": available, "interests": 2}
+    return publish_bundle(bundles, ITEMS, **(usual | options))
 
 
 def shop_bundle(bundles: Path) -> Bundle:

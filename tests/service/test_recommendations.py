@@ -187,7 +187,7 @@ class TestOptions:
         bundle = shop_bundle(tmp_path)
 
         def likeness(items: list[str]) -> float:
-            vectors_kD = bundle.vectors_N1D[[bundle.catalog.row(item) for item in items]]
+            vectors_kD = bundle.vectors_N1D[[int(bundle.catalog.row(item) or 0) for item in items]]
             vectors_kD /= (vectors_kD**2).sum(axis=1, keepdims=True) ** 0.5
             return float((vectors_kD @ vectors_kD.T).mean())
 
