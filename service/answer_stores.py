@@ -10,10 +10,11 @@ from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from service import telemetry
 from service.answers import NONCE_DIGITS, Answer, Claim, Origin, nonce_of, owner_of
-from service.redis_calls import redis_call
+from service.redis_calls import Argument, redis_call, replies
 
 KEPT_ANSWERS = 20
 """Of one session, in memory, each with its pages."""
@@ -42,16 +43,18 @@ class RedisAnswerStore:
         self._claim = redis.register_script(_script("answer_claim.lua"))
 
     async def write(self, answers: Sequence[tuple[Answer, bool]]) -> None:
-        """One pipeline, of one command for an answer whose place is reserved, of two for another."""
-        async with redis_call(), self._redis.pipeline(transaction=False) as pipeline:
-            for answer, reserved in answers:
-                key = self._key(answer.id)
-                if reserved:
-                    pipeline.execute_command("LINSERT", key, "AFTER", nonce_of(answer.id), _entry(answer))
-                else:
-                    pipeline.rpush(key, _entry(answer))
-                    pipeline.pexpire(key, self._ttl_ms)
-            await pipeline.execute()
+        """One round trip, of one command for an answer whose place is reserved, of two for another."""
+        commands: list[tuple[Argument, ...]] = []
+        for answer, reserved in answers:
+            key = self._key(answer.id)
+            if reserved:
+                commands.append(("LINSERT", key, "AFTER", nonce_of(answer.id), _entry(answer)))
+            else:
+                commands += [("RPUSH", key, _entry(answer)), ("PEXPIRE", key, self._ttl_ms)]
+        async with redis_call():
+            for reply in await replies(self._redis, commands):
+                if isinstance(reply, ResponseError):
+                    raise reply
 
     async def pages(self, answer_id: str) -> list[Answer] | None:
         """One command that reads the session's whole list."""

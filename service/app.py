@@ -118,7 +118,7 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "recorder": recorder,
         "listener": listener,
         "event_rules": rules,
-        "recommender": Recommender(live, store, recorder, listener, rules),
+        "recommender": Recommender(live, store, scenarios, recorder, listener, rules),
         "explainer": Explainer(live, recorder.answers),
     }
 

@@ -23,7 +23,7 @@ from service.errors import (
 )
 from service.recorder import Recorder
 from service.reload import LiveBundle
-from service.scenarios import Scenario
+from service.scenarios import Scenario, Scenarios
 from service.schemas.options import RecommendationOptions
 from service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
 
@@ -56,17 +56,12 @@ class Asked:
     user_id: str | None = None
     exclude: Sequence[str] = ()
     options: RecommendationOptions = field(default_factory=RecommendationOptions)
-    scenario: Scenario | None = None
-    """Whose options count where the caller's own do not say otherwise."""
+    scenario: str | None = None
+    """The name of options that count where the caller's own do not say otherwise."""
     position: str | None = None
     """How far the session must have come."""
     kept: bool = True
     """Whether anything is stored."""
-
-    @property
-    def effective(self) -> RecommendationOptions:
-        """The options that count."""
-        return self.options if self.scenario is None else self.options.over(self.scenario.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +76,13 @@ class Recommendation:
     degraded: tuple[Missing, ...]
     store_s: float
     retrieval_s: float
+
+
+class _Terms(NamedTuple):
+    """The options that count for an answer, and the scenario that they come from where the caller gave none."""
+
+    options: RecommendationOptions
+    scenario: Scenario | None = None
 
 
 class _Found(NamedTuple):
@@ -99,6 +101,7 @@ class Recommender:
         self,
         live: LiveBundle,
         store: SessionStore,
+        scenarios: Scenarios,
         recorder: Recorder,
         listener: EventListener,
         rules: EventRules,
@@ -106,6 +109,7 @@ class Recommender:
     ) -> None:
         self._live = live
         self._store = store
+        self._scenarios = scenarios
         self._recorder = recorder
         self._listener = listener
         self._rules = rules
@@ -114,43 +118,43 @@ class Recommender:
     async def recommend(self, asked: Asked) -> Recommendation:
         """Append the items to the session, if one is named, and rank what is likely to come next for its user.
 
-        Raises InvalidRequest, SessionBehind.
+        Raises InvalidRequest, UnknownScenario, SessionBehind.
         """
         bundle = self._live.bundle
-        effective = _checked(asked, bundle)
+        terms = self._terms(asked, bundle)
         answer_id = new_answer_id(asked.session_id)
         started = time.perf_counter()
         found = await self._find(asked, answer_id)
         stored = time.perf_counter()
-        wanted = Wanted(found.seen, effective.as_options(exclude=asked.exclude), asked.user_id)
+        wanted = Wanted(found.seen, terms.options.as_options(exclude=asked.exclude), asked.user_id)
         retrieval = await self._retrieve(bundle, wanted)
-        answer = self._answer(answer_id, asked, effective, bundle, found.seen, retrieval)
+        answer = self._answer(answer_id, asked, terms, bundle, found.seen, retrieval)
         return self._served(asked, answer, bundle, found, retrieval, stored - started, time.perf_counter() - stored)
 
     async def recommend_all(self, asked: Sequence[Asked]) -> list[Recommendation | ServiceError]:
         """Answer several, each by itself, those of one session in order; what one raises stands in its place."""
         bundle = self._live.bundle
         started = time.perf_counter()
-        checked = [_caught(_checked, one, bundle) for one in asked]
+        checked = [self._terms_or_refusal(one, bundle) for one in asked]
         answer_ids = [new_answer_id(one.session_id) for one in asked]
         found = await self._find_all(asked, checked, answer_ids)
         stored = time.perf_counter()
         wanted = [
-            Wanted(known.seen, effective.as_options(exclude=one.exclude), one.user_id)
-            for one, effective, known in zip(asked, checked, found, strict=True)
-            if not isinstance(effective, ServiceError) and not isinstance(known, ServiceError)
+            Wanted(known.seen, terms.options.as_options(exclude=one.exclude), one.user_id)
+            for one, terms, known in zip(asked, checked, found, strict=True)
+            if not isinstance(terms, ServiceError) and not isinstance(known, ServiceError)
         ]
         retrievals = iter(await asyncio.to_thread(bundle.retrieve_all, wanted, popular_now=self._popular_now()))
         store_s, retrieval_s = stored - started, time.perf_counter() - stored
         answers: list[Recommendation | ServiceError] = []
-        for one, effective, known, answer_id in zip(asked, checked, found, answer_ids, strict=True):
-            if isinstance(effective, ServiceError):
-                answers.append(effective)
+        for one, terms, known, answer_id in zip(asked, checked, found, answer_ids, strict=True):
+            if isinstance(terms, ServiceError):
+                answers.append(terms)
             elif isinstance(known, ServiceError):
                 answers.append(known)
             else:
                 retrieval = next(retrievals)
-                answer = self._answer(answer_id, one, effective, bundle, known.seen, retrieval)
+                answer = self._answer(answer_id, one, terms, bundle, known.seen, retrieval)
                 answers.append(self._served(one, answer, bundle, known, retrieval, store_s, retrieval_s))
         return answers
 
@@ -181,6 +185,25 @@ class Recommender:
         bundle = self._live.bundle
         return bundle, bundle.popular(options, popular_now=self._popular_now())
 
+    def _terms(self, asked: Asked, bundle: Bundle) -> _Terms:
+        """Return what counts for an answer, once the catalog can answer it. Raises InvalidRequest, UnknownScenario."""
+        scenario = None if asked.scenario is None else self._scenarios.get(asked.scenario)
+        options = asked.options if scenario is None else asked.options.over(scenario.options)
+        if options.asks_of_attributes:
+            schema = bundle.catalog.schema
+            if own := [_fault(fault) for fault in asked.options.faults(schema)]:
+                raise InvalidRequest.of(own)
+            for fault in options.faults(schema):
+                place = ".".join(map(str, fault.path))
+                raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
+        return _Terms(options, scenario)
+
+    def _terms_or_refusal(self, asked: Asked, bundle: Bundle) -> _Terms | ServiceError:
+        try:
+            return self._terms(asked, bundle)
+        except ServiceError as error:
+            return error
+
     async def _find(self, asked: Asked, answer_id: str) -> _Found:
         """Append what is new to the session, where it is to be kept, and read it."""
         if asked.session_id is None:
@@ -203,7 +226,7 @@ class Recommender:
         return _Found(Seen(seen.item_ids, seen.purchased, seen.hidden), session.position, reserved=reserves)
 
     async def _find_all(
-        self, asked: Sequence[Asked], checked: Sequence[RecommendationOptions | ServiceError], answer_ids: Sequence[str]
+        self, asked: Sequence[Asked], checked: Sequence[_Terms | ServiceError], answer_ids: Sequence[str]
     ) -> list[_Found | ServiceError]:
         """Find the sessions of several at once, and one after another those of one session.
 
@@ -274,12 +297,12 @@ class Recommender:
         self,
         answer_id: str,
         asked: Asked,
-        effective: RecommendationOptions,
+        terms: _Terms,
         bundle: Bundle,
         seen: Seen,
         retrieval: Retrieval,
     ) -> Answer:
-        given = effective.given()
+        given = terms.options.given()
         return Answer(
             id=answer_id,
             made_ms=int(self._clock() * 1000),
@@ -291,9 +314,9 @@ class Recommender:
             user_id=asked.user_id,
             options={**given, "exclude": list(asked.exclude)} if asked.exclude else given,
             changes_version=bundle.changes_version,
-            scenario=None if asked.scenario is None else asked.scenario.name,
-            scenario_version=None if asked.scenario is None else asked.scenario.version,
-            variant=effective.variant,
+            scenario=None if terms.scenario is None else terms.scenario.name,
+            scenario_version=None if terms.scenario is None else terms.scenario.version,
+            variant=terms.options.variant,
         )
 
     def _served(
@@ -328,23 +351,6 @@ def _options_of(answer: Answer) -> RecommendationOptions:
     return RecommendationOptions.model_validate(given)
 
 
-def _checked(asked: Asked, bundle: Bundle) -> RecommendationOptions:
-    """Return the options that count, once the catalog can answer them.
-
-    Raises InvalidRequest.
-    """
-    effective = asked.effective
-    if not effective.asks_of_attributes:
-        return effective
-    schema = bundle.catalog.schema
-    if own := [_fault(fault) for fault in asked.options.faults(schema)]:
-        raise InvalidRequest.of(own)
-    for fault in effective.faults(schema):
-        place = ".".join(map(str, fault.path))
-        raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
-    return effective
-
-
 def _without_store(asked: Asked) -> _Found:
     telemetry.degraded(SESSION_STORE)
     return _Found(Seen(asked.items), degraded=(SESSION_STORE,))
@@ -358,15 +364,6 @@ def _as_if_kept(session: Session, new: Sequence[Event]) -> Session:
 
 def _fault(fault: FilterFault) -> Fault:
     return Fault(at=".".join(map(str, ("body", *fault.path))), message=fault.message)
-
-
-def _caught(
-    check: Callable[[Asked, Bundle], RecommendationOptions], asked: Asked, bundle: Bundle
-) -> RecommendationOptions | ServiceError:
-    try:
-        return check(asked, bundle)
-    except ServiceError as error:
-        return error
 
 
 def _applied(session_id: str, event: Any, session: Session) -> AppliedEvent:

@@ -10,13 +10,12 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service import telemetry
 from service.errors import LimitReached, LiveStoreUnavailable, ServiceError
+from service.redis_calls import connect
 
 FOLLOW_INTERVAL = timedelta(seconds=0.25)
 """Time between two looks at what other workers changed."""
@@ -96,17 +95,7 @@ class RedisVersionedMap:
     @classmethod
     def connect(cls, url: str, name: str, *, max_names: int, timeout: timedelta = timedelta(seconds=2)) -> Self:
         """Name the server; nothing is sent before the first call. No call is retried and none waits past `timeout`."""
-        timeout_s = timeout.total_seconds()
-        pool = BlockingConnectionPool.from_url(
-            url,
-            protocol=2,
-            max_connections=2,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        return cls(Redis.from_pool(pool), name, max_names=max_names, timeout=timeout)
+        return cls(connect(url, timeout, max_connections=2), name, max_names=max_names, timeout=timeout)
 
     async def put(self, puts: Sequence[Put]) -> list[Entry | Refusal]:
         """One run of a script."""

@@ -26,12 +26,10 @@ from service.routes.dependencies import (
     PATH_PROBLEMS,
     ExplainerDep,
     RecommenderDep,
-    ScenariosDep,
     SessionId,
     elapsed_ms,
 )
 from service.routes.items import recommended_items
-from service.scenarios import Scenarios
 from service.schemas.base import Id
 from service.schemas.explanations import Explanation, ExplanationQuery
 from service.schemas.options import RecommendationOptions
@@ -64,7 +62,6 @@ RecommendationId = Annotated[Id, Path(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5
 async def recommend(
     query: RecommendationQuery,
     recommender: RecommenderDep,
-    scenarios: ScenariosDep,
     request: Request,
     response: Response,
 ) -> Recommendations:
@@ -75,7 +72,7 @@ async def recommend(
     says so; that of a user whom the encoder knows gets what suits the user. `user` says whether the encoder knows the
     user.
     """
-    answer = await recommender.recommend(_asked(query, scenarios))
+    answer = await recommender.recommend(_asked(query))
     _time_stages(answer, request, response)
     return _recommendations(answer, elapsed_ms(request), explains=query.dry_run)
 
@@ -91,7 +88,6 @@ async def recommend(
 async def recommend_for_many(
     body: RecommendationQueries,
     recommender: RecommenderDep,
-    scenarios: ScenariosDep,
     request: Request,
     response: Response,
 ) -> RecommendationResults:
@@ -99,7 +95,7 @@ async def recommend_for_many(
 
     Sessions are encoded together, which is faster than one by one.
     """
-    asked = [_asked_or_refused(query, number, scenarios) for number, query in enumerate(body.requests)]
+    asked = [_asked_or_refused(query, number) for number, query in enumerate(body.requests)]
     answers = iter(await recommender.recommend_all([one for one in asked if isinstance(one, Asked)]))
     took_ms, request_id = elapsed_ms(request), telemetry.request_id(request.scope)
     results = []
@@ -128,7 +124,6 @@ async def recommend_for_session(
     session_id: SessionId,
     query: Annotated[SessionRecommendationQuery, Query()],
     recommender: RecommenderDep,
-    scenarios: ScenariosDep,
     request: Request,
     response: Response,
 ) -> Recommendations:
@@ -143,7 +138,7 @@ async def recommend_for_session(
             user_id=query.user_id,
             exclude=query.exclude,
             options=RecommendationOptions(**given),
-            scenario=None if query.scenario is None else scenarios.get(query.scenario),
+            scenario=query.scenario,
             position=query.position,
         )
     )
@@ -190,28 +185,23 @@ async def explain(
     return await explainer.explain(recommendation_id, query.why_not)
 
 
-def _asked(query: RecommendationQuery, scenarios: Scenarios) -> Asked:
+def _asked(query: RecommendationQuery) -> Asked:
     return Asked(
         session_id=query.session_id,
         items=query.items,
         user_id=query.user_id,
         exclude=query.exclude,
         options=query,
-        scenario=None if query.scenario is None else scenarios.get(query.scenario),
+        scenario=query.scenario,
         position=query.position,
         kept=query.store and not query.dry_run,
     )
 
 
-def _asked_or_refused(
-    query: RecommendationQuery | UnusableQuery, number: int, scenarios: Scenarios
-) -> Asked | ServiceError:
+def _asked_or_refused(query: RecommendationQuery | UnusableQuery, number: int) -> Asked | ServiceError:
     if isinstance(query, UnusableQuery):
         return InvalidRequest.of(faults_of(query.found, "body", "requests", number), "query")
-    try:
-        return _asked(query, scenarios)
-    except UnknownScenario as error:
-        return error
+    return _asked(query)
 
 
 def _time_stages(answer: Recommendation, request: Request, response: Response) -> None:

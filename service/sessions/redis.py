@@ -8,14 +8,13 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from service import telemetry
 from service.errors import SessionBehind, SessionStoreUnavailable
+from service.redis_calls import Script, connect
 from service.sessions.events import Event
 from service.sessions.session import NOWHERE, UNBORN, Position, Session
 from service.sessions.store import (
@@ -30,6 +29,7 @@ from service.sessions.store import (
 
 SESSIONS_PER_BUDGET = 100  # a call about more sessions than this may take as many times the store's time
 ROUND_TRIPS_OF_A_MERGE = 7  # take, arrive and clear, once more where another call's move was on its way; read
+MAX_CONNECTIONS = 64
 PAUSE_S = 0.005
 
 EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "answers"
@@ -56,7 +56,8 @@ class RedisSessionStore:
         self._answer_ttl_ms = int(answer_ttl / timedelta(milliseconds=1))
         self._timeout_s = timeout.total_seconds()
         self._prefix = prefix
-        self._script = _script(redis, "session.lua")
+        self._append = _script(redis, "session.lua")
+        self._apply = Script(redis, _text("session.lua"))
         self._take = _script(redis, "take.lua")
         self._arrive = _script(redis, "arrive.lua")
         self._clear = _script(redis, "clear.lua")
@@ -72,17 +73,8 @@ class RedisSessionStore:
         answer_ttl: timedelta = timedelta(minutes=30),
     ) -> Self:
         """Name the server; nothing is sent before the first call. No call is retried and none waits past `timeout`."""
-        timeout_s = timeout.total_seconds()
-        pool = BlockingConnectionPool.from_url(
-            url,
-            protocol=2,
-            max_connections=64,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-        return cls(Redis.from_pool(pool), length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl)
+        redis = connect(url, timeout, max_connections=MAX_CONNECTIONS)
+        return cls(redis, length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl)
 
     async def append(
         self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
@@ -92,12 +84,12 @@ class RedisSessionStore:
         arguments = self._arguments(events, at_least, answer_id)
         deadline_s = time.perf_counter() + self._timeout_s / 2
         async with self._within_budget():
-            answer = await self._script(keys, arguments)
+            answer = await self._apply(keys, arguments)
             while _is_behind(answer):
                 if time.perf_counter() > deadline_s or not _may_catch_up(answer, at_least):
                     raise SessionBehind("The session is not at the position that was asked for, or ended since.")
                 await asyncio.sleep(PAUSE_S)
-                answer = await self._script(keys, arguments)
+                answer = await self._apply(keys, arguments)
         return _session(answer)
 
     async def append_all(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Session | None]:
@@ -106,7 +98,7 @@ class RedisSessionStore:
         async with self._within_budget(scale), self._redis.pipeline(transaction=False) as pipeline:
             for session_id, session_events in events.items():
                 keys = self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS)
-                await self._script(keys, self._arguments(session_events), client=pipeline)
+                await self._append(keys, self._arguments(session_events), client=pipeline)
             answers = await pipeline.execute(raise_on_error=False)
             failures = [answer for answer in answers if isinstance(answer, Exception)]
             if len(failures) == len(events):
@@ -127,7 +119,7 @@ class RedisSessionStore:
                 if move.name == name:  # what another call left behind came first, and what comes now stays
                     break
             keys = self._keys(to_digest, EVENTS, IDS, STATE, ANSWERS)
-            return Merged(applied, _session(await self._script(keys, self._arguments(()))).position)
+            return Merged(applied, _session(await self._apply(keys, self._arguments(()))).position)
 
     async def delete(self, session_id: str) -> None:
         """Delete every key of the session."""
@@ -210,7 +202,11 @@ class _Move(NamedTuple):
 
 
 def _script(redis: "Redis", name: str) -> AsyncScript:
-    return redis.register_script(files("service.sessions").joinpath(name).read_text(encoding="utf-8"))
+    return redis.register_script(_text(name))
+
+
+def _text(name: str) -> str:
+    return files("service.sessions").joinpath(name).read_text(encoding="utf-8")
 
 
 def _is_behind(answer: Any) -> bool:
