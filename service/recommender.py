@@ -62,6 +62,8 @@ class Asked:
     """How far the session must have come."""
     kept: bool = True
     """Whether anything is stored."""
+    place: tuple[str | int, ...] = ("body",)
+    """Where it stands in the request, for what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ class Recommender:
         options = asked.options if scenario is None else asked.options.over(scenario.options)
         if options.asks_of_attributes:
             schema = bundle.catalog.schema
-            if own := [_fault(fault) for fault in asked.options.faults(schema)]:
+            if own := [_fault(fault, asked.place) for fault in asked.options.faults(schema)]:
                 raise InvalidRequest.of(own)
             for fault in options.faults(schema):
                 place = ".".join(map(str, fault.path))
@@ -362,8 +364,8 @@ def _as_if_kept(session: Session, new: Sequence[Event]) -> Session:
     return Session.of([*session.events, *new], purchased=session.purchased, hidden=hidden)
 
 
-def _fault(fault: FilterFault) -> Fault:
-    return Fault(at=".".join(map(str, ("body", *fault.path))), message=fault.message)
+def _fault(fault: FilterFault, place: tuple[str | int, ...]) -> Fault:
+    return Fault(at=".".join(map(str, (*place, *fault.path))), message=fault.message)
 
 
 def _applied(session_id: str, event: Any, session: Session) -> AppliedEvent:

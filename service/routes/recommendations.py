@@ -1,5 +1,6 @@
 """Recommendations: one, several at once, further pages, and why."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
@@ -201,7 +202,7 @@ def _asked(query: RecommendationQuery) -> Asked:
 def _asked_or_refused(query: RecommendationQuery | UnusableQuery, number: int) -> Asked | ServiceError:
     if isinstance(query, UnusableQuery):
         return InvalidRequest.of(faults_of(query.found, "body", "requests", number), "query")
-    return _asked(query)
+    return replace(_asked(query), place=("body", "requests", number))
 
 
 def _time_stages(answer: Recommendation, request: Request, response: Response) -> None:
