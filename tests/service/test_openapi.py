@@ -1,24 +1,39 @@
 """The OpenAPI document tells all: every endpoint with examples, every problem, every field."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+
+from tests.service.shop import opened, publish_shop, recommend
 
 LET_IN = {401, 403, 429, 500, 503}
 BODY = {400, 408, 413, 415, 422} | LET_IN
 PATH = {400, 422} | LET_IN
 
 ENDPOINTS = {
-    ("post", "/v1/recommendations"): BODY,
-    ("get", "/v1/sessions/{session_id}/recommendations"): PATH,
+    ("post", "/v1/recommendations"): BODY | {409},
+    ("post", "/v1/recommendations:batch"): BODY,
+    ("get", "/v1/sessions/{session_id}/recommendations"): PATH | {409},
+    ("post", "/v1/recommendations/{recommendation_id}/next"): BODY | {404, 409, 410},
+    ("get", "/v1/recommendations/{recommendation_id}/explanation"): PATH | {404, 410},
     ("post", "/v1/events"): BODY,
     ("get", "/v1/sessions/{session_id}"): PATH | {404},
     ("post", "/v1/sessions/{session_id}:merge"): BODY,
     ("delete", "/v1/sessions/{session_id}"): PATH,
     ("get", "/v1/items/{item_id}/similar"): PATH | {404},
     ("get", "/v1/items:popular"): PATH,
+    ("get", "/v1/items/{item_id}"): PATH | {404},
+    ("patch", "/v1/items/{item_id}"): BODY | {409},
+    ("delete", "/v1/items/{item_id}"): PATH | {404},
+    ("post", "/v1/items:batch"): BODY,
+    ("get", "/v1/scenarios"): LET_IN,
+    ("get", "/v1/scenarios/{name}"): PATH | {404},
+    ("put", "/v1/scenarios/{name}"): BODY | {409, 412},
+    ("delete", "/v1/scenarios/{name}"): PATH | {404, 412},
+    ("get", "/v1/metrics/online"): PATH,
     ("get", "/v1/version"): LET_IN,
     ("get", "/health/live"): set(),
     ("get", "/health/ready"): {500, 503},
@@ -72,16 +87,27 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in schemas
 
 
-def test_every_request_body_has_an_example_that_is_accepted(document: dict[str, Any], client: TestClient) -> None:
-    schemas = document["components"]["schemas"]
-    for name, path in (
-        ("RecommendationQuery", "/v1/recommendations"),
-        ("EventBody", "/v1/events"),
-        ("EventsBody", "/v1/events"),
-        ("MergeBody", "/v1/sessions/visitor-1:merge"),
-    ):
-        for example in schemas[name]["examples"]:
-            assert client.post(path, json=example).status_code == 200
+def bodies(schema: dict[str, Any], schemas: dict[str, Any]) -> Iterator[Any]:
+    """The examples of a request body, or of each that it may be."""
+    for one in schema.get("oneOf", [schema]):
+        yield from schemas[one["$ref"].removeprefix("#/components/schemas/")]["examples"]
+
+
+def test_every_request_body_has_examples_that_are_accepted(document: dict[str, Any], tmp_path: Path) -> None:
+    publish_shop(tmp_path)
+    with opened(tmp_path) as client:
+        for (method, path), operation in operations(document):
+            if "requestBody" not in operation:
+                continue
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            for body in bodies(schema, document["components"]["schemas"]):
+                address = path.format(
+                    session_id="visitor-1",
+                    item_id="item-17",
+                    name="homepage",
+                    recommendation_id=recommend(client, items=["item-1"])["recommendation_id"],
+                )
+                assert client.request(method, address, json=body).status_code == 200, (path, body)
 
 
 def test_parameters_have_examples_or_limits(document: dict[str, Any]) -> None:
