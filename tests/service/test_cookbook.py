@@ -22,6 +22,7 @@ URL = "http://127.0.0.1:8000"
 ANYTHING = "..."
 STORE_STOPS = "<!-- from here on the store is stopped -->"
 SOON_S = 15
+MANY = 40
 
 BLOCK = re.compile(r"^```(sh|json)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WRITES = re.compile(r"\s-(?:d|X)\s|onward-")
@@ -135,7 +136,9 @@ def test_every_example_of_the_page_answers_what_it_shows(tmp_path: Path) -> None
         told = {"REDIS_URL": redis_url, "SERVICE_EVENT_LOG": str(tmp_path / "log")}
         service = running.enter_context(ServiceProcess(tmp_path / "bundles", environment=told)).wait_until_ready()
         reader = Reader(tmp_path, service.url, dict(os.environ) | commands)
-        for example in examples(PAGE.read_text(encoding="utf-8")):
+        found = list(examples(PAGE.read_text(encoding="utf-8")))
+        assert len(found) > MANY
+        for example in found:
             if example.is_without_store:
                 store.close()
             reader.follow(example)

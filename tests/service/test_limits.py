@@ -231,6 +231,14 @@ def test_a_limit_can_be_reached_and_not_passed(limited: TestClient, limit: Limit
     assert refusal(probe(limited, limit.most + 1)) == limit.refusal
 
 
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/items:batch", "/v1/recommendations:batch"])
+def test_bodies_of_many_are_as_long_as_the_table_says(limited: TestClient, path: str) -> None:
+    limit = next(limit for limit in LIMITS if limit.what.startswith("body of events"))
+    post = padded(path, b"{}")
+    assert refusal(post(limited, limit.most)) == (422, "invalid_request")
+    assert refusal(post(limited, limit.most + 1)) == limit.refusal
+
+
 @pytest.mark.parametrize(
     ("what", "constant", "path"),
     [
