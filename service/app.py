@@ -119,7 +119,7 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "listener": listener,
         "event_rules": rules,
         "recommender": Recommender(live, store, scenarios, recorder, listener, rules),
-        "explainer": Explainer(live, recorder.answers),
+        "explainer": Explainer(live, recorder),
     }
 
 

@@ -1,14 +1,15 @@
 """Why an answer is as it is: what each event did for each item, which rule moved it, and why an item is not there."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from service.answers import Answer, AnswerLog
+from service.answers import Answer
 from service.bundle import Bundle, RetrievedItem, Seen
 from service.bundle.options import Wanted
 from service.errors import RecommendationGone, RecommendationNotFound
 from service.recommender import wanted_of
+from service.recorder import Recorder
 from service.reload import LiveBundle
 from service.schemas.explanations import Contribution, ExplainedItem, Explanation, Reason, WhyNot
 
@@ -20,9 +21,9 @@ ROUNDING = 1e-4
 class Explainer:
     """Explains answers that are kept, by giving them again with the bundle that gave them."""
 
-    def __init__(self, live: LiveBundle, answers: AnswerLog | None) -> None:
+    def __init__(self, live: LiveBundle, recorder: Recorder) -> None:
         self._live = live
-        self._answers = answers
+        self._recorder = recorder
 
     async def explain(self, recommendation_id: str, why_not: str | None) -> Explanation:
         """Explain an answer.
@@ -30,23 +31,33 @@ class Explainer:
         Raises RecommendationNotFound, SessionStoreUnavailable, and RecommendationGone where the answer would be
         another one now, as its bundle is gone or the live catalog has changed.
         """
-        answer = None if self._answers is None else await self._answers.get(recommendation_id)
+        answers = self._recorder.answers
+        answer = None if answers is None else await answers.get(recommendation_id)
         if answer is None:
             raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
         bundle = await self._live.of(answer.bundle)
         if bundle is None:
             raise RecommendationGone("The bundle that gave this answer is gone.")
-        return await asyncio.to_thread(explained_again, bundle, answer, why_not)
+        popular_now = self._recorder.popularity.scores()
+        return await asyncio.to_thread(explained_again, bundle, answer, why_not, popular_now)
 
 
-def explained_again(bundle: Bundle, answer: Answer, why_not: str | None = None) -> Explanation:
-    """Explain an answer that was given earlier. Raises RecommendationGone where it would be another one now."""
+def explained_again(
+    bundle: Bundle, answer: Answer, why_not: str | None = None, popular_now: Mapping[str, float] | None = None
+) -> Explanation:
+    """Explain an answer that was given earlier. Raises RecommendationGone where it would be another one now.
+
+    Of popular items the list stays what it was, and an item that it does not show stands where it would by now.
+    """
     wanted = _wanted_again(answer)
     if any(item.source in COMPUTED for item in answer.items):
         again = bundle.retrieve(wanted.seen, wanted.options, user_id=wanted.user_id)
         if not _is_same(again.items, answer.items):
             raise RecommendationGone("The live catalog has changed since: this answer cannot be given again.")
-    return explained(bundle, answer, why_not)
+    explanation = explained(bundle, answer)
+    if why_not is not None:
+        explanation.why_not = _why_not(bundle, answer, wanted, why_not, popular_now)
+    return explanation
 
 
 def _is_same(again: Sequence[RetrievedItem], answered: Sequence[RetrievedItem]) -> bool:
@@ -57,7 +68,7 @@ def _is_same(again: Sequence[RetrievedItem], answered: Sequence[RetrievedItem]) 
     ] and all(abs(one.score - other.score) <= tolerance for one, other in zip(again, answered, strict=True))
 
 
-def explained(bundle: Bundle, answer: Answer, why_not: str | None = None) -> Explanation:
+def explained(bundle: Bundle, answer: Answer) -> Explanation:
     """Explain an answer of this bundle."""
     wanted = _wanted_again(answer)
     shown = [item.item_id for item in answer.items if item.source == "encoder"]
@@ -81,7 +92,6 @@ def explained(bundle: Bundle, answer: Answer, why_not: str | None = None) -> Exp
         bundle=bundle.digest,
         session=list(answer.session_items),
         items=items,
-        why_not=None if why_not is None else _why_not(bundle, answer, wanted, why_not),
     )
 
 
@@ -100,14 +110,16 @@ def _largest_first(seen: Seen, contributions: list[float]) -> list[Contribution]
     return sorted(of_places, key=lambda one: -one.contribution)
 
 
-def _why_not(bundle: Bundle, answer: Answer, wanted: Wanted, item_id: str) -> WhyNot:
+def _why_not(
+    bundle: Bundle, answer: Answer, wanted: Wanted, item_id: str, popular_now: Mapping[str, float] | None
+) -> WhyNot:
     for rank, item in enumerate(answer.items, start=1):
         if item.item_id == item_id:
             return WhyNot(id=item_id, reason="shown", rank=rank, score=item.score)
     rule = bundle.rule_against(item_id, wanted)
     if rule is not None:
         return WhyNot(id=item_id, reason=_refined(rule, answer, wanted, item_id))
-    standing = bundle.standing(item_id, wanted)
+    standing = bundle.standing(item_id, wanted, popular_now=popular_now)
     reason: Reason = "diversity" if standing.rank <= wanted.options.k and wanted.options.diversity else "outranked"
     return WhyNot(id=item_id, reason=reason, rank=standing.rank, score=standing.score)
 

@@ -1,5 +1,6 @@
 """Recommendations: one, several at once, further pages, and why."""
 
+import asyncio
 from dataclasses import replace
 from typing import Annotated
 
@@ -75,7 +76,8 @@ async def recommend(
     """
     answer = await recommender.recommend(_asked(query))
     _time_stages(answer, request, response)
-    return _recommendations(answer, elapsed_ms(request), explains=query.dry_run)
+    explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if query.dry_run else None
+    return _recommendations(answer, elapsed_ms(request), explanation)
 
 
 @router.post(
@@ -104,7 +106,8 @@ async def recommend_for_many(
         answer = next(answers) if isinstance(one, Asked) else one
         if isinstance(answer, Recommendation):
             explains = isinstance(query, RecommendationQuery) and query.dry_run
-            shown = _recommendations(answer, took_ms, explains=explains)
+            explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if explains else None
+            shown = _recommendations(answer, took_ms, explanation)
             results.append(RecommendationResult(status=200, recommendations=shown))
         else:
             problem = problem_of(answer, request_id)
@@ -144,7 +147,7 @@ async def recommend_for_session(
         )
     )
     _time_stages(answer, request, response)
-    return _recommendations(answer, elapsed_ms(request), explains=False)
+    return _recommendations(answer, elapsed_ms(request))
 
 
 @router.post(
@@ -168,7 +171,7 @@ async def recommend_more(
     """
     answer = await recommender.next_page(recommendation_id, query.k)
     _time_stages(answer, request, response)
-    return _recommendations(answer, elapsed_ms(request), explains=False)
+    return _recommendations(answer, elapsed_ms(request))
 
 
 @router.get(
@@ -212,7 +215,7 @@ def _time_stages(answer: Recommendation, request: Request, response: Response) -
     )
 
 
-def _recommendations(found: Recommendation, took_ms: float, *, explains: bool) -> Recommendations:
+def _recommendations(found: Recommendation, took_ms: float, explanation: Explanation | None = None) -> Recommendations:
     answer, retrieval = found.answer, found.retrieval
     items = recommended_items(found.bundle, retrieval)
     scenario = None
@@ -232,6 +235,6 @@ def _recommendations(found: Recommendation, took_ms: float, *, explains: bool) -
         position=found.position,
         degraded=list(found.degraded),
         unknown_item_ids=list(retrieval.unknown_item_ids),
-        explanation=explained(found.bundle, answer) if explains else None,
+        explanation=explanation,
         took_ms=took_ms,
     )

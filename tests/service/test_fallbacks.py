@@ -97,6 +97,9 @@ class TestSessionsOfWhichNothingIsKnown:
             for buyer in range(200):
                 send(client, f"buyer-{buyer}", "item-50", "purchase")
             wait_until(lambda: ids(recommend(client, session_id="nobody", k=1)) == ["item-50"], 10)
+            answer = recommend(client, session_id="nobody", k=1)
+            told = get(client, f"/v1/recommendations/{answer['recommendation_id']}/explanation", why_not="item-1")
+            assert (told["why_not"]["reason"], told["why_not"]["rank"]) == ("outranked", 2)
 
 
 @contextmanager
