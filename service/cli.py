@@ -32,6 +32,10 @@ def serve(
     More of them: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50), SERVICE_STORE_TIMEOUT (0.1 seconds),
     SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30), SERVICE_LOG_LEVEL (info).
 
+    What is made of events, and kept: SERVICE_EVENT_WEIGHTS, as in share=2,skip=-1; SERVICE_MAX_EVENT_AGE (a day);
+    SERVICE_POPULARITY_HALF_LIFE (3 days); SERVICE_ANSWER_TTL for next pages and explanations (PT30M, 0 for none);
+    SERVICE_EVENT_LOG, a folder for events and answers that `onward-training prepare` reads (none).
+
     Who is let in: SERVICE_API_KEYS, digests of keys with commas between, as `onward-service key` makes them (empty:
     everyone); SERVICE_RATE_LIMIT, as in 100/second, of each key or else client address, in each worker (none);
     SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT for a body to arrive (10).

@@ -84,14 +84,16 @@ def requests(items: list[str], weights: list[float], seed: int) -> Iterator[byte
 
 
 @contextmanager
-def service(bundles: Path, workers: int) -> Iterator[tuple[int, int]]:
-    """Run the service on a free port; gives the port and its process id."""
+def service(bundles: Path, workers: int, source: Path | None = None) -> Iterator[tuple[int, int]]:
+    """Run the service on a free port, that of a `source` folder where one is named; gives the port and process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--bundles", str(bundles), "--port", str(port)]
+    command = [sys.executable, "-m", "service", "serve", "--bundles", str(bundles.resolve()), "--port", str(port)]
     environment = {**os.environ, "SERVICE_LOG_LEVEL": "warning"}
-    process = subprocess.Popen([*command, "--workers", str(workers)], env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--workers", str(workers)], env=environment, cwd=source, stdout=subprocess.DEVNULL
+    )
     try:
         _wait_until_ready(port)
         yield port, process.pid
