@@ -54,6 +54,10 @@ def logits(bundle: Bundle, session: list[str]) -> dict[str, float]:
     return {bundle.catalog.item_id(row): float(scores_N1[row]) for row in range(1, len(scores_N1))}
 
 
+UNHURRIED = {"store_timeout": 1}
+"""Settings of a service that waits for its store though the machine is busy."""
+
+
 @contextmanager
 def opened(bundles: Path, url: str = IN_MEMORY, **settings: Any) -> Iterator[TestClient]:
     """The whole service in this process, as one worker."""

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.settings import IN_MEMORY
-from tests.service.shop import ACME, CHEAP, get, ids, opened, problem, publish_shop, recommend, scores, send
+from tests.service.shop import ACME, CHEAP, UNHURRIED, get, ids, opened, problem, publish_shop, recommend, scores, send
 
 PATH = "/v1/recommendations:batch"
 VIEWED = ["item-7", "item-3", "item-11"]
@@ -26,7 +26,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
 def shop(request: pytest.FixtureRequest, bundles: Path, valkey: str) -> Iterator[TestClient]:
-    with opened(bundles, IN_MEMORY if request.param == "memory" else valkey) as client:
+    with opened(bundles, IN_MEMORY if request.param == "memory" else valkey, **UNHURRIED) as client:
         client.put("/v1/scenarios/page", json={"k": 4, "diversity": 0.5})
         yield client
 

@@ -23,6 +23,7 @@ from tests.service.shop import (
     CHEAP,
     ITEMS,
     UNAVAILABLE,
+    UNHURRIED,
     get,
     ids,
     logits,
@@ -57,7 +58,7 @@ def bundle(bundles: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def workers(bundles: Path, valkey: str) -> Iterator[list[TestClient]]:
     """Two workers of one service; what changes the catalog is asked of others."""
-    with opened(bundles, valkey) as one, opened(bundles, valkey) as other:
+    with opened(bundles, valkey, **UNHURRIED) as one, opened(bundles, valkey, **UNHURRIED) as other:
         yield [one, other]
 
 
@@ -332,7 +333,7 @@ class TestWhatIsGone:
 
     def test_an_older_bundle_explains_its_answers_until_it_is_removed(self, tmp_path: Path, valkey: str) -> None:
         older = publish_shop(tmp_path)
-        with opened(tmp_path, valkey, reload_interval=0.05) as client:
+        with opened(tmp_path, valkey, reload_interval=0.05, **UNHURRIED) as client:
             answer = recommend(client, items=VIEWED, k=5)
             popular = recommend(client, items=["no-item"], k=5)
             before = explain(client, answer, why_not="item-40")

@@ -19,6 +19,7 @@ from tests.service.shop import (
     CHEAP,
     ITEMS,
     UNAVAILABLE,
+    UNHURRIED,
     get,
     ids,
     opened,
@@ -50,7 +51,7 @@ def workers(request: pytest.FixtureRequest, bundles: Path, valkey: str) -> Itera
         with opened(bundles, IN_MEMORY) as client:
             yield [client, client]
     else:
-        with opened(bundles, valkey) as one, opened(bundles, valkey) as other:
+        with opened(bundles, valkey, **UNHURRIED) as one, opened(bundles, valkey, **UNHURRIED) as other:
             yield [one, other]
 
 
@@ -191,10 +192,10 @@ def test_an_unusable_body_is_refused_and_none_is_needed(workers: list[TestClient
 
 @pytest.mark.parametrize("kind", ["memory", "redis"])
 def test_an_answer_is_kept_for_its_time_to_live(bundles: Path, valkey: str, kind: str, session_id: str) -> None:
-    with opened(bundles, IN_MEMORY if kind == "memory" else valkey, answer_ttl=0.5) as client:
+    with opened(bundles, IN_MEMORY if kind == "memory" else valkey, answer_ttl=1, **UNHURRIED) as client:
         answers = [recommend(client, items=VIEWED), recommend(client, session_id=session_id, items=VIEWED)]
         assert [ask_next(client, answer).status_code for answer in answers] == [200, 200]
-        time.sleep(0.6)
+        time.sleep(1.1)
         assert [problem(ask_next(client, answer)) for answer in answers] == [NOT_FOUND] * 2
 
 
@@ -207,7 +208,7 @@ def test_a_service_that_keeps_no_answers_has_no_pages(bundles: Path) -> None:
 def test_more_than_1000_items_are_shown_once_and_pages_come_to_an_end(tmp_path: Path, valkey: str, kind: str) -> None:
     many = item_ids("item-", 1_250)
     publish_bundle(tmp_path, many)
-    with opened(tmp_path, IN_MEMORY if kind == "memory" else valkey) as client:
+    with opened(tmp_path, IN_MEMORY if kind == "memory" else valkey, **UNHURRIED) as client:
         pages = all_pages([client], recommend(client, items=VIEWED, k=100))
         shown = [item for page in pages for item in ids(page)]
         assert len(shown) == len(many)

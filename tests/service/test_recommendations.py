@@ -19,6 +19,7 @@ from tests.service.shop import (
     CHEAP,
     ITEMS,
     UNAVAILABLE,
+    UNHURRIED,
     get,
     ids,
     logits,
@@ -61,7 +62,7 @@ def shop(bundles: Path) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def workers(bundles: Path, valkey: str) -> Iterator[list[TestClient]]:
     """Two workers of one service."""
-    with opened(bundles, valkey) as one, opened(bundles, valkey) as other:
+    with opened(bundles, valkey, **UNHURRIED) as one, opened(bundles, valkey, **UNHURRIED) as other:
         yield [one, other]
 
 
@@ -381,12 +382,12 @@ class TestConsent:
         self, bundles: Path, tmp_path: Path, unkept: dict[str, bool]
     ) -> None:
         with run_server(find_servers()[0]) as url:
-            with opened(bundles, url, event_log=tmp_path) as client:
+            with opened(bundles, url, event_log=tmp_path, **UNHURRIED) as client:
                 client.put("/v1/scenarios/page", json={"k": 3})
                 recommend(client, session_id="known", items=["item-1"])
                 send(client, "known", "item-2", "dislike")
             before, log = stored_keys(url), {path: path.read_bytes() for path in tmp_path.rglob("*")}
-            with opened(bundles, url, event_log=tmp_path) as client:
+            with opened(bundles, url, event_log=tmp_path, **UNHURRIED) as client:
                 wait_until(lambda: client.get("/v1/scenarios/page").status_code == 200, 5)
                 for session_id in ("known", "unknown", None):
                     asked = {"items": VIEWED, "user_id": "u", "scenario": "page", "k": 100, **unkept}
@@ -416,7 +417,7 @@ class TestConsent:
         assert problem(shop.get(f"{path}/explanation")) == (404, "recommendation_not_found")
 
     def test_a_forgotten_session_leaves_no_key(self, bundles: Path) -> None:
-        with run_server(find_servers()[0]) as url, opened(bundles, url) as client:
+        with run_server(find_servers()[0]) as url, opened(bundles, url, **UNHURRIED) as client:
             answer = recommend(client, session_id="visitor", items=VIEWED)
             client.post(f"/v1/recommendations/{answer['recommendation_id']}/next", json={})
             send(client, "visitor", "item-3", "dislike")
