@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service import openapi, telemetry
+from service.addresses import EncodedSlashes
 from service.admission import InFlightLimit, KeyCheck, RateCheck
 from service.background import repeated
 from service.errors import on_http_error, on_invalid_request
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_middleware(EncodedSlashes)  # the innermost, as the first one added
     app.add_middleware(
         RequestLimits,
         max_body_bytes=MAX_BODY_BYTES,

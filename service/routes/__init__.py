@@ -2,7 +2,6 @@
 
 from service.routes import catalog, items, metrics, operations, recommendations, scenarios, sessions
 
-# The catalog's `/v1/items/{id}` takes any path behind it, so the routers of longer paths stand before it.
 ROUTERS = (
     recommendations.router,
     sessions.router,

@@ -35,7 +35,7 @@ from service.schemas.catalog import (
 from service.strict_json import StrictJSONRoute
 
 ITEMS_BATCH_PATH = "/v1/items:batch"
-ITEM_PATH = "/v1/items/{item_id:path}"
+ITEM_PATH = "/v1/items/{item_id:id}"
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["catalog"])
 

@@ -15,7 +15,7 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["items"])
 
 
 @router.get(
-    "/v1/items/{item_id:path}/similar",
+    "/v1/items/{item_id:id}/similar",
     response_model_exclude_none=True,
     responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady),
 )

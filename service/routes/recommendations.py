@@ -120,7 +120,7 @@ async def recommend_for_many(
 
 
 @router.get(
-    "/v1/sessions/{session_id:path}/recommendations",
+    "/v1/sessions/{session_id:id}/recommendations",
     response_model_exclude_none=True,
     responses=problems(*PATH_PROBLEMS, UnknownScenario, SessionBehind, NotReady),
 )
@@ -151,7 +151,7 @@ async def recommend_for_session(
 
 
 @router.post(
-    "/v1/recommendations/{recommendation_id}/next",
+    "/v1/recommendations/{recommendation_id:id}/next",
     response_model_exclude_none=True,
     responses=problems(
         *BODY_PROBLEMS, RecommendationNotFound, LimitReached, RecommendationGone, SessionStoreUnavailable, NotReady
@@ -175,7 +175,7 @@ async def recommend_more(
 
 
 @router.get(
-    "/v1/recommendations/{recommendation_id}/explanation",
+    "/v1/recommendations/{recommendation_id:id}/explanation",
     response_model_exclude_none=True,
     responses=problems(*PATH_PROBLEMS, RecommendationNotFound, RecommendationGone, SessionStoreUnavailable, NotReady),
 )

@@ -24,6 +24,7 @@ IfMatch = Annotated[
     Header(
         pattern=r'^(\*|"[1-9][0-9]{0,14}")$',
         description='The ETag of the version that is to be replaced, as in "1"; * for any that there is.',
+        examples=['"1"'],
     ),
 ]
 ETAG = {"headers": {"ETag": {"description": "The version, in quotes.", "schema": {"type": "string"}}}}

@@ -82,7 +82,7 @@ async def record_events(
 
 # Before the endpoints of a session, whose address may end so too: a wrong method is told the right ones of the first.
 @router.post(
-    "/v1/sessions/{session_id:path}:merge",
+    "/v1/sessions/{session_id:id}:merge",
     responses=problems(*BODY_PROBLEMS, SessionStoreUnavailable),
 )
 async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep) -> MergedSession:
@@ -98,7 +98,7 @@ async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep)
 
 
 @router.get(
-    "/v1/sessions/{session_id:path}",
+    "/v1/sessions/{session_id:id}",
     responses=problems(*PATH_PROBLEMS, SessionNotFound, SessionStoreUnavailable),
 )
 async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
@@ -117,7 +117,7 @@ async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
 
 
 @router.delete(
-    "/v1/sessions/{session_id:path}",
+    "/v1/sessions/{session_id:id}",
     status_code=204,
     response_class=Response,
     responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable),

@@ -1,6 +1,5 @@
 """Bodies about what becomes of items while the service runs."""
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -67,9 +66,11 @@ def _attributes(value: Any) -> dict[str, Any]:
 def _is_value(value: Any) -> bool:
     if isinstance(value, list):
         return len(value) <= MAX_TEXTS and all(_is_text(single) for single in value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return math.isfinite(value) and abs(value) <= LARGEST_INTEGER
-    return value is None or isinstance(value, bool) or _is_text(value)
+    if isinstance(value, float):  # compared as floats, as those who read the schema compare them
+        return abs(value) <= float(LARGEST_INTEGER)
+    if isinstance(value, int):
+        return abs(value) <= LARGEST_INTEGER
+    return value is None or _is_text(value)
 
 
 def _is_text(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from service.online_metrics import LONGEST_WINDOW, SHORTEST_WINDOW
 from service.schemas.base import QueryString
@@ -16,10 +16,26 @@ def _duration(value: Any) -> Any:
     return float(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
 
 
+def _in_reach(value: timedelta) -> timedelta:
+    if not SHORTEST_WINDOW <= value <= LONGEST_WINDOW:
+        raise ValueError("a window is 1 minute to 30 days long")
+    return value
+
+
+_Window = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    AfterValidator(_in_reach),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "format": "duration"}, {"type": "string", "pattern": "^[0-9]{1,9}$"}]},
+    ),
+]
+
+
 class OnlineMetricsQuery(QueryString):
     """Over which time, and told apart by what."""
 
-    window: Annotated[timedelta, BeforeValidator(_duration), Field(ge=SHORTEST_WINDOW, le=LONGEST_WINDOW)] = Field(
+    window: _Window = Field(
         default=timedelta(hours=1),
         description="How far back, from 1 minute to 30 days, by ISO 8601 or in seconds.",
         examples=["PT1H", "3600"],

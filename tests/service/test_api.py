@@ -111,7 +111,24 @@ class TestSessions:
             assert (response.status_code, response.content) == (204, b"")
         assert client.get(f"/v1/sessions/{session_id}").status_code == 404
 
-    @pytest.mark.parametrize("odd_id", [ID_LIMIT, "a/b", "a?b#c", "{x}:*", "ïd", "日本", "😀", "a+b&c=d"])
+    @pytest.mark.parametrize(
+        "odd_id",
+        [
+            ID_LIMIT,
+            "a/b",
+            "a%2Fb",
+            "a%252fb",
+            "100%",
+            "a/recommendations",
+            "a:merge",
+            "a?b#c",
+            "{x}:*",
+            "ïd",
+            "日本",
+            "😀",
+            "a+b&c=d",
+        ],
+    )
     def test_every_valid_id_can_be_used_in_an_address(self, client: TestClient, odd_id: str) -> None:
         post(client, session_id=odd_id, items=[odd_id])
         session = get(client, f"/v1/sessions/{quote(odd_id, safe='')}")

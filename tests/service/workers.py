@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from service.addresses import EncodedSlashes
 from service.background import repeated
 from service.errors import on_http_error, on_invalid_request
 from service.live_catalog import LiveCatalog
@@ -37,6 +38,7 @@ def worker_app(bundles: Path, items: Callable[[], VersionedMap], scenarios: Call
         await scenario_mirror.close()
 
     app = FastAPI(lifespan=lifespan)
+    app.add_middleware(EncodedSlashes)
     app.include_router(catalog_routes.router)
     app.include_router(scenario_routes.router)
     app.add_exception_handler(HTTPException, on_http_error)
