@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from service.answers import Answer
 from service.bundle import Bundle, RetrievedItem, Seen
+from service.bundle.filters import And, Filter
 from service.bundle.options import Wanted
 from service.errors import RecommendationGone, RecommendationNotFound
 from service.recommender import wanted_of
@@ -118,10 +119,24 @@ def _why_not(
             return WhyNot(id=item_id, reason="shown", rank=rank, score=item.score)
     rule = bundle.rule_against(item_id, wanted)
     if rule is not None:
-        return WhyNot(id=item_id, reason=_refined(rule, answer, wanted, item_id))
+        condition = _unmet(bundle, item_id, wanted.options.filter) if rule == "filtered" else None
+        return WhyNot(id=item_id, reason=_refined(rule, answer, wanted, item_id), condition=condition)
     standing = bundle.standing(item_id, wanted, popular_now=popular_now)
     reason: Reason = "diversity" if standing.rank <= wanted.options.k and wanted.options.diversity else "outranked"
     return WhyNot(id=item_id, reason=reason, rank=standing.rank, score=standing.score)
+
+
+def _unmet(bundle: Bundle, item_id: str, whole: Filter | None) -> str | None:
+    """Where in a filter the first condition stands that an item does not meet; what is within `or` and `not` is one."""
+    row = bundle.catalog.row(item_id)
+    if row is None or whole is None:
+        return None
+    place, condition = ["filter"], whole.root
+    while isinstance(condition, And):
+        unmet = (n for n, one in enumerate(condition.and_) if not bundle.catalog.eligible(Filter(one)).rows_R1[row])
+        number = next(unmet)
+        place, condition = [*place, "and", str(number)], condition.and_[number]
+    return ".".join(place)
 
 
 def _refined(rule: Reason, answer: Answer, wanted: Wanted, item_id: str) -> Reason:

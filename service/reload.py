@@ -36,6 +36,7 @@ class LiveBundle:
         self._catalog = catalog
         self._exported: Bundle | None = None
         self._bundle: Bundle | None = None
+        self._former: Bundle | None = None
         self._changes: Mapping[str, Entry] | None = None
         self._in_turn = asyncio.Lock()
         self._seen: str | None = None
@@ -49,18 +50,22 @@ class LiveBundle:
         return self._bundle
 
     async def of(self, digest: str) -> Bundle | None:
-        """The published bundle of a digest, with the live catalog's changes; None where it is there no longer."""
+        """The published bundle of a digest, with the live catalog's changes; None where it is there no longer.
+
+        The last one that is not live is kept, as it was exported, for those who ask about its answers.
+        """
         if self.bundle.digest == digest:
             return self.bundle
-        try:
-            exported = await asyncio.to_thread(Bundle.load, self._bundles / Path(digest).name, verify=False)
-        except BundleError:
-            return None
-        if exported.digest != digest:
+        if self._former is None or self._former.digest != digest:
+            try:
+                self._former = await asyncio.to_thread(Bundle.load, self._bundles / Path(digest).name, verify=False)
+            except BundleError:
+                return None
+        if self._former.digest != digest or not (self._bundles / digest).exists():
             return None
         if self._catalog is None:
-            return exported
-        return await asyncio.to_thread(self._catalog.applied_once, exported)
+            return self._former
+        return await asyncio.to_thread(self._catalog.applied_once, self._former)
 
     async def refresh(self) -> None:
         """Look at `current` once and, where it has moved, load what it names."""

@@ -68,6 +68,11 @@ class WhyNot(BaseModel):
     reason: Reason = Field(
         description="The first that holds: the catalog lacks it, a rule keeps it away, or others stand before it."
     )
+    condition: str | None = Field(
+        default=None,
+        description="Of a filtered item: where in the filter the condition stands that it does not meet.",
+        examples=["filter.and.1"],
+    )
     rank: int | None = Field(
         default=None, description="From 1, among all that might be shown, by boosted scores.", examples=[37]
     )

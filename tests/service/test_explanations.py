@@ -254,10 +254,23 @@ class TestWhyNot:
                 (bought, "item-4", "excluded"),
             ]
             for answer, item_id, reason in expected:
-                assert why_not(client, answer, item_id) == {"reason": reason}
+                told = why_not(client, answer, item_id)
+                assert told.pop("condition", None) == ("filter" if reason == "filtered" else None)
+                assert told == {"reason": reason}
             shown = why_not(client, seen, ids(seen)[1])
             assert shown == {"reason": "shown", "rank": 2, "score": seen["items"][1]["score"]}
             assert {reason for _, _, reason in expected} == set(get_args(Reason)) - BY_SCORE
+
+    def test_a_filtered_item_is_told_with_the_condition_that_it_does_not_meet(self, bundles: Path) -> None:
+        below = [{"attribute": "price", "range": {"max": price}} for price in (45, 35, 25)]
+        with opened(bundles) as client:
+            answer = recommend(client, items=["item-1"], filter={"and": [below[0], {"and": below[1:]}]})
+            told = {
+                item_id: why_not(client, answer, item_id)["condition"] for item_id in ("item-48", "item-40", "item-30")
+            }
+            assert told == {"item-48": "filter.and.0", "item-40": "filter.and.1.and.0", "item-30": "filter.and.1.and.1"}
+            either = recommend(client, items=["item-1"], filter={"or": below})
+            assert why_not(client, either, "item-48")["condition"] == "filter"
 
     def test_an_outranked_item_is_told_with_its_rank_and_score(self, workers: list[TestClient]) -> None:
         boost = [{"filter": ACME, "factor": 3.0}]
@@ -279,7 +292,7 @@ class TestWhyNot:
 
     def test_popular_items_have_ranks_as_well(self, workers: list[TestClient]) -> None:
         answer = recommend(workers[0], items=["no-item"], k=3, filter=CHEAP)
-        assert why_not(workers[1], answer, "item-40") == {"reason": "filtered"}
+        assert why_not(workers[1], answer, "item-40") == {"reason": "filtered", "condition": "filter"}
         assert why_not(workers[1], answer, "item-20")["reason"] == "outranked"
 
     @pytest.mark.parametrize("query", [{"why_not": ""}, {"why_not": "a b"}, {"why_not": "x" * 129}, {"other": "1"}])
@@ -327,7 +340,7 @@ class TestWhatIsGone:
             assert ids(answer) == ids(popular) == ["item-5"]
             client.patch("/v1/items/item-5", json={"attributes": {"hot": None}})
             assert problem(ask_why(client, answer)) == GONE
-            assert why_not(client, popular, "item-9") == {"reason": "filtered"}
+            assert why_not(client, popular, "item-9") == {"reason": "filtered", "condition": "filter"}
             for asked in (answer, popular):
                 assert problem(client.post(f"/v1/recommendations/{asked['recommendation_id']}/next")) == GONE
 

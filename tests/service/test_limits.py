@@ -16,6 +16,7 @@ from service.bundle.manifest import MAX_ID_LENGTH
 from service.bundle.options import LARGEST_FACTOR, MAX_BOOSTS
 from service.errors import ServiceError
 from service.online_metrics import LONGEST_WINDOW
+from service.recommender import MAX_PAGES
 from service.schemas import base, catalog, options, recommendations, sessions
 from service.sessions import REMEMBERED_ANSWERS, REMEMBERED_EVENT_IDS, REMEMBERED_MARKS
 from service.sessions.rules import WEIGHT_OF_OTHER_TYPES, WEIGHTS
@@ -105,6 +106,14 @@ def with_attributes(client: TestClient, count: int) -> Any:
     return client.patch(path, json={"attributes": {f"a{number}": 1 for number in range(few, count)}})
 
 
+def paging(client: TestClient, pages: int) -> Any:
+    """The last of so many pages."""
+    page = client.post("/v1/recommendations", json={"items": ["item-1"], "k": 1})
+    for _ in range(pages - 1):
+        page = client.post(f"/v1/recommendations/{page.json()['recommendation_id']}/next", json={})
+    return page
+
+
 PROBES: Mapping[str, tuple[float, Probe]] = {
     "body, in bytes": (app.MAX_BODY_BYTES, padded("/v1/recommendations", b'{"items": ["item-1"]}')),
     "body of events, `items:batch` and `recommendations:batch`, in bytes": (
@@ -129,6 +138,7 @@ PROBES: Mapping[str, tuple[float, Probe]] = {
         LARGEST_FACTOR,
         asking(lambda size: {"boost": [{"filter": leaf(), "factor": size}]}),
     ),
+    "pages of an answer": (MAX_PAGES, paging),
     "`pin`": (
         options.MAX_PINS,
         asking(lambda size: {"pin": [{"id": f"item-{place}", "position": place} for place in range(1, size + 1)]}),
