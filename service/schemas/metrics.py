@@ -27,7 +27,10 @@ _Window = Annotated[
     BeforeValidator(_duration),
     AfterValidator(_in_reach),
     WithJsonSchema(
-        {"anyOf": [{"type": "string", "format": "duration"}, {"type": "string", "pattern": "^[0-9]{1,9}$"}]},
+        {
+            "anyOf": [{"type": "string", "format": "duration"}, {"type": "string", "pattern": "^[0-9]{1,9}$"}],
+            "examples": ["PT1H", "3600"],
+        }
     ),
 ]
 
@@ -38,7 +41,6 @@ class OnlineMetricsQuery(QueryString):
     window: _Window = Field(
         default=timedelta(hours=1),
         description="How far back, from 1 minute to 30 days, by ISO 8601 or in seconds.",
-        examples=["PT1H", "3600"],
     )
     by: str | None = Field(
         default=None,

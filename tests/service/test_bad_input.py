@@ -279,3 +279,36 @@ def test_no_address_whatsoever_is_answered_with_a_fault_of_ours(
     client: TestClient, template: str, part: str, method: str
 ) -> None:
     assert client.request(method, f"http://testserver{template.format(part)}").status_code < 500
+
+
+@pytest.mark.parametrize("address", ["/v1/sessions/a%0A", "/v1/items/a/similar%0a", "/v1/events%0A"])
+def test_an_address_with_a_line_break_is_refused(client: TestClient, address: str) -> None:
+    refused(client, "GET", address, 400, "malformed_request")
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("/v1/items/a", {"GET", "PATCH", "DELETE"}),
+        ("/v1/items/a/similar", {"GET"}),
+        ("/v1/sessions/a", {"GET", "DELETE"}),
+        ("/v1/sessions/a/recommendations", {"GET"}),
+        ("/v1/sessions/a:merge", {"POST"}),
+        ("/v1/scenarios/a", {"GET", "PUT", "DELETE"}),
+    ],
+)
+def test_a_wrong_method_is_told_all_that_the_address_knows(client: TestClient, address: str, allowed: set[str]) -> None:
+    refused(client, "OPTIONS", address, 405, "method_not_allowed")
+    assert set(client.options(address).headers["allow"].split(", ")) == allowed
+
+
+def test_a_plain_slash_ends_an_id(client: TestClient) -> None:
+    refused(client, "DELETE", "/v1/sessions/a/recommendations", 405, "method_not_allowed")
+    refused(client, "PATCH", "/v1/items/a/similar", 405, "method_not_allowed", json={})
+    refused(client, "GET", "/v1/items/a/b", 404, "not_found")
+
+
+def test_a_body_that_may_be_left_out_need_not_be_declared(client: TestClient) -> None:
+    path = "/v1/recommendations/nothing/next"
+    refused(client, "POST", path, 404, "recommendation_not_found")
+    refused(client, "POST", path, 415, "unsupported_media_type", content=b"{}")
