@@ -37,7 +37,8 @@ MAX_BATCH_BODY_BYTES = 2**20
 DESCRIPTION = """\
 Recommends what a visitor will want next, from what they did in this session.
 
-Ids are strings of 1 to 128 visible characters everywhere. Unknown fields are refused. Errors are RFC 9457 problems
+Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in addresses, their slashes too (%2F).
+Unknown fields are refused. Errors are RFC 9457 problems
 with a `code` for programs and the `request_id` that the log carries; `X-Request-ID` names a request yourself.
 A body holds at most 64 KiB (events 1 MiB), `items` 100 ids, `exclude` 1,000, `events` 1,000.
 
