@@ -153,7 +153,7 @@ def _change(bundle: Bundle, cold_items: ColdItems, change: StoredChange) -> Item
     return change.change(change.item_id, change.sequence, None if cold is None else cold.vector_D)
 
 
-def _attributes(catalog: Catalog, item_id: str) -> dict[str, Any]:
+def _attributes(catalog: Catalog, item_id: str) -> Mapping[str, Any]:
     row = catalog.row(item_id)
     assert row is not None  # noqa: S101  # the ids are the catalog's own
     attributes = catalog.attributes(row)

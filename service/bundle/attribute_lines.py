@@ -17,6 +17,7 @@ from service.bundle.attributes import Kind, infer_schema
 from service.bundle.manifest import ATTRIBUTES, ATTRIBUTES_OFFSETS, BundleError
 
 ROWS_AT_ONCE = 256
+ROWS_KEPT = 8_192
 
 
 class AttributeLines:
@@ -25,6 +26,7 @@ class AttributeLines:
     def __init__(self, content: mmap.mmap, offsets_N1: NDArray[np.int64]) -> None:
         self._content = content
         self._offsets_N1 = offsets_N1
+        self._kept: dict[int, Mapping[str, Any]] = {}
 
     @classmethod
     def load(cls, folder: Path, items: int) -> "AttributeLines":
@@ -41,10 +43,16 @@ class AttributeLines:
         """Find out the kind of every attribute from all items."""
         return infer_schema(attributes for _, attributes in self.read_all())
 
-    def read(self, row: int) -> dict[str, Any]:
-        """Read the attributes of a row from 1..N."""
+    def read(self, row: int) -> Mapping[str, Any]:
+        """Read the attributes of a row from 1..N; those that were read lately are kept, as most answers are alike."""
+        kept = self._kept.get(row)
+        if kept is not None:
+            return kept
         start, end = self._offsets_N1[row - 1 : row + 1]
         attributes: dict[str, Any] = from_json(self._content[start:end])
+        if len(self._kept) >= ROWS_KEPT:
+            self._kept = {}
+        self._kept[row] = attributes
         return attributes
 
     def read_all(self) -> Iterator[tuple[int, dict[str, Any]]]:

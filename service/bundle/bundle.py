@@ -241,7 +241,7 @@ class Bundle:
             changes_version=max((change.sequence for change in changes), default=0),
         )
 
-    def attributes(self, item_id: str) -> dict[str, Any]:
+    def attributes(self, item_id: str) -> Mapping[str, Any]:
         """Return what the catalog knows of an item. Raises UnknownItemError."""
         return self.catalog.attributes(self._row(item_id))
 

@@ -138,7 +138,7 @@ class Catalog:
         """Whether the item was deleted since the bundle was made, be it one of the bundle or not."""
         return item_id in self._changes and self._changes[item_id].deleted
 
-    def attributes(self, row: int) -> dict[str, Any]:
+    def attributes(self, row: int) -> Mapping[str, Any]:
         """Read the attributes that the item of a row from 1..R has now."""
         if row > self.items:
             return self.cold[row - 1 - self.items].applied_to({})

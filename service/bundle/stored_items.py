@@ -81,7 +81,7 @@ class StoredItems:
         """The attributes by row, as filters compare them; made on first use."""
         return Columns(self.schema, len(self.ids) + 1, self._lines.read_all)
 
-    def attributes(self, row: int) -> dict[str, Any]:
+    def attributes(self, row: int) -> Mapping[str, Any]:
         """Read the attributes of a row from 1..N."""
         return self._lines.read(row)
 

@@ -127,7 +127,7 @@ def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
     return Item(
         id=item_id,
         bundle=bundle.digest,
-        attributes=catalog.attributes(row),
+        attributes=dict(catalog.attributes(row)),
         available=available,
         recommendable=recommendable,
         not_recommendable=reason,

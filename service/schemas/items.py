@@ -1,6 +1,8 @@
 """Bodies about items."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
@@ -15,17 +17,21 @@ class ListQuery(QueryString):
     exclude: Excluded = Field(default=[])
 
 
-class RecommendedItem(BaseModel):
-    """One item of an answer."""
+@dataclass(slots=True)
+class RecommendedItem:
+    """One item of an answer. No model, since an answer has many and they need no validation."""
 
-    id: str = Field(examples=["item-42"])
-    score: float = Field(description="Larger is better; comparable within one answer.", examples=[7.31])
-    rank: int = Field(description="From 1.", examples=[1])
-    source: Source = Field(description="What brought the item.")
-    interest: int | None = Field(default=None, description="Which of the session's interests brought it.", examples=[0])
-    attributes: dict[str, Any] | None = Field(
-        default=None, description="What the catalog knows of it.", examples=[{"title": "Blue mug", "price": 12.5}]
+    id: Annotated[str, Field(examples=["item-42"])]
+    score: Annotated[float, Field(description="Larger is better; comparable within one answer.", examples=[7.31])]
+    rank: Annotated[int, Field(description="From 1.", examples=[1])]
+    source: Annotated[Source, Field(description="What brought the item.")]
+    interest: Annotated[int | None, Field(description="Which of the session's interests brought it.", examples=[0])] = (
+        None
     )
+    attributes: Annotated[
+        Mapping[str, Any] | None,
+        Field(description="What the catalog knows of it.", examples=[{"title": "Blue mug", "price": 12.5}]),
+    ] = None
 
 
 class ItemList(BaseModel):
