@@ -38,9 +38,9 @@ DESCRIPTION = """\
 Recommends what a visitor will want next, from what they did in this session.
 
 Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in addresses, their slashes too (%2F).
-Unknown fields are refused. Errors are RFC 9457 problems
-with a `code` for programs and the `request_id` that the log carries; `X-Request-ID` names a request yourself.
-A body holds at most 64 KiB (events 1 MiB), `items` 100 ids, `exclude` 1,000, `events` 1,000.
+Unknown fields are refused. Errors are RFC 9457 problems with a `code` for programs and the `request_id` that the log
+carries; `X-Request-ID` names a request yourself. A body holds at most 64 KiB (events and batches 1 MiB), `items` 100
+ids, `exclude` 1,000, `events` 1,000.
 
 A deployment may ask for a key, sent as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, and limit how often a caller
 comes. Under overload it refuses at once. `Retry-After` of a 429 or 503 says when to come again.
