@@ -3,6 +3,8 @@
 from service.routes import catalog, items, metrics, operations, recommendations, scenarios, sessions
 
 ROUTERS = (
+    recommendations.hot,
+    sessions.hot,
     recommendations.router,
     sessions.router,
     items.router,

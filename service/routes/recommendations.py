@@ -21,6 +21,7 @@ from service.errors import (
     problem_of,
 )
 from service.explanation import explained
+from service.hot_route import HotRoute
 from service.openapi import problems
 from service.recommender import Asked, Recommendation
 from service.routes.dependencies import (
@@ -51,12 +52,13 @@ from service.strict_json import StrictJSONRoute
 
 BATCH_PATH = "/v1/recommendations:batch"
 
+hot = APIRouter(route_class=HotRoute, tags=["recommendations"])
 router = APIRouter(route_class=StrictJSONRoute, tags=["recommendations"])
 
 RecommendationId = Annotated[Id, Path(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e"])]
 
 
-@router.post(
+@hot.post(
     "/v1/recommendations",
     response_model_exclude_none=True,
     responses=problems(*BODY_PROBLEMS, UnknownScenario, SessionBehind, NotReady),

@@ -15,6 +15,7 @@ from service.errors import (
     SessionStoreUnavailable,
     faults_of,
 )
+from service.hot_route import HotRoute
 from service.openapi import problems
 from service.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, SessionId, StoreDep
 from service.schemas.sessions import (
@@ -36,6 +37,7 @@ from service.strict_json import StrictJSONRoute
 
 EVENTS_PATH = "/v1/events"
 
+hot = APIRouter(route_class=HotRoute, tags=["sessions"])
 router = APIRouter(route_class=StrictJSONRoute, tags=["sessions"])
 
 
@@ -51,7 +53,7 @@ ListenerDep = Annotated[EventListener, Depends(_listener)]
 RulesDep = Annotated[EventRules, Depends(_rules)]
 
 
-@router.post(
+@hot.post(
     EVENTS_PATH,
     response_model_exclude_none=True,
     responses={

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from service import telemetry
+from service.addresses import EncodedSlashes
 from service.errors import SessionStoreUnavailable, on_http_error, on_invalid_request
 from service.middleware import RequestTelemetry
 from service.routes import sessions
@@ -72,9 +73,11 @@ def events(listener: Listener) -> Iterator[TestClient]:
         yield state
 
     app = FastAPI(lifespan=lifespan)
+    app.include_router(sessions.hot)
     app.include_router(sessions.router)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_middleware(EncodedSlashes)
     app.add_middleware(RequestTelemetry)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

@@ -1,0 +1,128 @@
+"""A hot route answers, refuses and is documented as the framework's own route of the same endpoint."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.testclient import TestClient
+
+from service.errors import ItemNotFound, on_http_error, on_invalid_request
+from service.hot_route import HotRoute
+from service.middleware import RequestTelemetry
+from service.schemas.recommendations import RecommendationQuery
+from service.schemas.sessions import OneOrManyEvents
+from service.strict_json import StrictJSONRoute
+
+JSON = {"Content-Type": "application/json"}
+
+
+class Echo(BaseModel):
+    """What was understood of a body."""
+
+    understood: str
+    caller: str
+    missing: str | None = None
+    items: list[float] = Field(examples=[[1.5]])
+
+
+async def caller(request: Request) -> str:
+    return request.headers.get("x-caller", "nobody")
+
+
+CallerDep = Annotated[str, Depends(caller)]
+
+
+async def ask(query: RecommendationQuery, caller: CallerDep, request: Request, response: Response) -> Echo:
+    """Echo."""
+    if query.user_id == "nobody":
+        raise ItemNotFound("There is nobody.")
+    response.headers["X-Path"] = str(len(request.url.path) > 0)
+    response.status_code = 207 if query.k == 7 else 200
+    return Echo(understood=query.model_dump_json(), caller=caller, items=[0.1, 1e300])
+
+
+async def tell(body: Annotated[OneOrManyEvents, Body()], caller: CallerDep) -> Echo:
+    """Echo."""
+    return Echo(understood=repr(body), caller=caller, items=[])
+
+
+def application(route_class: type[StrictJSONRoute]) -> FastAPI:
+    app = FastAPI()
+    router = APIRouter(route_class=route_class)
+    router.post("/ask", response_model_exclude_none=True)(ask)
+    router.post("/tell", status_code=202)(tell)
+    app.include_router(router)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_middleware(RequestTelemetry)
+    return app
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[tuple[TestClient, TestClient]]:
+    with TestClient(application(HotRoute)) as hot, TestClient(application(StrictJSONRoute)) as plain:
+        yield hot, plain
+
+
+def answered(client: TestClient, path: str, content: bytes, headers: dict[str, str]) -> Any:
+    answer = client.post(path, content=content, headers={"X-Request-ID": "the-same", **headers})
+    return answer.status_code, sorted(answer.headers.items()), answer.content
+
+
+@pytest.mark.parametrize("path", ["/ask", "/tell"])
+@pytest.mark.parametrize("headers", [JSON, JSON | {"X-Caller": "me"}, {}, {"Content-Type": "text/plain"}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"items": ["a", "b"], "k": 3}',
+        b'{"items": ["a"], "k": 7, "filter": {"attribute": "price", "range": {"max": 3}}}',
+        b'{"user_id": "nobody"}',
+        b'{"session_id": "s", "item_id": "i"}',
+        b'{"events": [{"session_id": "s", "item_id": "i"}, {"session_id": 1}]}',
+        b'{"events": []}',
+        b"",
+        b"{}",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{",
+        b'{"items": ["a"], "items": ["b"]}',
+        b'{"items": ["a"], "k": NaN}',
+        b'{"items": ["a"], "k": 1e999}',
+        b'{"items": ["a"], "k": "3"}',
+        b'{"items": ["a"], "k": 0, "unknown": 1}',
+        b'{"items": ["\\ud800"]}',
+        b'{"items": ["a b", "", 5]}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_it_answers_as_the_plain_route(
+    both: tuple[TestClient, TestClient], path: str, content: bytes, headers: dict[str, str]
+) -> None:
+    hot, plain = (answered(client, path, content, headers) for client in both)
+    assert hot == plain
+
+
+def test_it_is_documented_as_the_plain_route() -> None:
+    assert application(HotRoute).openapi() == application(StrictJSONRoute).openapi()
+
+
+def test_an_endpoint_that_asks_for_more_is_refused() -> None:
+    async def searching(query: RecommendationQuery, page: Annotated[int, Query()]) -> Echo:
+        raise NotImplementedError
+
+    async def silent(query: RecommendationQuery) -> None:
+        raise NotImplementedError
+
+    async def empty() -> Echo:
+        raise NotImplementedError
+
+    router = APIRouter(route_class=HotRoute)
+    for endpoint in (searching, silent, empty):
+        with pytest.raises(TypeError, match="/some: a hot route takes one body"):
+            router.post("/some")(endpoint)
