@@ -145,6 +145,13 @@ class Catalog:
         attributes, change = self._stored.attributes(row), self._changes.get(self._stored.ids[row - 1])
         return attributes if change is None else change.applied_to(attributes)
 
+    def attributes_of(self, item_ids: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Read the attributes that some items, which the catalog must have, have now."""
+        if not self._changes:
+            return self._stored.attributes_of(item_ids)
+        rows = [self._stored.rows.get(item_id) or self._cold_rows[item_id] for item_id in item_ids]
+        return [self.attributes(row) for row in rows]
+
     def popularity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The popularity of some rows from 1..R, 0 for cold ones."""
         return self.popularity_N1[np.where(rows > self.items, 0, rows)]

@@ -85,6 +85,11 @@ class StoredItems:
         """Read the attributes of a row from 1..N."""
         return self._lines.read(row)
 
+    def attributes_of(self, item_ids: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Read the attributes of some of the items."""
+        rows, read = self.rows, self._lines.read
+        return [read(rows[item_id]) for item_id in item_ids]
+
     def passing(self, condition: Filter) -> NDArray[np.bool_]:
         """passing_N1: the rows that the filter lets through, available or not, and perhaps row 0."""
         return self._passing.get(condition.key(), lambda: condition.mask(self.columns))

@@ -46,16 +46,10 @@ async def popular_items(
 
 def recommended_items(bundle: Bundle, retrieval: Retrieval) -> list[RecommendedItem]:
     """Render items, with what the catalog knows of each."""
+    attributes = bundle.catalog.attributes_of([item.item_id for item in retrieval.items])
     return [
-        RecommendedItem(
-            id=item.item_id,
-            score=item.score,
-            rank=rank,
-            source=item.source,
-            interest=item.interest,
-            attributes=bundle.attributes(item.item_id) or None,
-        )
-        for rank, item in enumerate(retrieval.items, start=1)
+        RecommendedItem(item.item_id, item.score, rank, item.source, item.interest, known or None)
+        for rank, (item, known) in enumerate(zip(retrieval.items, attributes, strict=True), start=1)
     ]
 
 
