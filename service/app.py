@@ -18,6 +18,7 @@ from service.errors import on_http_error, on_invalid_request
 from service.explanation import Explainer
 from service.live_catalog import open_live_catalog
 from service.middleware import RequestLimits, RequestTelemetry
+from service.pages import Pages
 from service.parent import end_with_parent
 from service.recommender import Recommender
 from service.recorder import open_recorder
@@ -122,6 +123,7 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "listener": listener,
         "event_rules": rules,
         "recommender": Recommender(live, store, scenarios, recorder, listener, rules),
+        "pages": Pages(live, recorder),
         "explainer": Explainer(live, recorder),
     }
 

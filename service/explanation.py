@@ -9,9 +9,9 @@ from service.bundle import Bundle, RetrievedItem, Seen
 from service.bundle.filters import And, Filter
 from service.bundle.options import Wanted
 from service.errors import RecommendationGone, RecommendationNotFound
-from service.recommender import wanted_of
 from service.recorder import Recorder
 from service.reload import LiveBundle
+from service.replay import wanted_of
 from service.schemas.explanations import Contribution, ExplainedItem, Explanation, Reason, WhyNot
 
 COMPUTED = frozenset({"encoder", "similar"})

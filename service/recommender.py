@@ -2,43 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from service import telemetry
-from service.answers import Answer, new_answer_id, new_page_id, shown_by
+from service.answers import Answer, new_answer_id
 from service.bundle import Bundle, Options, Retrieval, Seen, UnknownItemError, Wanted
 from service.bundle.filters import FilterFault
 from service.errors import (
     Fault,
     InvalidRequest,
     ItemNotFound,
-    LimitReached,
-    RecommendationGone,
-    RecommendationNotFound,
     ServiceError,
     SessionStoreUnavailable,
 )
 from service.recorder import Recorder
 from service.reload import LiveBundle
+from service.retrieval import retrieve, retrieve_similar
 from service.scenarios import Scenario, Scenarios
 from service.schemas.options import RecommendationOptions
 from service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
-
-INLINE_PRODUCTS = 2_000_000
-"""Multiplications of a search, about half a millisecond: a longer one goes to a thread, so that other requests go on.
-
-A thread costs about a third more of processor time, so the short searches of an index with lists stay inline."""
-
-INLINE_ITEMS = 50_000
-"""Items of a catalog over which a filter may be looked at for the first time without a thread."""
-
-MAX_PAGES = 100
-"""Of one answer."""
-PAGE_ATTEMPTS = 2 * MAX_PAGES
-"""Of several callers who ask for one page at once one gets it, and the others try for the next."""
 
 VIEW = "view"
 
@@ -129,7 +114,7 @@ class Recommender:
         found = await self._find(asked, answer_id)
         stored = time.perf_counter()
         wanted = Wanted(found.seen, terms.options.as_options(exclude=asked.exclude), asked.user_id)
-        retrieval = await self._retrieve(bundle, wanted)
+        retrieval = await retrieve(bundle, wanted, self._popular_now())
         answer = self._answer(answer_id, asked, terms, bundle, found.seen, retrieval)
         return self._served(asked, answer, bundle, found, retrieval, stored - started, time.perf_counter() - stored)
 
@@ -160,25 +145,11 @@ class Recommender:
                 answers.append(self._served(one, answer, bundle, known, retrieval, store_s, retrieval_s))
         return answers
 
-    async def next_page(self, recommendation_id: str, k: int | None) -> Recommendation:
-        """Go on with an answer: items that no page of it has shown, in the order of its session and options.
-
-        Raises RecommendationNotFound, RecommendationGone where the live bundle has not the attributes that the options
-        ask for, LimitReached, SessionStoreUnavailable.
-        """
-        for _ in range(PAGE_ATTEMPTS):
-            page = await self._page(recommendation_id, k)
-            if page is not None:
-                return page
-        raise SessionStoreUnavailable("Others asked for the same pages all the time.")
-
     async def similar(self, item_id: str, options: Options) -> tuple[Bundle, Retrieval]:
         """Return the items nearest to an item. Raises ItemNotFound."""
         bundle = self._live.bundle
         try:
-            if _is_short(bundle, options, hidden=len(options.exclude) + 1):
-                return bundle, bundle.similar(item_id, options, popular_now=self._popular_now())
-            return bundle, await asyncio.to_thread(bundle.similar, item_id, options, popular_now=self._popular_now())
+            return bundle, await retrieve_similar(bundle, item_id, options, self._popular_now())
         except UnknownItemError as error:
             raise ItemNotFound("The live bundle's catalog does not have this item.") from error
 
@@ -256,45 +227,6 @@ class Recommender:
         await asyncio.gather(*map(find, of_session.values()))
         return [found[number] for number in range(len(asked))]
 
-    async def _retrieve(self, bundle: Bundle, wanted: Wanted) -> Retrieval:
-        if _is_short(bundle, wanted.options, hidden=len(wanted.options.exclude) + len(wanted.seen.item_ids)):
-            return self._retrieved(bundle, wanted)
-        return await asyncio.to_thread(self._retrieved, bundle, wanted)
-
-    def _retrieved(self, bundle: Bundle, wanted: Wanted) -> Retrieval:
-        seen, options, user_id = wanted
-        return bundle.retrieve(seen, options, user_id=user_id, popular_now=self._popular_now())
-
-    async def _page(self, recommendation_id: str, k: int | None) -> Recommendation | None:
-        """Make the next page of an answer; None where somebody else made it meanwhile."""
-        answers = self._recorder.answers
-        pages = [] if answers is None else await answers.pages(recommendation_id)
-        if answers is None or not pages:
-            raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
-        if len(pages) >= MAX_PAGES:
-            raise LimitReached(f"An answer has at most {MAX_PAGES} pages.")
-        started = time.perf_counter()
-        bundle, root, shown = self._live.bundle, pages[0], shown_by(pages)
-        if any(_options_of(root).faults(bundle.catalog.schema)):
-            raise RecommendationGone("The live bundle has not the attributes that the options of this answer ask for.")
-        wanted = wanted_of(root)
-        options = replace(wanted.options, k=k or wanted.options.k, pins=(), exclude=(*wanted.options.exclude, *shown))
-        retrieval = await self._retrieve(bundle, wanted._replace(options=options))
-        page = replace(
-            root,
-            id=new_page_id(root.id),
-            made_ms=int(self._clock() * 1000),
-            bundle=bundle.digest,
-            changes_version=bundle.changes_version,
-            items=retrieval.items,
-            options={**root.options, "k": options.k, "pin": []},
-            root_id=root.id,
-        )
-        if not await answers.claim_next(root.id, len(pages), page):
-            return None
-        self._recorder.served_page(page)
-        return Recommendation(page, None, bundle, retrieval, None, (), 0.0, time.perf_counter() - started)
-
     def _answer(
         self,
         answer_id: str,
@@ -338,19 +270,8 @@ class Recommender:
             answer, asked.session_id, bundle, retrieval, found.position, found.degraded, store_s, retrieval_s
         )
 
-    def _popular_now(self) -> Any:
+    def _popular_now(self) -> Mapping[str, float]:
         return self._recorder.popularity.scores()
-
-
-def wanted_of(answer: Answer) -> Wanted:
-    """Return what an answer was given to, so that it can be given again."""
-    options = _options_of(answer).as_options(exclude=answer.options.get("exclude", ()))
-    return Wanted(Seen(answer.session_items, answer.purchased, answer.hidden), options, answer.user_id)
-
-
-def _options_of(answer: Answer) -> RecommendationOptions:
-    given = {name: value for name, value in answer.options.items() if name != "exclude"}
-    return RecommendationOptions.model_validate(given)
 
 
 def _without_store(asked: Asked) -> _Found:
@@ -372,9 +293,3 @@ def _applied(session_id: str, event: Any, session: Session) -> AppliedEvent:
     return AppliedEvent(
         session_id, event.item_id, event.type, event.weight, event.timestamp_ms, None, None, None, session.item_ids
     )
-
-
-def _is_short(bundle: Bundle, options: Options, *, hidden: int) -> bool:
-    if (options.filter is not None or options.rearranges) and bundle.manifest.items > INLINE_ITEMS:
-        return False
-    return bundle.expected_products(options, hidden=hidden) <= INLINE_PRODUCTS

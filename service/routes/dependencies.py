@@ -18,6 +18,7 @@ from service.errors import (
     WrongKey,
 )
 from service.explanation import Explainer
+from service.pages import Pages
 from service.recommender import Recommender
 from service.reload import LiveBundle
 from service.scenarios import Scenarios
@@ -45,6 +46,10 @@ async def _scenarios(request: Request) -> Scenarios:
     return cast(Scenarios, request.state.scenarios)
 
 
+async def _pages(request: Request) -> Pages:
+    return cast(Pages, request.state.pages)
+
+
 async def _explainer(request: Request) -> Explainer:
     return cast(Explainer, request.state.explainer)
 
@@ -52,6 +57,7 @@ async def _explainer(request: Request) -> Explainer:
 RecommenderDep = Annotated[Recommender, Depends(_recommender)]
 StoreDep = Annotated[SessionStore, Depends(_store)]
 ScenariosDep = Annotated[Scenarios, Depends(_scenarios)]
+PagesDep = Annotated[Pages, Depends(_pages)]
 ExplainerDep = Annotated[Explainer, Depends(_explainer)]
 LiveDep = Annotated[LiveBundle, Depends(_live)]
 SessionId = Annotated[Id, Path(examples=["visitor-1"])]

@@ -28,6 +28,7 @@ from service.routes.dependencies import (
     BODY_PROBLEMS,
     PATH_PROBLEMS,
     ExplainerDep,
+    PagesDep,
     RecommenderDep,
     SessionId,
     elapsed_ms,
@@ -161,7 +162,7 @@ async def recommend_for_session(
 )
 async def recommend_more(
     recommendation_id: RecommendationId,
-    recommender: RecommenderDep,
+    pages: PagesDep,
     request: Request,
     response: Response,
     query: Annotated[NextQuery, Body()] = NextQuery(),  # noqa: B008  # the framework reads the default
@@ -171,7 +172,7 @@ async def recommend_more(
     No page of an answer repeats what another one has shown, whichever page's id is given and however many are asked
     for at once. An answer has at most 100 pages.
     """
-    answer = await recommender.next_page(recommendation_id, query.k)
+    answer = await pages.next(recommendation_id, query.k)
     _time_stages(answer, request, response)
     return _recommendations(answer, elapsed_ms(request))
 

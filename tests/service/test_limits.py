@@ -16,7 +16,7 @@ from service.bundle.manifest import MAX_ID_LENGTH
 from service.bundle.options import LARGEST_FACTOR, MAX_BOOSTS
 from service.errors import ServiceError
 from service.online_metrics import LONGEST_WINDOW
-from service.recommender import MAX_PAGES
+from service.pages import MAX_PAGES
 from service.schemas import base, catalog, options, recommendations, sessions
 from service.sessions import REMEMBERED_ANSWERS, REMEMBERED_EVENT_IDS, REMEMBERED_MARKS
 from service.sessions.rules import WEIGHT_OF_OTHER_TYPES, WEIGHTS

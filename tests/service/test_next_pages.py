@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.recommender import MAX_PAGES
+from service.pages import MAX_PAGES
 from service.settings import IN_MEMORY
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until
