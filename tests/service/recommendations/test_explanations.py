@@ -1,6 +1,5 @@
 """Why an answer is as it is: the same list again, what each event did, what moved an item, and why one is not there."""
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,31 +39,12 @@ OF = dict(zip(ITEMS, ATTRIBUTES, strict=True))
 GONE = (410, "recommendation_gone")
 BY_SCORE = {"shown", "outranked", "diversity"}
 
-numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shop")
-    publish_shop(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(bundles: Path) -> Bundle:
-    return shop_bundle(bundles)
-
 
 @pytest.fixture(scope="module")
 def workers(bundles: Path, valkey: str) -> Iterator[list[TestClient]]:
     """Two workers of one service; what changes the catalog is asked of others."""
     with opened(bundles, valkey, **UNHURRIED) as one, opened(bundles, valkey, **UNHURRIED) as other:
         yield [one, other]
-
-
-@pytest.fixture
-def session_id() -> str:
-    return f"visitor-{next(numbers)}-of-explanations"
 
 
 def ask_why(client: TestClient, answer: dict[str, Any], **query: Any) -> Any:

@@ -1,6 +1,5 @@
 """Several recommendations at once: each as it would be by itself, and none stopped by another."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from tests.service.shop import ACME, CHEAP, UNHURRIED, get, ids, opened, problem
 
 PATH = "/v1/recommendations:batch"
 VIEWED = ["item-7", "item-3", "item-11"]
-
-numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +26,6 @@ def shop(request: pytest.FixtureRequest, bundles: Path, valkey: str) -> Iterator
     with opened(bundles, IN_MEMORY if request.param == "memory" else valkey, **UNHURRIED) as client:
         client.put("/v1/scenarios/page", json={"k": 4, "diversity": 0.5})
         yield client
-
-
-@pytest.fixture
-def session_id() -> str:
-    return f"visitor-{next(numbers)}-of-batches"
 
 
 def ask(client: TestClient, queries: list[Any]) -> list[dict[str, Any]]:

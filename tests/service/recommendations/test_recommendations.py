@@ -1,6 +1,5 @@
 """What the options of a recommendation do, by themselves, together and in scenarios, and what a call leaves behind."""
 
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -38,20 +37,6 @@ SHOWN = [item for item in ITEMS if item != UNAVAILABLE]
 OF = dict(zip(ITEMS, ATTRIBUTES, strict=True))
 VIEWED = ["item-7", "item-3", "item-11"]
 
-numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shop")
-    publish_shop(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(bundles: Path) -> Bundle:
-    return shop_bundle(bundles)
-
 
 @pytest.fixture(scope="module")
 def shop(bundles: Path) -> Iterator[TestClient]:
@@ -71,11 +56,6 @@ def named(shop: TestClient) -> str:
     """The name of a scenario of all options."""
     assert shop.put("/v1/scenarios/page", json=SCENARIO).status_code == 200
     return "page"
-
-
-@pytest.fixture
-def session_id() -> str:
-    return f"visitor-{next(numbers)}-of-recommendations"
 
 
 def best(logits: dict[str, float], among: list[str]) -> list[str]:

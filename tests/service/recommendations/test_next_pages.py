@@ -34,15 +34,6 @@ SHOWN = set(ITEMS) - {UNAVAILABLE}
 VIEWED = ["item-7", "item-3"]
 NOT_FOUND = (404, "recommendation_not_found")
 
-numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shop")
-    publish_shop(folder)
-    return folder
-
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
 def workers(request: pytest.FixtureRequest, bundles: Path, valkey: str) -> Iterator[list[TestClient]]:
@@ -53,11 +44,6 @@ def workers(request: pytest.FixtureRequest, bundles: Path, valkey: str) -> Itera
     else:
         with opened(bundles, valkey, **UNHURRIED) as one, opened(bundles, valkey, **UNHURRIED) as other:
             yield [one, other]
-
-
-@pytest.fixture
-def session_id() -> str:
-    return f"visitor-{next(numbers)}-of-pages"
 
 
 def ask_next(client: TestClient, answer: dict[str, Any], **body: Any) -> Any:

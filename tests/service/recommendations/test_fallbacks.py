@@ -21,7 +21,6 @@ from tests.service.shop import (
     ids,
     opened,
     problem,
-    publish_shop,
     recommend,
     send,
     sources,
@@ -30,13 +29,6 @@ from tests.service.shop import (
 VIEWED = ["item-7", "item-3"]
 POPULAR = [item for item in ITEMS if item != UNAVAILABLE]
 """By the popularity of the bundle."""
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shop")
-    publish_shop(folder)
-    return folder
 
 
 class TestSessionsOfWhichNothingIsKnown:
