@@ -1,16 +1,19 @@
 """Small real things to test the service with."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.private_store import find_servers, run_server
+from service.redis_calls import connect
 from service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
+from tests.service.clock import Clock
 from tests.service.process import wait_until
 
 ITEMS = item_ids("item-", 50)
@@ -39,3 +42,16 @@ def client(bundles: Path) -> Iterator[TestClient]:
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield client
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of the store that is tested."""
+    return Clock()
+
+
+@pytest.fixture
+async def redis(valkey: str) -> AsyncIterator["Redis"]:
+    """A client of the private server."""
+    async with connect(valkey) as redis:
+        yield redis

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -26,33 +26,11 @@ from service.answers import (
 )
 from service.bundle import RetrievedItem
 from service.errors import SessionStoreUnavailable
-from service.redis_calls import connect
+from tests.service.clock import NOON_S, Clock
 
 TTL = timedelta(minutes=30)
-START_S = 1_795_320_000.0
 
 numbers = itertools.count()
-
-
-class Clock:
-    """Stands still until it is told."""
-
-    def __init__(self) -> None:
-        self.now_s = START_S
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def redis(valkey: str) -> AsyncIterator["Redis"]:
-    async with connect(valkey) as redis:
-        yield redis
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -74,7 +52,7 @@ def session_id() -> str:
 
 def answer(answer_id: str, items: str = "abc", **known: Any) -> Answer:
     shown = tuple(RetrievedItem(item, 0.1 * place, "encoder", 0) for place, item in enumerate(items))
-    return Answer(answer_id, int(START_S * 1000), "digest", shown, **known)
+    return Answer(answer_id, int(NOON_S * 1000), "digest", shown, **known)
 
 
 async def serve(log: AnswerLog, redis: "Redis", session_id: str | None, items: str = "abc", **known: Any) -> Answer:
@@ -243,7 +221,7 @@ class TestInRedis:
 
     @pytest.fixture
     def store(self, redis: "Redis") -> RedisAnswerStore:
-        return RedisAnswerStore(redis, ttl=TTL, clock=lambda: START_S)
+        return RedisAnswerStore(redis, ttl=TTL, clock=lambda: NOON_S)
 
     async def test_nothing_comes_back_once_the_session_is_deleted(
         self, log: AnswerLog, redis: "Redis", session_id: str

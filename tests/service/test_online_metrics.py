@@ -1,8 +1,7 @@
 """Answers and the events that they led to are counted over all workers, by what told the answers apart."""
 
 import itertools
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,37 +17,13 @@ from service.bundle import RetrievedItem
 from service.counters import Counters, InMemoryCounters, RedisCounters
 from service.errors import on_invalid_request
 from service.online_metrics import MAX_WAITING, OnlineMetrics, Outcome
-from service.redis_calls import connect
 from service.routes.metrics import router
 from service.sessions import AppliedEvent
+from tests.service.clock import NOON_S, Clock
 
 HOUR = timedelta(hours=1)
-NOON_S = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 
 numbers = itertools.count()
-
-
-class Clock:
-    """Stands still until it is told."""
-
-    now_s = NOON_S
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def pass_by(self, time: timedelta) -> None:
-        self.now_s += time.total_seconds()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def redis(valkey: str) -> AsyncIterator["Redis"]:
-    async with connect(valkey) as redis:
-        yield redis
 
 
 @pytest.fixture(params=["memory", "redis"])

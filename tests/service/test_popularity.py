@@ -1,7 +1,6 @@
 """What visitors do now is popular now."""
 
 import itertools
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -15,34 +14,14 @@ from service.popularity import (
     PopularityStore,
     RedisPopularityStore,
 )
-from service.redis_calls import connect
 from service.sessions import AppliedEvent
+from tests.service.clock import Clock
 
 HALF_LIFE = timedelta(days=1)
 DAY_S = HALF_LIFE.total_seconds()
 KEPT = 5
 
 numbers = itertools.count()
-
-
-class Clock:
-    """Stands still until it is told."""
-
-    now_s = 1_795_320_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def redis(valkey: str) -> AsyncIterator["Redis"]:
-    async with connect(valkey) as redis:
-        yield redis
 
 
 @pytest.fixture(params=["memory", "redis"])
