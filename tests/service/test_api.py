@@ -1,13 +1,13 @@
 """What the endpoints answer, asked in this process."""
 
 import itertools
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
 
 from tests.service.conftest import ITEMS
+from tests.service.shop import get, ids, recommend, scores
 
 numbers = itertools.count()
 ID_LIMIT = "x" * 128
@@ -18,31 +18,9 @@ def session_id() -> str:
     return f"visitor-{next(numbers)}"
 
 
-def post(client: TestClient, **query: Any) -> dict[str, Any]:
-    response = client.post("/v1/recommendations", json=query)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def get(client: TestClient, path: str, **query: Any) -> dict[str, Any]:
-    response = client.get(path, params=query)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def ids(answer: dict[str, Any]) -> list[str]:
-    return [item["id"] for item in answer["items"]]
-
-
-def scores(answer: dict[str, Any]) -> list[float]:
-    return [item["score"] for item in answer["items"]]
-
-
 class TestRecommendations:
     def test_items_give_ranked_items_of_one_bundle(self, client: TestClient) -> None:
-        answer = post(client, items=["item-1", "item-2"], k=5)
+        answer = recommend(client, items=["item-1", "item-2"], k=5)
         assert answer["count"] == len(answer["items"]) == 5
         assert [item["rank"] for item in answer["items"]] == [1, 2, 3, 4, 5]
         assert scores(answer) == sorted(scores(answer), reverse=True)
@@ -53,31 +31,31 @@ class TestRecommendations:
         assert "session_id" not in answer
 
     def test_twenty_items_come_where_no_number_is_given(self, client: TestClient) -> None:
-        assert post(client, items=["item-1"])["count"] == 20
+        assert recommend(client, items=["item-1"])["count"] == 20
 
     def test_a_list_is_short_where_fewer_items_are_eligible(self, client: TestClient) -> None:
-        assert post(client, items=["item-1"], k=100, exclude=ITEMS[10:])["count"] == 10
+        assert recommend(client, items=["item-1"], k=100, exclude=ITEMS[10:])["count"] == 10
 
     def test_attributes_come_with_the_items_that_have_some(self, client: TestClient) -> None:
-        items = {item["id"]: item for item in post(client, items=["item-1"], k=50)["items"]}
+        items = {item["id"]: item for item in recommend(client, items=["item-1"], k=50)["items"]}
         assert items["item-1"]["attributes"] == {"title": "Item 1", "price": None}
         assert "attributes" not in items["item-2"]
 
     def test_excluded_and_seen_items_stay_away(self, client: TestClient) -> None:
-        answer = post(client, items=["item-1", "item-2"], k=100, exclude=["item-3", "no-item"], exclude_seen=True)
+        answer = recommend(client, items=["item-1", "item-2"], k=100, exclude=["item-3", "no-item"], exclude_seen=True)
         assert sorted(ids(answer)) == sorted(set(ITEMS) - {"item-1", "item-2", "item-3"})
-        assert "item-1" in ids(post(client, items=["item-1"], k=100))
+        assert "item-1" in ids(recommend(client, items=["item-1"], k=100))
 
     def test_items_of_a_session_are_stored_before_the_answer(self, client: TestClient, session_id: str) -> None:
-        first = post(client, session_id=session_id, items=["item-1", "item-2"])
-        second = post(client, session_id=session_id, items=["item-3"])
-        assert ids(first) == ids(post(client, items=["item-1", "item-2"]))
-        assert ids(second) == ids(post(client, items=["item-1", "item-2", "item-3"]))
+        first = recommend(client, session_id=session_id, items=["item-1", "item-2"])
+        second = recommend(client, session_id=session_id, items=["item-3"])
+        assert ids(first) == ids(recommend(client, items=["item-1", "item-2"]))
+        assert ids(second) == ids(recommend(client, items=["item-1", "item-2", "item-3"]))
         assert second["session_id"] == session_id
         assert first["recommendation_id"] != second["recommendation_id"]
 
     def test_a_stored_session_is_answered_by_its_address_too(self, client: TestClient, session_id: str) -> None:
-        post(client, session_id=session_id, items=["item-1"])
+        recommend(client, session_id=session_id, items=["item-1"])
         answer = get(
             client,
             f"/v1/sessions/{session_id}/recommendations",
@@ -85,13 +63,13 @@ class TestRecommendations:
             exclude=["item-4", "item-5"],
             exclude_seen=True,
         )
-        expected = post(client, items=["item-1"], k=3, exclude=["item-4", "item-5"], exclude_seen=True)
+        expected = recommend(client, items=["item-1"], k=3, exclude=["item-4", "item-5"], exclude_seen=True)
         assert ids(answer) == ids(expected)
         assert scores(answer) == pytest.approx(scores(expected))
 
     def test_a_session_of_which_nothing_is_known_gets_popular_items(self, client: TestClient, session_id: str) -> None:
         by_address = get(client, f"/v1/sessions/{session_id}/recommendations", k=3)
-        by_unknown_items = post(client, items=["x", "y"], k=3)
+        by_unknown_items = recommend(client, items=["x", "y"], k=3)
         assert ids(by_address) == ids(by_unknown_items) == ["item-1", "item-2", "item-3"]
         assert {item["source"] for item in by_address["items"]} == {"popular"}
         assert by_unknown_items["unknown_item_ids"] == ["x", "y"]
@@ -105,7 +83,7 @@ class TestRecommendations:
 
 class TestSessions:
     def test_a_session_can_be_forgotten(self, client: TestClient, session_id: str) -> None:
-        post(client, session_id=session_id, items=["item-1"])
+        recommend(client, session_id=session_id, items=["item-1"])
         for _ in range(2):
             response = client.delete(f"/v1/sessions/{session_id}")
             assert (response.status_code, response.content) == (204, b"")
@@ -130,7 +108,7 @@ class TestSessions:
         ],
     )
     def test_every_valid_id_can_be_used_in_an_address(self, client: TestClient, odd_id: str) -> None:
-        post(client, session_id=odd_id, items=[odd_id])
+        recommend(client, session_id=odd_id, items=[odd_id])
         session = get(client, f"/v1/sessions/{quote(odd_id, safe='')}")
         assert (session["session_id"], session["events"][-1]["item_id"]) == (odd_id, odd_id)
         assert client.delete(f"/v1/sessions/{quote(odd_id, safe='')}").status_code == 204

@@ -4,13 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from service.app import create_app
-from service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
-from tests.service.process import wait_until
+from tests.service.shop import ids, opened, recommend
 
 ITEMS, PEOPLE = item_ids("item-", 50), item_ids("user-", 3)
 
@@ -20,47 +17,35 @@ def with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]
     """The whole service in this process, with a bundle that knows users."""
     bundles = tmp_path_factory.mktemp("bundles")
     publish_bundle(bundles, ITEMS, users=PEOPLE)
-    with TestClient(create_app(Settings(bundles=bundles, redis_url=SecretStr(IN_MEMORY)))) as client:
-        wait_until(lambda: client.get("/health/ready").status_code == 200)
+    with opened(bundles) as client:
         yield client
 
 
-def post(client: TestClient, **query: Any) -> dict[str, Any]:
-    response = client.post("/v1/recommendations", json=query)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
-def ids(answer: dict[str, Any]) -> list[str]:
-    return [item["id"] for item in answer["items"]]
-
-
 def test_the_answer_says_whether_the_user_is_known(with_users: TestClient) -> None:
-    anonymous = post(with_users, items=["item-1"])
-    known = post(with_users, items=["item-1"], user_id="user-2")
-    unknown = post(with_users, items=["item-1"], user_id="somebody")
+    anonymous = recommend(with_users, items=["item-1"])
+    known = recommend(with_users, items=["item-1"], user_id="user-2")
+    unknown = recommend(with_users, items=["item-1"], user_id="somebody")
     assert "user" not in anonymous
     assert (known["user"], unknown["user"]) == ("known", "unknown")
     assert ids(unknown) == ids(anonymous) != ids(known)
 
 
 def test_a_user_alone_is_enough(with_users: TestClient) -> None:
-    known, unknown = post(with_users, user_id="user-1", k=5), post(with_users, user_id="somebody", k=5)
+    known, unknown = recommend(with_users, user_id="user-1", k=5), recommend(with_users, user_id="somebody", k=5)
     assert {item["source"] for item in known["items"]} == {"encoder"}
     assert {item["source"] for item in unknown["items"]} == {"popular"}
 
 
 def test_a_stored_session_is_answered_for_its_user(with_users: TestClient) -> None:
-    post(with_users, session_id="visitor-1", items=["item-1", "item-2"])
+    recommend(with_users, session_id="visitor-1", items=["item-1", "item-2"])
     answer = with_users.get("/v1/sessions/visitor-1/recommendations", params={"user_id": "user-3", "k": 5}).json()
     assert answer["user"] == "known"
-    assert ids(answer) == ids(post(with_users, items=["item-1", "item-2"], user_id="user-3", k=5))
+    assert ids(answer) == ids(recommend(with_users, items=["item-1", "item-2"], user_id="user-3", k=5))
 
 
 def test_an_encoder_of_sessions_says_nothing_of_users(client: TestClient) -> None:
-    assert "user" not in post(client, items=["item-1"], user_id="user-1")
-    assert {item["source"] for item in post(client, user_id="user-1")["items"]} == {"popular"}
+    assert "user" not in recommend(client, items=["item-1"], user_id="user-1")
+    assert {item["source"] for item in recommend(client, user_id="user-1")["items"]} == {"popular"}
 
 
 @pytest.mark.parametrize("user_id", ["", "two words", "x" * 129, 7])
