@@ -10,26 +10,25 @@ from fastapi.exceptions import RequestValidationError
 from service.bundle import Bundle
 from service.bundle.attributes import Kind
 from service.errors import (
-    Fault,
     InvalidRequest,
     ItemNotFound,
     LimitReached,
     LiveStoreUnavailable,
     NotReady,
     ServiceError,
+    faults_of,
 )
 from service.live_catalog import ItemPatch, LiveCatalog
 from service.openapi import problems
 from service.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, ItemId, LiveDep
+from service.schemas.base import EntryProblem, UnusableEntry
 from service.schemas.catalog import (
-    EntryError,
     Item,
     ItemBody,
     ItemEntry,
     ItemResult,
     ItemResults,
     ItemsBody,
-    UnusableEntry,
     VectorOrigin,
 )
 from service.strict_json import StrictJSONRoute
@@ -102,7 +101,7 @@ async def change_items(body: ItemsBody, live: LiveDep, catalog: CatalogDep, resp
     Changes of one item are made in the order sent. After a 503 some may be made: send them again.
     """
     schema = live.bundle.catalog.schema
-    errors = [_entry_error(entry, schema) for entry in body.items]
+    errors = [_entry_problem(entry, number, schema) for number, entry in enumerate(body.items)]
     patches: defaultdict[str, list[ItemPatch]] = defaultdict(list)
     for entry, error in zip(body.items, errors, strict=True):
         if isinstance(entry, ItemEntry) and error is None:
@@ -141,26 +140,21 @@ def _origin(item_id: str, live_catalog: LiveCatalog) -> VectorOrigin | None:
     return None if made is None else VectorOrigin(source=made.source, neighbours=list(made.neighbours))
 
 
-def _entry_error(entry: ItemEntry | UnusableEntry, schema: Mapping[str, Kind]) -> EntryError | None:
+def _entry_problem(entry: ItemEntry | UnusableEntry, number: int, schema: Mapping[str, Kind]) -> EntryProblem | None:
     """Tell why an entry cannot be stored by what it is itself."""
+    place = ("body", "items", number)
     if isinstance(entry, UnusableEntry):
-        faults = entry.errors
-    else:
-        faults = [
-            Fault(at=".".join(map(str, fault["loc"])), message=fault["msg"])
-            for fault in _faults(entry.as_patch().misfits(schema))
-        ]
-    places = "place" if len(faults) == 1 else "places"
-    detail = f"The entry breaks the schema in {len(faults)} {places}."
-    return EntryError(code=InvalidRequest.code, detail=detail, errors=faults) if faults else None
+        return EntryProblem.of(entry.refusal("entry", *place))
+    misfits = faults_of(_faults(entry.as_patch().misfits(schema)), *place)
+    return EntryProblem.of(InvalidRequest.of(misfits, "entry")) if misfits else None
 
 
 def _result(
-    entry: ItemEntry | UnusableEntry, error: EntryError | None, refusals: Mapping[str, ServiceError | None]
+    entry: ItemEntry | UnusableEntry, error: EntryProblem | None, refusals: Mapping[str, ServiceError | None]
 ) -> ItemResult:
     item_id = entry.id if isinstance(entry, ItemEntry) else None
     if error is None and item_id is not None and (refusal := refusals[item_id]) is not None:
-        error = EntryError(code=refusal.code, detail=refusal.detail)
+        error = EntryProblem.of(refusal)
     return ItemResult(id=item_id, status="stored" if error is None else "rejected", error=error)
 
 

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from service import telemetry
 from service.errors import (
-    InvalidRequest,
     LimitReached,
     NotReady,
     RecommendationGone,
@@ -17,7 +16,6 @@ from service.errors import (
     SessionBehind,
     SessionStoreUnavailable,
     UnknownScenario,
-    faults_of,
     problem_of,
 )
 from service.explanation import explained
@@ -34,7 +32,7 @@ from service.routes.dependencies import (
     elapsed_ms,
 )
 from service.routes.items import recommended_items
-from service.schemas.base import Id
+from service.schemas.base import Id, UnusableEntry
 from service.schemas.explanations import Explanation, ExplanationQuery
 from service.schemas.options import RecommendationOptions
 from service.schemas.recommendations import (
@@ -47,7 +45,6 @@ from service.schemas.recommendations import (
     Recommendations,
     ScenarioUsed,
     SessionRecommendationQuery,
-    UnusableQuery,
 )
 from service.strict_json import StrictJSONRoute
 
@@ -205,9 +202,9 @@ def _asked(query: RecommendationQuery) -> Asked:
     )
 
 
-def _asked_or_refused(query: RecommendationQuery | UnusableQuery, number: int) -> Asked | ServiceError:
-    if isinstance(query, UnusableQuery):
-        return InvalidRequest.of(faults_of(query.found, "body", "requests", number), "query")
+def _asked_or_refused(query: RecommendationQuery | UnusableEntry, number: int) -> Asked | ServiceError:
+    if isinstance(query, UnusableEntry):
+        return query.refusal("query", "body", "requests", number)
     return replace(_asked(query), place=("body", "requests", number))
 
 

@@ -11,21 +11,20 @@ from service import telemetry
 from service.errors import (
     EventTooOld,
     InvalidRequest,
+    ServiceError,
     SessionNotFound,
     SessionStoreUnavailable,
-    faults_of,
 )
 from service.hot_route import HotRoute
 from service.openapi import problems
 from service.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, SessionId, StoreDep
+from service.schemas.base import EntryProblem, UnusableEntry
 from service.schemas.sessions import (
     EventBody,
-    EventProblem,
     EventResult,
     EventsBody,
     EventsStored,
     EventStored,
-    InvalidEvent,
     MergeBody,
     MergedSession,
     OneOrManyEvents,
@@ -161,21 +160,16 @@ async def _record_many(
     )
 
 
-def _checked(number: int, entry: EventBody | InvalidEvent, rules: EventRules, now: datetime) -> SentEvent | EventResult:
+def _checked(
+    number: int, entry: EventBody | UnusableEntry, rules: EventRules, now: datetime
+) -> SentEvent | EventResult:
     """Return an event to store, or what became of one that is not."""
-    if isinstance(entry, InvalidEvent):
-        places = "place" if len(entry.faults) == 1 else "places"
-        return _rejected(
-            EventProblem(
-                code="invalid_request",
-                detail=f"The event breaks the schema in {len(entry.faults)} {places}.",
-                errors=faults_of(entry.faults, "body", "events", number),
-            )
-        )
+    if isinstance(entry, UnusableEntry):
+        return _rejected(entry.refusal("event", "body", "events", number))
     try:
         sent = _sent(entry, rules, now)
     except EventTooOld as error:
-        return _rejected(EventProblem(code="event_too_old", detail=error.detail))
+        return _rejected(error)
     return sent if entry.store else EventResult(status="not_stored")
 
 
@@ -184,14 +178,14 @@ def _sent(body: EventBody, rules: EventRules, now: datetime) -> SentEvent:
     return SentEvent(body.session_id, event, body.value, body.recommendation_id)
 
 
-def _rejected(error: EventProblem) -> EventResult:
-    return EventResult(status="rejected", error=error)
+def _rejected(error: ServiceError) -> EventResult:
+    return EventResult(status="rejected", error=EntryProblem.of(error))
 
 
 def _result(outcome: Outcome) -> EventResult:
     if outcome.status != "failed":
         return EventResult(status=outcome.status, position=outcome.position)
-    error = EventProblem(
+    error = EntryProblem(
         code="session_store_unavailable", detail="The session store did not take this event; send it again."
     )
     return EventResult(status="failed", error=error)

@@ -2,12 +2,22 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
 
 from service.bundle import is_valid_id
 from service.bundle.manifest import MAX_ID_LENGTH
+from service.errors import Fault, InvalidRequest, ServiceError, faults_of
 
 MAX_K = 100
 MAX_EXCLUDED = 1_000
@@ -67,3 +77,42 @@ BundleDigest = Annotated[
 ]
 Count = Annotated[int, Field(description="Number of items; fewer than k where fewer are eligible.", examples=[1])]
 TookMs = Annotated[float, Field(description="Milliseconds from the request's start.", examples=[0.83])]
+
+
+class UnusableEntry(BaseModel):
+    """What stands in a list for an entry that breaks its schema."""
+
+    found: list[Any]
+    """What is wrong with it, without what was sent."""
+
+    def refusal(self, what: str, *place: str | int) -> InvalidRequest:
+        """Say what is wrong with the entry, `what` it is, at its place in the request."""
+        return InvalidRequest.of(faults_of(self.found, *place), what)
+
+
+def by_itself(model: type[BaseModel]) -> PlainValidator:
+    """Read an entry of a list as `model`, or as an UnusableEntry, so that one does not spoil the others."""
+
+    def validate(sent: Any) -> BaseModel:
+        try:
+            return model.model_validate(sent)
+        except ValidationError as error:
+            return UnusableEntry(found=error.errors(include_url=False, include_input=False))
+
+    return PlainValidator(validate, json_schema_input_type=model)
+
+
+class EntryProblem(BaseModel):
+    """Why an entry of a list was not taken."""
+
+    code: str = Field(examples=["invalid_request"])
+    detail: str = Field(examples=["The entry breaks the schema in 1 place."])
+    errors: list[Fault] | None = Field(
+        default=None, examples=[[{"at": "body.events.1.item_id", "message": "Field required"}]]
+    )
+
+    @classmethod
+    def of(cls, error: ServiceError) -> Self:
+        """Describe an error."""
+        faults = list(error.faults) if isinstance(error, InvalidRequest) else []
+        return cls(code=error.code, detail=error.detail, errors=faults or None)

@@ -3,13 +3,12 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from service.bundle.cold_items import VectorSource
-from service.errors import Fault, faults_of
 from service.live_catalog import MAX_ATTRIBUTES, ItemPatch
-from service.schemas.base import BundleDigest, Id, RequestBody
+from service.schemas.base import BundleDigest, EntryProblem, Id, RequestBody, UnusableEntry, by_itself
 
 MAX_BATCH = 1_000
 MAX_SIMILAR_TO = 20
@@ -117,19 +116,6 @@ class ItemEntry(ItemBody):
     id: Id
 
 
-class UnusableEntry(BaseModel):
-    """An entry that breaks its schema."""
-
-    errors: list[Fault]
-
-
-def _by_itself(value: Any) -> ItemEntry | UnusableEntry:
-    try:
-        return ItemEntry.model_validate(value)
-    except ValidationError as error:
-        return UnusableEntry(errors=faults_of(error.errors(include_url=False, include_input=False)))
-
-
 class ItemsBody(RequestBody):
     """Changes of many items; each entry succeeds or fails by itself."""
 
@@ -146,17 +132,7 @@ class ItemsBody(RequestBody):
         }
     )
 
-    items: list[Annotated[ItemEntry | UnusableEntry, PlainValidator(_by_itself, json_schema_input_type=ItemEntry)]] = (
-        Field(min_length=1, max_length=MAX_BATCH)
-    )
-
-
-class EntryError(BaseModel):
-    """Why an entry was not stored."""
-
-    code: str = Field(examples=["invalid_request"])
-    detail: str = Field(examples=["The entry breaks the schema in 1 place."])
-    errors: list[Fault] | None = None
+    items: list[Annotated[ItemEntry | UnusableEntry, by_itself(ItemEntry)]] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 class ItemResult(BaseModel):
@@ -164,7 +140,7 @@ class ItemResult(BaseModel):
 
     id: str | None = Field(default=None, description="Absent where the entry has no usable id.", examples=["item-17"])
     status: Literal["stored", "rejected"]
-    error: EntryError | None = None
+    error: EntryProblem | None = None
 
 
 class ItemResults(BaseModel):

@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from service.bundle import User
 from service.bundle.index import Strategy
 from service.bundle.retrieval import Rule
 from service.errors import Problem
-from service.schemas.base import BundleDigest, Count, Excluded, Id, RequestBody, TookMs
+from service.schemas.base import BundleDigest, Count, Excluded, Id, RequestBody, TookMs, UnusableEntry, by_itself
 from service.schemas.explanations import Explanation
 from service.schemas.items import ListQuery, RecommendedItem
 from service.schemas.options import ExcludeSeen, RecommendationOptions
@@ -154,20 +154,6 @@ class Recommendations(BaseModel):
     took_ms: TookMs
 
 
-class UnusableQuery(BaseModel):
-    """An entry that breaks its schema."""
-
-    found: list[Any]
-    """What the schema found wrong, without what was sent."""
-
-
-def _by_itself(value: object) -> RecommendationQuery | UnusableQuery:
-    try:
-        return RecommendationQuery.model_validate(value)
-    except ValidationError as error:
-        return UnusableQuery(found=error.errors(include_url=False, include_input=False))
-
-
 class RecommendationQueries(RequestBody):
     """Several queries, of which each succeeds or fails by itself; those of one session are answered in order."""
 
@@ -179,8 +165,8 @@ class RecommendationQueries(RequestBody):
 
     requests: list[
         Annotated[
-            RecommendationQuery | UnusableQuery,
-            PlainValidator(_by_itself, json_schema_input_type=RecommendationQuery),
+            RecommendationQuery | UnusableEntry,
+            by_itself(RecommendationQuery),
         ]
     ] = Field(min_length=1, max_length=MAX_REQUESTS)
 

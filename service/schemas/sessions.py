@@ -3,10 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from service.errors import Fault
-from service.schemas.base import Id, RequestBody, Timestamp
+from service.schemas.base import EntryProblem, Id, RequestBody, Timestamp, UnusableEntry, by_itself
 from service.sessions import EVENT_TYPE
 
 MAX_EVENTS = 1_000
@@ -59,19 +58,6 @@ class EventBody(RequestBody):
     store: bool = Field(default=True, description="false: it is checked, and nothing of it is kept anywhere.")
 
 
-class InvalidEvent(BaseModel):
-    """What stands in a list for an event that breaks the schema."""
-
-    faults: list[Any]
-
-
-def _by_itself(sent: Any) -> EventBody | InvalidEvent:
-    try:
-        return EventBody.model_validate(sent)
-    except ValidationError as error:
-        return InvalidEvent(faults=error.errors(include_url=False, include_input=False))
-
-
 class EventsBody(RequestBody):
     """Several events, of one session or of many; those of one session oldest first. Each counts by itself."""
 
@@ -81,8 +67,8 @@ class EventsBody(RequestBody):
         }
     )
 
-    events: list[Annotated[EventBody | InvalidEvent, PlainValidator(_by_itself, json_schema_input_type=EventBody)]] = (
-        Field(min_length=1, max_length=MAX_EVENTS)
+    events: list[Annotated[EventBody | UnusableEntry, by_itself(EventBody)]] = Field(
+        min_length=1, max_length=MAX_EVENTS
     )
 
 
@@ -112,14 +98,6 @@ class EventStored(BaseModel):
     )
 
 
-class EventProblem(BaseModel):
-    """Why an event of a list was not applied."""
-
-    code: Literal["invalid_request", "event_too_old", "session_store_unavailable"]
-    detail: str = Field(examples=["The event breaks the schema in 1 place."])
-    errors: list[Fault] | None = None
-
-
 class EventResult(BaseModel):
     """What became of one event of a list."""
 
@@ -127,7 +105,7 @@ class EventResult(BaseModel):
         description="A rejected event is wrong; one that failed may be sent again as it is."
     )
     position: PositionToken | None = None
-    error: EventProblem | None = None
+    error: EntryProblem | None = None
 
 
 class EventsStored(BaseModel):
