@@ -5,18 +5,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.exceptions import RequestValidationError
 
 from service.bundle import Bundle
 from service.bundle.attributes import Kind
 from service.errors import (
+    Fault,
     InvalidRequest,
     ItemNotFound,
     LimitReached,
     LiveStoreUnavailable,
     NotReady,
     ServiceError,
-    faults_of,
 )
 from service.live_catalog import ItemPatch, LiveCatalog
 from service.openapi import problems
@@ -66,8 +65,8 @@ async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: C
     It counts for this worker's answers from now on, and for all others' within a second. It lasts beyond restarts and
     new bundles, until a rebuild takes it in. A new item is recommended as soon as a vector can be made for it.
     """
-    if misfits := body.as_patch().misfits(live.bundle.catalog.schema):
-        raise RequestValidationError([fault | {"loc": ("body", *fault["loc"])} for fault in _faults(misfits)])
+    if misfits := _misfits(body, live.bundle.catalog.schema, "body"):
+        raise InvalidRequest.of(misfits)
     refusal = (await catalog.patch({item_id: [body.as_patch()]}))[item_id]
     await live.take_changes()
     if refusal is not None:
@@ -145,7 +144,7 @@ def _entry_problem(entry: ItemEntry | UnusableEntry, number: int, schema: Mappin
     place = ("body", "items", number)
     if isinstance(entry, UnusableEntry):
         return EntryProblem.of(entry.refusal("entry", *place))
-    misfits = faults_of(_faults(entry.as_patch().misfits(schema)), *place)
+    misfits = _misfits(entry, schema, *place)
     return EntryProblem.of(InvalidRequest.of(misfits, "entry")) if misfits else None
 
 
@@ -158,8 +157,11 @@ def _result(
     return ItemResult(id=item_id, status="stored" if error is None else "rejected", error=error)
 
 
-def _faults(misfits: Mapping[str, Kind]) -> list[dict[str, Any]]:
+def _misfits(body: ItemBody, schema: Mapping[str, Kind], *place: str | int) -> list[Fault]:
+    """Tell which attributes of a change at this place are of another kind than the catalog's."""
+    misfits = body.as_patch().misfits(schema)
+    owner = ".".join(map(str, (*place, "attributes")))
     return [
-        {"type": "attribute_kind", "loc": ("attributes", name), "msg": f"{name} is of the kind {kind} in this catalog"}
+        Fault(at=f"{owner}.{name}", message=f"{name} is of the kind {kind} in this catalog")
         for name, kind in misfits.items()
     ]

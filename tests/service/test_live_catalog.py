@@ -289,7 +289,8 @@ def test_each_entry_of_a_batch_succeeds_or_fails_by_itself(client: TestClient) -
     assert (body["stored"], body["rejected"]) == (2, 4)
     assert [result["status"] for result in body["results"]] == ["stored", *["rejected"] * 4, "stored"]
     errors = [result["error"]["errors"][0] for result in body["results"][1:5]]
-    assert errors[1] == {"at": "body.items.2.attributes.price", "message": "price is of the kind number in this catalog"}
+    misfit = "price is of the kind number in this catalog"
+    assert errors[1] == {"at": "body.items.2.attributes.price", "message": misfit}
     assert errors[2]["message"] == "Unknown field"
     assert body["results"][1].keys() == {"status", "error"}
     item = client.get("/v1/items/item-2").json()
