@@ -10,9 +10,7 @@ from typing import Any, Literal, NamedTuple
 from service import telemetry
 from service.answers import Answer, new_answer_id
 from service.bundle import Bundle, Options, Retrieval, Seen, UnknownItemError, Wanted
-from service.bundle.filters import FilterFault
 from service.errors import (
-    Fault,
     InvalidRequest,
     ItemNotFound,
     ServiceError,
@@ -164,8 +162,8 @@ class Recommender:
         options = asked.options if scenario is None else asked.options.over(scenario.options)
         if options.asks_of_attributes:
             schema = bundle.catalog.schema
-            if own := [_fault(fault, asked.place) for fault in asked.options.faults(schema)]:
-                raise InvalidRequest.of(own)
+            if refusal := asked.options.refusal(schema, *asked.place):
+                raise refusal
             for fault in options.faults(schema):
                 place = ".".join(map(str, fault.path))
                 raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
@@ -283,10 +281,6 @@ def _as_if_kept(session: Session, new: Sequence[Event]) -> Session:
     """The session that an append would give, of which nothing is stored."""
     hidden = session.hidden.difference(event.item_id for event in new)
     return Session.of([*session.events, *new], purchased=session.purchased, hidden=hidden)
-
-
-def _fault(fault: FilterFault, place: tuple[str | int, ...]) -> Fault:
-    return Fault(at=".".join(map(str, (*place, *fault.path))), message=fault.message)
 
 
 def _applied(session_id: str, event: Any, session: Session) -> AppliedEvent:

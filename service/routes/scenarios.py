@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Response
-from fastapi.exceptions import RequestValidationError
 
 from service.errors import LimitReached, LiveStoreUnavailable, NotReady, PreconditionFailed, ScenarioNotFound
 from service.openapi import problems
@@ -67,10 +66,8 @@ async def store_scenario(
     A recommendation that names the scenario has these options, but for those that it gives itself. All workers know of
     it within a second.
     """
-    if faults := list(body.faults(live.bundle.catalog.schema)):
-        raise RequestValidationError(
-            [{"type": "filter", "loc": ("body", *fault.path), "msg": fault.message} for fault in faults]
-        )
+    if refusal := body.refusal(live.bundle.catalog.schema, "body"):
+        raise refusal
     return _tagged(await scenarios.put(name, body, _condition(if_match)), response)
 
 

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from service.bundle.attributes import Schema
 from service.bundle.filters import Filter, FilterFault
 from service.bundle.options import LARGEST_FACTOR, LEAST_FACTOR, MAX_BOOSTS, Boost, Options, Pin
+from service.errors import Fault, InvalidRequest
 from service.schemas.base import MAX_K, Id, K, RequestBody
 
 MAX_PINS = 20
@@ -96,6 +97,13 @@ class RecommendationOptions(RequestBody):
             yield from (fault.within("boost", place, "filter") for fault in boost.filter.check(schema))
         if self.diversity_by is not None and self.diversity_by not in schema:
             yield FilterFault(("diversity_by",), "no item of the catalog has this attribute")
+
+    def refusal(self, schema: Schema, *place: str | int) -> InvalidRequest | None:
+        """Say what a catalog of this schema cannot answer of options at this place of a request."""
+        faults = [
+            Fault(at=".".join(map(str, (*place, *fault.path))), message=fault.message) for fault in self.faults(schema)
+        ]
+        return InvalidRequest.of(faults) if faults else None
 
     def as_options(self, *, exclude: Collection[str] = ()) -> Options:
         """Return them as a bundle takes them; pins beyond k are left out."""
