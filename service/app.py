@@ -16,6 +16,7 @@ from service.admission import InFlightLimit, KeyCheck, RateCheck
 from service.background import repeated
 from service.errors import on_http_error, on_invalid_request
 from service.explanation import Explainer
+from service.hot_route import HotPaths
 from service.live_catalog import open_live_catalog
 from service.middleware import RequestLimits, RequestTelemetry
 from service.pages import Pages
@@ -69,7 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
-    app.add_middleware(EncodedSlashes)  # the innermost, as the first one added
+    app.add_middleware(HotPaths, routers=ROUTERS)  # the innermost, as the first one added
+    app.add_middleware(EncodedSlashes)
     app.add_middleware(
         RequestLimits,
         max_body_bytes=MAX_BODY_BYTES,

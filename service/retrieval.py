@@ -11,7 +11,7 @@ INLINE_PRODUCTS = 2_000_000
 A thread costs about a third more of processor time, so the short searches of an index with lists stay inline."""
 
 INLINE_ITEMS = 50_000
-"""Items of a catalog over which a filter may be looked at for the first time without a thread."""
+"""Items of a catalog that a request may look at one by one without a thread, as for a filter that comes first."""
 
 
 async def retrieve(bundle: Bundle, wanted: Wanted, popular_now: Mapping[str, float]) -> Retrieval:
@@ -32,6 +32,7 @@ async def retrieve_similar(
 
 
 def _is_short(bundle: Bundle, options: Options, *, hidden: int) -> bool:
-    if (options.filter is not None or options.rearranges) and bundle.manifest.items > INLINE_ITEMS:
+    looks_at_all = options.rearranges or not bundle.catalog.knows_eligible(options.filter)
+    if looks_at_all and bundle.manifest.items > INLINE_ITEMS:
         return False
     return bundle.expected_products(options, hidden=hidden) <= INLINE_PRODUCTS

@@ -6,6 +6,8 @@ import sys
 import time
 from collections import Counter as Counted
 from collections.abc import Iterable, MutableMapping
+from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import structlog
@@ -49,6 +51,7 @@ _bundle_checked = Gauge(
 )
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("service")
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 Scope = MutableMapping[str, Any]
 
@@ -56,7 +59,7 @@ Scope = MutableMapping[str, Any]
 def begin(scope: Scope, request_id: str) -> None:
     """Give a request its start and the id that its log lines, headers and problems carry."""
     scope["state"] = {**scope.get("state", {}), "request_id": request_id, "started_s": time.perf_counter()}
-    structlog.contextvars.bind_contextvars(request_id=request_id)
+    _request_id.set(request_id)
 
 
 def request_id(scope: Scope) -> str | None:
@@ -75,10 +78,19 @@ def answered(method: str, route: str, status: int, seconds: float) -> None:
 
     So is a 503: what led to it has its own line, and one for each refusal would add to an overload.
     """
-    _requests.labels(method, route, status).inc()
-    _request_seconds.labels(method, route).observe(seconds)
-    line = _log.warning if status >= 500 and status != 503 else _log.debug
-    line("request answered", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
+    requests, request_seconds = _of_answers(method, route, status)
+    requests.inc()
+    request_seconds.observe(seconds)
+    is_failure = status >= 500 and status != 503
+    if is_failure or logging.root.isEnabledFor(logging.DEBUG):
+        line = _log.warning if is_failure else _log.debug
+        line("request answered", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
+
+
+@cache
+def _of_answers(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    """The metrics of an answer; routes and methods are ours, so that there are not many."""
+    return _requests.labels(method, route, status), _request_seconds.labels(method, route)
 
 
 def refused(code: str) -> None:
@@ -213,10 +225,17 @@ def render_metrics() -> bytes:
     return generate_latest(registry)
 
 
+def _with_request_id(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the id of the request that is worked on."""
+    if (request_id := _request_id.get()) is not None:
+        line["request_id"] = request_id
+    return line
+
+
 def configure_logging(level: str) -> None:
     """Write one JSON object a line to stderr, whoever logs."""
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        _with_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

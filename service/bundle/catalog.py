@@ -180,8 +180,11 @@ class Catalog:
 
     def eligible(self, condition: Filter | None = None) -> Eligible:
         """Return the rows that may be shown and that the filter lets through; the last ones asked for are kept."""
-        key = "" if condition is None else condition.key()
-        return self._eligible.get(key, lambda: self._found_eligible(condition))
+        return self._eligible.get(_key(condition), lambda: self._found_eligible(condition))
+
+    def knows_eligible(self, condition: Filter | None) -> bool:
+        """Whether `eligible` has only to look up what the filter lets through, not to find it out."""
+        return _key(condition) in self._eligible
 
     def most_popular(self, eligible: Eligible, k: int, *, hidden_rows: Collection[int] = ()) -> NDArray[np.int64]:
         """Return the k most popular rows that may be shown, and of equals the earlier one; cold items come last."""
@@ -243,3 +246,7 @@ class Catalog:
     @cached_property
     def _changed_columns(self) -> ChangedColumns:
         return ChangedColumns(self._stored.columns, self.schema, self._differing)
+
+
+def _key(condition: Filter | None) -> str:
+    return "" if condition is None else condition.key()

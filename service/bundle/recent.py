@@ -20,6 +20,9 @@ class Recent(Generic[Made]):
         self._values: OrderedDict[str, Made] = OrderedDict()
         self._changing = threading.Lock()
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
     def get(self, key: str, make: Callable[[], Made]) -> Made:
         """Return the value of `key`, making it where it is not there; two threads may both make it."""
         with self._changing:

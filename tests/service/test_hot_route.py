@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from service.errors import ItemNotFound, on_http_error, on_invalid_request
-from service.hot_route import HotRoute
+from service.hot_route import HotPaths, HotRoute
 from service.middleware import RequestTelemetry
 from service.schemas.recommendations import RecommendationQuery
 from service.schemas.sessions import OneOrManyEvents
@@ -50,21 +50,24 @@ async def tell(body: Annotated[OneOrManyEvents, Body()], caller: CallerDep) -> E
     return Echo(understood=repr(body), caller=caller, items=[])
 
 
-def application(route_class: type[StrictJSONRoute]) -> FastAPI:
+def application(route_class: type[StrictJSONRoute], *, led_past_the_framework: bool = False) -> FastAPI:
     app = FastAPI()
     router = APIRouter(route_class=route_class)
     router.post("/ask", response_model_exclude_none=True)(ask)
     router.post("/tell", status_code=202)(tell)
     app.include_router(router)
+    if led_past_the_framework:
+        app.add_middleware(HotPaths, routers=[router])
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_middleware(RequestTelemetry)
     return app
 
 
-@pytest.fixture(scope="module")
-def both() -> Iterator[tuple[TestClient, TestClient]]:
-    with TestClient(application(HotRoute)) as hot, TestClient(application(StrictJSONRoute)) as plain:
+@pytest.fixture(scope="module", params=[False, True], ids=["routed", "led past the framework"])
+def both(request: pytest.FixtureRequest) -> Iterator[tuple[TestClient, TestClient]]:
+    hot_app = application(HotRoute, led_past_the_framework=request.param)
+    with TestClient(hot_app) as hot, TestClient(application(StrictJSONRoute)) as plain:
         yield hot, plain
 
 
@@ -106,6 +109,31 @@ def test_it_answers_as_the_plain_route(
 ) -> None:
     hot, plain = (answered(client, path, content, headers) for client in both)
     assert hot == plain
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/ask"), ("PUT", "/tell"), ("POST", "/ask/"), ("POST", "/none")])
+def test_what_is_not_for_it_is_answered_as_ever(both: tuple[TestClient, TestClient], method: str, path: str) -> None:
+    hot, plain = (client.request(method, path, headers={"X-Request-ID": "the-same"}) for client in both)
+    assert (hot.status_code, hot.headers, hot.content) == (plain.status_code, plain.headers, plain.content)
+
+
+async def test_a_caller_who_leaves_before_the_end_of_the_body_is_no_fault_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = application(HotRoute, led_past_the_framework=True)
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/ask", "raw_path": b"/ask", "query_string": b""}
+    await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
+    assert sent[0]["status"] == 400
+    assert "request failed" not in caplog.text
 
 
 def test_it_is_documented_as_the_plain_route() -> None:
