@@ -36,15 +36,13 @@ class HotRoute(StrictJSONRoute):
                 raise RequestValidationError(errors)
             given = {name: await part(request) for name, part in parts}  # type: ignore[misc]  # each is a coroutine function
             given[body.name] = value
-            also = Response()
-            also.status_code = status_code
+            response = Response(status_code=status_code, media_type=JSON)
             if taken.request_param_name:
                 given[taken.request_param_name] = request
             if taken.response_param_name:
-                given[taken.response_param_name] = also
-            content = answer.serialize_json(await endpoint(**given), exclude_none=self.response_model_exclude_none)
-            response = Response(content, also.status_code, media_type=JSON)
-            response.raw_headers += [header for header in also.raw_headers if header[0] != b"content-length"]
+                given[taken.response_param_name] = response
+            response.body = answer.serialize_json(await endpoint(**given), exclude_none=self.response_model_exclude_none)
+            response.headers["content-length"] = str(len(response.body))
             return response
 
         return handle
