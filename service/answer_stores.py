@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
-from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from service import telemetry
 from service.answers import NONCE_DIGITS, Answer, Claim, Origin, nonce_of, owner_of
-from service.redis_calls import Argument, redis_call, replies
+from service.redis_calls import Argument, Command, RedisCalls, Script, ask, redis_call
 
 KEPT_ANSWERS = 20
 """Of one session, in memory, each with its pages."""
@@ -29,7 +26,7 @@ class RedisAnswerStore:
 
     def __init__(
         self,
-        redis: "Redis",
+        redis: RedisCalls,
         *,
         ttl: timedelta,
         clock: Callable[[], float] = time.time,
@@ -39,12 +36,12 @@ class RedisAnswerStore:
         self._ttl_ms = int(ttl / timedelta(milliseconds=1))
         self._clock = clock
         self._prefix = prefix
-        self._next = redis.register_script(_script("answer_next.lua"))
-        self._claim = redis.register_script(_script("answer_claim.lua"))
+        self._next = Script(redis, _script("answer_next.lua"))
+        self._claim = Script(redis, _script("answer_claim.lua"))
 
     async def write(self, answers: Sequence[tuple[Answer, bool]]) -> None:
         """One round trip, of one command for an answer whose place is reserved, of two for another."""
-        commands: list[tuple[Argument, ...]] = []
+        commands: list[Command] = []
         for answer, reserved in answers:
             key = self._key(answer.id)
             if reserved:
@@ -52,14 +49,12 @@ class RedisAnswerStore:
             else:
                 commands += [("RPUSH", key, _entry(answer)), ("PEXPIRE", key, self._ttl_ms)]
         async with redis_call():
-            for reply in await replies(self._redis, commands):
-                if isinstance(reply, ResponseError):
-                    raise reply
+            await ask(self._redis, *commands)
 
     async def pages(self, answer_id: str) -> list[Answer] | None:
         """One command that reads the session's whole list."""
         async with redis_call():
-            entries = cast(list[bytes], await self._redis.lrange(self._key(answer_id), 0, -1))
+            (entries,) = await ask(self._redis, ("LRANGE", self._key(answer_id), 0, -1))
         nonce = nonce_of(answer_id).encode()
         root = next((_root(entry) for entry in entries if _root(entry) and entry.startswith(nonce)), None)
         if root is None:
@@ -68,18 +63,19 @@ class RedisAnswerStore:
 
     async def claim_next(self, root_id: str, expected_pages: int, answer: Answer) -> bool:
         """One run of a script."""
-        arguments: list[str | int | bytes] = [nonce_of(root_id), expected_pages, _entry(answer), self._ttl_ms]
+        arguments: list[Argument] = [nonce_of(root_id), expected_pages, _entry(answer), self._ttl_ms]
         async with redis_call():
             return bool(await self._next([self._key(root_id)], arguments))
 
     async def attribute(self, claims: Sequence[Claim]) -> list[Origin | None]:
-        """One pipeline of scripts."""
+        """One round trip, of a script for each."""
         earliest_ms = int(self._clock() * 1000) - self._ttl_ms
-        async with redis_call(), self._redis.pipeline(transaction=False) as pipeline:
-            for claim in claims:
-                arguments: list[str | int] = [nonce_of(claim.answer_id), claim.item_id, claim.type, earliest_ms]
-                await self._claim([self._key(claim.answer_id)], arguments, client=pipeline)
-            found = await pipeline.execute(raise_on_error=False)  # one list that holds foreign data spoils no other
+        calls: list[tuple[list[str], list[Argument]]] = [
+            ([self._key(claim.answer_id)], [nonce_of(claim.answer_id), claim.item_id, claim.type, earliest_ms])
+            for claim in claims
+        ]
+        async with redis_call():
+            found = await self._claim.all(calls)  # one list that holds foreign data spoils no other
         return [
             Origin(*(text.decode() for text in texts)) if isinstance(texts, list) and texts else None for texts in found
         ]
@@ -87,7 +83,7 @@ class RedisAnswerStore:
     async def forget(self, owner: str) -> None:
         """Delete the session's list."""
         async with redis_call():
-            await self._redis.delete(self._key(owner))
+            await ask(self._redis, ("DEL", self._key(owner)))
 
     def _key(self, answer_id: str) -> str:
         return f"{self._prefix}{{{owner_of(answer_id)}}}:answers"

@@ -7,9 +7,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Literal, NamedTuple, Protocol
 
-from redis.asyncio import Redis
-
-from service.redis_calls import redis_call
+from service.redis_calls import RedisCalls, Script, ask, redis_call
 
 MAX_COUNTERS = 10_000
 """Of one period: what callers can make up, such as types of events, must not fill the store."""
@@ -66,13 +64,13 @@ class RedisCounters:
     """Shared by every worker and replica: a hash for each minute and hour; one script, one round trip to add."""
 
     def __init__(
-        self, redis: "Redis", *, name: str, most: int = MAX_COUNTERS, clock: Callable[[], float] = time.time
+        self, redis: RedisCalls, *, name: str, most: int = MAX_COUNTERS, clock: Callable[[], float] = time.time
     ) -> None:
         self._redis = redis
         self._prefix = f"onward:{{{name}}}"
         self._most = most
         self._clock = clock
-        self._add = redis.register_script(files("service").joinpath("count.lua").read_text(encoding="utf-8"))
+        self._add = Script(redis, files("service").joinpath("count.lua").read_text(encoding="utf-8"))
 
     async def add(self, amounts: Mapping[str, float]) -> int:
         """One run of the script."""
@@ -86,15 +84,13 @@ class RedisCounters:
             return int(await self._add(keys, arguments))
 
     async def sums(self, window: timedelta) -> Sums:
-        """One pipeline."""
+        """One round trip."""
         period, numbers = _covered(window, self._clock())
-        async with redis_call(), self._redis.pipeline(transaction=False) as pipeline:
-            for number in numbers:
-                pipeline.hgetall(self._key(period, number))
-            answers = await pipeline.execute()
+        async with redis_call():
+            replies = await ask(self._redis, *(("HGETALL", self._key(period, number)) for number in numbers))
         sums: defaultdict[str, float] = defaultdict(float)
-        for answer in answers:
-            for name, amount in answer.items():
+        for reply in replies:
+            for name, amount in zip(reply[::2], reply[1::2], strict=True):
                 sums[name.decode()] += float(amount)
         return Sums(period.start(numbers[0]), period, sums)
 

@@ -7,10 +7,8 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Protocol
 
-from redis.asyncio import Redis
-
 from service.outages import Outages
-from service.redis_calls import redis_call
+from service.redis_calls import RedisCalls, Script, redis_call
 from service.sessions import AppliedEvent
 
 MAX_ITEMS = 10_000
@@ -67,19 +65,18 @@ class RedisPopularityStore:
 
     def __init__(
         self,
-        redis: "Redis",
+        redis: RedisCalls,
         *,
         half_life: timedelta,
         kept: int = MAX_ITEMS,
         clock: Callable[[], float] = time.time,
         name: str = "popularity",
     ) -> None:
-        self._redis = redis
         self._half_life_ms = int(half_life / timedelta(milliseconds=1))
         self._kept = kept
         self._clock = clock
         self._keys = [f"onward:{{{name}}}:weights", f"onward:{{{name}}}:scale"]
-        self._script = redis.register_script(files("service").joinpath("popularity.lua").read_text(encoding="utf-8"))
+        self._script = Script(redis, files("service").joinpath("popularity.lua").read_text(encoding="utf-8"))
 
     async def add(self, weights: Mapping[str, float]) -> Mapping[str, float]:
         """One run of the script."""

@@ -6,8 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-from redis.asyncio import Redis
-
 from service.answer_stores import InMemoryAnswerStore, RedisAnswerStore
 from service.answers import FLUSH_INTERVAL, Answer, AnswerLog, AnswerStore
 from service.background import repeated
@@ -15,7 +13,7 @@ from service.counters import Counters, InMemoryCounters, RedisCounters
 from service.event_log import EventLog
 from service.online_metrics import OnlineMetrics
 from service.popularity import InMemoryPopularityStore, LivePopularity, PopularityStore, RedisPopularityStore
-from service.redis_calls import connect
+from service.redis_calls import RedisCalls, connect
 from service.sessions import AppliedEvent
 from service.settings import IN_MEMORY, Settings
 
@@ -106,7 +104,9 @@ async def open_recorder(settings: Settings) -> AsyncIterator[Recorder]:
     """Record where the settings say, beside the requests, until the block ends."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     async with AsyncExitStack() as running:
-        redis = None if url == IN_MEMORY else await running.enter_async_context(connect(url))
+        redis = None if url == IN_MEMORY else connect(url)
+        if redis is not None:
+            running.push_async_callback(redis.aclose)
         recorder = _recorder(settings, redis)
         running.push_async_callback(recorder.close)
         await running.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
@@ -115,7 +115,7 @@ async def open_recorder(settings: Settings) -> AsyncIterator[Recorder]:
         yield recorder
 
 
-def _recorder(settings: Settings, redis: "Redis | None") -> Recorder:
+def _recorder(settings: Settings, redis: RedisCalls | None) -> Recorder:
     half_life = settings.popularity_half_life
     weights: PopularityStore
     counters: Counters
@@ -133,5 +133,5 @@ def _recorder(settings: Settings, redis: "Redis | None") -> Recorder:
     )
 
 
-def _answer_store(ttl: timedelta, redis: "Redis | None") -> AnswerStore:
+def _answer_store(ttl: timedelta, redis: RedisCalls | None) -> AnswerStore:
     return InMemoryAnswerStore(ttl=ttl) if redis is None else RedisAnswerStore(redis, ttl=ttl)

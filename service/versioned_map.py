@@ -10,12 +10,11 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service import telemetry
 from service.errors import LimitReached, LiveStoreUnavailable, ServiceError
-from service.redis_calls import connect
+from service.redis_calls import Argument, RedisCalls, Script, connect
 
 FOLLOW_INTERVAL = timedelta(seconds=0.25)
 """Time between two looks at what other workers changed."""
@@ -84,26 +83,25 @@ class VersionedMap(Protocol):
 class RedisVersionedMap:
     """Shared by every worker and replica: four keys in one slot; one server-side script, one round trip a call."""
 
-    def __init__(self, redis: "Redis", name: str, *, max_names: int, timeout: timedelta) -> None:
+    def __init__(self, redis: RedisCalls, name: str, *, max_names: int) -> None:
         self._redis = redis
         self._keys = [f"onward:{{{name}}}:{part}" for part in ("state", "values", "changed", "removed")]
         self._max_names = max_names
-        self._timeout_s = timeout.total_seconds()
-        self._put = redis.register_script(_script("versioned_map_put.lua"))
-        self._read = redis.register_script(_script("versioned_map_read.lua"))
+        self._put = Script(redis, _script("versioned_map_put.lua"))
+        self._read = Script(redis, _script("versioned_map_read.lua"))
 
     @classmethod
     def connect(cls, url: str, name: str, *, max_names: int, timeout: timedelta = timedelta(seconds=2)) -> Self:
         """Name the server; nothing is sent before the first call. No call is retried and none waits past `timeout`."""
-        return cls(connect(url, timeout, max_connections=2), name, max_names=max_names, timeout=timeout)
+        return cls(connect(url, timeout), name, max_names=max_names)
 
     async def put(self, puts: Sequence[Put]) -> list[Entry | Refusal]:
         """One run of a script."""
-        arguments: list[str | int] = [self._max_names, REMEMBERED_REMOVALS]
+        arguments: list[Argument] = [self._max_names, REMEMBERED_REMOVALS]
         for put in puts:
             text = json.dumps([put.revision, put.value], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             arguments += (put.name, put.expected, text, int(put.value is None))
-        async with self._within_budget():
+        async with _call():
             outcomes = await self._put(self._keys, arguments)
         return [
             REFUSALS.get(outcome) or Entry(outcome, put.revision, put.value)
@@ -112,7 +110,7 @@ class RedisVersionedMap:
 
     async def changes_since(self, birth: str | None, sequence: int) -> Page:
         """One run of a script; an entry that is none of ours counts as removed."""
-        async with self._within_budget():
+        async with _call():
             found, is_first, *answer = await self._read(self._keys[:3], [birth or "none", sequence, PAGE])
         entries = {
             name.decode(): _entry(int(sequence), text)
@@ -124,13 +122,13 @@ class RedisVersionedMap:
         """Close the connections."""
         await self._redis.aclose()
 
-    @asynccontextmanager
-    async def _within_budget(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                yield
-        except (RedisError, OSError, TimeoutError) as error:
-            raise LiveStoreUnavailable from error
+
+@asynccontextmanager
+async def _call() -> AsyncIterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise LiveStoreUnavailable from error
 
 
 def _script(name: str) -> str:

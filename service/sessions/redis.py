@@ -2,19 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
 
-from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from service import telemetry
 from service.errors import SessionBehind, SessionStoreUnavailable
-from service.redis_calls import Script, connect
+from service.redis_calls import Argument, RedisCalls, Script, ask, connect
 from service.sessions.events import Event
 from service.sessions.session import NOWHERE, UNBORN, Position, Session
 from service.sessions.store import (
@@ -27,9 +25,7 @@ from service.sessions.store import (
     session_digest,
 )
 
-SESSIONS_PER_BUDGET = 100  # a call about more sessions than this may take as many times the store's time
-ROUND_TRIPS_OF_A_MERGE = 7  # take, arrive and clear, once more where another call's move was on its way; read
-MAX_CONNECTIONS = 64
+SESSIONS_PER_CALL = 100  # of more, each hundred is a call of its own, so that others come between
 PAUSE_S = 0.005
 
 EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "answers"
@@ -42,7 +38,7 @@ class RedisSessionStore:
 
     def __init__(
         self,
-        redis: "Redis",
+        redis: RedisCalls,
         *,
         length: int,
         ttl: timedelta,
@@ -56,8 +52,7 @@ class RedisSessionStore:
         self._answer_ttl_ms = int(answer_ttl / timedelta(milliseconds=1))
         self._timeout_s = timeout.total_seconds()
         self._prefix = prefix
-        self._append = _script(redis, "session.lua")
-        self._apply = Script(redis, _text("session.lua"))
+        self._apply = _script(redis, "session.lua")
         self._take = _script(redis, "take.lua")
         self._arrive = _script(redis, "arrive.lua")
         self._clear = _script(redis, "clear.lua")
@@ -73,8 +68,7 @@ class RedisSessionStore:
         answer_ttl: timedelta = timedelta(minutes=30),
     ) -> Self:
         """Name the server; nothing is sent before the first call. No call is retried and none waits past `timeout`."""
-        redis = connect(url, timeout, max_connections=MAX_CONNECTIONS)
-        return cls(redis, length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl)
+        return cls(connect(url, timeout), length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl)
 
     async def append(
         self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
@@ -82,26 +76,24 @@ class RedisSessionStore:
         """One run of the script; as many as there is time for while the session is behind."""
         keys = self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS)
         arguments = self._arguments(events, at_least, answer_id)
-        deadline_s = time.perf_counter() + self._timeout_s / 2
-        async with self._within_budget():
+        with _told():
             answer = await self._apply(keys, arguments)
-            while _is_behind(answer):
-                if time.perf_counter() > deadline_s or not _may_catch_up(answer, at_least):
-                    raise SessionBehind("The session is not at the position that was asked for, or ended since.")
-                await asyncio.sleep(PAUSE_S)
-                answer = await self._apply(keys, arguments)
+            if _is_behind(answer):
+                answer = await self._caught_up(keys, arguments, answer, at_least)
         return _session(answer)
 
     async def append_all(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Session | None]:
-        """One pipeline of scripts, so one round trip for all sessions; not one transaction."""
-        scale = 1 + len(events) // SESSIONS_PER_BUDGET
-        async with self._within_budget(scale), self._redis.pipeline(transaction=False) as pipeline:
-            for session_id, session_events in events.items():
-                keys = self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS)
-                await self._append(keys, self._arguments(session_events), client=pipeline)
-            answers = await pipeline.execute(raise_on_error=False)
+        """One round trip for each hundred sessions; not one transaction."""
+        calls = [
+            (self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS), self._arguments(session_events))
+            for session_id, session_events in events.items()
+        ]
+        answers: list[Any] = []
+        with _told():
+            for first in range(0, len(calls), SESSIONS_PER_CALL):
+                answers += await self._apply.all(calls[first : first + SESSIONS_PER_CALL])
             failures = [answer for answer in answers if isinstance(answer, Exception)]
-            if len(failures) == len(events):
+            if len(failures) == len(events) > 0:
                 raise failures[0]
         for failure in failures:
             telemetry.store_failed(failure)
@@ -111,7 +103,7 @@ class RedisSessionStore:
     async def merge(self, source: str, target: str) -> Merged:
         """Put aside, let arrive, clear: three round trips, of which each can be repeated."""
         from_digest, to_digest, name, applied = session_digest(source), session_digest(target), new_birth(), 0
-        async with self._within_budget(ROUND_TRIPS_OF_A_MERGE):
+        with _told():
             while (move := await self._put_aside(from_digest, to_digest, name)) is not None:
                 arrived = await self._let_arrive(move)
                 applied += arrived if move.target == to_digest else 0
@@ -123,12 +115,25 @@ class RedisSessionStore:
 
     async def delete(self, session_id: str) -> None:
         """Delete every key of the session."""
-        async with self._within_budget():
-            await self._redis.delete(*self._keys(session_digest(session_id), *PARTS))
+        with _told():
+            await ask(self._redis, ("DEL", *self._keys(session_digest(session_id), *PARTS)))
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connection."""
         await self._redis.aclose()
+
+    async def _caught_up(
+        self, keys: Sequence[str], arguments: Sequence[Argument], answer: Any, at_least: str | None
+    ) -> Any:
+        """Wait while the session is behind, for half of the store's time at most. Raises SessionBehind."""
+        deadline_s = time.perf_counter() + self._timeout_s / 2
+        async with asyncio.timeout(self._timeout_s):
+            while _is_behind(answer):
+                if time.perf_counter() > deadline_s or not _may_catch_up(answer, at_least):
+                    raise SessionBehind("The session is not at the position that was asked for, or ended since.")
+                await asyncio.sleep(PAUSE_S)
+                answer = await self._apply(keys, arguments)
+        return answer
 
     async def _put_aside(self, source: str, target: str, name: str) -> "_Move | None":
         keys = self._keys(source, EVENTS, IDS, STATE, EVENTS_ASIDE, STATE_ASIDE)
@@ -136,7 +141,7 @@ class RedisSessionStore:
         return _Move.of(state, events, event_ids) if state else None
 
     async def _let_arrive(self, move: "_Move") -> int:
-        arguments: list[str | int | bytes] = [
+        arguments: list[Argument] = [
             self._length,
             self._ttl_ms,
             REMEMBERED_EVENT_IDS,
@@ -156,10 +161,10 @@ class RedisSessionStore:
 
     def _arguments(
         self, events: Iterable[Event], at_least: str | None = None, answer_id: str | None = None
-    ) -> list[str | int]:
+    ) -> list[Argument]:
         limits = (self._length, self._ttl_ms, REMEMBERED_EVENT_IDS, REMEMBERED_MARKS)
         place_of_answer = answer_id[DIGEST_LENGTH:] if answer_id else ""
-        arguments: list[str | int] = [
+        arguments: list[Argument] = [
             *limits,
             new_birth(),
             str(NOWHERE) if at_least is None else at_least,
@@ -170,17 +175,6 @@ class RedisSessionStore:
         for event in events:
             arguments += (event.effect, event.event_id or "", event.timestamp_ms, event.type, event.item_id)
         return arguments
-
-    @asynccontextmanager
-    async def _within_budget(self, times: int = 1) -> AsyncIterator[None]:
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(self._timeout_s * times):
-                yield
-        except (RedisError, OSError, TimeoutError) as error:
-            telemetry.store_failed(error)
-            raise SessionStoreUnavailable("The session store did not answer as it should in time.") from error
-        telemetry.store_answered(time.perf_counter() - started)
 
 
 class _Move(NamedTuple):
@@ -201,12 +195,20 @@ class _Move(NamedTuple):
         return cls(fields[b"move"].decode(), fields[b"target"].decode(), steps, events, marks, event_ids)
 
 
-def _script(redis: "Redis", name: str) -> AsyncScript:
-    return redis.register_script(_text(name))
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell the metrics how a call went. Raises SessionStoreUnavailable where it failed."""
+    started = time.perf_counter()
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        telemetry.store_failed(error)
+        raise SessionStoreUnavailable("The session store did not answer as it should in time.") from error
+    telemetry.store_answered(time.perf_counter() - started)
 
 
-def _text(name: str) -> str:
-    return files("service.sessions").joinpath(name).read_text(encoding="utf-8")
+def _script(redis: RedisCalls, name: str) -> Script:
+    return Script(redis, files("service.sessions").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _is_behind(answer: Any) -> bool:

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.private_store import find_servers, run_server
-from service.redis_calls import connect
+from service.redis_calls import RedisCalls, connect
 from service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
 from tests.service.clock import Clock
@@ -52,6 +52,14 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def redis(valkey: str) -> AsyncIterator["Redis"]:
-    """A client of the private server."""
-    async with connect(valkey) as redis:
+    """A client of the private server, to see what is there."""
+    async with Redis.from_url(valkey) as redis:
         yield redis
+
+
+@pytest.fixture
+async def calls(valkey: str) -> AsyncIterator[RedisCalls]:
+    """The private server as the service calls it."""
+    calls = connect(valkey)
+    yield calls
+    await calls.aclose()

@@ -26,6 +26,7 @@ from service.answers import (
 )
 from service.bundle import RetrievedItem
 from service.errors import SessionStoreUnavailable
+from service.redis_calls import RedisCalls
 from tests.service.clock import NOON_S, Clock
 
 TTL = timedelta(minutes=30)
@@ -34,10 +35,10 @@ numbers = itertools.count()
 
 
 @pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest, redis: "Redis", clock: Clock) -> AnswerStore:
+def store(request: pytest.FixtureRequest, calls: RedisCalls, clock: Clock) -> AnswerStore:
     if request.param == "memory":
         return InMemoryAnswerStore(ttl=TTL, clock=clock)
-    return RedisAnswerStore(redis, ttl=TTL, clock=clock)
+    return RedisAnswerStore(calls, ttl=TTL, clock=clock)
 
 
 @pytest.fixture
@@ -220,8 +221,8 @@ class TestInRedis:
     """What only a shared server can get wrong."""
 
     @pytest.fixture
-    def store(self, redis: "Redis") -> RedisAnswerStore:
-        return RedisAnswerStore(redis, ttl=TTL, clock=lambda: NOON_S)
+    def store(self, calls: RedisCalls) -> RedisAnswerStore:
+        return RedisAnswerStore(calls, ttl=TTL, clock=lambda: NOON_S)
 
     async def test_nothing_comes_back_once_the_session_is_deleted(
         self, log: AnswerLog, redis: "Redis", session_id: str
@@ -239,8 +240,9 @@ class TestInRedis:
         assert 0 < await redis.pttl(key(made.id)) <= TTL / timedelta(milliseconds=1)
 
     async def test_what_waits_is_written_in_one_round_trip(
-        self, log: AnswerLog, redis: "Redis", session_id: str
+        self, log: AnswerLog, redis: "Redis", calls: RedisCalls, session_id: str
     ) -> None:
+        await calls.replies([("EXISTS", "nothing")])  # from now on its connection is open
         for _ in range(50):
             made = answer(new_answer_id(session_id))
             await reserve(redis, made.id)

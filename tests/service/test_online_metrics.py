@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
 from service import telemetry
@@ -17,6 +16,7 @@ from service.bundle import RetrievedItem
 from service.counters import Counters, InMemoryCounters, RedisCounters
 from service.errors import on_invalid_request
 from service.online_metrics import MAX_WAITING, OnlineMetrics, Outcome
+from service.redis_calls import RedisCalls
 from service.routes.metrics import router
 from service.sessions import AppliedEvent
 from tests.service.clock import NOON_S, Clock
@@ -27,10 +27,10 @@ numbers = itertools.count()
 
 
 @pytest.fixture(params=["memory", "redis"])
-def counters(request: pytest.FixtureRequest, redis: "Redis", clock: Clock) -> Counters:
+def counters(request: pytest.FixtureRequest, calls: RedisCalls, clock: Clock) -> Counters:
     if request.param == "memory":
         return InMemoryCounters(most=20, clock=clock)
-    return RedisCounters(redis, name=f"metrics-{next(numbers)}", most=20, clock=clock)
+    return RedisCounters(calls, name=f"metrics-{next(numbers)}", most=20, clock=clock)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import itertools
 from datetime import timedelta
 
 import pytest
-from redis.asyncio import Redis
 
 from service import telemetry
 from service.popularity import (
@@ -14,6 +13,7 @@ from service.popularity import (
     PopularityStore,
     RedisPopularityStore,
 )
+from service.redis_calls import RedisCalls
 from service.sessions import AppliedEvent
 from tests.service.clock import Clock
 
@@ -25,11 +25,11 @@ numbers = itertools.count()
 
 
 @pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest, redis: "Redis", clock: Clock) -> PopularityStore:
+def store(request: pytest.FixtureRequest, calls: RedisCalls, clock: Clock) -> PopularityStore:
     if request.param == "memory":
         return InMemoryPopularityStore(half_life=HALF_LIFE, kept=KEPT, clock=clock)
     name = f"popularity-{next(numbers)}"
-    return RedisPopularityStore(redis, half_life=HALF_LIFE, kept=KEPT, clock=clock, name=name)
+    return RedisPopularityStore(calls, half_life=HALF_LIFE, kept=KEPT, clock=clock, name=name)
 
 
 @pytest.fixture
@@ -129,11 +129,11 @@ async def test_of_more_items_than_may_wait_the_rest_is_lost_and_counted(
     assert sum(lost) == 2
 
 
-async def test_another_half_life_holds_from_its_first_event_on(redis: "Redis", clock: Clock) -> None:
+async def test_another_half_life_holds_from_its_first_event_on(calls: RedisCalls, clock: Clock) -> None:
     name = f"popularity-{next(numbers)}"
-    await RedisPopularityStore(redis, half_life=HALF_LIFE, clock=clock, name=name).add({"a": 4})
+    await RedisPopularityStore(calls, half_life=HALF_LIFE, clock=clock, name=name).add({"a": 4})
     clock.now_s += DAY_S
-    weekly = RedisPopularityStore(redis, half_life=7 * HALF_LIFE, clock=clock, name=name)
+    weekly = RedisPopularityStore(calls, half_life=7 * HALF_LIFE, clock=clock, name=name)
     assert await weekly.add({"b": 1}) == pytest.approx({"a": 2, "b": 1})
     clock.now_s += 7 * DAY_S
     assert await weekly.add({}) == pytest.approx({"a": 1, "b": 0.5})

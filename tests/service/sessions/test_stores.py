@@ -380,18 +380,19 @@ class TestInRedis:
             await redis.config_set("maxmemory", 0)
 
     async def test_of_many_sessions_those_that_the_server_took_are_told_from_those_that_it_did_not(
-        self, store: RedisSessionStore, redis: "Redis"
+        self, redis: "Redis", valkey: str
     ) -> None:
         class HalfDeaf(RedisSessionStore):
             def _keys(self, digest: str, *parts: str) -> list[str]:
                 keys = super()._keys(digest, *parts)
                 return keys if digest == session_digest("s") else keys[:1]  # the script needs all of them
 
-        half_deaf = HalfDeaf(redis, length=LENGTH, ttl=TTL, timeout=timedelta(seconds=5))
+        half_deaf = HalfDeaf.connect(valkey, length=LENGTH, ttl=TTL, timeout=timedelta(seconds=5))
         sessions = await half_deaf.append_all({"s": [view("a")], "t": [view("b")]})
         assert (sessions["s"] and sessions["s"].item_ids, sessions["t"]) == (["a"], None)
         with pytest.raises(SessionStoreUnavailable):
             await half_deaf.append_all({"t": [view("a")], "u": [view("b")]})
+        await half_deaf.close()
 
     async def test_answers_are_never_crossed_when_callers_give_up_at_any_moment(
         self, store: RedisSessionStore, redis: "Redis"
