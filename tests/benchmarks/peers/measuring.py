@@ -1,0 +1,93 @@
+"""Loads on servers that run beside each other, taken in turn."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from service.bench.generator import Generator
+from service.bench.load import ClosedLoad
+from service.bench.processes import cpu_seconds
+from service.bench.visits import Sessions
+from tests.benchmarks.peers.server import Server
+
+CONNECTIONS = (1, 16)
+WARM_UP_S = 1.0
+MORE_IS_BETTER, LESS_IS_BETTER = ("requests_per_s",), ("p50_ms", "p99_ms", "cpu_us_per_request")
+FIGURES = (*MORE_IS_BETTER, *LESS_IS_BETTER)
+
+Figures = Mapping[str, Any]
+Measured = Mapping[tuple[str, int], Sequence[Figures]]
+"""By server and connections: the figures of each round."""
+
+
+def take_rounds(
+    servers: Sequence[Server],
+    sessions: Sessions,
+    *,
+    rounds: int,
+    seconds: float,
+    generator: Generator,
+    on_step: Callable[[str], object],
+) -> Measured:
+    """Ask every server in each round, the order turned by one from round to round."""
+    for server in servers:
+        for connections in CONNECTIONS:
+            _figures(server, sessions, connections, WARM_UP_S, generator, seed=connections)
+    measured: dict[tuple[str, int], list[Figures]] = {(s.name, c): [] for s in servers for c in CONNECTIONS}
+    for number in range(rounds):
+        on_step(f"round {number + 1} of {rounds}: {', '.join(server.name for server in servers)}")
+        turn = number % len(servers)
+        for connections in CONNECTIONS:
+            for server in (*servers[turn:], *servers[:turn]):
+                seed = 1000 * (number + 1) + connections
+                measured[server.name, connections].append(
+                    _figures(server, sessions, connections, seconds, generator, seed)
+                )
+    return measured
+
+
+def medians(measured: Measured, name: str) -> dict[int, dict[str, Any]]:
+    """A server's figures by connections, and what went wrong in all rounds."""
+    return {
+        connections: {
+            **{figure: round(median(one[figure] for one in measured[name, connections]), 3) for figure in FIGURES},
+            "errors": sum(one["errors"] for one in measured[name, connections]),
+            "generator_limited": any(one["generator_limited"] for one in measured[name, connections]),
+        }
+        for connections in CONNECTIONS
+    }
+
+
+def advantages(measured: Measured, ours: str, name: str) -> dict[int, dict[str, float]]:
+    """How many times better ours is by each figure: medians of the ratios of each round."""
+    return {
+        connections: {
+            figure: round(median(_advantage(figure, own[figure], other[figure]) for own, other in pairs), 2)
+            for figure in FIGURES
+        }
+        for connections in CONNECTIONS
+        if (pairs := [*zip(measured[ours, connections], measured[name, connections], strict=True)])
+    }
+
+
+def _advantage(figure: str, own: float, other: float) -> float:
+    return own / other if figure in MORE_IS_BETTER else other / own
+
+
+def _figures(
+    server: Server, sessions: Sessions, connections: int, seconds: float, generator: Generator, seed: int
+) -> Figures:
+    load = ClosedLoad(server.url, server.api, sessions, connections, seconds, seed)
+    before = cpu_seconds(server.pid)
+    outcome = generator.ask(load)
+    after = cpu_seconds(server.pid)
+    assert before is not None
+    assert after is not None, "processor time is read from /proc, which Linux has"
+    return {
+        "requests_per_s": outcome.achieved_per_s,
+        "p50_ms": outcome.p50_ms,
+        "p99_ms": outcome.p99_ms,
+        "cpu_us_per_request": 1e6 * (after.workers_s - before.workers_s) / max(1, outcome.answered),
+        "errors": sum(outcome.errors.values()),
+        "generator_limited": outcome.generator_limited,
+    }

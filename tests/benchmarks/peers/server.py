@@ -1,0 +1,152 @@
+"""Servers as processes of their own, each with those it starts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from service.bench.api import Api, Onward
+from tests.benchmarks.peers.answers import ask
+from tests.benchmarks.peers.apps.model import BUNDLE, REDIS_URL, WEIGHTS
+from tests.benchmarks.peers.peer import REPOSITORY, Peer, PeerApi
+
+START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 20.0
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+
+
+class NotStarted(Exception):
+    """A server that gave no answer; one line that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that runs."""
+
+    name: str
+    api: Api
+    port: int
+    pid: int
+    """Of the process that started all others."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server runs."""
+
+    store: str
+    """URL of the session store: a database of the server's own in the one that all share."""
+    item_id: str
+    """One that every server knows."""
+    cores: set[int] | None
+    """Those that servers may use; None for all."""
+    weights: Path | None
+    """Of the encoder that the plain peer runs."""
+
+
+@contextmanager
+def onward(name: str, bundles: Path, place: Place) -> Iterator[Server]:
+    """Our own service with one worker. Raises NotStarted."""
+    port = _free_port()
+    command = [sys.executable, "-m", "service", "serve", "--bundles", str(bundles.resolve()), "--port", str(port)]
+    environment = {"SERVICE_LOG_LEVEL": "warning", REDIS_URL: place.store}
+    with _running([*command, "--workers", "1"], environment, place.cores) as (process, log):
+        yield _ready(Server(name, Onward(), port, process.pid), place.item_id, process, log)
+
+
+@contextmanager
+def serving(peer: Peer, python: str, bundle: Path, place: Place) -> Iterator[Server]:
+    """A peer. Raises NotStarted."""
+    port = _free_port()
+    environment = {**peer.environment, BUNDLE: str(bundle.resolve()), REDIS_URL: place.store}
+    if place.weights is not None:
+        environment[WEIGHTS] = str(place.weights)
+    with _running([python, *peer.command(peer.module, port)], environment, place.cores) as (process, log):
+        yield _ready(Server(peer.name, PeerApi(), port, process.pid), place.item_id, process, log)
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], environment: Mapping[str, str], cores: set[int] | None
+) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
+    with (
+        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryDirectory(prefix="onward-peer-", ignore_cleanup_errors=True) as home,
+    ):
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, **ONE_THREAD, **_homes(home), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
+        )
+        try:
+            yield process, log
+        finally:
+            _stop(process)
+
+
+def _homes(folder: str) -> dict[str, str]:
+    """Where peers keep what they would else leave in the user's home or at a path that all of them share."""
+    return {
+        "BENTOML_HOME": f"{folder}/bentoml",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+    }
+
+
+def _ready(server: Server, item_id: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> Server:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        if process.poll() is not None:
+            raise NotStarted(f"ended with code {process.returncode}: {_last_line(log)}")
+        try:
+            ask(server.url, server.api.request("ready", item_id))
+        except (OSError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise NotStarted(f"no answer after {START_TIMEOUT_S:.0f} s ({error}): {_last_line(log)}") from error
+            time.sleep(0.2)
+        else:
+            return server
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    _signal(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    _signal(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
