@@ -224,28 +224,29 @@ def _may_catch_up(answer: Any, at_least: str | None) -> bool:
 def _session(answer: Any) -> Session:
     """Read the script's answer; entries that are no events of ours are left out and counted."""
     outcomes, foreign, birth, count, marks, entries = answer
-    events = _events(entries)
-    if foreign := foreign + len(entries) - len(events):
+    events = _events(entries) if entries else []
+    if foreign := foreign + (entries.count(b"\n") + 1 - len(events) if entries else 0):
         telemetry.foreign_data_met(foreign)
+    marked = marks.decode(errors="replace").split("\n")
     return Session.of(
         events,
-        purchased=[mark[2:].decode(errors="replace") for mark in marks if mark.startswith(b"p:")],
-        hidden=[mark[2:].decode(errors="replace") for mark in marks if mark.startswith(b"h:")],
+        purchased=[mark[2:] for mark in marked if mark.startswith("p:")],
+        hidden=[mark[2:] for mark in marked if mark.startswith("h:")],
         at=Position(birth.decode(errors="replace") or UNBORN, count),
         outcomes=[outcome == ord("1") for outcome in outcomes],
     )
 
 
-def _events(entries: list[bytes]) -> list[Event]:
-    """Read all entries in one go; one by one, so that some can be left out, only where not all of them are ours."""
+def _events(entries: bytes) -> list[Event]:
+    """Read all lines in one go; one by one, so that some can be left out, only where not all of them are ours."""
     try:
-        fields = b" ".join(entries).decode().split(" ")
-        times_ms = list(map(int, fields[::3])) if entries else []
-        if len(fields) == 3 * len(times_ms) == 3 * len(entries):
+        fields = entries.replace(b"\n", b" ").decode().split(" ")
+        times_ms = list(map(int, fields[::3]))
+        if len(fields) == 3 * len(times_ms) == 3 * (entries.count(b"\n") + 1):
             return list(map(Event, fields[2::3], fields[1::3], times_ms))
     except ValueError:
         pass
-    return [event for entry in entries if (event := _event(entry)) is not None]
+    return [event for entry in entries.split(b"\n") if (event := _event(entry)) is not None]
 
 
 def _event(entry: bytes) -> Event | None:
