@@ -3,10 +3,7 @@
 Dimension key: B sessions, L positions, Q queries, K interests, D embedding, N items.
 """
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +34,7 @@ from training.index_kind import IndexKind
 from training.indexing import MAX_QUERIES, build_index
 from training.models.encoder import SessionEncoder
 from training.models.ensemble import Ensemble
+from training.program import write_program
 from training.recipe import Recipe
 from training.run_folder import WEIGHTS, best_validation, read_run, read_tensors, sessions_of_fit
 
@@ -85,7 +83,7 @@ def export(
     with stage(bundles) as staging:
         on_step("exporting the encoder")
         program = staging / ENCODER
-        write_program(encoder, program)
+        kernel = write_program(encoder, program)
         vectors_N1D = _item_vectors(encoder)
         queries_QKD = encode(encoder, examples)
         check_parity(program, encoder, examples, vectors_N1D.shape, queries_QKD)
@@ -111,6 +109,7 @@ def export(
             interests=queries_QKD.shape[1],
             max_length=encoder.max_length,
             defaults=Defaults(exclude_seen=members[0].recipe.serving.exclude_seen),
+            kernel=kernel,
             index=index_info,
         )
         on_step("checking and publishing the bundle")
@@ -151,34 +150,6 @@ def join(members: Sequence[Trained]) -> SessionEncoder:
         if recipe.serving != members[0].recipe.serving:
             raise InputError(f"{run}: its recipe's [serving] differs from that of {members[0].run}")
     return Ensemble([member.encoder for member in members]).eval()
-
-
-def write_program(encoder: SessionEncoder, path: Path) -> None:
-    """Export `encoder` as an ONNX program with the dimensions `batch` and `length` free; its weights lie beside it.
-
-    It takes items_BL, and users_B behind them where the encoder knows users.
-    """
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2)
-    inputs = {
-        "items_BL": (torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]), {0: batch, 1: length}),
-        "users_B": (torch.tensor([0, 1]), {0: batch}),
-    }
-    taken = dict(list(inputs.items())[: 2 if encoder.users else 1])
-    with warnings.catch_warnings(), _errors_only("torch.onnx"):
-        warnings.simplefilter("ignore")  # of torch's own exporter, about itself
-        program = torch.onnx.export(
-            encoder,
-            tuple(example for example, _ in taken.values()),
-            dynamo=True,
-            input_names=list(taken),
-            output_names=["interests_BKD"],
-            dynamic_shapes=tuple(free for _, free in taken.values()),
-            verbose=False,
-        )
-    assert program is not None  # noqa: S101  # torch's stub allows None for the exporter that is not used here
-    for node in program.model.graph:
-        node.metadata_props.clear()  # stack traces of this machine
-    program.save(path, external_data=True)
 
 
 @torch.inference_mode()
@@ -237,14 +208,3 @@ def _real_sessions(dataset: Dataset, max_length: int) -> Examples:
 
 def _item_vectors(encoder: SessionEncoder) -> NDArray[np.float32]:
     return np.ascontiguousarray(encoder.item_vectors().detach().numpy(), dtype=np.float32)
-
-
-@contextmanager
-def _errors_only(logger_name: str) -> Iterator[None]:
-    logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -12,7 +12,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from service.bundle import ENCODER, ENCODER_DATA, INDEX, QUERIES, USERS, VECTORS, Bundle, Catalog, stage
+from service.bundle import (
+    ENCODER,
+    ENCODER_DATA,
+    INDEX,
+    QUERIES,
+    TABLE,
+    USERS,
+    VECTORS,
+    WEIGHTS,
+    Bundle,
+    Catalog,
+    stage,
+)
 from service.bundle.changes import ItemChange
 from service.bundle.cold_items import ColdItems
 from service.bundle.live_item import StoredChange, read_changes
@@ -23,7 +35,7 @@ from training.errors import InputError
 from training.index_kind import IndexKind
 from training.indexing import build_index
 
-KEPT = (ENCODER, ENCODER_DATA, QUERIES, USERS)
+KEPT = (ENCODER, ENCODER_DATA, TABLE, WEIGHTS, QUERIES, USERS)
 
 
 @dataclass(frozen=True, slots=True)

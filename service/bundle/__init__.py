@@ -5,9 +5,10 @@ from service.bundle.bundle import Bundle, Standing, UnknownItemError
 from service.bundle.catalog import Catalog
 from service.bundle.changes import ItemChange
 from service.bundle.eligible import Eligible
-from service.bundle.encoder import Encoder
+from service.bundle.encoder import Encoder, KernelUnavailable
+from service.bundle.faiss_index import Effort, FaissIndex, pad_dimension
 from service.bundle.filters import Filter, FilterFault
-from service.bundle.index import Candidates, ItemIndex, Strategy, pad_dimension
+from service.bundle.index import Candidates, ItemIndex, Strategy
 from service.bundle.manifest import (
     ATTRIBUTES,
     ENCODER,
@@ -15,14 +16,17 @@ from service.bundle.manifest import (
     INDEX,
     MANIFEST,
     QUERIES,
+    TABLE,
     USERS,
     VECTORS,
+    WEIGHTS,
     BundleError,
     Defaults,
     IndexInfo,
     Manifest,
     Probe,
     ScoredItem,
+    TriedIndex,
     is_valid_id,
     read_manifest,
     write_manifest,
@@ -39,21 +43,26 @@ __all__ = [
     "INDEX",
     "MANIFEST",
     "QUERIES",
+    "TABLE",
     "USERS",
     "VECTORS",
+    "WEIGHTS",
     "Boost",
     "Bundle",
     "BundleError",
     "Candidates",
     "Catalog",
     "Defaults",
+    "Effort",
     "Eligible",
     "Encoder",
+    "FaissIndex",
     "Filter",
     "FilterFault",
     "IndexInfo",
     "ItemChange",
     "ItemIndex",
+    "KernelUnavailable",
     "Kind",
     "Manifest",
     "Moved",
@@ -69,6 +78,7 @@ __all__ = [
     "Source",
     "Standing",
     "Strategy",
+    "TriedIndex",
     "UnknownItemError",
     "User",
     "Users",

@@ -13,7 +13,7 @@ from service.bundle.arrays import open_array
 from service.bundle.boosts import BoostLevels
 from service.bundle.catalog import Catalog
 from service.bundle.changes import ItemChange
-from service.bundle.encoder import Encoder
+from service.bundle.encoder import Encoder, KernelUnavailable
 from service.bundle.index import Candidates, ItemIndex, shown_count
 from service.bundle.manifest import (
     ENCODER,
@@ -119,6 +119,21 @@ class Bundle:
         if verify:
             bundle.check_probes()
         return bundle
+
+    def accelerate(self, folder: Path) -> None:
+        """Let a compiled kernel encode from now on, for this bundle and all that share its encoder.
+
+        It may take seconds, where machine code has yet to be made. Raises KernelUnavailable where it can't, and the
+        encoder program goes on encoding.
+
+        Args:
+            folder: that this bundle was loaded from.
+        """
+        info = self.manifest.kernel
+        if info is None:
+            raise KernelUnavailable("there is none for this encoder")
+        sessions = [self._session(Seen(probe.items), None).rows for probe in self.manifest.probes]
+        self.encoder.accelerate(folder, info, items=self.manifest.encodable_items, sessions=[s for s in sessions if s])
 
     def retrieve(
         self,

@@ -1,14 +1,15 @@
-"""Item rows -> interests, by the exported program."""
+"""Item rows -> interests, by the exported program or by a compiled kernel that gives the same."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.manifest import BundleError
+from service.bundle.kernel import Kernel
+from service.bundle.manifest import BundleError, KernelInfo
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels report to their maker unless this is set by now
 
@@ -17,6 +18,11 @@ import onnxruntime  # it reads the variable as it is imported
 ITEMS, USERS, INTERESTS = "items_BL", "users_B", "interests_BKD"
 MIN_LENGTH = 2  # the shortest input a session-graph program is exported for; a shorter session gets one more padding
 BATCH = 16  # sessions encoded at once: of more the padding costs more than it saves
+PARITY = 1e-5  # of the largest number compared: by how much a kernel may differ from the program
+
+
+class KernelUnavailable(Exception):
+    """Why the program goes on encoding."""
 
 
 class Encoder:
@@ -24,13 +30,20 @@ class Encoder:
 
     One that knows users takes users_B beside them: int64 rows, 0 for an unknown user.
 
-    Safe to use from several threads at once; each call runs in the thread that makes it.
+    Safe to use from several threads at once; each call runs in the thread that makes it. Where the bundle holds the
+    arrays of a compiled kernel, `accelerate` lets that encode from then on.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, *, max_length: int) -> None:
         self._session = session
         self._takes_users = len(session.get_inputs()) > 1
         self._max_length = max_length
+        self._kernel: Kernel | None = None
+
+    @property
+    def engine(self) -> Literal["onnx", "kernel"]:
+        """What encodes."""
+        return "onnx" if self._kernel is None else "kernel"
 
     @classmethod
     def load(
@@ -65,21 +78,50 @@ class Encoder:
         """
         if not rows and not user_row:
             raise ValueError("an empty session of an unknown user has no interests")
+        if self._kernel is not None:
+            return self._kernel.encode(rows[-self._max_length :])
         interests_KD: NDArray[np.float32] = self._run([rows], [user_row])[0]
         return interests_KD
 
     def encode_all(self, sessions: Sequence[Sequence[int]], user_rows: Sequence[int]) -> NDArray[np.float32]:
         """Return interests_BKD of B sessions, each as `encode` has it but for rounding, those of one length together.
 
-        It is about three times as fast as one by one. Raises ValueError for an empty session of an unknown user.
+        By the program it is about three times as fast as one by one. Raises ValueError for an empty session of an
+        unknown user.
         """
         if not all(rows or user_row for rows, user_row in zip(sessions, user_rows, strict=True)):
             raise ValueError("an empty session of an unknown user has no interests")
+        if self._kernel is not None:
+            return np.stack([self._kernel.encode(rows[-self._max_length :]) for rows in sessions])
         by_length = sorted(range(len(sessions)), key=lambda number: len(sessions[number]))
         parts = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)]
         encoded = [self._run([sessions[n] for n in part], [user_rows[n] for n in part]) for part in parts]
         interests_BKD: NDArray[np.float32] = np.concatenate(encoded)[np.argsort(by_length)]
         return interests_BKD
+
+    def accelerate(self, folder: Path, info: KernelInfo, *, items: int, sessions: Sequence[Sequence[int]]) -> None:
+        """Let the bundle's kernel encode from now on.
+
+        Args:
+            folder: of the bundle.
+            info: its manifest's.
+            items: the last row that the encoder takes.
+            sessions: rows of real ones, for which the kernel must give the interests that the program gives.
+
+        Raises KernelUnavailable where it can't, or where it gives others; the program goes on encoding.
+        """
+        try:
+            kernel = Kernel.load(folder, info, items=items, max_length=self._max_length)
+        except ImportError as error:
+            raise KernelUnavailable("numba is not installed") from error
+        except BundleError as error:
+            raise KernelUnavailable(str(error)) from error
+        for rows in sessions:
+            expected_KD = self._run([rows], [0])[0]
+            difference = np.abs(kernel.encode(rows[-self._max_length :]) - expected_KD).max()
+            if not difference <= PARITY * max(1.0, np.abs(expected_KD).max()):
+                raise KernelUnavailable(f"it differs from the program by {difference:.1e} on a probe")
+        self._kernel = kernel
 
     def _run(self, sessions: Sequence[Sequence[int]], user_rows: Sequence[int]) -> NDArray[np.float32]:
         recent = [rows[-self._max_length :] for rows in sessions]

@@ -15,6 +15,10 @@ from service.bundle.attributes import Kind
 
 MANIFEST = "manifest.json"
 ENCODER, ENCODER_DATA = "encoder.onnx", "encoder.onnx.data"
+TABLE, WEIGHTS = (
+    "encoder_table.npy",
+    "encoder_weights.npy",
+)  # float32, of a compiled kernel; the program reads the table
 VECTORS = "vectors.npy"
 INDEX = "index.faiss"
 IDS, USERS = "ids.txt", "users.txt"
@@ -27,6 +31,7 @@ REQUIRED_FILES = frozenset(
     {ENCODER, VECTORS, INDEX, IDS, ATTRIBUTES, ATTRIBUTES_OFFSETS, AVAILABLE, POPULARITY},
 )
 OPTIONAL_FILES = frozenset({ENCODER_DATA, QUERIES})
+FILES_OF_KERNEL = frozenset({TABLE, WEIGHTS})  # required where the manifest names a kernel, else no files of a bundle
 FILES_OF_USERS = frozenset({USERS})  # required where the encoder knows users, else no file of a bundle
 
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -55,14 +60,31 @@ class FileEntry(_Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class IndexInfo(_Part):
-    """How the index was built and how well it finds what an exact search finds."""
+class TriedIndex(_Part):
+    """An index that could have been taken, as the export tuned and measured it."""
 
     description: str = Field(description="FAISS factory string, for example IVF256,SQfp16 or Flat.")
-    nprobe: PositiveInt | None = Field(description="Lists visited by a search; null for an index without lists.")
-    padded_dimension: PositiveInt = Field(multiple_of=16, description="D and the zeros behind it.")
+    nprobe: PositiveInt | None = Field(
+        default=None, description="Lists visited by a search; null for an index without lists."
+    )
+    ef_search: PositiveInt | None = Field(
+        default=None, description="Nodes that a search keeps in view; null for an index that is no graph."
+    )
+    candidates_per_k: PositiveInt = Field(
+        default=1, description="Found by coarse codes for each of the k that the vectors themselves then choose."
+    )
     recall_at_20: Annotated[float, Field(ge=0, le=1)] = Field(description="Against exact search, on real sessions.")
+    search_us: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Median processor time of a search, all measured in turn; null where it was not."
+    )
+
+
+class IndexInfo(TriedIndex):
+    """How the index was built and how well it finds what an exact search finds."""
+
+    padded_dimension: PositiveInt = Field(multiple_of=16, description="D and the zeros behind it.")
     queries: Annotated[int, Field(ge=0)] = Field(description="Number of sessions recall_at_20 was measured on.")
+    tried: tuple[TriedIndex, ...] = Field(default=(), description="What there was to choose from.")
 
 
 class Defaults(_Part):
@@ -120,6 +142,7 @@ class Manifest(_Part):
     max_length: PositiveInt = Field(description="L: the most recent items of a session that the encoder reads.")
     metric: Literal["inner_product"] = "inner_product"
     defaults: Defaults
+    kernel: KernelInfo | None = Field(default=None, description="Where a compiled kernel knows the encoder.")
     index: IndexInfo
     files: dict[str, FileEntry] = Field(default_factory=dict, description="Every other file of the bundle.")
     probes: tuple[Probe, ...] = ()
@@ -135,6 +158,8 @@ class Manifest(_Part):
             raise ValueError("encoder_items is larger than items")
         if self.index.padded_dimension < self.dimension:
             raise ValueError("index.padded_dimension is smaller than dimension")
+        if self.kernel and (1, sum(part.dimension for part in self.kernel.parts)) != (self.interests, self.dimension):
+            raise ValueError("the parts of kernel do not make up one interest of dimension")
         shape = (self.interests, self.dimension)
         for number, probe in enumerate(self.probes):
             if len(probe.interests) != shape[0] or any(len(interest) != shape[1] for interest in probe.interests):
@@ -210,7 +235,11 @@ def _regular_file_size(path: Path) -> int:
 
 
 def _check_names(names: set[str], manifest: Manifest) -> None:
-    required = REQUIRED_FILES | FILES_OF_USERS if manifest.users else REQUIRED_FILES
+    required = REQUIRED_FILES
+    if manifest.users:
+        required |= FILES_OF_USERS
+    if manifest.kernel:
+        required |= FILES_OF_KERNEL
     for name in sorted(required - names):
         raise BundleError(f"{name}: missing")
     for name in sorted(names - required - OPTIONAL_FILES):

@@ -19,7 +19,7 @@ import typer
 from service.bundle import Bundle, Encoder
 from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.paper_recipes import paper_recipes
-from training.export import write_program
+from training.program import write_program
 from training.machine import machine
 from training.models.encoder import UserEncoder
 from training.recipe import Recipe

@@ -14,7 +14,6 @@ from service.bundle import ENCODER, Encoder
 from tests.training.corpora import corpus, sessions
 from training.augmentations import Augmentation
 from training.data.examples import Batch, Examples
-from training.export import write_program
 from training.models import MODELS
 from training.models.attrec import AttRecOptions, Distance, Hinge
 from training.models.comirec import ComiRecDROptions, ComiRecSAOptions
@@ -26,6 +25,7 @@ from training.models.re4 import Re4Options, ReAttend, ReConstruct, ReContrast
 from training.models.sasrec import SASRecOptions
 from training.models.srgnn import SRGNNOptions
 from training.objectives import FullSoftmax, SampledSoftmax
+from training.program import write_program
 
 ITEMS, USERS, MAX_LENGTH = 30, 5, 8
 SRGNN_PAPER = SRGNNOptions(

@@ -10,6 +10,7 @@ import pytest
 
 from service.bundle import Bundle, BundleError, Options, Seen, current_digest
 from service.bundle.live_item import read_changes
+from service.bundle.retrieval import Retrieval
 from training.data.dataset import Dataset
 from training.errors import InputError
 from training.index_kind import IndexKind
@@ -85,6 +86,11 @@ def written(path: Path, *changes: dict[str, Any]) -> Path:
     return path
 
 
+def in_order(retrieval: Retrieval) -> list[str]:
+    """Ids by score, those of one score by id: a new item has the very vector of the one that it is like."""
+    return [item.item_id for item in sorted(retrieval.items, key=lambda item: (-round(item.score, 4), item.item_id))]
+
+
 def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -> None:
     best, second, third, *_ = answer(bundles)
     old = Bundle.load(bundles / "current")
@@ -100,9 +106,7 @@ def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -
     live = old.with_changes(live_changes)
     rebuild(bundles, changes=changes)
     new = Bundle.load(bundles / "current")
-    assert [item.item_id for item in new.retrieve(Seen(SESSION), Options(k=8)).items] == [
-        item.item_id for item in live.retrieve(Seen(SESSION), Options(k=8)).items
-    ]
+    assert in_order(new.retrieve(Seen(SESSION), Options(k=8))) == in_order(live.retrieve(Seen(SESSION), Options(k=8)))
     assert (new.manifest.items, new.manifest.encoder_items) == (old.manifest.items + 1, old.manifest.items)
     assert new.manifest.folded_changes == 13
     assert new.attributes(third)["price"] == 4.5

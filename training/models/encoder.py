@@ -38,6 +38,10 @@ class SessionEncoder(nn.Module, ABC):
     def loss(self, batch: Batch) -> Tensor:
         """Batch mean of what training makes smaller."""
 
+    def serving_form(self) -> nn.Module:
+        """What is exported: it takes what `forward` takes and gives the same interests, at less cost where it can."""
+        return self
+
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """What `forward` takes of a batch."""
         return (batch.items_BL,)

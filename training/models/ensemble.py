@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from training.data.examples import Batch
 from training.models.encoder import SessionEncoder
+from training.models.folded_srgnn import FoldedSRGNN
+from training.models.srgnn import SRGNN
 
 
 class Ensemble(SessionEncoder):
@@ -28,6 +30,13 @@ class Ensemble(SessionEncoder):
         """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
         return torch.cat([encoder(items_BL[:, -encoder.max_length :]) for encoder in self.encoders], dim=2)
 
+    def serving_form(self) -> nn.Module:
+        """Encoders that fold together do so; of others, the serving form of each."""
+        together = [encoder for encoder in self.encoders if isinstance(encoder, SRGNN) and encoder.steps == 1]
+        if len(together) == len(self.encoders) and len({encoder.max_length for encoder in together}) == 1:
+            return FoldedSRGNN(together)
+        return _EndToEnd([(encoder.serving_form(), encoder.max_length) for encoder in self.encoders])
+
     def item_vectors(self) -> Tensor:
         """The item vectors of all encoders, end to end."""
         return torch.cat([encoder.item_vectors() for encoder in self.encoders], dim=1)
@@ -35,3 +44,16 @@ class Ensemble(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """Mean of the encoders' losses; they are trained apart, which keeps them different."""
         return torch.stack([encoder.loss(batch) for encoder in self.encoders]).mean()
+
+
+class _EndToEnd(nn.Module):
+    """The interests of several modules, each of which reads at most so many items."""
+
+    def __init__(self, modules: Sequence[tuple[nn.Module, int]]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([module for module, _ in modules])
+        self.max_lengths = [max_length for _, max_length in modules]
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        recent = [items_BL[:, -max_length:] for max_length in self.max_lengths]
+        return torch.cat([part(items_BL) for part, items_BL in zip(self.parts, recent, strict=True)], dim=2)

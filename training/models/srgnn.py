@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from training.data.corpus import Corpus
 from training.data.examples import Batch
 from training.models.encoder import SessionEncoder
+from training.models.folded_srgnn import FoldedSRGNN
 from training.models.layers import ItemTable, Similarity, places_from_end
 from training.objectives import NextItemLoss, Objective
 from training.padding import PADDING
@@ -102,6 +103,7 @@ class SRGNN(SessionEncoder):
         dimension = options.dimension
         self.max_length = options.max_length
         self.steps = options.steps
+        self.dimension = dimension
         self.dropout = nn.Dropout(options.dropout)
         self.items = ItemTable(corpus.items, dimension, options.similarity)
         self.cell = GatedGraphCell(dimension)
@@ -133,6 +135,10 @@ class SRGNN(SessionEncoder):
     def item_vectors(self) -> Tensor:
         """The initial embeddings score the interest, as in the paper; of length 1 where the cosine is the score."""
         return self.items.vectors()
+
+    def serving_form(self) -> nn.Module:
+        """Of one step, folded; of more, itself."""
+        return FoldedSRGNN([self]) if self.steps == 1 else self
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the next item, by the recipe's objective."""

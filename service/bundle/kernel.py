@@ -1,0 +1,107 @@
+"""An encoder that runs as machine code of its own: the interests of the encoder program in a fraction of its time.
+
+Dimension key: L items of a session, N rows (row 0 pads), D embedding of a part, T numbers of a table's row.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.arrays import open_array
+from service.bundle.kernel_arrays import ROW, SRGNNArrays
+from service.bundle.manifest import TABLE, WEIGHTS, KernelInfo, KernelPart
+
+
+class _Part(NamedTuple):
+    start: int
+    """The first of its columns in the table."""
+    size: int
+    scale: np.float32
+    arrays: SRGNNArrays
+    attended_places: NDArray[np.float32]
+
+    @property
+    def width(self) -> int:
+        return self.size if self.arrays.node is not None else ROW * self.size
+
+
+class Kernel:
+    """Encodes sessions by machine code; several threads may use it at once, and none holds up the others."""
+
+    def __init__(self, table_NT: NDArray[np.float32], parts: Sequence[_Part]) -> None:
+        """Compile the kernel, or find it compiled. Raises ImportError where numba is not installed."""
+        from service.bundle import srgnn_kernel  # it takes the optional numba, and a while
+
+        self._run = srgnn_kernel.encode
+        self._table_NT = table_NT
+        self._parts = parts
+        self._dimension = sum(part.size for part in parts)
+
+    @classmethod
+    def load(cls, folder: Path, info: KernelInfo, *, items: int, max_length: int) -> "Kernel":
+        """Map a bundle's table, which processes share, and its weights.
+
+        Raises BundleError where they are not of their shapes, ImportError where numba is not installed.
+        """
+        width = sum((ROW if part.tabled else 1) * part.dimension for part in info.parts)
+        table_NT = open_array(folder / TABLE, np.float32, (items + 1, width))
+        shapes = [SRGNNArrays.shapes(part.dimension, max_length, tabled=part.tabled) for part in info.parts]
+        count = sum(prod(shape) for part in shapes for shape in part if shape is not None)
+        weights = open_array(folder / WEIGHTS, np.float32, (count,))
+        return cls(table_NT, list(_parts(info.parts, shapes, weights)))
+
+    def encode(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return interests_1D of a session of 1..max_length items. Raises IndexError for a row of no item."""
+        if min(rows) < 1 or max(rows) >= len(self._table_NT):
+            raise IndexError(f"rows of items are 1 to {len(self._table_NT) - 1}")
+        items_L = np.array(rows, dtype=np.int64)
+        interest_D = np.empty(self._dimension, dtype=np.float32)
+        done = 0
+        for part in self._parts:
+            self._encode(part, items_L, interest_D[done : done + part.size])
+            done += part.size
+        return interest_D[np.newaxis]
+
+    def _encode(self, part: _Part, items_L: NDArray[np.int64], interest_D: NDArray[np.float32]) -> None:
+        table, places_L, start = self._table_NT, items_L, part.start
+        if part.arrays.node is not None:
+            table, places_L, start = self._whole_rows(part, items_L), np.arange(len(items_L)), 0
+        self._run(
+            items_L,
+            places_L,
+            table,
+            start,
+            *part.arrays[: -len(("node", "node_bias"))],
+            part.attended_places,
+            part.scale,
+            interest_D,
+        )
+
+    def _whole_rows(self, part: _Part, items_L: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What a larger table would hold of these items, (L, 10 D)."""
+        rows = np.empty((len(items_L), ROW * part.size), dtype=np.float32)
+        rows[:, : part.size] = self._table_NT[items_L, part.start : part.start + part.size]
+        np.matmul(rows[:, : part.size], part.arrays.node, out=rows[:, part.size :])
+        rows[:, part.size :] += part.arrays.node_bias
+        rows.flags.writeable = False
+        return rows
+
+
+def _parts(infos: Sequence[KernelPart], shapes: Sequence[SRGNNArrays], weights: NDArray[np.float32]) -> Iterator[_Part]:
+    start = done = 0
+    for info, of_part in zip(infos, shapes, strict=True):
+        arrays = []
+        for shape in of_part:
+            size = 0 if shape is None else prod(shape)
+            arrays.append(None if shape is None else weights[done : done + size].reshape(shape))
+            done += size
+        read = SRGNNArrays(*arrays)
+        attended_places = read.places @ read.each
+        attended_places.flags.writeable = False
+        part = _Part(start, info.dimension, np.float32(info.scale or 0), read, attended_places)
+        yield part
+        start += part.width
