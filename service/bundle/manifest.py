@@ -9,7 +9,16 @@ import stat
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from service.bundle.attributes import Kind
 
@@ -85,6 +94,23 @@ class IndexInfo(TriedIndex):
     padded_dimension: PositiveInt = Field(multiple_of=16, description="D and the zeros behind it.")
     queries: Annotated[int, Field(ge=0)] = Field(description="Number of sessions recall_at_20 was measured on.")
     tried: tuple[TriedIndex, ...] = Field(default=(), description="What there was to choose from.")
+
+
+class KernelPart(_Part):
+    """One encoder of those whose interests, end to end, are the bundle's."""
+
+    dimension: PositiveInt = Field(description="Numbers of the interest that come of it.")
+    tabled: bool = Field(description="Whether the table holds all that it derives from an item, or the vector alone.")
+    scale: PositiveFloat | None = Field(
+        description="Length of its interest, where the cosine is the score; null where the inner product is."
+    )
+
+
+class KernelInfo(_Part):
+    """What the compiled kernel of the bundle computes."""
+
+    model: Literal["srgnn"]
+    parts: tuple[KernelPart, ...] = Field(min_length=1)
 
 
 class Defaults(_Part):

@@ -19,9 +19,9 @@ import typer
 from service.bundle import Bundle, Encoder
 from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.paper_recipes import paper_recipes
-from training.program import write_program
 from training.machine import machine
 from training.models.encoder import UserEncoder
+from training.program import write_program
 from training.recipe import Recipe
 
 DISTINCT = 0.7
