@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service import telemetry
-from service.bundle import Bundle, BundleError, current_digest
+from service.bundle import Bundle, BundleError, KernelUnavailable, current_digest
 from service.bundle.publish import CURRENT
 from service.errors import NotReady
 from service.live_catalog import LiveCatalog
@@ -119,6 +119,16 @@ class LiveBundle:
         gc.freeze()  # what is here now stays: walking it again would hold up requests for tens of ms
         telemetry.bundle_live(digest, bundle.manifest.model, bundle.manifest.items, time.perf_counter() - started)
         await asyncio.to_thread(bundle.catalog.make_columns)  # before the first filter, or new item, needs them
+        await asyncio.to_thread(self._accelerate, bundle)
+
+    def _accelerate(self, bundle: Bundle) -> None:
+        """Have the compiled kernel encode where there is one; the bundle serves meanwhile."""
+        reason = None
+        try:
+            bundle.accelerate(self._bundles / bundle.digest)
+        except KernelUnavailable as error:
+            reason = str(error)
+        telemetry.encoding(bundle.digest, bundle.encoder.engine, reason)
 
     def _refuse(self, digest: str, reason: str) -> None:
         refusal = Refusal(digest, reason)

@@ -154,6 +154,11 @@ def bundle_live(digest: str, model: str, items: int, seconds: float) -> None:
     _log.info("bundle live", bundle=digest, model=model, items=items, load_ms=round(seconds * 1000))
 
 
+def encoding(digest: str, engine: str, reason: str | None) -> None:
+    """Note what encodes sessions from now on, and why it is not the compiled kernel."""
+    _log.info("encoding", bundle=digest, engine=engine, reason=reason)
+
+
 def bundle_refused(digest: str, reason: str) -> None:
     """Note a bundle that must not serve."""
     _bundles.labels("refused").inc()

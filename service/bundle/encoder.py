@@ -116,6 +116,8 @@ class Encoder:
             raise KernelUnavailable("numba is not installed") from error
         except BundleError as error:
             raise KernelUnavailable(str(error)) from error
+        except Exception as error:  # numba and LLVM raise classes of their own, without a common base, for each fault
+            raise KernelUnavailable(f"it does not compile: {_first_line(error)}") from error
         for rows in sessions:
             expected_KD = self._run([rows], [0])[0]
             difference = np.abs(kernel.encode(rows[-self._max_length :]) - expected_KD).max()
