@@ -1,11 +1,15 @@
 """`onward-service`: run the service, and look at what it needs."""
 
+import json
 import secrets
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from service.bench.report import Report
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -104,6 +108,76 @@ def changes(
         _refuse("--redis-url: no Redis or Valkey answers there")
 
 
-def _refuse(reason: str) -> None:
+@cli.command(
+    epilog="Example: onward-service bench --bundles ./bundles --rps 2000 --slo p90=50ms,p99=100ms --out ./bench"
+)
+def bench(
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles; visitors click items of the current one.")],
+    url: Annotated[
+        str | None, typer.Option(help="A service that runs already, with these bundles, instead of one started here.")
+    ] = None,
+    rps: Annotated[
+        float | None, typer.Option(min=0.001, help="Requests/s that you need: tells how many replicas.")
+    ] = None,
+    slo: Annotated[str, typer.Option(help="The longest that shares of the answers may take.")] = "p90=50ms",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes of the service that is started.")] = 1,
+    condition: Annotated[
+        str | None, typer.Option("--filter", help="A filter of the API, as JSON, in each request.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long each rate is tried.")] = 5.0,
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="REDIS_URL", help="A session store for trials, instead of a private one.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="ONWARD_KEY", help="The key that the service at --url asks for.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for latencies.png and bench.json.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Find the highest rate of requests at which your bundle is served fast enough, and what that takes.
+
+    Starts the service, and a process that sends what visitors of this catalog would: sessions of power-law lengths over
+    items as popular as in your log, each click one request that stores the click and asks for 20 items. Requests are
+    due at random times, whether the service keeps up or not, and latency counts from when a request was due.
+
+    The rate is doubled until it misses the objective, then halved in between, and what was found is held for twice as
+    long. One failed or degraded answer misses it too. Percentiles of an objective are p50, p90, p99, p99.9 and max, in
+    ms or s. Replicas are counted so that each carries at most 70 % of its highest rate.
+
+    Sessions, and what they make popular, are written to the store that is named: name none of a live shop.
+
+    Ends with code 0 where some rate meets the objective, 1 where none does, 2 where it could not be measured.
+    """
+    from service.bench.run import run
+    from service.bench.server import CannotMeasure
+    from service.bench.wanted import Unusable, Wanted
+
+    try:
+        wanted = Wanted.read(bundles, url=url, slo=slo, condition=condition, key=key)
+        report = run(wanted, workers=workers, redis_url=redis_url, rate_per_s=rps, seconds=seconds)
+    except (Unusable, CannotMeasure) as error:
+        _refuse(str(error))
+    if out is not None:
+        _write(report, out)
+    typer.echo(json.dumps(report.figures()) if as_json else "\n".join(report.lines()))
+    if report.capacity.best is None:
+        raise typer.Exit(1)
+
+
+def _write(report: "Report", out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.json").write_text(json.dumps(report.figures(), indent=1) + "\n")
+    except OSError as error:
+        _refuse(f"--out: {error.strerror}: {out}")
+    try:
+        from service.bench.plot import draw_latencies
+    except ModuleNotFoundError:
+        typer.echo("no latencies.png: pip install 'onward[bench]' for it", err=True)
+    else:
+        draw_latencies(report.capacity, out / "latencies.png")
+
+
+def _refuse(reason: str) -> NoReturn:
     typer.echo(f"error: {reason}", err=True)
     raise typer.Exit(2)

@@ -13,7 +13,8 @@ class Usage(NamedTuple):
     """Processor time in seconds."""
 
     workers_s: float
-    store_s: float
+    store_s: float | None
+    """None where it is no child of the service."""
 
 
 class Memory(NamedTuple):
@@ -31,7 +32,7 @@ def cpu_seconds(pid: int) -> Usage | None:
     stores = {process for process in tree if _is_store(process)}
     return Usage(
         workers_s=sum(_cpu_s(process) for process in tree if process not in stores),
-        store_s=sum(_cpu_s(process) for process in stores),
+        store_s=sum(_cpu_s(process) for process in stores) if stores else None,
     )
 
 

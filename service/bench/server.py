@@ -1,0 +1,116 @@
+"""A server that is measured: one started for it, with a session store of its own, or one that runs already."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 40.0
+LOOK_EVERY_S = 0.05
+FOR_A_TRIAL = {
+    "SERVICE_API_KEYS": "",
+    "SERVICE_RATE_LIMIT": "",
+    "SERVICE_EVENT_LOG": "",
+    "SERVICE_LOG_LEVEL": "info",
+}
+"""A deployment's own variables must keep no trial out, nor write its events down."""
+
+
+class CannotMeasure(Exception):
+    """A server that does not answer as it should; one line that says why."""
+
+
+class Server(NamedTuple):
+    """Where a server answers, and its first process where it runs here for this purpose."""
+
+    url: str
+    pid: int | None = None
+
+
+@contextmanager
+def started(
+    bundles: Path, *, workers: int = 1, redis_url: str | None = None, source: Path | None = None
+) -> Iterator[Server]:
+    """Run the service on a free port, that of a `source` tree where one is named.
+
+    Its store is a private one, or that of a URL. Raises CannotMeasure.
+    """
+    modules = [] if source else ["-P"]  # those of a source tree go before what is installed, no other folder's do
+    command = [sys.executable, *modules, "-m", "service", "serve", "--bundles", str(bundles.resolve())]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", "0", "--workers", str(workers)],
+            env=_environment(os.environ, redis_url),
+            cwd=source,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+        try:
+            url = _wait_for_address(process, log)
+            wait_until_ready(url, process)
+            yield Server(url, process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_until_ready(
+    url: str, process: "subprocess.Popen[bytes] | None" = None, timeout_s: float = START_TIMEOUT_S
+) -> None:
+    """Wait until a bundle is live. Raises CannotMeasure."""
+    deadline_s = time.monotonic() + timeout_s
+    reason = "it did not answer"
+    while time.monotonic() < deadline_s and (process is None or process.poll() is None):
+        try:
+            urlopen(f"{url}/health/ready", timeout=5).close()  # noqa: S310  # http or https, as its caller has checked
+        except HTTPError as error:
+            reason = f"/health/ready answers {error.code}"
+            error.close()
+        except OSError as error:
+            reason = str(getattr(error, "reason", error))
+        else:
+            return
+        time.sleep(LOOK_EVERY_S)
+    raise CannotMeasure(f"the service at {url} is not ready: {reason}")
+
+
+def _environment(inherited: Mapping[str, str], redis_url: str | None) -> dict[str, str]:
+    environment = {name: value for name, value in inherited.items() if name != "REDIS_URL"}
+    return environment | FOR_A_TRIAL | ({} if redis_url is None else {"REDIS_URL": redis_url})
+
+
+def _wait_for_address(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        has_ended = process.poll() is not None
+        log.seek(0)
+        lines = log.read().splitlines()
+        for line in lines:
+            if (words := _event(line).split())[:3] == ["Uvicorn", "running", "on"]:
+                return words[3]
+        if has_ended:
+            last = lines[-1] if lines else "it said nothing"
+            raise CannotMeasure(f"the service did not start: {_event(last) or last.removeprefix('error: ')}")
+        time.sleep(LOOK_EVERY_S)
+    raise CannotMeasure(f"the service did not start within {START_TIMEOUT_S:.0f} s")
+
+
+def _event(line: str) -> str:
+    """What a line of the log tells of; a line that is still being written tells nothing."""
+    try:
+        return str(json.loads(line)["event"])
+    except (ValueError, KeyError, TypeError):
+        return ""
