@@ -9,3 +9,4 @@ class IndexKind(StrEnum):
     AUTO = "auto"
     FLAT = "flat"
     IVF = "ivf"
+    HNSW = "hnsw"

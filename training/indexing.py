@@ -1,25 +1,47 @@
-"""Choose and tune a FAISS index by what it finds of an exact search, with queries of real sessions.
+"""Choose a FAISS index by what it finds of an exact search and how soon, with queries of real sessions.
 
-Dimension key: N items, D embedding, P padded dimension, Q queries, K interests.
+Dimension key: N items, D embedding, Q queries, K interests.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import IndexInfo, ItemIndex, pad_dimension
+from service.bundle import IndexInfo, TriedIndex
+from training.index_building import (
+    NEIGHBOURS,
+    Lists,
+    Vectors,
+    flat_index,
+    graph_index,
+    inverted_file,
+    list_count,
+)
 from training.index_kind import IndexKind
+from training.index_tuning import RECALL_AT, Tuned, Tuning
 
-RECALL_AT = 20
+TARGET_RECALL, FAST_RECALL = 0.99, 0.95
 FLAT_BELOW = 20_000
 """Items up to which scanning all of them takes less than half a millisecond."""
-DIMENSION_MULTIPLE = 16
-"""FAISS falls back to scalar code, eight times slower, where a quantised dimension is no multiple of this."""
+SMALL_BELOW = 200_000
+"""Items up to which a graph is built within a minute, and a flat index is worth a comparison."""
+GRAPH_OF_LISTS_FROM = 4_096
+"""Lists from which on it may pay to find the nearest ones by a graph."""
 MAX_QUERIES = 1_000
-TIMED_QUERIES = 200
+
+
+class Code(NamedTuple):
+    """How the vectors of an inverted file are kept, and how many candidates it is worth to let them find for each."""
+
+    name: str
+    candidates_per_k: tuple[int, ...]
+
+
+CODES = (Code("SQfp16", (1,)), Code("SQ8", (1, 2, 4)), Code("SQ4", (4, 8)))
+"""In 16, 8 and 4 bits a number; candidates by fewer bits are compared again by the vectors, which are there anyway."""
 
 
 def build_index(
@@ -27,99 +49,94 @@ def build_index(
     queries_QKD: NDArray[np.float32],
     kind: IndexKind = IndexKind.AUTO,
     *,
-    target_recall: float = 0.99,
+    target_recall: float = TARGET_RECALL,
     on_step: Callable[[str], object] = lambda step: None,
 ) -> tuple[faiss.Index, IndexInfo]:
-    """Build the fastest index that finds at least `target_recall` of the 20 best items of an exact search.
+    """Build the index that answers soonest of those that find `target_recall` of the 20 best items of an exact search.
 
-    An inverted-file index with 16-bit vectors is tuned to the target; it is taken when it answers sooner than a flat
-    one, or when `kind` asks for it.
+    Inverted files with several codes are tried, of up to 200,000 items a graph and a flat index too, each tuned to the
+    target; what was tried stands in the result. Where none reaches the target, the one that finds most is taken.
 
     Args:
-        vectors_N1D: item vectors; row 0, the padding, is left out.
+        vectors_N1D: item vectors, which may be mapped from a file; row 0, the padding, is left out.
         queries_QKD: interests of real sessions; never random vectors, on which any such index looks bad.
-        kind: flat, ivf, or auto to choose by size and measurement.
+        kind: flat, ivf, hnsw, or auto to choose by size and measurement.
         target_recall: recall@20 against the exact search.
         on_step: told what goes on, for a progress display.
     """
-    dimension = -(-vectors_N1D.shape[1] // DIMENSION_MULTIPLE) * DIMENSION_MULTIPLE
-    vectors_NP = pad_dimension(vectors_N1D[1:], dimension)
-    queries_QKD = queries_QKD[:MAX_QUERIES]
-    flat = faiss.IndexFlatIP(dimension)
-    flat.add(vectors_NP)
-    flat_info = IndexInfo(
-        description="Flat", nprobe=None, padded_dimension=dimension, recall_at_20=1.0, queries=len(queries_QKD)
-    )
-    if kind is IndexKind.FLAT or (kind is IndexKind.AUTO and len(vectors_NP) < FLAT_BELOW) or len(queries_QKD) == 0:
-        return flat, flat_info
-
-    lists = list_count(len(vectors_NP))
-    description = f"IVF{lists},SQfp16"
-    on_step(f"training {description}")
-    ivf = faiss.index_factory(dimension, description, faiss.METRIC_INNER_PRODUCT)
-    ivf.train(vectors_NP)
-    ivf.add(vectors_NP)
-    on_step(f"tuning {description} to recall@{RECALL_AT} of {target_recall}")
-    nprobe, recall = tune(ivf, vectors_N1D, queries_QKD, lists, target_recall)
-    ivf_info = flat_info.model_copy(update={"description": description, "nprobe": nprobe, "recall_at_20": recall})
-    if kind is IndexKind.AUTO and not _sooner(
-        item_index(ivf, vectors_N1D, nprobe), item_index(flat, vectors_N1D, None), queries_QKD
-    ):
-        return flat, flat_info
-    return ivf, ivf_info
-
-
-def list_count(items: int) -> int:
-    """About 4 sqrt(N) inverted lists, a power of two, with at least 39 items each, as FAISS wants for training."""
-    wanted = 2 ** round(np.log2(4 * np.sqrt(items)))
-    return int(max(1, min(wanted, 2 ** int(np.log2(max(items / 39, 1))))))
-
-
-def tune(
-    index: faiss.IndexIVF,
-    vectors_N1D: NDArray[np.float32],
-    queries_QKD: NDArray[np.float32],
-    lists: int,
-    target_recall: float,
-) -> tuple[int, float]:
-    """The smallest nprobe whose recall@20 reaches the target, and that recall; all lists when none does."""
-    exact = item_index(index, vectors_N1D, lists)
-    expected = [set(exact.search(query_KD, RECALL_AT, exact=True).rows.tolist()) for query_KD in queries_QKD]
-
-    def recall(nprobe: int) -> float:
-        searched = item_index(index, vectors_N1D, nprobe)
-        found = (
-            len(best.intersection(searched.search(query_KD, RECALL_AT).rows.tolist()))
-            for query_KD, best in zip(queries_QKD, expected, strict=True)
+    vectors, queries_QKD = Vectors(vectors_N1D), queries_QKD[:MAX_QUERIES]
+    if kind is IndexKind.FLAT or (kind is IndexKind.AUTO and len(vectors) < FLAT_BELOW) or len(queries_QKD) == 0:
+        info = IndexInfo(
+            description="Flat",
+            recall_at_20=1.0,
+            padded_dimension=vectors.padded_dimension,
+            queries=len(queries_QKD),
         )
-        return sum(found) / sum(map(len, expected))
-
-    low, high = 0, 1
-    while (reached := recall(high)) < target_recall and high < lists:
-        low, high = high, min(2 * high, lists)
-    while high - low > max(1, low // 8):
-        middle = (low + high) // 2
-        measured = recall(middle)
-        if measured >= target_recall:
-            high, reached = middle, measured
-        else:
-            low = middle
-    return high, reached
-
-
-def item_index(index: faiss.Index, vectors_N1D: NDArray[np.float32], nprobe: int | None) -> ItemIndex:
-    """An index as the service searches it."""
-    return ItemIndex(index, vectors_N1D=vectors_N1D, nprobe=nprobe)
+        return flat_index(vectors), info
+    on_step(f"searching exactly for {len(queries_QKD):,} sessions")
+    tuning = Tuning.of(vectors, queries_QKD, target_recall)
+    tuned = list(_candidates(tuning, kind, on_step))
+    durations_us = tuning.search_us(tuned)
+    tried = [_described(one, search_us) for one, search_us in zip(tuned, durations_us, strict=True)]
+    for one in tried:
+        on_step(_told(one))
+    chosen = _quickest(tried, target_recall)
+    info = IndexInfo(
+        **tried[chosen].model_dump(),
+        padded_dimension=vectors.padded_dimension,
+        queries=len(queries_QKD),
+        tried=tuple(tried),
+    )
+    return tuned[chosen].index, info
 
 
-def _sooner(one: ItemIndex, other: ItemIndex, queries_QKD: NDArray[np.float32]) -> bool:
-    """Whether `one` answers sooner, by the median over queries asked in turn."""
-    durations: list[tuple[float, float]] = []
-    for query_KD in queries_QKD[:TIMED_QUERIES]:
-        started = time.perf_counter()
-        one.search(query_KD, RECALL_AT)
-        between = time.perf_counter()
-        other.search(query_KD, RECALL_AT)
-        durations.append((between - started, time.perf_counter() - between))
-    one_s, other_s = np.median(np.array(durations), axis=0)
-    return bool(one_s < other_s)
+def _candidates(tuning: Tuning, kind: IndexKind, on_step: Callable[[str], object]) -> Iterator[Tuned]:
+    vectors, small = tuning.vectors, len(tuning.vectors) <= SMALL_BELOW
+    if kind is IndexKind.AUTO and small:
+        yield tuning.tuned("Flat", flat_index(vectors))
+    if kind is IndexKind.HNSW or (kind is IndexKind.AUTO and small):
+        description = f"HNSW{NEIGHBOURS}"
+        on_step(f"building {description}")
+        yield tuning.tuned(description, graph_index(vectors, description))
+    if kind is not IndexKind.HNSW:
+        yield from _inverted_files(tuning, on_step)
+
+
+def _inverted_files(tuning: Tuning, on_step: Callable[[str], object]) -> Iterator[Tuned]:
+    count = list_count(len(tuning.vectors))
+    on_step(f"placing {count:,} lists")
+    lists = Lists.of(tuning.vectors)
+    described = [(f"IVF{count},{code.name}", code.candidates_per_k) for code in CODES]
+    if count >= GRAPH_OF_LISTS_FROM:
+        described.append((f"IVF{count}_HNSW{NEIGHBOURS},{CODES[0].name}", CODES[0].candidates_per_k))
+    for description, candidates_per_k in described:
+        on_step(f"building {description} and tuning it to recall@{RECALL_AT} of {tuning.target_recall}")
+        index = inverted_file(tuning.vectors, lists, description)
+        for per_k in candidates_per_k:
+            yield tuning.tuned(description, index, per_k)
+
+
+def _described(tuned: Tuned, search_us: float) -> TriedIndex:
+    is_file = isinstance(tuned.index, faiss.IndexIVF)
+    return TriedIndex(
+        description=tuned.description,
+        nprobe=tuned.effort.visits if is_file else None,
+        ef_search=None if is_file else tuned.effort.visits,
+        candidates_per_k=tuned.effort.candidates_per_k,
+        recall_at_20=tuned.recall,
+        search_us=round(search_us, 1),
+    )
+
+
+def _told(tried: TriedIndex) -> str:
+    visits = next((f", {name} {n}" for name, n in (("nprobe", tried.nprobe), ("ef", tried.ef_search)) if n), "")
+    refined = f", {tried.candidates_per_k} candidates for each" if tried.candidates_per_k > 1 else ""
+    return f"{tried.description}{visits}{refined}: recall@{RECALL_AT} {tried.recall_at_20:.4f} in {tried.search_us} us"
+
+
+def _quickest(tried: Sequence[TriedIndex], target_recall: float) -> int:
+    """The place of the quickest that reaches the target, or else of that which finds most."""
+    reached = [place for place, one in enumerate(tried) if one.recall_at_20 >= target_recall]
+    if reached:
+        return min(reached, key=lambda place: tried[place].search_us or 0)
+    return max(range(len(tried)), key=lambda place: tried[place].recall_at_20)

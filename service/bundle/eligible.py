@@ -3,6 +3,8 @@
 Dimension key: N items of the bundle, R rows with the cold ones behind them.
 """
 
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from functools import cached_property
 
 import faiss
@@ -19,6 +21,7 @@ class Eligible:
         self.items = items
         self.count = int(np.count_nonzero(rows_R1))
         self.indexed_count = int(np.count_nonzero(rows_R1[: items + 1]))
+        self._spare: list[_Mask] = []
 
     @property
     def all_indexed(self) -> bool:
@@ -28,9 +31,54 @@ class Eligible:
     @cached_property
     def selector(self) -> faiss.IDSelectorBitmap:
         """Those of rows 1..N, for FAISS; a row's id there is row - 1."""
-        return faiss.IDSelectorBitmap(np.packbits(self.rows_R1[1 : self.items + 1], bitorder="little"))
+        return faiss.IDSelectorBitmap(self._bits())
+
+    @contextmanager
+    def selecting(self, hidden_rows: Set[int]) -> Iterator[faiss.IDSelectorBitmap | None]:
+        """Give the selector of the rows that are not hidden, None for all, to be used inside the block alone.
+
+        Its bits are lent: those of hidden rows are put out and lit again, which costs nothing beside the test of a
+        second selector for every vector of a search.
+        """
+        if not hidden_rows:
+            yield None if self.all_indexed else self.selector
+            return
+        try:
+            mask = self._spare.pop()
+        except IndexError:
+            mask = _Mask(self._bits())
+        changed = mask.put_out(hidden_rows, self.items)
+        yield mask.selector
+        mask.restore(changed)
+        self._spare.append(mask)
 
     @cached_property
     def selected(self) -> NDArray[np.int64]:
         """The rows that may be shown, in order."""
         return np.flatnonzero(self.rows_R1)
+
+    def _bits(self) -> NDArray[np.uint8]:
+        return np.packbits(self.rows_R1[1 : self.items + 1], bitorder="little")
+
+
+class _Mask:
+    """A selector whose bits one search at a time may change."""
+
+    def __init__(self, bits: NDArray[np.uint8]) -> None:
+        self._bits = bits.data
+        self.selector = faiss.IDSelectorBitmap(bits)
+
+    def put_out(self, rows: Set[int], items: int) -> list[tuple[int, int]]:
+        """Put out the bits of rows up to `items` and return what `restore` needs: places and the bytes there."""
+        bits, changed = self._bits, []
+        for row in rows:
+            if row <= items:
+                place = (row - 1) >> 3
+                changed.append((place, bits[place]))
+                bits[place] &= ~(1 << ((row - 1) & 7))
+        return changed
+
+    def restore(self, changed: list[tuple[int, int]]) -> None:
+        """Undo the last `put_out`."""
+        for place, byte in reversed(changed):
+            self._bits[place] = byte

@@ -24,11 +24,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.eligible import Eligible
+from service.bundle.faiss_index import Effort, FaissIndex
 from service.bundle.manifest import BundleError, IndexInfo
 
 Strategy = Literal["index", "masked", "wide", "scan"]
@@ -54,10 +54,10 @@ class Candidates(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to search: for an index with lists how many to visit, and what that costs in comparisons of a vector."""
+    """How to search: what to visit, where the index leaves a choice, and what that costs in comparisons of a vector."""
 
     strategy: Strategy
-    nprobe: int | None
+    visits: int | None
     comparisons: int
 
 
@@ -69,37 +69,34 @@ class ItemIndex:
 
     def __init__(
         self,
-        index: faiss.Index,
+        index: FaissIndex,
         *,
         vectors_N1D: NDArray[np.float32],
-        nprobe: int | None,
+        effort: Effort,
         cold_MD: NDArray[np.float32] | None = None,
     ) -> None:
         self._index = index
         self._vectors_N1D = vectors_N1D
-        self._nprobe = nprobe
+        self._effort = effort
         self._cold_MD = np.empty((0, vectors_N1D.shape[1]), dtype=np.float32) if cold_MD is None else cold_MD
         self._items = len(vectors_N1D) - 1
-        self._unmasked = self._visit("index", nprobe, 1.0)
+        self._unmasked = self._visit("index", effort.visits, 1.0)
 
     @classmethod
     def load(cls, path: Path, info: IndexInfo, *, vectors_N1D: NDArray[np.float32]) -> "ItemIndex":
         """Map the index into memory, so that the processes of a machine share it. Raises BundleError."""
-        try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as error:
-            raise BundleError(f"{path.name}: not readable by FAISS") from error
-        _check_index(path.name, index, info, items=len(vectors_N1D) - 1)
-        loaded = cls(index, vectors_N1D=vectors_N1D, nprobe=info.nprobe)
+        index = FaissIndex.load(path, info, len(vectors_N1D) - 1)
+        effort = Effort(info.nprobe or info.ef_search, info.candidates_per_k)
+        loaded = cls(index, vectors_N1D=vectors_N1D, effort=effort)
         try:
             loaded.search(vectors_N1D[1:2], 1, hidden_rows={1})
         except RuntimeError as error:
-            raise BundleError(f"{path.name}: {type(index).__name__} cannot exclude items inside a search") from error
+            raise BundleError(f"{path.name}: {index.kind} cannot exclude items inside a search") from error
         return loaded
 
     def with_cold(self, cold_MD: NDArray[np.float32]) -> "ItemIndex":
         """The same index with the vectors of rows N + 1..N + M behind it, in place of any it had there."""
-        return ItemIndex(self._index, vectors_N1D=self._vectors_N1D, nprobe=self._nprobe, cold_MD=cold_MD)
+        return ItemIndex(self._index, vectors_N1D=self._vectors_N1D, effort=self._effort, cold_MD=cold_MD)
 
     def search(
         self,
@@ -167,23 +164,24 @@ class ItemIndex:
         """Choose how to search, by how many items are eligible."""
         if eligible.all_indexed:
             return self._unmasked
-        by_scan = Plan("scan", None, min(GATHERED_COST * eligible.count, self._items))
-        if self._nprobe is None:
-            return by_scan if self._is_sparse(eligible) else self._visit("masked", None, 1.0)
+        visits = self._effort.visits
+        if visits is None:
+            return self._by_scan(eligible) if self._is_sparse(eligible) else self._visit("masked", None, 1.0)
         share = eligible.indexed_count / self._items
         if share >= MASK_ALONE_FROM:
-            return self._visit("masked", self._nprobe, share)
-        tested = min(self._items, self._visited(self._nprobe) / max(share, 1 / self._items))
-        if SELECTED_COST * eligible.indexed_count <= tested * (1 + COMPARED_COST * share):
-            return by_scan
-        return self._visit("wide", min(self._index.nlist, ceil(self._nprobe / share)), share)
+            return self._visit("masked", visits, share)
+        tested = min(self._items, self._index.visited(visits) / max(share, 1 / self._items))
+        compared = share if self._index.degree is None else 1  # a search in a graph compares what it passes by
+        if SELECTED_COST * eligible.indexed_count <= tested * (1 + COMPARED_COST * compared):
+            return self._by_scan(eligible)
+        return self._visit("wide", self._index.at_most(ceil(visits / share)), share)
 
     def expected_products(self, interests: int, k: int, *, eligible: Eligible, hidden: int) -> int:
         """Estimate the multiplications of one search, its exact scan included where that is likely to be needed."""
         plan = self.plan(eligible)
         expected_finds = plan.comparisons - hidden
         enough = plan.strategy == "scan" or expected_finds > 4 * min(k, eligible.count)
-        return interests * int(self._index.d) * (plan.comparisons if enough else self._items)
+        return interests * self._index.dimension * (plan.comparisons if enough else self._items)
 
     @cached_property
     def _every_row(self) -> Eligible:
@@ -191,12 +189,11 @@ class ItemIndex:
         rows_R1[0] = False
         return Eligible(rows_R1, items=self._items)
 
-    def _visit(self, strategy: Strategy, nprobe: int | None, share: float) -> Plan:
-        return Plan(strategy, nprobe, int(self._visited(nprobe) * share))
+    def _visit(self, strategy: Strategy, visits: int | None, share: float) -> Plan:
+        return Plan(strategy, visits, int(self._index.visited(visits) * share))
 
-    def _visited(self, nprobe: int | None) -> int:
-        """How many items the lists of a search are likely to hold."""
-        return self._items if nprobe is None else self._items * nprobe // int(self._index.nlist)
+    def _by_scan(self, eligible: Eligible) -> Plan:
+        return Plan("scan", None, min(GATHERED_COST * eligible.count, self._items))
 
     def _is_sparse(self, eligible: Eligible) -> bool:
         """Whether to read each eligible vector by itself costs less than to compare all there are."""
@@ -210,11 +207,27 @@ class ItemIndex:
         hidden_rows: Set[int],
         plan: Plan,
     ) -> Candidates:
-        faiss.omp_set_num_threads(1)  # the setting belongs to the calling thread, so each call makes it
-        scores_Kk, ids_Kk = self._index.search(
-            pad_dimension(interests_KD, self._index.d), k, params=_parameters(eligible, hidden_rows, plan.nprobe)
-        )
+        per_k = self._effort.candidates_per_k
+        with eligible.selecting(hidden_rows) as selector:
+            ids_Kk, scores_Kk = self._index.search(interests_KD, per_k * k, visits=plan.visits, selector=selector)
+        if per_k > 1:
+            return self._refined(interests_KD, k, ids_Kk, plan.strategy)
         return _merge(ids_Kk + 1, scores_Kk, k, plan.strategy)
+
+    def _refined(
+        self, interests_KD: NDArray[np.float32], k: int, ids_KC: NDArray[np.int64], strategy: Strategy
+    ) -> Candidates:
+        """The k best by the vectors themselves of what was found by coarse codes."""
+        if len(ids_KC) == 1:
+            rows = ids_KC[0, : np.count_nonzero(ids_KC[0] >= 0)] + 1
+            scores_C = self._vectors_N1D[rows] @ interests_KD[0]
+            best = np.argsort(-scores_C)[:k]
+            return Candidates(rows[best], scores_C[best], np.zeros(len(best), dtype=np.int64), strategy)
+        rows = np.unique(ids_KC[ids_KC >= 0]) + 1
+        scores_CK = self._vectors_N1D[rows] @ interests_KD.T
+        best_C = scores_CK.max(axis=1)
+        best = np.argsort(-best_C, kind="stable")[:k]
+        return Candidates(rows[best], best_C[best], scores_CK[best].argmax(axis=1), strategy)
 
     def _with_cold_items(
         self,
@@ -256,45 +269,18 @@ def best_places(scores_C: NDArray[np.floating[Any]], count: int) -> NDArray[np.i
     return places[np.argsort(-scores_C[places], kind="stable")[:count]]
 
 
-def pad_dimension(vectors_ND: NDArray[np.float32], dimension: int) -> NDArray[np.float32]:
-    """Append zeros to each vector up to `dimension`, which leaves every inner product as it is."""
-    padded_ND = np.zeros((len(vectors_ND), dimension), dtype=np.float32)
-    padded_ND[:, : vectors_ND.shape[1]] = vectors_ND
-    return padded_ND
-
-
-def _parameters(eligible: Eligible, hidden_rows: Set[int], nprobe: int | None) -> Any:
-    selector = None if eligible.all_indexed else eligible.selector
-    if hidden_rows:
-        visible = faiss.IDSelectorNot(faiss.IDSelectorBatch(np.fromiter(hidden_rows, np.int64) - 1))
-        selector = visible if selector is None else faiss.IDSelectorAnd(selector, visible)
-    if nprobe is None:
-        return faiss.SearchParameters(sel=selector)
-    return faiss.SearchParametersIVF(sel=selector, nprobe=nprobe)
-
-
 def _merge(rows_Kk: NDArray[np.int64], scores_Kk: NDArray[np.float32], k: int, strategy: Strategy) -> Candidates:
     """Merge the results of each interest; the k best of the union are among the k best of each.
 
     FAISS marks a place it could not fill with the id -1, which is row 0 here.
     """
+    if len(rows_Kk) == 1:  # FAISS fills the places from the first on
+        filled = k if rows_Kk[0, -1] else int(np.count_nonzero(rows_Kk[0]))
+        interests = np.zeros(filled, dtype=np.int64)
+        return Candidates(rows_Kk[0, :filled], scores_Kk[0, :filled].copy(), interests, strategy)
     found = rows_Kk > 0
     rows, scores, interests = rows_Kk[found], scores_Kk[found], np.nonzero(found)[0]
-    if len(rows_Kk) == 1:
-        return Candidates(rows, scores, interests, strategy)
     order = np.lexsort((rows, -scores))
     _, first = np.unique(rows[order], return_index=True)
     best = order[np.sort(first)[:k]]
     return Candidates(rows[best], scores[best], interests[best], strategy)
-
-
-def _check_index(name: str, index: faiss.Index, info: IndexInfo, *, items: int) -> None:
-    if not isinstance(index, faiss.IndexFlat | faiss.IndexScalarQuantizer | faiss.IndexIVF):
-        raise BundleError(f"{name}: {type(index).__name__} is neither a flat nor an inverted-file index")
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise BundleError(f"{name}: its metric is not the inner product")
-    if (index.ntotal, index.d) != (items, info.padded_dimension):
-        raise BundleError(f"{name}: {index.ntotal} vectors of {index.d}, expected {items} of {info.padded_dimension}")
-    lists = index.nlist if isinstance(index, faiss.IndexIVF) else 0
-    if (info.nprobe is None) != (lists == 0) or (info.nprobe or 0) > lists:
-        raise BundleError(f"{name}: {lists} lists do not go with nprobe {info.nprobe}")

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from service.bundle import ItemIndex
+from service.bundle import Effort, FaissIndex, ItemIndex
 from service.bundle.eligible import Eligible
 from training.machine import machine
 
@@ -64,7 +64,7 @@ def under_mask(
         "eligible": eligible.count,
         "chosen": {
             "strategy": plan.strategy,
-            "nprobe": plan.nprobe,
+            "nprobe": plan.visits,
             **measured(lambda query_1D: index.search(query_1D, K, eligible=eligible).rows, queries_Q1D, best),
         },
         "masked": measured(visiting(nprobe), queries_Q1D, best),
@@ -86,7 +86,7 @@ def main(
     faiss_index = faiss.index_factory(DIMENSION, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     faiss_index.train(vectors_N1D[1:])
     faiss_index.add(vectors_N1D[1:])
-    index = ItemIndex(faiss_index, vectors_N1D=vectors_N1D, nprobe=nprobe)
+    index = ItemIndex(FaissIndex(faiss_index), vectors_N1D=vectors_N1D, effort=Effort(nprobe))
     noise_QD = generator.normal(size=(queries, DIMENSION)) / np.sqrt(DIMENSION)
     queries_Q1D = (vectors_N1D[generator.integers(1, items, queries)] + noise_QD).astype(np.float32)[:, np.newaxis]
     best = [set(index.search(query_1D, K, exact=True).rows.tolist()) for query_1D in queries_Q1D]

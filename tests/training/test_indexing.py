@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.bundle import Effort, FaissIndex, ItemIndex
+from training.index_building import list_count
 from training.index_kind import IndexKind
-from training.indexing import build_index, item_index, list_count
+from training.indexing import build_index
 
 
 def clustered(items: int, queries: int, dimension: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -30,7 +32,7 @@ def test_an_inverted_file_index_is_tuned_to_the_target(target: float) -> None:
     index, info = build_index(vectors_N1D, queries_QKD, IndexKind.IVF, target_recall=target)
     assert info.nprobe is not None
     assert info.recall_at_20 >= target
-    searched = item_index(index, vectors_N1D, info.nprobe)
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=Effort(info.nprobe, info.candidates_per_k))
     overlaps = [
         len(
             set(searched.search(query_KD, 20).rows.tolist())

@@ -9,12 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.bundle import Candidates, ItemIndex, pad_dimension
+from service.bundle import Candidates, Effort, FaissIndex, ItemIndex, pad_dimension
 from service.bundle.eligible import Eligible
 from service.bundle.index import best_places, merged
 
 ITEMS, DIMENSION = 240, 6
-KINDS = {"flat": ("Flat", None), "ivf": ("IVF12,Flat", 2), "ivf, one list": ("IVF12,Flat", 1)}
+KINDS = {
+    "flat": ("Flat", Effort()),
+    "ivf": ("IVF12,Flat", Effort(2)),
+    "ivf, one list": ("IVF12,Flat", Effort(1)),
+    "ivf of 4-bit codes, refined": ("IVF12,SQ4", Effort(2, candidates_per_k=3)),
+    "graph": ("HNSW8", Effort(10)),
+}
 
 
 class Asked(NamedTuple):
@@ -65,20 +71,21 @@ def searches(draw: st.DrawFn) -> Asked:
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> tuple[str, int | None]:
+def kind(request: pytest.FixtureRequest) -> tuple[str, Effort]:
     return KINDS[request.param]
 
 
-def index_of(kind: tuple[str, int | None], asked: Asked) -> ItemIndex:
-    description, nprobe = kind
+def index_of(kind: tuple[str, Effort], asked: Asked) -> ItemIndex:
+    description, effort = kind
     vectors_N1D = asked.vectors_R1D[: ITEMS + 1]
     vectors_NP = pad_dimension(vectors_N1D[1:], 16)
     index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
-    if nprobe is not None:
+    if isinstance(index, faiss.IndexIVF):
         index.cp.min_points_per_centroid, index.cp.niter = 1, 2
     index.train(vectors_NP)
     index.add(vectors_NP)
-    return ItemIndex(index, vectors_N1D=vectors_N1D, nprobe=nprobe).with_cold(asked.vectors_R1D[ITEMS + 1 :])
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=effort)
+    return searched.with_cold(asked.vectors_R1D[ITEMS + 1 :])
 
 
 def pairs(found: Candidates) -> list[tuple[int, float]]:
@@ -87,7 +94,7 @@ def pairs(found: Candidates) -> list[tuple[int, float]]:
 
 @given(asked=searches())
 def test_a_search_gives_as_many_eligible_items_as_there_are_or_are_wanted(
-    kind: tuple[str, int | None], asked: Asked
+    kind: tuple[str, Effort], asked: Asked
 ) -> None:
     found = index_of(kind, asked).search(
         asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows
@@ -101,7 +108,7 @@ def test_a_search_gives_as_many_eligible_items_as_there_are_or_are_wanted(
 
 
 @given(asked=searches())
-def test_an_exact_search_is_the_sorted_scan_of_the_eligible_items(kind: tuple[str, int | None], asked: Asked) -> None:
+def test_an_exact_search_is_the_sorted_scan_of_the_eligible_items(kind: tuple[str, Effort], asked: Asked) -> None:
     found = index_of(kind, asked).search(
         asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows, exact=True
     )
@@ -131,14 +138,14 @@ def test_a_flat_index_finds_what_the_scan_finds(asked: Asked) -> None:
 
 
 @pytest.mark.parametrize(
-    ("description", "nprobe", "strategies"),
+    ("description", "visits", "strategies"),
     [
         ("IVF32,Flat", 2, {1.0: "index", 0.95: "masked", 0.5: "wide", 0.3: "wide", 0.01: "scan", 0: "scan"}),
         ("Flat", None, {1.0: "index", 0.95: "masked", 0.5: "masked", 0.1: "scan", 0: "scan"}),
     ],
 )
 def test_the_fewer_items_are_eligible_the_wider_the_search_until_a_scan_is_cheaper(
-    description: str, nprobe: int | None, strategies: dict[float, str]
+    description: str, visits: int | None, strategies: dict[float, str]
 ) -> None:
     random = np.random.default_rng(1)
     vectors_N1D = random.normal(size=(4_001, 16)).astype(np.float32)
@@ -146,7 +153,7 @@ def test_the_fewer_items_are_eligible_the_wider_the_search_until_a_scan_is_cheap
     index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors_N1D[1:])
     index.add(vectors_N1D[1:])
-    searched = ItemIndex(index, vectors_N1D=vectors_N1D, nprobe=nprobe)
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=Effort(visits))
     costs = []
     for share, strategy in strategies.items():
         rows_N1 = np.arange(4_001) <= share * 4_000
@@ -165,7 +172,7 @@ def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
     index = faiss.index_factory(16, "IVF32,Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors_N1D[1:])
     index.add(vectors_N1D[1:])
-    searched = ItemIndex(index, vectors_N1D=vectors_N1D, nprobe=4)
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=Effort(4))
     eligible = Eligible(np.arange(4_001) % 4 == 1, items=4_000)
     masked = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=4)
     found = {"masked": 0, "wide": 0}
@@ -189,7 +196,9 @@ def test_cold_items_of_before_are_replaced() -> None:
     vectors_N1D = np.eye(5, dtype=np.float32)[:, :4]
     flat = faiss.IndexFlatIP(4)
     flat.add(vectors_N1D[1:])
-    once = ItemIndex(flat, vectors_N1D=vectors_N1D, nprobe=None).with_cold(np.full((2, 4), 9, dtype=np.float32))
+    once = ItemIndex(FaissIndex(flat), vectors_N1D=vectors_N1D, effort=Effort()).with_cold(
+        np.full((2, 4), 9, dtype=np.float32)
+    )
     again = once.with_cold(np.full((1, 4), 8, dtype=np.float32))
     assert pairs(again.search(np.ones((1, 4), dtype=np.float32), 1)) == [(5, 32)]
     assert again.vectors(np.array([5, 0])).tolist() == [[8] * 4, vectors_N1D[0].tolist()]
