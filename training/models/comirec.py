@@ -19,6 +19,7 @@ against interests that attend to one item each.
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from training.data.corpus import Corpus
 from training.data.examples import Batch
 from training.models.capsules import route
 from training.models.encoder import SessionEncoder
-from training.models.layers import ItemTable, Similarity, places_from_end
+from training.models.layers import MAX_TABLE_BYTES, ItemTable, Similarity, places_from_end
 from training.objectives import NegativeInterest, NextItemLoss, Objective
 from training.padding import PADDING
 
@@ -125,6 +126,12 @@ class ComiRecSA(SessionEncoder):
         loss = self.next_item_loss.of_several(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
         return loss + self.concentration_penalty * concentration(weights_BKL, batch.items_BL != PADDING)
 
+    def serving_form(self) -> nn.Module:
+        """The same, with what the attention's first layer makes of items and of places in tables, where they fit."""
+        row_bytes = (self.attention_hidden.in_features + self.attention_hidden.out_features) * 4
+        fits = self.items.embedding.num_embeddings * row_bytes <= MAX_TABLE_BYTES
+        return FoldedComiRecSA(self) if fits else self
+
     def _interests(self, items_BL: Tensor) -> tuple[Tensor, Tensor]:
         """interests_BKD and the weights_BKL of the items in them."""
         states_BLD = self.dropout(self.items(items_BL))
@@ -133,6 +140,30 @@ class ComiRecSA(SessionEncoder):
         padding_BL1 = (items_BL == PADDING).unsqueeze(2)
         weights_BKL = logits_BLK.masked_fill(padding_BL1, -torch.inf).softmax(dim=1).mT
         return self.items.interest(weights_BKL @ states_BLD), weights_BKL
+
+
+class FoldedComiRecSA(nn.Module):
+    """Gives the interests of a ComiRec-SA, whose first layer is a sum of what it makes of an item and of a place."""
+
+    @torch.no_grad()
+    def __init__(self, encoder: ComiRecSA) -> None:
+        """Fold an encoder whose weights do not change any more."""
+        super().__init__()
+        vectors_ND = encoder.item_vectors()
+        self.max_length = encoder.max_length
+        self.vectors_ND = nn.Embedding.from_pretrained(vectors_ND)
+        self.hidden_NH = nn.Embedding.from_pretrained(F.linear(vectors_ND, encoder.attention_hidden.weight))
+        self.places_LH = nn.Parameter(encoder.attention_hidden(encoder.places_LD), requires_grad=False)
+        self.attention, self.items = encoder.attention, encoder.items
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
+        hidden_BLH = self.hidden_NH(items_BL) + self.places_LH[places_from_end(items_BL, self.max_length)]
+        logits_BLK = self.attention(torch.tanh(hidden_BLH))
+        padding_BL1 = (items_BL == PADDING).unsqueeze(2)
+        weights_BKL = logits_BLK.masked_fill(padding_BL1, -torch.inf).softmax(dim=1).mT
+        interests_BKD: Tensor = self.items.interest(weights_BKL @ self.vectors_ND(items_BL))
+        return interests_BKD
 
 
 class ComiRecDR(SessionEncoder):

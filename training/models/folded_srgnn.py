@@ -18,22 +18,24 @@ from torch import Tensor, nn
 
 from service.bundle.kernel_arrays import ROW, SRGNNArrays
 from service.bundle.manifest import KernelInfo, KernelPart
-from training.models.layers import places_from_end
+from training.models.layers import MAX_TABLE_BYTES, places_from_end
 
 if TYPE_CHECKING:
     from training.models.srgnn import SRGNN
 
 TABLE_NAME = "table_NT"
 """Of the table in an exported program."""
-MAX_TABLE_BYTES = 256 * 2**20
-"""Of one encoder. The table of a larger catalog holds vectors alone; one product makes the rest of their rows."""
 
 
 class FoldedSRGNN(nn.Module):
     """Gives the interests of one SR-GNN, or of several of one `max_length` end to end."""
 
     def __init__(self, encoders: "Sequence[SRGNN]", *, max_table_bytes: int = MAX_TABLE_BYTES) -> None:
-        """Fold encoders of one step, whose weights do not change any more."""
+        """Fold encoders of one step, whose weights do not change any more.
+
+        Where an encoder's part of the table would be larger than `max_table_bytes` it holds vectors alone, and one
+        product makes the rest of a session's rows.
+        """
         super().__init__()
         folded = [_fold(encoder, max_table_bytes) for encoder in encoders]
         self.heads = tuple(head for head, _ in folded)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from training.padding import PADDING
 
+MAX_TABLE_BYTES = 256 * 2**20
+"""Of what an encoder's serving form holds of all items beforehand; a larger catalog's is computed for each session."""
+
 
 class InnerProduct(BaseModel):
     """Score by the inner product of interest and item, whatever their lengths."""

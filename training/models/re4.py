@@ -217,7 +217,7 @@ class Re4(SessionEncoder):
 
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
-        return self._read_out(self.forward_flow(items_BL))
+        return self._read_out(self.forward_flow(items_BL).interests_BKD)
 
     def forward_flow(self, items_BL: Tensor) -> ForwardFlow:
         """The interests before the read-out, and what they were made of."""
@@ -232,11 +232,15 @@ class Re4(SessionEncoder):
         """The embeddings score the interests; of length 1 where the cosine is the score."""
         return self.items.vectors()
 
+    def serving_form(self) -> nn.Module:
+        """The same, with what is linear in an item, and its logits, in a table."""
+        return FoldedRe4(self)
+
     def loss(self, batch: Batch) -> Tensor:
         """The recipe's objective for the interest nearest to the next item, and the backward flows by their weights."""
         flow = self.forward_flow(batch.items_BL)
         loss = self.next_item_loss.of_several(
-            self._read_out(flow), batch.next_items_B, self.items, self.options.negative_interest
+            self._read_out(flow.interests_BKD), batch.next_items_B, self.items, self.options.negative_interest
         )
         return loss + self.backward_flows(flow)
 
@@ -268,8 +272,8 @@ class Re4(SessionEncoder):
             )
         return total
 
-    def _read_out(self, flow: ForwardFlow) -> Tensor:
-        return self.items.interest(self.readout(flow.interests_BKD))
+    def _read_out(self, interests_BKD: Tensor) -> Tensor:
+        return self.items.interest(self.readout(interests_BKD))
 
     def _start(self, initial: str) -> None:
         """Draw the matrices without biases; layers with one keep torch's start, as in the authors' code."""
@@ -283,3 +287,25 @@ class Re4(SessionEncoder):
             nn.init.eye_(self.value.weight)
         with torch.no_grad():
             self.items.embedding.weight[PADDING] = 0
+
+
+class FoldedRe4(nn.Module):
+    """Gives the interests of a Re4: an item's logits have nothing of the session, and W_2 is linear in the item."""
+
+    @torch.no_grad()
+    def __init__(self, encoder: Re4) -> None:
+        """Fold an encoder whose weights do not change any more."""
+        super().__init__()
+        vectors_ND = encoder.item_vectors()
+        logits_NK = encoder.attention(torch.tanh(encoder.hidden(vectors_ND)))
+        logits_NK[PADDING] = -torch.inf
+        self.values_ND, self.logits_NK = (
+            nn.Embedding.from_pretrained(table) for table in (encoder.value(vectors_ND), logits_NK)
+        )
+        self.items, self.readout = encoder.items, encoder.readout
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
+        weights_BKL = self.logits_NK(items_BL).softmax(dim=1).mT
+        interests_BKD: Tensor = self.items.interest(self.readout(weights_BKL @ self.values_ND(items_BL)))
+        return interests_BKD
