@@ -24,6 +24,10 @@ class Arrivals:
         """Requests/s on average."""
         return (self.rate + self.last_rate) / 2
 
+    def rate_at(self, time_s: float) -> float:
+        """Requests/s at a time."""
+        return self.rate + (self.last_rate - self.rate) * time_s / self.seconds
+
     def times(self, seed: int) -> NDArray[np.float64]:
         """Seconds from the start, in order."""
         expected = self.mean_rate * self.seconds

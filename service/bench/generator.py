@@ -35,7 +35,7 @@ def send(load: Load) -> Outcome:
     """Send a load from this process."""
     gc.collect()
     if isinstance(load, OpenLoad):
-        return Outcome.of(_run(OpenLoop(load)), load.arrivals.mean_rate)
+        return Outcome.of(_run(OpenLoop(load)), load.arrivals)
     return Outcome.of(_run(ClosedLoop(load)))
 
 

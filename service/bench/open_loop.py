@@ -126,7 +126,7 @@ class OpenLoop:
         number = self._release(connection)
         if (fault := self._load.api.fault(status, body)) is None:
             self._record.answered += 1
-            self._record.latencies_s.append(self._waited_s(number))
+            self._note_latency(number)
         else:
             self._record.errors[fault] += 1
         if connection.is_kept:
@@ -164,8 +164,12 @@ class OpenLoop:
 
     def _time_out(self, number: int) -> None:
         self._record.errors["no answer in time"] += 1
-        self._record.latencies_s.append(self._waited_s(number))
+        self._note_latency(number)
         self._settle(number)
+
+    def _note_latency(self, number: int) -> None:
+        self._record.latencies_s.append(self._waited_s(number))
+        self._record.due_s.append(self._due_s[number])
 
     async def _look_around(self) -> None:
         while True:

@@ -1,15 +1,21 @@
 """What became of a load: how many answers, how fast, what went wrong, and whether the generator kept up."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
+
+from service.bench.arrivals import Arrivals
 
 PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
 BUSIEST_SHARE = 0.85
 """Of a core: a generator that uses more falls behind by itself."""
+PARTS = 10
+"""Of a ramp."""
 LATEST_SHARE = 0.25
 """Of the latency at p90: a generator that is later than that tells of itself, not of the server."""
 
@@ -20,6 +26,8 @@ class Record:
 
     latencies_s: list[float] = field(default_factory=list)
     """Of good answers, and of requests without an answer in time as long as they waited."""
+    due_s: list[float] = field(default_factory=list)
+    """When each of these was due, from the start; nothing in a closed loop."""
     lateness_s: list[float] = field(default_factory=list)
     """How long after they were due the generator took up requests; nothing in a closed loop."""
     errors: Counter[str] = field(default_factory=Counter)
@@ -29,6 +37,16 @@ class Record:
     """From the start to the last answer, and at least as long as was planned."""
     cpu_s: float = 0.0
     """Of the generator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a ramp: the latencies of what was due at about the same rate."""
+
+    rate_per_s: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +73,12 @@ class Outcome:
     """Of one core."""
     limited_by: str | None
     """Why the figures tell of the generator, not of the server; None where they do not."""
+    parts: tuple[Part, ...] = ()
+    """Of a ramp, in order of time."""
 
     @classmethod
-    def of(cls, record: Record, rate_per_s: float | None = None) -> Self:
-        """Sum a record up."""
+    def of(cls, record: Record, arrivals: Arrivals | None = None) -> Self:
+        """Sum a record up, that of a closed loop where nothing arrives by itself."""
         latencies_ms = _percentiles_ms(record.latencies_s)
         lateness_ms = _percentiles_ms(record.lateness_s)
         cpu_share = record.cpu_s / record.seconds
@@ -66,7 +86,7 @@ class Outcome:
             requests=record.answered + record.errors.total(),
             answered=record.answered,
             errors=dict(record.errors),
-            rate_per_s=rate_per_s,
+            rate_per_s=None if arrivals is None else arrivals.mean_rate,
             achieved_per_s=round(record.answered / record.seconds, 1),
             **latencies_ms,
             lateness_p50_ms=lateness_ms["p50_ms"],
@@ -74,6 +94,7 @@ class Outcome:
             lateness_p99_ms=lateness_ms["p99_ms"],
             generator_cpu_share=round(cpu_share, 3),
             limited_by=_limit(cpu_share, lateness_ms["p90_ms"], latencies_ms["p90_ms"]),
+            parts=() if arrivals is None or arrivals.until_rate is None else tuple(_parts(record, arrivals)),
         )
 
     @property
@@ -86,11 +107,20 @@ class Outcome:
         return {**asdict(self), "generator_limited": self.generator_limited}
 
 
-def _percentiles_ms(durations_s: list[float]) -> dict[str, float | None]:
-    if not durations_s:
+def _percentiles_ms(durations_s: Sequence[float] | NDArray[np.float64]) -> dict[str, float | None]:
+    if not len(durations_s):
         return dict.fromkeys(PERCENTILES)
     cuts = np.percentile(durations_s, list(PERCENTILES.values())) * 1000
     return {name: round(float(cut), 3) for name, cut in zip(PERCENTILES, cuts, strict=True)}
+
+
+def _parts(record: Record, arrivals: Arrivals) -> Iterator[Part]:
+    due_s, latencies_s = np.array(record.due_s), np.array(record.latencies_s)
+    edges_s = np.linspace(0, arrivals.seconds, PARTS + 1)
+    for begin_s, end_s in pairwise(edges_s.tolist()):
+        cuts = _percentiles_ms(latencies_s[(due_s >= begin_s) & (due_s < end_s)])
+        rate = round(arrivals.rate_at((begin_s + end_s) / 2), 1)
+        yield Part(rate, cuts["p50_ms"], cuts["p90_ms"], cuts["p99_ms"])
 
 
 def _limit(cpu_share: float, lateness_ms: float | None, latency_ms: float | None) -> str | None:

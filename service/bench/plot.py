@@ -29,6 +29,8 @@ def draw_latencies(capacity: Capacity, path: Path) -> None:
     axes.set(title=f"Latency from the scheduled time, {capacity.slo}", xlabel="requests/s", ylabel="ms")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -7,19 +7,28 @@ asks them in turn. Prints one line of JSON with the figures of both and the medi
 import json
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from service.bench.api import Onward
+from service.bench.generator import Generator
+from service.bench.load import ClosedLoad
+from service.bench.measurement import measure
+from service.bench.server import Server, started
+from service.bench.visits import draw_sessions
 from service.bundle import Bundle
-from tests.benchmarks.serving import measure, service
 from training.machine import machine
 
 HERE = Path(__file__).parents[2]
+WARM_UP_S = 1.0
+FIGURES = ("achieved_per_s", "p50_ms", "p99_ms", "cpu_us_per_request")
 
 
 @contextmanager
@@ -42,29 +51,31 @@ def main(
 ) -> None:
     """Compare the plain call of the working tree with that of a revision."""
     bundle = Bundle.load(bundles / "current")
+    api, sessions, seeds = Onward(), draw_sessions(bundle), count(1)
     with (
         checked_out(revision) as source,
-        service(bundles, 1, source) as then,
-        service(bundles, 1, HERE) as now,
+        started(bundles, source=source) as then,
+        started(bundles, source=HERE) as now,
+        Generator() as generator,
     ):
-        for port, pid in (then, now):
-            measure(port, pid, connections, 1, bundle)
-        pairs = [
-            (measure(*then, connections, seconds, bundle), measure(*now, connections, seconds, bundle))
-            for _ in range(rounds)
-        ]
+
+        def asked(server: Server, lasting_s: float) -> dict[str, Any]:
+            load = ClosedLoad(server.url, api, sessions, connections, lasting_s, next(seeds))
+            return measure(generator, server, load).figures()
+
+        for server in (then, now):
+            asked(server, WARM_UP_S)
+        pairs = [(asked(then, seconds), asked(now, seconds)) for _ in range(rounds)]
     result = {
         "benchmark": "revisions",
         **machine("faiss-cpu", "onnxruntime", "fastapi", "uvicorn"),
         "revision": revision,
         "items": bundle.manifest.items,
         "connections": connections,
-        "then": {name: round(median(then[name] for then, _ in pairs), 3) for name in pairs[0][0]},
-        "now": {name: round(median(now[name] for _, now in pairs), 3) for name in pairs[0][0]},
-        "ratios": {
-            name: round(median(now[name] / then[name] for then, now in pairs), 3)
-            for name in ("requests_per_s", "p50_ms", "p99_ms", "cpu_us_per_request")
-        },
+        "then": {name: round(median(then[name] for then, _ in pairs), 3) for name in FIGURES},
+        "now": {name: round(median(now[name] for _, now in pairs), 3) for name in FIGURES},
+        "ratios": {name: round(median(now[name] / then[name] for then, now in pairs), 3) for name in FIGURES},
+        "errors": dict(sum((Counter(one["errors"]) for pair in pairs for one in pair), Counter())),
     }
     typer.echo(json.dumps(result))
 

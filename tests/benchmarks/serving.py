@@ -1,191 +1,180 @@
-"""Latency and throughput of the service on loopback: `python -m tests.benchmarks.serving BUNDLES`.
+"""Latency and throughput of the service on loopback: `python -m tests.benchmarks.serving BUNDLES [BUNDLES ...]`.
 
-Starts the real service with a real session store and asks it over kept-alive connections, each of which sends its next
-request when it has its answer. Every request appends one item to a session and asks for 20. Prints one line of JSON.
+Starts the real service of each folder of bundles, with a real session store of its own, and asks them in turn: in an
+open loop, where requests are due at several rates (or at one that rises) and latency counts from when they were due,
+and in a closed one over 1 and 16 kept-alive connections. Every request appends one item to a session and asks for 20.
+Recall is that of the served answers against the same sessions' exact search. Prints one line of JSON.
 """
 
-import asyncio
 import json
-import os
-import random
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from enum import StrEnum
+from itertools import count
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Annotated, Any
+from statistics import median
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from service.bench.api import Onward
+from service.bench.arrivals import Arrivals
+from service.bench.generator import Generator
+from service.bench.load import ClosedLoad, Load, OpenLoad
+from service.bench.measurement import Measurement, measure
+from service.bench.outcome import Part
+from service.bench.recall import served_recall
+from service.bench.server import Server, started
+from service.bench.visits import Sessions, draw_sessions
+from service.bench.wanted import Unusable, read_filter
 from service.bundle import Bundle
 from training.machine import machine
 
-CLICKS_PER_SESSION = 5
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+CONNECTIONS = (1, 16)
+WARM_UP_S = 1.0
+RECALL_SESSIONS = 200
 
 
-class Asker(asyncio.Protocol):
-    """One connection: sends the next request when an answer has come."""
+class Kind(StrEnum):
+    """How the rate of arrivals goes."""
 
-    def __init__(self, requests: Iterator[bytes], until: float) -> None:
-        self._requests, self._until = requests, until
-        self._received = b""
-        self._sent = 0.0
-        self.durations_s: list[float] = []
-        self.failures = 0
-        self.done = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._send()
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, blank, body = self._received.partition(b"\r\n\r\n")
-        if not blank or len(body) < _content_length(head):
-            return
-        self.durations_s.append(time.perf_counter() - self._sent)
-        self.failures += not (head.startswith(b"HTTP/1.1 200") and b'"degraded":[]' in body)
-        self._received = b""
-        self._send()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def _send(self) -> None:
-        if time.perf_counter() >= self._until:
-            self._transport.close()
-            return
-        self._sent = time.perf_counter()
-        self._transport.write(next(self._requests))
+    POISSON = "poisson"
+    RAMP = "ramp"
 
 
-def _content_length(head: bytes) -> int:
-    return int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+class Subject(NamedTuple):
+    """A service, and what it is asked."""
+
+    bundle: Bundle
+    server: Server
+    api: Onward
+    sessions: Sessions
+
+    def open(self, arrivals: Arrivals, seed: int) -> OpenLoad:
+        return OpenLoad(self.server.url, self.api, self.sessions, arrivals, seed=seed)
+
+    def closed(self, connections: int, seconds: float, seed: int) -> ClosedLoad:
+        return ClosedLoad(self.server.url, self.api, self.sessions, connections, seconds, seed)
 
 
-def requests(items: list[str], weights: list[float], seed: int) -> Iterator[bytes]:
-    """Sessions of five clicks on items by their popularity, one request a click."""
-    generator = random.Random(seed)
-    session = 0
-    while True:
-        session += 1
-        for item in generator.choices(items, weights, k=CLICKS_PER_SESSION):
-            body = json.dumps({"session_id": f"{seed}-{session}", "items": [item], "k": 20}).encode()
-            head = "POST /v1/recommendations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-@contextmanager
-def service(bundles: Path, workers: int, source: Path | None = None) -> Iterator[tuple[int, int]]:
-    """Run the service on a free port, that of a `source` folder where one is named; gives the port and process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--bundles", str(bundles.resolve()), "--port", str(port)]
-    environment = {**os.environ, "SERVICE_LOG_LEVEL": "warning"}
-    process = subprocess.Popen(
-        [*command, "--workers", str(workers)], env=environment, cwd=source, stdout=subprocess.DEVNULL
-    )
-    try:
-        _wait_until_ready(port)
-        yield port, process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-
-
-def _wait_until_ready(port: int) -> None:
-    for _ in range(600):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise TimeoutError("the service was not ready after a minute")
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process and of its worker processes, without the session store's."""
-    seconds = 0.0
-    for process in (pid, *_children(pid)):
-        name, fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)
-        if "valkey" not in name and "redis" not in name:
-            user, system = fields.split()[11:13]
-            seconds += (int(user) + int(system)) / TICKS_PER_S
-    return seconds
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-async def load(port: int, connections: int, seconds: float, items: list[str], weights: list[float]) -> list[Asker]:
-    """Ask over `connections` connections for some seconds."""
-    until = time.perf_counter() + seconds
-    loop = asyncio.get_running_loop()
-    askers = []
-    for number in range(connections):
-        seed = number + int(until * 1000) % 10**9
-        askers.append(Asker(requests(items, weights, seed), until))
-        await loop.create_connection(lambda asker=askers[-1]: asker, "127.0.0.1", port)  # type: ignore[misc]  # bound now
-    await asyncio.gather(*(asker.done for asker in askers))
-    return askers
-
-
-def measure(port: int, pid: int, connections: int, seconds: float, bundle: Bundle) -> dict[str, float]:
-    """Figures of one load."""
-    rows = bundle.catalog.most_popular_rows.tolist()
-    items = [bundle.catalog.item_id(row) for row in rows]
-    weights = [float(bundle.catalog.popularity_N1[row]) + 0.1 for row in rows]
-    cpu_before = cpu_seconds(pid)
-    askers = asyncio.run(load(port, connections, seconds, items, weights))
-    durations_ms = sorted(1000 * duration for asker in askers for duration in asker.durations_s)
-    cuts = quantiles(durations_ms, n=1000)
+def medians(measured: Sequence[Measurement]) -> dict[str, Any]:
+    """Figures of the rounds of one load: errors are summed, reasons why the generator was the limit are listed."""
+    rounds = [one.figures() for one in measured]
+    figures = {name: _median([one[name] for one in rounds]) for name, value in rounds[0].items() if _is_number(value)}
+    errors: Counter[str] = sum((Counter(one["errors"]) for one in rounds), Counter())
+    reasons = sorted({one["limited_by"] for one in rounds if one["limited_by"]})
+    parts = [_part(parts) for parts in zip(*(one.outcome.parts for one in measured), strict=True)]
     return {
-        "requests_per_s": len(durations_ms) / seconds,
-        "p50_ms": cuts[499],
-        "p90_ms": cuts[899],
-        "p99_ms": cuts[989],
-        "cpu_us_per_request": 1e6 * (cpu_seconds(pid) - cpu_before) / len(durations_ms),
-        "failures": sum(asker.failures for asker in askers),
+        **figures,
+        "errors": dict(errors),
+        "generator_limited": bool(reasons),
+        "limited_by": reasons,
+        **({"parts": parts} if parts else {}),
     }
 
 
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(median(known), 3) if known else None
+
+
+def _part(parts: Sequence[Part]) -> dict[str, float | None]:
+    rows = [asdict(part) for part in parts]
+    return {name: _median([row[name] for row in rows]) for name in rows[0]}
+
+
+def arrivals_of(kind: Kind, rates: Sequence[float], seconds: float) -> dict[str, Arrivals]:
+    """The open loads by name: one a rate, or one that rises from the lowest to the highest."""
+    if kind is Kind.RAMP:
+        return {f"{min(rates):g}-{max(rates):g}": Arrivals(min(rates), seconds, max(rates))}
+    return {f"{rate:g}": Arrivals(rate, seconds) for rate in rates}
+
+
+def take_turns(
+    subjects: Sequence[Subject], opens: dict[str, Arrivals], seconds: float, rounds: int
+) -> list[dict[str, dict[str, Any]]]:
+    """Ask each subject each load, round by round; for each subject the medians by name."""
+    seeds = count(1)
+    measured: list[dict[str, list[Measurement]]] = [{} for _ in subjects]
+    with Generator() as generator:
+        for subject in subjects:
+            generator.ask(subject.closed(max(CONNECTIONS), WARM_UP_S, next(seeds)))
+        for _ in range(rounds):
+            for subject, of_subject in zip(subjects, measured, strict=True):
+                loads: dict[str, Load] = {
+                    **{f"open {name}": subject.open(arrivals, next(seeds)) for name, arrivals in opens.items()},
+                    **{f"closed {number}": subject.closed(number, seconds, next(seeds)) for number in CONNECTIONS},
+                }
+                for name, load in loads.items():
+                    of_subject.setdefault(name, []).append(measure(generator, subject.server, load))
+    return [{name: medians(of_load) for name, of_load in of_subject.items()} for of_subject in measured]
+
+
+def described(subject: Subject, loads: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Figures of one catalog."""
+    manifest = subject.bundle.manifest
+    recall = served_recall(subject.server.url, subject.api, subject.sessions[:RECALL_SESSIONS])
+    return {
+        "model": manifest.model,
+        "items": manifest.items,
+        "index": manifest.index.model_dump(),
+        f"recall_at_{subject.api.k}": recall,
+        "loads": loads,
+    }
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or min(rates) <= 0:
+        raise typer.BadParameter("give rates above 0 with commas between, as in 100,500,1000", param_hint="--rates")
+    return rates
+
+
+def _subject(folder: Path, condition: str | None, server: Server) -> Subject:
+    bundle = Bundle.load(folder / "current", verify=False)
+    try:
+        api = Onward(filter=None if condition is None else read_filter(condition, bundle))
+    except Unusable as error:
+        raise typer.BadParameter(str(error)) from error
+    return Subject(bundle, server, api, draw_sessions(bundle))
+
+
 def main(
-    bundles: Annotated[Path, typer.Argument(exists=True, help="A folder of bundles.")],
-    seconds: Annotated[float, typer.Option(min=1)] = 4,
+    bundles: Annotated[list[Path], typer.Argument(exists=True, help="Folders of bundles.")],
+    rates: Annotated[str, typer.Option(help="Requests/s of the open loop.")] = "100,500,1000",
+    arrivals: Annotated[Kind, typer.Option(help="Rates by themselves, or one that rises.")] = Kind.POISSON,
+    condition: Annotated[str | None, typer.Option("--filter", help="A filter, as JSON, in every request.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5)] = 10,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     workers: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
-    """Print latency, throughput and processor time of the service, by number of connections, taken in turn."""
-    bundle = Bundle.load(bundles / "current")
-    figures: dict[int, list[dict[str, Any]]] = {1: [], 16: []}
-    with service(bundles, workers) as (port, pid):
-        for connections in figures:
-            measure(port, pid, connections, 1, bundle)
-        for _ in range(rounds):
-            for connections, measured in figures.items():
-                measured.append(measure(port, pid, connections, seconds, bundle))
+    """Print latency, throughput, recall, memory and processor time of the service."""
+    opens = arrivals_of(arrivals, _rates(rates), seconds)
+    with ExitStack() as running:
+        subjects = [
+            _subject(folder, condition, running.enter_context(started(folder, workers=workers))) for folder in bundles
+        ]
+        loads = take_turns(subjects, opens, seconds, rounds)
+        catalogs = [described(subject, of_subject) for subject, of_subject in zip(subjects, loads, strict=True)]
     result = {
         "benchmark": "serving",
         **machine("faiss-cpu", "onnxruntime", "fastapi", "uvicorn"),
         "workers": workers,
-        "model": bundle.manifest.model,
-        "items": bundle.manifest.items,
-        "index": bundle.manifest.index.model_dump(),
-        "connections": {
-            connections: {name: round(median(one[name] for one in measured), 3) for name in measured[0]}
-            for connections, measured in figures.items()
-        },
+        "arrivals": arrivals,
+        "filter": None if condition is None else json.loads(condition),
+        "seconds": seconds,
+        "rounds": rounds,
+        "recall_against": f"exact search by the API, {RECALL_SESSIONS} sessions of the load",
+        "catalogs": catalogs,
     }
     typer.echo(json.dumps(result))
 
