@@ -145,7 +145,7 @@ def main(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each load.")] = 4,
-    only: Annotated[str, typer.Option(help="Names of peers, separated by commas.")] = "",
+    only: Annotated[str, typer.Option(help="Names of peers, separated by semicolons.")] = "",
     venvs: Annotated[Path | None, typer.Option(help="Where peers are installed.  [default: the user's cache]")] = None,
     pin: Annotated[bool, typer.Option(help="Servers on core 0, store and generator on core 1.")] = False,
 ) -> None:
@@ -226,7 +226,7 @@ def _wanted(only: str) -> list[Peer]:
     if not only:
         return [*PEERS]
     by_name = {peer.name: peer for peer in PEERS}
-    names = [name.strip() for name in only.split(",")]
+    names = [name.strip() for name in only.split(";")]
     if unknown := [name for name in names if name not in by_name]:
         raise InputError(f"--only: no peer is named {unknown[0]}; there are {', '.join(by_name)}")
     return [by_name[name] for name in names]

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.bench.api import post
@@ -42,6 +42,8 @@ class Peer:
     requirements: str | None = None
     """Its file among the requirements; None for what runs in the environment of the benchmark."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    batch: int = 1
+    """How many queries it answers together at most."""
     is_exact: bool = False
     """Whether it compares every item."""
     is_restless: bool = False
@@ -95,25 +97,27 @@ def _with_port(module: str, port: int) -> list[str]:
     return ["-m", module, str(port)]
 
 
+_RAY = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+TOGETHER = 16
+"""How many queries the peers that answer in batches take at most: as many as are ever in flight."""
+
 PLAIN = Peer("plain FastAPI", "plain_fastapi", _uvicorn, is_exact=True)
+MOSEC = Peer("mosec", "mosec_server", _mosec, "mosec")
+LITSERVE = Peer("LitServe", "litserve_server", _with_port, "litserve", {"LITSERVE_DISABLE": "1"})
+RAY = Peer("Ray Serve", "ray_server", _with_port, "ray", _RAY, is_restless=True)
 PEERS = (
     PLAIN,
     Peer("good FastAPI", "good_fastapi", _uvicorn),
-    Peer("mosec", "mosec_server", _mosec, "mosec"),
-    Peer("mosec single", "mosec_single", _mosec, "mosec"),
-    Peer("LitServe", "litserve_server", _with_port, "litserve", {"LITSERVE_DISABLE": "1"}),
+    MOSEC,
+    replace(MOSEC, name="mosec, batches", batch=TOGETHER),
+    LITSERVE,
+    replace(LITSERVE, name="LitServe, batches", batch=TOGETHER),
     Peer("BentoML", "bentoml_server", _bentoml, "bentoml", {"BENTOML_DO_NOT_TRACK": "True"}),
-    Peer(
-        "Ray Serve",
-        "ray_server",
-        _with_port,
-        "ray",
-        {
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-            "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-            "RAY_USAGE_STATS_ENABLED": "0",
-        },
-        is_restless=True,
-    ),
+    RAY,
+    replace(RAY, name="Ray Serve, batches", batch=TOGETHER),
 )

@@ -15,10 +15,12 @@ from typing import IO
 
 from service.bench.api import Api, Onward
 from tests.benchmarks.peers.answers import ask
-from tests.benchmarks.peers.apps.model import BUNDLE, REDIS_URL, WEIGHTS
+from tests.benchmarks.peers.apps.model import BATCH, BUNDLE, REDIS_URL, WEIGHTS
 from tests.benchmarks.peers.peer import REPOSITORY, Peer, PeerApi
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 20.0
+HOME = "PEER_HOME"
+"""The variable by which every process of a server is known."""
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 
@@ -69,7 +71,12 @@ def onward(name: str, bundles: Path, place: Place) -> Iterator[Server]:
 def serving(peer: Peer, python: str, bundle: Path, place: Place) -> Iterator[Server]:
     """A peer. Raises NotStarted."""
     port = _free_port()
-    environment = {**peer.environment, BUNDLE: str(bundle.resolve()), REDIS_URL: place.store}
+    environment = {
+        **peer.environment,
+        BUNDLE: str(bundle.resolve()),
+        REDIS_URL: place.store,
+        BATCH: str(peer.batch),
+    }
     if place.weights is not None:
         environment[WEIGHTS] = str(place.weights)
     with _running([python, *peer.command(peer.module, port)], environment, place.cores) as (process, log):
@@ -87,7 +94,7 @@ def _running(
         process = subprocess.Popen(
             command,
             cwd=REPOSITORY,
-            env={**os.environ, **ONE_THREAD, **_homes(home), **environment},
+            env={**os.environ, **ONE_THREAD, **_places(home), **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -97,17 +104,24 @@ def _running(
         try:
             yield process, log
         finally:
-            _stop(process)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_S)
+            _kill_all(home)
+            process.wait()
 
 
-def _homes(folder: str) -> dict[str, str]:
-    """Where peers keep what they would else leave in the user's home or at a path that all of them share."""
+def _places(folder: str) -> dict[str, str]:
+    """Where peers keep and offer what would else be in the user's home, or at a path or port that all of them share."""
     return {
+        HOME: folder,
         "BENTOML_HOME": f"{folder}/bentoml",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
     }
 
 
@@ -132,17 +146,13 @@ def _last_line(log: IO[bytes]) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    _signal(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_TIMEOUT_S)
-    _signal(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _signal(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(group, number)
+def _kill_all(home: str) -> None:
+    """End the processes that remain of a server: some leave its group and its tree, none its environment."""
+    mark = f"{HOME}={home}".encode()
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _free_port() -> int:

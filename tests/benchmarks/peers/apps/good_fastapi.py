@@ -37,6 +37,7 @@ app = FastAPI(lifespan=lifespan)
 @app.post("/recommendations")
 async def recommend(query: Query) -> Response:
     pipeline = app.state.redis.pipeline(transaction=False)
-    append(pipeline, "good", query.session_id, query.items)
+    append(pipeline, query.session_id, query.items)
     *_, session = await pipeline.execute()
-    return Response(orjson.dumps(app.state.model.answer(session, query.k)), media_type="application/json")
+    answer = app.state.model.answers([session], [{"k": query.k}])[0]
+    return Response(orjson.dumps(answer), media_type="application/json")

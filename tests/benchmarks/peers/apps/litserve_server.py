@@ -1,8 +1,9 @@
 """LitServe: one API server process, one worker process.
 
-LitServer(accelerator="cpu", workers_per_device=1, fast_queue=True), num_api_servers=1, log level warning; single items,
-for batches wait longer than they save. In the worker one pipeline of redis-py, one run of the bundle's ONNX program
-and one search of the bundle's FAISS index for each query.
+LitServer(accelerator="cpu", workers_per_device=1, fast_queue=True), num_api_servers=1, log level warning. A batch of
+one: a query at a time. A larger one: that max_batch_size and batch_timeout=0, its default, which takes what has come.
+A batch is one pipeline of redis-py, one run of the bundle's ONNX program, padded, and one search of the bundle's FAISS
+index.
 """
 
 import os
@@ -12,24 +13,36 @@ from typing import Any
 import litserve
 from redis import Redis
 
-from tests.benchmarks.peers.apps.model import REDIS_URL, Answer, Model, append
+from tests.benchmarks.peers.apps.model import REDIS_URL, Answer, Model, append, batch_size
 
 
-class Recommender(litserve.LitAPI):
-    """One query -> its answer."""
+class Batches(litserve.LitAPI):
+    """A batch of queries -> their answers."""
 
     def setup(self, device: str) -> None:
         self._model = Model.of_environment()
         self._redis = Redis.from_url(os.environ[REDIS_URL], decode_responses=True)
 
-    def predict(self, query: dict[str, Any]) -> Answer:
+    def predict(self, given: Any) -> Any:
+        return self.answers(given)
+
+    def answers(self, queries: list[dict[str, Any]]) -> list[Answer]:
         pipeline = self._redis.pipeline(transaction=False)
-        append(pipeline, "litserve", query["session_id"], query["items"])
-        return self._model.answer(pipeline.execute()[3], query["k"])
+        for query in queries:
+            append(pipeline, query["session_id"], query["items"])
+        return self._model.answers(pipeline.execute()[3::4], queries)
+
+
+class Singles(Batches):
+    """One query -> its answer."""
+
+    def predict(self, given: Any) -> Any:
+        return self.answers([given])[0]
 
 
 if __name__ == "__main__":
-    api = Recommender(api_path="/recommendations")
+    size = batch_size()
+    api = (Batches if size > 1 else Singles)(max_batch_size=size, api_path="/recommendations")
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
     server.run(
         host="127.0.0.1", port=int(sys.argv[1]), num_api_servers=1, log_level="warning", generate_client_file=False

@@ -1,20 +1,21 @@
 """What lies behind the server in every peer but the plain one: a bundle's ONNX program and its FAISS index.
 
-Dimension key: B sessions, L positions, K interests (1), P padded dimension, D embedding.
+Dimension key: B sessions, L positions, D embedding, P padded dimension, C candidates, k results.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
-BUNDLE, REDIS_URL, WEIGHTS = "PEER_BUNDLE", "REDIS_URL", "PEER_WEIGHTS"
-"""The variables that name the bundle's folder, the session store and the file of an eager encoder's weights."""
+BUNDLE, WEIGHTS, REDIS_URL, BATCH = "PEER_BUNDLE", "PEER_WEIGHTS", "REDIS_URL", "PEER_BATCH"
+"""The variables that name the bundle's folder, an eager encoder's weights, the session store and the largest batch."""
 SESSION_LENGTH, SESSION_TTL_S = 50, 1800
 MIN_LENGTH = 2
 """The shortest input that the program is exported for."""
@@ -32,35 +33,52 @@ class Model:
         self._encoder = onnxruntime.InferenceSession(folder / "encoder.onnx", _options(), ["CPUExecutionProvider"])
         self._index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
         if manifest["index"]["nprobe"] is not None:
-            faiss.extract_index_ivf(self._index).nprobe = manifest["index"]["nprobe"]
+            self._index.nprobe = manifest["index"]["nprobe"]
+        if manifest["index"]["ef_search"] is not None:
+            self._index.hnsw.efSearch = manifest["index"]["ef_search"]
+        self._candidates_per_k: int = manifest["index"]["candidates_per_k"]
+        self._vectors_N1D = np.load(folder / "vectors.npy", mmap_mode="r")
         faiss.omp_set_num_threads(1)
 
     @classmethod
     def of_environment(cls) -> "Model":
         return cls(Path(os.environ[BUNDLE]))
 
-    def answer(self, session: Sequence[str], k: int) -> Answer:
-        return self.answers([session], k)[0]
-
-    def answers(self, sessions: Sequence[Sequence[str]], k: int) -> list[Answer]:
-        """One run of the program and one search for all sessions."""
+    def answers(self, sessions: Sequence[Sequence[str]], queries: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """One run of the program and one search for the sessions of all queries, which say how many items they want."""
         rows = [[self._rows[item_id] for item_id in session if item_id in self._rows] for session in sessions]
         items_BL = np.zeros((len(rows), max(MIN_LENGTH, *map(len, rows))), dtype=np.int64)
         for session, of_session in enumerate(rows):
             items_BL[session, items_BL.shape[1] - len(of_session) :] = of_session
         interests_BD = self._encoder.run(None, {"items_BL": items_BL})[0][:, 0]
-        queries_BP = np.zeros((len(rows), self._index.d), dtype=np.float32)
+        scores_Bk, rows_Bk = self._nearest(interests_BD, max(query["k"] for query in queries))
+        lists = zip(rows_Bk.tolist(), scores_Bk.tolist(), queries, strict=True)
+        return [self._answer(rows[: query["k"]], scores[: query["k"]]) for rows, scores, query in lists]
+
+    def _nearest(self, interests_BD: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """By the index alone, or by the vectors among the candidates that an index of coarse codes finds."""
+        queries_BP = np.zeros((len(interests_BD), self._index.d), dtype=np.float32)
         queries_BP[:, : interests_BD.shape[1]] = interests_BD
-        scores_Bk, ids_Bk = self._index.search(queries_BP, k)
-        return [
-            {"items": [{"id": self._ids[i + 1], "score": score} for i, score in zip(found, scores, strict=True)]}
-            for found, scores in zip(ids_Bk.tolist(), scores_Bk.tolist(), strict=True)
-        ]
+        scores_BC, ids_BC = self._index.search(queries_BP, k * self._candidates_per_k)
+        rows_BC = ids_BC + 1
+        if self._candidates_per_k == 1:
+            return scores_BC, rows_BC
+        scores_BC = np.einsum("bcd,bd->bc", self._vectors_N1D[rows_BC], interests_BD)
+        best_Bk = np.argsort(-scores_BC, axis=1)[:, :k]
+        return np.take_along_axis(scores_BC, best_Bk, axis=1), np.take_along_axis(rows_BC, best_Bk, axis=1)
+
+    def _answer(self, rows: list[int], scores: list[float]) -> Answer:
+        return {"items": [{"id": self._ids[row], "score": score} for row, score in zip(rows, scores, strict=True)]}
 
 
-def append(pipeline: Any, peer: str, session_id: str, items: Sequence[str]) -> None:
+def batch_size() -> int:
+    """How many queries a server may answer together."""
+    return int(os.environ.get(BATCH, "1"))
+
+
+def append(pipeline: Any, session_id: str, items: Sequence[str]) -> None:
     """Put into a pipeline what appends to a session and reads it: its replies are four, of which the last is wanted."""
-    key = f"{peer}:{session_id}"
+    key = f"session:{session_id}"
     pipeline.rpush(key, *items)
     pipeline.ltrim(key, -SESSION_LENGTH, -1)
     pipeline.expire(key, SESSION_TTL_S)

@@ -1,8 +1,8 @@
 """mosec: its Rust server before one Python worker process.
 
-One stage with num=1, dynamic batching with max_batch_size=16 and max_wait_time=1 ms (the least it takes), JSON in and
-out by orjson. A batch is one pipeline of redis-py, one run of the bundle's ONNX program, padded, and one search of the
-bundle's FAISS index.
+One stage with num=1, JSON in and out by orjson. A batch of one: a query at a time. A larger one: dynamic batching with
+that max_batch_size and max_wait_time=1 ms, the least it takes. A batch is one pipeline of redis-py, one run of the
+bundle's ONNX program, padded, and one search of the bundle's FAISS index.
 """
 
 import os
@@ -12,12 +12,12 @@ import orjson
 from mosec import Server, Worker
 from redis import Redis
 
-from tests.benchmarks.peers.apps.model import REDIS_URL, Model, append
+from tests.benchmarks.peers.apps.model import REDIS_URL, Answer, Model, append, batch_size
 
-BATCH, WAIT_MS = 16, 1
+WAIT_MS = 1
 
 
-class Recommender(Worker):
+class Batches(Worker):
     """A batch of queries -> their answers."""
 
     def __init__(self) -> None:
@@ -31,15 +31,25 @@ class Recommender(Worker):
     def serialize(self, data: Any) -> bytes:
         return orjson.dumps(data)
 
-    def forward(self, data: list[dict[str, Any]]) -> list[Any]:
+    def forward(self, data: Any) -> Any:
+        return self.answers(data)
+
+    def answers(self, queries: list[dict[str, Any]]) -> list[Answer]:
         pipeline = self._redis.pipeline(transaction=False)
-        for query in data:
-            append(pipeline, "mosec", query["session_id"], query["items"])
-        answers = self._model.answers(pipeline.execute()[3::4], max(query["k"] for query in data))
-        return [{"items": answer["items"][: query["k"]]} for answer, query in zip(answers, data, strict=True)]
+        for query in queries:
+            append(pipeline, query["session_id"], query["items"])
+        return self._model.answers(pipeline.execute()[3::4], queries)
+
+
+class Singles(Batches):
+    """One query -> its answer."""
+
+    def forward(self, data: Any) -> Any:
+        return self.answers([data])[0]
 
 
 if __name__ == "__main__":
-    server = Server()
-    server.append_worker(Recommender, num=1, max_batch_size=BATCH, max_wait_time=WAIT_MS, route="/recommendations")
+    server, size = Server(), batch_size()
+    worker = Batches if size > 1 else Singles
+    server.append_worker(worker, num=1, max_batch_size=size, max_wait_time=WAIT_MS, route="/recommendations")
     server.run()

@@ -73,7 +73,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/recommendations", response_model=Recommendations)
 async def recommend(query: Query) -> Recommendations:
-    key, redis, recommender = f"plain:{query.session_id}", app.state.redis, app.state.recommender
+    key, redis, recommender = f"session:{query.session_id}", app.state.redis, app.state.recommender
     await redis.rpush(key, *query.items)
     await redis.ltrim(key, -SESSION_LENGTH, -1)
     await redis.expire(key, SESSION_TTL_S)
