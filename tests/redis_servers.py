@@ -47,7 +47,7 @@ class RedisServer:
     def tell(self, *command: str | int) -> Any:
         """Run one command by a connection of its own."""
         with Redis(host=HOST, port=self.port, retry=Retry(ConstantBackoff(0.01), START_TRIES)) as client:
-            return client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+            return client.execute_command(*command)
 
     def kill(self) -> None:
         """End it at once, as a crash does."""

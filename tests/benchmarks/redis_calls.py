@@ -54,7 +54,10 @@ def by_redis_py(redis: "Redis") -> Iterator[tuple[str, Call]]:
 
     async def pipeline(key: str) -> Any:
         async with redis.pipeline(transaction=False) as pipe:
-            pipe.rpush(key, "item-1").ltrim(key, -LENGTH, -1).pexpire(key, TTL_MS).lrange(key, 0, -1)
+            pipe.rpush(key, "item-1")
+            pipe.ltrim(key, -LENGTH, -1)
+            pipe.pexpire(key, TTL_MS)
+            pipe.lrange(key, 0, -1)
             return await pipe.execute()
 
     script = redis.register_script(SCRIPT)

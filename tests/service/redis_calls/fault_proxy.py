@@ -1,0 +1,78 @@
+"""FaultProxy: a server as seen over a network that fails."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+Fault = Literal["none", "slices", "silence", "garbage", "reset"]
+
+
+class FaultProxy:
+    """Hands on what is sent, its replies with the fault that is set."""
+
+    def __init__(self, server: Path) -> None:
+        self.fault: Fault = "none"
+        self.accepted = 0
+        self._server = server
+        self._random = random.Random(3)
+        self._handlers: set[asyncio.Task[None]] = set()
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._handlers.add(asyncio.create_task(self._handle(reader, writer)))
+
+    async def aclose(self) -> None:
+        for handler in self._handlers:
+            handler.cancel()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
+        await asyncio.sleep(0.01)  # what was aborted is closed a turn later
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        of_server, to_server = await asyncio.open_unix_connection(self._server)
+        tasks = [asyncio.create_task(one) for one in (self._hand_on(reader, to_server), self._reply(of_server, writer))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in (writer, to_server):
+                end.transport.abort()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            writer.write(data)
+
+    async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            if self.fault == "reset":
+                writer.write(data[: self._random.randrange(len(data))])
+                return
+            if self.fault == "garbage":
+                data = b"\x00" + data
+            if self.fault == "slices":
+                for part in self._slices(data):
+                    writer.write(part)
+                    await asyncio.sleep(0)
+            elif self.fault != "silence":
+                writer.write(data)
+
+    def _slices(self, data: bytes) -> list[bytes]:
+        cuts = sorted({0, len(data), *(self._random.randrange(len(data)) for _ in range(20))})
+        return [data[first:last] for first, last in pairwise(cuts)]
+
+
+@asynccontextmanager
+async def fault_proxy(server: Path, path: Path) -> AsyncIterator[FaultProxy]:
+    """Listen at a unix socket, for the server at another one."""
+    proxy = FaultProxy(server)
+    listener = await asyncio.start_unix_server(proxy.accept, path)
+    try:
+        yield proxy
+    finally:
+        listener.close()
+        await proxy.aclose()
