@@ -12,7 +12,7 @@ from training.data.columns import ColumnNames
 from training.data.formats import Format
 from training.data.preparation import Preparation, SplitKind
 from training.errors import InputError, bundle_faults
-from training.index_kind import IndexKind
+from training.index_kind import FAST_RECALL, TARGET_RECALL, IndexKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,7 +218,11 @@ def export(
     bundles: Annotated[Path, typer.Option(help="Folder of bundles; the new one becomes its current one.")],
     data: Annotated[Path | None, typer.Option(help="The runs' dataset, if it has moved since.")] = None,
     index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
-    recall: Annotated[float, typer.Option(min=0.5, max=1, help="Recall@20 of the index that it is tuned to.")] = 0.99,
+    recall: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=1, help=f"Recall@20 that the index is tuned to.  [default: {TARGET_RECALL}]"),
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help=f"Tune the index to a recall@20 of {FAST_RECALL}.")] = False,
 ) -> None:
     """Make a trained encoder the current bundle: program, vectors, index, catalog.
 
@@ -230,7 +234,11 @@ def export(
     from training.export import export as export_run
 
     with bundle_faults(bundles), announced_steps() as announce:
-        typer.echo(export_run(runs, bundles, data=data, index=index, target_recall=recall, on_step=announce))
+        typer.echo(
+            export_run(
+                runs, bundles, data=data, index=index, target_recall=_target_recall(recall, fast=fast), on_step=announce
+            )
+        )
 
 
 @cli.command()
@@ -330,7 +338,11 @@ def rebuild(
         Path | None, typer.Option(help="Changes of the live catalog, as `onward-service changes` wrote them.")
     ] = None,
     index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
-    recall: Annotated[float, typer.Option(min=0.5, max=1, help="Recall@20 of the index that it is tuned to.")] = 0.99,
+    recall: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=1, help=f"Recall@20 that the index is tuned to.  [default: {TARGET_RECALL}]"),
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help=f"Tune the index to a recall@20 of {FAST_RECALL}.")] = False,
 ) -> None:
     """Build the index of the current bundle anew, with a new catalog or another index, without training.
 
@@ -352,7 +364,7 @@ def rebuild(
             items_column=items_column,
             changes=changes,
             index=index,
-            target_recall=recall,
+            target_recall=_target_recall(recall, fast=fast),
             on_step=announce,
         )
         typer.echo(digest)
@@ -431,6 +443,12 @@ def tune(
 def _only_test_is_recorded(record: Path | None, part: HeldOut) -> None:
     if record is not None and part is not HeldOut.TEST:
         raise InputError("--record keeps answers about the test part; leave out --part")
+
+
+def _target_recall(recall: float | None, *, fast: bool) -> float:
+    if recall is not None and fast:
+        raise InputError("--recall and --fast: give one of them")
+    return FAST_RECALL if fast else recall or TARGET_RECALL
 
 
 def _engine(name: EngineName) -> "Callable[[Path], Engine]":

@@ -30,7 +30,7 @@ from training.data.corpus import Corpus
 from training.data.dataset import Dataset
 from training.data.examples import Examples
 from training.errors import InputError
-from training.index_kind import IndexKind
+from training.index_kind import TARGET_RECALL, IndexKind
 from training.indexing import MAX_QUERIES, build_index
 from training.models.encoder import SessionEncoder
 from training.models.ensemble import Ensemble
@@ -57,7 +57,7 @@ def export(
     *,
     data: Path | None = None,
     index: IndexKind = IndexKind.AUTO,
-    target_recall: float = 0.99,
+    target_recall: float = TARGET_RECALL,
     on_step: Callable[[str], object] = lambda step: None,
 ) -> str:
     """Make a run's encoder, or the sum of several, the current bundle of `bundles` and return its digest.

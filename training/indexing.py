@@ -20,13 +20,12 @@ from training.index_building import (
     inverted_file,
     list_count,
 )
-from training.index_kind import IndexKind
+from training.index_kind import TARGET_RECALL, IndexKind
 from training.index_tuning import RECALL_AT, Tuned, Tuning
 
-TARGET_RECALL, FAST_RECALL = 0.99, 0.95
 FLAT_BELOW = 20_000
 """Items up to which scanning all of them takes less than half a millisecond."""
-SMALL_BELOW = 200_000
+SMALL_BELOW = 100_000
 """Items up to which a graph is built within a minute, and a flat index is worth a comparison."""
 GRAPH_OF_LISTS_FROM = 4_096
 """Lists from which on it may pay to find the nearest ones by a graph."""
@@ -40,7 +39,7 @@ class Code(NamedTuple):
     candidates_per_k: tuple[int, ...]
 
 
-CODES = (Code("SQfp16", (1,)), Code("SQ8", (1, 2, 4)), Code("SQ4", (4, 8)))
+CODES = (Code("SQfp16", (1,)), Code("SQ8", (2, 4)), Code("SQ4", (4, 8)))
 """In 16, 8 and 4 bits a number; candidates by fewer bits are compared again by the vectors, which are there anyway."""
 
 
@@ -54,7 +53,7 @@ def build_index(
 ) -> tuple[faiss.Index, IndexInfo]:
     """Build the index that answers soonest of those that find `target_recall` of the 20 best items of an exact search.
 
-    Inverted files with several codes are tried, of up to 200,000 items a graph and a flat index too, each tuned to the
+    Inverted files with several codes are tried, of up to 100,000 items a graph and a flat index too, each tuned to the
     target; what was tried stands in the result. Where none reaches the target, the one that finds most is taken.
 
     Args:

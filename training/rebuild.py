@@ -32,7 +32,7 @@ from training.bundling import Asked, availability, json_attributes, publish_with
 from training.data.attributes import read_attributes
 from training.data.formats import Format
 from training.errors import InputError
-from training.index_kind import IndexKind
+from training.index_kind import TARGET_RECALL, IndexKind
 from training.indexing import build_index
 
 KEPT = (ENCODER, ENCODER_DATA, TABLE, WEIGHTS, QUERIES, USERS)
@@ -62,7 +62,7 @@ def rebuild(
     items_column: str | None = None,
     changes: Path | None = None,
     index: IndexKind = IndexKind.AUTO,
-    target_recall: float = 0.99,
+    target_recall: float = TARGET_RECALL,
     on_step: Callable[[str], object] = lambda step: None,
 ) -> str:
     """Publish the current bundle anew with its index built again, and return the new digest.

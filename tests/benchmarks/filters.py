@@ -1,106 +1,87 @@
-"""Search under filters of every selectivity: `python -m tests.benchmarks.filters`.
+"""Search under filters of every selectivity: `python -m tests.benchmarks.filters BUNDLE`.
 
-Builds an index of made-up clustered vectors and asks it for items of which only some are eligible: each way to search
-them is timed and compared with an exact search, and the way that ItemIndex takes is named. Prints one line of JSON.
+Asks a bundle's index, with the queries it was tuned on, for items of which only some are eligible, by chance: each way
+to search them is timed and compared with an exact search, and the way that ItemIndex takes is named. Prints one line
+of JSON.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
+from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-import faiss
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from service.bundle import Effort, FaissIndex, ItemIndex
-from service.bundle.eligible import Eligible
+from service.bundle import INDEX, QUERIES, VECTORS, Effort, Eligible, FaissIndex, IndexInfo, ItemIndex, read_manifest
+from training.index_building import Vectors
+from training.index_tuning import exact_rows
 from training.machine import machine
 
-K, DIMENSION, CLUSTERS, SPREAD = 20, 64, 2_000, 0.7
-SHARES = (0.9, 0.5, 0.1, 0.01, 0.001)
+K = 20
+SHARES = (0.95, 0.9, 0.5, 0.1, 0.01, 0.001)
 
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
-def clustered_vectors(items: int, generator: np.random.Generator) -> NDArray[np.float32]:
-    """vectors_N1D of lengths 0.8 to 1.2 around random centres."""
-    centres = generator.normal(size=(CLUSTERS, DIMENSION))
-    vectors_ND = centres[generator.integers(0, CLUSTERS, items)] + SPREAD * generator.normal(size=(items, DIMENSION))
-    vectors_ND *= generator.uniform(0.8, 1.2, (items, 1)) / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    return np.vstack([np.zeros((1, DIMENSION)), vectors_ND]).astype(np.float32)
+class Asked(NamedTuple):
+    """A query and the best of the eligible rows."""
+
+    query_KD: NDArray[np.float32]
+    best: set[int]
 
 
-def measured(search: Search, queries_Q1D: NDArray[np.float32], best: list[set[int]] | None = None) -> dict[str, Any]:
-    """Median microseconds of a query, and recall@20 of the best items where they are given."""
-    durations, found = [], []
-    for query_1D in queries_Q1D:
-        started = time.perf_counter()
-        rows = search(query_1D)
-        durations.append(1e6 * (time.perf_counter() - started))
-        found.append(set(rows.tolist()))
-    result: dict[str, Any] = {"p50_us": round(median(durations))}
-    if best is not None:
-        hits = sum(len(expected & rows) for expected, rows in zip(best, found, strict=True))
-        result["recall_at_20"] = round(hits / max(1, sum(map(len, best))), 3)
-    return result
+def measured(search: Search, asked: Sequence[Asked]) -> dict[str, Any]:
+    """Median processor time of a query in microseconds, and recall@20."""
+    durations, hits = [], 0
+    for query_KD, best in asked:
+        started = time.thread_time()
+        rows = search(query_KD)
+        durations.append(1e6 * (time.thread_time() - started))
+        hits += len(best.intersection(rows.tolist()))
+    wanted = max(1, sum(len(best) for _, best in asked))
+    return {"p50_us": round(median(durations), 1), "recall_at_20": round(hits / wanted, 3)}
 
 
 def under_mask(
-    faiss_index: faiss.IndexIVF, index: ItemIndex, eligible: Eligible, queries_Q1D: NDArray[np.float32], nprobe: int
+    faiss_index: FaissIndex, index: ItemIndex, effort: Effort, eligible: Eligible, queries_QKD: NDArray[np.float32]
 ) -> dict[str, Any]:
     """Every way to search the eligible items."""
-    best = [set(index.scan(query_1D, K, eligible=eligible).rows.tolist()) for query_1D in queries_Q1D]
+    asked = [Asked(query, set(index.scan(query, K, eligible=eligible).rows.tolist())) for query in queries_QKD]
 
-    def visiting(lists: int) -> Search:
-        parameters = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=lists)
-        return lambda query_1D: faiss_index.search(query_1D, K, params=parameters)[1][0] + 1
+    def visiting(visits: int) -> Search:
+        per_k = effort.candidates_per_k
 
-    plan, wider = index.plan(eligible), min(faiss_index.nlist, ceil(nprobe * eligible.items / eligible.count))
-    return {
+        def search(query_KD: NDArray[np.float32]) -> NDArray[np.int64]:
+            ids, _ = faiss_index.search(query_KD, per_k * K, visits=visits, selector=eligible.selector)
+            rows = np.unique(ids[ids >= 0]) + 1
+            scores = (index.vectors(rows) @ query_KD.T).max(axis=1)
+            return rows[np.argsort(-scores)[:K]]
+
+        return search
+
+    plan = index.plan(eligible)
+    result = {
         "eligible": eligible.count,
         "chosen": {
             "strategy": plan.strategy,
-            "nprobe": plan.visits,
-            **measured(lambda query_1D: index.search(query_1D, K, eligible=eligible).rows, queries_Q1D, best),
+            "visits": plan.visits,
+            **measured(lambda query_KD: index.search(query_KD, K, eligible=eligible).rows, asked),
         },
-        "masked": measured(visiting(nprobe), queries_Q1D, best),
-        "wide": {"nprobe": wider, **measured(visiting(wider), queries_Q1D, best)},
-        "scan": measured(lambda query_1D: index.scan(query_1D, K, eligible=eligible).rows, queries_Q1D),
+        "scan": measured(lambda query_KD: index.scan(query_KD, K, eligible=eligible).rows, asked),
     }
-
-
-def main(
-    items: Annotated[int, typer.Option(min=CLUSTERS)] = 100_000,
-    lists: Annotated[int, typer.Option(min=1)] = 1_024,
-    nprobe: Annotated[int, typer.Option(min=1)] = 64,
-    queries: Annotated[int, typer.Option(min=2)] = 200,
-) -> None:
-    """Print what each way to search under a filter costs and finds."""
-    generator = np.random.default_rng(1)
-    vectors_N1D = clustered_vectors(items, generator)
-    faiss.omp_set_num_threads(1)
-    faiss_index = faiss.index_factory(DIMENSION, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    faiss_index.train(vectors_N1D[1:])
-    faiss_index.add(vectors_N1D[1:])
-    index = ItemIndex(FaissIndex(faiss_index), vectors_N1D=vectors_N1D, effort=Effort(nprobe))
-    noise_QD = generator.normal(size=(queries, DIMENSION)) / np.sqrt(DIMENSION)
-    queries_Q1D = (vectors_N1D[generator.integers(1, items, queries)] + noise_QD).astype(np.float32)[:, np.newaxis]
-    best = [set(index.search(query_1D, K, exact=True).rows.tolist()) for query_1D in queries_Q1D]
-    result = {
-        "benchmark": "filters",
-        **machine("faiss-cpu", "numpy"),
-        "index": {"items": items, "dimension": DIMENSION, "description": f"IVF{lists},SQfp16", "nprobe": nprobe},
-        "without": measured(lambda query_1D: index.search(query_1D, K).rows, queries_Q1D, best),
-        "shares": {
-            share: under_mask(faiss_index, index, random_share(items, share, generator), queries_Q1D, nprobe)
-            for share in SHARES
-        },
+    if effort.visits is None:
+        return result
+    wider = faiss_index.at_most(ceil(effort.visits * eligible.items / max(1, eligible.count)))
+    return {
+        **result,
+        "masked": measured(visiting(effort.visits), asked),
+        "wide": {"visits": wider, **measured(visiting(wider), asked)},
     }
-    typer.echo(json.dumps(result))
 
 
 def random_share(items: int, share: float, generator: np.random.Generator) -> Eligible:
@@ -108,6 +89,47 @@ def random_share(items: int, share: float, generator: np.random.Generator) -> El
     rows_N1 = generator.random(items + 1) < share
     rows_N1[0] = False
     return Eligible(rows_N1, items=items)
+
+
+def measured_index(
+    folder: Path, info: IndexInfo, vectors_N1D: NDArray[np.float32], queries_QKD: NDArray[np.float32]
+) -> dict[str, Any]:
+    """What each way costs and finds, by the share of eligible items."""
+    generator = np.random.default_rng(1)
+    index = ItemIndex.load(folder / INDEX, info, vectors_N1D=vectors_N1D)
+    faiss_index = FaissIndex.load(folder / INDEX, info, len(vectors_N1D) - 1)
+    best = exact_rows(Vectors(vectors_N1D), queries_QKD)
+    asked = [Asked(query, rows) for query, rows in zip(queries_QKD, best, strict=True)]
+    effort = Effort(info.nprobe or info.ef_search, info.candidates_per_k)
+    return {
+        "without": measured(lambda query_KD: index.search(query_KD, K).rows, asked),
+        "shares": {
+            share: under_mask(
+                faiss_index, index, effort, random_share(len(vectors_N1D) - 1, share, generator), queries_QKD
+            )
+            for share in SHARES
+        },
+    }
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")],
+    queries: Annotated[int, typer.Option(min=2)] = 200,
+) -> None:
+    """Print what each way to search under a filter costs and finds."""
+    folder = bundle.resolve()
+    info = read_manifest(folder)[0].index
+    vectors_N1D = np.load(folder / VECTORS, mmap_mode="r")
+    queries_QKD = np.load(folder / QUERIES, allow_pickle=False)[:queries]
+    result = {
+        "benchmark": "filters",
+        **machine("faiss-cpu", "numpy"),
+        "items": len(vectors_N1D) - 1,
+        "dimension": vectors_N1D.shape[1],
+        "index": info.model_dump(exclude={"tried"}),
+        **measured_index(folder, info, np.asarray(vectors_N1D), queries_QKD),
+    }
+    typer.echo(json.dumps(result))
 
 
 if __name__ == "__main__":

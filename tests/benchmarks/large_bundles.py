@@ -19,9 +19,10 @@ from service.bundle import ENCODER, INDEX, QUERIES, VECTORS, Catalog, Defaults, 
 from tests.benchmarks.enlarged import Family, structure
 from training.bundling import Asked, publish_with_probes
 from training.data.dataset import Dataset
-from training.export import Trained, exported_recipe, write_program
+from training.export import Trained, exported_recipe
 from training.indexing import MAX_QUERIES, build_index
 from training.models.encoder import SessionEncoder
+from training.program import write_program
 
 CATEGORIES = 10
 MAX_PRICE = 100.0
@@ -59,7 +60,7 @@ def publish_enlarged(
         alike = {"trained": structure(vectors_N1D[1:], generator), "enlarged": structure(vectors_M1D[1:], generator)}
         del vectors_M1D
         steps.begin("exporting the encoder")
-        write_program(encoder, staging / ENCODER)
+        kernel = write_program(encoder, staging / ENCODER)
         interests = encoder(torch.ones(1, 2, dtype=torch.long)).shape[1]
         _forget_table(encoder, len(vectors_N1D), items)
         program = Encoder.load(
@@ -94,6 +95,7 @@ def publish_enlarged(
             interests=interests,
             max_length=encoder.max_length,
             defaults=Defaults(exclude_seen=trained.recipe.serving.exclude_seen),
+            kernel=kernel,
             index=info,
         )
         steps.begin("checking and publishing the bundle")
