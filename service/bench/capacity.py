@@ -71,22 +71,25 @@ class Search:
         return self._capacity
 
     def _highest(self, rate: float) -> float:
-        """What short trials meet; less than `LOWEST_RATE` where they meet nothing."""
+        """What short trials meet; 0 where they meet nothing."""
         met, missed = self._around(rate)
-        while met >= LOWEST_RATE and missed / met > CLOSE_ENOUGH:
+        while met and missed / met > CLOSE_ENOUGH:
             middle = math.sqrt(met * missed)
             met, missed = (middle, missed) if self._meets(middle) else (met, middle)
         return met
 
     def _around(self, rate: float) -> tuple[float, float]:
-        """A rate that is met, or too low to try, and its double, which is not."""
+        """A rate that is met, 0 where none is, and one up to its double, which is not."""
         if self._meets(rate):
             while 2 * rate <= HIGHEST_RATE and self._meets(2 * rate):
                 rate *= 2
             return rate, 2 * rate
-        while rate / 2 >= LOWEST_RATE and not self._meets(rate / 2):
-            rate /= 2
-        return rate / 2, rate
+        while rate > LOWEST_RATE:
+            lower = max(LOWEST_RATE, rate / 2)
+            if self._meets(lower):
+                return lower, rate
+            rate = lower
+        return 0, rate
 
     def _meets(self, rate: float, times_as_long: int = 1) -> bool:
         seconds = times_as_long * self._seconds

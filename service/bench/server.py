@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, NamedTuple
 from urllib.error import HTTPError
@@ -16,6 +17,7 @@ from urllib.request import urlopen
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0
 LOOK_EVERY_S = 0.05
+ANSWER_TIMEOUT_S = 5.0
 FOR_A_TRIAL = {
     "SERVICE_API_KEYS": "",
     "SERVICE_RATE_LIMIT": "",
@@ -70,21 +72,21 @@ def started(
 def wait_until_ready(
     url: str, process: "subprocess.Popen[bytes] | None" = None, timeout_s: float = START_TIMEOUT_S
 ) -> None:
-    """Wait until a bundle is live. Raises CannotMeasure."""
+    """Wait until a bundle is live, at least for one answer. Raises CannotMeasure."""
     deadline_s = time.monotonic() + timeout_s
-    reason = "it did not answer"
-    while time.monotonic() < deadline_s and (process is None or process.poll() is None):
+    while True:
         try:
-            urlopen(f"{url}/health/ready", timeout=5).close()  # noqa: S310  # http or https, as its caller has checked
+            urlopen(f"{url}/health/ready", timeout=ANSWER_TIMEOUT_S).close()  # noqa: S310  # a caller checks the scheme
         except HTTPError as error:
             reason = f"/health/ready answers {error.code}"
             error.close()
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             reason = str(getattr(error, "reason", error))
         else:
             return
+        if time.monotonic() >= deadline_s or (process is not None and process.poll() is not None):
+            raise CannotMeasure(f"the service at {url} is not ready: {reason}")
         time.sleep(LOOK_EVERY_S)
-    raise CannotMeasure(f"the service at {url} is not ready: {reason}")
 
 
 def _environment(inherited: Mapping[str, str], redis_url: str | None) -> dict[str, str]:

@@ -40,10 +40,11 @@ class Slo(NamedTuple):
     def misses(self, outcome: Outcome) -> list[str]:
         """What an outcome fails by; nothing where it meets the objective."""
         failed = [f"{count} x {fault}" for fault, count in sorted(outcome.errors.items())]
+        measured = [(limit, limit.of(outcome)) for limit in self.limits]
         slow = [
-            f"{limit.name} {value:.1f} ms" if (value := limit.of(outcome)) is not None else "no answer"
-            for limit in self.limits
-            if (value := limit.of(outcome)) is None or value > limit.ms
+            f"{limit.name}: no answer" if ms is None else f"{limit.name} {ms:.1f} ms"
+            for limit, ms in measured
+            if ms is None or ms > limit.ms
         ]
         return failed + slow
 

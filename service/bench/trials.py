@@ -13,7 +13,8 @@ from service.bench.server import CannotMeasure, Server
 from service.bench.slo import Slo
 from service.bench.visits import Sessions
 
-WARM_UP_S = 1.0
+WARM_UP_SHARE = 0.25
+"""Of a trial's time, beside it."""
 SHORTEST_TIMEOUT_S = 1.0
 
 
@@ -32,7 +33,7 @@ class Trials:
         """Measure a rate for some seconds. Raises CannotMeasure."""
         with self._progress.trial(rate, seconds) as tell:
             try:
-                self._measure(rate, WARM_UP_S)
+                self._measure(rate, WARM_UP_SHARE * seconds)
                 measurement = self._measure(rate, seconds)
             except OSError as error:
                 raise CannotMeasure(f"nothing answers at {self._server.url}: {error}") from error
