@@ -17,11 +17,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.rate_limit import RateLimit
+from service.redis_calls import SCHEMES, Address
 from service.sessions import MAX_EVENT_AGE, EventWeights
 
 IN_MEMORY = "memory://"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-STORE_SCHEMES = ("redis://", "rediss://", "unix://", IN_MEMORY)
+STORE_SCHEMES = (*SCHEMES, IN_MEMORY)
 
 
 def _seconds(value: Any) -> Any:
@@ -35,6 +36,8 @@ def _seconds(value: Any) -> Any:
 def _store_url(url: SecretStr) -> SecretStr:
     if not url.get_secret_value().startswith(STORE_SCHEMES):
         raise ValueError(f"begins with one of {', '.join(STORE_SCHEMES)}")
+    if url.get_secret_value() != IN_MEMORY:
+        Address.parse(url.get_secret_value())
     return url
 
 
@@ -89,7 +92,8 @@ class Settings(BaseSettings):
     redis_url: Annotated[SecretStr, AfterValidator(_store_url)] | None = Field(
         default=None,
         validation_alias="REDIS_URL",
-        description="Session store, redis:// or rediss:// or unix://; memory:// for this process alone.",
+        description="Session store: redis:// or unix://, or redis+sentinel://HOST:PORT,HOST:PORT/MASTER/0, or "
+        "redis+cluster://HOST:PORT,HOST:PORT; rediss for redis has it encrypted; memory:// for this process alone.",
     )
     store_timeout: Duration = Field(
         default=timedelta(seconds=0.1), description="The longest that an answer waits for the session store."

@@ -39,6 +39,8 @@ class RedisServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         own = ["--port", str(self.port), "--bind", HOST, "--dir", str(self._folder), "--save", ""]
+        if "--cluster-enabled" in self._options:
+            own += ["--cluster-port", str(self.bus_port)]
         self._process = subprocess.Popen(
             [str(find_servers()[0]), *self._own_file(), *own, *self._options], stdout=subprocess.DEVNULL
         )

@@ -56,7 +56,7 @@ class Address(NamedTuple):
         query = parse_qsl(parts.query)
         encrypted = scheme[1]
 
-        def options(user: str, query: list[tuple[str, str]]) -> dict[str, Any]:
+        def options(user: str, database: str, query: list[tuple[str, str]]) -> dict[str, Any]:
             read = _options(f"{encrypted}://{user + '@' if user else ''}host/{database}?{urlencode(query)}")
             del read["host"]
             return read
@@ -64,7 +64,9 @@ class Address(NamedTuple):
         of_sentinels = [(name.removeprefix(OF_SENTINELS), value) for name, value in query if _is_of_sentinels(name)]
         of_connections = [(name, value) for name, value in query if not _is_of_sentinels(name)]
         encryption = [(name, value) for name, value in of_connections if name.startswith("ssl_")]
-        found = cls(kind, hosts, service, options(user, of_connections), options("", encryption + of_sentinels))
+        found = cls(
+            kind, hosts, service, options(user, database, of_connections), options("", "", encryption + of_sentinels)
+        )
         if kind == "cluster":
             _check(RedisCluster, {"host": "host", **found.options})
         return found

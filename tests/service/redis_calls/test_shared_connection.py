@@ -41,7 +41,7 @@ async def echo(calls: RedisCalls, text: str) -> None:
 
 
 async def test_the_one_name_that_redis_py_does_not_promise_holds_the_stream(valkey: str) -> None:
-    connection = ConnectionPool.from_url(valkey).make_connection()
+    connection = ConnectionPool.from_url(valkey).make_connection()  # type: ignore[no-untyped-call]  # redis-py
     await connection.connect()
     stream = take_stream(connection)
     assert isinstance(stream, asyncio.StreamWriter), "redis-py has changed: see take_stream"
