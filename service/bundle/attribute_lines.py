@@ -17,7 +17,8 @@ from service.bundle.attributes import Kind, infer_schema
 from service.bundle.manifest import ATTRIBUTES, ATTRIBUTES_OFFSETS, BundleError
 
 ROWS_AT_ONCE = 256
-ROWS_KEPT = 8_192
+ROWS_KEPT = 32_768
+BLANK_BYTES = len("{}\n")
 
 
 class AttributeLines:
@@ -26,6 +27,8 @@ class AttributeLines:
     def __init__(self, content: mmap.mmap, offsets_N1: NDArray[np.int64]) -> None:
         self._content = content
         self._offsets_N1 = offsets_N1
+        self.know_nothing = len(content) == BLANK_BYTES * (len(offsets_N1) - 1)
+        """Whether no item has any attribute."""
         self._kept: dict[int, Mapping[str, Any]] = {}
 
     @classmethod
@@ -87,7 +90,7 @@ def _mapped(path: Path, offsets_N1: NDArray[np.int64]) -> mmap.mmap:
     whole = (
         offsets_N1[0] == 0
         and offsets_N1[-1] == len(content)
-        and bool((ends - starts >= len("{}\n")).all())
+        and bool((ends - starts >= BLANK_BYTES).all())
         and bool((characters[starts] == ord("{")).all())
         and bool((characters[ends - 2] == ord("}")).all())
         and bool((characters[ends - 1] == ord("\n")).all())

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from service.bundle.manifest import AVAILABLE, IDS, POPULARITY, BundleError
 from service.bundle.recent import Recent
 
 FILTERS_KEPT = 64
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class StoredItems:
@@ -87,6 +89,8 @@ class StoredItems:
 
     def attributes_of(self, item_ids: Sequence[str]) -> list[Mapping[str, Any]]:
         """Read the attributes of some of the items."""
+        if self._lines.know_nothing:
+            return [NOTHING] * len(item_ids)
         rows, read = self.rows, self._lines.read
         return [read(rows[item_id]) for item_id in item_ids]
 

@@ -31,27 +31,27 @@ PATH_PROBLEMS = (MalformedRequest, InvalidRequest, *ADMISSION_PROBLEMS)
 
 
 async def _recommender(request: Request) -> Recommender:
-    return cast(Recommender, request.state.recommender)
+    return cast(Recommender, request.scope["state"]["recommender"])
 
 
 async def _store(request: Request) -> SessionStore:
-    return cast(SessionStore, request.state.store)
+    return cast(SessionStore, request.scope["state"]["store"])
 
 
 async def _live(request: Request) -> LiveBundle:
-    return cast(LiveBundle, request.state.live)
+    return cast(LiveBundle, request.scope["state"]["live"])
 
 
 async def _scenarios(request: Request) -> Scenarios:
-    return cast(Scenarios, request.state.scenarios)
+    return cast(Scenarios, request.scope["state"]["scenarios"])
 
 
 async def _pages(request: Request) -> Pages:
-    return cast(Pages, request.state.pages)
+    return cast(Pages, request.scope["state"]["pages"])
 
 
 async def _explainer(request: Request) -> Explainer:
-    return cast(Explainer, request.state.explainer)
+    return cast(Explainer, request.scope["state"]["explainer"])
 
 
 RecommenderDep = Annotated[Recommender, Depends(_recommender)]
