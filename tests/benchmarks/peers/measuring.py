@@ -1,5 +1,6 @@
 """Loads on servers that run beside each other, taken in turn."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -51,7 +52,7 @@ def medians(measured: Measured, name: str) -> dict[int, dict[str, Any]]:
     return {
         connections: {
             **{figure: round(median(one[figure] for one in measured[name, connections]), 3) for figure in FIGURES},
-            "errors": sum(one["errors"] for one in measured[name, connections]),
+            "errors": dict(sum((one["errors"] for one in measured[name, connections]), Counter())),
             "generator_limited": any(one["generator_limited"] for one in measured[name, connections]),
         }
         for connections in CONNECTIONS
@@ -88,6 +89,6 @@ def _figures(
         "p50_ms": outcome.p50_ms,
         "p99_ms": outcome.p99_ms,
         "cpu_us_per_request": 1e6 * (after.workers_s - before.workers_s) / max(1, outcome.answered),
-        "errors": sum(outcome.errors.values()),
+        "errors": Counter(outcome.errors),
         "generator_limited": outcome.generator_limited,
     }

@@ -53,8 +53,8 @@ class Place:
     """One that every server knows."""
     cores: set[int] | None
     """Those that servers may use; None for all."""
-    weights: Path | None
-    """Of the encoder that the plain peer runs."""
+    weights: Path
+    """Of the encoder that the plain peer runs, in a file that is there where that is wanted."""
 
 
 @contextmanager
@@ -76,9 +76,8 @@ def serving(peer: Peer, python: str, bundle: Path, place: Place) -> Iterator[Ser
         BUNDLE: str(bundle.resolve()),
         REDIS_URL: place.store,
         BATCH: str(peer.batch),
+        WEIGHTS: str(place.weights),
     }
-    if place.weights is not None:
-        environment[WEIGHTS] = str(place.weights)
     with _running([python, *peer.command(peer.module, port)], environment, place.cores) as (process, log):
         yield _ready(Server(peer.name, PeerApi(), port, process.pid), place.item_id, process, log)
 

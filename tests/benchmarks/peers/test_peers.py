@@ -1,0 +1,123 @@
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.bundle import Bundle, ItemIndex
+from service.private_store import private_store
+from tests.benchmarks.peers.__main__ import groups, wanted
+from tests.benchmarks.peers.answers import answered, exact, recall
+from tests.benchmarks.peers.apps.model import Model
+from tests.benchmarks.peers.comparison import AnotherJob, Comparison
+from tests.benchmarks.peers.environments import NotInstalled, python_of
+from tests.benchmarks.peers.measuring import CONNECTIONS, advantages, medians
+from tests.benchmarks.peers.peer import PEERS, Peer
+from tests.benchmarks.peers.server import NotStarted, Place, onward, serving
+from tests.bundles import publish_bundle
+from training.errors import InputError
+
+IDS = [f"item-{number}" for number in range(60)]
+SESSIONS = (("item-3", "item-7"), ("item-50",), ("item-1", "item-1", "item-9"))
+GOOD = PEERS[1]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    publish_bundle(folder, IDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    with private_store() as url:
+        assert url is not None
+        yield url
+
+
+def test_the_model_behind_peers_answers_as_the_bundle_does(bundles: Path) -> None:
+    model, bundle = Model(bundles / "current"), Bundle.load(bundles / "current")
+    together = model.answers(SESSIONS, len(SESSIONS) * [{"k": 20}])
+    assert [[item["id"] for item in answer["items"]] for answer in together] == exact(bundle, SESSIONS)
+    assert together == [model.answers([session], [{"k": 20}])[0] for session in SESSIONS]
+
+
+def test_a_peer_and_the_service_find_the_same_items(bundles: Path, store: str) -> None:
+    places = [Place(f"{store}?db={number}", IDS[0], None, bundles) for number in range(2)]
+    best = exact(Bundle.load(bundles / "current"), SESSIONS)
+    with (
+        onward("Onward", bundles, places[0]) as ours,
+        serving(GOOD, sys.executable, bundles / "current", places[1]) as peer,
+    ):
+        for server in (ours, peer):
+            assert recall(answered(server.url, server.api, SESSIONS), best) == 1
+
+
+def test_a_server_with_other_answers_is_not_admitted(bundles: Path, store: str) -> None:
+    place = Place(f"{store}?db=2", IDS[0], None, bundles)
+    others = [IDS[-20:] for _ in SESSIONS]
+    comparison = Comparison(SESSIONS, others, on_step=print)
+    with (
+        serving(GOOD, sys.executable, bundles / "current", place) as peer,
+        pytest.raises(AnotherJob, match=r"recall@20 0\.\d+ where the same job gives 0\.9900"),
+    ):
+        comparison.admit(peer, 0.99)
+
+
+def test_a_peer_that_does_not_start_says_why(bundles: Path) -> None:
+    broken = Peer("broken", "no_such_app", lambda module, port: ["-m", module])
+    place = Place("redis://unused", IDS[0], None, bundles)
+    with (
+        pytest.raises(NotStarted, match=r"ended with code 1: .*No module named"),
+        serving(broken, sys.executable, bundles / "current", place),
+    ):
+        pass
+
+
+def test_a_peer_that_cannot_be_installed_says_why(tmp_path: Path) -> None:
+    (tmp_path / "model.txt").write_text("")
+    requirements = tmp_path / "broken.txt"
+    requirements.write_text("./no-such-folder\n")
+    with pytest.raises(NotInstalled, match="no-such-folder"):
+        python_of(requirements, tmp_path / "venvs")
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    def figures(rate: float) -> dict[str, object]:
+        of_time = {"p50_ms": 1000 / rate, "p99_ms": 2000 / rate, "cpu_us_per_request": 1e6 / rate}
+        return {"requests_per_s": rate, **of_time, "errors": Counter(late=1), "generator_limited": False}
+
+    measured = {
+        (name, connections): [figures(rate) for rate in rates]
+        for connections in CONNECTIONS
+        for name, rates in {"ours": (300, 900, 100), "theirs": (100, 100, 50)}.items()
+    }
+    assert set(advantages(measured, "ours", "theirs")[1].values()) == {3.0}
+    assert medians(measured, "ours")[16]["requests_per_s"] == 300
+    assert medians(measured, "ours")[16]["errors"] == {"late": 3}
+
+
+def test_every_peer_tells_its_settings_and_versions() -> None:
+    for peer in PEERS:
+        assert len(peer.settings) > 100
+        assert all(peer.versions.values())
+    assert len({peer.name for peer in PEERS}) == len(PEERS)
+
+
+def test_peers_are_wanted_by_name_and_restless_ones_stand_alone() -> None:
+    restless = [peer for peer in PEERS if peer.is_restless]
+    assert wanted("") == [*PEERS]
+    assert [*groups(wanted(""))][1:] == [[peer] for peer in restless]
+    with pytest.raises(InputError, match="no peer is named 'gunicorn'"):
+        wanted("good FastAPI; gunicorn")
+
+
+def test_candidates_of_coarse_codes_are_chosen_among_by_the_vectors(bundles: Path) -> None:
+    model, bundle = Model(bundles / "current"), Bundle.load(bundles / "current")
+    model._candidates_per_k = 2
+    assert isinstance(bundle.index, ItemIndex)
+    answers = model.answers(SESSIONS, [{"k": 20}, {"k": 20}, {"k": 5}])
+    best = exact(bundle, SESSIONS)
+    assert [[item["id"] for item in answer["items"]] for answer in answers] == [best[0], best[1], best[2][:5]]

@@ -1,0 +1,40 @@
+"""What the training run of a bundle has beside it: weights for an eager encoder, and sessions that it never saw."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from service.bench.visits import Sessions
+from tests.benchmarks.plain_srgnn import PlainSRGNN
+from training.data.dataset import Dataset
+from training.errors import InputError
+from training.export import load_trained
+from training.models.srgnn import SRGNN
+from training.run_folder import read_run
+
+
+def write_plain_weights(run: Path, file: Path) -> None:
+    """Write what PlainSRGNN loads. Raises InputError where the run is of another form than the paper's."""
+    encoder = load_trained(run, _dataset(run)).encoder
+    if not isinstance(encoder, SRGNN):
+        raise InputError(f"{run}: holds no srgnn; the plain peer runs that model alone")
+    try:
+        torch.save(PlainSRGNN.like(encoder).state_dict(), file)
+    except RuntimeError as error:
+        raise InputError(f"{run}: is not in the paper's form, which the plain peer has; train that recipe") from error
+
+
+def real_sessions(run: Path) -> Sessions:
+    """The sessions of the test part that hold known items alone. Raises InputError where there are none."""
+    dataset = _dataset(run)
+    part, known = dataset.sessions("test"), set(dataset.item_ids())
+    ids = part.item_ids
+    sessions = tuple(tuple(ids[start:end]) for start, end in pairwise(part.offsets.tolist()))
+    if not (real := tuple(session for session in sessions if known.issuperset(session))):
+        raise InputError(f"{dataset.folder}: its test part holds no session of known items; prepare it with one")
+    return real
+
+
+def _dataset(run: Path) -> Dataset:
+    return Dataset.open(Path(read_run(run)["data"]))
