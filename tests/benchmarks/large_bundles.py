@@ -80,7 +80,7 @@ def publish_enlarged(
         kinds = Catalog.write(staging, ids, popularity_M1, attributes, _availability(items, generator))
         steps.begin("building the index")
         table_M1D = np.load(staging / VECTORS, mmap_mode="r")
-        index, info = build_index(table_M1D, queries_QKD, target_recall=target_recall, on_step=on_step)
+        index, info = build_index(table_M1D, queries_QKD, target_recall=target_recall, on_step=steps.begin)
         faiss.write_index(index, str(staging / INDEX))
         del index
         manifest = Manifest(
@@ -171,4 +171,5 @@ class _Steps:
 
     def seconds(self) -> dict[str, float]:
         ends: Sequence[float] = [*(begun for _, begun in self._begun[1:]), time.perf_counter()]
-        return {step: round(end - begun, 1) for (step, begun), end in zip(self._begun, ends, strict=True)}
+        taken = ((step, round(end - begun, 1)) for (step, begun), end in zip(self._begun, ends, strict=True))
+        return {step: seconds for step, seconds in taken if seconds}
