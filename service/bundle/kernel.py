@@ -6,7 +6,7 @@ Dimension key: L items of a session, N rows (row 0 pads), D embedding of a part,
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,10 @@ class _Part(NamedTuple):
     start: int
     """The first of its columns in the table."""
     size: int
-    scale: np.float32
-    arrays: SRGNNArrays
-    attended_places: NDArray[np.float32]
-
-    @property
-    def width(self) -> int:
-        return self.size if self.arrays.node is not None else ROW * self.size
+    given: tuple[Any, ...]
+    """What `srgnn_kernel.encode` is given between the table and the interest."""
+    node: NDArray[np.float32] | None
+    node_bias: NDArray[np.float32] | None
 
 
 class Kernel:
@@ -68,25 +65,16 @@ class Kernel:
 
     def _encode(self, part: _Part, items_L: NDArray[np.int64], interest_D: NDArray[np.float32]) -> None:
         table, places_L, start = self._table_NT, items_L, part.start
-        if part.arrays.node is not None:
+        if part.node is not None:
             table, places_L, start = self._whole_rows(part, items_L), np.arange(len(items_L)), 0
-        self._run(
-            items_L,
-            places_L,
-            table,
-            start,
-            *part.arrays[: -len(("node", "node_bias"))],
-            part.attended_places,
-            part.scale,
-            interest_D,
-        )
+        self._run(items_L, places_L, table, start, *part.given, interest_D)
 
     def _whole_rows(self, part: _Part, items_L: NDArray[np.int64]) -> NDArray[np.float32]:
         """What a larger table would hold of these items, (L, 10 D)."""
         rows = np.empty((len(items_L), ROW * part.size), dtype=np.float32)
         rows[:, : part.size] = self._table_NT[items_L, part.start : part.start + part.size]
-        np.matmul(rows[:, : part.size], part.arrays.node, out=rows[:, part.size :])
-        rows[:, part.size :] += part.arrays.node_bias
+        np.matmul(rows[:, : part.size], part.node, out=rows[:, part.size :])
+        rows[:, part.size :] += part.node_bias
         rows.flags.writeable = False
         return rows
 
@@ -102,6 +90,7 @@ def _parts(infos: Sequence[KernelPart], shapes: Sequence[SRGNNArrays], weights: 
         read = SRGNNArrays(*arrays)
         attended_places = read.places @ read.each
         attended_places.flags.writeable = False
-        part = _Part(start, info.dimension, np.float32(info.scale or 0), read, attended_places)
-        yield part
-        start += part.width
+        *given, node, node_bias = read
+        given += [attended_places, np.float32(info.scale or 0)]
+        yield _Part(start, info.dimension, tuple(given), node, node_bias)
+        start += (ROW if info.tabled else 1) * info.dimension

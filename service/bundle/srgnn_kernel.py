@@ -127,7 +127,7 @@ edges = numba.njit(**_OPTIONS)(_edges)
 
 
 def _step(first_M: Any, node_L: Any, places_L: Any, table: Any, start: int, cell_bias: Any, size: int) -> Any:
-    """The node states (M, D) after the propagation step."""
+    """The node states (M, D) after the propagation step, and rows of zeros up to a multiple of 4."""
     source, target, into, out_of = edges(node_L, len(first_M))
     messages = np.empty((len(first_M), 3 * size), np.float32)
     for node in range(len(first_M)):
@@ -143,7 +143,7 @@ def _step(first_M: Any, node_L: Any, places_L: Any, table: Any, start: int, cell
             to_after[k] += into_share * of_before[k]
         for k in range(3 * size):
             to_before[k] += out_share * of_after[k]
-    states = np.empty((len(first_M), size), np.float32)
+    states = np.zeros((len(first_M) + -len(first_M) % 4, size), np.float32)
     for node in range(len(first_M)):
         row = table[places_L[first_M[node]], start : start + 10 * size]
         message = messages[node]
@@ -159,27 +159,32 @@ step = numba.njit(**_OPTIONS)(_step)
 
 
 def _product(left: Any, right: Any) -> Any:
-    """left @ right, four rows at a time."""
+    """left @ right, by blocks of four times four numbers of `left`, whose rows are a multiple of 4."""
     rows, inner = left.shape
     columns = right.shape[1]
     result = np.zeros((rows, columns), np.float32)
-    row = 0
-    while row + 4 <= rows:
-        for k in range(inner):
-            a, b, c, d = left[row, k], left[row + 1, k], left[row + 2, k], left[row + 3, k]
+    whole = inner - inner % 4
+    for row in range(0, rows, 4):
+        to_0, to_1, to_2, to_3 = result[row], result[row + 1], result[row + 2], result[row + 3]
+        of_0, of_1, of_2, of_3 = left[row], left[row + 1], left[row + 2], left[row + 3]
+        for k in range(0, whole, 4):
+            a_0, b_0, c_0, d_0 = of_0[k], of_0[k + 1], of_0[k + 2], of_0[k + 3]
+            a_1, b_1, c_1, d_1 = of_1[k], of_1[k + 1], of_1[k + 2], of_1[k + 3]
+            a_2, b_2, c_2, d_2 = of_2[k], of_2[k + 1], of_2[k + 2], of_2[k + 3]
+            a_3, b_3, c_3, d_3 = of_3[k], of_3[k + 1], of_3[k + 2], of_3[k + 3]
+            by_a, by_b, by_c, by_d = right[k], right[k + 1], right[k + 2], right[k + 3]
             for j in range(columns):
-                weight = right[k, j]
-                result[row, j] += a * weight
-                result[row + 1, j] += b * weight
-                result[row + 2, j] += c * weight
-                result[row + 3, j] += d * weight
-        row += 4
-    while row < rows:
-        for k in range(inner):
-            a = left[row, k]
+                a, b, c, d = by_a[j], by_b[j], by_c[j], by_d[j]
+                to_0[j] += a_0 * a + b_0 * b + c_0 * c + d_0 * d
+                to_1[j] += a_1 * a + b_1 * b + c_1 * c + d_1 * d
+                to_2[j] += a_2 * a + b_2 * b + c_2 * c + d_2 * d
+                to_3[j] += a_3 * a + b_3 * b + c_3 * c + d_3 * d
+        for k in range(whole, inner):
             for j in range(columns):
-                result[row, j] += a * right[k, j]
-        row += 1
+                to_0[j] += of_0[k] * right[k, j]
+                to_1[j] += of_1[k] * right[k, j]
+                to_2[j] += of_2[k] * right[k, j]
+                to_3[j] += of_3[k] * right[k, j]
     return result
 
 
@@ -187,11 +192,16 @@ product = numba.njit(**_OPTIONS)(_product)
 
 
 def _add_product(result: Any, vector: Any, matrix: Any) -> None:
-    """Add vector @ matrix to `result`."""
-    for k in range(len(vector)):
-        factor = vector[k]
+    """Add vector @ matrix to `result`, four numbers of `vector` at a time."""
+    whole = len(vector) - len(vector) % 4
+    for k in range(0, whole, 4):
+        a, b, c, d = vector[k], vector[k + 1], vector[k + 2], vector[k + 3]
+        by_a, by_b, by_c, by_d = matrix[k], matrix[k + 1], matrix[k + 2], matrix[k + 3]
         for j in range(len(result)):
-            result[j] += factor * matrix[k, j]
+            result[j] += a * by_a[j] + b * by_b[j] + c * by_c[j] + d * by_d[j]
+    for k in range(whole, len(vector)):
+        for j in range(len(result)):
+            result[j] += vector[k] * matrix[k, j]
 
 
 add_product = numba.njit(**_OPTIONS)(_add_product)

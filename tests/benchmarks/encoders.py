@@ -1,7 +1,8 @@
 """Latency of the encoder, as the service runs it: `python -m tests.benchmarks.encoders [BUNDLES ...]`.
 
 Encodes sessions of 20 items, one at a time in one thread, by every bundle in turn. Without arguments: by an untrained
-encoder of each model, exported at its paper's sizes. Prints one line of JSON.
+encoder of each model, exported at its paper's sizes. With `--engines`: one SR-GNN by everything that can run it, at
+several lengths; see `tests.benchmarks.engines`. Prints one line of JSON.
 """
 
 import json
@@ -17,6 +18,7 @@ import torch
 import typer
 
 from service.bundle import Bundle, Encoder
+from tests.benchmarks.engines import RECIPE, compare
 from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.paper_recipes import paper_recipes
 from training.machine import machine
@@ -85,8 +87,16 @@ def main(
     bundles: Annotated[list[Path] | None, typer.Argument(exists=True, help="Bundles, or folders of bundles.")] = None,
     sessions: Annotated[int, typer.Option(min=2)] = 2_000,
     length: Annotated[int, typer.Option(min=1, help="Items of a session.")] = 20,
+    engines: Annotated[bool, typer.Option("--engines", help="Compare what can run one encoder instead.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of --engines.")] = 15,
 ) -> None:
     """Print the latency of each bundle's encoder, or of each model's."""
+    if engines:
+        with tempfile.TemporaryDirectory() as folder:
+            compared = compare(Path(folder), session, rounds)
+        figures = {"recipe": RECIPE, "by_length": compared}
+        typer.echo(json.dumps({"benchmark": "engines", **machine("torch", "onnxruntime", "numba"), **figures}))
+        return
     with tempfile.TemporaryDirectory() as folder:
         named = bundled(bundles) if bundles else untrained(Path(folder))
         encoders = {name: (encoder, items) for name, encoder, items in named}
