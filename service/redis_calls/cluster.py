@@ -102,8 +102,10 @@ class ClusterCalls:
             connection = self._connections[node.name] = SharedConnection(lambda: _new_connection(node))
         try:
             return await connection.replies(commands, deadline_s)
-        except (RedisError, OSError) as error:
+        except RedisError as error:
             return [_NoReply(error)] * len(commands)
+        except OSError as error:
+            return [_NoReply(RedisConnectionError(f"The node could not be asked: {error!r}"))] * len(commands)
 
     async def _redirected(self, command: Command, refusal: Any, deadline_s: float) -> Any:
         """Follow the cluster to where the command's key is."""
@@ -164,7 +166,7 @@ class ClusterCalls:
 class _NoReply:
     """Stands for the reply of a node that could not be asked."""
 
-    def __init__(self, reason: RedisError | OSError) -> None:
+    def __init__(self, reason: RedisError) -> None:
         self.reason = reason
 
 

@@ -48,18 +48,25 @@ class SharedConnection:
     async def _opened(self, deadline_s: float) -> Wire:
         if self._waiting >= MAX_IN_FLIGHT:
             raise RedisError("Too many calls wait for a connection to the server.")
-        if self._opening is None:
-            loop = asyncio.get_running_loop()
-            if loop.time() < self._not_before_s:
-                raise RedisConnectionError("The server could not be reached a moment ago.")
-            self._opening = loop.create_task(self._open())
-            self._opening.add_done_callback(_take_note)
+        opening = self._opening or self._begin_to_open()
         self._waiting += 1
         try:
             async with asyncio.timeout_at(deadline_s):
-                return await asyncio.shield(self._opening)
+                return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled():  # and not the caller
+                raise RedisConnectionError("The connection was closed.") from None
+            raise
         finally:
             self._waiting -= 1
+
+    def _begin_to_open(self) -> "asyncio.Task[Wire]":
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._not_before_s:
+            raise RedisConnectionError("The server could not be reached a moment ago.")
+        self._opening = loop.create_task(self._open())
+        self._opening.add_done_callback(_take_note)
+        return self._opening
 
     async def _open(self) -> Wire:
         connection = self._new_connection()
