@@ -22,8 +22,8 @@ class _Part(NamedTuple):
     size: int
     given: tuple[Any, ...]
     """What `srgnn_kernel.encode` is given between the table and the interest."""
-    node: NDArray[np.float32] | None
-    node_bias: NDArray[np.float32] | None
+    node: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    """A matrix and a bias that make the rest of a row of a vector; None where the table has whole rows."""
 
 
 class Kernel:
@@ -66,15 +66,17 @@ class Kernel:
     def _encode(self, part: _Part, items_L: NDArray[np.int64], interest_D: NDArray[np.float32]) -> None:
         table, places_L, start = self._table_NT, items_L, part.start
         if part.node is not None:
-            table, places_L, start = self._whole_rows(part, items_L), np.arange(len(items_L)), 0
+            table, places_L, start = self._whole_rows(part, *part.node, items_L), np.arange(len(items_L)), 0
         self._run(items_L, places_L, table, start, *part.given, interest_D)
 
-    def _whole_rows(self, part: _Part, items_L: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _whole_rows(
+        self, part: _Part, matrix: NDArray[np.float32], bias: NDArray[np.float32], items_L: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         """What a larger table would hold of these items, (L, 10 D)."""
         rows = np.empty((len(items_L), ROW * part.size), dtype=np.float32)
         rows[:, : part.size] = self._table_NT[items_L, part.start : part.start + part.size]
-        np.matmul(rows[:, : part.size], part.node, out=rows[:, part.size :])
-        rows[:, part.size :] += part.node_bias
+        np.matmul(rows[:, : part.size], matrix, out=rows[:, part.size :])
+        rows[:, part.size :] += bias
         rows.flags.writeable = False
         return rows
 
@@ -92,5 +94,5 @@ def _parts(infos: Sequence[KernelPart], shapes: Sequence[SRGNNArrays], weights: 
         attended_places.flags.writeable = False
         *given, node, node_bias = read
         given += [attended_places, np.float32(info.scale or 0)]
-        yield _Part(start, info.dimension, tuple(given), node, node_bias)
+        yield _Part(start, info.dimension, tuple(given), None if node is None else (node, node_bias))
         start += (ROW if info.tabled else 1) * info.dimension

@@ -55,6 +55,15 @@ async def test_the_live_bundle_follows_current_there_and_back(live: LiveBundle, 
         assert live.bundle.digest == digest
 
 
+async def test_what_encodes_is_told_and_why_it_is_no_kernel(live: LiveBundle, tmp_path: Path) -> None:
+    publish_bundle(tmp_path, IDS)
+    with log_lines("encoding") as lines:
+        await live.refresh()
+    assert len(lines) == 1
+    assert "'engine': 'onnx'" in lines[0]
+    assert "there is none for this encoder" in lines[0]
+
+
 async def test_a_bundle_is_loaded_once(live: LiveBundle, tmp_path: Path) -> None:
     publish_bundle(tmp_path, IDS)
     await live.refresh()

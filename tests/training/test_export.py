@@ -41,6 +41,14 @@ def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
         assert [item.score for item in retrieved] == pytest.approx(scores_N.tolist(), abs=1e-5)
 
 
+def test_machine_code_answers_the_probes_as_the_program_does(exported: Path) -> None:
+    bundle = Bundle.load(exported / "current")
+    engine_before = bundle.encoder.engine
+    bundle.accelerate(exported / "current")
+    assert (engine_before, bundle.encoder.engine) == ("onnx", "kernel")
+    bundle.check_probes()
+
+
 def test_the_manifest_says_what_was_trained_on_what(
     run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
 ) -> None:
