@@ -89,7 +89,21 @@ class OpenLoop:
         return self._record
 
     def _ring(self) -> None:
-        """Take up what is due, and set the alarm for what comes next."""
+        with self._busy():
+            self._take_up_due()
+
+    def _answered(self, connection: Connection, status: int, body: bytes) -> None:
+        with self._busy():
+            self._take_answer(connection, status, body)
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        began_s = time.perf_counter()
+        yield
+        self._record.busy_s += time.perf_counter() - began_s
+
+    def _take_up_due(self) -> None:
+        """Send what is due, and set the alarm for what comes next."""
         while self._next < len(self._due_s):
             late_s = self._now() - self._due_s[self._next]
             if late_s < 0:
@@ -122,7 +136,7 @@ class OpenLoop:
             self._asking.add(connection)
             connection.send(number, self._requests[number])
 
-    def _answered(self, connection: Connection, status: int, body: bytes) -> None:
+    def _take_answer(self, connection: Connection, status: int, body: bytes) -> None:
         number = self._release(connection)
         if (fault := self._load.api.fault(status, body)) is None:
             self._record.answered += 1

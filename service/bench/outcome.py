@@ -13,7 +13,7 @@ from service.bench.arrivals import Arrivals
 
 PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
 BUSIEST_SHARE = 0.85
-"""Of a core: a generator that uses more falls behind by itself."""
+"""Of a core, or of the time: a generator that needs more falls behind by itself."""
 PARTS = 10
 """Of a ramp."""
 LATEST_SHARE = 0.25
@@ -37,6 +37,8 @@ class Record:
     """From the start to the last answer, and at least as long as was planned."""
     cpu_s: float = 0.0
     """Of the generator."""
+    busy_s: float = 0.0
+    """Time in which the generator dealt with requests and answers, on a core or waiting for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Outcome:
             lateness_p90_ms=lateness_ms["p90_ms"],
             lateness_p99_ms=lateness_ms["p99_ms"],
             generator_cpu_share=round(cpu_share, 3),
-            limited_by=_limit(cpu_share, lateness_ms["p90_ms"], latencies_ms["p90_ms"]),
+            limited_by=_limit(cpu_share, record.busy_s / record.seconds, lateness_ms["p90_ms"], latencies_ms["p90_ms"]),
             parts=() if arrivals is None or arrivals.until_rate is None else tuple(_parts(record, arrivals)),
         )
 
@@ -123,9 +125,11 @@ def _parts(record: Record, arrivals: Arrivals) -> Iterator[Part]:
         yield Part(rate, cuts["p50_ms"], cuts["p90_ms"], cuts["p99_ms"])
 
 
-def _limit(cpu_share: float, lateness_ms: float | None, latency_ms: float | None) -> str | None:
+def _limit(cpu_share: float, busy_share: float, lateness_ms: float | None, latency_ms: float | None) -> str | None:
     if cpu_share > BUSIEST_SHARE:
         return f"the generator used {cpu_share:.0%} of a core"
+    if busy_share > BUSIEST_SHARE:
+        return f"the generator was busy for {busy_share:.0%} of the time"
     if lateness_ms is not None and latency_ms is not None and lateness_ms > LATEST_SHARE * latency_ms:
         return f"the generator was {lateness_ms:.2f} ms late at p90, where the latency is {latency_ms:.2f} ms"
     return None

@@ -49,8 +49,9 @@ class SlowServer:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         is_up.set()
         await done.wait()
+        for _ in range(5):
+            await asyncio.sleep(0.01)  # a connection that is accepted while the server closes is never closed itself
         server.close()
-        await asyncio.sleep(0.05)  # for connections that are just being accepted
         for writer in self._open:
             writer.transport.abort()
         await asyncio.gather(*(task for task in self._open.values() if task is not None))

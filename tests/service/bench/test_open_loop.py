@@ -99,7 +99,12 @@ def test_a_generator_that_falls_behind_says_that_it_was_the_limit() -> None:
         outcome = send(OpenLoad(server.url, SlowToRead(), SESSIONS, Arrivals(300, 0.5), timeout_s=60))
     assert outcome.generator_limited
     assert outcome.limited_by is not None
-    assert "late" in outcome.limited_by
+    assert "busy" in outcome.limited_by
+
+
+def test_a_generator_that_is_late_says_that_it_was_the_limit() -> None:
+    outcome = Outcome.of(Record(latencies_s=[0.01], lateness_s=[0.006], answered=1, seconds=1.0))
+    assert outcome.limited_by == "the generator was 6.00 ms late at p90, where the latency is 10.00 ms"
 
 
 def test_a_generator_that_needs_all_of_a_core_says_that_it_was_the_limit() -> None:
