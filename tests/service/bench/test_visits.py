@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from service.bench.open_loop import interleaved
-from service.bench.visits import LONGEST, draw_sessions
+from service.bench.visits import LONGEST, NEAREST, draw_sessions
+from service.bundle import Bundle
 from tests.bundles import item_ids, make_bundle
 
 ITEMS = item_ids("item-", 60)
@@ -15,11 +16,24 @@ def test_visitors_click_items_as_often_as_the_log_did_in_sessions_of_power_law_l
     popularity = np.array([0, *(1_000 / place for place in range(1, 61))], dtype=np.float32)
     sessions = draw_sessions(make_bundle(tmp_path, ITEMS, popularity=popularity), count=5_000)
     lengths = Counter(map(len, sessions))
-    clicks = Counter(item for session in sessions for item in session)
+    first, clicked = Counter(session[0] for session in sessions), {item for session in sessions for item in session}
     assert max(lengths) <= LONGEST
     assert 2.3 < lengths[1] / lengths[2] < 3.5  # 2 ** 1.5
-    assert 1.7 < clicks["item-1"] / clicks["item-2"] < 2.3
-    assert clicks.keys() == set(ITEMS)
+    assert 1.7 < first["item-1"] / first["item-2"] < 2.3
+    assert clicked == set(ITEMS)
+
+
+def test_visitors_go_on_among_items_that_are_near(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, item_ids("item-", 400))
+    steps = [step for session in draw_sessions(bundle, count=1_000) for step in pairwise(session)]
+    near = sum(after in _nearest(bundle, before) for before, after in steps)
+    assert 0.75 < near / len(steps) < 0.9  # stays with .8, and comes near by chance with .05
+
+
+def _nearest(bundle: Bundle, item: str) -> set[str]:
+    row = bundle.catalog.row(item)
+    found = bundle.index.search(bundle.index.vectors(np.array([row])), NEAREST).rows
+    return {bundle.catalog.item_id(row) for row in found.tolist()}
 
 
 def test_many_visitors_are_interleaved_and_each_clicks_in_its_order() -> None:
