@@ -95,7 +95,7 @@ class Catalog:
         newer = self._newer(changes)
         available_N1 = self._available_N1.copy()
         for change in newer.values():
-            if (row := self._stored.rows.get(change.item_id)) is not None:
+            if (row := self._stored.ids.row(change.item_id)) is not None:
                 available_N1[row] = change.leaves_available(bool(self._stored.available_N1[row]))
         return Catalog(
             self._stored,
@@ -128,11 +128,11 @@ class Catalog:
 
     def row(self, item_id: str) -> int | None:
         """Return the item's row, None where the catalog does not have it; a deleted item of the bundle has one."""
-        return self._stored.rows.get(item_id) or self._cold_rows.get(item_id)
+        return self._stored.ids.row(item_id) or self._cold_rows.get(item_id)
 
     def item_id(self, row: int) -> str:
         """Return the id of a row from 1..R."""
-        return self._stored.ids[row - 1] if row <= self.items else self.cold[row - 1 - self.items].item_id
+        return self._stored.ids.id_of(row) if row <= self.items else self.cold[row - 1 - self.items].item_id
 
     def is_deleted(self, item_id: str) -> bool:
         """Whether the item was deleted since the bundle was made, be it one of the bundle or not."""
@@ -142,14 +142,14 @@ class Catalog:
         """Read the attributes that the item of a row from 1..R has now."""
         if row > self.items:
             return self.cold[row - 1 - self.items].applied_to({})
-        attributes, change = self._stored.attributes(row), self._changes.get(self._stored.ids[row - 1])
+        attributes, change = self._stored.attributes(row), self._changes.get(self._stored.ids.id_of(row))
         return attributes if change is None else change.applied_to(attributes)
 
     def attributes_of(self, item_ids: Sequence[str]) -> list[Mapping[str, Any]]:
         """Read the attributes that some items, which the catalog must have, have now."""
         if not self._changes:
             return self._stored.attributes_of(item_ids)
-        rows = [self._stored.rows.get(item_id) or self._cold_rows[item_id] for item_id in item_ids]
+        rows = [self._stored.ids.row(item_id) or self._cold_rows[item_id] for item_id in item_ids]
         return [self.attributes(row) for row in rows]
 
     def popularity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -211,7 +211,7 @@ class Catalog:
         return newer
 
     def _cold_after(self, newer: Collection[ItemChange]) -> Sequence[ItemChange]:
-        came = {change.item_id: change for change in newer if change.item_id not in self._stored.rows}
+        came = {change.item_id: change for change in newer if self._stored.ids.row(change.item_id) is None}
         if not came:
             return self.cold
         known = {change.item_id: change for change in self.cold} | came
@@ -235,11 +235,10 @@ class Catalog:
     @cached_property
     def _differing(self) -> Mapping[int, ItemChange]:
         """The changes by the rows whose attributes are not, or not as they are now, in the bundle's files."""
-        stored_rows = self._stored.rows
         edited = {
             row: change
             for item_id, change in self._changes.items()
-            if change.edits and (row := stored_rows.get(item_id)) is not None
+            if change.edits and (row := self._stored.ids.row(item_id)) is not None
         }
         return edited | dict(enumerate(self.cold, start=self.items + 1))
 

@@ -13,7 +13,7 @@ from service.bundle.arrays import open_array
 from service.bundle.attribute_lines import AttributeLines
 from service.bundle.attributes import Columns, Kind, Schema
 from service.bundle.filters import Filter
-from service.bundle.ids import read_ids, write_ids
+from service.bundle.ids import Ids, write_ids
 from service.bundle.manifest import AVAILABLE, IDS, POPULARITY, BundleError
 from service.bundle.recent import Recent
 
@@ -26,7 +26,7 @@ class StoredItems:
 
     def __init__(
         self,
-        ids: Sequence[str],
+        ids: Ids,
         *,
         popularity_N1: NDArray[np.float32],
         available_N1: NDArray[np.bool_],
@@ -34,7 +34,6 @@ class StoredItems:
         schema: Schema,
     ) -> None:
         self.ids = ids
-        self.rows = {item_id: row for row, item_id in enumerate(ids, start=1)}
         self.popularity_N1 = popularity_N1
         self.available_N1 = available_N1
         self.most_popular_rows: NDArray[np.int64] = np.argsort(-popularity_N1[1:], kind="stable") + 1
@@ -46,7 +45,7 @@ class StoredItems:
     def load(cls, folder: Path, items: int, schema: Schema) -> "StoredItems":
         """Read `items` items from a bundle's folder; an empty schema is inferred on demand. Raises BundleError."""
         return cls(
-            read_ids(folder / IDS, items),
+            Ids.load(folder / IDS, items),
             popularity_N1=_checked_popularity(open_array(folder / POPULARITY, np.float32, (items + 1,))),
             available_N1=_checked_availability(open_array(folder / AVAILABLE, np.bool_, (items + 1,))),
             lines=AttributeLines.load(folder, items),
@@ -91,8 +90,8 @@ class StoredItems:
         """Read the attributes of some of the items."""
         if self._lines.know_nothing:
             return [NOTHING] * len(item_ids)
-        rows, read = self.rows, self._lines.read
-        return [read(rows[item_id]) for item_id in item_ids]
+        row, read = self.ids.row, self._lines.read
+        return [read(found) for item_id in item_ids if (found := row(item_id))]
 
     def passing(self, condition: Filter) -> NDArray[np.bool_]:
         """passing_N1: the rows that the filter lets through, available or not, and perhaps row 0."""
