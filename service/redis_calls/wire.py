@@ -14,8 +14,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 MAX_IN_FLIGHT = 10_000
 """Commands that wait for their replies; one more is refused at once."""
-LAST_CHANCE_S = 0.002
-"""After its deadline, for replies that came while the event loop was held up and are not read yet."""
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
@@ -115,10 +113,7 @@ class Wire(asyncio.Protocol):
         oldest = self._calls[0]
         if self._loop.time() < oldest.deadline_s:
             self._alarm = self._loop.call_at(oldest.deadline_s, self._look_at_deadline)
-        elif not oldest.is_overdue:
-            oldest.is_overdue = True
-            self._alarm = self._loop.call_later(LAST_CHANCE_S, self._look_at_deadline)
-        else:
+        else:  # what came while the event loop was held up is read by now: it reads before it looks at the clock
             self._lose(RedisTimeoutError("The server did not reply in time."))
 
     def _lose(self, failure: RedisError) -> None:
@@ -135,13 +130,12 @@ class Wire(asyncio.Protocol):
 class _Call:
     """What was sent together and is answered together."""
 
-    __slots__ = ("deadline_s", "expected", "is_overdue", "replies", "replies_to_be")
+    __slots__ = ("deadline_s", "expected", "replies", "replies_to_be")
 
     def __init__(self, replies_to_be: "asyncio.Future[list[Any]]", expected: int, deadline_s: float) -> None:
         self.replies_to_be = replies_to_be
         self.expected = expected
         self.deadline_s = deadline_s
-        self.is_overdue = False
         self.replies: list[Any] = []
 
 

@@ -24,6 +24,7 @@ from service.sessions.store import (
     new_birth,
     session_digest,
 )
+from service.sessions.stored_events import StoredEvents
 
 SESSIONS_PER_CALL = 100  # of more, each hundred is a call of its own, so that others come between
 PAUSE_S = 0.005
@@ -224,34 +225,16 @@ def _may_catch_up(answer: Any, at_least: str | None) -> bool:
 def _session(answer: Any) -> Session:
     """Read the script's answer; entries that are no events of ours are left out and counted."""
     outcomes, foreign, birth, count, marks, entries = answer
-    events = _events(entries) if entries else []
-    if foreign := foreign + (entries.count(b"\n") + 1 - len(events) if entries else 0):
+    events = StoredEvents.parse(entries)
+    if foreign := foreign + events.foreign:
         telemetry.foreign_data_met(foreign)
     marked = marks.decode(errors="replace").split("\n")
-    return Session.of(
+    hidden = frozenset(mark[2:] for mark in marked if mark.startswith("h:"))
+    return Session(
         events,
-        purchased=[mark[2:] for mark in marked if mark.startswith("p:")],
-        hidden=[mark[2:] for mark in marked if mark.startswith("h:")],
+        [item_id for item_id in events.item_ids if item_id not in hidden],
+        purchased=frozenset(mark[2:] for mark in marked if mark.startswith("p:")),
+        hidden=hidden,
         at=Position(birth.decode(errors="replace") or UNBORN, count),
         outcomes=[outcome == ord("1") for outcome in outcomes],
     )
-
-
-def _events(entries: bytes) -> list[Event]:
-    """Read all lines in one go; one by one, so that some can be left out, only where not all of them are ours."""
-    try:
-        fields = entries.replace(b"\n", b" ").decode().split(" ")
-        times_ms = list(map(int, fields[::3]))
-        if len(fields) == 3 * len(times_ms) == 3 * (entries.count(b"\n") + 1):
-            return list(map(Event, fields[2::3], fields[1::3], times_ms))
-    except ValueError:
-        pass
-    return [event for entry in entries.split(b"\n") if (event := _event(entry)) is not None]
-
-
-def _event(entry: bytes) -> Event | None:
-    try:
-        timestamp_ms, kind, item_id = entry.decode().split(" ")
-        return Event(item_id, kind, int(timestamp_ms))
-    except ValueError:
-        return None
