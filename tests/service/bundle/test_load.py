@@ -181,10 +181,14 @@ def test_an_array_of_another_type_shape_or_meaning_is_refused(folder: Path, name
         [*IDS_OF_ITEMS[:-1], ""],
         [*IDS_OF_ITEMS[:-1], "x" * 129],
         [*IDS_OF_ITEMS[:-1], "tab\there"],
+        [*IDS_OF_ITEMS[:-1], "\u00e9" * 129],
+        [*IDS_OF_ITEMS[:-1], "no-break\u00a0space"],
+        [*IDS_OF_ITEMS[:-1], "\udcff"],
+        ["\u00e9", "\u00e9", *IDS_OF_ITEMS[2:]],
     ],
 )
 def test_ids_that_are_not_one_for_each_row_are_refused(folder: Path, ids: list[str]) -> None:
-    (folder / IDS).write_text("".join(f"{item_id}\n" for item_id in ids))
+    (folder / IDS).write_text("".join(f"{item_id}\n" for item_id in ids), errors="surrogateescape")
     vouch_for_the_files(folder)
     assert refusal(folder).startswith(f"{IDS}: ")
 
