@@ -23,7 +23,8 @@ RUN pip install --no-deps . && rm /opt/onward/bin/onward-service
 FROM install AS install-service
 RUN pip install --requirement requirements/service.lock
 COPY service service
-RUN pip install --no-deps . && python -m compileall -q /opt/onward/lib && rm /opt/onward/bin/onward-training
+RUN pip install --no-deps . && python -m compileall -q /opt/onward/lib && rm /opt/onward/bin/onward-training \
+ && cd / && python -c 'import service.bundle.srgnn_kernel'
 
 FROM base AS training
 COPY --from=install-training /opt/onward /opt/onward

@@ -13,7 +13,8 @@ READY = .venv/.ready
 TRAINING = $(BIN)/onward-training
 SERVICE = $(BIN)/onward-service
 
-# Everything into .venv: pinned, hashed, and torch without CUDA unless TORCH_BACKEND=auto or cu128 asks for it.
+# Everything into .venv: pinned, hashed, and torch without CUDA unless TORCH_BACKEND=auto or cu128 asks for it; the
+# kernel compiled, so that no start has to.
 setup: $(READY)
 
 $(READY): requirements/dev.lock requirements/spark.lock requirements/install-torch.sh pyproject.toml
@@ -22,6 +23,7 @@ $(READY): requirements/dev.lock requirements/spark.lock requirements/install-tor
 	$(BIN)/python -m pip install --quiet --requirement requirements/dev.lock
 	if command -v java >/dev/null; then $(BIN)/python -m pip install --quiet --requirement requirements/spark.lock; fi
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -c 'import service.bundle.srgnn_kernel'
 	touch $(READY)
 
 # A made-up shop, an encoder trained on its visitors, and the service that recommends its items.
@@ -56,8 +58,10 @@ format: $(READY)
 # Resolve pyproject.toml anew. The locks name no host: whoever installs uses the index that they have set up.
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv $(COMPILE) --extra service --extra embedded --extra training --extra dev --output-file requirements/dev.lock
-	$(BIN)/uv $(COMPILE) --extra service --constraint requirements/dev.lock --output-file requirements/service.lock
+	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra embedded --extra bench --extra training --extra dev \
+		--output-file requirements/dev.lock
+	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --constraint requirements/dev.lock \
+		--output-file requirements/service.lock
 	$(BIN)/uv $(COMPILE) --extra training --constraint requirements/dev.lock --output-file requirements/training.lock
 	$(BIN)/uv $(COMPILE) --extra spark --constraint requirements/dev.lock --output-file requirements/spark.lock
 

@@ -41,7 +41,8 @@ class HotRoute(StrictJSONRoute):
                 given[taken.request_param_name] = request
             if taken.response_param_name:
                 given[taken.response_param_name] = response
-            response.body = answer.serialize_json(await endpoint(**given), exclude_none=self.response_model_exclude_none)
+            found = await endpoint(**given)
+            response.body = answer.serialize_json(found, exclude_none=self.response_model_exclude_none)
             response.headers["content-length"] = str(len(response.body))
             return response
 

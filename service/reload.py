@@ -115,11 +115,11 @@ class LiveBundle:
         async with self._in_turn:
             await self._serve(bundle)
         self.refusal = None
-        gc.collect()
-        gc.freeze()  # what is here now stays: walking it again would hold up requests for tens of ms
+        _freeze()
         telemetry.bundle_live(digest, bundle.manifest.model, bundle.manifest.items, time.perf_counter() - started)
         await asyncio.to_thread(bundle.catalog.make_columns)  # before the first filter, or new item, needs them
         await asyncio.to_thread(self._accelerate, bundle)
+        _freeze()
 
     def _accelerate(self, bundle: Bundle) -> None:
         """Have the compiled kernel encode where there is one; the bundle serves meanwhile."""
@@ -140,3 +140,9 @@ class LiveBundle:
         if self.refusal is not None:
             return f"The current bundle was refused: {self.refusal.reason}"
         return "No bundle has been published and loaded yet."
+
+
+def _freeze() -> None:
+    """What is here now stays: walking it again would hold up requests for tens of ms."""
+    gc.collect()
+    gc.freeze()

@@ -15,6 +15,8 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 START_TIMEOUT_S = 120.0
+ENCODER_TIMEOUT_S = 20.0
+"""For a compiled kernel, which a bundle serves without at first; a revision that knows of none says nothing."""
 STOP_TIMEOUT_S = 40.0
 LOOK_EVERY_S = 0.05
 ANSWER_TIMEOUT_S = 5.0
@@ -59,6 +61,7 @@ def started(
         try:
             url = _wait_for_address(process, log)
             wait_until_ready(url, process)
+            _wait_for_encoder(process, log, workers)
             yield Server(url, process.pid)
         finally:
             process.terminate()
@@ -108,6 +111,16 @@ def _wait_for_address(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
             raise CannotMeasure(f"the service did not start: {_event(last) or last.removeprefix('error: ')}")
         time.sleep(LOOK_EVERY_S)
     raise CannotMeasure(f"the service did not start within {START_TIMEOUT_S:.0f} s")
+
+
+def _wait_for_encoder(process: "subprocess.Popen[bytes]", log: IO[str], workers: int) -> None:
+    """Wait until every worker has said what encodes from then on, or for as long as that may take."""
+    deadline_s = time.monotonic() + ENCODER_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        log.seek(0)
+        if sum(_event(line) == "encoding" for line in log) >= workers:
+            return
+        time.sleep(LOOK_EVERY_S)
 
 
 def _event(line: str) -> str:

@@ -1,12 +1,18 @@
 """What HTTP alone costs: a server that reads a body and answers with as many bytes as the service, and does no more.
 
-`python -m tests.benchmarks.bare_server PORT BYTES`
+`python -m tests.benchmarks.bare_server SOCKET BYTES`, by the number of an open socket.
 """
 
+import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+
+from service.bench.server import Server
 
 Message = dict[str, Any]
 
@@ -30,6 +36,23 @@ class Bare:
         await send({"type": "http.response.body", "body": self._body})
 
 
+@contextmanager
+def bare_server(size: int) -> Iterator[Server]:
+    """Run it in a process of its own, on a free port."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        listening.set_inheritable(True)
+        command = [sys.executable, "-m", "tests.benchmarks.bare_server", str(listening.fileno()), str(size)]
+        process = subprocess.Popen(command, close_fds=False)
+        try:
+            yield Server(f"http://127.0.0.1:{listening.getsockname()[1]}", process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
 if __name__ == "__main__":
-    port, size = map(int, sys.argv[1:])
-    uvicorn.run(Bare(size), port=port, access_log=False, log_config=None, lifespan="off", server_header=False)
+    descriptor, size = map(int, sys.argv[1:])
+    config = uvicorn.Config(Bare(size), access_log=False, log_config=None, lifespan="off", server_header=False)
+    uvicorn.Server(config).run([socket.socket(fileno=descriptor)])

