@@ -36,8 +36,10 @@ class Asked(NamedTuple):
 
 
 def measured(search: Search, asked: Sequence[Asked]) -> dict[str, Any]:
-    """Median processor time of a query in microseconds, and recall@20."""
+    """Median processor time of a query in microseconds, and recall@20, once all it reads is mapped into memory."""
     durations, hits = [], 0
+    for query_KD, _ in asked:
+        search(query_KD)
     for query_KD, best in asked:
         started = time.thread_time()
         rows = search(query_KD)
