@@ -1,13 +1,11 @@
-"""What one catalog costs to load, to keep and to search; `tests.benchmarks.catalogs` runs it in processes of its own.
+"""What one catalog costs to load and to search: `python -m tests.benchmarks.catalog_figures BUNDLE`.
 
-    python -m tests.benchmarks.catalog_figures search BUNDLE    figures of one bundle, one line of JSON
-    python -m tests.benchmarks.catalog_figures hold BUNDLE      answer, say so, tell the memory when asked, wait again
+Prints one line of JSON; `tests.benchmarks.catalogs` runs it in a process of its own, of one thread.
 
-Dimension key: Q queries, K interests, D embedding, C candidates.
+Dimension key: Q queries, K interests, D embedding.
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,11 +19,11 @@ import typer
 from numpy.typing import NDArray
 
 from service.bundle import INDEX, QUERIES, Bundle, Effort, Eligible, Filter, IndexInfo, ItemIndex, Options, Seen
+from tests.benchmarks.catalog_holder import K, sessions_of
 from tests.benchmarks.large_bundles import CATEGORIES, MAX_PRICE
 from training.index_building import Vectors, flat_index
 from training.index_tuning import Tuned, Tuning
 
-K = 20
 TARGETS = (0.95, 0.99)
 FILTERS = {
     round(1 / CATEGORIES, 2): {"attribute": "category", "equals": "category-3"},
@@ -34,15 +32,10 @@ FILTERS = {
 """By the share of items that pass them."""
 FLAT_QUERIES = 20
 SCANNED_QUERIES = 200
-SESSIONS = 400
-
 Asked = TypeVar("Asked")
 
-cli = typer.Typer(add_completion=False)
 
-
-@cli.command()
-def search(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")]) -> None:
+def main(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")]) -> None:
     """Print how long it takes to load and to search a bundle, in processor time of one thread."""
     started = time.perf_counter()
     loaded = Bundle.load(bundle)
@@ -51,7 +44,7 @@ def search(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")
     loaded.catalog.make_columns()
     columns_s = time.perf_counter() - started
     queries_QKD = np.load(bundle / QUERIES, allow_pickle=False)
-    sessions = _sessions(loaded)
+    sessions = sessions_of(loaded)
     typer.echo(
         json.dumps(
             {
@@ -66,22 +59,6 @@ def search(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")
             }
         )
     )
-
-
-@cli.command()
-def hold(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")]) -> None:
-    """Load a bundle, answer, print a line, wait for one, and print the memory of this process in MB."""
-    loaded = Bundle.load(bundle)
-    loaded.catalog.make_columns()
-    for seen in _sessions(loaded):
-        loaded.retrieve(seen, Options(K))
-    typer.echo("ready")
-    sys.stdin.readline()
-    rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    sizes = {line.partition(":")[0]: int(line.split()[1]) for line in rollup if line.endswith("kB")}
-    named = {"rss_mb": "Rss", "pss_mb": "Pss", "private_mb": "Private_Dirty"}
-    typer.echo(json.dumps({name: round(sizes[field] / 1024) for name, field in named.items()}))
-    sys.stdin.readline()
 
 
 def timed_us(ask: Callable[[Asked], object], questions: Sequence[Asked] | NDArray[np.float32]) -> dict[str, float]:
@@ -162,16 +139,5 @@ def _retrieved(bundle: Bundle, sessions: list[Seen], condition: Filter | None) -
     return timed_us(lambda seen: bundle.retrieve(seen, options), sessions)
 
 
-def _sessions(bundle: Bundle) -> list[Seen]:
-    """Sessions of one to eight items that stand near each other: an item and what is similar to it."""
-    generator = np.random.default_rng(1)
-    sessions = []
-    for row in generator.integers(1, bundle.manifest.items + 1, SESSIONS).tolist():
-        similar = bundle.index.search(bundle.vectors_N1D[row : row + 1], 8).rows
-        chosen = similar[: generator.integers(1, 9)].tolist()
-        sessions.append(Seen([bundle.catalog.item_id(one) for one in chosen]))
-    return sessions
-
-
 if __name__ == "__main__":
-    cli()
+    typer.run(main)

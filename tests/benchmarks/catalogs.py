@@ -65,7 +65,7 @@ def _measured(run: Path, data: Path | None, items: int, folder: Path) -> dict[st
         "index": manifest.index.model_dump(),
         "files_mb": {name: round(entry.size / 2**20, 1) for name, entry in manifest.files.items()},
         "first_answer_s": _first_answer_s(bundles, _an_item(bundle)),
-        **_command_output("search", bundle),
+        **_figures(bundle),
         "workers": _shared(bundle),
     }
 
@@ -113,7 +113,7 @@ def _answers(port: int, item_id: str) -> bool:
 
 def _shared(bundle: Path) -> list[dict[str, int]]:
     """Memory of processes that hold the same bundle at the same time."""
-    command = [*_figures_command("hold"), str(bundle)]
+    command = [sys.executable, "-m", "tests.benchmarks.catalog_holder", str(bundle)]
     with ExitStack() as running:
         holders = [
             running.enter_context(
@@ -154,14 +154,10 @@ def _running(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
                 stream.close()
 
 
-def _figures_command(name: str) -> list[str]:
-    return [sys.executable, "-m", "tests.benchmarks.catalog_figures", name]
-
-
-def _command_output(name: str, bundle: Path) -> dict[str, Any]:
-    """What a command of `catalog_figures` prints, in a process of one thread."""
+def _figures(bundle: Path) -> dict[str, Any]:
+    """What `catalog_figures` prints."""
     done = subprocess.run(
-        [*_figures_command(name), str(bundle)],
+        [sys.executable, "-m", "tests.benchmarks.catalog_figures", str(bundle)],
         env={**os.environ, **ONE_THREAD},
         stdout=subprocess.PIPE,
         text=True,
