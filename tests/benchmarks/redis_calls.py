@@ -142,7 +142,14 @@ def main(
                 transport: uvloop.run(compare(url, calls, rounds))
                 for transport, url in (("tcp", server.url), ("unix socket", f"unix://{socket}"))
             }
-    typer.echo(json.dumps({**machine("redis", "hiredis", "uvloop"), "calls": calls, "rounds": rounds, **found}))
+    result = {
+        "benchmark": "redis_calls",
+        **machine("redis", "hiredis", "uvloop"),
+        "calls": calls,
+        "rounds": rounds,
+        **found,
+    }
+    typer.echo(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+"""The page of performance: `python -m tests.benchmarks.report docs/performance --out docs/performance.md`.
+
+Makes the page, and pictures beside the records, of what the benchmarks printed: a file of one line of JSON each.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tests.benchmarks.report.page import write_page
+from training.errors import InputError
+
+cli = typer.Typer(add_completion=False)
+
+
+@cli.command()
+def main(
+    records: Annotated[Path, typer.Argument(help="Folder of what benchmarks printed, a *.json each.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")],
+) -> None:
+    """Write the page of performance from the records of the benchmarks."""
+    try:
+        count = write_page(records, out)
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{out}: made from {count} record{'s' * (count != 1)}")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,53 @@
+"""The encoders of all models, as the service runs them."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from tests.benchmarks.report.markdown import figure, table
+from tests.benchmarks.report.record import Part, Record
+from tests.benchmarks.report.section import Section
+
+OF_BUNDLE = " ("
+"""Comes before the folder of a bundle, behind its model."""
+
+
+class Encoder(Part):
+    """Time of a call."""
+
+    items: int
+    p50_us: float
+    p99_us: float
+
+
+class Encoders(Record):
+    """A record of encoders."""
+
+    benchmark: Literal["encoders"]
+    length: int
+    encoders: Mapping[str, Encoder]
+
+
+def _command(record: Encoders) -> str:
+    bundles = " BUNDLES" * sum(OF_BUNDLE in name for name in record.encoders)
+    return f"python -m tests.benchmarks.encoders{bundles} --length {record.length}"
+
+
+def _tables(record: Encoders) -> str:
+    return table(
+        ["encoder", "items", "p50, µs", "p99, µs"],
+        (
+            [name.partition(OF_BUNDLE)[0], f"{one.items:,}", figure(one.p50_us), figure(one.p99_us)]
+            for name, one in record.encoders.items()
+        ),
+    )
+
+
+ENCODERS = Section(
+    title="Encoders of all models",
+    introduction="One session at a time in one thread, by the exported programs, which take turns.",
+    kind=Encoders,
+    usage="python -m tests.benchmarks.encoders",
+    label=lambda record: f"Sessions of {record.length} items",
+    command=_command,
+    tables=_tables,
+)
