@@ -6,7 +6,6 @@ It holds `recipe.toml`, `run.json` (what was run, on what), `metrics.jsonl` (a l
 """
 
 import json
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,7 +16,7 @@ import torch
 from training.curve import draw_curve
 from training.data.dataset import Dataset, Sessions
 from training.errors import InputError
-from training.machine import machine
+from training.machine import commit, machine
 from training.recipe import Recipe
 
 WEIGHTS = "weights.pt"
@@ -73,23 +72,6 @@ def prepare_run_folder(
 def sessions_of_fit(dataset: Dataset, fit: str) -> list[Sessions]:
     """The sessions that a fit learns from."""
     return dataset.known() if fit == REFIT else [dataset.sessions("train")]
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this package runs from, with + behind it where files differ; None outside one."""
-    here = Path(__file__)
-    try:
-        is_tracked = _git("ls-files", here.name, folder=here.parent)
-        return is_tracked and _git(
-            "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*", folder=here.parent
-        )
-    except OSError:  # there is no git
-        return None
-
-
-def _git(*arguments: str, folder: Path) -> str | None:
-    answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
 
 
 def read_run(out: Path) -> dict[str, Any]:

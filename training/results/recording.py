@@ -16,10 +16,10 @@ from training.data.dataset import Dataset
 from training.errors import InputError
 from training.evaluation import evaluate_baselines, evaluate_bundle
 from training.export import exported_recipe
-from training.machine import machine
+from training.machine import commit, machine
 from training.recipe import Recipe
 from training.results.record import BaselinesRecord, Epoch, RunRecord, TrainedOn
-from training.run_folder import REFIT, SELECTION, best_validation, commit, read_run
+from training.run_folder import REFIT, SELECTION, best_validation, read_run
 
 TIMED_CALLS, TIMED_LENGTH = 300, 20
 
