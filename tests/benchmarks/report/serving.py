@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal, Self
@@ -125,13 +126,8 @@ def _part_row(part: RampPart) -> list[str]:
 
 
 def _draw(record: Serving, path: Path) -> None:
-    with picture(
-        path,
-        title=f"Latency from when a request was due: {_label(record)}",
-        xlabel="requests/s",
-        ylabel="ms",
-    ) as axes:
-        for catalog, line in zip(record.catalogs, LINES, strict=False):
+    with picture(path, title=_label(record), xlabel="requests/s", ylabel="ms from when a request was due") as axes:
+        for catalog, line in zip(record.catalogs, cycle(LINES), strict=False):
             _draw_catalog(axes, catalog, line)
         logarithmic(axes, (point.rate_per_s or 0 for one in record.catalogs for point in _points(one)))
 
