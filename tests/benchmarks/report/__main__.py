@@ -17,7 +17,7 @@ cli = typer.Typer(add_completion=False)
 @cli.command()
 def main(
     records: Annotated[Path, typer.Argument(help="Folder of what benchmarks printed, a *.json each.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="The page to write.")],
 ) -> None:
     """Write the page of performance from the records of the benchmarks."""
     try:
