@@ -60,20 +60,22 @@ def _of_peer(peer: str, times: float, *, ours: str = OURS_FAST, recall: float = 
 
     def measured(records: Sequence[Record]) -> Iterator[Measured]:
         for record in records:
-            if isinstance(record, Peers) and _near(record.items, SMALL) and record.variants(peer):
-                yield _beside(record, record.variants(peer), ours, times, recall)
+            if isinstance(record, Peers) and _near(record.items, SMALL):
+                yield from _beside(record, peer, ours, times, recall)
 
     what = f"requests/s of one worker, {CONNECTIONS} connections, 43k items, recall@20 ≥ {recall:g}"
     return Aim(what, f"≥ {times:g} × {peer}", measured, STAGES.title)
 
 
-def _beside(record: Peers, variants: Sequence[str], ours: str, times: float, recall: float) -> Measured:
-    ratios = {name: record.servers[name].onward_is_times_better[ours][CONNECTIONS].requests_per_s for name in variants}
-    best = min(variants, key=lambda name: ratios[name])
+def _beside(record: Peers, peer: str, ours: str, times: float, recall: float) -> Iterator[Measured]:
+    ratios = {name: ratio for name in record.variants(peer) if (ratio := record.times_better(ours, name)) is not None}
+    if not ratios:
+        return
+    best = min(ratios, key=lambda name: ratios[name])
     own = record.servers[ours]
     load = own.connections[CONNECTIONS]
     notes = [best, f"recall {own.recall_at_20:.3f}", *_reservations(load.errors, load.generator_limited)]
-    return Measured(
+    yield Measured(
         f"{figure(ratios[best])} × ({', '.join(notes)})",
         ratios[best] >= times and own.recall_at_20 >= recall and not load.errors,
     )

@@ -18,18 +18,18 @@ DRAWN = "drawn by popularity"
 
 
 class Advantage(Part):
-    """How many times better ours is: medians of the ratios of each round."""
+    """How many times better ours is: medians of the ratios of each round; None where one of the two never answered."""
 
-    requests_per_s: float
-    cpu_us_per_request: float
+    requests_per_s: float | None
+    cpu_us_per_request: float | None
 
 
 class Figures(Part):
     """Of one server over so many connections."""
 
     requests_per_s: float
-    p50_ms: float
-    p99_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
     cpu_us_per_request: float
     errors: Mapping[str, int]
     generator_limited: bool
@@ -74,6 +74,12 @@ class Peers(Record):
     def variants(self, peer: str) -> list[str]:
         """The names under which a peer was measured: as it is, and in other settings."""
         return [name for name in self.servers if name == peer or name.startswith(f"{peer}, ")]
+
+    def times_better(self, ours: str, peer: str) -> float | None:
+        """Requests/s of one of ours over those of a peer; 0 where ours never answered, None where the peer did not."""
+        if not self.servers[ours].connections[CONNECTIONS].requests_per_s:
+            return 0.0
+        return self.servers[peer].onward_is_times_better[ours][CONNECTIONS].requests_per_s
 
 
 def _label(record: Peers) -> str:
@@ -122,7 +128,7 @@ def _advantage(server: Server, ours: str, connections: int) -> str:
     if ours not in server.onward_is_times_better:
         return ABSENT
     times = server.onward_is_times_better[ours][connections]
-    return f"{figure(times.requests_per_s)} ×, {figure(times.cpu_us_per_request)} ×"
+    return f"{figure(times.requests_per_s, ' ×')}, {figure(times.cpu_us_per_request, ' ×')}"
 
 
 def _settings(record: Peers) -> Iterator[str]:
@@ -140,7 +146,7 @@ def _draw(record: Peers, path: Path) -> None:
         xlabel="times those of the peer",
     ) as axes:
         for offset, ours in ((-0.2, OURS), (0.2, OURS_FAST)):
-            times = [record.servers[name].onward_is_times_better[ours][CONNECTIONS].requests_per_s for name in others]
+            times = [record.times_better(ours, name) or 0 for name in others]
             bars = axes.barh([place + offset for place in range(len(others))], times, height=0.38, label=ours)
             axes.bar_label(bars, [f"{value:.1f}" for value in times], padding=3)
         axes.set_yticks(range(len(others)), others)
