@@ -1,7 +1,7 @@
 """Loads on servers that run beside each other, taken in turn."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -51,7 +51,7 @@ def medians(measured: Measured, name: str) -> dict[int, dict[str, Any]]:
     """A server's figures by connections, and what went wrong in all rounds."""
     return {
         connections: {
-            **{figure: round(median(one[figure] for one in measured[name, connections]), 3) for figure in FIGURES},
+            **{figure: _median((one[figure] for one in measured[name, connections]), 3) for figure in FIGURES},
             "errors": dict(sum((one["errors"] for one in measured[name, connections]), Counter())),
             "generator_limited": any(one["generator_limited"] for one in measured[name, connections]),
         }
@@ -59,11 +59,11 @@ def medians(measured: Measured, name: str) -> dict[int, dict[str, Any]]:
     }
 
 
-def advantages(measured: Measured, ours: str, name: str) -> dict[int, dict[str, float]]:
+def advantages(measured: Measured, ours: str, name: str) -> dict[int, dict[str, float | None]]:
     """How many times better ours is by each figure: medians of the ratios of each round."""
     return {
         connections: {
-            figure: round(median(_advantage(figure, own[figure], other[figure]) for own, other in pairs), 2)
+            figure: _median((_advantage(figure, own[figure], other[figure]) for own, other in pairs), 2)
             for figure in FIGURES
         }
         for connections in CONNECTIONS
@@ -71,7 +71,15 @@ def advantages(measured: Measured, ours: str, name: str) -> dict[int, dict[str, 
     }
 
 
-def _advantage(figure: str, own: float, other: float) -> float:
+def _median(figures: Iterable[float | None], digits: int) -> float | None:
+    """Of the rounds in which there was a good answer; None where there never was."""
+    known = [figure for figure in figures if figure is not None]
+    return round(median(known), digits) if known else None
+
+
+def _advantage(figure: str, own: float | None, other: float | None) -> float | None:
+    if not own or not other:
+        return None
     return own / other if figure in MORE_IS_BETTER else other / own
 
 
@@ -84,11 +92,12 @@ def _figures(
     after = cpu_seconds(server.pid)
     assert before is not None
     assert after is not None, "processor time is read from /proc, which Linux has"
+    used_s = after.workers_s - before.workers_s
     return {
         "requests_per_s": outcome.achieved_per_s,
         "p50_ms": outcome.p50_ms,
         "p99_ms": outcome.p99_ms,
-        "cpu_us_per_request": 1e6 * (after.workers_s - before.workers_s) / max(1, outcome.answered),
+        "cpu_us_per_request": 1e6 * used_s / outcome.answered if outcome.answered else None,
         "errors": Counter(outcome.errors),
         "generator_limited": outcome.generator_limited,
     }

@@ -28,7 +28,7 @@ class PeerApi:
     def fault(self, status: int, body: bytes) -> str | None:
         if status != 200:
             return f"status {status}"
-        return None if body.startswith(b'{"items":[{"id":"') else "no items"
+        return None if b'"id":' in body else "no items"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from tests.benchmarks.peers.answers import answered, exact, recall
 from tests.benchmarks.peers.apps.model import Model
 from tests.benchmarks.peers.comparison import AnotherJob, Comparison
 from tests.benchmarks.peers.environments import NotInstalled, python_of
-from tests.benchmarks.peers.measuring import CONNECTIONS, advantages, medians
+from tests.benchmarks.peers.measuring import CONNECTIONS, LESS_IS_BETTER, advantages, medians
 from tests.benchmarks.peers.peer import PEERS, Peer
 from tests.benchmarks.peers.server import NotStarted, Place, onward, serving
 from tests.bundles import publish_bundle
@@ -97,6 +97,14 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert set(advantages(measured, "ours", "theirs")[1].values()) == {3.0}
     assert medians(measured, "ours")[16]["requests_per_s"] == 300
     assert medians(measured, "ours")[16]["errors"] == {"late": 3}
+
+
+def test_a_server_that_never_answers_has_no_ratio() -> None:
+    unknown = dict.fromkeys(LESS_IS_BETTER)
+    figures: dict[str, object] = {"requests_per_s": 0.0, **unknown, "errors": Counter(), "generator_limited": False}
+    measured = {(name, connections): [figures] for connections in CONNECTIONS for name in ("ours", "theirs")}
+    assert medians(measured, "theirs")[1]["p50_ms"] is None
+    assert set(advantages(measured, "ours", "theirs")[1].values()) == {None}
 
 
 def test_every_peer_tells_its_settings_and_versions() -> None:
