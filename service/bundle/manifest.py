@@ -31,6 +31,7 @@ TABLE, WEIGHTS = (
 VECTORS = "vectors.npy"
 INDEX = "index.faiss"
 IDS, USERS = "ids.txt", "users.txt"
+COLUMNS = "attribute_columns.json"  # the attributes and kinds that `column_files` are of
 ATTRIBUTES, ATTRIBUTES_OFFSETS = "attributes.jsonl", "attributes_offsets.npy"
 AVAILABLE = "available.npy"
 POPULARITY = "popularity.npy"
@@ -39,12 +40,18 @@ QUERIES = "queries.npy"  # float32 (Q, K, D): interests of real sessions, to tun
 REQUIRED_FILES = frozenset(
     {ENCODER, VECTORS, INDEX, IDS, ATTRIBUTES, ATTRIBUTES_OFFSETS, AVAILABLE, POPULARITY},
 )
-OPTIONAL_FILES = frozenset({ENCODER_DATA, QUERIES})
+OPTIONAL_FILES = frozenset({ENCODER_DATA, QUERIES, COLUMNS})
 FILES_OF_KERNEL = frozenset({TABLE, WEIGHTS})  # required where the manifest names a kernel, else no files of a bundle
 FILES_OF_USERS = frozenset({USERS})  # required where the encoder knows users, else no file of a bundle
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_ID_LENGTH = 128
+
+
+def column_files(attributes: int) -> list[tuple[str, str, str]]:
+    """The files of each attribute's column: which rows have it, its values, their rows; required beside COLUMNS."""
+    parts = ("present", "values", "rows")
+    return [tuple(f"attribute_{number}_{part}.npy" for part in parts) for number in range(attributes)]  # type: ignore[misc]  # three
 
 
 class BundleError(Exception):
@@ -266,6 +273,8 @@ def _check_names(names: set[str], manifest: Manifest) -> None:
         required |= FILES_OF_USERS
     if manifest.kernel:
         required |= FILES_OF_KERNEL
+    if COLUMNS in names:
+        required |= {name for files in column_files(len(manifest.attributes)) for name in files}
     for name in sorted(required - names):
         raise BundleError(f"{name}: missing")
     for name in sorted(names - required - OPTIONAL_FILES):

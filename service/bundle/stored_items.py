@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from service.bundle.arrays import open_array
 from service.bundle.attribute_lines import AttributeLines
-from service.bundle.attributes import Columns, Kind, Schema
+from service.bundle.attributes import Column, Columns, Kind, Schema
 from service.bundle.filters import Filter
 from service.bundle.ids import Ids, write_ids
 from service.bundle.manifest import AVAILABLE, IDS, POPULARITY, BundleError
 from service.bundle.recent import Recent
+from service.bundle.stored_columns import read_columns, write_columns
 
 FILTERS_KEPT = 64
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -32,6 +33,7 @@ class StoredItems:
         available_N1: NDArray[np.bool_],
         lines: AttributeLines,
         schema: Schema,
+        columns: Mapping[str, Column],
     ) -> None:
         self.ids = ids
         self.popularity_N1 = popularity_N1
@@ -39,6 +41,7 @@ class StoredItems:
         self.most_popular_rows: NDArray[np.int64] = np.argsort(-popularity_N1[1:], kind="stable") + 1
         self._lines = lines
         self._given_schema = schema
+        self._given_columns = columns
         self._passing = Recent[NDArray[np.bool_]](FILTERS_KEPT)
 
     @classmethod
@@ -50,6 +53,7 @@ class StoredItems:
             available_N1=_checked_availability(open_array(folder / AVAILABLE, np.bool_, (items + 1,))),
             lines=AttributeLines.load(folder, items),
             schema=schema,
+            columns=read_columns(folder, schema, items + 1),
         )
 
     @staticmethod
@@ -70,7 +74,10 @@ class StoredItems:
         np.save(folder / AVAILABLE, available_N1)
         write_ids(folder / IDS, ids)
         AttributeLines.write(folder, attributes, len(ids))
-        return AttributeLines.load(folder, len(ids)).schema()
+        lines = AttributeLines.load(folder, len(ids))
+        schema = lines.schema()
+        write_columns(folder, Columns(schema, len(ids) + 1, lines.read_all))
+        return schema
 
     @cached_property
     def schema(self) -> Schema:
@@ -79,8 +86,8 @@ class StoredItems:
 
     @cached_property
     def columns(self) -> Columns:
-        """The attributes by row, as filters compare them; made on first use."""
-        return Columns(self.schema, len(self.ids) + 1, self._lines.read_all)
+        """The attributes by row, as filters compare them; made on first use where the files do not have them."""
+        return Columns(self.schema, len(self.ids) + 1, self._lines.read_all, dict(self._given_columns))
 
     def attributes(self, row: int) -> Mapping[str, Any]:
         """Read the attributes of a row from 1..N."""

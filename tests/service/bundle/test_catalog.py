@@ -12,9 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from service.bundle import ATTRIBUTES, MANIFEST, Bundle, BundleError, Catalog, is_valid_id
-from service.bundle.attributes import infer_schema
+from service.bundle import (
+    ATTRIBUTES,
+    MANIFEST,
+    Bundle,
+    BundleError,
+    Catalog,
+    is_valid_id,
+    read_manifest,
+    write_manifest,
+)
+from service.bundle.attributes import Columns, infer_schema
 from service.bundle.changes import ItemChange
 from service.bundle.filters import Filter
 from tests.bundles import make_bundle
@@ -327,7 +337,55 @@ def test_a_manifest_names_the_kinds_of_attributes_and_one_from_before_is_read_wi
     assert bundle.manifest.attributes == bundle.catalog.schema == {"price": "number", "launched": "date"}
     content = json.loads((tmp_path / MANIFEST).read_text())
     del content["attributes"], content["folded_changes"]
+    for name in [name for name in content["files"] if name.startswith("attribute_")]:
+        del content["files"][name]
+        (tmp_path / name).unlink()
     (tmp_path / MANIFEST).write_text(json.dumps(content))
     older = Bundle.load(tmp_path)
     assert (older.manifest.attributes, older.catalog.schema) == ({}, bundle.catalog.schema)
     assert shown(older.catalog, {"attribute": "price", "range": {"above": 6}}) == ["a7", "a8"]
+
+
+ATTRIBUTES_OF_ALL_KINDS: list[dict[str, Any]] = [
+    {"price": 3.5, "brand": "Acme", "tags": ["a", "b"], "new": True, "launched": "2026-01-01", "any": 1},
+    {"price": 7, "brand": "Apex", "tags": [], "new": False, "launched": "2026-02-01T10:00:00Z", "any": "x"},
+    {},
+]
+
+
+def test_columns_of_the_files_are_those_of_the_items(tmp_path: Path) -> None:
+    stored = write(tmp_path, ["a", "b", "c"], attributes=ATTRIBUTES_OF_ALL_KINDS)
+    schema = dict(stored.schema)
+    of_files = Catalog.load(tmp_path, 3, schema).columns
+    of_items = Columns(schema, 4, lambda: enumerate(ATTRIBUTES_OF_ALL_KINDS, start=1))
+    assert set(of_files._made) == set(schema) == set(ATTRIBUTES_OF_ALL_KINDS[0])
+    for name in schema:
+        assert of_files[name].kind == of_items[name].kind
+        for part in ("present_R", "values_V", "rows_V"):
+            np.testing.assert_array_equal(getattr(of_files[name], part), getattr(of_items[name], part))
+            assert getattr(of_files[name], part).dtype == getattr(of_items[name], part).dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("attribute_0_rows.npy", np.array([0], dtype=np.int32)),
+        ("attribute_0_rows.npy", np.array([1, 4], dtype=np.int32)),
+        ("attribute_0_rows.npy", np.array([[1, 2]], dtype=np.int32)),
+        ("attribute_0_values.npy", np.zeros(3)),
+        ("attribute_0_values.npy", np.zeros(2, dtype=np.int64)),
+        ("attribute_0_present.npy", np.zeros(3, dtype=np.bool_)),
+    ],
+)
+def test_columns_that_are_not_of_the_items_are_refused(tmp_path: Path, name: str, array: NDArray[np.generic]) -> None:
+    write(tmp_path, ["a", "b", "c"], attributes=[{"price": 1}, {"price": 2}, {}])
+    np.save(tmp_path / name, array)
+    with pytest.raises(BundleError, match=f"^{name[:12]}"):
+        Catalog.load(tmp_path, 3, {"price": "number"})
+
+
+def test_a_bundle_has_all_columns_or_none(tmp_path: Path) -> None:
+    make_bundle(tmp_path, [f"a{number}" for number in range(9)], attributes=[{"price": 1} for _ in range(9)])
+    (tmp_path / "attribute_0_rows.npy").unlink()
+    with pytest.raises(BundleError, match=r"^attribute_0_rows.npy: missing"):
+        write_manifest(tmp_path, read_manifest(tmp_path)[0])
