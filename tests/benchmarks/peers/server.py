@@ -15,12 +15,10 @@ from typing import IO
 
 from service.bench.api import Api, Onward
 from tests.benchmarks.peers.answers import ask
-from tests.benchmarks.peers.apps.model import BATCH, BUNDLE, REDIS_URL, WEIGHTS
+from tests.benchmarks.peers.apps.model import BATCH, BUNDLE, HOME, REDIS_URL, WEIGHTS
 from tests.benchmarks.peers.peer import REPOSITORY, Peer, PeerApi
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 180.0, 20.0
-HOME = "PEER_HOME"
-"""The variable by which every process of a server is known."""
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 

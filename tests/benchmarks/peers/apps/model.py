@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 BUNDLE, WEIGHTS, REDIS_URL, BATCH = "PEER_BUNDLE", "PEER_WEIGHTS", "REDIS_URL", "PEER_BATCH"
 """The variables that name the bundle's folder, an eager encoder's weights, the session store and the largest batch."""
+HOME = "PEER_HOME"
+"""The variable that names a folder for what a server keeps, by which every process of it is known."""
 SESSION_LENGTH, SESSION_TTL_S = 50, 1800
 MIN_LENGTH = 2
 """The shortest input that the program is exported for."""

@@ -10,7 +10,6 @@ program, padded, and one search of the bundle's FAISS index.
 import os
 import signal
 import sys
-import tempfile
 from typing import Any
 
 import orjson
@@ -21,7 +20,7 @@ from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tests.benchmarks.peers.apps.model import REDIS_URL, Answer, Model, append, batch_size
+from tests.benchmarks.peers.apps.model import HOME, REDIS_URL, Answer, Model, append, batch_size
 
 
 class Recommender:
@@ -58,11 +57,10 @@ if __name__ == "__main__":
         ray_actor_options={"num_cpus": 1},
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
     )
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, _temp_dir=folder)
-        try:
-            serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-            serve.run(deployment(Recommender).bind(), route_prefix="/recommendations")
-            signal.pause()
-        finally:
-            ray.shutdown()
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, _temp_dir=os.environ[HOME])
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+        serve.run(deployment(Recommender).bind(), route_prefix="/recommendations")
+        signal.pause()
+    finally:
+        ray.shutdown()
