@@ -60,6 +60,9 @@ def under_mask(
 
         def search(query_KD: NDArray[np.float32]) -> NDArray[np.int64]:
             ids, _ = faiss_index.search(query_KD, per_k * K, visits=visits, selector=eligible.selector)
+            rows: NDArray[np.int64] = ids[0] + 1
+            if per_k == len(query_KD) == 1:
+                return rows
             rows = np.unique(ids[ids >= 0]) + 1
             scores = (index.vectors(rows) @ query_KD.T).max(axis=1)
             return rows[np.argsort(-scores)[:K]]
