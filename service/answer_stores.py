@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
+from itertools import chain
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -39,17 +40,17 @@ class RedisAnswerStore:
         self._next = Script(redis, _script("answer_next.lua"))
         self._claim = Script(redis, _script("answer_claim.lua"))
 
-    async def write(self, answers: Sequence[tuple[Answer, bool]]) -> None:
-        """One round trip, of one command for an answer whose place is reserved, of two for another."""
-        commands: list[Command] = []
-        for answer, reserved in answers:
-            key = self._key(answer.id)
-            if reserved:
-                commands.append(("LINSERT", key, "AFTER", nonce_of(answer.id), _entry(answer)))
-            else:
-                commands += [("RPUSH", key, _entry(answer)), ("PEXPIRE", key, self._ttl_ms)]
+    def packed(self, answer: Answer, *, reserved: bool) -> tuple[Command, ...]:
+        """One command for an answer whose place is reserved, two for another."""
+        key, entry = self._key(answer.id), _entry(answer)
+        if reserved:
+            return (("LINSERT", key, "AFTER", nonce_of(answer.id), entry),)
+        return ("RPUSH", key, entry), ("PEXPIRE", key, self._ttl_ms)
+
+    async def write(self, answers: Sequence[tuple[Command, ...]]) -> None:
+        """One round trip."""
         async with redis_call():
-            await ask(self._redis, *commands)
+            await ask(self._redis, *chain.from_iterable(answers))
 
     async def pages(self, answer_id: str) -> list[Answer] | None:
         """One command that reads the session's whole list."""
@@ -133,9 +134,13 @@ class InMemoryAnswerStore:
         self._clock = clock
         self._owners: OrderedDict[str, OrderedDict[str, _Kept]] = OrderedDict()
 
-    async def write(self, answers: Sequence[tuple[Answer, bool]]) -> None:
+    def packed(self, answer: Answer, *, reserved: bool) -> Answer:
+        """As it is; there is always a place for it."""
+        return answer
+
+    async def write(self, answers: Sequence[Answer]) -> None:
         """Keep them in this process, the last 20 of each session."""
-        for answer, _ in answers:
+        for answer in answers:
             self._keep(answer)
 
     async def pages(self, answer_id: str) -> list[Answer] | None:

@@ -99,14 +99,22 @@ def nonce_of(answer_id: str) -> str:
     return answer_id[OWNER_DIGITS:]
 
 
+Packed = Any
+"""What a store of answers makes of one; only the store itself looks into it."""
+
+
 class AnswerStore(Protocol):
     """Keeps the last answers of each session for their time to live, and forgets them with the session."""
 
-    async def write(self, answers: Sequence[tuple[Answer, bool]]) -> None:
-        """Keep answers, each with whether its session has reserved its place: without the place it is dropped.
+    def packed(self, answer: Answer, *, reserved: bool) -> Packed:
+        """Make ready for `write` what is to be kept of an answer, while it is at hand.
 
-        Raises SessionStoreUnavailable.
+        `reserved`: its session was to reserve its place; where it has none then, it is dropped.
         """
+        ...
+
+    async def write(self, answers: Sequence[Packed]) -> None:
+        """Keep packed answers. Raises SessionStoreUnavailable."""
         ...
 
     async def pages(self, answer_id: str) -> list[Answer] | None:
@@ -144,13 +152,13 @@ class AnswerLog:
 
     def __init__(self, store: AnswerStore) -> None:
         self._store = store
-        self._waiting: OrderedDict[str, tuple[Answer, bool]] = OrderedDict()
+        self._waiting: OrderedDict[str, Packed] = OrderedDict()
         self._outages = Outages("answers")
         self._flushing = asyncio.Lock()
 
     def add(self, answer: Answer, *, reserved: bool) -> None:
         """Have an answer written soon; `reserved` where the call to its session's store was to make a place for it."""
-        self._waiting[answer.id] = answer, reserved
+        self._waiting[answer.id] = self._store.packed(answer, reserved=reserved)
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popitem(last=False)
             self._outages.lost(1)

@@ -1,5 +1,6 @@
 """create_app(settings): lifespan, routes, problem handler."""
 
+import gc
 import multiprocessing
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,6 +36,8 @@ from service.versioned_map import FOLLOW_INTERVAL
 
 MAX_BODY_BYTES = 64 * 2**10
 MAX_BATCH_BODY_BYTES = 2**20
+COLLECTED_EVERY = 20_000, 20, 50
+"""Objects, and times, after which garbage in cycles is looked for: requests leave hardly any."""
 
 DESCRIPTION = """\
 Recommends what a visitor will want next, from what they did in this session.
@@ -94,6 +97,7 @@ def create_app_from_environment() -> FastAPI:
         end_with_parent()
     settings = Settings()  # type: ignore[call-arg]  # the environment gives what has no default
     telemetry.configure_logging(settings.log_level)
+    gc.set_threshold(*COLLECTED_EVERY)
     return create_app(settings)
 
 

@@ -9,6 +9,7 @@ JSON; what could not be installed, did not start or does another job is named th
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,7 @@ def main(
 ) -> None:
     """Print requests/s, latency, processor time and recall of every server, and how many times better ours is."""
     configure_logging("warning")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no server is left behind
     try:
         wish = Wish(bundles, run, wanted(only), rounds, seconds, (venvs or default_folder()).resolve(), pin)
         result = compare(wish)

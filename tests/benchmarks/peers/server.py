@@ -4,16 +4,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from service.bench.api import Api, Onward
+from service.bench.server import CannotMeasure, started
 from tests.benchmarks.peers.answers import ask
 from tests.benchmarks.peers.apps.model import BATCH, BUNDLE, HOME, REDIS_URL, WEIGHTS
 from tests.benchmarks.peers.peer import REPOSITORY, Peer, PeerApi
@@ -57,12 +57,25 @@ class Place:
 
 @contextmanager
 def onward(name: str, bundles: Path, place: Place) -> Iterator[Server]:
-    """Our own service with one worker. Raises NotStarted."""
-    port = _free_port()
-    command = [sys.executable, "-m", "service", "serve", "--bundles", str(bundles.resolve()), "--port", str(port)]
-    environment = {"SERVICE_LOG_LEVEL": "warning", REDIS_URL: place.store}
-    with _running([*command, "--workers", "1"], environment, place.cores) as (process, log):
-        yield _ready(Server(name, Onward(), port, process.pid), place.item_id, process, log)
+    """Our own service with one worker, as soon as it encodes as it is going to. Raises NotStarted."""
+    with ExitStack() as running:
+        try:
+            with _on(place.cores):
+                server = running.enter_context(started(bundles, redis_url=place.store))
+        except CannotMeasure as error:
+            raise NotStarted(str(error)) from error
+        yield Server(name, Onward(), int(server.url.rpartition(":")[2]), server.pid or 0)
+
+
+@contextmanager
+def _on(cores: set[int] | None) -> Iterator[None]:
+    """Start processes on some cores."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, own if cores is None else cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 @contextmanager
@@ -117,6 +130,7 @@ def _places(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
     }

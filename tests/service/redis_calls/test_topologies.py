@@ -114,7 +114,7 @@ async def use_all(url: str) -> None:
 
         answers = RedisAnswerStore(calls, ttl=MINUTE)
         made = [Answer(new_answer_id(name), int(time.time() * 1000), "digest", ()) for name in names[:20]]
-        await answers.write([(answer, False) for answer in made])
+        await answers.write([answers.packed(answer, reserved=False) for answer in made])
         assert [await answers.pages(answer.id) for answer in made] == [[answer] for answer in made]
         await answers.forget(session_digest(names[0]))
 
