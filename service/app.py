@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from service import openapi, telemetry
@@ -36,6 +37,8 @@ from service.versioned_map import FOLLOW_INTERVAL
 
 MAX_BODY_BYTES = 64 * 2**10
 MAX_BATCH_BODY_BYTES = 2**20
+OTHER_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
+"""The framework's own, which would look for a provider at each request."""
 COLLECTED_EVERY = 20_000, 20, 50
 """Objects, and times, after which garbage in cycles is looked for: requests leave hardly any."""
 
@@ -67,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        telemetry=OTHER_TELEMETRY,
         generate_unique_id_function=openapi.operation_id,
     )
     for router in ROUTERS:
