@@ -22,8 +22,8 @@ ROUNDS = 10
 BLOCK_ROWS = 65_536
 NEIGHBOURS, THOROUGHNESS = 32, 100
 """Of a node of a graph; and how many nodes are kept in view as one is put in, FAISS's efConstruction."""
-COARSE_VIEW = 32
-"""Nodes kept in view by a search for the nearest lists in a graph of them, if it is not to find more."""
+COARSE_VIEW, COARSE_THOROUGHNESS = 64, 200
+"""Of a graph of lists: nodes kept in view by a search, if it is not to find more, and as one is put in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,9 @@ def inverted_file(vectors: Vectors, lists: Lists, description: str) -> faiss.Ind
     use_all_cores()
     index = faiss.index_factory(vectors.padded_dimension, description, faiss.METRIC_INNER_PRODUCT)
     coarse = faiss.downcast_index(index.quantizer)
-    coarse.add(lists.centroids_CP)
     if isinstance(coarse, faiss.IndexHNSW):
-        coarse.hnsw.efSearch = COARSE_VIEW
+        coarse.hnsw.efSearch, coarse.hnsw.efConstruction = COARSE_VIEW, COARSE_THOROUGHNESS
+    coarse.add(lists.centroids_CP)
     index.train(vectors.sample(POINTS_PER_LIST * len(lists.centroids_CP)))
     for start, block in vectors.blocks():
         list_of_block = lists.list_of_N[start : start + len(block)].astype(np.int64)

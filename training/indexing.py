@@ -3,7 +3,7 @@
 Dimension key: N items, D embedding, Q queries, K interests.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import faiss
@@ -74,19 +74,32 @@ def build_index(
         return flat_index(vectors), info
     on_step(f"searching exactly for {len(queries_QKD):,} sessions")
     tuning = Tuning.of(vectors, queries_QKD, target_recall)
-    tuned = list(_candidates(tuning, kind, on_step))
-    durations_us = tuning.search_us(tuned)
-    tried = [_described(one, search_us) for one, search_us in zip(tuned, durations_us, strict=True)]
-    for one in tried:
+    running, beaten = _running(_candidates(tuning, kind, on_step), target_recall)
+    durations_us = tuning.search_us(running)
+    timed = [_described(one, search_us) for one, search_us in zip(running, durations_us, strict=True)]
+    for one in (*timed, *beaten):
         on_step(_told(one))
-    chosen = _quickest(tried, target_recall)
+    chosen = int(np.argmin(durations_us))
     info = IndexInfo(
-        **tried[chosen].model_dump(),
+        **timed[chosen].model_dump(),
         padded_dimension=vectors.padded_dimension,
         queries=len(queries_QKD),
-        tried=tuple(tried),
+        tried=(*timed, *beaten),
     )
-    return tuned[chosen].index, info
+    return running[chosen].index, info
+
+
+def _running(candidates: Iterable[Tuned], target_recall: float) -> tuple[list[Tuned], list[TriedIndex]]:
+    """Those that reach the target, or that which finds most, and what is to be told of the others, which are let go."""
+    running: list[Tuned] = []
+    beaten: list[TriedIndex] = []
+    for one in candidates:
+        if running and one.recall < target_recall and one.recall <= running[0].recall:
+            beaten.append(_described(one, None))
+            continue
+        beaten += [_described(other, None) for other in running if other.recall < target_recall]
+        running = [*(other for other in running if other.recall >= target_recall), one]
+    return running, beaten
 
 
 def _candidates(tuning: Tuning, kind: IndexKind, on_step: Callable[[str], object]) -> Iterator[Tuned]:
@@ -115,7 +128,7 @@ def _inverted_files(tuning: Tuning, on_step: Callable[[str], object]) -> Iterato
             yield tuning.tuned(description, index, per_k)
 
 
-def _described(tuned: Tuned, search_us: float) -> TriedIndex:
+def _described(tuned: Tuned, search_us: float | None) -> TriedIndex:
     is_file = isinstance(tuned.index, faiss.IndexIVF)
     return TriedIndex(
         description=tuned.description,
@@ -123,19 +136,12 @@ def _described(tuned: Tuned, search_us: float) -> TriedIndex:
         ef_search=None if is_file else tuned.effort.visits,
         candidates_per_k=tuned.effort.candidates_per_k,
         recall_at_20=tuned.recall,
-        search_us=round(search_us, 1),
+        search_us=None if search_us is None else round(search_us, 1),
     )
 
 
 def _told(tried: TriedIndex) -> str:
     visits = next((f", {name} {n}" for name, n in (("nprobe", tried.nprobe), ("ef", tried.ef_search)) if n), "")
     refined = f", {tried.candidates_per_k} candidates for each" if tried.candidates_per_k > 1 else ""
-    return f"{tried.description}{visits}{refined}: recall@{RECALL_AT} {tried.recall_at_20:.4f} in {tried.search_us} us"
-
-
-def _quickest(tried: Sequence[TriedIndex], target_recall: float) -> int:
-    """The place of the quickest that reaches the target, or else of that which finds most."""
-    reached = [place for place, one in enumerate(tried) if one.recall_at_20 >= target_recall]
-    if reached:
-        return min(reached, key=lambda place: tried[place].search_us or 0)
-    return max(range(len(tried)), key=lambda place: tried[place].recall_at_20)
+    took = "" if tried.search_us is None else f" in {tried.search_us} us"
+    return f"{tried.description}{visits}{refined}: recall@{RECALL_AT} {tried.recall_at_20:.4f}{took}"

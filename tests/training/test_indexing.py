@@ -67,9 +67,10 @@ def test_the_quickest_of_those_that_reach_the_target_is_taken_and_all_are_told()
     index, info = build_index(vectors_N1D, queries_QKD, target_recall=FAST_RECALL, on_step=told.append)
     assert {"Flat", "HNSW32", "IVF512,SQfp16", "IVF512,SQ8", "IVF512,SQ4"} == {one.description for one in info.tried}
     good = [one for one in info.tried if one.recall_at_20 >= FAST_RECALL]
-    assert info.search_us == min(one.search_us or 0 for one in good)
+    assert info.search_us == min(one.search_us for one in good if one.search_us is not None)
     assert {one.candidates_per_k > 1 for one in info.tried if one.description.endswith(("SQ8", "SQ4"))} == {True}
-    assert sum("recall@20" in line and " us" in line for line in told) == len(info.tried)
+    assert all(one.search_us is not None for one in good)
+    assert sum(": recall@20" in line for line in told) == len(info.tried)
     assert (index.ntotal, index.d) == (21_000, info.padded_dimension)
 
 
