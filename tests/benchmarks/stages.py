@@ -16,7 +16,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -45,6 +45,8 @@ from training.machine import machine
 
 IN_FLIGHT = 16
 CALLS = 400
+TURNS, CALLS_OF_A_TURN = 40, 40
+"""For each round, of the application with and without telemetry: short ones, since a machine's speed wanders."""
 WARM_UP = 100
 
 
@@ -137,9 +139,9 @@ class Called:
     async def us(self) -> float:
         """Processor time of an answer, in microseconds."""
         started = time.thread_time()
-        for _ in range(CALLS):
+        for _ in range(CALLS_OF_A_TURN):
             await self.ask()
-        return 1e6 * (time.thread_time() - started) / CALLS
+        return 1e6 * (time.thread_time() - started) / CALLS_OF_A_TURN
 
 
 @contextmanager
@@ -170,11 +172,12 @@ async def called(bundles: Path, url: str, sessions: Sessions, rounds: int) -> tu
             await asked.ask()
         gc.collect()
         gc.freeze()
-        told, silent = [], []
-        for _ in range(rounds):
-            told.append(await asked.us())
-            with untold():
-                silent.append(await asked.us())
+        told: list[float] = []
+        silent: list[float] = []
+        for turn in range(TURNS * rounds):
+            for is_told in (turn % 2 == 0, turn % 2 == 1):
+                with nullcontext() if is_told else untold():
+                    (told if is_told else silent).append(await asked.us())
         return asked.answer, told, silent
 
 
