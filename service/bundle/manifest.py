@@ -91,7 +91,7 @@ class TriedIndex(_Part):
     )
     recall_at_20: Annotated[float, Field(ge=0, le=1)] = Field(description="Against exact search, on real sessions.")
     search_us: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Median processor time of a search, all measured in turn; null where it was not."
+        default=None, description="Processor time of a search, all measured in turn; null where it was not."
     )
 
 
