@@ -22,7 +22,7 @@ ROUNDS = 10
 BLOCK_ROWS = 65_536
 NEIGHBOURS, THOROUGHNESS = 32, 100
 """Of a node of a graph; and how many nodes are kept in view as one is put in, FAISS's efConstruction."""
-COARSE_VIEW, COARSE_THOROUGHNESS = 64, 200
+COARSE_VIEW, COARSE_THOROUGHNESS = 32, 200
 """Of a graph of lists: nodes kept in view by a search, if it is not to find more, and as one is put in."""
 
 
