@@ -81,6 +81,7 @@ def publish_enlarged(
         steps.begin("building the index")
         table_M1D = np.load(staging / VECTORS, mmap_mode="r")
         index, info = build_index(table_M1D, queries_QKD, target_recall=target_recall, on_step=steps.begin)
+        steps.begin("writing the index")
         faiss.write_index(index, str(staging / INDEX))
         del index
         manifest = Manifest(
