@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -409,10 +409,9 @@ class Bundle:
         return "excluded" if row in hidden_rows else None
 
     def _items(self, candidates: Candidates, ranker: Ranker) -> Iterator[RetrievedItem]:
-        by_interest = ranker.source == "encoder"
-        columns = (candidates.rows.tolist(), candidates.scores.tolist(), candidates.interests.tolist())
-        for row, score, interest in zip(*columns, strict=True):
-            yield RetrievedItem(self.catalog.item_id(row), score, ranker.source, interest if by_interest else None)
+        item_ids = self.catalog.item_ids(candidates.rows.tolist())
+        interests = candidates.interests.tolist() if ranker.source == "encoder" else repeat(None)
+        return map(RetrievedItem, item_ids, candidates.scores.tolist(), repeat(ranker.source), interests)
 
 
 def _check_vectors(vectors_N1D: NDArray[np.float32]) -> None:

@@ -134,6 +134,12 @@ class Catalog:
         """Return the id of a row from 1..R."""
         return self._stored.ids.id_of(row) if row <= self.items else self.cold[row - 1 - self.items].item_id
 
+    def item_ids(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of some rows from 1..R."""
+        if max(rows, default=0) <= self.items:
+            return self._stored.ids.ids_of(rows)
+        return [self.item_id(row) for row in rows]
+
     def is_deleted(self, item_id: str) -> bool:
         """Whether the item was deleted since the bundle was made, be it one of the bundle or not."""
         return item_id in self._changes and self._changes[item_id].deleted

@@ -62,6 +62,14 @@ class Ids:
             self._kept_ids[row] = kept = self._line(row).decode()
         return kept
 
+    def ids_of(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of some rows, as `id_of` does."""
+        kept = self._kept_ids
+        try:
+            return [kept[row] for row in rows]
+        except KeyError:
+            return [self.id_of(row) for row in rows]
+
     def _line(self, row: int) -> bytes:
         return self._content[self._offsets_N1[row - 1] : self._offsets_N1[row] - 1]
 

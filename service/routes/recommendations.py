@@ -209,10 +209,8 @@ def _asked_or_refused(query: RecommendationQuery | UnusableEntry, number: int) -
 
 
 def _time_stages(answer: Recommendation, request: Request, response: Response) -> None:
-    response.headers["Server-Timing"] = (
-        f"store;dur={answer.store_s * 1000:.2f}, retrieval;dur={answer.retrieval_s * 1000:.2f}, "
-        f"total;dur={elapsed_ms(request)}"
-    )
+    stages = f"store;dur={answer.store_s * 1000:.2f}, retrieval;dur={answer.retrieval_s * 1000:.2f}"
+    response.raw_headers.append((b"server-timing", f"{stages}, total;dur={elapsed_ms(request)}".encode()))
 
 
 def _recommendations(found: Recommendation, took_ms: float, explanation: Explanation | None = None) -> Recommendations:
