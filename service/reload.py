@@ -117,6 +117,7 @@ class LiveBundle:
         self.refusal = None
         _freeze()
         telemetry.bundle_live(digest, bundle.manifest.model, bundle.manifest.items, time.perf_counter() - started)
+        await asyncio.to_thread(bundle.index.touch)
         await asyncio.to_thread(bundle.catalog.make_columns)  # before the first filter, or new item, needs them
         await asyncio.to_thread(self._accelerate, bundle)
         _freeze()

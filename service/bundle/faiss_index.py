@@ -69,6 +69,12 @@ class FaissIndex:
         self._index.search_c(count, sheet.queries_at, k, sheet.scores_at, sheet.ids_at, parameters)
         return sheet.ids_Kk, sheet.scores_Kk
 
+    def touch(self) -> None:
+        """Read every list of an inverted file once, so that no later search waits for a page of it."""
+        if self.lists is not None:
+            nowhere_1P, every = np.zeros((1, self.dimension), dtype=np.float32), faiss.IDSelectorRange(0, self.items)
+            self.search(nowhere_1P, 1, visits=self.lists, selector=every)
+
     def visited(self, visits: int | None) -> int:
         """How many vectors a search is likely to look at."""
         if visits is None:

@@ -95,6 +95,10 @@ class ItemIndex:
             raise BundleError(f"{path.name}: {index.kind} cannot exclude items inside a search") from error
         return loaded
 
+    def touch(self) -> None:
+        """Have the mapped file in memory, so that no request waits for it; takes as long as a scan."""
+        self._index.touch()
+
     def with_cold(self, cold_MD: NDArray[np.float32]) -> "ItemIndex":
         """The same index with the vectors of rows N + 1..N + M behind it, in place of any it had there."""
         return ItemIndex(self._index, vectors_N1D=self._vectors_N1D, effort=self._effort, cold_MD=cold_MD)

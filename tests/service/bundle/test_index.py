@@ -202,3 +202,14 @@ def test_cold_items_of_before_are_replaced() -> None:
     again = once.with_cold(np.full((1, 4), 8, dtype=np.float32))
     assert pairs(again.search(np.ones((1, 4), dtype=np.float32), 1)) == [(5, 32)]
     assert again.vectors(np.array([5, 0])).tolist() == [[8] * 4, vectors_N1D[0].tolist()]
+
+
+@pytest.mark.parametrize(("description", "read"), [("IVF12,Flat", ITEMS), ("IVF12,SQ4", ITEMS), ("HNSW8", 0)])
+def test_touching_an_inverted_file_reads_all_of_it(description: str, read: int) -> None:
+    vectors = np.random.default_rng(1).normal(size=(ITEMS, 16)).astype(np.float32)
+    index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.cvar.indexIVF_stats.reset()
+    FaissIndex(index).touch()
+    assert faiss.cvar.indexIVF_stats.ndis == read
