@@ -24,6 +24,11 @@ class SRGNNArrays(NamedTuple):
     """From a vector to the rest of its row, with `node_bias`; None where the table has whole rows."""
     node_bias: Any
 
+    @property
+    def of_sessions(self) -> tuple[Any, ...]:
+        """Those that a session is encoded with once there are whole rows: all but the last two."""
+        return self[:-2]
+
     @classmethod
     def shapes(cls, dimension: int, length: int, *, tabled: bool) -> "SRGNNArrays":
         """The shape of each; of those that are not there, None."""

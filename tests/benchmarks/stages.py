@@ -33,7 +33,7 @@ from service.app import create_app
 from service.bench.api import Onward
 from service.bench.generator import Generator
 from service.bench.load import ClosedLoad
-from service.bench.processes import cpu_seconds
+from service.bench.measurement import measure
 from service.bench.server import Server, started
 from service.bench.visits import Sessions, draw_sessions
 from service.bundle import Bundle, KernelUnavailable
@@ -185,15 +185,12 @@ def cpu_us(
     generator: Generator, server: Server, sessions: Sessions, connections: int, seconds: float, seed: int
 ) -> float:
     """Processor time of a server for a request, the store apart, in microseconds."""
-    pid = server.pid or 0
-    before = cpu_seconds(pid)
-    outcome = generator.ask(ClosedLoad(server.url, Onward(), sessions, connections, seconds, seed))
-    after = cpu_seconds(pid)
-    if before is None or after is None:
+    outcome, cost = measure(generator, server, ClosedLoad(server.url, Onward(), sessions, connections, seconds, seed))
+    if cost.cpu_us_per_request is None:
         raise SystemExit("processor times are read from /proc, which is not here")
     if outcome.errors:
         raise SystemExit(f"failed answers: {dict(outcome.errors)}")
-    return 1e6 * (after.workers_s - before.workers_s) / outcome.answered
+    return cost.cpu_us_per_request
 
 
 def main(

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.bench.generator import Generator
 from service.bench.load import ClosedLoad
-from service.bench.processes import cpu_seconds
+from service.bench.measurement import measure
 from service.bench.visits import Sessions
 from tests.benchmarks.peers.server import Server
 
@@ -87,17 +87,12 @@ def _figures(
     server: Server, sessions: Sessions, connections: int, seconds: float, generator: Generator, seed: int
 ) -> Figures:
     load = ClosedLoad(server.url, server.api, sessions, connections, seconds, seed)
-    before = cpu_seconds(server.pid)
-    outcome = generator.ask(load)
-    after = cpu_seconds(server.pid)
-    assert before is not None
-    assert after is not None, "processor time is read from /proc, which Linux has"
-    used_s = after.workers_s - before.workers_s
+    outcome, cost = measure(generator, server.process, load)
     return {
         "requests_per_s": outcome.achieved_per_s,
         "p50_ms": outcome.p50_ms,
         "p99_ms": outcome.p99_ms,
-        "cpu_us_per_request": 1e6 * used_s / outcome.answered if outcome.answered else None,
+        "cpu_us_per_request": cost.cpu_us_per_request,
         "errors": Counter(outcome.errors),
         "generator_limited": outcome.generator_limited,
     }

@@ -14,6 +14,7 @@ from typing import IO
 
 from service.bench.api import Api, Onward
 from service.bench.server import CannotMeasure, started
+from service.bench.server import Server as Process
 from tests.benchmarks.peers.answers import ask
 from tests.benchmarks.peers.apps.model import BATCH, BUNDLE, HOME, REDIS_URL, WEIGHTS
 from tests.benchmarks.peers.peer import REPOSITORY, Peer, PeerApi
@@ -32,13 +33,11 @@ class Server:
 
     name: str
     api: Api
-    port: int
-    pid: int
-    """Of the process that started all others."""
+    process: Process
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self.process.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def onward(name: str, bundles: Path, place: Place) -> Iterator[Server]:
                 server = running.enter_context(started(bundles, redis_url=place.store))
         except CannotMeasure as error:
             raise NotStarted(str(error)) from error
-        yield Server(name, Onward(), int(server.url.rpartition(":")[2]), server.pid or 0)
+        yield Server(name, Onward(), server)
 
 
 @contextmanager
@@ -90,7 +89,8 @@ def serving(peer: Peer, python: str, bundle: Path, place: Place) -> Iterator[Ser
         WEIGHTS: str(place.weights),
     }
     with _running([python, *peer.command(peer.module, port)], environment, place.cores) as (process, log):
-        yield _ready(Server(peer.name, PeerApi(), port, process.pid), place.item_id, process, log)
+        runs = Process(f"http://127.0.0.1:{port}", process.pid)
+        yield _ready(Server(peer.name, PeerApi(), runs), place.item_id, process, log)
 
 
 @contextmanager
