@@ -11,12 +11,13 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import openapi, telemetry
 from service.addresses import EncodedSlashes
 from service.admission import InFlightLimit, KeyCheck, RateCheck
 from service.background import repeated
-from service.errors import on_http_error, on_invalid_request
+from service.errors import on_fault, on_http_error, on_invalid_request
 from service.explanation import Explainer
 from service.hot_route import HotPaths
 from service.live_catalog import open_live_catalog
@@ -55,7 +56,20 @@ comes. Under overload it refuses at once. `Retry-After` of a 429 or 503 says whe
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
+class Service(FastAPI):
+    """An application of the framework's, around which everything stands that is done for every request.
+
+    So a request of a hot route comes to nothing of the framework's own.
+    """
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, by ASGI."""
+        await self.front(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Service:
     """Build the service."""
 
     @asynccontextmanager
@@ -63,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as running:
             yield await _parts(settings, running)
 
-    app = FastAPI(
+    app = Service(
         title="Onward",
         version=version("onward"),
         description=DESCRIPTION,
@@ -77,25 +91,30 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
-    app.add_middleware(HotPaths, routers=ROUTERS)  # the innermost, as the first one added
-    app.add_middleware(EncodedSlashes)
-    app.add_middleware(
-        RequestLimits,
-        max_body_bytes=MAX_BODY_BYTES,
-        max_body_bytes_of=dict.fromkeys((EVENTS_PATH, ITEMS_BATCH_PATH, BATCH_PATH), MAX_BATCH_BODY_BYTES),
-        body_timeout=settings.body_timeout,
-    )
-    app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight)
-    if settings.rate_limit is not None:
-        app.add_middleware(RateCheck, limit=settings.rate_limit)
-    if settings.api_keys:
-        app.add_middleware(KeyCheck, digests=settings.api_keys)
-    app.add_middleware(RequestTelemetry)  # the outermost, as the last one added
+    app.add_exception_handler(Exception, on_fault)
+    app.front = _front(super(Service, app).__call__, settings)
     openapi.complete(app.openapi(), asks_for_keys=bool(settings.api_keys))
     return app
 
 
-def create_app_from_environment() -> FastAPI:
+def _front(framework: ASGIApp, settings: Settings) -> ASGIApp:
+    """Put what is done for every request around the framework, the innermost first."""
+    app: ASGIApp = HotPaths(EncodedSlashes(framework), routers=ROUTERS)
+    app = RequestLimits(
+        app,
+        max_body_bytes=MAX_BODY_BYTES,
+        max_body_bytes_of=dict.fromkeys((EVENTS_PATH, ITEMS_BATCH_PATH, BATCH_PATH), MAX_BATCH_BODY_BYTES),
+        body_timeout=settings.body_timeout,
+    )
+    app = InFlightLimit(app, max_in_flight=settings.max_in_flight)
+    if settings.rate_limit is not None:
+        app = RateCheck(app, limit=settings.rate_limit)
+    if settings.api_keys:
+        app = KeyCheck(app, digests=settings.api_keys)
+    return RequestTelemetry(app)
+
+
+def create_app_from_environment() -> Service:
     """Build the service of a worker process, as the SERVICE_* variables say."""
     if multiprocessing.parent_process() is not None:
         end_with_parent()

@@ -234,6 +234,11 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return problem_response(error, telemetry.request_id(request.scope))
 
 
+async def on_fault(request: Request, _error: Exception) -> Response:
+    """Answer a fault of ours, which the framework raises again for `RequestTelemetry` to log."""
+    return problem_response(InternalError(), telemetry.request_id(request.scope))
+
+
 async def on_invalid_request(request: Request, error: Exception) -> Response:
     """Answer a request that breaks its schema, saying where and why but not what was sent."""
     assert isinstance(error, RequestValidationError)  # noqa: S101  # it is registered for these alone

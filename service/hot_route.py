@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import MalformedRequest, on_http_error, on_invalid_request
 from service.strict_json import StrictJSONRoute, parse, require_json
 
-JSON = "application/json"
+CONTENT_IS_JSON = (b"content-type", b"application/json")
 
 
 class HotRoute(StrictJSONRoute):
@@ -36,14 +36,13 @@ class HotRoute(StrictJSONRoute):
                 raise RequestValidationError(errors)
             given = {name: await part(request) for name, part in parts}  # type: ignore[misc]  # each is a coroutine function
             given[body.name] = value
-            response = Response(status_code=status_code, media_type=JSON)
+            response = _JSONResponse(status_code)
             if taken.request_param_name:
                 given[taken.request_param_name] = request
             if taken.response_param_name:
                 given[taken.response_param_name] = response
             found = await endpoint(**given)
-            response.body = answer.serialize_json(found, exclude_none=self.response_model_exclude_none)
-            response.headers["content-length"] = str(len(response.body))
+            response.complete(answer.serialize_json(found, exclude_none=self.response_model_exclude_none))
             return response
 
         return handle
@@ -58,11 +57,21 @@ class HotRoute(StrictJSONRoute):
             raise TypeError(f"{self.path}: a hot route takes one body and parts of the service, and gives a model")
 
 
-class HotPaths:
-    """Lead the requests of hot routes straight to them, past the framework's routing and its stacks of contexts.
+class _JSONResponse(Response):
+    """A response that gets its body, and with it its length, once the endpoint is done."""
 
-    Stands innermost, before the framework's own routing, to which all other requests go on.
-    """
+    def __init__(self, status_code: int) -> None:
+        self.status_code = status_code
+        self.background = None
+        self.raw_headers = [CONTENT_IS_JSON]
+
+    def complete(self, body: bytes) -> None:
+        self.body = body
+        self.raw_headers.append((b"content-length", b"%d" % len(body)))
+
+
+class HotPaths:
+    """Lead the requests of hot routes straight to them, past the framework; all others go on to it."""
 
     def __init__(self, app: ASGIApp, *, routers: Iterable[APIRouter]) -> None:
         self._app = app
@@ -76,8 +85,8 @@ class HotPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, by ASGI."""
-        hot = None if scope.get("root_path") else self._routes.get((scope.get("method", ""), scope.get("path", "")))
-        if hot is None:
+        hot = self._routes.get((scope.get("method", ""), scope.get("path", "")))
+        if hot is None or scope.get("root_path") or b"%" in scope["raw_path"]:
             await self._app(scope, receive, send)
             return
         scope["route"], handle = hot

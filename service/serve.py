@@ -41,6 +41,7 @@ def serve(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=settings.rate_limit is not None,  # a caller's address counts for nothing else
             lifespan="on",
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
         )

@@ -42,9 +42,7 @@ def parse(body: bytes) -> Any:
     Raises json.JSONDecodeError with a text that holds nothing of the body.
     """
     try:
-        return json.loads(
-            body.decode(), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite_number
-        )
+        return _DECODER.decode(body.decode())
     except json.JSONDecodeError as error:
         raise json.JSONDecodeError(error.msg, "", 0) from error
     except UnicodeDecodeError as error:
@@ -83,3 +81,6 @@ def _finite_number(digits: str) -> float:
     if not math.isfinite(number):
         raise json.JSONDecodeError("a number out of range", "", 0)
     return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite_number)

@@ -23,6 +23,8 @@ MAX_K = 100
 MAX_EXCLUDED = 1_000
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+NONE_GIVEN: Any = ()
+"""An absent list; as a list it would be copied for every request."""
 VISIBLE = "visible-characters"  # no pattern: few languages' regular expressions know these classes
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 

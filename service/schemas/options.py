@@ -10,7 +10,7 @@ from service.bundle.attributes import Schema
 from service.bundle.filters import Filter, FilterFault
 from service.bundle.options import LARGEST_FACTOR, LEAST_FACTOR, MAX_BOOSTS, Boost, Options, Pin
 from service.errors import Fault, InvalidRequest
-from service.schemas.base import MAX_K, Id, K, RequestBody
+from service.schemas.base import MAX_K, NONE_GIVEN, Id, K, RequestBody
 
 MAX_PINS = 20
 
@@ -64,8 +64,8 @@ class RecommendationOptions(RequestBody):
     exact: bool = Field(
         default=False, description="Compare with every item instead of asking the index: slower, and misses nothing."
     )
-    boost: list[BoostBody] = Field(default=[], max_length=MAX_BOOSTS)
-    pin: list[PinBody] = Field(default=[], max_length=MAX_PINS)
+    boost: list[BoostBody] = Field(default=NONE_GIVEN, max_length=MAX_BOOSTS)
+    pin: list[PinBody] = Field(default=NONE_GIVEN, max_length=MAX_PINS)
     variant: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",

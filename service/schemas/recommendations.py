@@ -9,7 +9,17 @@ from service.bundle import User
 from service.bundle.index import Strategy
 from service.bundle.retrieval import Rule
 from service.errors import Problem
-from service.schemas.base import BundleDigest, Count, Excluded, Id, RequestBody, TookMs, UnusableEntry, by_itself
+from service.schemas.base import (
+    NONE_GIVEN,
+    BundleDigest,
+    Count,
+    Excluded,
+    Id,
+    RequestBody,
+    TookMs,
+    UnusableEntry,
+    by_itself,
+)
 from service.schemas.explanations import Explanation
 from service.schemas.items import ListQuery, RecommendedItem
 from service.schemas.options import ExcludeSeen, RecommendationOptions
@@ -67,9 +77,11 @@ class RecommendationQuery(RecommendationOptions):
     )
 
     session_id: Id | None = Field(default=None, description="The session to read, and to append `items` to.")
-    items: list[Id] = Field(default=[], max_length=MAX_ITEMS, description="What the visitor just saw, oldest first.")
+    items: list[Id] = Field(
+        default=NONE_GIVEN, max_length=MAX_ITEMS, description="What the visitor just saw, oldest first."
+    )
     user_id: UserId = None
-    exclude: Excluded = Field(default=[])
+    exclude: Excluded = Field(default=NONE_GIVEN)
     scenario: ScenarioName | None = None
     position: Position | None = None
     store: bool = Field(
