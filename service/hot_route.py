@@ -9,9 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import MalformedRequest, on_http_error, on_invalid_request
+from service.json_response import JSONBytes
 from service.strict_json import StrictJSONRoute, parse, require_json
-
-CONTENT_IS_JSON = (b"content-type", b"application/json")
+from service.turns import turn
 
 
 class HotRoute(StrictJSONRoute):
@@ -34,14 +34,17 @@ class HotRoute(StrictJSONRoute):
             value, errors = body.validate(_sent(await _body(request.receive)), {}, loc=("body",))
             if errors:
                 raise RequestValidationError(errors)
+            await turn()
             given = {name: await part(request) for name, part in parts}  # type: ignore[misc]  # each is a coroutine function
             given[body.name] = value
-            response = _JSONResponse(status_code)
+            response = JSONBytes(status_code=status_code)
             if taken.request_param_name:
                 given[taken.request_param_name] = request
             if taken.response_param_name:
                 given[taken.response_param_name] = response
             found = await endpoint(**given)
+            if isinstance(found, Response):
+                return found
             response.complete(answer.serialize_json(found, exclude_none=self.response_model_exclude_none))
             return response
 
@@ -55,19 +58,6 @@ class HotRoute(StrictJSONRoute):
         )
         if any(others) or nested or len(taken.body_params) != 1 or self.response_field is None:
             raise TypeError(f"{self.path}: a hot route takes one body and parts of the service, and gives a model")
-
-
-class _JSONResponse(Response):
-    """A response that gets its body, and with it its length, once the endpoint is done."""
-
-    def __init__(self, status_code: int) -> None:
-        self.status_code = status_code
-        self.background = None
-        self.raw_headers = [CONTENT_IS_JSON]
-
-    def complete(self, body: bytes) -> None:
-        self.body = body
-        self.raw_headers.append((b"content-length", b"%d" % len(body)))
 
 
 class HotPaths:
@@ -91,6 +81,7 @@ class HotPaths:
             return
         scope["route"], handle = hot
         response = await _answered(handle, Request(scope, receive, send))
+        await turn()
         await response(scope, receive, send)
 
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from service import telemetry
@@ -22,6 +21,7 @@ from service.retrieval import retrieve, retrieve_similar
 from service.scenarios import Scenario, Scenarios
 from service.schemas.options import RecommendationOptions
 from service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
+from service.turns import turn
 
 VIEW = "view"
 
@@ -110,11 +110,15 @@ class Recommender:
         answer_id = new_answer_id(asked.session_id)
         started = time.perf_counter()
         found = await self._find(asked, answer_id)
-        stored = time.perf_counter()
+        store_s = time.perf_counter() - started
+        await turn()
+        started = time.perf_counter()
         wanted = Wanted(found.seen, terms.options.as_options(exclude=asked.exclude), asked.user_id)
         retrieval = await retrieve(bundle, wanted, self._popular_now())
+        retrieval_s = time.perf_counter() - started
+        await turn()
         answer = self._answer(answer_id, asked, terms, bundle, found.seen, retrieval)
-        return self._served(asked, answer, bundle, found, retrieval, stored - started, time.perf_counter() - stored)
+        return self._served(asked, answer, bundle, found, retrieval, store_s, retrieval_s)
 
     async def recommend_all(self, asked: Sequence[Asked]) -> list[Recommendation | ServiceError]:
         """Answer several, each by itself, those of one session in order; what one raises stands in its place."""
@@ -179,8 +183,8 @@ class Recommender:
         """Append what is new to the session, where it is to be kept, and read it."""
         if asked.session_id is None:
             return _Found(Seen(asked.items))
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        new = [self._rules.event(item_id, VIEW, None, None, now) for item_id in asked.items]
+        now_ms = int(self._clock() * 1000)
+        new = [self._rules.event_now(item_id, VIEW, now_ms) for item_id in asked.items]
         reserves = asked.kept and self._recorder.answers is not None
         try:
             session = await self._store.append(

@@ -137,9 +137,14 @@ def retrieved(sources: list[str], unknown: int, seconds: float) -> None:
     """Note the source of each item of an answer and how many of the session's items were unknown."""
     _retrieval_seconds.observe(seconds)
     for source in set(sources):
-        _recommended.labels(source).inc(sources.count(source))
+        _recommended_by(source).inc(sources.count(source))
     if unknown:
         _unknown_items.inc(unknown)
+
+
+@cache
+def _recommended_by(source: str) -> Counter:
+    return _recommended.labels(source)
 
 
 def degraded(missing: str) -> None:

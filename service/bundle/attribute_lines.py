@@ -26,9 +26,7 @@ class AttributeLines:
 
     def __init__(self, content: mmap.mmap, offsets_N1: NDArray[np.int64]) -> None:
         self._content = content
-        self._offsets_N1 = offsets_N1
-        self.know_nothing = len(content) == BLANK_BYTES * (len(offsets_N1) - 1)
-        """Whether no item has any attribute."""
+        self._offsets = offsets_N1.data
         self._kept: dict[int, Mapping[str, Any]] = {}
 
     @classmethod
@@ -51,16 +49,19 @@ class AttributeLines:
         kept = self._kept.get(row)
         if kept is not None:
             return kept
-        start, end = self._offsets_N1[row - 1 : row + 1]
-        attributes: dict[str, Any] = from_json(self._content[start:end])
+        attributes: dict[str, Any] = from_json(self.text(row))
         if len(self._kept) >= ROWS_KEPT:
             self._kept = {}
         self._kept[row] = attributes
         return attributes
 
+    def text(self, row: int) -> bytes:
+        """Return the attributes of a row from 1..N as the JSON object that they are in the file."""
+        return self._content[self._offsets[row - 1] : self._offsets[row] - 1]
+
     def read_all(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Read every row in turn, letting other threads go on in between."""
-        offsets = self._offsets_N1.tolist()
+        offsets = self._offsets.tolist()
         for row, (start, end) in enumerate(pairwise(offsets), start=1):
             if row % ROWS_AT_ONCE == 0:
                 time.sleep(0)

@@ -13,6 +13,7 @@ from service.bundle.arrays import open_array
 from service.bundle.boosts import BoostLevels
 from service.bundle.catalog import Catalog
 from service.bundle.changes import ItemChange
+from service.bundle.eligible import Eligible
 from service.bundle.encoder import Encoder, KernelUnavailable
 from service.bundle.index import Candidates, ItemIndex, shown_count
 from service.bundle.manifest import (
@@ -53,8 +54,9 @@ class Standing(NamedTuple):
 class _KnownSession(NamedTuple):
     """What a bundle knows of a session."""
 
-    rows: tuple[int, ...]
+    rows: Sequence[int]
     """Those that the encoder takes."""
+    known_rows: Sequence[int]
     user_row: int
     user: User | None
     unknown_item_ids: tuple[str, ...]
@@ -230,13 +232,12 @@ class Bundle:
     def expected_products(self, options: Options, *, hidden: int) -> int:
         """Estimate the multiplications of an answer to a session of which `hidden` items are not to be shown."""
         eligible = self.catalog.eligible(options.filter)
-        parts = self.levels.of(options.filter, options.boosts).eligible if options.boosts else (eligible,)
+        if not options.boosts:
+            return self._products_of(eligible, options, hidden)
+        parts = self.levels.of(options.filter, options.boosts).eligible
         if not parts:
             return self.manifest.interests * self.manifest.dimension * self.manifest.items
-        return sum(
-            self.index.expected_products(self.manifest.interests, pool(options), eligible=part, hidden=hidden)
-            for part in parts
-        )
+        return sum(self._products_of(part, options, hidden) for part in parts)
 
     def with_changes(self, changes: Sequence[ItemChange]) -> "Bundle":
         """This bundle as exported, with all that became of its items since; those that it holds already are skipped.
@@ -286,13 +287,16 @@ class Bundle:
             if not _same_top(actual.top, expected.top):
                 raise BundleError(f"probe {number}: {INDEX} gives other items or scores than at export")
 
+    def _products_of(self, eligible: Eligible, options: Options, hidden: int) -> int:
+        return self.index.expected_products(self.manifest.interests, pool(options), eligible=eligible, hidden=hidden)
+
     def _session(self, seen: Seen, user_id: str | None) -> _KnownSession:
-        rows, unknown_item_ids = self._rows(seen.item_ids)
+        known_rows, unknown_item_ids = self._rows(seen.item_ids)
         user_row, user = self._user(user_id)
         last = self.manifest.encodable_items
-        encodable = tuple([row for row in rows if row <= last])
-        anchor = None if encodable or user_row != UNKNOWN else self._anchor(rows)
-        return _KnownSession(encodable, user_row, user, unknown_item_ids, anchor)
+        rows = known_rows if max(known_rows, default=0) <= last else [row for row in known_rows if row <= last]
+        anchor = None if rows or user_row != UNKNOWN else self._anchor(known_rows)
+        return _KnownSession(rows, known_rows, user_row, user, unknown_item_ids, anchor)
 
     def _anchor(self, rows: Sequence[int]) -> int | None:
         return next((row for row in reversed(rows) if self._has_vector(row)), None)
@@ -304,7 +308,7 @@ class Bundle:
         return self.encoder.encode_all([one.rows for one in sessions], [one.user_row for one in sessions])
 
     def _encodable_places(self, item_ids: Sequence[str]) -> list[int]:
-        rows = [self.catalog.row(item_id) for item_id in item_ids]
+        rows = self.catalog.rows(item_ids)
         return [place for place, row in enumerate(rows) if row is not None and row <= self.manifest.encodable_items]
 
     def _answer(
@@ -352,20 +356,24 @@ class Bundle:
 
     def _rows(self, item_ids: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
         """Split a session into the rows of its known items and the ids of its unknown ones, each id once."""
-        rows = [self.catalog.row(item_id) for item_id in item_ids]
+        rows = self.catalog.rows(item_ids)
+        known = [row for row in rows if row is not None]
+        if len(known) == len(rows):
+            return known, ()
         unknown = (item_id for item_id, row in zip(item_ids, rows, strict=True) if row is None)
-        return [row for row in rows if row is not None], tuple(dict.fromkeys(unknown))
+        return known, tuple(dict.fromkeys(unknown))
 
-    def _known_rows(self, item_ids: Iterable[str]) -> Iterator[int]:
-        return (row for item_id in item_ids if (row := self.catalog.row(item_id)) is not None)
+    def _known_rows(self, item_ids: Iterable[str]) -> list[int]:
+        return [row for item_id in item_ids if (row := self.catalog.row(item_id)) is not None]
 
     def _hidden_rows(self, session: _KnownSession, seen: Seen, options: Options) -> set[int]:
         """The rows that neither the caller nor the session wants to be shown, and that which others are to be like."""
         wanted = self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
-        of_session = seen.item_ids if wanted is True else ()
-        purchased = seen.purchased if wanted else ()
-        hidden_rows = set(self._known_rows(chain(options.exclude, seen.hidden, of_session, purchased)))
-        return hidden_rows if session.anchor is None else hidden_rows | {session.anchor}
+        hidden_rows = set(session.known_rows) if wanted is True else set()
+        hidden_rows.update(self._known_rows(chain(options.exclude, seen.hidden, seen.purchased if wanted else ())))
+        if session.anchor is not None:
+            hidden_rows.add(session.anchor)
+        return hidden_rows
 
     def _has_vector(self, row: int) -> bool:
         return bool(self.index.vectors(np.array([row])).any())

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 
 from service.bundle.attributes import Columns, Kind, Schema, infer_schema
 from service.bundle.changed_columns import ChangedColumns
@@ -18,7 +19,7 @@ from service.bundle.changes import ItemChange
 from service.bundle.eligible import Eligible
 from service.bundle.filters import Filter
 from service.bundle.recent import Recent
-from service.bundle.stored_items import FILTERS_KEPT, StoredItems
+from service.bundle.stored_items import FILTERS_KEPT, ItemText, StoredItems
 
 SORTED_AT_ONCE = 4_096
 LEAST_CHUNK = 256
@@ -130,6 +131,13 @@ class Catalog:
         """Return the item's row, None where the catalog does not have it; a deleted item of the bundle has one."""
         return self._stored.ids.row(item_id) or self._cold_rows.get(item_id)
 
+    def rows(self, item_ids: Sequence[str]) -> list[int | None]:
+        """Return the rows of some items, as `row` does."""
+        rows = self._stored.ids.rows(item_ids)
+        if self._cold_rows and None in rows:
+            return [row or self._cold_rows.get(item_id) for row, item_id in zip(rows, item_ids, strict=True)]
+        return rows
+
     def item_id(self, row: int) -> str:
         """Return the id of a row from 1..R."""
         return self._stored.ids.id_of(row) if row <= self.items else self.cold[row - 1 - self.items].item_id
@@ -151,12 +159,11 @@ class Catalog:
         attributes, change = self._stored.attributes(row), self._changes.get(self._stored.ids.id_of(row))
         return attributes if change is None else change.applied_to(attributes)
 
-    def attributes_of(self, item_ids: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Read the attributes that some items, which the catalog must have, have now."""
+    def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
+        """Write some items, which the catalog must have, as answers show them now."""
         if not self._changes:
-            return self._stored.attributes_of(item_ids)
-        rows = [self._stored.ids.row(item_id) or self._cold_rows[item_id] for item_id in item_ids]
-        return [self.attributes(row) for row in rows]
+            return self._stored.texts(item_ids)
+        return [self._text(item_id) for item_id in item_ids]
 
     def popularity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The popularity of some rows from 1..R, 0 for cold ones."""
@@ -186,11 +193,13 @@ class Catalog:
 
     def eligible(self, condition: Filter | None = None) -> Eligible:
         """Return the rows that may be shown and that the filter lets through; the last ones asked for are kept."""
-        return self._eligible.get(_key(condition), lambda: self._found_eligible(condition))
+        if condition is None:
+            return self._available
+        return self._eligible.get(condition.key(), lambda: self._found_eligible(condition))
 
     def knows_eligible(self, condition: Filter | None) -> bool:
         """Whether `eligible` has only to look up what the filter lets through, not to find it out."""
-        return _key(condition) in self._eligible
+        return "_available" in self.__dict__ if condition is None else condition.key() in self._eligible
 
     def most_popular(self, eligible: Eligible, k: int, *, hidden_rows: Collection[int] = ()) -> NDArray[np.int64]:
         """Return the k most popular rows that may be shown, and of equals the earlier one; cold items come last."""
@@ -224,6 +233,17 @@ class Catalog:
         present = (change for change in known.values() if not change.deleted)
         return sorted(present, key=lambda change: (change.sequence, change.item_id))
 
+    def _text(self, item_id: str) -> ItemText:
+        if item_id not in self._changes:
+            return self._stored.texts([item_id])[0]
+        row = self._stored.ids.row(item_id) or self._cold_rows[item_id]
+        return ItemText.of(item_id, to_json(self.attributes(row)))
+
+    @cached_property
+    def _available(self) -> Eligible:
+        """The rows that may be shown without a filter."""
+        return self._found_eligible(None)
+
     def _found_eligible(self, condition: Filter | None) -> Eligible:
         rows_R1 = np.concatenate([self._available_N1, [change.shown for change in self.cold]]).astype(np.bool_)
         if condition is not None:
@@ -251,7 +271,3 @@ class Catalog:
     @cached_property
     def _changed_columns(self) -> ChangedColumns:
         return ChangedColumns(self._stored.columns, self.schema, self._differing)
-
-
-def _key(condition: Filter | None) -> str:
-    return "" if condition is None else condition.key()

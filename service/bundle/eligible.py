@@ -4,7 +4,7 @@ Dimension key: N items of the bundle, R rows with the cold ones behind them.
 """
 
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 
 import faiss
@@ -33,16 +33,20 @@ class Eligible:
         """Those of rows 1..N, for FAISS; a row's id there is row - 1."""
         return faiss.IDSelectorBitmap(self._bits())
 
-    @contextmanager
-    def selecting(self, hidden_rows: Set[int]) -> Iterator[faiss.IDSelectorBitmap | None]:
-        """Give the selector of the rows that are not hidden, None for all, to be used inside the block alone.
+    def selecting(self, hidden_rows: Set[int]) -> AbstractContextManager[faiss.IDSelectorBitmap | None]:
+        """Give the selector of the rows that are not hidden, None for all, to be used inside the block alone."""
+        return self._lent(hidden_rows) if hidden_rows else self._unlent
 
-        Its bits are lent: those of hidden rows are put out and lit again, which costs nothing beside the test of a
-        second selector for every vector of a search.
+    @cached_property
+    def _unlent(self) -> nullcontext[faiss.IDSelectorBitmap | None]:
+        return nullcontext(None if self.all_indexed else self.selector)
+
+    @contextmanager
+    def _lent(self, hidden_rows: Set[int]) -> Iterator[faiss.IDSelectorBitmap]:
+        """Lend a selector, of which the bits of hidden rows are put out and then lit again.
+
+        That costs nothing beside the test of a second selector for every vector of a search.
         """
-        if not hidden_rows:
-            yield None if self.all_indexed else self.selector
-            return
         try:
             mask = self._spare.pop()
         except IndexError:

@@ -48,10 +48,13 @@ class Ids:
         """Return the row of an id, None where there is none."""
         row = self._kept_rows.get(item_id)
         if row is None and (row := self._found(item_id.encode(errors="surrogatepass"))) is not None:
-            if len(self._kept_rows) >= KEPT:
-                self._kept_rows = {}
-            self._kept_rows[item_id] = row
+            self._keep(item_id, row)
         return row
+
+    def rows(self, item_ids: Sequence[str]) -> list[int | None]:
+        """Return the rows of some ids, as `row` does."""
+        rows: list[int | None] = list(map(self._kept_rows.get, item_ids))
+        return [self.row(item_id) for item_id in item_ids] if None in rows else rows
 
     def id_of(self, row: int) -> str:
         """Return the id of a row from 1..N."""
@@ -60,6 +63,7 @@ class Ids:
             if len(self._kept_ids) >= KEPT:
                 self._kept_ids = {}
             self._kept_ids[row] = kept = self._line(row).decode()
+            self._keep(kept, row)
         return kept
 
     def ids_of(self, rows: Sequence[int]) -> list[str]:
@@ -69,6 +73,11 @@ class Ids:
             return [kept[row] for row in rows]
         except KeyError:
             return [self.id_of(row) for row in rows]
+
+    def _keep(self, item_id: str, row: int) -> None:
+        if len(self._kept_rows) >= KEPT:
+            self._kept_rows = {}
+        self._kept_rows[item_id] = row
 
     def _line(self, row: int) -> bytes:
         return self._content[self._offsets_N1[row - 1] : self._offsets_N1[row] - 1]

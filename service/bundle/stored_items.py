@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 
 from service.bundle.arrays import open_array
 from service.bundle.attribute_lines import AttributeLines
@@ -19,7 +19,20 @@ from service.bundle.recent import Recent
 from service.bundle.stored_columns import read_columns, write_columns
 
 FILTERS_KEPT = 64
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+TEXTS_KEPT = 65_536
+
+
+class ItemText(NamedTuple):
+    """An item of an answer in JSON: what comes before its score, and what comes last."""
+
+    start: bytes
+    end: bytes
+
+    @classmethod
+    def of(cls, item_id: str, attributes: bytes) -> Self:
+        """Take the attributes in JSON."""
+        end = b"}" if attributes == b"{}" else b',"attributes":%b}' % attributes
+        return cls(b'{"id":%b,"score":' % to_json(item_id), end)
 
 
 class StoredItems:
@@ -43,6 +56,7 @@ class StoredItems:
         self._given_schema = schema
         self._given_columns = columns
         self._passing = Recent[NDArray[np.bool_]](FILTERS_KEPT)
+        self._texts: dict[str, ItemText] = {}
 
     @classmethod
     def load(cls, folder: Path, items: int, schema: Schema) -> "StoredItems":
@@ -93,12 +107,21 @@ class StoredItems:
         """Read the attributes of a row from 1..N."""
         return self._lines.read(row)
 
-    def attributes_of(self, item_ids: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Read the attributes of some of the items."""
-        if self._lines.know_nothing:
-            return [NOTHING] * len(item_ids)
-        row, read = self.ids.row, self._lines.read
-        return [read(found) for item_id in item_ids if (found := row(item_id))]
+    def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
+        """Write some of the items as answers show them; those that were written lately are kept."""
+        kept = self._texts
+        try:
+            return [kept[item_id] for item_id in item_ids]
+        except KeyError:
+            return [kept.get(item_id) or self._text(item_id) for item_id in item_ids]
+
+    def _text(self, item_id: str) -> ItemText:
+        row = self.ids.row(item_id)
+        text = ItemText.of(item_id, b"{}" if row is None else self._lines.text(row))
+        if len(self._texts) >= TEXTS_KEPT:
+            self._texts = {}
+        self._texts[item_id] = text
+        return text
 
     def passing(self, condition: Filter) -> NDArray[np.bool_]:
         """passing_N1: the rows that the filter lets through, available or not, and perhaps row 0."""

@@ -1,7 +1,7 @@
 """SharedConnection: a connection that is opened when it is needed and again once it was lost."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -27,15 +27,15 @@ class SharedConnection:
         self._not_before_s = 0.0
         self._waiting = 0
 
-    async def replies(self, commands: Sequence[Command], deadline_s: float) -> list[Any]:
+    def replies(self, commands: Sequence[Command], deadline_s: float) -> Awaitable[list[Any]]:
         """Send commands in one go and return the reply to each, a RedisError for one that was refused.
 
         Raises RedisError and OSError, by the deadline on the clock of the event loop.
         """
         wire = self._wire
         if wire is None or wire.failure is not None:
-            wire = await self._opened(deadline_s)
-        return await wire.send(commands, deadline_s)
+            return self._replies_once_opened(commands, deadline_s)
+        return wire.send(commands, deadline_s)
 
     async def aclose(self) -> None:
         """Close the connection; what is in flight fails."""
@@ -44,6 +44,10 @@ class SharedConnection:
             await asyncio.wait([self._opening])
         if self._wire is not None:
             await self._wire.aclose()
+
+    async def _replies_once_opened(self, commands: Sequence[Command], deadline_s: float) -> list[Any]:
+        wire = await self._opened(deadline_s)
+        return await wire.send(commands, deadline_s)
 
     async def _opened(self, deadline_s: float) -> Wire:
         if self._waiting >= MAX_IN_FLIGHT:

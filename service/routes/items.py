@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 
 from service.bundle import Bundle, Options, Retrieval
 from service.errors import ItemNotFound, NotReady
+from service.json_response import JSONBytes
 from service.openapi import problems
+from service.rendering import rendered_list
 from service.routes.dependencies import PATH_PROBLEMS, ItemId, RecommenderDep, elapsed_ms
-from service.schemas.items import ItemList, ListQuery, RecommendedItem
+from service.schemas.items import ItemList, ListQuery
 from service.strict_json import StrictJSONRoute
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["items"])
@@ -16,7 +18,7 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["items"])
 
 @router.get(
     "/v1/items/{item_id:id}/similar",
-    response_model_exclude_none=True,
+    response_model=ItemList,
     responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady),
 )
 async def similar_items(
@@ -24,37 +26,25 @@ async def similar_items(
     query: Annotated[ListQuery, Query()],
     recommender: RecommenderDep,
     request: Request,
-    response: Response,
-) -> ItemList:
+) -> JSONBytes:
     """List the items nearest to an item."""
     bundle, retrieval = await recommender.similar(item_id, Options(k=query.k, exclude=query.exclude))
-    return _item_list(bundle, retrieval, request, response)
+    return _item_list(bundle, retrieval, request)
 
 
 @router.get(
     "/v1/items:popular",
-    response_model_exclude_none=True,
+    response_model=ItemList,
     responses=problems(*PATH_PROBLEMS, NotReady),
 )
 async def popular_items(
-    query: Annotated[ListQuery, Query()], recommender: RecommenderDep, request: Request, response: Response
-) -> ItemList:
+    query: Annotated[ListQuery, Query()], recommender: RecommenderDep, request: Request
+) -> JSONBytes:
     """List the most popular items."""
     bundle, retrieval = recommender.popular(Options(k=query.k, exclude=query.exclude))
-    return _item_list(bundle, retrieval, request, response)
+    return _item_list(bundle, retrieval, request)
 
 
-def recommended_items(bundle: Bundle, retrieval: Retrieval) -> list[RecommendedItem]:
-    """Render items, with what the catalog knows of each."""
-    attributes = bundle.catalog.attributes_of([item.item_id for item in retrieval.items])
-    return [
-        RecommendedItem(item.item_id, item.score, rank, item.source, item.interest, known or None)
-        for rank, (item, known) in enumerate(zip(retrieval.items, attributes, strict=True), start=1)
-    ]
-
-
-def _item_list(bundle: Bundle, retrieval: Retrieval, request: Request, response: Response) -> ItemList:
+def _item_list(bundle: Bundle, retrieval: Retrieval, request: Request) -> JSONBytes:
     took_ms = elapsed_ms(request)
-    response.headers["Server-Timing"] = f"total;dur={took_ms}"
-    items = recommended_items(bundle, retrieval)
-    return ItemList(bundle=bundle.digest, items=items, count=len(items), took_ms=took_ms)
+    return JSONBytes(rendered_list(bundle, retrieval, took_ms), (b"server-timing", f"total;dur={took_ms}".encode()))

@@ -4,12 +4,13 @@ import asyncio
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request
 
 from service import telemetry
 from service.errors import (
     LimitReached,
     NotReady,
+    Problem,
     RecommendationGone,
     RecommendationNotFound,
     ServiceError,
@@ -20,8 +21,10 @@ from service.errors import (
 )
 from service.explanation import explained
 from service.hot_route import HotRoute
+from service.json_response import JSONBytes
 from service.openapi import problems
 from service.recommender import Asked, Recommendation
+from service.rendering import rendered, rendered_results
 from service.routes.dependencies import (
     BODY_PROBLEMS,
     PATH_PROBLEMS,
@@ -31,22 +34,19 @@ from service.routes.dependencies import (
     SessionId,
     elapsed_ms,
 )
-from service.routes.items import recommended_items
 from service.schemas.base import Id, UnusableEntry
 from service.schemas.explanations import Explanation, ExplanationQuery
 from service.schemas.options import RecommendationOptions
 from service.schemas.recommendations import (
-    EligibleItems,
     NextQuery,
     RecommendationQueries,
     RecommendationQuery,
-    RecommendationResult,
     RecommendationResults,
     Recommendations,
-    ScenarioUsed,
     SessionRecommendationQuery,
 )
 from service.strict_json import StrictJSONRoute
+from service.turns import turn
 
 BATCH_PATH = "/v1/recommendations:batch"
 
@@ -58,15 +58,14 @@ RecommendationId = Annotated[Id, Path(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5
 
 @hot.post(
     "/v1/recommendations",
-    response_model_exclude_none=True,
+    response_model=Recommendations,
     responses=problems(*BODY_PROBLEMS, UnknownScenario, SessionBehind, NotReady),
 )
 async def recommend(
     query: RecommendationQuery,
     recommender: RecommenderDep,
     request: Request,
-    response: Response,
-) -> Recommendations:
+) -> JSONBytes:
     """Append the newest items to the session, if one is named, and rank what is likely to come next.
 
     If the session store does not answer in time, the ranking is by `items` alone, or by popularity, and `degraded`
@@ -75,14 +74,15 @@ async def recommend(
     user.
     """
     answer = await recommender.recommend(_asked(query))
-    _time_stages(answer, request, response)
+    await turn()
+    took_ms = elapsed_ms(request)
     explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if query.dry_run else None
-    return _recommendations(answer, elapsed_ms(request), explanation)
+    return _response(answer, took_ms, explanation)
 
 
 @router.post(
     BATCH_PATH,
-    response_model_exclude_none=True,
+    response_model=RecommendationResults,
     responses={
         207: {"model": RecommendationResults, "description": "Some queries failed; the others are answered."},
         **problems(*BODY_PROBLEMS, NotReady),
@@ -92,8 +92,7 @@ async def recommend_for_many(
     body: RecommendationQueries,
     recommender: RecommenderDep,
     request: Request,
-    response: Response,
-) -> RecommendationResults:
+) -> JSONBytes:
     """Answer several queries at once, each as it would be by itself; one that fails does not stop the others.
 
     Sessions are encoded together, which is faster than one by one.
@@ -101,27 +100,22 @@ async def recommend_for_many(
     asked = [_asked_or_refused(query, number) for number, query in enumerate(body.requests)]
     answers = iter(await recommender.recommend_all([one for one in asked if isinstance(one, Asked)]))
     took_ms, request_id = elapsed_ms(request), telemetry.request_id(request.scope)
-    results = []
+    results: list[bytes | Problem] = []
     for query, one in zip(body.requests, asked, strict=True):
         answer = next(answers) if isinstance(one, Asked) else one
         if isinstance(answer, Recommendation):
             explains = isinstance(query, RecommendationQuery) and query.dry_run
             explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if explains else None
-            shown = _recommendations(answer, took_ms, explanation)
-            results.append(RecommendationResult(status=200, recommendations=shown))
+            results.append(rendered(answer, took_ms, explanation))
         else:
-            problem = problem_of(answer, request_id)
-            results.append(RecommendationResult(status=problem.status, problem=problem))
-    failed = sum(result.problem is not None for result in results)
-    response.status_code = 207 if failed else 200
-    return RecommendationResults(
-        results=results, succeeded=len(results) - failed, failed=failed, took_ms=elapsed_ms(request)
-    )
+            results.append(problem_of(answer, request_id))
+    failed = sum(isinstance(result, Problem) for result in results)
+    return JSONBytes(rendered_results(results, failed, elapsed_ms(request)), status_code=207 if failed else 200)
 
 
 @router.get(
     "/v1/sessions/{session_id:id}/recommendations",
-    response_model_exclude_none=True,
+    response_model=Recommendations,
     responses=problems(*PATH_PROBLEMS, UnknownScenario, SessionBehind, NotReady),
 )
 async def recommend_for_session(
@@ -129,8 +123,7 @@ async def recommend_for_session(
     query: Annotated[SessionRecommendationQuery, Query()],
     recommender: RecommenderDep,
     request: Request,
-    response: Response,
-) -> Recommendations:
+) -> JSONBytes:
     """Rank what is likely to come next in a stored session; where nothing is stored, popular items.
 
     With a `user_id` that the encoder knows, what suits the user counts too, and stands in for a session.
@@ -146,13 +139,12 @@ async def recommend_for_session(
             position=query.position,
         )
     )
-    _time_stages(answer, request, response)
-    return _recommendations(answer, elapsed_ms(request))
+    return _response(answer, elapsed_ms(request))
 
 
 @router.post(
     "/v1/recommendations/{recommendation_id:id}/next",
-    response_model_exclude_none=True,
+    response_model=Recommendations,
     responses=problems(
         *BODY_PROBLEMS, RecommendationNotFound, LimitReached, RecommendationGone, SessionStoreUnavailable, NotReady
     ),
@@ -161,17 +153,15 @@ async def recommend_more(
     recommendation_id: RecommendationId,
     pages: PagesDep,
     request: Request,
-    response: Response,
     query: Annotated[NextQuery, Body()] = NextQuery(),  # noqa: B008  # the framework reads the default
-) -> Recommendations:
+) -> JSONBytes:
     """Go on with an answer: the items that come next by the same session and options.
 
     No page of an answer repeats what another one has shown, whichever page's id is given and however many are asked
     for at once. An answer has at most 100 pages.
     """
     answer = await pages.next(recommendation_id, query.k)
-    _time_stages(answer, request, response)
-    return _recommendations(answer, elapsed_ms(request))
+    return _response(answer, elapsed_ms(request))
 
 
 @router.get(
@@ -208,31 +198,7 @@ def _asked_or_refused(query: RecommendationQuery | UnusableEntry, number: int) -
     return replace(_asked(query), place=("body", "requests", number))
 
 
-def _time_stages(answer: Recommendation, request: Request, response: Response) -> None:
+def _response(answer: Recommendation, took_ms: float, explanation: Explanation | None = None) -> JSONBytes:
     stages = f"store;dur={answer.store_s * 1000:.2f}, retrieval;dur={answer.retrieval_s * 1000:.2f}"
-    response.raw_headers.append((b"server-timing", f"{stages}, total;dur={elapsed_ms(request)}".encode()))
-
-
-def _recommendations(found: Recommendation, took_ms: float, explanation: Explanation | None = None) -> Recommendations:
-    answer, retrieval = found.answer, found.retrieval
-    items = recommended_items(found.bundle, retrieval)
-    scenario = None
-    if answer.scenario is not None and answer.scenario_version is not None:
-        scenario = ScenarioUsed(name=answer.scenario, version=answer.scenario_version)
-    return Recommendations(
-        recommendation_id=answer.id,
-        session_id=found.session_id,
-        bundle=found.bundle.digest,
-        items=items,
-        count=len(items),
-        user=retrieval.user,
-        filter=EligibleItems(eligible=retrieval.eligible, strategy=retrieval.strategy),
-        scenario=scenario,
-        variant=answer.variant,
-        not_pinned=dict(retrieval.not_pinned) or None,
-        position=found.position,
-        degraded=list(found.degraded),
-        unknown_item_ids=list(retrieval.unknown_item_ids),
-        explanation=explanation,
-        took_ms=took_ms,
-    )
+    timing = f"{stages}, total;dur={took_ms}".encode()
+    return JSONBytes(rendered(answer, took_ms, explanation), (b"server-timing", timing))

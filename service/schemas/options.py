@@ -75,7 +75,7 @@ class RecommendationOptions(RequestBody):
 
     @model_validator(mode="after")
     def _pins_stand_apart(self) -> Self:
-        if len({pin.id for pin in self.pin}) < len(self.pin) or len({pin.position for pin in self.pin}) < len(self.pin):
+        if self.pin and not self._pins_are_apart():
             raise PydanticCustomError("pins", "pins are of different items at different positions")
         return self
 
@@ -114,14 +114,23 @@ class RecommendationOptions(RequestBody):
             filter=self.filter,
             diversity=self.diversity,
             diversity_by=self.diversity_by,
-            boosts=tuple(Boost(boost.filter, boost.factor) for boost in self.boost),
+            boosts=tuple([Boost(boost.filter, boost.factor) for boost in self.boost]),
             exact=self.exact,
-            pins=tuple(Pin(pin.id, pin.position) for pin in self.pin if pin.position <= self.k),
+            pins=tuple([Pin(pin.id, pin.position) for pin in self.pin if pin.position <= self.k]),
         )
 
     def given(self) -> dict[str, Any]:
         """Return what was given, as JSON."""
-        return self.model_dump(mode="json", include=self.model_fields_set & OPTIONS, by_alias=True)
+        given = self.model_fields_set & OPTIONS
+        if given <= PLAIN_OPTIONS:
+            return {name: getattr(self, name) for name in given}
+        return self.model_dump(mode="json", include=given, by_alias=True)
+
+    def _pins_are_apart(self) -> bool:
+        items, positions = {pin.id for pin in self.pin}, {pin.position for pin in self.pin}
+        return len(items) == len(positions) == len(self.pin)
 
 
 OPTIONS = frozenset(RecommendationOptions.model_fields)
+PLAIN_OPTIONS = OPTIONS - {"filter", "boost", "pin"}
+"""Those whose values are JSON as they are."""

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
@@ -29,6 +28,7 @@ from service.sessions.stored_events import StoredEvents
 SESSIONS_PER_CALL = 100  # of more, each hundred is a call of its own, so that others come between
 PAUSE_S = 0.005
 
+NOTHING: frozenset[str] = frozenset()
 EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "answers"
 EVENTS_ASIDE, STATE_ASIDE, MOVES = "events-aside", "state-aside", "moves"
 PARTS = (EVENTS, IDS, STATE, ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
@@ -77,7 +77,7 @@ class RedisSessionStore:
         """One run of the script; as many as there is time for while the session is behind."""
         keys = self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS)
         arguments = self._arguments(events, at_least, answer_id)
-        with _told():
+        with _Told():
             answer = await self._apply(keys, arguments)
             if _is_behind(answer):
                 answer = await self._caught_up(keys, arguments, answer, at_least)
@@ -90,7 +90,7 @@ class RedisSessionStore:
             for session_id, session_events in events.items()
         ]
         answers: list[Any] = []
-        with _told():
+        with _Told():
             for first in range(0, len(calls), SESSIONS_PER_CALL):
                 answers += await self._apply.all(calls[first : first + SESSIONS_PER_CALL])
             failures = [answer for answer in answers if isinstance(answer, Exception)]
@@ -104,7 +104,7 @@ class RedisSessionStore:
     async def merge(self, source: str, target: str) -> Merged:
         """Put aside, let arrive, clear: three round trips, of which each can be repeated."""
         from_digest, to_digest, name, applied = session_digest(source), session_digest(target), new_birth(), 0
-        with _told():
+        with _Told():
             while (move := await self._put_aside(from_digest, to_digest, name)) is not None:
                 arrived = await self._let_arrive(move)
                 applied += arrived if move.target == to_digest else 0
@@ -116,7 +116,7 @@ class RedisSessionStore:
 
     async def delete(self, session_id: str) -> None:
         """Delete every key of the session."""
-        with _told():
+        with _Told():
             await ask(self._redis, ("DEL", *self._keys(session_digest(session_id), *PARTS)))
 
     async def close(self) -> None:
@@ -196,16 +196,18 @@ class _Move(NamedTuple):
         return cls(fields[b"move"].decode(), fields[b"target"].decode(), steps, events, marks, event_ids)
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tell the metrics how a call went. Raises SessionStoreUnavailable where it failed."""
-    started = time.perf_counter()
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        telemetry.store_failed(error)
-        raise SessionStoreUnavailable("The session store did not answer as it should in time.") from error
-    telemetry.store_answered(time.perf_counter() - started)
+class _Told:
+    """Tells the metrics how the call in its block went; turns what it failed with into SessionStoreUnavailable."""
+
+    def __enter__(self) -> None:
+        self._started_s = time.perf_counter()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            telemetry.store_answered(time.perf_counter() - self._started_s)
+        elif isinstance(error, RedisError | OSError):
+            telemetry.store_failed(error)
+            raise SessionStoreUnavailable("The session store did not answer as it should in time.") from error
 
 
 def _script(redis: RedisCalls, name: str) -> Script:
@@ -228,13 +230,19 @@ def _session(answer: Any) -> Session:
     events = StoredEvents.parse(entries)
     if foreign := foreign + events.foreign:
         telemetry.foreign_data_met(foreign)
-    marked = marks.decode(errors="replace").split("\n")
-    hidden = frozenset(mark[2:] for mark in marked if mark.startswith("h:"))
+    purchased, hidden = _marked(marks) if marks else (NOTHING, NOTHING)
     return Session(
         events,
-        [item_id for item_id in events.item_ids if item_id not in hidden],
-        purchased=frozenset(mark[2:] for mark in marked if mark.startswith("p:")),
+        [item_id for item_id in events.item_ids if item_id not in hidden] if hidden else events.item_ids,
+        purchased=purchased,
         hidden=hidden,
         at=Position(birth.decode(errors="replace") or UNBORN, count),
         outcomes=[outcome == ord("1") for outcome in outcomes],
     )
+
+
+def _marked(marks: bytes) -> tuple[frozenset[str], frozenset[str]]:
+    """Read which items are purchased and which are hidden."""
+    marked = marks.decode(errors="replace").split("\n")
+    purchased, hidden = (frozenset(mark[2:] for mark in marked if mark.startswith(kind)) for kind in ("p:", "h:"))
+    return purchased, hidden

@@ -59,3 +59,7 @@ class EventRules:
             raise EventTooOld(f"An event is taken for {self.max_age} after it happened; this one is older.")
         timestamp_ms = int((happened or now).timestamp() * 1000)
         return Event(item_id, kind, timestamp_ms, event_id, self.weights.of(kind))
+
+    def event_now(self, item_id: str, kind: str, now_ms: int) -> Event:
+        """Make an event that happens now, of which nothing else is known."""
+        return Event(item_id, kind, now_ms, None, self.weights.of(kind))

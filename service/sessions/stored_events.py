@@ -23,7 +23,7 @@ class StoredEvents(Sequence[Event]):
     def parse(cls, entries: bytes) -> Self:
         """Read a line for each event: its time in ms, type and item. A line that is none of ours is left out."""
         if not entries:
-            return cls((), (), ())
+            return cls([], [], [])
         lines = entries.count(b"\n") + 1
         try:
             fields = entries.replace(b"\n", b" ").decode().split(" ")

@@ -1,0 +1,79 @@
+"""Answers in JSON, put together of pieces: what is the same in every answer is written once for each item."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from pydantic_core import to_json
+
+from service.bundle import Bundle, Catalog, Retrieval, RetrievedItem, Source
+from service.errors import Problem
+from service.recommender import Recommendation
+from service.schemas.explanations import Explanation
+
+PIECES_KEPT = 4_096
+
+
+def rendered(found: Recommendation, took_ms: float, explanation: Explanation | None = None) -> bytes:
+    """Write an answer: `schemas.recommendations.Recommendations`."""
+    answer, retrieval = found.answer, found.retrieval
+    fields = {
+        "recommendation_id": answer.id,
+        "session_id": found.session_id,
+        "bundle": found.bundle.digest,
+        "count": len(retrieval.items),
+        "user": retrieval.user,
+        "filter": {"eligible": retrieval.eligible, "strategy": retrieval.strategy}
+        if retrieval.strategy
+        else {"eligible": retrieval.eligible},
+        "scenario": None if answer.scenario is None else {"name": answer.scenario, "version": answer.scenario_version},
+        "variant": answer.variant,
+        "not_pinned": retrieval.not_pinned or None,
+        "position": found.position,
+        "degraded": found.degraded,
+        "unknown_item_ids": retrieval.unknown_item_ids,
+        "explanation": explanation,
+        "took_ms": took_ms,
+    }
+    return _joined(fields, found.bundle.catalog, retrieval.items)
+
+
+def rendered_list(bundle: Bundle, retrieval: Retrieval, took_ms: float) -> bytes:
+    """Write a list of items: `schemas.items.ItemList`."""
+    fields = {"bundle": bundle.digest, "count": len(retrieval.items), "took_ms": took_ms}
+    return _joined(fields, bundle.catalog, retrieval.items)
+
+
+def rendered_results(results: Sequence[bytes | Problem], failed: int, took_ms: float) -> bytes:
+    """Write several answers and problems: `schemas.recommendations.RecommendationResults`."""
+    fields = {"succeeded": len(results) - failed, "failed": failed, "took_ms": took_ms}
+    return b'{"results":[%b],%b' % (b",".join(map(_result, results)), to_json(fields)[1:])
+
+
+def _result(one: bytes | Problem) -> bytes:
+    if isinstance(one, Problem):
+        return to_json({"status": one.status, "problem": one}, exclude_none=True)
+    return b'{"status":200,"recommendations":%b}' % one
+
+
+def _joined(fields: dict[str, Any], catalog: Catalog, items: Sequence[RetrievedItem]) -> bytes:
+    known = to_json({name: value for name, value in fields.items() if value is not None}, exclude_none=True)
+    return b'%b,"items":[%b]}' % (known[:-1], _items(catalog, items))
+
+
+def _items(catalog: Catalog, items: Sequence[RetrievedItem]) -> bytes:
+    """The items as `schemas.items.RecommendedItem`, with what the catalog knows of each."""
+    if not items:
+        return b""
+    item_ids, scores, sources, interests, _ = zip(*items, strict=True)
+    starts, ends = zip(*catalog.texts(item_ids), strict=True)
+    written = to_json(scores)[1:-1].split(b",")
+    between = map(_between, range(1, len(items) + 1), sources, interests)
+    return b",".join(map(b"".join, zip(starts, written, between, ends, strict=True)))
+
+
+@lru_cache(PIECES_KEPT)
+def _between(rank: int, source: Source, interest: int | None) -> bytes:
+    """What stands between an item's score and its end."""
+    of_interest = "" if interest is None else f',"interest":{interest}'
+    return f',"rank":{rank},"source":"{source}"{of_interest}'.encode()
