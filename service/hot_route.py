@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import MalformedRequest, on_http_error, on_invalid_request
 from service.json_response import JSONBytes
 from service.strict_json import StrictJSONRoute, parse, require_json
-from service.turns import turn
+from service.turns import turns
 
 
 class HotRoute(StrictJSONRoute):
@@ -34,7 +34,7 @@ class HotRoute(StrictJSONRoute):
             value, errors = body.validate(_sent(await _body(request.receive)), {}, loc=("body",))
             if errors:
                 raise RequestValidationError(errors)
-            await turn()
+            await turns.give_way()
             given = {name: await part(request) for name, part in parts}  # type: ignore[misc]  # each is a coroutine function
             given[body.name] = value
             response = JSONBytes(status_code=status_code)
@@ -80,9 +80,10 @@ class HotPaths:
             await self._app(scope, receive, send)
             return
         scope["route"], handle = hot
-        response = await _answered(handle, Request(scope, receive, send))
-        await turn()
-        await response(scope, receive, send)
+        with turns:
+            response = await _answered(handle, Request(scope, receive, send))
+            await turns.give_way()
+            await response(scope, receive, send)
 
 
 async def _answered(handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:

@@ -21,7 +21,7 @@ from service.retrieval import retrieve, retrieve_similar
 from service.scenarios import Scenario, Scenarios
 from service.schemas.options import RecommendationOptions
 from service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
-from service.turns import turn
+from service.turns import turns
 
 VIEW = "view"
 
@@ -111,12 +111,12 @@ class Recommender:
         started = time.perf_counter()
         found = await self._find(asked, answer_id)
         store_s = time.perf_counter() - started
-        await turn()
+        await turns.give_way()
         started = time.perf_counter()
         wanted = Wanted(found.seen, terms.options.as_options(exclude=asked.exclude), asked.user_id)
         retrieval = await retrieve(bundle, wanted, self._popular_now())
         retrieval_s = time.perf_counter() - started
-        await turn()
+        await turns.give_way()
         answer = self._answer(answer_id, asked, terms, bundle, found.seen, retrieval)
         return self._served(asked, answer, bundle, found, retrieval, store_s, retrieval_s)
 

@@ -46,7 +46,7 @@ from service.schemas.recommendations import (
     SessionRecommendationQuery,
 )
 from service.strict_json import StrictJSONRoute
-from service.turns import turn
+from service.turns import turns
 
 BATCH_PATH = "/v1/recommendations:batch"
 
@@ -74,7 +74,7 @@ async def recommend(
     user.
     """
     answer = await recommender.recommend(_asked(query))
-    await turn()
+    await turns.give_way()
     took_ms = elapsed_ms(request)
     explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if query.dry_run else None
     return _response(answer, took_ms, explanation)
