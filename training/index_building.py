@@ -59,10 +59,10 @@ class Lists:
     list_of_N: NDArray[np.int32]
 
     @classmethod
-    def of(cls, vectors: Vectors) -> "Lists":
-        """Place the lists by k-means over a sample of the items."""
+    def of(cls, vectors: Vectors, lists: int) -> "Lists":
+        """Place so many lists by k-means over a sample of the items."""
         use_all_cores()
-        lists, dimension = list_count(len(vectors)), vectors.padded_dimension
+        dimension = vectors.padded_dimension
         kmeans = faiss.Kmeans(
             dimension,
             lists,

@@ -3,7 +3,7 @@
 Dimension key: N items, D embedding, Q queries, K interests.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import faiss
@@ -115,10 +115,17 @@ def _candidates(tuning: Tuning, kind: IndexKind, on_step: Callable[[str], object
 
 
 def _inverted_files(tuning: Tuning, on_step: Callable[[str], object]) -> Iterator[Tuned]:
+    """Of few items also with half as many lists: there it is as much work to find the nearest lists as to read them."""
     count = list_count(len(tuning.vectors))
+    if len(tuning.vectors) <= SMALL_BELOW and count > 1:
+        yield from _of_lists(tuning, count // 2, CODES[:1], on_step)
+    yield from _of_lists(tuning, count, CODES, on_step)
+
+
+def _of_lists(tuning: Tuning, count: int, codes: Sequence[Code], on_step: Callable[[str], object]) -> Iterator[Tuned]:
     on_step(f"placing {count:,} lists")
-    lists = Lists.of(tuning.vectors)
-    described = [(f"IVF{count},{code.name}", code.candidates_per_k) for code in CODES]
+    lists = Lists.of(tuning.vectors, count)
+    described = [(f"IVF{count},{code.name}", code.candidates_per_k) for code in codes]
     if count >= GRAPH_OF_LISTS_FROM:
         described.append((f"IVF{count}_HNSW{NEIGHBOURS},{CODES[0].name}", CODES[0].candidates_per_k))
     for description, candidates_per_k in described:

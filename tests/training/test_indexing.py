@@ -65,7 +65,8 @@ def test_the_quickest_of_those_that_reach_the_target_is_taken_and_all_are_told()
     vectors_N1D, queries_QKD = clustered(21_000, 100, 24)
     told: list[str] = []
     index, info = build_index(vectors_N1D, queries_QKD, target_recall=FAST_RECALL, on_step=told.append)
-    assert {"Flat", "HNSW32", "IVF512,SQfp16", "IVF512,SQ8", "IVF512,SQ4"} == {one.description for one in info.tried}
+    files = {"IVF256,SQfp16", "IVF512,SQfp16", "IVF512,SQ8", "IVF512,SQ4"}
+    assert {"Flat", "HNSW32"} | files == {one.description for one in info.tried}
     good = [one for one in info.tried if one.recall_at_20 >= FAST_RECALL]
     assert info.search_us == min(one.search_us for one in good if one.search_us is not None)
     assert {one.candidates_per_k > 1 for one in info.tried if one.description.endswith(("SQ8", "SQ4"))} == {True}
