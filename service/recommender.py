@@ -168,7 +168,7 @@ class Recommender:
             schema = bundle.catalog.schema
             if refusal := asked.options.refusal(schema, *asked.place):
                 raise refusal
-            for fault in options.faults(schema):
+            for fault in () if scenario is None else options.faults(schema):
                 place = ".".join(map(str, fault.path))
                 raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
         return _Terms(options, scenario)

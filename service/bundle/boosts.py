@@ -43,7 +43,7 @@ class BoostLevels:
 
     def of(self, passing: Filter | None, boosts: Sequence[Boost]) -> Levels:
         """Return the levels of the rows that may be shown and pass a filter."""
-        keys = [passing.key() if passing else "", *(f"{boost.factor} {boost.filter.key()}" for boost in boosts)]
+        keys = [passing.key if passing else "", *(f"{boost.factor} {boost.filter.key}" for boost in boosts)]
         return self._remembered.get("\n".join(keys), lambda: self._levels(passing, boosts))
 
     def _levels(self, passing: Filter | None, boosts: Sequence[Boost]) -> Levels:

@@ -195,11 +195,11 @@ class Catalog:
         """Return the rows that may be shown and that the filter lets through; the last ones asked for are kept."""
         if condition is None:
             return self._available
-        return self._eligible.get(condition.key(), lambda: self._found_eligible(condition))
+        return self._eligible.get(condition.key, lambda: self._found_eligible(condition))
 
     def knows_eligible(self, condition: Filter | None) -> bool:
         """Whether `eligible` has only to look up what the filter lets through, not to find it out."""
-        return "_available" in self.__dict__ if condition is None else condition.key() in self._eligible
+        return "_available" in self.__dict__ if condition is None else condition.key in self._eligible
 
     def most_popular(self, eligible: Eligible, k: int, *, hidden_rows: Collection[int] = ()) -> NDArray[np.int64]:
         """Return the k most popular rows that may be shown, and of equals the earlier one; cold items come last."""

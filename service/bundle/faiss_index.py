@@ -113,6 +113,8 @@ class _Desk(threading.local):
         self._kind, self._visits = _parameters_of(index)
         self._sheets: dict[tuple[int, int], _Sheet] = {}
         self._selecting = self._kind()
+        self._selector: Any = None
+        self._selecting_visits: int | None = None
         self._plain: dict[int | None, Any] = {}
 
     def sheet(self, interests: int, k: int) -> _Sheet:
@@ -129,8 +131,12 @@ class _Desk(threading.local):
             if plain is None:
                 self._plain[visits] = plain = self._set(self._kind(), visits)
             return plain
-        self._selecting.sel = selector
-        return self._set(self._selecting, visits)
+        if selector is not self._selector:  # what FAISS's classes are set to passes through Python of theirs
+            self._selecting.sel = self._selector = selector
+        if visits != self._selecting_visits:
+            self._set(self._selecting, visits)
+            self._selecting_visits = visits
+        return self._selecting
 
     def _set(self, parameters: Any, visits: int | None) -> Any:
         if self._visits is not None:

@@ -9,6 +9,7 @@ An item meets no comparison with an attribute that it lacks or has with a value 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -306,15 +307,16 @@ class Filter(RootModel[Condition]):
         """Tell what a catalog of this schema cannot answer, in order; nothing of it repeats the caller's values."""
         return list(self.root.faults(schema))
 
+    @cached_property
     def key(self) -> str:
         """A text that another filter has only where it is the same, 1 and true being different."""
         return self.model_dump_json()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Filter) and self.key() == other.key()
+        return isinstance(other, Filter) and self.key == other.key
 
     def __hash__(self) -> int:
-        return hash(self.key())
+        return hash(self.key)
 
 
 def _branches(value: Any) -> Sequence[Any]:

@@ -68,11 +68,10 @@ class Ids:
 
     def ids_of(self, rows: Sequence[int]) -> list[str]:
         """Return the ids of some rows, as `id_of` does."""
-        kept = self._kept_ids
         try:
-            return [kept[row] for row in rows]
+            return list(map(self._kept_ids.__getitem__, rows))
         except KeyError:
-            return [self.id_of(row) for row in rows]
+            return [self._kept_ids.get(row) or self.id_of(row) for row in rows]
 
     def _keep(self, item_id: str, row: int) -> None:
         if len(self._kept_rows) >= KEPT:

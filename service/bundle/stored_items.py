@@ -111,7 +111,7 @@ class StoredItems:
         """Write some of the items as answers show them; those that were written lately are kept."""
         kept = self._texts
         try:
-            return [kept[item_id] for item_id in item_ids]
+            return list(map(kept.__getitem__, item_ids))
         except KeyError:
             return [kept.get(item_id) or self._text(item_id) for item_id in item_ids]
 
@@ -125,7 +125,7 @@ class StoredItems:
 
     def passing(self, condition: Filter) -> NDArray[np.bool_]:
         """passing_N1: the rows that the filter lets through, available or not, and perhaps row 0."""
-        return self._passing.get(condition.key(), lambda: condition.mask(self.columns))
+        return self._passing.get(condition.key, lambda: condition.mask(self.columns))
 
 
 def _checked_popularity(popularity_N1: NDArray[np.float32]) -> NDArray[np.float32]:
