@@ -17,11 +17,10 @@ from service.errors import (
 )
 from service.recorder import Recorder
 from service.reload import LiveBundle
-from service.retrieval import retrieve, retrieve_similar
+from service.retrieval import Retriever, retrieve_similar
 from service.scenarios import Scenario, Scenarios
 from service.schemas.options import RecommendationOptions
 from service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
-from service.turns import turns
 
 VIEW = "view"
 
@@ -99,6 +98,7 @@ class Recommender:
         self._listener = listener
         self._rules = rules
         self._clock = clock
+        self._retriever = Retriever()
 
     async def recommend(self, asked: Asked) -> Recommendation:
         """Append the items to the session, if one is named, and rank what is likely to come next for its user.
@@ -110,15 +110,12 @@ class Recommender:
         answer_id = new_answer_id(asked.session_id)
         started = time.perf_counter()
         found = await self._find(asked, answer_id)
-        store_s = time.perf_counter() - started
-        await turns.give_way()
-        started = time.perf_counter()
+        stored = time.perf_counter()
         wanted = Wanted(found.seen, terms.options.as_options(exclude=asked.exclude), asked.user_id)
-        retrieval = await retrieve(bundle, wanted, self._popular_now())
-        retrieval_s = time.perf_counter() - started
-        await turns.give_way()
+        retrieval = await self._retriever.retrieve(bundle, wanted, self._popular_now())
+        retrieved = time.perf_counter()
         answer = self._answer(answer_id, asked, terms, bundle, found.seen, retrieval)
-        return self._served(asked, answer, bundle, found, retrieval, store_s, retrieval_s)
+        return self._served(asked, answer, bundle, found, retrieval, stored - started, retrieved - stored)
 
     async def recommend_all(self, asked: Sequence[Asked]) -> list[Recommendation | ServiceError]:
         """Answer several, each by itself, those of one session in order; what one raises stands in its place."""

@@ -18,9 +18,14 @@ class Turns:
     def __exit__(self, *_: object) -> None:
         self._in_flight -= 1
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other request to give way to."""
+        return self._in_flight <= 1
+
     async def give_way(self) -> None:
         """Let the other requests that are ready come as far as this one."""
-        if self._in_flight > 1:
+        if not self.is_alone:
             await asyncio.sleep(0)
 
 

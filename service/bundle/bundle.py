@@ -38,6 +38,8 @@ from service.bundle.users import UNKNOWN, Users
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
 FINITE_CHECK_ROWS = 65_536
+SEARCHED_TOGETHER = 16
+"""Sessions; more take no less time each."""
 
 
 class UnknownItemError(LookupError):
@@ -164,12 +166,29 @@ class Bundle:
     def retrieve_all(
         self, wanted: Sequence[Wanted], *, popular_now: Mapping[str, float] | None = None
     ) -> list[Retrieval]:
-        """Return what `retrieve` returns for each, but for the rounding of scores: sessions are encoded together."""
+        """Return what `retrieve` returns for each, but for the rounding of scores, encoded and searched together.
+
+        One by one are searched those from which something of their own is hidden, or that ask for more than a search.
+        """
         sessions = [self._session(one.seen, one.user_id) for one in wanted]
-        encoded = iter(self._encoded([session for session in sessions if session.is_encodable]))
+        hidden = [
+            self._hidden_rows(session, one.seen, one.options) for session, one in zip(sessions, wanted, strict=True)
+        ]
+        encodable = [number for number, session in enumerate(sessions) if session.is_encodable]
+        interests_BKD = self._encoded([sessions[number] for number in encodable])
+        interests = dict(zip(encodable, interests_BKD, strict=True))
+        alike = [number for number in encodable if not hidden[number] and wanted[number].options.searches_alone]
+        found = self._found_together({number: interests[number] for number in alike}, wanted)
         return [
-            self._answer(session, one.seen, one.options, next(encoded) if session.is_encodable else None, popular_now)
-            for one, session in zip(wanted, sessions, strict=True)
+            self._ranked(
+                self._ranker(session, one.options, interests.get(number), popular_now),
+                one.options,
+                hidden[number],
+                session.unknown_item_ids,
+                session.user,
+                found.get(number),
+            )
+            for number, (session, one) in enumerate(zip(sessions, wanted, strict=True))
         ]
 
     def contributions(self, wanted: Wanted, item_ids: Sequence[str]) -> dict[str, list[float]]:
@@ -307,6 +326,22 @@ class Bundle:
             return np.empty((0, self.manifest.interests, self.manifest.dimension), dtype=np.float32)
         return self.encoder.encode_all([one.rows for one in sessions], [one.user_row for one in sessions])
 
+    def _found_together(
+        self, interests: Mapping[int, NDArray[np.float32]], wanted: Sequence[Wanted]
+    ) -> dict[int, Candidates]:
+        """What a search finds for the sessions of these numbers, by one search for all with one filter and one k."""
+        alike: dict[tuple[str, int], list[int]] = {}
+        for number in interests:
+            options = wanted[number].options
+            alike.setdefault((options.filter.key if options.filter else "", options.k), []).append(number)
+        found: dict[int, Candidates] = {}
+        for numbers in alike.values():
+            options = wanted[numbers[0]].options
+            interests_BKD = np.stack([interests[number] for number in numbers])
+            candidates = self.index.search_all(interests_BKD, options.k, eligible=self.catalog.eligible(options.filter))
+            found.update(zip(numbers, candidates, strict=True))
+        return found
+
     def _encodable_places(self, item_ids: Sequence[str]) -> list[int]:
         rows = self.catalog.rows(item_ids)
         return [place for place, row in enumerate(rows) if row is not None and row <= self.manifest.encodable_items]
@@ -390,11 +425,14 @@ class Bundle:
         hidden_rows: set[int],
         unknown_item_ids: tuple[str, ...] = (),
         user: User | None = None,
+        found: Candidates | None = None,
     ) -> Retrieval:
+        """An answer; of a search alone it may be known already what it finds."""
         eligible = self.catalog.eligible(options.filter)
         shown = shown_count(eligible, hidden_rows)
         if not options.rearranges:
-            found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
+            if found is None:
+                found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
             return Retrieval(tuple(self._items(found, ranker)), unknown_item_ids, user, shown, found.strategy)
         rules = {pin.item_id: self._rule_against(pin.item_id, options, hidden_rows) for pin in options.pins}
         pins = {pin.position: self._row(pin.item_id) for pin in options.pins if rules[pin.item_id] is None}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import BundleError, IndexInfo
 
-SHAPES_KEPT = 32
+SHAPES_KEPT = 128
 
 
 class Effort(NamedTuple):

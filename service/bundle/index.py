@@ -122,12 +122,32 @@ class ItemIndex:
         plan = self.plan(eligible)
         if exact or plan.strategy == "scan":
             return self.scan(interests_KD, k, eligible=eligible, hidden_rows=hidden_rows)
-        found = self._by_index(interests_KD, k, eligible, hidden_rows, plan)
-        if len(self._cold_MD):
-            found = self._with_cold_items(found, interests_KD, k, eligible, hidden_rows)
-        if len(found.rows) < k and len(found.rows) < shown_count(eligible, hidden_rows):
-            return self.scan(interests_KD, k, eligible=eligible, hidden_rows=hidden_rows)
-        return found
+        with eligible.selecting(hidden_rows) as selector:
+            ids_KC, scores_KC = self._found(interests_KD, k, plan, selector)
+        found = self._chosen(interests_KD, k, ids_KC, scores_KC, plan)
+        return self._completed(found, interests_KD, k, eligible, hidden_rows)
+
+    def search_all(self, interests_BKD: NDArray[np.float32], k: int, *, eligible: Eligible) -> list[Candidates]:
+        """Find what `search` finds for each of B sessions, but for the rounding of scores, all by one call of FAISS.
+
+        Of sixteen sessions that takes about half the time, since what all of them read stays in the caches.
+        """
+        plan = self.plan(eligible)
+        if plan.strategy == "scan":
+            return [self.search(interests_KD, k, eligible=eligible) for interests_KD in interests_BKD]
+        sessions, interests, dimension = interests_BKD.shape
+        with eligible.selecting(frozenset()) as selector:
+            ids, scores = self._found(interests_BKD.reshape(-1, dimension), k, plan, selector)
+        ids_BKC = ids.reshape(sessions, interests, -1)
+        scores_BKC = scores.reshape(sessions, interests, -1)
+        chosen = [
+            self._chosen(interests_KD, k, ids_KC, scores_KC, plan)
+            for interests_KD, ids_KC, scores_KC in zip(interests_BKD, ids_BKC, scores_BKC, strict=True)
+        ]
+        return [
+            self._completed(found, interests_KD, k, eligible, frozenset())
+            for found, interests_KD in zip(chosen, interests_BKD, strict=True)
+        ]
 
     def scan(
         self,
@@ -204,20 +224,41 @@ class ItemIndex:
         """Whether to read each eligible vector by itself costs less than to compare all there are."""
         return GATHERED_COST * eligible.count <= self._items
 
-    def _by_index(
+    def _found(
+        self, interests_KD: NDArray[np.float32], k: int, plan: Plan, selector: Any
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """ids_KC and scores_KC by the index, which hold until this thread searches again."""
+        return self._index.search(
+            interests_KD, self._effort.candidates_per_k * k, visits=plan.visits, selector=selector
+        )
+
+    def _chosen(
         self,
+        interests_KD: NDArray[np.float32],
+        k: int,
+        ids_KC: NDArray[np.int64],
+        scores_KC: NDArray[np.float32],
+        plan: Plan,
+    ) -> Candidates:
+        """The k best of what the index found for a session."""
+        if self._effort.candidates_per_k > 1:
+            return self._refined(interests_KD, k, ids_KC, plan.strategy)
+        return _merge(ids_KC + 1, scores_KC, k, plan.strategy)
+
+    def _completed(
+        self,
+        found: Candidates,
         interests_KD: NDArray[np.float32],
         k: int,
         eligible: Eligible,
         hidden_rows: Set[int],
-        plan: Plan,
     ) -> Candidates:
-        per_k = self._effort.candidates_per_k
-        with eligible.selecting(hidden_rows) as selector:
-            ids_Kk, scores_Kk = self._index.search(interests_KD, per_k * k, visits=plan.visits, selector=selector)
-        if per_k > 1:
-            return self._refined(interests_KD, k, ids_Kk, plan.strategy)
-        return _merge(ids_Kk + 1, scores_Kk, k, plan.strategy)
+        """What the index found with the cold items; by a scan where it found fewer than there are."""
+        if len(self._cold_MD):
+            found = self._with_cold_items(found, interests_KD, k, eligible, hidden_rows)
+        if len(found.rows) < k and len(found.rows) < shown_count(eligible, hidden_rows):
+            return self.scan(interests_KD, k, eligible=eligible, hidden_rows=hidden_rows)
+        return found
 
     def _refined(
         self, interests_KD: NDArray[np.float32], k: int, ids_KC: NDArray[np.int64], strategy: Strategy

@@ -65,6 +65,11 @@ class Options:
         """Whether the order is not that of the scores alone."""
         return bool(self.boosts or self.pins or self.diversity)
 
+    @property
+    def searches_alone(self) -> bool:
+        """Whether the index is asked for no more than the best k."""
+        return not (self.rearranges or self.exact)
+
     def _check_pins(self) -> None:
         if any(not 1 <= pin.position <= self.k for pin in self.pins):
             raise ValueError("a pin's position is 1..k")

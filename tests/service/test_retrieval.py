@@ -1,16 +1,21 @@
 """Where a retrieval runs: at once where it is short, in a thread where other requests would wait for it."""
 
+import asyncio
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service import retrieval
-from service.bundle import Bundle, Options, Seen, Wanted
+from service.bundle import Bundle, Options, Retrieval, Seen, Wanted
 from service.bundle.filters import Filter
+from service.turns import turns
 from tests.bundles import item_ids, publish_bundle
 
+NOTHING_POPULAR: Mapping[str, float] = {}
 FILTER = Filter.model_validate({"attribute": "price", "equals": 1})
 
 
@@ -53,3 +58,97 @@ async def test_a_long_search_runs_in_a_thread(
     monkeypatch.setattr(retrieval, "INLINE_PRODUCTS", 10)
     await retrieval.retrieve(bundle, wanted, {})
     assert [thread == threading.get_ident() for thread in threads] == [True, False]
+
+
+async def together(bundle: Bundle, asked: Sequence[Wanted]) -> list[Retrieval | BaseException]:
+    """Ask for all in one turn, beside a request that is in flight for another reason."""
+    retriever = retrieval.Retriever()
+    with turns:
+        return await asyncio.gather(*(in_turn(retriever, bundle, wanted) for wanted in asked), return_exceptions=True)
+
+
+async def in_turn(retriever: retrieval.Retriever, bundle: Bundle, wanted: Wanted) -> Retrieval:
+    with turns:
+        return await retriever.retrieve(bundle, wanted, NOTHING_POPULAR)
+
+
+MIXED = [
+    Wanted(Seen(["a1"]), Options(5)),
+    Wanted(Seen(["a2", "a3"]), Options(5)),
+    Wanted(Seen(["a3", "none"]), Options(5)),
+    Wanted(Seen(["a1"]), Options(3)),
+    Wanted(Seen(["a1"]), Options(5, filter=FILTER)),
+    Wanted(Seen(["a7"]), Options(5, filter=FILTER)),
+    Wanted(Seen(["a1"]), Options(5, exclude=["a2"])),
+    Wanted(Seen(["a4"]), Options(5, exclude_seen=True)),
+    Wanted(Seen(["a4"]), Options(5, exact=True)),
+    Wanted(Seen(["a4"]), Options(5, diversity=0.5)),
+    Wanted(Seen(["none"]), Options(5)),
+    Wanted(Seen([]), Options(100)),
+]
+
+
+async def test_all_who_ask_in_one_turn_are_answered_as_each_would_be_alone(bundle: Bundle) -> None:
+    asked = [wanted for _ in range(3) for wanted in MIXED]  # more than are answered at once
+    for wanted, found in zip(asked, await together(bundle, asked), strict=True):
+        alone = bundle.retrieve(wanted.seen, wanted.options)
+        assert isinstance(found, Retrieval)
+        assert [item.item_id for item in found.items] == [item.item_id for item in alone.items]
+        assert [item.score for item in found.items] == pytest.approx([item.score for item in alone.items])
+        assert replace(found, items=()) == replace(alone, items=())
+
+
+async def test_those_who_ask_in_one_turn_are_encoded_and_searched_together(
+    bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    retrieve_all = Bundle.retrieve_all
+
+    def noted(self: Bundle, wanted: Sequence[Wanted], **named: Any) -> Any:
+        sizes.append(len(wanted))
+        return retrieve_all(self, wanted, **named)
+
+    monkeypatch.setattr(Bundle, "retrieve_all", noted)
+    await together(bundle, MIXED * 2)
+    assert (sizes, threads) == ([16, 8], [])
+
+
+async def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    retrieve = Bundle.retrieve
+
+    def failing(self: Bundle, seen: Seen, options: Options, **named: Any) -> Any:
+        if "a2" in seen.item_ids:
+            raise ValueError("a fault")
+        return retrieve(self, seen, options, **named)
+
+    def failing_together(*_: Any, **__: Any) -> Any:
+        raise ValueError("a fault of one of them")
+
+    monkeypatch.setattr(Bundle, "retrieve", failing)
+    monkeypatch.setattr(Bundle, "retrieve_all", failing_together)
+    found = await together(bundle, MIXED)
+    assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
+    assert isinstance(found[1], ValueError)
+
+
+async def test_one_who_gives_up_holds_up_nobody(bundle: Bundle) -> None:
+    retriever = retrieval.Retriever()
+    with turns:
+        asking = [asyncio.create_task(in_turn(retriever, bundle, wanted)) for wanted in MIXED]
+        await asyncio.sleep(0)
+        asking[1].cancel()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(found[1], asyncio.CancelledError)
+    assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
+
+
+async def test_bundles_are_not_mixed(bundle: Bundle, tmp_path: Path) -> None:
+    publish_bundle(tmp_path / "other", item_ids("b", 30))
+    other = Bundle.load(tmp_path / "other" / "current")
+    retriever = retrieval.Retriever()
+    with turns:
+        one, another = await asyncio.gather(
+            in_turn(retriever, bundle, MIXED[0]), in_turn(retriever, other, Wanted(Seen(["b1"]), Options(5)))
+        )
+    assert {item.item_id[0] for item in one.items} == {"a"}
+    assert {item.item_id[0] for item in another.items} == {"b"}

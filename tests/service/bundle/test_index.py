@@ -183,6 +183,23 @@ def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
     assert found["wide"] > 1.2 * found["masked"]
 
 
+@given(asked=searches(), seed=st.integers(0, 2**32), sessions=st.integers(1, 5))
+def test_several_sessions_are_searched_together_as_each_alone(
+    kind: tuple[str, Effort], asked: Asked, seed: int, sessions: int
+) -> None:
+    index = index_of(kind, asked)
+    shape = (sessions, *asked.interests_KD.shape)
+    interests_BKD = np.random.default_rng(seed).integers(-2, 3, size=shape).astype(np.float32)
+    together = index.search_all(interests_BKD, asked.k, eligible=asked.eligible)
+    assert len(together) == sessions
+    for interests_KD, found in zip(interests_BKD, together, strict=True):
+        alone = index.search(interests_KD, asked.k, eligible=asked.eligible)
+        assert found.scores.tolist() == alone.scores.tolist()
+        assert found.strategy == alone.strategy
+        assert all(asked.eligible.rows_R1[found.rows])
+        assert len(set(found.rows.tolist())) == len(found.rows)
+
+
 def test_of_equal_scores_the_smaller_row_comes_first() -> None:
     assert best_places(np.array([1, 3, 3, 2, 3, 1], dtype=np.float32), 4).tolist() == [1, 2, 4, 3]
     rows, interests = np.array([5, 2]), np.array([0, 1])
