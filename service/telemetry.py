@@ -58,7 +58,8 @@ Scope = MutableMapping[str, Any]
 
 def begin(scope: Scope, request_id: str) -> None:
     """Give a request its start and the id that its log lines, headers and problems carry."""
-    scope["state"] = {**scope.get("state", {}), "request_id": request_id, "started_s": time.perf_counter()}
+    state = scope.setdefault("state", {})
+    state["request_id"], state["started_s"] = request_id, time.perf_counter()
     _request_id.set(request_id)
 
 
