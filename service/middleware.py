@@ -1,9 +1,9 @@
 """What is done for every request, around the framework: its id, its limits, its metrics and its last resort."""
 
-import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from os import urandom
 from urllib.parse import unquote_to_bytes
 
 from starlette.routing import BaseRoute
@@ -27,7 +27,7 @@ class RequestTelemetry:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _accepted_request_id(scope) or os.urandom(16).hex()
+        request_id = _accepted_request_id(scope) or urandom(16).hex()
         telemetry.begin(scope, request_id)
         status = 0
 
