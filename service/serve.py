@@ -4,15 +4,18 @@ import os
 import signal
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import FrameType
 
 import uvicorn
 from pydantic import SecretStr
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from service import telemetry
 from service.private_store import private_store
 from service.settings import IN_MEMORY, Settings
+from service.shared_address import SPREADS, SharedAddress
 
 
 class CannotServe(Exception):
@@ -32,7 +35,7 @@ def serve(settings: Settings) -> None:
                 tempfile.TemporaryDirectory(prefix="onward-metrics-")
             )
         os.environ.update(settings.model_copy(update={"redis_url": SecretStr(url or IN_MEMORY)}).environment())
-        uvicorn.run(
+        config = uvicorn.Config(
             "service.app:create_app_from_environment",
             factory=True,
             host=settings.host,
@@ -45,6 +48,19 @@ def serve(settings: Settings) -> None:
             lifespan="on",
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
         )
+        _run(config)
+
+
+def _run(config: uvicorn.Config) -> None:
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        if config.workers == 1:
+            server.run()
+        else:
+            bound = config.bind_socket()
+            Multiprocess(config, sockets=[SharedAddress.of(bound) if SPREADS else bound]).run()
+    if config.workers == 1 and not server.started:
+        sys.exit(STARTUP_FAILURE)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
