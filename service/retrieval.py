@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
+from service import telemetry
 from service.bundle import Bundle, Options, Retrieval, Wanted
 from service.turns import turns
 
@@ -64,8 +64,10 @@ def _retrieved_together(asked: Sequence[_Asked]) -> Sequence[Retrieval | Excepti
     """Retrieve what was asked of one bundle at once; else, or where anything fails, each by itself."""
     bundle, _, popular_now, _ = asked[0]
     if len(asked) > 1 and all(one.bundle is bundle and one.popular_now is popular_now for one in asked):
-        with suppress(Exception):
+        try:
             return bundle.retrieve_all([one.wanted for one in asked], popular_now=popular_now)
+        except Exception as error:  # of whichever of them
+            telemetry.background_failed(bundle.retrieve_all.__qualname__, error)
     return [_retrieved_or_fault(one) for one in asked]
 
 

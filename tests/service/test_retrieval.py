@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service import retrieval
+from service import retrieval, telemetry
 from service.bundle import Bundle, Options, Retrieval, Seen, Wanted
 from service.bundle.filters import Filter
 from service.turns import turns
@@ -124,11 +124,14 @@ async def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch
     def failing_together(*_: Any, **__: Any) -> Any:
         raise ValueError("a fault of one of them")
 
+    told: list[str] = []
     monkeypatch.setattr(Bundle, "retrieve", failing)
     monkeypatch.setattr(Bundle, "retrieve_all", failing_together)
+    monkeypatch.setattr(telemetry, "background_failed", lambda work, error: told.append(str(error)))
     found = await together(bundle, MIXED)
     assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
     assert isinstance(found[1], ValueError)
+    assert told == ["a fault of one of them"]
 
 
 async def test_one_who_gives_up_holds_up_nobody(bundle: Bundle) -> None:
