@@ -78,9 +78,9 @@ class Encoder:
         """
         if not rows and not user_row:
             raise ValueError("an empty session of an unknown user has no interests")
-        if self._kernel is not None:
-            return self._kernel.encode(rows[-self._max_length :])
-        interests_KD: NDArray[np.float32] = self._run([rows], [user_row])[0]
+        kernel = self._kernel
+        encoded = self._run([rows], [user_row]) if kernel is None else kernel.encode([rows[-self._max_length :]])
+        interests_KD: NDArray[np.float32] = encoded[0]
         return interests_KD
 
     def encode_all(self, sessions: Sequence[Sequence[int]], user_rows: Sequence[int]) -> NDArray[np.float32]:
@@ -92,7 +92,7 @@ class Encoder:
         if not all(rows or user_row for rows, user_row in zip(sessions, user_rows, strict=True)):
             raise ValueError("an empty session of an unknown user has no interests")
         if self._kernel is not None:
-            return np.stack([self._kernel.encode(rows[-self._max_length :]) for rows in sessions])
+            return self._kernel.encode([rows[-self._max_length :] for rows in sessions])
         by_length = sorted(range(len(sessions)), key=lambda number: len(sessions[number]))
         parts = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)]
         encoded = [self._run([sessions[n] for n in part], [user_rows[n] for n in part]) for part in parts]
@@ -120,7 +120,7 @@ class Encoder:
             raise KernelUnavailable(f"it does not compile: {_first_line(error)}") from error
         for rows in sessions:
             expected_KD = self._run([rows], [0])[0]
-            difference = np.abs(kernel.encode(rows[-self._max_length :]) - expected_KD).max()
+            difference = np.abs(kernel.encode([rows[-self._max_length :]])[0] - expected_KD).max()
             if not difference <= PARITY * max(1.0, np.abs(expected_KD).max()):
                 raise KernelUnavailable(f"it differs from the program by {difference:.1e} on a probe")
         self._kernel = kernel

@@ -1,9 +1,11 @@
 """An encoder that runs as machine code of its own: the interests of the encoder program in a fraction of its time.
 
-Dimension key: L items of a session, N rows (row 0 pads), D embedding of a part, T numbers of a table's row.
+Dimension key: B sessions, A items of all of them, N rows (row 0 pads), D embedding of a part, T numbers of a table's
+row.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ class _Part(NamedTuple):
     """The first of its columns in the table."""
     size: int
     given: tuple[Any, ...]
-    """What `srgnn_kernel.encode` is given between the table and the interest."""
+    """What `srgnn_kernel.encode` is given between the table and the interests."""
     node: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     """A matrix and a bias that make the rest of a row of a vector; None where the table has whole rows."""
 
@@ -51,30 +53,29 @@ class Kernel:
         weights = open_array(folder / WEIGHTS, np.float32, (count,))
         return cls(table_NT, list(_parts(info.parts, shapes, weights)))
 
-    def encode(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return interests_1D of a session of 1..max_length items. Raises IndexError for a row of no item."""
+    def encode(self, sessions: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Return interests_B1D of sessions of 1..max_length items. Raises IndexError for a row of no item."""
+        rows = list(chain.from_iterable(sessions))
         if min(rows) < 1 or max(rows) >= len(self._table_NT):
             raise IndexError(f"rows of items are 1 to {len(self._table_NT) - 1}")
-        items_L = np.array(rows, dtype=np.int64)
-        interest_D = np.empty(self._dimension, dtype=np.float32)
-        done = 0
+        items_A = np.array(rows, dtype=np.int64)
+        ends_B = np.array(list(accumulate(map(len, sessions))), dtype=np.int64)
+        interests = np.empty((len(sessions), self._dimension), dtype=np.float32)
+        first = 0
         for part in self._parts:
-            self._encode(part, items_L, interest_D[done : done + part.size])
-            done += part.size
-        return interest_D[np.newaxis]
-
-    def _encode(self, part: _Part, items_L: NDArray[np.int64], interest_D: NDArray[np.float32]) -> None:
-        table, places_L, start = self._table_NT, items_L, part.start
-        if part.node is not None:
-            table, places_L, start = self._whole_rows(part, *part.node, items_L), np.arange(len(items_L)), 0
-        self._run(items_L, places_L, table, start, *part.given, interest_D)
+            table, places_A, start = self._table_NT, items_A, part.start
+            if part.node is not None:
+                table, places_A, start = self._whole_rows(part, *part.node, items_A), np.arange(len(items_A)), 0
+            self._run(items_A, ends_B, places_A, table, start, *part.given, interests, first)
+            first += part.size
+        return interests[:, np.newaxis]
 
     def _whole_rows(
-        self, part: _Part, matrix: NDArray[np.float32], bias: NDArray[np.float32], items_L: NDArray[np.int64]
+        self, part: _Part, matrix: NDArray[np.float32], bias: NDArray[np.float32], items_A: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """What a larger table would hold of these items, (L, 10 D)."""
-        rows = np.empty((len(items_L), ROW * part.size), dtype=np.float32)
-        rows[:, : part.size] = self._table_NT[items_L, part.start : part.start + part.size]
+        """What a larger table would hold of these items, (A, 10 D)."""
+        rows = np.empty((len(items_A), ROW * part.size), dtype=np.float32)
+        rows[:, : part.size] = self._table_NT[items_A, part.start : part.start + part.size]
         np.matmul(rows[:, : part.size], matrix, out=rows[:, part.size :])
         rows[:, part.size :] += bias
         rows.flags.writeable = False

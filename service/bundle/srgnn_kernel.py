@@ -1,6 +1,7 @@
-"""SR-GNN of one step as machine code for one session; to import it is to compile it, or to find it compiled.
+"""SR-GNN of one step as machine code for some sessions; to import it is to compile it, or to find it compiled.
 
-Dimension key: L items of a session, M distinct ones, E edges between these, D embedding, T numbers of a table's row.
+Dimension key: B sessions, A items of all of them, L items of one, M distinct ones, E edges between these, D embedding,
+T numbers of a table's row.
 
 Source: Wu et al., "Session-based Recommendation with Graph Neural Networks", AAAI 2019; the table of what items are to
 each other: `training.models.folded_srgnn`. What is here must be plain loops over numbers, which become vector
@@ -43,8 +44,9 @@ _VECTOR = types.Array(types.float32, 1, "C", readonly=True)
 _MATRIX = types.Array(types.float32, 2, "C", readonly=True)
 _ROWS = types.Array(types.int64, 1, "C")
 _SIGNATURE = types.void(
-    _ROWS,  # items_L
-    _ROWS,  # places_L
+    _ROWS,  # items_A
+    _ROWS,  # ends_B
+    _ROWS,  # places_A
     _MATRIX,  # table
     types.int64,  # start
     _VECTOR,  # cell_bias
@@ -57,7 +59,8 @@ _SIGNATURE = types.void(
     _MATRIX,  # positions
     _MATRIX,  # attended positions
     types.float32,  # scale
-    types.Array(types.float32, 1, "C"),  # interest_D
+    types.Array(types.float32, 2, "C"),  # interests
+    types.int64,  # first
 )
 
 
@@ -207,35 +210,24 @@ def _add_product(result: Any, vector: Any, matrix: Any) -> None:
 add_product = numba.njit(**_OPTIONS)(_add_product)
 
 
-def _encode(
-    items_L: NDArray[np.int64],
-    places_L: NDArray[np.int64],
-    table: NDArray[np.float32],
+def _read(
+    items_L: Any,
+    places_L: Any,
+    table: Any,
     start: int,
-    cell_bias: NDArray[np.float32],
-    last: NDArray[np.float32],
-    last_bias: NDArray[np.float32],
-    each: NDArray[np.float32],
-    gate: NDArray[np.float32],
-    hybrid: NDArray[np.float32],
-    hybrid_bias: NDArray[np.float32],
-    positions: NDArray[np.float32],
-    attended_positions: NDArray[np.float32],
-    scale: np.float32,
-    interest_D: NDArray[np.float32],
+    cell_bias: Any,
+    last: Any,
+    last_bias: Any,
+    each: Any,
+    gate: Any,
+    hybrid: Any,
+    hybrid_bias: Any,
+    positions: Any,
+    attended_positions: Any,
+    scale: Any,
+    interest_D: Any,
 ) -> None:
-    """Write the interest of a session of 1..len(positions) items into interest_D.
-
-    Args:
-        items_L: rows of the catalog, oldest first, none of them padding.
-        places_L: where the rows of the table of these items stand.
-        table: rows of which this encoder reads 10 D numbers from column `start`; see `kernel_arrays.ROW`.
-        start: see `table`.
-        cell_bias, last, last_bias, each, gate, hybrid, hybrid_bias, positions: `kernel_arrays.SRGNNArrays`.
-        attended_positions: positions @ each.
-        scale: the length of the interest, 0 to leave it as it comes.
-        interest_D: all of it is written.
-    """
+    """Write the interest of one session into interest_D; the arguments are those of `_encode`."""
     size, length = len(gate), len(items_L)
     first_M, node_L = nodes(items_L)
     states = step(first_M, node_L, places_L, table, start, cell_bias, size)
@@ -266,6 +258,65 @@ def _encode(
         factor = scale / np.sqrt(max(square, _SMALLEST))
         for k in range(size):
             interest_D[k] *= factor
+
+
+read = numba.njit(**_OPTIONS)(_read)
+
+
+def _encode(
+    items_A: NDArray[np.int64],
+    ends_B: NDArray[np.int64],
+    places_A: NDArray[np.int64],
+    table: NDArray[np.float32],
+    start: int,
+    cell_bias: NDArray[np.float32],
+    last: NDArray[np.float32],
+    last_bias: NDArray[np.float32],
+    each: NDArray[np.float32],
+    gate: NDArray[np.float32],
+    hybrid: NDArray[np.float32],
+    hybrid_bias: NDArray[np.float32],
+    positions: NDArray[np.float32],
+    attended_positions: NDArray[np.float32],
+    scale: np.float32,
+    interests: NDArray[np.float32],
+    first: int,
+) -> None:
+    """Write the interests of B sessions of 1..len(positions) items each into D columns of `interests`.
+
+    Args:
+        items_A: rows of the catalog, session after session, oldest first, none of them padding.
+        ends_B: where the items of each session end.
+        places_A: where the rows of the table of these items stand.
+        table: rows of which this encoder reads 10 D numbers from column `start`; see `kernel_arrays.ROW`.
+        start: see `table`.
+        cell_bias, last, last_bias, each, gate, hybrid, hybrid_bias, positions: `kernel_arrays.SRGNNArrays`.
+        attended_positions: positions @ each.
+        scale: the length of an interest, 0 to leave it as it comes.
+        interests: B rows, of which all D columns from `first` on are written.
+        first: see `interests`.
+    """
+    begin = 0
+    for session in range(len(ends_B)):
+        end = ends_B[session]
+        read(
+            items_A[begin:end],
+            places_A[begin:end],
+            table,
+            start,
+            cell_bias,
+            last,
+            last_bias,
+            each,
+            gate,
+            hybrid,
+            hybrid_bias,
+            positions,
+            attended_positions,
+            scale,
+            interests[session, first : first + len(gate)],
+        )
+        begin = end
 
 
 try:

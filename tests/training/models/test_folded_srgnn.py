@@ -127,7 +127,7 @@ def test_the_kernel_encodes_several_sessions_as_one_by_one(exported: Exported) -
     encoder = exported.accelerated()
     together = encoder.encode_all(SESSIONS, [0] * len(SESSIONS))
     for session, interests_KD in zip(SESSIONS, together, strict=True):
-        np.testing.assert_array_equal(interests_KD, encoder.encode(session))
+        np.testing.assert_allclose(interests_KD, encoder.encode(session), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [[0], [1, -1], [ITEMS + 1]])
