@@ -138,6 +138,13 @@ class ItemIndex:
         sessions, interests, dimension = interests_BKD.shape
         with eligible.selecting(frozenset()) as selector:
             ids, scores = self._found(interests_BKD.reshape(-1, dimension), k, plan, selector)
+        is_whole = interests == self._effort.candidates_per_k == 1 and not len(self._cold_MD) and bool((ids >= 0).all())
+        if is_whole:  # there is nothing to choose, to merge or to add
+            no_choice = np.zeros(k, dtype=np.int64)
+            return [
+                Candidates(rows, found, no_choice, plan.strategy)
+                for rows, found in zip(ids + 1, scores.copy(), strict=True)
+            ]
         ids_BKC = ids.reshape(sessions, interests, -1)
         scores_BKC = scores.reshape(sessions, interests, -1)
         chosen = [
