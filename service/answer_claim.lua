@@ -13,8 +13,8 @@ for place = #entries, 1, -1 do
     local json_end = (string.find(entry, '\n', 1, true) or #entry + 1) - 1
     local is_json, answer = pcall(cjson.decode, string.sub(entry, 2 * NONCE + 1, json_end))
     if not is_json or answer.made_ms < tonumber(ARGV[4]) then return {} end
-    for _, item in ipairs(answer.items) do
-      if item[1] == ARGV[2] then
+    for _, item_id in ipairs(answer.items.item_ids) do
+      if item_id == ARGV[2] then
         redis.call('LSET', KEYS[1], place - 1, entry .. claim)
         return {answer.scenario or '', answer.bundle, answer.variant or ''}
       end

@@ -195,7 +195,7 @@ class InMemoryAnswerStore:
 
     def _attribute(self, claim: Claim) -> Origin | None:
         kept = self._kept(claim.answer_id).get(claim.answer_id)
-        shown = kept is not None and any(item.item_id == claim.item_id for item in kept.answer.items)
+        shown = kept is not None and claim.item_id in kept.answer.items.item_ids
         if kept is None or not shown or claim in kept.claims:
             return None
         kept.claims.add(claim)

@@ -11,7 +11,7 @@ from datetime import timedelta
 from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
-from service.bundle import RetrievedItem
+from service.bundle import RetrievedItems
 from service.outages import Outages
 from service.sessions import session_digest
 
@@ -33,7 +33,7 @@ class Answer:
     made_ms: int
     bundle: str
     """The bundle's digest."""
-    items: tuple[RetrievedItem, ...]
+    items: RetrievedItems
     session_items: tuple[str, ...] = ()
     """What the encoder was given, oldest first."""
     purchased: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ def new_page_id(answer_id: str) -> str:
 
 def shown_by(pages: Iterable[Answer]) -> tuple[str, ...]:
     """Return the items that some pages show, in their order."""
-    return tuple(item.item_id for page in pages for item in page.items)
+    return tuple(item_id for page in pages for item_id in page.items.item_ids)
 
 
 def owner_of(answer_id: str) -> str:

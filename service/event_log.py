@@ -152,8 +152,8 @@ def _answer_line(answer: Answer, session_id: str | None) -> dict[str, Any]:
         "scenario_version": answer.scenario_version,
         "variant": answer.variant,
         "page_of": answer.root_id,
-        "item_ids": [item.item_id for item in answer.items],
-        "scores": [item.score for item in answer.items],
-        "sources": [item.source for item in answer.items],
+        "item_ids": answer.items.item_ids,
+        "scores": answer.items.scores,
+        "sources": answer.items.sources,
     }
     return {name: value for name, value in line.items() if value is not None}

@@ -1,11 +1,11 @@
 """Why an answer is as it is: what each event did for each item, which rule moved it, and why an item is not there."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from service.answers import Answer
-from service.bundle import Bundle, RetrievedItem, Seen
+from service.bundle import Bundle, RetrievedItems, Seen
 from service.bundle.filters import And, Filter
 from service.bundle.options import Wanted
 from service.errors import RecommendationGone, RecommendationNotFound
@@ -51,7 +51,7 @@ def explained_again(
     Of popular items the list stays what it was, and an item that it does not show stands where it would by now.
     """
     wanted = _wanted_again(answer)
-    if any(item.source in COMPUTED for item in answer.items):
+    if not COMPUTED.isdisjoint(answer.items.sources):
         again = bundle.retrieve(wanted.seen, wanted.options, user_id=wanted.user_id)
         if not _is_same(again.items, answer.items):
             raise RecommendationGone("The live catalog has changed since: this answer cannot be given again.")
@@ -61,12 +61,12 @@ def explained_again(
     return explanation
 
 
-def _is_same(again: Sequence[RetrievedItem], answered: Sequence[RetrievedItem]) -> bool:
+def _is_same(again: RetrievedItems, answered: RetrievedItems) -> bool:
     """Whether an answer comes out as it was, but for rounding."""
-    tolerance = ROUNDING * max(abs(item.score) for item in answered)
-    return [(item.item_id, item.source) for item in again] == [
-        (item.item_id, item.source) for item in answered
-    ] and all(abs(one.score - other.score) <= tolerance for one, other in zip(again, answered, strict=True))
+    if (again.item_ids, again.sources) != (answered.item_ids, answered.sources):
+        return False
+    tolerance = ROUNDING * max(map(abs, answered.scores))
+    return all(abs(one - other) <= tolerance for one, other in zip(again.scores, answered.scores, strict=True))
 
 
 def explained(bundle: Bundle, answer: Answer) -> Explanation:

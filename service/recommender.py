@@ -262,7 +262,7 @@ class Recommender:
         store_s: float,
         retrieval_s: float,
     ) -> Recommendation:
-        telemetry.retrieved([item.source for item in retrieval.items], len(retrieval.unknown_item_ids), retrieval_s)
+        telemetry.retrieved(retrieval.items.sources, len(retrieval.unknown_item_ids), retrieval_s)
         if asked.kept:
             self._recorder.served(answer, session_id=asked.session_id, reserved=found.reserved)
         return Recommendation(

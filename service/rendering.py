@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from service.bundle import Bundle, Catalog, Retrieval, RetrievedItem, Source
+from service.bundle import Bundle, Catalog, Retrieval, RetrievedItems, Source
 from service.errors import Problem
 from service.recommender import Recommendation
 from service.schemas.explanations import Explanation
@@ -56,20 +56,20 @@ def _result(one: bytes | Problem) -> bytes:
     return b'{"status":200,"recommendations":%b}' % one
 
 
-def _joined(fields: dict[str, Any], catalog: Catalog, items: Sequence[RetrievedItem]) -> bytes:
+def _joined(fields: dict[str, Any], catalog: Catalog, items: RetrievedItems) -> bytes:
     known = to_json({name: value for name, value in fields.items() if value is not None}, exclude_none=True)
     return b'%b,"items":[%b]}' % (known[:-1], _items(catalog, items))
 
 
-def _items(catalog: Catalog, items: Sequence[RetrievedItem]) -> bytes:
+def _items(catalog: Catalog, items: RetrievedItems) -> bytes:
     """The items as `schemas.items.RecommendedItem`, with what the catalog knows of each."""
     if not items:
         return b""
-    item_ids, scores, sources, interests, _ = zip(*items, strict=True)
-    starts, ends = zip(*catalog.texts(item_ids), strict=True)
-    written = to_json(scores)[1:-1].split(b",")
-    between = map(_between, range(1, len(items) + 1), sources, interests)
-    return b",".join(map(b"".join, zip(starts, written, between, ends, strict=True)))
+    pieces = [b","] * (5 * len(items) - 1)
+    pieces[0::5], pieces[3::5] = zip(*catalog.texts(items.item_ids), strict=True)
+    pieces[1::5] = to_json(items.scores)[1:-1].split(b",")
+    pieces[2::5] = map(_between, range(1, len(items) + 1), items.sources, items.interests)
+    return b"".join(pieces)
 
 
 @lru_cache(PIECES_KEPT)

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter as Counted
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -134,7 +134,7 @@ def events_sent(outcomes: Iterable[str], attributed: int) -> None:
     _attributed_events.inc(attributed)
 
 
-def retrieved(sources: list[str], unknown: int, seconds: float) -> None:
+def retrieved(sources: Sequence[str], unknown: int, seconds: float) -> None:
     """Note the source of each item of an answer and how many of the session's items were unknown."""
     _retrieval_seconds.observe(seconds)
     for source in set(sources):

@@ -33,7 +33,7 @@ from service.bundle.manifest import (
 )
 from service.bundle.options import Boost, Options, Pin, Seen, Wanted
 from service.bundle.publish import current_digest, publish, stage
-from service.bundle.retrieval import Moved, Retrieval, RetrievedItem, Rule, Source, User
+from service.bundle.retrieval import Moved, Retrieval, RetrievedItem, RetrievedItems, Rule, Source, User
 from service.bundle.users import Users
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "Probe",
     "Retrieval",
     "RetrievedItem",
+    "RetrievedItems",
     "Rule",
     "Schema",
     "ScoredItem",

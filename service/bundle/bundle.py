@@ -1,8 +1,8 @@
 """A bundle as one thing: everything that one answer needs, loaded whole and checked before it serves."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, repeat
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from service.bundle.options import Options, Seen, Wanted
 from service.bundle.popularity import Popularities
 from service.bundle.ranking import ByInterests, ByPopularity, BySimilarity, Ranker
 from service.bundle.rearranging import Rearranging, pool
-from service.bundle.retrieval import Retrieval, RetrievedItem, Rule, User
+from service.bundle.retrieval import Retrieval, RetrievedItems, Rule, User
 from service.bundle.users import UNKNOWN, Users
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
@@ -433,14 +433,14 @@ class Bundle:
         if not options.rearranges:
             if found is None:
                 found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
-            return Retrieval(tuple(self._items(found, ranker)), unknown_item_ids, user, shown, found.strategy)
+            return Retrieval(self._items(found, ranker), unknown_item_ids, user, shown, found.strategy)
         rules = {pin.item_id: self._rule_against(pin.item_id, options, hidden_rows) for pin in options.pins}
         pins = {pin.position: self._row(pin.item_id) for pin in options.pins if rules[pin.item_id] is None}
         levels = self.levels.of(options.filter, options.boosts) if options.boosts else None
         rearranging = Rearranging(self.catalog, self.index, ranker, options, levels)
         items, strategy = rearranging.items(eligible, hidden_rows, pins)
         not_pinned = {item_id: rule for item_id, rule in rules.items() if rule is not None}
-        return Retrieval(tuple(items), unknown_item_ids, user, shown, strategy, not_pinned)
+        return Retrieval(items, unknown_item_ids, user, shown, strategy, not_pinned)
 
     def _rule_against(self, item_id: str, options: Options, hidden_rows: set[int]) -> Rule | None:
         row = self.catalog.row(item_id)
@@ -454,10 +454,14 @@ class Bundle:
             return "filtered"
         return "excluded" if row in hidden_rows else None
 
-    def _items(self, candidates: Candidates, ranker: Ranker) -> Iterator[RetrievedItem]:
-        item_ids = self.catalog.item_ids(candidates.rows.tolist())
-        interests = candidates.interests.tolist() if ranker.source == "encoder" else repeat(None)
-        return map(RetrievedItem, item_ids, candidates.scores.tolist(), repeat(ranker.source), interests)
+    def _items(self, candidates: Candidates, ranker: Ranker) -> RetrievedItems:
+        item_ids, by_interest = self.catalog.item_ids(candidates.rows.tolist()), ranker.source == "encoder"
+        return RetrievedItems(
+            tuple(item_ids),
+            tuple(candidates.scores.tolist()),
+            (ranker.source,) * len(item_ids),
+            tuple(candidates.interests.tolist()) if by_interest else (None,) * len(item_ids),
+        )
 
 
 def _check_vectors(vectors_N1D: NDArray[np.float32]) -> None:

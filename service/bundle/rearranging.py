@@ -16,7 +16,7 @@ from service.bundle.eligible import Eligible
 from service.bundle.index import Candidates, ItemIndex, Strategy
 from service.bundle.options import Options
 from service.bundle.ranking import Ranker, best_boosted
-from service.bundle.retrieval import Moved, RetrievedItem
+from service.bundle.retrieval import Moved, RetrievedItem, RetrievedItems
 
 CATEGORY = "category"
 LEAST_POOL, POOL_PER_PLACE = 100, 5
@@ -39,7 +39,7 @@ class Rearranging:
 
     def items(
         self, eligible: Eligible, hidden_rows: set[int], pins: Mapping[int, int]
-    ) -> tuple[list[RetrievedItem], Strategy | None]:
+    ) -> tuple[RetrievedItems, Strategy | None]:
         """The answer, and how it was searched.
 
         Args:
@@ -50,7 +50,7 @@ class Rearranging:
         hidden_rows = hidden_rows.union(pins.values())
         found = self._candidates(eligible, hidden_rows)
         others = self._moved(found, self._chosen(found))
-        return list(placed(others, self._pinned(pins), self.options.k)), found.strategy
+        return RetrievedItems.of(placed(others, self._pinned(pins), self.options.k)), found.strategy
 
     def _candidates(self, eligible: Eligible, hidden_rows: set[int]) -> Candidates:
         if self.levels is None:

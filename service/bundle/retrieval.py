@@ -1,8 +1,9 @@
 """What a bundle answers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from itertools import repeat
+from typing import Literal, NamedTuple, Self, overload
 
 from service.bundle.index import Strategy
 
@@ -35,10 +36,41 @@ class RetrievedItem(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class RetrievedItems(Sequence[RetrievedItem]):
+    """Items of an answer by column, so that it is made, kept and written as a few objects, not as many."""
+
+    item_ids: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    sources: tuple[Source, ...] = ()
+    interests: tuple[int | None, ...] = ()
+    moved: tuple[Moved | None, ...] = ()
+    """Empty where nothing was asked for that moves items."""
+
+    @classmethod
+    def of(cls, items: Iterable[RetrievedItem]) -> Self:
+        """Take items one by one."""
+        return cls(*zip(*items, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __iter__(self) -> Iterator[RetrievedItem]:
+        moved = self.moved or repeat(None)
+        return map(RetrievedItem, self.item_ids, self.scores, self.sources, self.interests, moved)
+
+    @overload
+    def __getitem__(self, place: int) -> RetrievedItem: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[RetrievedItem]: ...
+    def __getitem__(self, place: int | slice) -> RetrievedItem | Sequence[RetrievedItem]:
+        return tuple(self)[place]
+
+
+@dataclass(frozen=True, slots=True)
 class Retrieval:
     """Items, best first, and what of the request the bundle does not know."""
 
-    items: tuple[RetrievedItem, ...]
+    items: RetrievedItems
     unknown_item_ids: tuple[str, ...] = ()
     user: User | None = None
     """Whether the encoder knows the user; None where none was named or the encoder takes sessions alone."""

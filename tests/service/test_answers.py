@@ -24,7 +24,7 @@ from service.answers import (
     nonce_of,
     owner_of,
 )
-from service.bundle import RetrievedItem
+from service.bundle import RetrievedItem, RetrievedItems
 from service.errors import SessionStoreUnavailable
 from service.redis_calls import RedisCalls
 from tests.service.clock import NOON_S, Clock
@@ -52,7 +52,7 @@ def session_id() -> str:
 
 
 def answer(answer_id: str, items: str = "abc", **known: Any) -> Answer:
-    shown = tuple(RetrievedItem(item, 0.1 * place, "encoder", 0) for place, item in enumerate(items))
+    shown = RetrievedItems.of(RetrievedItem(item, 0.1 * place, "encoder", 0) for place, item in enumerate(items))
     return Answer(answer_id, int(NOON_S * 1000), "digest", shown, **known)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from service import event_log, telemetry
 from service.answers import Answer
-from service.bundle import RetrievedItem
+from service.bundle import RetrievedItem, RetrievedItems
 from service.event_log import EventLog
 from service.sessions import AppliedEvent
 
@@ -76,9 +76,9 @@ async def test_an_event_is_a_line_with_all_that_is_known_of_it(log: EventLog, tm
 
 
 async def test_an_answer_is_a_line_with_what_was_shown(log: EventLog, tmp_path: Path) -> None:
-    items = (RetrievedItem("a", 1.5, "encoder", 0), RetrievedItem("b", 0.5, "popular"))
+    items = RetrievedItems.of([RetrievedItem("a", 1.5, "encoder", 0), RetrievedItem("b", 0.5, "popular")])
     log.served(Answer("id", 7, "digest", items, user_id="user-7", scenario="home", variant="x"), "visitor")
-    log.served(Answer("id2", 8, "digest", (), root_id="id"), None)
+    log.served(Answer("id2", 8, "digest", RetrievedItems(), root_id="id"), None)
     await log.flush()
     assert lines(tmp_path, "answers") == [
         {

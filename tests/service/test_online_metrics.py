@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from service import telemetry
 from service.answer_stores import InMemoryAnswerStore
 from service.answers import Answer, AnswerLog, new_answer_id
-from service.bundle import RetrievedItem
+from service.bundle import RetrievedItem, RetrievedItems
 from service.counters import Counters, InMemoryCounters, RedisCounters
 from service.errors import on_invalid_request
 from service.online_metrics import MAX_WAITING, OnlineMetrics, Outcome
@@ -44,7 +44,7 @@ def metrics(answers: AnswerLog, counters: Counters) -> OnlineMetrics:
 
 
 async def serve(metrics: OnlineMetrics, answers: AnswerLog, items: str, **known: Any) -> str:
-    shown = tuple(RetrievedItem(item, 0.5, "encoder", 0) for item in items)
+    shown = RetrievedItems.of(RetrievedItem(item, 0.5, "encoder", 0) for item in items)
     answer = Answer(new_answer_id(None), int(NOON_S * 1000), known.pop("bundle", "digest"), shown, **known)
     metrics.served(answer)
     answers.add(answer, reserved=False)
@@ -154,7 +154,7 @@ async def test_counters_that_callers_make_up_end_at_a_limit(
     answer_id = await serve(metrics, answers, "a")
     metrics.applied([event("a", f"type-{number}", answer_id) for number in range(30)])
     for _ in range(2):
-        metrics.served(Answer("", 0, "digest", ()))
+        metrics.served(Answer("", 0, "digest", RetrievedItems()))
         await metrics.flush()
     outcome = (await metrics.report(HOUR, ())).outcomes[()]
     assert len(outcome.events) == 18  # of 20, with answers and impressions

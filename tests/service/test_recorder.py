@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from service.answers import Answer, new_answer_id, new_page_id, nonce_of, owner_of
-from service.bundle import RetrievedItem
+from service.bundle import RetrievedItem, RetrievedItems
 from service.recorder import Recorder, open_recorder
 from service.sessions import AppliedEvent
 from service.settings import IN_MEMORY, Settings
@@ -34,7 +34,7 @@ def settings(folder: Path, url: str, **options: Any) -> Settings:
 
 
 def answer(session_id: str | None) -> Answer:
-    items = (RetrievedItem("a", 1.0, "encoder", 0), RetrievedItem("b", 0.5, "encoder", 0))
+    items = RetrievedItems.of([RetrievedItem("a", 1.0, "encoder", 0), RetrievedItem("b", 0.5, "encoder", 0)])
     return Answer(new_answer_id(session_id), NOW_MS, "digest", items, scenario=f"scenario-{next(numbers)}")
 
 
@@ -69,7 +69,9 @@ async def test_answers_and_events_are_found_everywhere_within_moments(tmp_path: 
 async def test_a_page_is_counted_and_logged_but_kept_by_whoever_claimed_it(tmp_path: Path, url: str) -> None:
     async with open_recorder(settings(tmp_path, url)) as recorder:
         first = answer(None)
-        page = Answer(new_page_id(first.id), NOW_MS, "digest", (), scenario=first.scenario, root_id=first.id)
+        page = Answer(
+            new_page_id(first.id), NOW_MS, "digest", RetrievedItems(), scenario=first.scenario, root_id=first.id
+        )
         recorder.served(first)
         await recorder.flush_answers()
         assert recorder.answers is not None

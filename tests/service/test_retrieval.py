@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service import retrieval, telemetry
-from service.bundle import Bundle, Options, Retrieval, Seen, Wanted
+from service.bundle import Bundle, Options, Retrieval, RetrievedItems, Seen, Wanted
 from service.bundle.filters import Filter
 from service.turns import turns
 from tests.bundles import item_ids, publish_bundle
@@ -95,7 +95,7 @@ async def test_all_who_ask_in_one_turn_are_answered_as_each_would_be_alone(bundl
         assert isinstance(found, Retrieval)
         assert [item.item_id for item in found.items] == [item.item_id for item in alone.items]
         assert [item.score for item in found.items] == pytest.approx([item.score for item in alone.items])
-        assert replace(found, items=()) == replace(alone, items=())
+        assert replace(found, items=RetrievedItems()) == replace(alone, items=RetrievedItems())
 
 
 async def test_those_who_ask_in_one_turn_are_encoded_and_searched_together(

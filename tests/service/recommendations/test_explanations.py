@@ -123,7 +123,7 @@ class TestTheSameAnswer:
         answer = Answer(new_answer_id(None), 0, bundle.digest, items, tuple(VIEWED), options={"k": 5})
 
         def with_scores(factor: float) -> Answer:
-            return replace(answer, items=tuple(item._replace(score=item.score * factor) for item in items))
+            return replace(answer, items=replace(items, scores=tuple(score * factor for score in items.scores)))
 
         nudged = explained_again(bundle, with_scores(1 + 1e-6))
         assert [item.score for item in nudged.items] == [item.score * (1 + 1e-6) for item in items]

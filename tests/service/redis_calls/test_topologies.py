@@ -10,6 +10,7 @@ import pytest
 
 from service.answer_stores import RedisAnswerStore
 from service.answers import Answer, new_answer_id
+from service.bundle import RetrievedItems
 from service.counters import RedisCounters
 from service.errors import SessionStoreUnavailable
 from service.popularity import RedisPopularityStore
@@ -113,7 +114,7 @@ async def use_all(url: str) -> None:
         assert await stored_items(store, names[1]) == []
 
         answers = RedisAnswerStore(calls, ttl=MINUTE)
-        made = [Answer(new_answer_id(name), int(time.time() * 1000), "digest", ()) for name in names[:20]]
+        made = [Answer(new_answer_id(name), int(time.time() * 1000), "digest", RetrievedItems()) for name in names[:20]]
         await answers.write([answers.packed(answer, reserved=False) for answer in made])
         assert [await answers.pages(answer.id) for answer in made] == [[answer] for answer in made]
         await answers.forget(session_digest(names[0]))

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from service.answers import Answer
-from service.bundle import RetrievedItem
+from service.bundle import RetrievedItem, RetrievedItems
 from service.event_log import EventLog
 from service.sessions import AppliedEvent
 from tests.training.data.conftest import START_MS, Outcome, Prepare, log, shown
@@ -22,6 +22,7 @@ def write_log(folder: Path, sessions: dict[str, str] = SERVED) -> Path:
     """{"s1": "a:view b:cart"} as a service that answered and was told of these events logs it."""
     folder.mkdir()
     event_log = EventLog(folder)
+    items = RetrievedItems.of([RetrievedItem("a", 1.0, "encoder", 0)])
     for number, (session, events) in enumerate(sessions.items()):
         for place, event in enumerate(events.split()):
             item, kind = event.split(":")
@@ -29,7 +30,7 @@ def write_log(folder: Path, sessions: dict[str, str] = SERVED) -> Path:
             event_log.applied(
                 [AppliedEvent(session, item, kind, WEIGHTS[kind], moment_ms, None, f"{number}-{place}", None, ())]
             )
-        event_log.served(Answer("id", START_MS, "digest", (RetrievedItem("a", 1.0, "encoder", 0),)), session)
+        event_log.served(Answer("id", START_MS, "digest", items), session)
     asyncio.run(event_log.close())
     return folder
 
