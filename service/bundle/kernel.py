@@ -5,7 +5,7 @@ row.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,14 +59,14 @@ class Kernel:
         if min(rows) < 1 or max(rows) >= len(self._table_NT):
             raise IndexError(f"rows of items are 1 to {len(self._table_NT) - 1}")
         items_A = np.array(rows, dtype=np.int64)
-        ends_B = np.array(list(accumulate(map(len, sessions))), dtype=np.int64)
+        lengths_B = np.array(list(map(len, sessions)), dtype=np.int64)
         interests = np.empty((len(sessions), self._dimension), dtype=np.float32)
         first = 0
         for part in self._parts:
             table, places_A, start = self._table_NT, items_A, part.start
             if part.node is not None:
                 table, places_A, start = self._whole_rows(part, *part.node, items_A), np.arange(len(items_A)), 0
-            self._run(items_A, ends_B, places_A, table, start, *part.given, interests, first)
+            self._run(items_A, lengths_B, places_A, table, start, *part.given, interests, first)
             first += part.size
         return interests[:, np.newaxis]
 

@@ -45,7 +45,7 @@ _MATRIX = types.Array(types.float32, 2, "C", readonly=True)
 _ROWS = types.Array(types.int64, 1, "C")
 _SIGNATURE = types.void(
     _ROWS,  # items_A
-    _ROWS,  # ends_B
+    _ROWS,  # lengths_B
     _ROWS,  # places_A
     _MATRIX,  # table
     types.int64,  # start
@@ -265,7 +265,7 @@ read = numba.njit(**_OPTIONS)(_read)
 
 def _encode(
     items_A: NDArray[np.int64],
-    ends_B: NDArray[np.int64],
+    lengths_B: NDArray[np.int64],
     places_A: NDArray[np.int64],
     table: NDArray[np.float32],
     start: int,
@@ -286,7 +286,7 @@ def _encode(
 
     Args:
         items_A: rows of the catalog, session after session, oldest first, none of them padding.
-        ends_B: where the items of each session end.
+        lengths_B: how many items each session has.
         places_A: where the rows of the table of these items stand.
         table: rows of which this encoder reads 10 D numbers from column `start`; see `kernel_arrays.ROW`.
         start: see `table`.
@@ -297,8 +297,8 @@ def _encode(
         first: see `interests`.
     """
     begin = 0
-    for session in range(len(ends_B)):
-        end = ends_B[session]
+    for session in range(len(lengths_B)):
+        end = begin + lengths_B[session]
         read(
             items_A[begin:end],
             places_A[begin:end],
