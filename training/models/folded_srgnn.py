@@ -71,18 +71,18 @@ class NeighbourMeans(NamedTuple):
 
     before_BLL: Tensor
     after_BLL: Tensor
-    is_item_BL: Tensor
+    is_item_B1L: Tensor
 
     @classmethod
     def of(cls, items_BL: Tensor) -> "NeighbourMeans":
         """Build the graphs of a batch."""
-        is_item_BL = items_BL.clamp(max=1).float()
-        following_BL = F.pad(items_BL, (0, 1))[:, 1:]
-        same_BLL = (items_BL[:, :, None] == items_BL[:, None, :]).float()
-        followed_by_BLL = (following_BL[:, :, None] == items_BL[:, None, :]).float()
-        share_B1L = (is_item_BL / same_BLL.sum(dim=1)).unsqueeze(1)
+        items_B1L = items_BL.unsqueeze(1)
+        is_item_B1L = items_B1L.clamp(max=1).float()
+        same_BLL = (items_BL.unsqueeze(2) == items_B1L).float()
+        followed_by_BLL = F.pad(same_BLL[:, 1:], (0, 0, 0, 1))
+        share_B1L = is_item_B1L / same_BLL.sum(dim=1, keepdim=True)
         edges_BLL = (same_BLL @ followed_by_BLL).clamp(max=1)
-        return cls(_mean(edges_BLL.mT * share_B1L), _mean(edges_BLL * share_B1L), is_item_BL)
+        return cls(_mean(edges_BLL.mT * share_B1L), _mean(edges_BLL * share_B1L), is_item_B1L)
 
 
 class _Head(nn.Module):
@@ -107,11 +107,11 @@ class _Head(nn.Module):
             rows_BLT = torch.cat([rows_BLT, self.node(rows_BLT)], dim=2)
         states_BLD = self._step(rows_BLT, graph)
         if self.places_LD is not None:
-            states_BLD = states_BLD + self.places_LD[places_from_end(graph.is_item_BL, self.max_length)]
+            states_BLD = states_BLD + self.places_LD[places_from_end(graph.is_item_B1L[:, 0], self.max_length)]
         last_B1D = states_BLD[:, -1:]
         gates_BLD = torch.sigmoid(self.last(last_B1D) + F.linear(states_BLD, self.each))
-        shares_BL1 = self.gate(gates_BLD) * graph.is_item_BL.unsqueeze(2)
-        interests_B1D: Tensor = self.hybrid(torch.cat([shares_BL1.mT @ states_BLD, last_B1D], dim=2))
+        shares_B1L = self.gate.weight @ gates_BLD.mT * graph.is_item_B1L
+        interests_B1D: Tensor = self.hybrid(torch.cat([shares_B1L @ states_BLD, last_B1D], dim=2))
         if self.scale is None:
             return interests_B1D
         length_B11: Tensor = torch.linalg.vector_norm(interests_B1D, dim=2, keepdim=True)
