@@ -61,13 +61,13 @@ class Kernel:
         items_A = np.array(rows, dtype=np.int64)
         lengths_B = np.array(list(map(len, sessions)), dtype=np.int64)
         interests = np.empty((len(sessions), self._dimension), dtype=np.float32)
-        first = 0
+        first_column = 0
         for part in self._parts:
             table, places_A, start = self._table_NT, items_A, part.start
             if part.node is not None:
                 table, places_A, start = self._whole_rows(part, *part.node, items_A), np.arange(len(items_A)), 0
-            self._run(items_A, lengths_B, places_A, table, start, *part.given, interests, first)
-            first += part.size
+            self._run(items_A, lengths_B, places_A, table, start, *part.given, interests, first_column)
+            first_column += part.size
         return interests[:, np.newaxis]
 
     def _whole_rows(

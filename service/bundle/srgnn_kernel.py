@@ -60,7 +60,7 @@ _SIGNATURE = types.void(
     _MATRIX,  # attended positions
     types.float32,  # scale
     types.Array(types.float32, 2, "C"),  # interests
-    types.int64,  # first
+    types.int64,  # first_column
 )
 
 
@@ -210,59 +210,6 @@ def _add_product(result: Any, vector: Any, matrix: Any) -> None:
 add_product = numba.njit(**_OPTIONS)(_add_product)
 
 
-def _read(
-    items_L: Any,
-    places_L: Any,
-    table: Any,
-    start: int,
-    cell_bias: Any,
-    last: Any,
-    last_bias: Any,
-    each: Any,
-    gate: Any,
-    hybrid: Any,
-    hybrid_bias: Any,
-    positions: Any,
-    attended_positions: Any,
-    scale: Any,
-    interest_D: Any,
-) -> None:
-    """Write the interest of one session into interest_D; the arguments are those of `_encode`."""
-    size, length = len(gate), len(items_L)
-    first_M, node_L = nodes(items_L)
-    states = step(first_M, node_L, places_L, table, start, cell_bias, size)
-    attended = product(states, each)
-    last_D, asked_D = np.empty(size, np.float32), np.empty(size, np.float32)
-    for k in range(size):
-        last_D[k] = states[node_L[length - 1], k] + positions[len(positions) - 1, k]
-        asked_D[k] = last_bias[k]
-    add_product(asked_D, last_D, last)
-    global_D = np.zeros(size, np.float32)
-    for place in range(length):
-        node, position = node_L[place], len(positions) - length + place
-        attended_D, attended_position_D = attended[node], attended_positions[position]
-        state_D, position_D = states[node], positions[position]
-        share = _ZERO
-        for k in range(size):
-            share += gate[k] * sigmoid(asked_D[k] + attended_D[k] + attended_position_D[k])
-        for k in range(size):
-            global_D[k] += share * (state_D[k] + position_D[k])
-    for k in range(size):
-        interest_D[k] = hybrid_bias[k]
-    add_product(interest_D, global_D, hybrid[:size])
-    add_product(interest_D, last_D, hybrid[size:])
-    if scale > _ZERO:
-        square = _ZERO
-        for k in range(size):
-            square += interest_D[k] * interest_D[k]
-        factor = scale / np.sqrt(max(square, _SMALLEST))
-        for k in range(size):
-            interest_D[k] *= factor
-
-
-read = numba.njit(**_OPTIONS)(_read)
-
-
 def _encode(
     items_A: NDArray[np.int64],
     lengths_B: NDArray[np.int64],
@@ -280,7 +227,7 @@ def _encode(
     attended_positions: NDArray[np.float32],
     scale: np.float32,
     interests: NDArray[np.float32],
-    first: int,
+    first_column: int,
 ) -> None:
     """Write the interests of B sessions of 1..len(positions) items each into D columns of `interests`.
 
@@ -293,30 +240,44 @@ def _encode(
         cell_bias, last, last_bias, each, gate, hybrid, hybrid_bias, positions: `kernel_arrays.SRGNNArrays`.
         attended_positions: positions @ each.
         scale: the length of an interest, 0 to leave it as it comes.
-        interests: B rows, of which all D columns from `first` on are written.
-        first: see `interests`.
+        interests: B rows, of which all D columns from `first_column` on are written.
+        first_column: see `interests`.
     """
-    begin = 0
+    size, begin = len(gate), 0
     for session in range(len(lengths_B)):
-        end = begin + lengths_B[session]
-        read(
-            items_A[begin:end],
-            places_A[begin:end],
-            table,
-            start,
-            cell_bias,
-            last,
-            last_bias,
-            each,
-            gate,
-            hybrid,
-            hybrid_bias,
-            positions,
-            attended_positions,
-            scale,
-            interests[session, first : first + len(gate)],
-        )
-        begin = end
+        length = lengths_B[session]
+        items_L, places_L = items_A[begin : begin + length], places_A[begin : begin + length]
+        interest_D = interests[session, first_column : first_column + size]
+        begin += length
+        first_M, node_L = nodes(items_L)
+        states = step(first_M, node_L, places_L, table, start, cell_bias, size)
+        attended = product(states, each)
+        last_D, asked_D = np.empty(size, np.float32), np.empty(size, np.float32)
+        for k in range(size):
+            last_D[k] = states[node_L[length - 1], k] + positions[len(positions) - 1, k]
+            asked_D[k] = last_bias[k]
+        add_product(asked_D, last_D, last)
+        global_D = np.zeros(size, np.float32)
+        for place in range(length):
+            node, position = node_L[place], len(positions) - length + place
+            attended_D, attended_position_D = attended[node], attended_positions[position]
+            state_D, position_D = states[node], positions[position]
+            share = _ZERO
+            for k in range(size):
+                share += gate[k] * sigmoid(asked_D[k] + attended_D[k] + attended_position_D[k])
+            for k in range(size):
+                global_D[k] += share * (state_D[k] + position_D[k])
+        for k in range(size):
+            interest_D[k] = hybrid_bias[k]
+        add_product(interest_D, global_D, hybrid[:size])
+        add_product(interest_D, last_D, hybrid[size:])
+        if scale > _ZERO:
+            square = _ZERO
+            for k in range(size):
+                square += interest_D[k] * interest_D[k]
+            factor = scale / np.sqrt(max(square, _SMALLEST))
+            for k in range(size):
+                interest_D[k] *= factor
 
 
 try:
