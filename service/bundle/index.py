@@ -123,8 +123,8 @@ class ItemIndex:
         if exact or plan.strategy == "scan":
             return self.scan(interests_KD, k, eligible=eligible, hidden_rows=hidden_rows)
         with eligible.selecting(hidden_rows) as selector:
-            ids_KC, scores_KC = self._found(interests_KD, k, plan, selector)
-        found = self._chosen(interests_KD, k, ids_KC, scores_KC, plan)
+            rows_KC, scores_KC = self._found(interests_KD, k, plan, selector)
+        found = self._chosen(interests_KD, k, rows_KC, scores_KC, plan)
         return self._completed(found, interests_KD, k, eligible, hidden_rows)
 
     def search_all(self, interests_BKD: NDArray[np.float32], k: int, *, eligible: Eligible) -> list[Candidates]:
@@ -137,23 +137,11 @@ class ItemIndex:
             return [self.search(interests_KD, k, eligible=eligible) for interests_KD in interests_BKD]
         sessions, interests, dimension = interests_BKD.shape
         with eligible.selecting(frozenset()) as selector:
-            ids, scores = self._found(interests_BKD.reshape(-1, dimension), k, plan, selector)
-        is_whole = interests == self._effort.candidates_per_k == 1 and not len(self._cold_MD) and bool((ids >= 0).all())
-        if is_whole:  # there is nothing to choose, to merge or to add
-            no_choice = np.zeros(k, dtype=np.int64)
-            return [
-                Candidates(rows, found, no_choice, plan.strategy)
-                for rows, found in zip(ids + 1, scores.copy(), strict=True)
-            ]
-        ids_BKC = ids.reshape(sessions, interests, -1)
-        scores_BKC = scores.reshape(sessions, interests, -1)
-        chosen = [
-            self._chosen(interests_KD, k, ids_KC, scores_KC, plan)
-            for interests_KD, ids_KC, scores_KC in zip(interests_BKD, ids_BKC, scores_BKC, strict=True)
-        ]
+            rows, scores = self._found(interests_BKD.reshape(-1, dimension), k, plan, selector)
+        rows_BKC, scores_BKC = rows.reshape(sessions, interests, -1), scores.reshape(sessions, interests, -1)
         return [
-            self._completed(found, interests_KD, k, eligible, frozenset())
-            for found, interests_KD in zip(chosen, interests_BKD, strict=True)
+            self._completed(self._chosen(interests_KD, k, rows_KC, scores_KC, plan), interests_KD, k, eligible)
+            for interests_KD, rows_KC, scores_KC in zip(interests_BKD, rows_BKC, scores_BKC, strict=True)
         ]
 
     def scan(
@@ -234,23 +222,23 @@ class ItemIndex:
     def _found(
         self, interests_KD: NDArray[np.float32], k: int, plan: Plan, selector: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """ids_KC and scores_KC by the index, which hold until this thread searches again."""
-        return self._index.search(
-            interests_KD, self._effort.candidates_per_k * k, visits=plan.visits, selector=selector
-        )
+        """rows_KC and scores_KC by the index; of a place that it could not fill the row is 0."""
+        candidates = self._effort.candidates_per_k * k
+        ids_KC, scores_KC = self._index.search(interests_KD, candidates, visits=plan.visits, selector=selector)
+        return ids_KC + 1, scores_KC.copy()
 
     def _chosen(
         self,
         interests_KD: NDArray[np.float32],
         k: int,
-        ids_KC: NDArray[np.int64],
+        rows_KC: NDArray[np.int64],
         scores_KC: NDArray[np.float32],
         plan: Plan,
     ) -> Candidates:
         """The k best of what the index found for a session."""
         if self._effort.candidates_per_k > 1:
-            return self._refined(interests_KD, k, ids_KC, plan.strategy)
-        return _merge(ids_KC + 1, scores_KC, k, plan.strategy)
+            return self._refined(interests_KD, k, rows_KC, plan.strategy)
+        return _merge(rows_KC, scores_KC, k, plan.strategy)
 
     def _completed(
         self,
@@ -258,7 +246,7 @@ class ItemIndex:
         interests_KD: NDArray[np.float32],
         k: int,
         eligible: Eligible,
-        hidden_rows: Set[int],
+        hidden_rows: Set[int] = frozenset(),
     ) -> Candidates:
         """What the index found with the cold items; by a scan where it found fewer than there are."""
         if len(self._cold_MD):
@@ -268,15 +256,15 @@ class ItemIndex:
         return found
 
     def _refined(
-        self, interests_KD: NDArray[np.float32], k: int, ids_KC: NDArray[np.int64], strategy: Strategy
+        self, interests_KD: NDArray[np.float32], k: int, rows_KC: NDArray[np.int64], strategy: Strategy
     ) -> Candidates:
         """The k best by the vectors themselves of what was found by coarse codes."""
-        if len(ids_KC) == 1:
-            rows = ids_KC[0, : np.count_nonzero(ids_KC[0] >= 0)] + 1
+        if len(rows_KC) == 1:
+            rows = rows_KC[0, : np.count_nonzero(rows_KC[0])]
             scores_C = self._vectors_N1D[rows] @ interests_KD[0]
             best = np.argsort(-scores_C)[:k]
             return Candidates(rows[best], scores_C[best], np.zeros(len(best), dtype=np.int64), strategy)
-        rows = np.unique(ids_KC[ids_KC >= 0]) + 1
+        rows = np.unique(rows_KC[rows_KC > 0])
         scores_CK = self._vectors_N1D[rows] @ interests_KD.T
         best_C = scores_CK.max(axis=1)
         best = np.argsort(-best_C, kind="stable")[:k]
@@ -323,14 +311,11 @@ def best_places(scores_C: NDArray[np.floating[Any]], count: int) -> NDArray[np.i
 
 
 def _merge(rows_Kk: NDArray[np.int64], scores_Kk: NDArray[np.float32], k: int, strategy: Strategy) -> Candidates:
-    """Merge the results of each interest; the k best of the union are among the k best of each.
-
-    FAISS marks a place it could not fill with the id -1, which is row 0 here.
-    """
+    """Merge the results of each interest; the k best of the union are among the k best of each."""
     if len(rows_Kk) == 1:  # FAISS fills the places from the first on
         filled = k if rows_Kk[0, -1] else int(np.count_nonzero(rows_Kk[0]))
         interests = np.zeros(filled, dtype=np.int64)
-        return Candidates(rows_Kk[0, :filled], scores_Kk[0, :filled].copy(), interests, strategy)
+        return Candidates(rows_Kk[0, :filled], scores_Kk[0, :filled], interests, strategy)
     found = rows_Kk > 0
     rows, scores, interests = rows_Kk[found], scores_Kk[found], np.nonzero(found)[0]
     order = np.lexsort((rows, -scores))
