@@ -165,7 +165,8 @@ class Recommender:
             schema = bundle.catalog.schema
             if refusal := asked.options.refusal(schema, *asked.place):
                 raise refusal
-            for fault in () if scenario is None else options.faults(schema):
+            fault = None if scenario is None else next(options.faults(schema), None)
+            if fault is not None:
                 place = ".".join(map(str, fault.path))
                 raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
         return _Terms(options, scenario)

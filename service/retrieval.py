@@ -37,8 +37,10 @@ class Retriever:
 
     async def retrieve(self, bundle: Bundle, wanted: Wanted, popular_now: Mapping[str, float]) -> Retrieval:
         """Ask a bundle what is wanted, with all others that ask in this turn of the event loop."""
-        if turns.is_alone or not is_short(bundle, wanted):
-            return await retrieve(bundle, wanted, popular_now)
+        if not _is_short(bundle, wanted.options, hidden=_hidden(wanted)):
+            return await asyncio.to_thread(_retrieved, bundle, wanted, popular_now)
+        if turns.is_alone:
+            return _retrieved(bundle, wanted, popular_now)
         loop = asyncio.get_running_loop()
         if not self._asked:
             loop.call_soon(self._answer)
@@ -80,7 +82,7 @@ def _retrieved_or_fault(asked: _Asked) -> Retrieval | Exception:
 
 async def retrieve(bundle: Bundle, wanted: Wanted, popular_now: Mapping[str, float]) -> Retrieval:
     """Ask a bundle what is wanted; `popular_now` are the weights of recent events by item."""
-    if is_short(bundle, wanted):
+    if _is_short(bundle, wanted.options, hidden=_hidden(wanted)):
         return _retrieved(bundle, wanted, popular_now)
     return await asyncio.to_thread(_retrieved, bundle, wanted, popular_now)
 
@@ -94,16 +96,16 @@ async def retrieve_similar(
     return await asyncio.to_thread(bundle.similar, item_id, options, popular_now=popular_now)
 
 
-def is_short(bundle: Bundle, wanted: Wanted) -> bool:
-    """Tell whether a retrieval is done before other requests would wait for it."""
-    return _is_short(bundle, wanted.options, hidden=len(wanted.options.exclude) + len(wanted.seen.item_ids))
-
-
 def _is_short(bundle: Bundle, options: Options, *, hidden: int) -> bool:
     looks_at_all = options.rearranges or not bundle.catalog.knows_eligible(options.filter)
     if looks_at_all and bundle.manifest.items > INLINE_ITEMS:
         return False
     return bundle.expected_products(options, hidden=hidden) <= INLINE_PRODUCTS
+
+
+def _hidden(wanted: Wanted) -> int:
+    """At most so many items are not to be shown."""
+    return len(wanted.options.exclude) + len(wanted.seen.item_ids)
 
 
 def _retrieved(bundle: Bundle, wanted: Wanted, popular_now: Mapping[str, float]) -> Retrieval:

@@ -38,8 +38,6 @@ from service.bundle.users import UNKNOWN, Users
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
 FINITE_CHECK_ROWS = 65_536
-SEARCHED_TOGETHER = 16
-"""Sessions; more take no less time each."""
 
 
 class UnknownItemError(LookupError):

@@ -55,6 +55,7 @@ class Catalog:
         self._changes = changes
         self._cold_rows = {change.item_id: row for row, change in enumerate(cold, start=len(stored.ids) + 1)}
         self._eligible = Recent[Eligible](FILTERS_KEPT)
+        self._available = self._found_eligible(None)
 
     @classmethod
     def load(cls, folder: Path, items: int, schema: Schema | None = None) -> "Catalog":
@@ -199,7 +200,7 @@ class Catalog:
 
     def knows_eligible(self, condition: Filter | None) -> bool:
         """Whether `eligible` has only to look up what the filter lets through, not to find it out."""
-        return "_available" in self.__dict__ if condition is None else condition.key in self._eligible
+        return condition is None or condition.key in self._eligible
 
     def most_popular(self, eligible: Eligible, k: int, *, hidden_rows: Collection[int] = ()) -> NDArray[np.int64]:
         """Return the k most popular rows that may be shown, and of equals the earlier one; cold items come last."""
@@ -238,11 +239,6 @@ class Catalog:
             return self._stored.texts([item_id])[0]
         row = self._stored.ids.row(item_id) or self._cold_rows[item_id]
         return ItemText.of(item_id, to_json(self.attributes(row)))
-
-    @cached_property
-    def _available(self) -> Eligible:
-        """The rows that may be shown without a filter."""
-        return self._found_eligible(None)
 
     def _found_eligible(self, condition: Filter | None) -> Eligible:
         rows_R1 = np.concatenate([self._available_N1, [change.shown for change in self.cold]]).astype(np.bool_)
