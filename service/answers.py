@@ -1,8 +1,8 @@
 """Answers that were served: kept a while, for their explanation, their next pages and the events that they led to."""
 
 import asyncio
-import os
 import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,13 +75,13 @@ class Origin(NamedTuple):
 
 def new_answer_id(session_id: str | None) -> str:
     """Make an id: the digest of the session, without one a random one, and a nonce."""
-    owner = os.urandom(OWNER_DIGITS // 2).hex() if session_id is None else session_digest(session_id)
-    return owner + os.urandom(NONCE_DIGITS // 2).hex()
+    owner = secrets.token_hex(OWNER_DIGITS // 2) if session_id is None else session_digest(session_id)
+    return owner + secrets.token_hex(NONCE_DIGITS // 2)
 
 
 def new_page_id(answer_id: str) -> str:
     """Make the id of another page of an answer."""
-    return owner_of(answer_id) + os.urandom(NONCE_DIGITS // 2).hex()
+    return owner_of(answer_id) + secrets.token_hex(NONCE_DIGITS // 2)
 
 
 def shown_by(pages: Iterable[Answer]) -> tuple[str, ...]:

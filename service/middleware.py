@@ -1,16 +1,16 @@
 """What is done for every request, around the framework: its id, its limits, its metrics and its last resort."""
 
+import asyncio
 import re
+import secrets
 from collections.abc import Mapping
 from datetime import timedelta
-from os import urandom
 from urllib.parse import unquote_to_bytes
 
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import telemetry
-from service.deadlines import Deadlines
 from service.errors import BodyTooLarge, BodyTooSlow, InternalError, MalformedRequest, ServiceError, problem_response
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -27,7 +27,7 @@ class RequestTelemetry:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _accepted_request_id(scope) or urandom(16).hex()
+        request_id = _accepted_request_id(scope) or secrets.token_hex(16)
         telemetry.begin(scope, request_id)
         status = 0
 
@@ -57,7 +57,7 @@ class RequestLimits:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._max_body_bytes_of = max_body_bytes_of
-        self._deadlines = Deadlines(body_timeout)
+        self._body_timeout_s = body_timeout.total_seconds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, by ASGI."""
@@ -66,14 +66,15 @@ class RequestLimits:
             return
         limit = self._max_body_bytes_of.get(scope["path"], self._max_body_bytes)
         received, is_complete = 0, False
-        deadline_s = self._deadlines.from_now_s()
+        deadline_s = asyncio.get_running_loop().time() + self._body_timeout_s
 
         async def receive_within_limit() -> Message:
             nonlocal received, is_complete
             if is_complete:
                 return await receive()
             try:
-                message = await self._deadlines.keep(receive(), deadline_s)
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
             except TimeoutError as error:
                 raise BodyTooSlow("The rest of the body did not come.", headers={"Connection": "close"}) from error
             received += len(message.get("body", b""))

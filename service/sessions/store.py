@@ -1,7 +1,7 @@
 """SessionStore: what each visitor did last, in Redis or in memory."""
 
 import hashlib
-import os
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -78,4 +78,4 @@ def session_digest(session_id: str) -> str:
 
 def new_birth() -> str:
     """Return the name of a session's new life."""
-    return os.urandom(6).hex()
+    return secrets.token_hex(6)
