@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import telemetry
 from service.errors import MissingKey, Overloaded, ServiceError, TooManyRequests, WrongKey, problem_response
 from service.rate_limit import Allowances, RateLimit
+from service.settings import Settings
 
 METRICS_PATH = "/metrics"
 HEALTH_PATHS = "/health/"
@@ -27,22 +28,20 @@ TOLD_EVERY_S = 1.0
 class KeyCheck:
     """Ask callers for a key whose SHA-256 is known; the documentation is open to all."""
 
-    def __init__(self, app: ASGIApp, *, digests: Collection[str]) -> None:
-        self._app = app
+    def __init__(self, digests: Collection[str]) -> None:
         self._digests = [bytes.fromhex(digest) for digest in digests]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, by ASGI."""
-        if _is_always_let_in(scope) or scope["path"] in DOCUMENTATION_PATHS:
-            await self._app(scope, receive, send)
-        elif not (key := _key(scope)):
+    def refusal(self, scope: Scope) -> ServiceError | None:
+        """Say why a request is not let in; one that is carries its caller from then on."""
+        if scope["path"] in DOCUMENTATION_PATHS:
+            return None
+        if not (key := _key(scope)):
             challenge = {"WWW-Authenticate": 'Bearer realm="onward"'}
-            await _refuse(MissingKey("Send a key as `Authorization: Bearer KEY`.", challenge), scope, receive, send)
-        elif not self._is_known(digest := sha256(key).digest()):
-            await _refuse(WrongKey("This key opens nothing here."), scope, receive, send)
-        else:
-            scope["state"]["caller"] = digest.hex()
-            await self._app(scope, receive, send)
+            return MissingKey("Send a key as `Authorization: Bearer KEY`.", challenge)
+        if not self._is_known(digest := sha256(key).digest()):
+            return WrongKey("This key opens nothing here.")
+        scope["state"]["caller"] = digest.hex()
+        return None
 
     def _is_known(self, digest: bytes) -> bool:
         """Compare with every digest, to the end, so that the time tells nothing."""
@@ -52,52 +51,84 @@ class KeyCheck:
 class RateCheck:
     """Refuse a caller, by key or else by address, who comes more often than the limit says."""
 
-    def __init__(self, app: ASGIApp, *, limit: RateLimit) -> None:
-        self._app = app
+    def __init__(self, limit: RateLimit) -> None:
         self._limit = limit
         self._allowances = Allowances(limit)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, by ASGI."""
-        if not _is_always_let_in(scope) and (wait_s := self._allowances.spend(_caller(scope))):
-            refusal = TooManyRequests(f"The limit is {self._limit}.", {"Retry-After": str(math.ceil(wait_s))})
-            await _refuse(refusal, scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+    def refusal(self, scope: Scope) -> ServiceError | None:
+        """Say why a request is not let in; one that is counts."""
+        if wait_s := self._allowances.spend(_caller(scope)):
+            return TooManyRequests(f"The limit is {self._limit}.", {"Retry-After": str(math.ceil(wait_s))})
+        return None
 
 
-class InFlightLimit:
-    """Work on so many requests at once; refuse one more at once, since to let it wait would help nobody."""
+class InFlight:
+    """Work on so many requests at once, each in a `with` block; refuse one more at once: to wait would help nobody."""
 
-    def __init__(self, app: ASGIApp, *, max_in_flight: int) -> None:
-        self._app = app
-        self._max_in_flight = max_in_flight
-        self._in_flight = 0
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
         self._told_s = -TOLD_EVERY_S
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, by ASGI."""
-        if _is_always_let_in(scope):
-            await self._app(scope, receive, send)
-        elif self._in_flight >= self._max_in_flight:
-            self._tell()
-            spread = {"Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))}  # so that not all come back at once
-            await _refuse(
-                Overloaded("More requests are in flight than can be worked on.", spread), scope, receive, send
-            )
-        else:
-            self._in_flight += 1
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self._in_flight -= 1
+    def __enter__(self) -> None:
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+
+    def refusal(self, _scope: Scope) -> ServiceError | None:
+        """Say why a request is not let in."""
+        if self._count < self._most:
+            return None
+        self._tell()
+        spread = {"Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))}  # so that not all come back at once
+        return Overloaded("More requests are in flight than can be worked on.", spread)
 
     def _tell(self) -> None:
         """Log it once in a while: a line for each would be a load of its own."""
         now_s = time.monotonic()
         if now_s - self._told_s >= TOLD_EVERY_S:
             self._told_s = now_s
-            telemetry.overloaded(self._in_flight)
+            telemetry.overloaded(self._count)
+
+
+class Admission:
+    """All checks of a deployment, one after another; a request that passes them is worked on inside `in_flight`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.in_flight = InFlight(settings.max_in_flight)
+        self._checks: list[KeyCheck | RateCheck | InFlight] = []
+        if settings.api_keys:
+            self._checks.append(KeyCheck(settings.api_keys))
+        if settings.rate_limit is not None:
+            self._checks.append(RateCheck(settings.rate_limit))
+        self._checks.append(self.in_flight)
+
+    def refusal(self, scope: Scope) -> ServiceError | None:
+        """Say why a request is not let in, None where it is."""
+        for check in self._checks:
+            if (refusal := check.refusal(scope)) is not None:
+                telemetry.refused(refusal.code)
+                return refusal
+        return None
+
+
+class Admitted:
+    """Lead on, by ASGI, to an application what an admission lets in."""
+
+    def __init__(self, app: ASGIApp, *, admission: Admission) -> None:
+        self._app = app
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, by ASGI."""
+        if _is_always_let_in(scope):
+            await self._app(scope, receive, send)
+        elif (refusal := self._admission.refusal(scope)) is not None:
+            await problem_response(refusal, telemetry.request_id(scope))(scope, receive, send)
+        else:
+            with self._admission.in_flight:
+                await self._app(scope, receive, send)
 
 
 def _is_always_let_in(scope: Scope) -> bool:
@@ -119,8 +150,3 @@ def _caller(scope: Scope) -> str:
     if caller := scope["state"].get("caller"):
         return str(caller)
     return str(scope["client"][0]) if scope.get("client") else ""
-
-
-async def _refuse(refusal: ServiceError, scope: Scope, receive: Receive, send: Send) -> None:
-    telemetry.refused(refusal.code)
-    await problem_response(refusal, telemetry.request_id(scope))(scope, receive, send)

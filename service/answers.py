@@ -25,9 +25,12 @@ LONGEST_WAIT_S = 0.15
 _ANSWER_ID = re.compile(rf"[0-9a-f]{{{OWNER_DIGITS + NONCE_DIGITS}}}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
-    """What was shown, and all that decided it. Of a session it holds what was known of it, but not its id."""
+    """What was shown, and all that decided it. Of a session it holds what was known of it, but not its id.
+
+    Nobody changes one; that Python would see to it is left out, since one is made for every request.
+    """
 
     id: str
     made_ms: int
@@ -73,10 +76,19 @@ class Origin(NamedTuple):
         return cls(answer.scenario or "", answer.bundle, answer.variant or "")
 
 
+def new_answer_ids(session_ids: Sequence[str | None]) -> list[str]:
+    """Make an id for each: the digest of the session, without one a random one, and a nonce."""
+    nonces = secrets.token_hex(len(session_ids) * NONCE_DIGITS // 2)
+    return [
+        (secrets.token_hex(OWNER_DIGITS // 2) if session_id is None else session_digest(session_id))
+        + nonces[number * NONCE_DIGITS : (number + 1) * NONCE_DIGITS]
+        for number, session_id in enumerate(session_ids)
+    ]
+
+
 def new_answer_id(session_id: str | None) -> str:
-    """Make an id: the digest of the session, without one a random one, and a nonce."""
-    owner = secrets.token_hex(OWNER_DIGITS // 2) if session_id is None else session_digest(session_id)
-    return owner + secrets.token_hex(NONCE_DIGITS // 2)
+    """Make one id."""
+    return new_answer_ids([session_id])[0]
 
 
 def new_page_id(answer_id: str) -> str:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import openapi, telemetry
 from service.addresses import EncodedSlashes
-from service.admission import InFlightLimit, KeyCheck, RateCheck
+from service.admission import Admission, Admitted
 from service.background import repeated
 from service.errors import on_fault, on_http_error, on_invalid_request
 from service.explanation import Explainer
@@ -34,6 +34,7 @@ from service.routes.sessions import EVENTS_PATH
 from service.scenarios import open_scenarios
 from service.sessions import EventRules, InMemorySessionStore, Listeners, RedisSessionStore, SessionStore
 from service.settings import IN_MEMORY, Settings
+from service.shortcut import SHORTCUT, Shortcut
 from service.versioned_map import FOLLOW_INTERVAL
 
 MAX_BODY_BYTES = 64 * 2**10
@@ -59,7 +60,7 @@ comes. Under overload it refuses at once. `Retry-After` of a 429 or 503 says whe
 class Service(FastAPI):
     """An application of the framework's, around which everything stands that is done for every request.
 
-    So a request of a hot route comes to nothing of the framework's own.
+    So a request of a hot route comes to nothing of the framework's own, nor to ASGI where the server can do without.
     """
 
     front: ASGIApp
@@ -75,7 +76,7 @@ def create_app(settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with AsyncExitStack() as running:
-            yield await _parts(settings, running)
+            yield {**await _parts(settings, running), SHORTCUT: Shortcut(hot_paths, admission)}
 
     app = Service(
         title="Onward",
@@ -92,26 +93,21 @@ def create_app(settings: Settings) -> Service:
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(Exception, on_fault)
-    app.front = _front(super(Service, app).__call__, settings)
+    hot_paths, admission = HotPaths(EncodedSlashes(super(Service, app).__call__), routers=ROUTERS), Admission(settings)
+    app.front = _front(hot_paths, admission, settings)
     openapi.complete(app.openapi(), asks_for_keys=bool(settings.api_keys))
     return app
 
 
-def _front(framework: ASGIApp, settings: Settings) -> ASGIApp:
-    """Put what is done for every request around the framework, the innermost first."""
-    app: ASGIApp = HotPaths(EncodedSlashes(framework), routers=ROUTERS)
-    app = RequestLimits(
-        app,
+def _front(hot_paths: HotPaths, admission: Admission, settings: Settings) -> ASGIApp:
+    """Put what is done for every request around the endpoints, the innermost first."""
+    limited = RequestLimits(
+        hot_paths,
         max_body_bytes=MAX_BODY_BYTES,
         max_body_bytes_of=dict.fromkeys((EVENTS_PATH, ITEMS_BATCH_PATH, BATCH_PATH), MAX_BATCH_BODY_BYTES),
         body_timeout=settings.body_timeout,
     )
-    app = InFlightLimit(app, max_in_flight=settings.max_in_flight)
-    if settings.rate_limit is not None:
-        app = RateCheck(app, limit=settings.rate_limit)
-    if settings.api_keys:
-        app = KeyCheck(app, digests=settings.api_keys)
-    return RequestTelemetry(app)
+    return RequestTelemetry(Admitted(limited, admission=admission))
 
 
 def create_app_from_environment() -> Service:

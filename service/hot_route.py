@@ -1,7 +1,7 @@
 """HotRoute: an endpoint that the framework documents, without what the framework does anew for each request."""
 
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import MalformedRequest, on_http_error, on_invalid_request
 from service.json_response import JSONBytes
 from service.strict_json import StrictJSONRoute, parse, require_json
-from service.turns import turns
 
 
 class HotRoute(StrictJSONRoute):
@@ -21,20 +20,19 @@ class HotRoute(StrictJSONRoute):
     of, at about a third of its cost. What else an endpoint might ask of the framework is refused at definition.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Replace the framework's handler."""
+    def get_route_handler(self) -> Callable[..., Coroutine[Any, Any, Response]]:
+        """Replace the framework's handler, by one that may be given the content of the request too."""
         self._require_a_simple_endpoint()
         body, answer, status_code = self.body_field, self.response_field, self.status_code or 200
         assert body is not None and answer is not None  # noqa: S101, PT018  # a simple endpoint has both
         endpoint, taken = self.endpoint, self.dependant
         parts = [(part.name or "", part.call) for part in taken.dependencies]
 
-        async def handle(request: Request) -> Response:
+        async def handle(request: Request, content: bytes | None = None) -> Response:
             require_json(request.scope)
-            value, errors = body.validate(_sent(await _body(request.receive)), {}, loc=("body",))
+            value, errors = body.validate(_sent(content or await _body(request.receive)), {}, loc=("body",))
             if errors:
                 raise RequestValidationError(errors)
-            await turns.give_way()
             given = {name: await part(request) for name, part in parts}  # type: ignore[misc]  # each is a coroutine function
             given[body.name] = value
             response = JSONBytes(status_code=status_code)
@@ -75,24 +73,27 @@ class HotPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, by ASGI."""
-        hot = self._routes.get((scope.get("method", ""), scope.get("path", "")))
-        if hot is None or scope.get("root_path") or b"%" in scope["raw_path"]:
+        is_plain = self.has(scope.get("method", ""), scope.get("path", "")) and not scope.get("root_path")
+        if not is_plain or b"%" in scope["raw_path"]:
             await self._app(scope, receive, send)
             return
-        scope["route"], handle = hot
-        with turns:
-            response = await _answered(handle, Request(scope, receive, send))
-            await turns.give_way()
-            await response(scope, receive, send)
+        response = await self.answer(scope, receive)
+        await response(scope, receive, send)
 
+    def has(self, method: str, path: str) -> bool:
+        """Whether a hot route answers this method at this path."""
+        return (method, path) in self._routes
 
-async def _answered(handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
-    try:
-        return await handle(request)
-    except HTTPException as error:
-        return await on_http_error(request, error)
-    except RequestValidationError as error:
-        return await on_invalid_request(request, error)
+    async def answer(self, scope: Scope, receive: Receive, content: bytes | None = None) -> Response:
+        """Answer a request of a hot route, of which the whole content is here, or is yet to be received."""
+        scope["route"], handle = self._routes[scope["method"], scope["path"]]
+        request = Request(scope, receive)
+        try:
+            return await handle(request, content)
+        except HTTPException as error:
+            return await on_http_error(request, error)
+        except RequestValidationError as error:
+            return await on_invalid_request(request, error)
 
 
 async def _body(receive: Receive) -> bytes:

@@ -1,8 +1,8 @@
 """What is done for every request, around the framework: its id, its limits, its metrics and its last resort."""
 
 import asyncio
+import random
 import re
-import secrets
 from collections.abc import Mapping
 from datetime import timedelta
 from urllib.parse import unquote_to_bytes
@@ -27,8 +27,7 @@ class RequestTelemetry:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _accepted_request_id(scope) or secrets.token_hex(16)
-        telemetry.begin(scope, request_id)
+        request_id = begin(scope)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -45,7 +44,19 @@ class RequestTelemetry:
             if status == 0:
                 await problem_response(InternalError(), request_id)(scope, receive, send_with_id)
         finally:
-            telemetry.answered(scope["method"], _route(scope), status, telemetry.elapsed_s(scope))
+            end(scope, status)
+
+
+def begin(scope: Scope) -> str:
+    """Give a request its id and its start."""
+    request_id = _accepted_request_id(scope) or f"{random.getrandbits(128):032x}"  # it is no secret
+    telemetry.begin(scope, request_id)
+    return request_id
+
+
+def end(scope: Scope, status: int) -> None:
+    """Note that a request was answered."""
+    telemetry.answered(scope["method"], _route(scope), status, telemetry.elapsed_s(scope))
 
 
 class RequestLimits:

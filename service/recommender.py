@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Literal, NamedTuple
 
 from service import telemetry
-from service.answers import Answer, new_answer_id
+from service.answers import Answer, new_answer_ids
 from service.bundle import Bundle, Options, Retrieval, Seen, UnknownItemError, Wanted
 from service.errors import (
     InvalidRequest,
@@ -17,19 +17,22 @@ from service.errors import (
 )
 from service.recorder import Recorder
 from service.reload import LiveBundle
-from service.retrieval import Retriever, retrieve_similar
+from service.retrieval import is_short, retrieve_similar, retrieve_together
 from service.scenarios import Scenario, Scenarios
 from service.schemas.options import RecommendationOptions
-from service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
+from service.sessions import Append, AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
+from service.together import Ticket, Together
 
 VIEW = "view"
+DEFAULT_OPTIONS = RecommendationOptions()
+MAX_TOGETHER = 16
+"""Questions that are answered before anything else goes on."""
 
 Missing = Literal["session_store"]
 SESSION_STORE: Missing = "session_store"
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a caller asks."""
 
     session_id: str | None = None
@@ -37,7 +40,7 @@ class Asked:
     """What the visitor just saw, oldest first."""
     user_id: str | None = None
     exclude: Sequence[str] = ()
-    options: RecommendationOptions = field(default_factory=RecommendationOptions)
+    options: RecommendationOptions = DEFAULT_OPTIONS
     scenario: str | None = None
     """The name of options that count where the caller's own do not say otherwise."""
     position: str | None = None
@@ -48,8 +51,7 @@ class Asked:
     """Where it stands in the request, for what is wrong with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """An answer, the bundle that gave it, what it had to go without, and the seconds that its two stages took."""
 
     answer: Answer
@@ -69,6 +71,14 @@ class _Terms(NamedTuple):
     scenario: Scenario | None = None
 
 
+class _Question(NamedTuple):
+    """What is asked of the bundle that was live by then, whatever is meanwhile."""
+
+    asked: Asked
+    terms: _Terms
+    bundle: Bundle
+
+
 class _Found(NamedTuple):
     """What the store knows of a session."""
 
@@ -78,8 +88,22 @@ class _Found(NamedTuple):
     reserved: bool = False
 
 
+class _Known(NamedTuple):
+    """A question whose session is known."""
+
+    ticket: Ticket[_Question, Recommendation]
+    answer_id: str
+    found: _Found
+    wanted: Wanted
+    store_s: float
+
+
 class Recommender:
-    """Answers from the live bundle and the session store; without the store from what the caller sent along."""
+    """Answers from the live bundle and the session store; without the store from what the caller sent along.
+
+    Those who ask in one turn of the event loop are answered together: by one round trip to the store, one call of the
+    encoder and one search.
+    """
 
     def __init__(
         self,
@@ -98,7 +122,7 @@ class Recommender:
         self._listener = listener
         self._rules = rules
         self._clock = clock
-        self._retriever = Retriever()
+        self._together = Together(self._answer_all, most=MAX_TOGETHER)
 
     async def recommend(self, asked: Asked) -> Recommendation:
         """Append the items to the session, if one is named, and rank what is likely to come next for its user.
@@ -106,43 +130,12 @@ class Recommender:
         Raises InvalidRequest, UnknownScenario, SessionBehind.
         """
         bundle = self._live.bundle
-        terms = self._terms(asked, bundle)
-        answer_id = new_answer_id(asked.session_id)
-        started = time.perf_counter()
-        found = await self._find(asked, answer_id)
-        stored = time.perf_counter()
-        wanted = Wanted(found.seen, terms.options.as_options(exclude=asked.exclude), asked.user_id)
-        retrieval = await self._retriever.retrieve(bundle, wanted, self._popular_now())
-        retrieved = time.perf_counter()
-        answer = self._answer(answer_id, asked, terms, bundle, found.seen, retrieval)
-        return self._served(asked, answer, bundle, found, retrieval, stored - started, retrieved - stored)
+        question = _Question(asked, self._terms(asked, bundle), bundle)
+        return await self._together.ask(question, by_itself=asked.position is not None)
 
     async def recommend_all(self, asked: Sequence[Asked]) -> list[Recommendation | ServiceError]:
         """Answer several, each by itself, those of one session in order; what one raises stands in its place."""
-        bundle = self._live.bundle
-        started = time.perf_counter()
-        checked = [self._terms_or_refusal(one, bundle) for one in asked]
-        answer_ids = [new_answer_id(one.session_id) for one in asked]
-        found = await self._find_all(asked, checked, answer_ids)
-        stored = time.perf_counter()
-        wanted = [
-            Wanted(known.seen, terms.options.as_options(exclude=one.exclude), one.user_id)
-            for one, terms, known in zip(asked, checked, found, strict=True)
-            if not isinstance(terms, ServiceError) and not isinstance(known, ServiceError)
-        ]
-        retrievals = iter(await asyncio.to_thread(bundle.retrieve_all, wanted, popular_now=self._popular_now()))
-        store_s, retrieval_s = stored - started, time.perf_counter() - stored
-        answers: list[Recommendation | ServiceError] = []
-        for one, terms, known, answer_id in zip(asked, checked, found, answer_ids, strict=True):
-            if isinstance(terms, ServiceError):
-                answers.append(terms)
-            elif isinstance(known, ServiceError):
-                answers.append(known)
-            else:
-                retrieval = next(retrievals)
-                answer = self._answer(answer_id, one, terms, bundle, known.seen, retrieval)
-                answers.append(self._served(one, answer, bundle, known, retrieval, store_s, retrieval_s))
-        return answers
+        return await asyncio.gather(*map(self._recommendation_or_refusal, asked))
 
     async def similar(self, item_id: str, options: Options) -> tuple[Bundle, Retrieval]:
         """Return the items nearest to an item. Raises ItemNotFound."""
@@ -171,112 +164,133 @@ class Recommender:
                 raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
         return _Terms(options, scenario)
 
-    def _terms_or_refusal(self, asked: Asked, bundle: Bundle) -> _Terms | ServiceError:
+    async def _recommendation_or_refusal(self, asked: Asked) -> Recommendation | ServiceError:
         try:
-            return self._terms(asked, bundle)
+            return await self.recommend(asked)
         except ServiceError as error:
             return error
 
-    async def _find(self, asked: Asked, answer_id: str) -> _Found:
-        """Append what is new to the session, where it is to be kept, and read it."""
-        if asked.session_id is None:
-            return _Found(Seen(asked.items))
+    async def _answer_all(self, tickets: Sequence[Ticket[_Question, Recommendation]]) -> None:
+        """Answer all: those whose retrieval is short at once, the others each in a thread."""
+        started_s = time.perf_counter()
+        answer_ids = new_answer_ids([ticket.question.asked.session_id for ticket in tickets])
+        sessions = await self._find_all([ticket.question.asked for ticket in tickets], answer_ids)
+        store_s = time.perf_counter() - started_s
+        short: list[_Known] = []
+        long: list[_Known] = []
+        for ticket, answer_id, found in zip(tickets, answer_ids, sessions, strict=True):
+            if isinstance(found, ServiceError):
+                ticket.give(found)
+                continue
+            asked, terms, bundle = ticket.question
+            wanted = Wanted(found.seen, terms.options.as_options(exclude=asked.exclude), asked.user_id)
+            known = _Known(ticket, answer_id, found, wanted, store_s)
+            (short if is_short(bundle, wanted) else long).append(known)
+        while short:  # once, unless another bundle became live just now
+            bundle = short[0].ticket.question.bundle
+            self._retrieve(bundle, [one for one in short if one.ticket.question.bundle is bundle])
+            short = [one for one in short if one.ticket.question.bundle is not bundle]
+        if long:
+            await asyncio.gather(*map(self._retrieve_in_thread, long))
+
+    async def _find_all(self, asked: Sequence[Asked], answer_ids: Sequence[str]) -> list[_Found | ServiceError]:
+        """Append what is new to each session, where it is to be kept, and read it."""
         now_ms = int(self._clock() * 1000)
-        new = [self._rules.event_now(item_id, VIEW, now_ms) for item_id in asked.items]
-        reserves = asked.kept and self._recorder.answers is not None
-        try:
-            session = await self._store.append(
-                asked.session_id,
-                new if asked.kept else (),
-                at_least=asked.position,
-                answer_id=answer_id if reserves else None,
+        keeps_answers = self._recorder.answers is not None
+        new = [[self._rules.event_now(item_id, VIEW, now_ms) for item_id in one.items] for one in asked]
+        appends = [
+            Append(
+                one.session_id,
+                events if one.kept else (),
+                one.position,
+                answer_id if one.kept and keeps_answers else None,
             )
-        except SessionStoreUnavailable:
-            return _without_store(asked)
-        if asked.kept and new:
-            self._listener.applied([_applied(asked.session_id, event, session) for event in new])
-        seen = session if asked.kept else _as_if_kept(session, new)
-        return _Found(Seen(seen.item_ids, seen.purchased, seen.hidden), session.position, reserved=reserves)
-
-    async def _find_all(
-        self, asked: Sequence[Asked], checked: Sequence[_Terms | ServiceError], answer_ids: Sequence[str]
-    ) -> list[_Found | ServiceError]:
-        """Find the sessions of several at once, and one after another those of one session.
-
-        Once the store fails for a session, what follows in it goes without the store: it would wait as long again.
-        """
-        found: dict[int, _Found | ServiceError] = {
-            number: fault for number, fault in enumerate(checked) if isinstance(fault, ServiceError)
-        }
-        of_session: dict[str | int, list[int]] = {}
-        for number, one in enumerate(asked):
-            if number not in found:
-                of_session.setdefault(number if one.session_id is None else one.session_id, []).append(number)
-
-        async def find(numbers: Iterable[int]) -> None:
-            works = True
-            for number in numbers:
-                try:
-                    one = (
-                        await self._find(asked[number], answer_ids[number]) if works else _without_store(asked[number])
+            for one, events, answer_id in zip(asked, new, answer_ids, strict=True)
+            if one.session_id is not None
+        ]
+        sessions = iter(await self._store.append_all(appends) if appends else ())
+        found: list[_Found | ServiceError] = []
+        applied: list[AppliedEvent] = []
+        for one, events in zip(asked, new, strict=True):
+            if one.session_id is None:
+                found.append(_Found(Seen(one.items)))
+                continue
+            session = next(sessions)
+            if isinstance(session, SessionStoreUnavailable):
+                telemetry.degraded(SESSION_STORE)
+                found.append(_Found(Seen(one.items), degraded=(SESSION_STORE,)))
+            elif isinstance(session, ServiceError):
+                found.append(session)
+            else:
+                if one.kept:
+                    applied += [_applied(one.session_id, event, session) for event in events]
+                seen = session if one.kept else _as_if_kept(session, events)
+                found.append(
+                    _Found(
+                        Seen(seen.item_ids, seen.purchased, seen.hidden),
+                        session.position,
+                        reserved=one.kept and keeps_answers,
                     )
-                    works, found[number] = SESSION_STORE not in one.degraded, one
-                except ServiceError as error:
-                    found[number] = error
+                )
+        if applied:
+            self._listener.applied(applied)
+        return found
 
-        await asyncio.gather(*map(find, of_session.values()))
-        return [found[number] for number in range(len(asked))]
+    def _retrieve(self, bundle: Bundle, known: Sequence[_Known]) -> None:
+        """Answer from one bundle now."""
+        started_s = time.perf_counter()
+        retrievals = retrieve_together(bundle, [one.wanted for one in known], self._popular_now())
+        self._give_all(known, retrievals, time.perf_counter() - started_s)
 
-    def _answer(
-        self,
-        answer_id: str,
-        asked: Asked,
-        terms: _Terms,
-        bundle: Bundle,
-        seen: Seen,
-        retrieval: Retrieval,
-    ) -> Answer:
-        given = terms.options.given()
-        return Answer(
-            id=answer_id,
+    async def _retrieve_in_thread(self, known: _Known) -> None:
+        started_s = time.perf_counter()
+        bundle, popular_now = known.ticket.question.bundle, self._popular_now()
+        retrievals = await asyncio.to_thread(retrieve_together, bundle, [known.wanted], popular_now)
+        self._give_all([known], retrievals, time.perf_counter() - started_s)
+
+    def _give_all(
+        self, known: Sequence[_Known], retrievals: Sequence[Retrieval | Exception], retrieval_s: float
+    ) -> None:
+        found = [retrieval for retrieval in retrievals if isinstance(retrieval, Retrieval)]
+        sources = chain.from_iterable([retrieval.items.sources for retrieval in found])
+        unknown = sum([len(retrieval.unknown_item_ids) for retrieval in found])
+        telemetry.retrieved(sources, unknown, retrieval_s)
+        for one, retrieval in zip(known, retrievals, strict=True):
+            self._give(one, retrieval, retrieval_s)
+
+    def _give(self, known: _Known, retrieval: Retrieval | Exception, retrieval_s: float) -> None:
+        """Give an answer to who asked, and have it recorded."""
+        if isinstance(retrieval, Exception):
+            known.ticket.give(retrieval)
+            return
+        asked, terms, bundle = known.ticket.question
+        found, options = known.found, terms.options
+        given = options.given()
+        answer = Answer(
+            id=known.answer_id,
             made_ms=int(self._clock() * 1000),
             bundle=bundle.digest,
             items=retrieval.items,
-            session_items=tuple(seen.item_ids),
-            purchased=tuple(seen.purchased),
-            hidden=tuple(seen.hidden),
+            session_items=tuple(found.seen.item_ids),
+            purchased=tuple(found.seen.purchased),
+            hidden=tuple(found.seen.hidden),
             user_id=asked.user_id,
             options={**given, "exclude": list(asked.exclude)} if asked.exclude else given,
             changes_version=bundle.changes_version,
             scenario=None if terms.scenario is None else terms.scenario.name,
             scenario_version=None if terms.scenario is None else terms.scenario.version,
-            variant=terms.options.variant,
+            variant=options.variant,
         )
-
-    def _served(
-        self,
-        asked: Asked,
-        answer: Answer,
-        bundle: Bundle,
-        found: _Found,
-        retrieval: Retrieval,
-        store_s: float,
-        retrieval_s: float,
-    ) -> Recommendation:
-        telemetry.retrieved(retrieval.items.sources, len(retrieval.unknown_item_ids), retrieval_s)
         if asked.kept:
             self._recorder.served(answer, session_id=asked.session_id, reserved=found.reserved)
-        return Recommendation(
-            answer, asked.session_id, bundle, retrieval, found.position, found.degraded, store_s, retrieval_s
+        known.ticket.give(
+            Recommendation(
+                answer, asked.session_id, bundle, retrieval, found.position, found.degraded, known.store_s, retrieval_s
+            )
         )
 
     def _popular_now(self) -> Mapping[str, float]:
         return self._recorder.popularity.scores()
-
-
-def _without_store(asked: Asked) -> _Found:
-    telemetry.degraded(SESSION_STORE)
-    return _Found(Seen(asked.items), degraded=(SESSION_STORE,))
 
 
 def _as_if_kept(session: Session, new: Sequence[Event]) -> Session:
@@ -285,7 +299,7 @@ def _as_if_kept(session: Session, new: Sequence[Event]) -> Session:
     return Session.of([*session.events, *new], purchased=session.purchased, hidden=hidden)
 
 
-def _applied(session_id: str, event: Any, session: Session) -> AppliedEvent:
+def _applied(session_id: str, event: Event, session: Session) -> AppliedEvent:
     return AppliedEvent(
         session_id, event.item_id, event.type, event.weight, event.timestamp_ms, None, None, None, session.item_ids
     )

@@ -63,13 +63,20 @@ def _joined(fields: dict[str, Any], catalog: Catalog, items: RetrievedItems) -> 
 
 def _items(catalog: Catalog, items: RetrievedItems) -> bytes:
     """The items as `schemas.items.RecommendedItem`, with what the catalog knows of each."""
-    if not items:
+    count = len(items.item_ids)
+    if not count:
         return b""
-    pieces = [b","] * (5 * len(items) - 1)
-    pieces[0::5], pieces[3::5] = zip(*catalog.texts(items.item_ids), strict=True)
-    pieces[1::5] = to_json(items.scores)[1:-1].split(b",")
-    pieces[2::5] = map(_between, range(1, len(items) + 1), items.sources, items.interests)
-    return b"".join(pieces)
+    pieces = [b""] * (4 * count)
+    pieces[0::4], pieces[3::4] = zip(*catalog.texts(items.item_ids), strict=True)
+    pieces[1::4] = to_json(items.scores)[1:-1].split(b",")
+    pieces[2::4] = _betweens(items.sources, items.interests)
+    return b"".join(pieces)[1:]
+
+
+@lru_cache(PIECES_KEPT)
+def _betweens(sources: tuple[Source, ...], interests: tuple[int | None, ...]) -> tuple[bytes, ...]:
+    """What stands between the score and the end of each item: mostly all are by the encoder's only interest."""
+    return tuple(map(_between, range(1, len(sources) + 1), sources, interests))
 
 
 @lru_cache(PIECES_KEPT)

@@ -16,6 +16,7 @@ from service import telemetry
 from service.private_store import private_store
 from service.settings import IN_MEMORY, Settings
 from service.shared_address import SPREADS, SharedAddress
+from service.shortcut import ShortcutProtocol
 
 
 class CannotServe(Exception):
@@ -46,6 +47,7 @@ def serve(settings: Settings) -> None:
             server_header=False,
             proxy_headers=settings.rate_limit is not None,  # a caller's address counts for nothing else
             lifespan="on",
+            http=ShortcutProtocol,
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
         )
         _run(config)

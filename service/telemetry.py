@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter as Counted
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -134,11 +134,11 @@ def events_sent(outcomes: Iterable[str], attributed: int) -> None:
     _attributed_events.inc(attributed)
 
 
-def retrieved(sources: Sequence[str], unknown: int, seconds: float) -> None:
-    """Note the source of each item of an answer and how many of the session's items were unknown."""
+def retrieved(sources: Iterable[str], unknown: int, seconds: float) -> None:
+    """Note a retrieval for one or several: the source of each item of their answers, how many items were unknown."""
     _retrieval_seconds.observe(seconds)
-    for source in set(sources):
-        _recommended_by(source).inc(sources.count(source))
+    for source, count in Counted(sources).items():
+        _recommended_by(source).inc(count)
     if unknown:
         _unknown_items.inc(unknown)
 

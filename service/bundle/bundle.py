@@ -1,6 +1,6 @@
 """A bundle as one thing: everything that one answer needs, loaded whole and checked before it serves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,7 @@ from service.bundle.users import UNKNOWN, Users
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
 FINITE_CHECK_ROWS = 65_536
+NOTHING: Set[int] = frozenset()
 
 
 class UnknownItemError(LookupError):
@@ -159,7 +160,8 @@ class Bundle:
         """
         session = self._session(seen, user_id)
         interests_KD = self.encoder.encode(session.rows, session.user_row) if session.is_encodable else None
-        return self._answer(session, seen, options, interests_KD, popular_now)
+        hidden_rows = self._hidden_rows(session, seen, options)
+        return self._answer(session, options, hidden_rows, interests_KD, popular_now)
 
     def retrieve_all(
         self, wanted: Sequence[Wanted], *, popular_now: Mapping[str, float] | None = None
@@ -174,19 +176,25 @@ class Bundle:
         ]
         encodable = [number for number, session in enumerate(sessions) if session.is_encodable]
         interests_BKD = self._encoded([sessions[number] for number in encodable])
-        interests = dict(zip(encodable, interests_BKD, strict=True))
-        alike = [number for number in encodable if not hidden[number] and wanted[number].options.searches_alone]
-        found = self._found_together({number: interests[number] for number in alike}, wanted)
+        alike: dict[Any, list[int]] = {}
+        interests: list[NDArray[np.float32] | None] = [None] * len(wanted)
+        for place, number in enumerate(encodable):
+            interests[number] = interests_BKD[place]
+            options = wanted[number].options
+            if options.searches_alone and not hidden[number]:
+                alike.setdefault((options.filter and options.filter.key, options.k), []).append(place)
+        found: list[Candidates | None] = [None] * len(wanted)
+        for places in alike.values():
+            options = wanted[encodable[places[0]]].options
+            eligible = self.catalog.eligible(options.filter)
+            candidates = self.index.search_all(interests_BKD[places], options.k, eligible=eligible)
+            for place, one in zip(places, candidates, strict=True):
+                found[encodable[place]] = one
         return [
-            self._ranked(
-                self._ranker(session, one.options, interests.get(number), popular_now),
-                one.options,
-                hidden[number],
-                session.unknown_item_ids,
-                session.user,
-                found.get(number),
+            self._answer(session, options, hidden_rows, interests_KD, popular_now, known)
+            for session, (_, options, _), hidden_rows, interests_KD, known in zip(
+                sessions, wanted, hidden, interests, found, strict=True
             )
-            for number, (session, one) in enumerate(zip(sessions, wanted, strict=True))
         ]
 
     def contributions(self, wanted: Wanted, item_ids: Sequence[str]) -> dict[str, list[float]]:
@@ -310,8 +318,9 @@ class Bundle:
     def _session(self, seen: Seen, user_id: str | None) -> _KnownSession:
         known_rows, unknown_item_ids = self._rows(seen.item_ids)
         user_row, user = self._user(user_id)
-        last = self.manifest.encodable_items
-        rows = known_rows if max(known_rows, default=0) <= last else [row for row in known_rows if row <= last]
+        rows: Sequence[int] = known_rows
+        if self.manifest.encodable_items < len(self.catalog):  # there are items that the encoder does not know
+            rows = [row for row in known_rows if row <= self.manifest.encodable_items]
         anchor = None if rows or user_row != UNKNOWN else self._anchor(known_rows)
         return _KnownSession(rows, known_rows, user_row, user, unknown_item_ids, anchor)
 
@@ -324,22 +333,6 @@ class Bundle:
             return np.empty((0, self.manifest.interests, self.manifest.dimension), dtype=np.float32)
         return self.encoder.encode_all([one.rows for one in sessions], [one.user_row for one in sessions])
 
-    def _found_together(
-        self, interests: Mapping[int, NDArray[np.float32]], wanted: Sequence[Wanted]
-    ) -> dict[int, Candidates]:
-        """What a search finds for the sessions of these numbers, by one search for all with one filter and one k."""
-        alike: dict[tuple[str, int], list[int]] = {}
-        for number in interests:
-            options = wanted[number].options
-            alike.setdefault((options.filter.key if options.filter else "", options.k), []).append(number)
-        found: dict[int, Candidates] = {}
-        for numbers in alike.values():
-            options = wanted[numbers[0]].options
-            interests_BKD = np.stack([interests[number] for number in numbers])
-            candidates = self.index.search_all(interests_BKD, options.k, eligible=self.catalog.eligible(options.filter))
-            found.update(zip(numbers, candidates, strict=True))
-        return found
-
     def _encodable_places(self, item_ids: Sequence[str]) -> list[int]:
         rows = self.catalog.rows(item_ids)
         return [place for place, row in enumerate(rows) if row is not None and row <= self.manifest.encodable_items]
@@ -347,14 +340,15 @@ class Bundle:
     def _answer(
         self,
         session: _KnownSession,
-        seen: Seen,
         options: Options,
+        hidden_rows: Set[int],
         interests_KD: NDArray[np.float32] | None,
         popular_now: Mapping[str, float] | None,
+        found: Candidates | None = None,
     ) -> Retrieval:
-        hidden_rows = self._hidden_rows(session, seen, options)
+        """Answer a session; of a search alone it may be known already what it finds."""
         ranker = self._ranker(session, options, interests_KD, popular_now)
-        return self._ranked(ranker, options, hidden_rows, session.unknown_item_ids, session.user)
+        return self._ranked(ranker, options, hidden_rows, session.unknown_item_ids, session.user, found)
 
     def _ranker(
         self,
@@ -399,9 +393,11 @@ class Bundle:
     def _known_rows(self, item_ids: Iterable[str]) -> list[int]:
         return [row for item_id in item_ids if (row := self.catalog.row(item_id)) is not None]
 
-    def _hidden_rows(self, session: _KnownSession, seen: Seen, options: Options) -> set[int]:
+    def _hidden_rows(self, session: _KnownSession, seen: Seen, options: Options) -> Set[int]:
         """The rows that neither the caller nor the session wants to be shown, and that which others are to be like."""
         wanted = self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
+        if not (wanted or options.exclude or seen.hidden or session.anchor):
+            return NOTHING
         hidden_rows = set(session.known_rows) if wanted is True else set()
         hidden_rows.update(self._known_rows(chain(options.exclude, seen.hidden, seen.purchased if wanted else ())))
         if session.anchor is not None:
@@ -420,12 +416,11 @@ class Bundle:
         self,
         ranker: Ranker,
         options: Options,
-        hidden_rows: set[int],
+        hidden_rows: Set[int],
         unknown_item_ids: tuple[str, ...] = (),
         user: User | None = None,
         found: Candidates | None = None,
     ) -> Retrieval:
-        """An answer; of a search alone it may be known already what it finds."""
         eligible = self.catalog.eligible(options.filter)
         shown = shown_count(eligible, hidden_rows)
         if not options.rearranges:
@@ -440,7 +435,7 @@ class Bundle:
         not_pinned = {item_id: rule for item_id, rule in rules.items() if rule is not None}
         return Retrieval(items, unknown_item_ids, user, shown, strategy, not_pinned)
 
-    def _rule_against(self, item_id: str, options: Options, hidden_rows: set[int]) -> Rule | None:
+    def _rule_against(self, item_id: str, options: Options, hidden_rows: Set[int]) -> Rule | None:
         row = self.catalog.row(item_id)
         if self.catalog.is_deleted(item_id):
             return "deleted"
@@ -453,12 +448,17 @@ class Bundle:
         return "excluded" if row in hidden_rows else None
 
     def _items(self, candidates: Candidates, ranker: Ranker) -> RetrievedItems:
-        item_ids, by_interest = self.catalog.item_ids(candidates.rows.tolist()), ranker.source == "encoder"
+        item_ids, source = self.catalog.item_ids(candidates.rows.tolist()), ranker.source
+        interests: tuple[int | None, ...]
+        if source == "encoder" and self.manifest.interests > 1:
+            interests = tuple(candidates.interests.tolist())
+        else:
+            interests = (0 if source == "encoder" else None,) * len(item_ids)
         return RetrievedItems(
             tuple(item_ids),
             tuple(candidates.scores.tolist()),
-            (ranker.source,) * len(item_ids),
-            tuple(candidates.interests.tolist()) if by_interest else (None,) * len(item_ids),
+            (source,) * len(item_ids),
+            interests,
         )
 
 

@@ -78,8 +78,7 @@ class Options:
             raise ValueError("pins are of different items at different positions")
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A session: what the encoder reads of it, and what counts besides."""
 
     item_ids: Sequence[str] = ()

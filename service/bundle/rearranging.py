@@ -3,7 +3,7 @@
 Dimension key: C candidates.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ class Rearranging:
     levels: Levels | None
 
     def items(
-        self, eligible: Eligible, hidden_rows: set[int], pins: Mapping[int, int]
+        self, eligible: Eligible, hidden_rows: Set[int], pins: Mapping[int, int]
     ) -> tuple[RetrievedItems, Strategy | None]:
         """The answer, and how it was searched.
 
@@ -47,12 +47,12 @@ class Rearranging:
             hidden_rows: but for these.
             pins: the row to show at each position, from 1.
         """
-        hidden_rows = hidden_rows.union(pins.values())
+        hidden_rows = hidden_rows | set(pins.values())
         found = self._candidates(eligible, hidden_rows)
         others = self._moved(found, self._chosen(found))
         return RetrievedItems.of(placed(others, self._pinned(pins), self.options.k)), found.strategy
 
-    def _candidates(self, eligible: Eligible, hidden_rows: set[int]) -> Candidates:
+    def _candidates(self, eligible: Eligible, hidden_rows: Set[int]) -> Candidates:
         if self.levels is None:
             return self.ranker.best(eligible, pool(self.options), hidden_rows=hidden_rows)
         return best_boosted(self.ranker, eligible, pool(self.options), hidden_rows=hidden_rows, levels=self.levels)

@@ -1,8 +1,9 @@
 """What a bundle answers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Self, overload
 
 from service.bundle.index import Strategy
@@ -35,9 +36,12 @@ class RetrievedItem(NamedTuple):
     """Where boosts, diversity or pins were asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RetrievedItems(Sequence[RetrievedItem]):
-    """Items of an answer by column, so that it is made, kept and written as a few objects, not as many."""
+    """Items of an answer by column, so that it is made, kept and written as a few objects, not as many.
+
+    Nobody changes one; that Python would see to it is left out, since one is made for every answer.
+    """
 
     item_ids: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
@@ -66,8 +70,10 @@ class RetrievedItems(Sequence[RetrievedItem]):
         return tuple(self)[place]
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieval:
+NOTHING_REFUSED: Mapping[str, Rule] = MappingProxyType({})
+
+
+class Retrieval(NamedTuple):
     """Items, best first, and what of the request the bundle does not know."""
 
     items: RetrievedItems
@@ -78,5 +84,5 @@ class Retrieval:
     """How many items might have been shown: available, let through by the filter, and not excluded."""
     strategy: Strategy | None = None
     """How they were searched; None where no vectors were compared."""
-    not_pinned: Mapping[str, Rule] = field(default_factory=dict)
+    not_pinned: Mapping[str, Rule] = NOTHING_REFUSED
     """Items that were to be pinned but must not be shown."""

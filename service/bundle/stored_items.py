@@ -23,7 +23,7 @@ TEXTS_KEPT = 65_536
 
 
 class ItemText(NamedTuple):
-    """An item of an answer in JSON: what comes before its score, and what comes last."""
+    """An item of an answer in JSON, with the comma before it: what comes before its score, and what comes last."""
 
     start: bytes
     end: bytes
@@ -32,7 +32,7 @@ class ItemText(NamedTuple):
     def of(cls, item_id: str, attributes: bytes) -> Self:
         """Take the attributes in JSON."""
         end = b"}" if attributes == b"{}" else b',"attributes":%b}' % attributes
-        return cls(b'{"id":%b,"score":' % to_json(item_id), end)
+        return cls(b',{"id":%b,"score":' % to_json(item_id), end)
 
 
 class StoredItems:

@@ -1,7 +1,6 @@
 """Recommendations: one, several at once, further pages, and why."""
 
 import asyncio
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request
@@ -46,7 +45,6 @@ from service.schemas.recommendations import (
     SessionRecommendationQuery,
 )
 from service.strict_json import StrictJSONRoute
-from service.turns import turns
 
 BATCH_PATH = "/v1/recommendations:batch"
 
@@ -74,7 +72,6 @@ async def recommend(
     user.
     """
     answer = await recommender.recommend(_asked(query))
-    await turns.give_way()
     took_ms = elapsed_ms(request)
     explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if query.dry_run else None
     return _response(answer, took_ms, explanation)
@@ -195,7 +192,7 @@ def _asked(query: RecommendationQuery) -> Asked:
 def _asked_or_refused(query: RecommendationQuery | UnusableEntry, number: int) -> Asked | ServiceError:
     if isinstance(query, UnusableEntry):
         return query.refusal("query", "body", "requests", number)
-    return replace(_asked(query), place=("body", "requests", number))
+    return _asked(query)._replace(place=("body", "requests", number))
 
 
 def _response(answer: Recommendation, took_ms: float, explanation: Explanation | None = None) -> JSONBytes:

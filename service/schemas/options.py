@@ -1,6 +1,7 @@
 """The options of a recommendation: of a request, or kept under a name as a scenario."""
 
 from collections.abc import Collection, Iterator
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
@@ -107,6 +108,8 @@ class RecommendationOptions(RequestBody):
 
     def as_options(self, *, exclude: Collection[str] = ()) -> Options:
         """Return them as a bundle takes them; pins beyond k are left out."""
+        if not exclude and self.model_fields_set.isdisjoint(OPTIONS_BESIDE_K):
+            return _only(self.k)
         return Options(
             k=self.k,
             exclude=exclude,
@@ -131,6 +134,12 @@ class RecommendationOptions(RequestBody):
         return len(items) == len(positions) == len(self.pin)
 
 
+@cache
+def _only(k: int) -> Options:
+    return Options(k)
+
+
 OPTIONS = frozenset(RecommendationOptions.model_fields)
+OPTIONS_BESIDE_K = OPTIONS - {"k"}
 PLAIN_OPTIONS = OPTIONS - {"filter", "boost", "pin"}
 """Those whose values are JSON as they are."""

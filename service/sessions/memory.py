@@ -5,10 +5,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 
-from service.errors import SessionBehind
+from service.errors import ServiceError, SessionBehind
 from service.sessions.events import Event
 from service.sessions.session import UNBORN, Position, Session
-from service.sessions.store import REMEMBERED_EVENT_IDS, REMEMBERED_MARKS, Merged, new_birth
+from service.sessions.store import REMEMBERED_EVENT_IDS, REMEMBERED_MARKS, Append, Merged, new_birth
 
 
 class InMemorySessionStore:
@@ -33,9 +33,9 @@ class InMemorySessionStore:
         self._keep(session_id, remembered)
         return remembered.session(remembered.apply(events))
 
-    async def append_all(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Session | None]:
-        """Apply the events of one session after another."""
-        return {session_id: await self.append(session_id, sent) for session_id, sent in events.items()}
+    async def append_all(self, appends: Sequence[Append]) -> list[Session | ServiceError]:
+        """One after another."""
+        return [await self._appended(one) for one in appends]
 
     async def merge(self, source: str, target: str) -> Merged:
         """Move everything at once."""
@@ -57,6 +57,12 @@ class InMemorySessionStore:
     async def close(self) -> None:
         """Drop every session."""
         self._sessions.clear()
+
+    async def _appended(self, one: Append) -> Session | ServiceError:
+        try:
+            return await self.append(one.session_id, one.events, at_least=one.at_least, answer_id=one.answer_id)
+        except ServiceError as error:
+            return error
 
     def _keep(self, session_id: str, remembered: "_RememberedSession") -> None:
         """Put it at the end: the order of the dict is the order of expiry."""

@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from service.errors import ServiceError
 from service.sessions.events import AppliedEvent, Event, EventListener, SentEvent
 from service.sessions.session import Session
-from service.sessions.store import SessionStore
+from service.sessions.store import Append, SessionStore
 
 
 class Outcome(NamedTuple):
@@ -43,7 +44,14 @@ async def record(store: SessionStore, listener: EventListener, sent: Sequence[Se
 async def _append(store: SessionStore, events: dict[str, list[Event]]) -> dict[str, Session | None]:
     if len(events) == 1:
         return {name: await store.append(name, own) for name, own in events.items()}
-    return dict(await store.append_all(events))
+    sessions = await store.append_all([Append(name, own) for name, own in events.items()])
+    failures = [session for session in sessions if isinstance(session, ServiceError)]
+    if len(failures) == len(sessions):
+        raise failures[0]
+    return {
+        name: None if isinstance(session, ServiceError) else session
+        for name, session in zip(events, sessions, strict=True)
+    }
 
 
 def _applied(sent: SentEvent, session: Session) -> AppliedEvent:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from redis.exceptions import RedisError
 
 from service import telemetry
-from service.errors import SessionBehind, SessionStoreUnavailable
+from service.errors import ServiceError, SessionBehind, SessionStoreUnavailable
 from service.redis_calls import Argument, RedisCalls, Script, ask, connect
 from service.sessions.events import Event
 from service.sessions.session import NOWHERE, UNBORN, Position, Session
@@ -19,8 +19,10 @@ from service.sessions.store import (
     REMEMBERED_ANSWERS,
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
+    Append,
     Merged,
     new_birth,
+    new_births,
     session_digest,
 )
 from service.sessions.stored_events import StoredEvents
@@ -29,9 +31,14 @@ SESSIONS_PER_CALL = 100  # of more, each hundred is a call of its own, so that o
 PAUSE_S = 0.005
 
 NOTHING: frozenset[str] = frozenset()
+ANYWHERE = str(NOWHERE)
 EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "answers"
 EVENTS_ASIDE, STATE_ASIDE, MOVES = "events-aside", "state-aside", "moves"
 PARTS = (EVENTS, IDS, STATE, ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
+
+
+_Call = tuple[Sequence[str], Sequence[Argument]]
+"""Keys and arguments of a script."""
 
 
 class RedisSessionStore:
@@ -50,10 +57,17 @@ class RedisSessionStore:
         self._redis = redis
         self._length = length
         self._ttl_ms = int(ttl / timedelta(milliseconds=1))
-        self._answer_ttl_ms = int(answer_ttl / timedelta(milliseconds=1))
         self._timeout_s = timeout.total_seconds()
         self._prefix = prefix
-        self._apply = _script(redis, "session.lua")
+        limits = {
+            "MAX_EVENTS": length,
+            "TTL_MS": self._ttl_ms,
+            "MAX_IDS": REMEMBERED_EVENT_IDS,
+            "MAX_MARKS": REMEMBERED_MARKS,
+            "MAX_ANSWERS": REMEMBERED_ANSWERS,
+            "ANSWERS_TTL_MS": int(answer_ttl / timedelta(milliseconds=1)),
+        }
+        self._apply = _script(redis, "session.lua", **limits)
         self._take = _script(redis, "take.lua")
         self._arrive = _script(redis, "arrive.lua")
         self._clear = _script(redis, "clear.lua")
@@ -83,23 +97,20 @@ class RedisSessionStore:
                 answer = await self._caught_up(keys, arguments, answer, at_least)
         return _session(answer)
 
-    async def append_all(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Session | None]:
+    async def append_all(self, appends: Sequence[Append]) -> list[Session | ServiceError]:
         """One round trip for each hundred sessions; not one transaction."""
+        births = new_births(len(appends))
         calls = [
-            (self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS), self._arguments(session_events))
-            for session_id, session_events in events.items()
+            (
+                self._keys(session_digest(one.session_id), EVENTS, IDS, STATE, ANSWERS),
+                self._arguments(one.events, one.at_least, one.answer_id, birth),
+            )
+            for one, birth in zip(appends, births, strict=True)
         ]
-        answers: list[Any] = []
-        with _Told():
-            for first in range(0, len(calls), SESSIONS_PER_CALL):
-                answers += await self._apply.all(calls[first : first + SESSIONS_PER_CALL])
-            failures = [answer for answer in answers if isinstance(answer, Exception)]
-            if len(failures) == len(events) > 0:
-                raise failures[0]
-        for failure in failures:
-            telemetry.store_failed(failure)
-        sessions = [None if isinstance(answer, Exception) else _session(answer) for answer in answers]
-        return dict(zip(events, sessions, strict=True))
+        sessions: list[Session | ServiceError] = []
+        for first in range(0, len(calls), SESSIONS_PER_CALL):
+            sessions += await self._appended(appends[first:], calls[first : first + SESSIONS_PER_CALL])
+        return sessions
 
     async def merge(self, source: str, target: str) -> Merged:
         """Put aside, let arrive, clear: three round trips, of which each can be repeated."""
@@ -122,6 +133,28 @@ class RedisSessionStore:
     async def close(self) -> None:
         """Close the connection."""
         await self._redis.aclose()
+
+    async def _appended(self, appends: Sequence[Append], calls: Sequence[_Call]) -> list[Session | ServiceError]:
+        """Make calls in one go, and those again that were behind."""
+        try:
+            with _Told():
+                answers = await self._apply.all(calls)
+        except SessionStoreUnavailable as error:
+            return [error] * len(calls)
+        missed = [place for place, answer in enumerate(answers) if isinstance(answer, Exception) or _is_behind(answer)]
+        again = await asyncio.gather(*(self._again(appends[at], calls[at], answers[at]) for at in missed))
+        made_up = dict(zip(missed, again, strict=True))
+        return [made_up[place] if place in made_up else _session(answer) for place, answer in enumerate(answers)]
+
+    async def _again(self, one: Append, call: _Call, answer: Any) -> Session | ServiceError:
+        """What becomes of a call that the store refused, or of which the session was behind."""
+        try:
+            with _Told():
+                if isinstance(answer, Exception):
+                    raise answer
+                return _session(await self._caught_up(*call, answer, one.at_least))
+        except ServiceError as error:
+            return error
 
     async def _caught_up(
         self, keys: Sequence[str], arguments: Sequence[Argument], answer: Any, at_least: str | None
@@ -161,17 +194,16 @@ class RedisSessionStore:
         return [f"{self._prefix}{{{digest}}}:{part}" for part in parts]
 
     def _arguments(
-        self, events: Iterable[Event], at_least: str | None = None, answer_id: str | None = None
+        self,
+        events: Iterable[Event],
+        at_least: str | None = None,
+        answer_id: str | None = None,
+        birth: str | None = None,
     ) -> list[Argument]:
-        limits = (self._length, self._ttl_ms, REMEMBERED_EVENT_IDS, REMEMBERED_MARKS)
-        place_of_answer = answer_id[DIGEST_LENGTH:] if answer_id else ""
         arguments: list[Argument] = [
-            *limits,
-            new_birth(),
-            str(NOWHERE) if at_least is None else at_least,
-            place_of_answer,
-            REMEMBERED_ANSWERS,
-            self._answer_ttl_ms,
+            birth or new_birth(),
+            ANYWHERE if at_least is None else at_least,
+            answer_id[DIGEST_LENGTH:] if answer_id else "",
         ]
         for event in events:
             arguments += (event.effect, event.event_id or "", event.timestamp_ms, event.type, event.item_id)
@@ -210,8 +242,10 @@ class _Told:
             raise SessionStoreUnavailable("The session store did not answer as it should in time.") from error
 
 
-def _script(redis: RedisCalls, name: str) -> Script:
-    return Script(redis, files("service.sessions").joinpath(name).read_text(encoding="utf-8"))
+def _script(redis: RedisCalls, name: str, **constants: int) -> Script:
+    """Read a script, with a line before it that sets what is the same in every call."""
+    set_constants = f"local {', '.join(constants)} = {', '.join(map(str, constants.values()))}\n" if constants else ""
+    return Script(redis, set_constants + files("service.sessions").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _is_behind(answer: Any) -> bool:

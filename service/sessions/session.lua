@@ -2,16 +2,16 @@
 -- KEYS, in one slot: the events, a list, oldest first; the ids of events applied before, a sorted set in the order of
 -- their arrival; the state, a hash: birth, count of applied events, "p:ITEM" and "h:ITEM" for purchased and hidden
 -- items, each with its time; the answers, a list.
--- ARGV: events to keep, milliseconds to live, event ids to remember, marks to remember, the birth of a new session, the
--- position that it must have reached (0-0: any), the answer's name or "", entries of answers to keep, milliseconds that
--- they live; then for each event what it does (enter, purchase, hide, count), its id or "", its time, type and item.
+-- ARGV: the birth of a new session, the position that it must have reached (0-0: any), the answer's name or ""; then for
+-- each event what it does (enter, purchase, hide, count), its id or "", its time, type and item.
+-- The line before this text sets what is the same in every call: MAX_EVENTS, MAX_IDS, MAX_MARKS and MAX_ANSWERS, how many
+-- of each are kept, TTL_MS and ANSWERS_TTL_MS, how long a session and its answers live.
 -- Returns "1" or "0" for each event, whether it was applied (none at all where the position is not reached); the number
 -- of keys that held foreign data, which counts as absent; birth and count; the marks and the events, each in one text,
 -- a line for each: one value costs less than a list on both sides.
 local EVENTS, IDS, STATE, ANSWERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local max_events, ttl_ms, max_ids, max_marks = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local asked, answer, max_answers, answers_ttl_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
-local FIRST, FIELDS = 10, 5
+local new_birth, asked, answer = ARGV[1], ARGV[2], ARGV[3]
+local FIRST, FIELDS = 4, 5
 local foreign = 0
 
 local function call(command, key, ...)
@@ -91,27 +91,27 @@ local function store_marks()
     end
   end
   local fields = marked_items()
-  if #fields <= max_marks then return end
+  if #fields <= MAX_MARKS then return end
   table.sort(fields, function(one, other)
     return marks[one] < marks[other] or (marks[one] == marks[other] and one < other)
   end)
-  for place = 1, #fields - max_marks do
+  for place = 1, #fields - MAX_MARKS do
     redis.call('HDEL', STATE, fields[place])
     marks[fields[place]] = nil
   end
 end
 
 if applied > 0 then
-  birth, count = birth or ARGV[5], count + applied
+  birth, count = birth or new_birth, count + applied
   redis.call('HSET', STATE, 'birth', birth, 'count', count)
   if next(changed) then store_marks() end
-  if #entered > 0 and call('RPUSH', EVENTS, unpack(entered)) > max_events then
-    redis.call('LTRIM', EVENTS, -max_events, -1)
+  if #entered > 0 and call('RPUSH', EVENTS, unpack(entered)) > MAX_EVENTS then
+    redis.call('LTRIM', EVENTS, -MAX_EVENTS, -1)
   end
-  if arrival then redis.call('ZREMRANGEBYRANK', IDS, 0, -max_ids - 1) end
+  if arrival then redis.call('ZREMRANGEBYRANK', IDS, 0, -MAX_IDS - 1) end
 end
 if #outcomes > 0 then
-  for _, key in ipairs({EVENTS, IDS, STATE}) do redis.call('PEXPIRE', key, ttl_ms) end
+  for _, key in ipairs({EVENTS, IDS, STATE}) do redis.call('PEXPIRE', key, TTL_MS) end
 end
 local events = table.concat(call('LRANGE', EVENTS, 0, -1), '\n')
 
@@ -120,8 +120,8 @@ if answer ~= '' then
   if type(length) ~= 'number' then
     redis.call('DEL', ANSWERS)  -- foreign data, or no memory left: that the answer is not kept fails nothing else
   else
-    if length > max_answers then redis.call('LTRIM', ANSWERS, -max_answers, -1) end
-    redis.call('PEXPIRE', ANSWERS, answers_ttl_ms)
+    if length > MAX_ANSWERS then redis.call('LTRIM', ANSWERS, -MAX_ANSWERS, -1) end
+    redis.call('PEXPIRE', ANSWERS, ANSWERS_TTL_MS)
   end
 end
 return {table.concat(outcomes), foreign, birth or '', count, table.concat(marked_items(), '\n'), events}

@@ -2,9 +2,10 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from service.errors import ServiceError
 from service.sessions.events import Event
 from service.sessions.session import Session
 
@@ -14,6 +15,7 @@ REMEMBERED_MARKS = 1_000
 REMEMBERED_ANSWERS = 40
 """Entries of a session's list of answers: the place that is reserved for an answer, and the answer itself."""
 DIGEST_LENGTH = 32
+BIRTH_DIGITS = 12
 
 
 class Merged(NamedTuple):
@@ -21,6 +23,15 @@ class Merged(NamedTuple):
 
     applied: int
     position: str
+
+
+class Append(NamedTuple):
+    """What is to be applied to a session: see `SessionStore.append`."""
+
+    session_id: str
+    events: Sequence[Event] = ()
+    at_least: str | None = None
+    answer_id: str | None = None
 
 
 class SessionStore(Protocol):
@@ -47,10 +58,10 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def append_all(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Session | None]:
-        """Apply the events of several sessions, each by itself; None for one that the store failed at.
+    async def append_all(self, appends: Sequence[Append]) -> list[Session | ServiceError]:
+        """Do what `append` does for each, those of one session in order; what one raises stands in its place.
 
-        Raises SessionStoreUnavailable where it failed at all.
+        One that is behind its position may be applied after others of its session.
         """
         ...
 
@@ -76,6 +87,12 @@ def session_digest(session_id: str) -> str:
     return hashlib.blake2b(session_id.encode(), digest_size=DIGEST_LENGTH // 2).hexdigest()
 
 
+def new_births(count: int) -> list[str]:
+    """Return names of sessions' new lives."""
+    names = secrets.token_hex(count * BIRTH_DIGITS // 2)
+    return [names[start : start + BIRTH_DIGITS] for start in range(0, len(names), BIRTH_DIGITS)]
+
+
 def new_birth() -> str:
     """Return the name of a session's new life."""
-    return secrets.token_hex(6)
+    return new_births(1)[0]

@@ -11,9 +11,9 @@ class StoredEvents(Sequence[Event]):
     """Made into events only where someone asks for them, since most requests need the items alone."""
 
     def __init__(
-        self, times_ms: Sequence[int], types: Sequence[str], item_ids: Sequence[str], foreign: int = 0
+        self, times_ms: Sequence[str], types: Sequence[str], item_ids: Sequence[str], foreign: int = 0
     ) -> None:
-        """Take the fields of all events; of as many more entries as are foreign none could be read."""
+        """Take the fields of all events as they are written; of as many more as are `foreign` none could be read."""
         self._times_ms = times_ms
         self._types = types
         self.item_ids = item_ids
@@ -27,14 +27,14 @@ class StoredEvents(Sequence[Event]):
         lines = entries.count(b"\n") + 1
         try:
             fields = entries.replace(b"\n", b" ").decode().split(" ")
-            times_ms = list(map(int, fields[::3]))
-            if len(fields) == 3 * lines:
-                return cls(times_ms, fields[1::3], fields[2::3])
-        except ValueError:
-            pass
+        except UnicodeDecodeError:
+            fields = []
+        times_ms = fields[::3]
+        if len(fields) == 3 * lines and "" not in times_ms and "".join(times_ms).isdecimal():
+            return cls(times_ms, fields[1::3], fields[2::3])
         events = [event for entry in entries.split(b"\n") if (event := _event(entry)) is not None]
         return cls(
-            [event.timestamp_ms for event in events],
+            [str(event.timestamp_ms) for event in events],
             [event.type for event in events],
             [event.item_id for event in events],
             foreign=lines - len(events),
@@ -59,7 +59,7 @@ class StoredEvents(Sequence[Event]):
 
     @cached_property
     def _events(self) -> list[Event]:
-        return list(map(Event, self.item_ids, self._types, self._times_ms))
+        return list(map(Event, self.item_ids, self._types, map(int, self._times_ms)))
 
 
 def _event(entry: bytes) -> Event | None:

@@ -47,12 +47,6 @@ class FailingStore(InMemorySessionStore):
             raise SessionStoreUnavailable()
         return await super().append(session_id, events, at_least=at_least, answer_id=answer_id)
 
-    async def append_all(self, events: Any) -> Any:
-        taken = {name: own for name, own in events.items() if not name.startswith("down")}
-        if not taken:
-            raise SessionStoreUnavailable()
-        return dict.fromkeys(events) | dict(await super().append_all(taken))
-
 
 @pytest.fixture
 def listener() -> Listener:

@@ -1,9 +1,7 @@
 """Where a retrieval runs: at once where it is short, in a thread where other requests would wait for it."""
 
-import asyncio
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 from service import retrieval, telemetry
 from service.bundle import Bundle, Options, Retrieval, RetrievedItems, Seen, Wanted
 from service.bundle.filters import Filter
-from service.turns import turns
 from tests.bundles import item_ids, publish_bundle
 
 NOTHING_POPULAR: Mapping[str, float] = {}
@@ -60,18 +57,6 @@ async def test_a_long_search_runs_in_a_thread(
     assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
 
-async def together(bundle: Bundle, asked: Sequence[Wanted]) -> list[Retrieval | BaseException]:
-    """Ask for all in one turn, beside a request that is in flight for another reason."""
-    retriever = retrieval.Retriever()
-    with turns:
-        return await asyncio.gather(*(in_turn(retriever, bundle, wanted) for wanted in asked), return_exceptions=True)
-
-
-async def in_turn(retriever: retrieval.Retriever, bundle: Bundle, wanted: Wanted) -> Retrieval:
-    with turns:
-        return await retriever.retrieve(bundle, wanted, NOTHING_POPULAR)
-
-
 MIXED = [
     Wanted(Seen(["a1"]), Options(5)),
     Wanted(Seen(["a2", "a3"]), Options(5)),
@@ -88,32 +73,16 @@ MIXED = [
 ]
 
 
-async def test_all_who_ask_in_one_turn_are_answered_as_each_would_be_alone(bundle: Bundle) -> None:
-    asked = [wanted for _ in range(3) for wanted in MIXED]  # more than are answered at once
-    for wanted, found in zip(asked, await together(bundle, asked), strict=True):
+def test_all_at_once_are_answered_as_each_would_be_alone(bundle: Bundle) -> None:
+    for wanted, found in zip(MIXED * 2, retrieval.retrieve_together(bundle, MIXED * 2, NOTHING_POPULAR), strict=True):
         alone = bundle.retrieve(wanted.seen, wanted.options)
         assert isinstance(found, Retrieval)
         assert [item.item_id for item in found.items] == [item.item_id for item in alone.items]
         assert [item.score for item in found.items] == pytest.approx([item.score for item in alone.items])
-        assert replace(found, items=RetrievedItems()) == replace(alone, items=RetrievedItems())
+        assert found._replace(items=RetrievedItems()) == alone._replace(items=RetrievedItems())
 
 
-async def test_those_who_ask_in_one_turn_are_encoded_and_searched_together(
-    bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[int] = []
-    retrieve_all = Bundle.retrieve_all
-
-    def noted(self: Bundle, wanted: Sequence[Wanted], **named: Any) -> Any:
-        sizes.append(len(wanted))
-        return retrieve_all(self, wanted, **named)
-
-    monkeypatch.setattr(Bundle, "retrieve_all", noted)
-    await together(bundle, MIXED * 2)
-    assert (sizes, threads) == ([16, 8], [])
-
-
-async def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     retrieve = Bundle.retrieve
 
     def failing(self: Bundle, seen: Seen, options: Options, **named: Any) -> Any:
@@ -128,30 +97,7 @@ async def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch
     monkeypatch.setattr(Bundle, "retrieve", failing)
     monkeypatch.setattr(Bundle, "retrieve_all", failing_together)
     monkeypatch.setattr(telemetry, "background_failed", lambda work, error: told.append(str(error)))
-    found = await together(bundle, MIXED)
+    found = retrieval.retrieve_together(bundle, MIXED, NOTHING_POPULAR)
     assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
     assert isinstance(found[1], ValueError)
     assert told == ["a fault of one of them"]
-
-
-async def test_one_who_gives_up_holds_up_nobody(bundle: Bundle) -> None:
-    retriever = retrieval.Retriever()
-    with turns:
-        asking = [asyncio.create_task(in_turn(retriever, bundle, wanted)) for wanted in MIXED]
-        await asyncio.sleep(0)
-        asking[1].cancel()
-        found = await asyncio.gather(*asking, return_exceptions=True)
-    assert isinstance(found[1], asyncio.CancelledError)
-    assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
-
-
-async def test_bundles_are_not_mixed(bundle: Bundle, tmp_path: Path) -> None:
-    publish_bundle(tmp_path / "other", item_ids("b", 30))
-    other = Bundle.load(tmp_path / "other" / "current")
-    retriever = retrieval.Retriever()
-    with turns:
-        one, another = await asyncio.gather(
-            in_turn(retriever, bundle, MIXED[0]), in_turn(retriever, other, Wanted(Seen(["b1"]), Options(5)))
-        )
-    assert {item.item_id[0] for item in one.items} == {"a"}
-    assert {item.item_id[0] for item in another.items} == {"b"}

@@ -12,14 +12,14 @@ from service.answer_stores import RedisAnswerStore
 from service.answers import Answer, new_answer_id
 from service.bundle import RetrievedItems
 from service.counters import RedisCounters
-from service.errors import SessionStoreUnavailable
+from service.errors import ServiceError, SessionStoreUnavailable
 from service.popularity import RedisPopularityStore
 from service.redis_calls import Script, connect
 from service.sessions import RedisSessionStore, session_digest
 from service.versioned_map import Put, RedisVersionedMap
 from tests.redis_servers import HOST, SLOTS, RedisServer, redis_servers
 from tests.service.process import wait_until
-from tests.service.sessions.stores import LENGTH, read, stored_items, view
+from tests.service.sessions.stores import LENGTH, append_to_all, known, read, stored_items, view
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # a failover is made once
 
@@ -106,8 +106,8 @@ async def use_all(url: str) -> None:
     async with open_store(url) as store, aclosing(calls):
         names = [f"visitor-{number}" for number in range(150)]
         for _ in range(2):
-            sessions = await store.append_all({name: [view(name, "1")] for name in names})
-            assert {session and tuple(session.item_ids) for session in sessions.values()} == {(name,) for name in names}
+            sessions = await append_to_all(store, {name: [view(name, "1")] for name in names})
+            assert {tuple(known(session).item_ids) for session in sessions.values()} == {(name,) for name in names}
         assert (await store.merge(names[0], names[1])).applied == 1
         assert sorted(await stored_items(store, names[1])) == names[:2]
         await store.delete(names[1])
@@ -197,11 +197,11 @@ class TestCluster:
     async def test_a_failover_takes_over_what_was_stored(self, cluster: str, nodes: list[RedisServer]) -> None:
         names = [f"shopper-{number}" for number in range(100)]
         async with open_store(cluster) as store:
-            await store.append_all({name: [view("a", "1")] for name in names})
+            await append_to_all(store, {name: [view("a", "1")] for name in names})
             nodes[0].tell("wait", 1, 1_000)
             nodes[0].kill()
-            sessions = await store.append_all({name: [view("b", "2")] for name in names})
-            assert 0 < sum(session is None for session in sessions.values()) < len(names)
+            sessions = await append_to_all(store, {name: [view("b", "2")] for name in names})
+            assert 0 < sum(isinstance(session, ServiceError) for session in sessions.values()) < len(names)
             for name in names:
                 await until_it_stores(store, name)
             items = [await stored_items(store, name) for name in names]

@@ -1,8 +1,10 @@
 """Session stores and events to test them with."""
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from service.sessions import Event, EventWeights, InMemorySessionStore, RedisSessionStore, Session, SessionStore
+from service.errors import ServiceError
+from service.sessions import Append, Event, EventWeights, InMemorySessionStore, RedisSessionStore, Session, SessionStore
 
 LENGTH = 5
 NOON_MS = 1_700_000_000_000
@@ -35,3 +37,16 @@ async def read(store: SessionStore, session_id: str) -> Session:
 
 async def stored_items(store: SessionStore, session_id: str) -> list[str]:
     return [event.item_id for event in (await read(store, session_id)).events]
+
+
+def known(session: Session | ServiceError) -> Session:
+    assert isinstance(session, Session)
+    return session
+
+
+async def append_to_all(
+    store: SessionStore, events: Mapping[str, Sequence[Event]]
+) -> dict[str, Session | ServiceError]:
+    """Apply events to several sessions by one call."""
+    sessions = await store.append_all([Append(name, own) for name, own in events.items()])
+    return dict(zip(events, sessions, strict=True))

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from service.errors import SessionBehind
 from service.sessions import Event, EventWeights, InMemorySessionStore, Merged, RedisSessionStore, Session, SessionStore
+from tests.service.sessions.stores import append_to_all
 
 LENGTH = 4
 TTL = timedelta(minutes=1)
@@ -149,8 +150,8 @@ class Sessions(RuleBasedStateMachine):
     def append_to_two(self, first: list[Event], second: list[Event]) -> None:
         sent = {"visitor": first, "user": second}
         outcomes = {name: [self.remembered(name).apply(event) for event in events] for name, events in sent.items()}
-        for name, session in self.run(self.store.append_all(sent)).items():
-            assert session is not None
+        for name, session in self.run(append_to_all(self.store, sent)).items():
+            assert isinstance(session, Session)
             assert list(session.outcomes) == outcomes[name]
             self.check(name, session)
 

@@ -17,7 +17,7 @@ from redis.retry import Retry
 from service.private_store import find_servers
 from service.sessions import RedisSessionStore, SessionStore, session_digest
 from tests.service.process import wait_until
-from tests.service.sessions.stores import LENGTH, event, open_store, read, stored_items, view
+from tests.service.sessions.stores import LENGTH, append_to_all, event, open_store, read, stored_items, view
 
 
 async def test_events_are_kept_by_their_times_and_the_last_ones_stay(store: SessionStore, session_id: str) -> None:
@@ -101,7 +101,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
 async def test_every_call_keeps_to_one_slot_of_a_cluster(cluster: str) -> None:
     store = RedisSessionStore.connect(cluster, length=LENGTH, ttl=timedelta(minutes=1), timeout=timedelta(seconds=5))
     await store.append("a", [view("x", "1"), event("dislike", "y")], answer_id=session_digest("a") + "0" * 16)
-    await store.append_all({"b": [view("y", "1")], "c": [view("z")]})
+    await append_to_all(store, {"b": [view("y", "1")], "c": [view("z")]})
     assert (await store.merge("a", "b")).applied == 1
     assert await stored_items(store, "b") == ["y", "x"]
     for session_id in "abc":
