@@ -22,6 +22,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from structlog.tracebacks import ExceptionDictTransformer
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -52,6 +53,9 @@ _bundle_checked = Gauge(
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("service")
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_FAULTS = ExceptionDictTransformer(show_locals=False)
+"""How a fault is told: without the values of variables, which are callers' data and may be long."""
 
 Scope = MutableMapping[str, Any]
 
@@ -250,7 +254,7 @@ def configure_logging(level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(_FAULTS),
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

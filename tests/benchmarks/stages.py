@@ -40,6 +40,7 @@ from service.bundle import Bundle, KernelUnavailable
 from service.private_store import private_store
 from service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore
 from service.settings import Settings
+from service.shortcut import SHORTCUT, Shortcut
 from tests.benchmarks.bare_server import bare_server
 from training.machine import machine
 
@@ -102,10 +103,11 @@ async def store_us(url: str, sessions: Sessions, seed: int, in_flight: int) -> f
 
 
 class Called:
-    """The application, called without a server."""
+    """The application, called without a server, by its shortcut."""
 
-    def __init__(self, app: Any, state: dict[str, Any], sessions: Sessions) -> None:
-        self._app, self._state = app, state
+    def __init__(self, state: dict[str, Any], sessions: Sessions) -> None:
+        self._shortcut: Shortcut = state[SHORTCUT]
+        self._state = state
         self._bodies = [
             Onward().request(f"called-{number}", session[0]).partition(b"\r\n\r\n")[2]
             for number, session in enumerate(sessions)
@@ -127,14 +129,8 @@ class Called:
             "client": ("127.0.0.1", 1),
             "state": dict(self._state),
         }
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            self.status, self.answer = message.get("status", self.status), message.get("body", b"")
-
-        await self._app(scope, receive, send)
+        response = await self._shortcut.answer(scope, body)
+        self.status, self.answer = response.status_code, bytes(response.body)
 
     async def us(self) -> float:
         """Processor time of an answer among others in flight, in microseconds."""
@@ -164,7 +160,7 @@ async def called(bundles: Path, url: str, sessions: Sessions, rounds: int) -> tu
     """An answer, and microseconds of answers with and without telemetry, taken in turn."""
     app = create_app(Settings(bundles=bundles, redis_url=url, log_level="info"))  # type: ignore[arg-type]  # read as a secret
     async with app.router.lifespan_context(app) as state:
-        asked = Called(app, dict(state or {}), sessions)
+        asked = Called(dict(state or {}), sessions)
         while asked.status != HTTPStatus.OK:  # until the bundle is live
             await asked.ask()
             await asyncio.sleep(0.05)

@@ -31,6 +31,7 @@ telemetry.bundle_refused("digest", 'line\\nbreak "quoted" \\x1b[31m')
 telemetry.answered("GET", "/", 200, 0.1)
 logging.getLogger("uvicorn.error").warning("of another library")
 try:
+    secret = "a caller's"
     1 / 0
 except ZeroDivisionError as error:
     telemetry.failed(error)
@@ -45,6 +46,7 @@ def test_every_log_line_is_one_json_object_with_the_request_id() -> None:
     assert lines[0]["reason"] == 'line\nbreak "quoted" \x1b[31m'
     assert lines[2]["exception"][0]["exc_type"] == "ZeroDivisionError"
     assert "\x1b" not in logged.stderr
+    assert "a caller's" not in logged.stderr
 
 
 def test_onnxruntime_reports_to_nobody_and_leaves_no_file_of_its_reports(tmp_path: Path) -> None:
