@@ -33,7 +33,7 @@ from service.bundle.options import Options, Seen, Wanted
 from service.bundle.popularity import Popularities
 from service.bundle.ranking import ByInterests, ByPopularity, BySimilarity, Ranker
 from service.bundle.rearranging import Rearranging, pool
-from service.bundle.retrieval import Retrieval, RetrievedItems, Rule, User
+from service.bundle.retrieval import Retrieval, RetrievedItems, Rule, Source, User
 from service.bundle.users import UNKNOWN, Users
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
@@ -67,6 +67,9 @@ class _KnownSession(NamedTuple):
     @property
     def is_encodable(self) -> bool:
         return bool(self.rows) or self.user_row != UNKNOWN
+
+
+NO_SESSION = _KnownSession((), (), UNKNOWN, None, (), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,8 @@ class Bundle:
         session = self._session(seen, user_id)
         interests_KD = self.encoder.encode(session.rows, session.user_row) if session.is_encodable else None
         hidden_rows = self._hidden_rows(session, seen, options)
-        return self._answer(session, options, hidden_rows, interests_KD, popular_now)
+        ranker = self._ranker(session, options, interests_KD, popular_now)
+        return self._ranked(ranker, options, hidden_rows, session)
 
     def retrieve_all(
         self, wanted: Sequence[Wanted], *, popular_now: Mapping[str, float] | None = None
@@ -176,26 +180,26 @@ class Bundle:
         ]
         encodable = [number for number, session in enumerate(sessions) if session.is_encodable]
         interests_BKD = self._encoded([sessions[number] for number in encodable])
+        place_of = {number: place for place, number in enumerate(encodable)}
         alike: dict[Any, list[int]] = {}
-        interests: list[NDArray[np.float32] | None] = [None] * len(wanted)
-        for place, number in enumerate(encodable):
-            interests[number] = interests_BKD[place]
+        for number in encodable:
             options = wanted[number].options
             if options.searches_alone and not hidden[number]:
-                alike.setdefault((options.filter and options.filter.key, options.k), []).append(place)
-        found: list[Candidates | None] = [None] * len(wanted)
-        for places in alike.values():
-            options = wanted[encodable[places[0]]].options
+                alike.setdefault((options.filter and options.filter.key, options.k), []).append(number)
+        answers: dict[int, Retrieval] = {}
+        for numbers in alike.values():
+            options = wanted[numbers[0]].options
             eligible = self.catalog.eligible(options.filter)
-            candidates = self.index.search_all(interests_BKD[places], options.k, eligible=eligible)
-            for place, one in zip(places, candidates, strict=True):
-                found[encodable[place]] = one
-        return [
-            self._answer(session, options, hidden_rows, interests_KD, popular_now, known)
-            for session, (_, options, _), hidden_rows, interests_KD, known in zip(
-                sessions, wanted, hidden, interests, found, strict=True
-            )
-        ]
+            some_BKD = interests_BKD[[place_of[number] for number in numbers]]
+            candidates = self.index.search_all(some_BKD, options.k, eligible=eligible)
+            for number, found in zip(numbers, candidates, strict=True):
+                answers[number] = self._retrieval(sessions[number], found, "encoder", shown=eligible.count)
+        for number, (session, one) in enumerate(zip(sessions, wanted, strict=True)):
+            if number not in answers:
+                interests_KD = interests_BKD[place_of[number]] if number in place_of else None
+                ranker = self._ranker(session, one.options, interests_KD, popular_now)
+                answers[number] = self._ranked(ranker, one.options, hidden[number], session)
+        return [answers[number] for number in range(len(wanted))]
 
     def contributions(self, wanted: Wanted, item_ids: Sequence[str]) -> dict[str, list[float]]:
         """Tell what each event of a session does for some items that the encoder brought.
@@ -337,19 +341,6 @@ class Bundle:
         rows = self.catalog.rows(item_ids)
         return [place for place, row in enumerate(rows) if row is not None and row <= self.manifest.encodable_items]
 
-    def _answer(
-        self,
-        session: _KnownSession,
-        options: Options,
-        hidden_rows: Set[int],
-        interests_KD: NDArray[np.float32] | None,
-        popular_now: Mapping[str, float] | None,
-        found: Candidates | None = None,
-    ) -> Retrieval:
-        """Answer a session; of a search alone it may be known already what it finds."""
-        ranker = self._ranker(session, options, interests_KD, popular_now)
-        return self._ranked(ranker, options, hidden_rows, session.unknown_item_ids, session.user, found)
-
     def _ranker(
         self,
         session: _KnownSession,
@@ -413,27 +404,23 @@ class Bundle:
         return BySimilarity(self.index, self.index.vectors(np.array([anchor]))[0], options.exact)
 
     def _ranked(
-        self,
-        ranker: Ranker,
-        options: Options,
-        hidden_rows: Set[int],
-        unknown_item_ids: tuple[str, ...] = (),
-        user: User | None = None,
-        found: Candidates | None = None,
+        self, ranker: Ranker, options: Options, hidden_rows: Set[int], session: _KnownSession = NO_SESSION
     ) -> Retrieval:
         eligible = self.catalog.eligible(options.filter)
         shown = shown_count(eligible, hidden_rows)
         if not options.rearranges:
-            if found is None:
-                found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
-            return Retrieval(self._items(found, ranker), unknown_item_ids, user, shown, found.strategy)
+            found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
+            return self._retrieval(session, found, ranker.source, shown=shown)
         rules = {pin.item_id: self._rule_against(pin.item_id, options, hidden_rows) for pin in options.pins}
         pins = {pin.position: self._row(pin.item_id) for pin in options.pins if rules[pin.item_id] is None}
         levels = self.levels.of(options.filter, options.boosts) if options.boosts else None
         rearranging = Rearranging(self.catalog, self.index, ranker, options, levels)
         items, strategy = rearranging.items(eligible, hidden_rows, pins)
         not_pinned = {item_id: rule for item_id, rule in rules.items() if rule is not None}
-        return Retrieval(items, unknown_item_ids, user, shown, strategy, not_pinned)
+        return Retrieval(items, session.unknown_item_ids, session.user, shown, strategy, not_pinned)
+
+    def _retrieval(self, session: _KnownSession, found: Candidates, source: Source, *, shown: int) -> Retrieval:
+        return Retrieval(self._items(found, source), session.unknown_item_ids, session.user, shown, found.strategy)
 
     def _rule_against(self, item_id: str, options: Options, hidden_rows: Set[int]) -> Rule | None:
         row = self.catalog.row(item_id)
@@ -447,8 +434,8 @@ class Bundle:
             return "filtered"
         return "excluded" if row in hidden_rows else None
 
-    def _items(self, candidates: Candidates, ranker: Ranker) -> RetrievedItems:
-        item_ids, source = self.catalog.item_ids(candidates.rows.tolist()), ranker.source
+    def _items(self, candidates: Candidates, source: Source) -> RetrievedItems:
+        item_ids = self.catalog.item_ids(candidates.rows.tolist())
         interests: tuple[int | None, ...]
         if source == "encoder" and self.manifest.interests > 1:
             interests = tuple(candidates.interests.tolist())

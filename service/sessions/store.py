@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from service.errors import ServiceError
@@ -15,6 +16,7 @@ REMEMBERED_MARKS = 1_000
 REMEMBERED_ANSWERS = 40
 """Entries of a session's list of answers: the place that is reserved for an answer, and the answer itself."""
 DIGEST_LENGTH = 32
+DIGESTS_KEPT = 4_096
 BIRTH_DIGITS = 12
 
 
@@ -82,6 +84,7 @@ class SessionStore(Protocol):
         ...
 
 
+@lru_cache(DIGESTS_KEPT)
 def session_digest(session_id: str) -> str:
     """Return what stands for a session in the store, where no id is to be read: 32 hexadecimal digits."""
     return hashlib.blake2b(session_id.encode(), digest_size=DIGEST_LENGTH // 2).hexdigest()
