@@ -63,7 +63,7 @@ class HotPaths:
 
     def __init__(self, app: ASGIApp, *, routers: Iterable[APIRouter]) -> None:
         self._app = app
-        self._routes = {
+        self.routes = {
             (method, route.path): (route, route.get_route_handler())
             for router in routers
             for route in router.routes
@@ -73,20 +73,16 @@ class HotPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, by ASGI."""
-        is_plain = self.has(scope.get("method", ""), scope.get("path", "")) and not scope.get("root_path")
+        is_plain = (scope.get("method"), scope.get("path")) in self.routes and not scope.get("root_path")
         if not is_plain or b"%" in scope["raw_path"]:
             await self._app(scope, receive, send)
             return
         response = await self.answer(scope, receive)
         await response(scope, receive, send)
 
-    def has(self, method: str, path: str) -> bool:
-        """Whether a hot route answers this method at this path."""
-        return (method, path) in self._routes
-
     async def answer(self, scope: Scope, receive: Receive, content: bytes | None = None) -> Response:
         """Answer a request of a hot route, of which the whole content is here, or is yet to be received."""
-        scope["route"], handle = self._routes[scope["method"], scope["path"]]
+        scope["route"], handle = self.routes[scope["method"], scope["path"]]
         request = Request(scope, receive)
         try:
             return await handle(request, content)

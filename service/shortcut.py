@@ -33,10 +33,11 @@ class Shortcut:
     def __init__(self, hot_paths: HotPaths, admission: Admission) -> None:
         self._hot_paths = hot_paths
         self._admission = admission
+        self._targets = {(method.encode(), path.encode()) for method, path in hot_paths.routes}
 
     def takes(self, method: bytes, target: bytes) -> bool:
         """Whether this is the way of a request."""
-        return self._hot_paths.has(method.decode(), target.decode("latin-1"))
+        return (method, target) in self._targets
 
     async def answer(self, scope: Scope, body: bytes) -> Response:
         """Do all that is done for a request, whatever it meets."""
@@ -129,7 +130,7 @@ class ShortcutProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def _take_shortcut(self, shortcut: Shortcut, body: bytes) -> None:
-        scope: dict[str, Any] = {**self.scope}
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # a dictionary of uvicorn's own kind
         scope["method"] = self.parser.get_method().decode()
         scope["raw_path"], scope["path"], scope["query_string"] = self.url, self.url.decode(), b""
         exchange = _Exchange()
