@@ -129,13 +129,12 @@ class Recommender:
 
         Raises InvalidRequest, UnknownScenario, SessionBehind.
         """
-        bundle = self._live.bundle
-        question = _Question(asked, self._terms(asked, bundle), bundle)
-        return await self._together.ask(question, by_itself=asked.position is not None)
+        return await self._recommend(asked, self._live.bundle)
 
     async def recommend_all(self, asked: Sequence[Asked]) -> list[Recommendation | ServiceError]:
         """Answer several, each by itself, those of one session in order; what one raises stands in its place."""
-        return await asyncio.gather(*map(self._recommendation_or_refusal, asked))
+        bundle = self._live.bundle
+        return await asyncio.gather(*(self._recommend_or_refuse(one, bundle) for one in asked))
 
     async def similar(self, item_id: str, options: Options) -> tuple[Bundle, Retrieval]:
         """Return the items nearest to an item. Raises ItemNotFound."""
@@ -164,9 +163,13 @@ class Recommender:
                 raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
         return _Terms(options, scenario)
 
-    async def _recommendation_or_refusal(self, asked: Asked) -> Recommendation | ServiceError:
+    async def _recommend(self, asked: Asked, bundle: Bundle) -> Recommendation:
+        question = _Question(asked, self._terms(asked, bundle), bundle)
+        return await self._together.ask(question, by_itself=asked.position is not None)
+
+    async def _recommend_or_refuse(self, asked: Asked, bundle: Bundle) -> Recommendation | ServiceError:
         try:
-            return await self.recommend(asked)
+            return await self._recommend(asked, bundle)
         except ServiceError as error:
             return error
 

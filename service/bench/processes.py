@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,24 +47,31 @@ def memory(pid: int) -> Memory | None:
 
 def _tree(pid: int) -> Iterator[int]:
     yield pid
-    for task in (PROC / str(pid) / "task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from _tree(int(child))
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        for task in [*(PROC / str(pid) / "task").iterdir()]:
+            for child in _told(task / "children").split():
+                yield from _tree(int(child))
+
+
+def _told(path: Path) -> str:
+    """What a file says, nothing where its thread or process has just ended."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _is_store(pid: int) -> bool:
-    return any(name in (PROC / str(pid) / "comm").read_text() for name in STORES)
+    return any(name in _told(PROC / str(pid) / "comm") for name in STORES)
 
 
 def _cpu_s(pid: int) -> float:
     """User and system time, of ended children too."""
-    user, system, of_children, system_of_children = (
-        (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[11:15]
-    )
-    return sum(map(int, (user, system, of_children, system_of_children))) / os.sysconf("SC_CLK_TCK")
+    times = _told(PROC / str(pid) / "stat").rpartition(")")[2].split()[11:15]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
 def _memory(pid: int) -> Memory:
-    lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]
+    lines = _told(PROC / str(pid) / "smaps_rollup").splitlines()[1:]
     kib = {name.rstrip(":"): int(value) for name, value, _ in (line.split() for line in lines)}
-    return Memory(1024 * kib["Rss"], 1024 * kib["Pss"])
+    return Memory(1024 * kib.get("Rss", 0), 1024 * kib.get("Pss", 0))
