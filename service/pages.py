@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from service.answers import new_page_id, shown_by
 from service.errors import LimitReached, RecommendationGone, RecommendationNotFound, SessionStoreUnavailable
-from service.recommender import Recommendation
+from service.recommendation import Recommendation
 from service.recorder import Recorder
 from service.reload import LiveBundle
 from service.replay import options_of, wanted_of

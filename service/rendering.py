@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 from service.bundle import Bundle, Catalog, Retrieval, RetrievedItems, Source
 from service.errors import Problem
-from service.recommender import Recommendation
+from service.recommendation import Recommendation
 from service.schemas.explanations import Explanation
 
 PIECES_KEPT = 4_096

@@ -22,7 +22,7 @@ from service.explanation import explained
 from service.hot_route import HotRoute
 from service.json_response import JSONBytes
 from service.openapi import problems
-from service.recommender import Asked, Recommendation
+from service.recommendation import Asked, Recommendation
 from service.rendering import rendered, rendered_results
 from service.routes.dependencies import (
     BODY_PROBLEMS,
