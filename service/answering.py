@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from service import telemetry
@@ -26,10 +26,10 @@ class Question(NamedTuple):
     """What is asked of the bundle that was live by then, whatever is meanwhile."""
 
     asked: Asked
-    options: RecommendationOptions
-    """Those that count: the caller's own, over those of a scenario."""
+    given: RecommendationOptions
+    """The options that count, as a request writes them: the caller's own, over those of a scenario."""
     scenario: Scenario | None
-    wanted: Options
+    options: Options
     """The same as the bundle takes them."""
     bundle: Bundle
 
@@ -86,10 +86,8 @@ class Answering:
             wanted = Wanted(found.seen, options, asked.user_id)
             known = _Known(ticket, answer_id, found, wanted, store_s)
             (short if is_short(bundle, wanted) else long).append(known)
-        while short:  # once, unless another bundle became live just now
-            bundle = short[0].ticket.question.bundle
-            self._retrieve(bundle, [one for one in short if one.ticket.question.bundle is bundle])
-            short = [one for one in short if one.ticket.question.bundle is not bundle]
+        for _, together in groupby(short, key=lambda one: id(one.ticket.question.bundle)):
+            self._retrieve([*together])
         if long:
             await asyncio.gather(*map(self._retrieve_in_thread, long))
 
@@ -117,10 +115,11 @@ class Answering:
             self._listener.applied(applied)
         return found
 
-    def _retrieve(self, bundle: Bundle, known: Sequence[_Known]) -> None:
-        """Answer from one bundle now."""
+    def _retrieve(self, known: Sequence[_Known]) -> None:
+        """Answer now, from the bundle that all ask."""
         started_s = time.perf_counter()
-        retrievals = retrieve_together(bundle, [one.wanted for one in known], self._popular_now())
+        bundle, wanted = known[0].ticket.question.bundle, [one.wanted for one in known]
+        retrievals = retrieve_together(bundle, wanted, self._popular_now())
         self._give_all(known, retrievals, time.perf_counter() - started_s)
 
     async def _retrieve_in_thread(self, known: _Known) -> None:
@@ -147,8 +146,8 @@ class Answering:
 
     def _recorded(self, known: _Known, retrieval: Retrieval, retrieval_s: float) -> Recommendation:
         """Put an answer together and have it recorded."""
-        asked, options, scenario, _, bundle = known.ticket.question
-        found, given = known.found, options.given()
+        asked, given, scenario, _, bundle = known.ticket.question
+        found, options = known.found, given.given()
         answer = Answer(
             id=known.answer_id,
             made_ms=int(self._clock() * 1000),
@@ -158,11 +157,11 @@ class Answering:
             purchased=tuple(found.seen.purchased),
             hidden=tuple(found.seen.hidden),
             user_id=asked.user_id,
-            options={**given, "exclude": list(asked.exclude)} if asked.exclude else given,
+            options={**options, "exclude": list(asked.exclude)} if asked.exclude else options,
             changes_version=bundle.changes_version,
             scenario=None if scenario is None else scenario.name,
             scenario_version=None if scenario is None else scenario.version,
-            variant=options.variant,
+            variant=given.variant,
         )
         if asked.kept:
             self._recorder.served(answer, session_id=asked.session_id, reserved=found.reserved)

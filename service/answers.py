@@ -86,11 +86,6 @@ def new_answer_ids(session_ids: Sequence[str | None]) -> list[str]:
     ]
 
 
-def new_answer_id(session_id: str | None) -> str:
-    """Make one id."""
-    return new_answer_ids([session_id])[0]
-
-
 def new_page_id(answer_id: str) -> str:
     """Make the id of another page of an answer."""
     return owner_of(answer_id) + secrets.token_hex(NONCE_DIGITS // 2)

@@ -30,7 +30,9 @@ class HotRoute(StrictJSONRoute):
 
         async def handle(request: Request, content: bytes | None = None) -> Response:
             require_json(request.scope)
-            value, errors = body.validate(_sent(content or await _body(request.receive)), {}, loc=("body",))
+            if content is None:
+                content = await _body(request.receive)
+            value, errors = body.validate(_sent(content), {}, loc=("body",))
             if errors:
                 raise RequestValidationError(errors)
             given = {name: await part(request) for name, part in parts}  # type: ignore[misc]  # each is a coroutine function
@@ -77,13 +79,13 @@ class HotPaths:
         if not is_plain or b"%" in scope["raw_path"]:
             await self._app(scope, receive, send)
             return
-        response = await self.answer(scope, receive)
+        response = await self.answer(Request(scope, receive))
         await response(scope, receive, send)
 
-    async def answer(self, scope: Scope, receive: Receive, content: bytes | None = None) -> Response:
+    async def answer(self, request: Request, content: bytes | None = None) -> Response:
         """Answer a request of a hot route, of which the whole content is here, or is yet to be received."""
+        scope = request.scope
         scope["route"], handle = self.routes[scope["method"], scope["path"]]
-        request = Request(scope, receive)
         try:
             return await handle(request, content)
         except HTTPException as error:

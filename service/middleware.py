@@ -27,7 +27,7 @@ class RequestTelemetry:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = begin(scope)
+        request_id = begin_request(scope)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -44,17 +44,17 @@ class RequestTelemetry:
             if status == 0:
                 await problem_response(InternalError(), request_id)(scope, receive, send_with_id)
         finally:
-            end(scope, status)
+            end_request(scope, status)
 
 
-def begin(scope: Scope) -> str:
+def begin_request(scope: Scope) -> str:
     """Give a request its id and its start."""
     request_id = _accepted_request_id(scope) or f"{random.getrandbits(128):032x}"  # it is no secret
     telemetry.begin(scope, request_id)
     return request_id
 
 
-def end(scope: Scope, status: int) -> None:
+def end_request(scope: Scope, status: int) -> None:
     """Note that a request was answered."""
     telemetry.answered(scope["method"], _route(scope), status, telemetry.elapsed_s(scope))
 

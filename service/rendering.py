@@ -67,7 +67,7 @@ def _items(catalog: Catalog, items: RetrievedItems) -> bytes:
     if not count:
         return b""
     pieces = [b""] * (4 * count)
-    pieces[0::4], pieces[3::4] = catalog.texts(items.item_ids)
+    pieces[0::4], pieces[3::4] = zip(*catalog.texts(items.item_ids), strict=True)
     pieces[1::4] = to_json(items.scores)[1:-1].split(b",")
     pieces[2::4] = _betweens(items.sources, items.interests)
     return b"".join(pieces)[1:]

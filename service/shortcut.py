@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Scope
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -19,7 +20,7 @@ from service import telemetry
 from service.admission import Admission
 from service.errors import InternalError, problem_response
 from service.hot_route import HotPaths
-from service.middleware import begin, end
+from service.middleware import begin_request, end_request
 
 SHORTCUT = "shortcut"
 """Where the state of the application has it."""
@@ -41,18 +42,18 @@ class Shortcut:
 
     async def answer(self, scope: Scope, body: bytes) -> Response:
         """Do all that is done for a request, whatever it meets."""
-        request_id = begin(scope)
+        request_id = begin_request(scope)
         try:
             if (refusal := self._admission.refusal(scope)) is not None:
                 response = problem_response(refusal, request_id)
             else:
                 with self._admission.in_flight:
-                    response = await self._hot_paths.answer(scope, _nothing_more, body)
+                    response = await self._hot_paths.answer(Request(scope), body)
         except Exception as error:  # the last resort: nothing else would answer or log it
             telemetry.failed(error)
             response = problem_response(InternalError(), request_id)
         response.raw_headers.append((b"x-request-id", request_id.encode()))
-        end(scope, response.status_code)
+        end_request(scope, response.status_code)
         return response
 
 
@@ -152,11 +153,6 @@ class ShortcutProtocol(HttpToolsProtocol):
         if not exchange.keep_alive:
             self.transport.close()
         self.on_response_complete()
-
-
-async def _nothing_more() -> Message:
-    """What comes behind a whole body."""
-    return {"type": "http.request"}
 
 
 async def _nothing(*_: object) -> None:

@@ -322,9 +322,8 @@ class Bundle:
     def _session(self, seen: Seen, user_id: str | None) -> _KnownSession:
         known_rows, unknown_item_ids = self._rows(seen.item_ids)
         user_row, user = self._user(user_id)
-        rows: Sequence[int] = known_rows
-        if self.manifest.encodable_items < len(self.catalog):  # there are items that the encoder does not know
-            rows = [row for row in known_rows if row <= self.manifest.encodable_items]
+        last = self.manifest.encodable_items
+        rows = known_rows if max(known_rows, default=0) <= last else [row for row in known_rows if row <= last]
         anchor = None if rows or user_row != UNKNOWN else self._anchor(known_rows)
         return _KnownSession(rows, known_rows, user_row, user, unknown_item_ids, anchor)
 

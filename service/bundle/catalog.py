@@ -19,7 +19,7 @@ from service.bundle.changes import ItemChange
 from service.bundle.eligible import Eligible
 from service.bundle.filters import Filter
 from service.bundle.recent import Recent
-from service.bundle.stored_items import FILTERS_KEPT, ItemTexts, StoredItems, item_text
+from service.bundle.stored_items import FILTERS_KEPT, ItemText, StoredItems
 
 SORTED_AT_ONCE = 4_096
 LEAST_CHUNK = 256
@@ -160,12 +160,11 @@ class Catalog:
         attributes, change = self._stored.attributes(row), self._changes.get(self._stored.ids.id_of(row))
         return attributes if change is None else change.applied_to(attributes)
 
-    def texts(self, item_ids: Sequence[str]) -> ItemTexts:
+    def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
         """Write some items, which the catalog must have, as answers show them now."""
         if not self._changes:
             return self._stored.texts(item_ids)
-        starts, ends = zip(*map(self._text, item_ids), strict=True) if item_ids else ((), ())
-        return ItemTexts(list(starts), list(ends))
+        return [self._text(item_id) for item_id in item_ids]
 
     def popularity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The popularity of some rows from 1..R, 0 for cold ones."""
@@ -235,12 +234,11 @@ class Catalog:
         present = (change for change in known.values() if not change.deleted)
         return sorted(present, key=lambda change: (change.sequence, change.item_id))
 
-    def _text(self, item_id: str) -> tuple[bytes, bytes]:
+    def _text(self, item_id: str) -> ItemText:
         if item_id not in self._changes:
-            (start,), (end,) = self._stored.texts([item_id])
-            return start, end
+            return self._stored.texts([item_id])[0]
         row = self._stored.ids.row(item_id) or self._cold_rows[item_id]
-        return item_text(item_id, to_json(self.attributes(row)))
+        return ItemText.of(item_id, to_json(self.attributes(row)))
 
     def _found_eligible(self, condition: Filter | None) -> Eligible:
         rows_R1 = np.concatenate([self._available_N1, [change.shown for change in self.cold]]).astype(np.bool_)

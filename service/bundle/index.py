@@ -138,9 +138,6 @@ class ItemIndex:
         sessions, interests, dimension = interests_BKD.shape
         with eligible.selecting(frozenset()) as selector:
             rows, scores = self._found(interests_BKD.reshape(-1, dimension), k, plan, selector)
-        if interests == 1 and self._is_complete(rows):
-            first_k = np.zeros(k, dtype=np.int64)
-            return [Candidates(*found, first_k, plan.strategy) for found in zip(rows, scores, strict=True)]
         rows_BKC, scores_BKC = rows.reshape(sessions, interests, -1), scores.reshape(sessions, interests, -1)
         return [
             self._completed(self._chosen(interests_KD, k, rows_KC, scores_KC, plan), interests_KD, k, eligible)
@@ -229,11 +226,6 @@ class ItemIndex:
         candidates = self._effort.candidates_per_k * k
         ids_KC, scores_KC = self._index.search(interests_KD, candidates, visits=plan.visits, selector=selector)
         return ids_KC + 1, scores_KC.copy()
-
-    def _is_complete(self, rows_BC: NDArray[np.int64]) -> bool:
-        """Whether what the index found for each session is its answer already."""
-        is_final = self._effort.candidates_per_k == 1 and not len(self._cold_MD)
-        return is_final and bool(rows_BC[:, -1].all())  # FAISS fills the places from the first on
 
     def _chosen(
         self,

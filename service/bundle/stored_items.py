@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,17 @@ FILTERS_KEPT = 64
 TEXTS_KEPT = 65_536
 
 
-class ItemTexts(NamedTuple):
-    """Items of an answer in JSON, with a comma before each: what comes before their scores, and what comes last."""
+class ItemText(NamedTuple):
+    """An item of an answer in JSON, with the comma before it: what comes before its score, and what comes last."""
 
-    starts: list[bytes]
-    ends: list[bytes]
+    start: bytes
+    end: bytes
 
-
-def item_text(item_id: str, attributes: bytes) -> tuple[bytes, bytes]:
-    """Write an item, of which the attributes are in JSON."""
-    end = b"}" if attributes == b"{}" else b',"attributes":%b}' % attributes
-    return b',{"id":%b,"score":' % to_json(item_id), end
+    @classmethod
+    def of(cls, item_id: str, attributes: bytes) -> Self:
+        """Take the attributes in JSON."""
+        end = b"}" if attributes == b"{}" else b',"attributes":%b}' % attributes
+        return cls(b',{"id":%b,"score":' % to_json(item_id), end)
 
 
 class StoredItems:
@@ -56,8 +56,7 @@ class StoredItems:
         self._given_schema = schema
         self._given_columns = columns
         self._passing = Recent[NDArray[np.bool_]](FILTERS_KEPT)
-        self._starts: dict[str, bytes] = {}
-        self._ends: dict[str, bytes] = {}
+        self._texts: dict[str, ItemText] = {}
 
     @classmethod
     def load(cls, folder: Path, items: int, schema: Schema) -> "StoredItems":
@@ -108,22 +107,20 @@ class StoredItems:
         """Read the attributes of a row from 1..N."""
         return self._lines.read(row)
 
-    def texts(self, item_ids: Sequence[str]) -> ItemTexts:
+    def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
         """Write some of the items as answers show them; those that were written lately are kept."""
-        starts, ends = self._starts, self._ends
+        kept = self._texts
         try:
-            return ItemTexts(list(map(starts.__getitem__, item_ids)), list(map(ends.__getitem__, item_ids)))
+            return list(map(kept.__getitem__, item_ids))
         except KeyError:
-            texts = [self._text(item_id) for item_id in item_ids]
-            return ItemTexts([start for start, _ in texts], [end for _, end in texts])
+            return [kept.get(item_id) or self._text(item_id) for item_id in item_ids]
 
-    def _text(self, item_id: str) -> tuple[bytes, bytes]:
+    def _text(self, item_id: str) -> ItemText:
         row = self.ids.row(item_id)
-        text = item_text(item_id, b"{}" if row is None else self._lines.text(row))
-        if len(self._starts) >= TEXTS_KEPT:
-            self._starts, self._ends = {}, {}
-        self._ends[item_id] = text[1]  # first, for a thread that finds the start
-        self._starts[item_id] = text[0]
+        text = ItemText.of(item_id, b"{}" if row is None else self._lines.text(row))
+        if len(self._texts) >= TEXTS_KEPT:
+            self._texts = {}
+        self._texts[item_id] = text
         return text
 
     def passing(self, condition: Filter) -> NDArray[np.bool_]:

@@ -42,8 +42,6 @@ async def record(store: SessionStore, listener: EventListener, sent: Sequence[Se
 
 
 async def _append(store: SessionStore, events: dict[str, list[Event]]) -> dict[str, Session | None]:
-    if len(events) == 1:
-        return {name: await store.append(name, own) for name, own in events.items()}
     sessions = await store.append_all([Append(name, own) for name, own in events.items()])
     failures = [session for session in sessions if isinstance(session, ServiceError)]
     if len(failures) == len(sessions):

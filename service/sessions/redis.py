@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
@@ -35,7 +35,6 @@ ANYWHERE = str(NOWHERE)
 EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "answers"
 EVENTS_ASIDE, STATE_ASIDE, MOVES = "events-aside", "state-aside", "moves"
 PARTS = (EVENTS, IDS, STATE, ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
-
 
 _Call = tuple[Sequence[str], Sequence[Argument]]
 """Keys and arguments of a script."""
@@ -88,28 +87,20 @@ class RedisSessionStore:
     async def append(
         self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
     ) -> Session:
-        """One run of the script; as many as there is time for while the session is behind."""
-        keys = self._keys(session_digest(session_id), EVENTS, IDS, STATE, ANSWERS)
-        arguments = self._arguments(events, at_least, answer_id)
-        with _Told():
-            answer = await self._apply(keys, arguments)
-            if _is_behind(answer):
-                answer = await self._caught_up(keys, arguments, answer, at_least)
-        return _session(answer)
+        """As one of several."""
+        (found,) = await self.append_all([Append(session_id, events, at_least, answer_id)])
+        if isinstance(found, ServiceError):
+            raise found
+        return found
 
     async def append_all(self, appends: Sequence[Append]) -> list[Session | ServiceError]:
         """One round trip for each hundred sessions; not one transaction."""
         births = new_births(len(appends))
-        calls = [
-            (
-                self._keys(session_digest(one.session_id), EVENTS, IDS, STATE, ANSWERS),
-                self._arguments(one.events, one.at_least, one.answer_id, birth),
-            )
-            for one, birth in zip(appends, births, strict=True)
-        ]
+        calls = [self._call(one, birth) for one, birth in zip(appends, births, strict=True)]
         sessions: list[Session | ServiceError] = []
         for first in range(0, len(calls), SESSIONS_PER_CALL):
-            sessions += await self._appended(appends[first:], calls[first : first + SESSIONS_PER_CALL])
+            together = slice(first, first + SESSIONS_PER_CALL)
+            sessions += await self._appended(appends[together], calls[together])
         return sessions
 
     async def merge(self, source: str, target: str) -> Merged:
@@ -122,8 +113,7 @@ class RedisSessionStore:
                 await self._clear(self._keys(from_digest, EVENTS_ASIDE, STATE_ASIDE), [move.name])
                 if move.name == name:  # what another call left behind came first, and what comes now stays
                     break
-            keys = self._keys(to_digest, EVENTS, IDS, STATE, ANSWERS)
-            return Merged(applied, _session(await self._apply(keys, self._arguments(()))).position)
+        return Merged(applied, (await self.append(target, ())).position)
 
     async def delete(self, session_id: str) -> None:
         """Delete every key of the session."""
@@ -193,21 +183,16 @@ class RedisSessionStore:
     def _keys(self, digest: str, *parts: str) -> list[str]:
         return [f"{self._prefix}{{{digest}}}:{part}" for part in parts]
 
-    def _arguments(
-        self,
-        events: Iterable[Event],
-        at_least: str | None = None,
-        answer_id: str | None = None,
-        birth: str | None = None,
-    ) -> list[Argument]:
+    def _call(self, append: Append, birth: str) -> _Call:
+        """Keys and arguments of the script that applies events; `birth` names the life that may begin."""
         arguments: list[Argument] = [
-            birth or new_birth(),
-            ANYWHERE if at_least is None else at_least,
-            answer_id[DIGEST_LENGTH:] if answer_id else "",
+            birth,
+            ANYWHERE if append.at_least is None else append.at_least,
+            append.answer_id[DIGEST_LENGTH:] if append.answer_id else "",
         ]
-        for event in events:
+        for event in append.events:
             arguments += (event.effect, event.event_id or "", event.timestamp_ms, event.type, event.item_id)
-        return arguments
+        return self._keys(session_digest(append.session_id), EVENTS, IDS, STATE, ANSWERS), arguments
 
 
 class _Move(NamedTuple):

@@ -19,7 +19,6 @@ from service.answers import (
     AnswerStore,
     Claim,
     Origin,
-    new_answer_id,
     new_page_id,
     nonce_of,
     owner_of,
@@ -27,6 +26,7 @@ from service.answers import (
 from service.bundle import RetrievedItem, RetrievedItems
 from service.errors import SessionStoreUnavailable
 from service.redis_calls import RedisCalls
+from tests.service.answer_ids import new_answer_id
 from tests.service.clock import NOON_S, Clock
 
 TTL = timedelta(minutes=30)

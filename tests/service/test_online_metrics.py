@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from service import telemetry
 from service.answer_stores import InMemoryAnswerStore
-from service.answers import Answer, AnswerLog, new_answer_id
+from service.answers import Answer, AnswerLog
 from service.bundle import RetrievedItem, RetrievedItems
 from service.counters import Counters, InMemoryCounters, RedisCounters
 from service.errors import on_invalid_request
@@ -19,6 +19,7 @@ from service.online_metrics import MAX_WAITING, OnlineMetrics, Outcome
 from service.redis_calls import RedisCalls
 from service.routes.metrics import router
 from service.sessions import AppliedEvent
+from tests.service.answer_ids import new_answer_id
 from tests.service.clock import NOON_S, Clock
 
 HOUR = timedelta(hours=1)

@@ -12,11 +12,12 @@ import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from service.answers import Answer, new_answer_id, new_page_id, nonce_of, owner_of
+from service.answers import Answer, new_page_id, nonce_of, owner_of
 from service.bundle import RetrievedItem, RetrievedItems
 from service.recorder import Recorder, open_recorder
 from service.sessions import AppliedEvent
 from service.settings import IN_MEMORY, Settings
+from tests.service.answer_ids import new_answer_id
 
 HOUR = timedelta(hours=1)
 NOW_MS = int(time.time() * 1000)

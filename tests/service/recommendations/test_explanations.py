@@ -10,11 +10,12 @@ from typing import Any, get_args
 import pytest
 from starlette.testclient import TestClient
 
-from service.answers import Answer, new_answer_id
+from service.answers import Answer
 from service.bundle import Bundle, Options, Seen
 from service.errors import RecommendationGone
 from service.explanation import explained_again
 from service.schemas.explanations import Reason
+from tests.service.answer_ids import new_answer_id
 from tests.service.process import wait_until
 from tests.service.shop import (
     ACME,

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from service.answer_stores import RedisAnswerStore
-from service.answers import Answer, new_answer_id
+from service.answers import Answer
 from service.bundle import RetrievedItems
 from service.counters import RedisCounters
 from service.errors import ServiceError, SessionStoreUnavailable
@@ -18,6 +18,7 @@ from service.redis_calls import Script, connect
 from service.sessions import RedisSessionStore, session_digest
 from service.versioned_map import Put, RedisVersionedMap
 from tests.redis_servers import HOST, SLOTS, RedisServer, redis_servers
+from tests.service.answer_ids import new_answer_id
 from tests.service.process import wait_until
 from tests.service.sessions.stores import LENGTH, append_to_all, known, read, stored_items, view
 
