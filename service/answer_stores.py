@@ -98,7 +98,7 @@ class RedisAnswerStore:
 
 def _entry(answer: Answer) -> bytes:
     nonces = nonce_of(answer.id) + nonce_of(answer.root_id or answer.id)
-    return nonces.encode() + _ANSWER.dump_json(answer, exclude_defaults=True)
+    return nonces.encode() + answer.json()
 
 
 def _root(entry: bytes) -> bytes:

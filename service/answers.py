@@ -6,10 +6,12 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import timedelta
 from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
+
+from pydantic_core import to_json
 
 from service.bundle import RetrievedItems
 from service.outages import Outages
@@ -53,6 +55,17 @@ class Answer:
     """Of a next page: the answer that is the first page."""
     shown_before: tuple[str, ...] = ()
     """Of a next page, where it is asked for by itself: what the pages before it showed."""
+
+    def json(self) -> bytes:
+        """Write it without what is as by default, by code that a request has used before, which is in the caches."""
+        written = {"id": self.id, "made_ms": self.made_ms, "bundle": self.bundle, "items": self.items.columns()}
+        for name in _OPTIONAL:
+            if value := getattr(self, name):
+                written[name] = value
+        return to_json(written)
+
+
+_OPTIONAL = tuple(each.name for each in fields(Answer) if each.default != MISSING or each.default_factory != MISSING)
 
 
 class Claim(NamedTuple):

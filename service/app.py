@@ -25,7 +25,7 @@ from service.middleware import RequestLimits, RequestTelemetry
 from service.pages import Pages
 from service.parent import end_with_parent
 from service.recommender import Recommender
-from service.recorder import open_recorder
+from service.recorder import COUNT_INTERVAL, open_recorder
 from service.reload import LiveBundle
 from service.routes import ROUTERS
 from service.routes.catalog import ITEMS_BATCH_PATH
@@ -124,6 +124,7 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
     """Open what the endpoints ask, and keep it at work until `running` ends."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     shared_url = None if url == IN_MEMORY else url
+    running.callback(telemetry.count_answers)
     store = open_store(settings)
     running.push_async_callback(store.close)
     catalog, scenarios = open_live_catalog(shared_url), open_scenarios(shared_url)
@@ -135,6 +136,7 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         (live.refresh, settings.reload_interval),
         (live.follow_catalog, FOLLOW_INTERVAL),
         (scenarios.follow, FOLLOW_INTERVAL),
+        (_count_answers, COUNT_INTERVAL),
     ):
         await running.enter_async_context(repeated(work, interval))
     listener = Listeners(recorder, catalog)
@@ -151,6 +153,10 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "pages": Pages(live, recorder),
         "explainer": Explainer(live, recorder),
     }
+
+
+async def _count_answers() -> None:
+    telemetry.count_answers()
 
 
 def open_store(settings: Settings) -> SessionStore:

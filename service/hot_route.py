@@ -35,16 +35,18 @@ class HotRoute(StrictJSONRoute):
             value, errors = body.validate(_sent(content), {}, loc=("body",))
             if errors:
                 raise RequestValidationError(errors)
-            given = {name: await part(request) for name, part in parts}  # type: ignore[misc]  # each is a coroutine function
-            given[body.name] = value
-            response = JSONBytes(status_code=status_code)
+            given = {body.name: value}
+            for name, part in parts:
+                given[name] = await part(request)  # type: ignore[misc]  # each is a coroutine function
             if taken.request_param_name:
                 given[taken.request_param_name] = request
+            response = None
             if taken.response_param_name:
-                given[taken.response_param_name] = response
+                given[taken.response_param_name] = response = JSONBytes(status_code=status_code)
             found = await endpoint(**given)
             if isinstance(found, Response):
                 return found
+            response = response or JSONBytes(status_code=status_code)
             response.complete(answer.serialize_json(found, exclude_none=self.response_model_exclude_none))
             return response
 

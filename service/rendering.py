@@ -17,31 +17,35 @@ PIECES_KEPT = 4_096
 def rendered(found: Recommendation, took_ms: float, explanation: Explanation | None = None) -> bytes:
     """Write an answer: `schemas.recommendations.Recommendations`."""
     answer, retrieval = found.answer, found.retrieval
-    fields = {
-        "recommendation_id": answer.id,
-        "session_id": found.session_id,
-        "bundle": found.bundle.digest,
-        "count": len(retrieval.items),
-        "user": retrieval.user,
-        "filter": {"eligible": retrieval.eligible, "strategy": retrieval.strategy}
-        if retrieval.strategy
-        else {"eligible": retrieval.eligible},
-        "scenario": None if answer.scenario is None else {"name": answer.scenario, "version": answer.scenario_version},
-        "variant": answer.variant,
-        "not_pinned": retrieval.not_pinned or None,
-        "position": found.position,
-        "degraded": found.degraded,
-        "unknown_item_ids": retrieval.unknown_item_ids,
-        "explanation": explanation,
-        "took_ms": took_ms,
-    }
-    return _joined(fields, found.bundle.catalog, retrieval.items)
+    strategy = f',"strategy":"{retrieval.strategy}"' if retrieval.strategy else ""
+    head = (
+        f'{{"recommendation_id":"{answer.id}"{_optional("session_id", found.session_id)},'
+        f'"bundle":"{found.bundle.digest}","count":{len(retrieval.items)},'
+        f'"filter":{{"eligible":{retrieval.eligible}{strategy}}}{_optional("position", found.position)},'
+        f'"degraded":{_listed(found.degraded)},"unknown_item_ids":{_listed(retrieval.unknown_item_ids)},'
+        f'"took_ms":{took_ms}{_optional("user", retrieval.user)}{_optional("variant", answer.variant)}'
+    )
+    if answer.scenario is not None:
+        head += _optional("scenario", {"name": answer.scenario, "version": answer.scenario_version})
+    if retrieval.not_pinned:
+        head += _optional("not_pinned", retrieval.not_pinned)
+    if explanation is not None:
+        head += _optional("explanation", explanation)
+    return b'%b,"items":[%b]}' % (head.encode(), _items(found.bundle.catalog, retrieval.items))
+
+
+def _optional(name: str, value: Any) -> str:
+    return "" if value is None else f',"{name}":{to_json(value, exclude_none=True).decode()}'
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return to_json(texts).decode() if texts else "[]"
 
 
 def rendered_list(bundle: Bundle, retrieval: Retrieval, took_ms: float) -> bytes:
     """Write a list of items: `schemas.items.ItemList`."""
-    fields = {"bundle": bundle.digest, "count": len(retrieval.items), "took_ms": took_ms}
-    return _joined(fields, bundle.catalog, retrieval.items)
+    head = f'{{"bundle":"{bundle.digest}","count":{len(retrieval.items)},"took_ms":{took_ms},"items":['
+    return head.encode() + _items(bundle.catalog, retrieval.items) + b"]}"
 
 
 def rendered_results(results: Sequence[bytes | Problem], failed: int, took_ms: float) -> bytes:
@@ -54,11 +58,6 @@ def _result(one: bytes | Problem) -> bytes:
     if isinstance(one, Problem):
         return to_json({"status": one.status, "problem": one}, exclude_none=True)
     return b'{"status":200,"recommendations":%b}' % one
-
-
-def _joined(fields: dict[str, Any], catalog: Catalog, items: RetrievedItems) -> bytes:
-    known = to_json({name: value for name, value in fields.items() if value is not None}, exclude_none=True)
-    return b'%b,"items":[%b]}' % (known[:-1], _items(catalog, items))
 
 
 def _items(catalog: Catalog, items: RetrievedItems) -> bytes:

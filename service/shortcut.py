@@ -4,6 +4,7 @@ A server that knows of no shortcut serves the same application by ASGI alone.
 """
 
 import asyncio
+import math
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -26,6 +27,9 @@ SHORTCUT = "shortcut"
 """Where the state of the application has it."""
 LARGEST_BODY = 16 * 2**10
 """In bytes; a larger body goes by ASGI, where every path has a limit of its own."""
+NEVER_S = math.inf
+FORWARDED = b"x-forwarded-"
+"""What the headers begin with in which a proxy says who the caller is."""
 
 
 class Shortcut:
@@ -77,12 +81,23 @@ class ShortcutProtocol(HttpToolsProtocol):
             self._proxy = ProxyHeadersMiddleware(_nothing, config.forwarded_allow_ips or "")
         self._body: bytes | None = None
         """Of a request that may take the shortcut, as far as it came; None while there is no such request."""
+        self._idle_since_s = NEVER_S
+        """When the last answer was written, while nothing else has come."""
+        self._watch: asyncio.TimerHandle | None = None
+        """Of an idle connection; one for many answers, since a timer for each would take 6 % of a request."""
 
     def data_received(self, data: bytes) -> None:
         """By asyncio."""
+        self._idle_since_s = NEVER_S
         super().data_received(data)
         if self._body is not None:
             self._go_by_asgi()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """By asyncio."""
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
         """By the parser."""
@@ -141,7 +156,7 @@ class ShortcutProtocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
 
     async def _answer(self, shortcut: Shortcut, exchange: "_Exchange", scope: Scope, body: bytes) -> None:
-        if self._proxy is not None:
+        if self._proxy is not None and any(name.startswith(FORWARDED) for name, _ in scope["headers"]):
             await self._proxy(scope, _nothing, _nothing)
         response = await shortcut.answer(scope, body)
         if self.flow.write_paused and not exchange.disconnected:
@@ -152,7 +167,25 @@ class ShortcutProtocol(HttpToolsProtocol):
         exchange.response_complete = True
         if not exchange.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        if self.pipeline or not exchange.keep_alive:
+            self.on_response_complete()
+        else:
+            self._be_idle()
+
+    def _be_idle(self) -> None:
+        """Wait for another request, as long as the server lets a connection wait."""
+        self.server_state.total_requests += 1
+        self._idle_since_s = self.loop.time()
+        if self._watch is None:
+            self._watch = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s <= 0:
+            self.transport.close()
+        else:
+            waits = self._idle_since_s != NEVER_S
+            self._watch = self.loop.call_later(left_s, self._look_whether_idle) if waits else None
 
 
 async def _nothing(*_: object) -> None:

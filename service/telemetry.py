@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter as Counted
+from collections import defaultdict
 from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
 from functools import cache
@@ -51,6 +52,10 @@ _bundle_checked = Gauge(
     "onward_bundle_checked_timestamp_seconds", "Last look at the current bundle.", multiprocess_mode="mostrecent"
 )
 
+COUNTED_AT_ONCE = 64
+_answered: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
+"""Seconds of answers that the metrics do not have yet: to count many at once takes a tenth of the time."""
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("service")
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -83,19 +88,24 @@ def answered(method: str, route: str, status: int, seconds: float) -> None:
 
     So is a 503: what led to it has its own line, and one for each refusal would add to an overload.
     """
-    requests, request_seconds = _of_answers(method, route, status)
-    requests.inc()
-    request_seconds.observe(seconds)
+    waiting = _answered[method, route, status]
+    waiting.append(seconds)
+    if len(waiting) >= COUNTED_AT_ONCE:
+        count_answers()
     is_failure = status >= 500 and status != 503
     if is_failure or logging.root.isEnabledFor(logging.DEBUG):
         line = _log.warning if is_failure else _log.debug
         line("request answered", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
 
 
-@cache
-def _of_answers(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-    """The metrics of an answer; routes and methods are ours, so that there are not many."""
-    return _requests.labels(method, route, status), _request_seconds.labels(method, route)
+def count_answers() -> None:
+    """Bring the metrics of answers up to date, by the thread that notes them."""
+    for (method, route, status), waiting in _answered.items():
+        _requests.labels(method, route, status).inc(len(waiting))
+        request_seconds = _request_seconds.labels(method, route)
+        for seconds in waiting:
+            request_seconds.observe(seconds)
+    _answered.clear()
 
 
 def refused(code: str) -> None:

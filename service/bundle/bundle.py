@@ -1,10 +1,11 @@
 """A bundle as one thing: everything that one answer needs, loaded whole and checked before it serves."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,31 +176,29 @@ class Bundle:
         One by one are searched those from which something of their own is hidden, or that ask for more than a search.
         """
         sessions = [self._session(one.seen, one.user_id) for one in wanted]
-        hidden = [
-            self._hidden_rows(session, one.seen, one.options) for session, one in zip(sessions, wanted, strict=True)
-        ]
-        encodable = [number for number, session in enumerate(sessions) if session.is_encodable]
-        interests_BKD = self._encoded([sessions[number] for number in encodable])
-        place_of = {number: place for place, number in enumerate(encodable)}
-        alike: dict[Any, list[int]] = {}
-        for number in encodable:
-            options = wanted[number].options
-            if options.searches_alone and not hidden[number]:
-                alike.setdefault((options.filter and options.filter.key, options.k), []).append(number)
-        answers: dict[int, Retrieval] = {}
-        for numbers in alike.values():
-            options = wanted[numbers[0]].options
+        interests_BKD = self._encoded([session for session in sessions if session.is_encodable])
+        alike: defaultdict[Any, list[tuple[int, int]]] = defaultdict(list)
+        answers: list[Retrieval | None] = []
+        encoded = 0
+        for place, (session, (seen, options, _)) in enumerate(zip(sessions, wanted, strict=True)):
+            hidden_rows = self._hidden_rows(session, seen, options)
+            if session.is_encodable and options.searches_alone and not hidden_rows:
+                alike[options.filter and options.filter.key, options.k].append((place, encoded))
+                answers.append(None)
+            else:
+                interests_KD = interests_BKD[encoded] if session.is_encodable else None
+                ranker = self._ranker(session, options, interests_KD, popular_now)
+                answers.append(self._ranked(ranker, options, hidden_rows, session))
+            encoded += session.is_encodable
+        for searches in alike.values():
+            options = wanted[searches[0][0]].options
             eligible = self.catalog.eligible(options.filter)
-            some_BKD = interests_BKD[[place_of[number] for number in numbers]]
-            candidates = self.index.search_all(some_BKD, options.k, eligible=eligible)
-            for number, found in zip(numbers, candidates, strict=True):
-                answers[number] = self._retrieval(sessions[number], found, "encoder", shown=eligible.count)
-        for number, (session, one) in enumerate(zip(sessions, wanted, strict=True)):
-            if number not in answers:
-                interests_KD = interests_BKD[place_of[number]] if number in place_of else None
-                ranker = self._ranker(session, one.options, interests_KD, popular_now)
-                answers[number] = self._ranked(ranker, one.options, hidden[number], session)
-        return [answers[number] for number in range(len(wanted))]
+            some_BKD = interests_BKD[[encoded for _, encoded in searches]]
+            for (place, _), found in zip(
+                searches, self.index.search_all(some_BKD, options.k, eligible=eligible), strict=True
+            ):
+                answers[place] = self._retrieval(sessions[place], found, "encoder", shown=eligible.count)
+        return cast(list[Retrieval], answers)
 
     def contributions(self, wanted: Wanted, item_ids: Sequence[str]) -> dict[str, list[float]]:
         """Tell what each event of a session does for some items that the encoder brought.

@@ -55,6 +55,16 @@ class RetrievedItems(Sequence[RetrievedItem]):
         """Take items one by one."""
         return cls(*zip(*items, strict=True))
 
+    def columns(self) -> dict[str, Sequence[object]]:
+        """Return them by name."""
+        columns: dict[str, Sequence[object]] = {
+            "item_ids": self.item_ids,
+            "scores": self.scores,
+            "sources": self.sources,
+            "interests": self.interests,
+        }
+        return columns | {"moved": self.moved} if self.moved else columns
+
     def __len__(self) -> int:
         return len(self.item_ids)
 

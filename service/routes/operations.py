@@ -1,5 +1,6 @@
 """Operations: what runs, and how it is."""
 
+import asyncio
 from importlib.metadata import version
 
 from fastapi import APIRouter, Response
@@ -58,6 +59,8 @@ async def check_readiness(live: LiveDep) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"example": "onward_requests_total 1.0\n"}}}},
 )
-def show_metrics() -> Response:
-    """Show the metrics of all workers, for Prometheus."""
-    return Response(telemetry.render_metrics(), media_type=telemetry.METRICS_CONTENT_TYPE)
+async def show_metrics() -> Response:
+    """Show the metrics of all workers, for Prometheus; those of answers by other workers as of a second ago."""
+    telemetry.count_answers()
+    rendered = await asyncio.to_thread(telemetry.render_metrics)
+    return Response(rendered, media_type=telemetry.METRICS_CONTENT_TYPE)

@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from service import telemetry
@@ -24,6 +26,7 @@ from service.answers import (
     owner_of,
 )
 from service.bundle import RetrievedItem, RetrievedItems
+from service.bundle.retrieval import Moved
 from service.errors import SessionStoreUnavailable
 from service.redis_calls import RedisCalls
 from tests.service.answer_ids import new_answer_id
@@ -54,6 +57,38 @@ def session_id() -> str:
 def answer(answer_id: str, items: str = "abc", **known: Any) -> Answer:
     shown = RetrievedItems.of(RetrievedItem(item, 0.1 * place, "encoder", 0) for place, item in enumerate(items))
     return Answer(answer_id, int(NOON_S * 1000), "digest", shown, **known)
+
+
+WHOLE = Answer(
+    "a" * 48,
+    int(NOON_S * 1000),
+    "digest",
+    RetrievedItems(
+        ("x", '"'), (0.1, 2.0), ("encoder", "pinned"), (3, None), (Moved(0.1, 0.5, 2), Moved(0.0, 0.0, None))
+    ),
+    session_items=("y", "日本"),
+    purchased=("y",),
+    hidden=("z",),
+    user_id="u",
+    options={"k": 2, "filter": {"attribute": "price", "range": {"max": 3}}},
+    changes_version=7,
+    scenario="home",
+    scenario_version=1,
+    variant="b",
+    root_id="b" * 48,
+    shown_before=("w",),
+)
+
+
+@pytest.mark.parametrize("kept", [WHOLE, answer("c" * 48), answer("d" * 48, items="")], ids=["whole", "plain", "none"])
+def test_an_answer_is_read_as_it_was_written(kept: Answer) -> None:
+    adapter = TypeAdapter(Answer)
+    assert adapter.validate_json(kept.json()) == kept
+    plain = json.loads(adapter.dump_json(kept, exclude_defaults=True))
+    assert {name: value for name, value in json.loads(kept.json()).items() if name != "items"} == {
+        name: value for name, value in plain.items() if name != "items"
+    }
+    assert None not in [getattr(WHOLE, each.name) or None for each in fields(Answer)]
 
 
 async def serve(log: AnswerLog, redis: "Redis", session_id: str | None, items: str = "abc", **known: Any) -> Answer:

@@ -268,6 +268,19 @@ def test_an_idle_connection_is_closed(both: tuple[Place, Place]) -> None:
         assert connection.recv(1) == b""
 
 
+def test_a_connection_in_use_is_not_closed(both: tuple[Place, Place]) -> None:
+    short, _ = both
+    with short.connected() as connection:
+        for _ in range(4):
+            connection.sendall(post(SAY))
+            assert b'"word":"hello"' in read(connection)[0]
+            threading.Event().wait(0.4)
+        connection.sendall(post(SAY)[:20])
+        threading.Event().wait(1.5)
+        connection.sendall(post(SAY)[20:])
+        assert b'"word":"hello"' in read(connection)[0]
+
+
 def test_a_caller_who_leaves_spoils_nothing(folder: Path) -> None:
     with Place(settings(folder), ShortcutProtocol) as place:
         with place.connected() as connection:

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from service import telemetry
 from service.middleware import RequestTelemetry
 
 
@@ -20,6 +22,24 @@ def test_a_fault_of_ours_is_answered_as_a_problem_that_tells_nothing_of_it() -> 
     assert (response.status_code, response.json()["code"]) == (500, "internal_error")
     assert response.json()["request_id"] == response.headers["x-request-id"] == "trace-3"
     assert "secret" not in response.text
+
+
+def test_every_answer_is_counted() -> None:
+    labels = {"method": "GET", "route": "/counted"}
+
+    def counted() -> tuple[float | None, float | None, float | None]:
+        return (
+            REGISTRY.get_sample_value("onward_requests_total", labels | {"status": "200"}),
+            REGISTRY.get_sample_value("onward_requests_total", labels | {"status": "404"}),
+            REGISTRY.get_sample_value("onward_request_seconds_bucket", labels | {"le": "0.004"}),
+        )
+
+    for number in range(2 * telemetry.COUNTED_AT_ONCE + 5):
+        telemetry.answered("GET", "/counted", 200 if number % 2 else 404, 0.003 if number % 2 else 0.5)
+    telemetry.count_answers()
+    assert counted() == (66, 67, 66)
+    telemetry.count_answers()
+    assert counted() == (66, 67, 66)
 
 
 LOGGED = """
