@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,10 @@ class _Part(NamedTuple):
     start: int
     """The first of its columns in the table."""
     size: int
-    given: tuple[Any, ...]
-    """What `srgnn_kernel.encode` is given between the table and the interests."""
+    weights: NDArray[np.float32]
+    """All that a session is encoded with once there are whole rows, as `srgnn_kernel.encode` takes it."""
+    scale: np.float32
+    """The length of an interest, 0 to leave it as it comes."""
     node: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     """A matrix and a bias that make the rest of a row of a vector; None where the table has whole rows."""
 
@@ -37,6 +39,7 @@ class Kernel:
 
         self._run = srgnn_kernel.encode
         self._table_NT = table_NT
+        self._last_item = len(table_NT) - 1
         self._parts = parts
         self._dimension = sum(part.size for part in parts)
 
@@ -55,20 +58,25 @@ class Kernel:
 
     def encode(self, sessions: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Return interests_B1D of sessions of 1..max_length items. Raises IndexError for a row of no item."""
-        rows = list(chain.from_iterable(sessions))
-        if min(rows) < 1 or max(rows) >= len(self._table_NT):
-            raise IndexError(f"rows of items are 1 to {len(self._table_NT) - 1}")
-        items_A = np.array(rows, dtype=np.int64)
-        lengths_B = np.array(list(map(len, sessions)), dtype=np.int64)
+        items_A = np.fromiter(chain.from_iterable(sessions), np.int64)
+        lengths_B = np.fromiter(map(len, sessions), np.int64, len(sessions))
         interests = np.empty((len(sessions), self._dimension), dtype=np.float32)
+        try:
+            self._write(items_A, lengths_B, interests)
+        except IndexError as error:
+            raise IndexError(f"rows of items are 1 to {self._last_item}") from error
+        return interests[:, np.newaxis]
+
+    def _write(self, items_A: NDArray[np.int64], lengths_B: NDArray[np.int64], interests: NDArray[np.float32]) -> None:
+        """Write the interests part by part, side by side."""
         first_column = 0
         for part in self._parts:
             table, places_A, start = self._table_NT, items_A, part.start
             if part.node is not None:
                 table, places_A, start = self._whole_rows(part, *part.node, items_A), np.arange(len(items_A)), 0
-            self._run(items_A, lengths_B, places_A, table, start, *part.given, interests, first_column)
+            of_part = part.weights, part.size, part.scale
+            self._run(items_A, lengths_B, places_A, table, start, *of_part, self._last_item, interests, first_column)
             first_column += part.size
-        return interests[:, np.newaxis]
 
     def _whole_rows(
         self, part: _Part, matrix: NDArray[np.float32], bias: NDArray[np.float32], items_A: NDArray[np.int64]
@@ -92,8 +100,8 @@ def _parts(infos: Sequence[KernelPart], shapes: Sequence[SRGNNArrays], weights: 
             done += size
         read = SRGNNArrays(*arrays)
         attended_places = read.places @ read.each
-        attended_places.flags.writeable = False
-        *given, node, node_bias = read
-        given += [attended_places, np.float32(info.scale or 0)]
-        yield _Part(start, info.dimension, tuple(given), None if node is None else (node, node_bias))
+        ready = np.concatenate([array.ravel() for array in (*read.of_sessions, attended_places)])
+        ready.flags.writeable = False
+        node = None if read.node is None else (read.node, read.node_bias)
+        yield _Part(start, info.dimension, ready, np.float32(info.scale or 0), node)
         start += (ROW if info.tabled else 1) * info.dimension

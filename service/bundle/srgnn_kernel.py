@@ -49,16 +49,10 @@ _SIGNATURE = types.void(
     _ROWS,  # places_A
     _MATRIX,  # table
     types.int64,  # start
-    _VECTOR,  # cell_bias
-    _MATRIX,  # last
-    _VECTOR,  # last_bias
-    _MATRIX,  # each
-    _VECTOR,  # gate
-    _MATRIX,  # hybrid
-    _VECTOR,  # hybrid_bias
-    _MATRIX,  # positions
-    _MATRIX,  # attended positions
+    _VECTOR,  # weights
+    types.int64,  # size
     types.float32,  # scale
+    types.int64,  # last_item
     types.Array(types.float32, 2, "C"),  # interests
     types.int64,  # first_column
 )
@@ -216,34 +210,45 @@ def _encode(
     places_A: NDArray[np.int64],
     table: NDArray[np.float32],
     start: int,
-    cell_bias: NDArray[np.float32],
-    last: NDArray[np.float32],
-    last_bias: NDArray[np.float32],
-    each: NDArray[np.float32],
-    gate: NDArray[np.float32],
-    hybrid: NDArray[np.float32],
-    hybrid_bias: NDArray[np.float32],
-    positions: NDArray[np.float32],
-    attended_positions: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    size: int,
     scale: np.float32,
+    last_item: int,
     interests: NDArray[np.float32],
     first_column: int,
 ) -> None:
-    """Write the interests of B sessions of 1..len(positions) items each into D columns of `interests`.
+    """Write the interests of B sessions of 1..P items each into D columns of `interests`.
 
     Args:
-        items_A: rows of the catalog, session after session, oldest first, none of them padding.
+        items_A: rows of the catalog, session after session, oldest first.
         lengths_B: how many items each session has.
         places_A: where the rows of the table of these items stand.
         table: rows of which this encoder reads 10 D numbers from column `start`; see `kernel_arrays.ROW`.
         start: see `table`.
-        cell_bias, last, last_bias, each, gate, hybrid, hybrid_bias, positions: `kernel_arrays.SRGNNArrays`.
-        attended_positions: positions @ each.
+        weights: `SRGNNArrays.of_sessions`, one after another, and the places (P, D) times `each`.
+        size: D.
         scale: the length of an interest, 0 to leave it as it comes.
+        last_item: the last row of the catalog.
         interests: B rows, of which all D columns from `first_column` on are written.
         first_column: see `interests`.
+
+    Raises IndexError for an item that is not one of 1..`last_item`.
     """
-    size, begin = len(gate), 0
+    for item in items_A:
+        if item < 1 or item > last_item:
+            raise IndexError("an item that is not one of the catalog")
+    area = size * size
+    cell_bias, begin = weights[: 3 * size], 3 * size
+    last, begin = weights[begin : begin + area].reshape((size, size)), begin + area
+    last_bias, begin = weights[begin : begin + size], begin + size
+    each, begin = weights[begin : begin + area].reshape((size, size)), begin + area
+    gate, begin = weights[begin : begin + size], begin + size
+    hybrid, begin = weights[begin : begin + 2 * area].reshape((2 * size, size)), begin + 2 * area
+    hybrid_bias, begin = weights[begin : begin + size], begin + size
+    count = (len(weights) - begin) // (2 * size)
+    positions = weights[begin : begin + count * size].reshape((count, size))
+    attended_positions = weights[begin + count * size :].reshape((count, size))
+    begin = 0
     for session in range(len(lengths_B)):
         length = lengths_B[session]
         items_L, places_L = items_A[begin : begin + length], places_A[begin : begin + length]
