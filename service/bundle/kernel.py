@@ -62,13 +62,13 @@ class Kernel:
         lengths_B = np.fromiter(map(len, sessions), np.int64, len(sessions))
         interests = np.empty((len(sessions), self._dimension), dtype=np.float32)
         try:
-            self._write(items_A, lengths_B, interests)
+            self.write(items_A, lengths_B, interests)
         except IndexError as error:
             raise IndexError(f"rows of items are 1 to {self._last_item}") from error
         return interests[:, np.newaxis]
 
-    def _write(self, items_A: NDArray[np.int64], lengths_B: NDArray[np.int64], interests: NDArray[np.float32]) -> None:
-        """Write the interests part by part, side by side."""
+    def write(self, items_A: NDArray[np.int64], lengths_B: NDArray[np.int64], interests: NDArray[np.float32]) -> None:
+        """Write the interests of B sessions, whose items follow each other, into (B, D). Raises IndexError."""
         first_column = 0
         for part in self._parts:
             table, places_A, start = self._table_NT, items_A, part.start

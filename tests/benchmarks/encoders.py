@@ -18,7 +18,7 @@ import torch
 import typer
 
 from service.bundle import Bundle, Encoder
-from tests.benchmarks.engines import RECIPE, compare
+from tests.benchmarks.engines import PROFILED, RECIPE, compare, kernel_parts
 from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.paper_recipes import paper_recipes
 from training.machine import machine
@@ -94,7 +94,9 @@ def main(
     if engines:
         with tempfile.TemporaryDirectory() as folder:
             compared = compare(Path(folder), session, rounds)
-        figures = {"recipe": RECIPE, "by_length": compared}
+        with tempfile.TemporaryDirectory() as folder:
+            parts = kernel_parts(Path(folder), session, rounds)
+        figures = {"recipe": RECIPE, "by_length": compared, "kernel_items": PROFILED, "kernel_parts_us": parts}
         typer.echo(json.dumps({"benchmark": "engines", **machine("torch", "onnxruntime", "numba"), **figures}))
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -5,16 +5,17 @@ Dimension key: B sessions, L positions, D embedding.
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from service.bundle import Encoder
+from service.bundle.kernel import Kernel
 from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.plain_srgnn import PlainSRGNN, plain_batch
 from training.models.folded_srgnn import FoldedSRGNN
@@ -28,6 +29,10 @@ SESSIONS_OF_A_ROUND = 50
 REFERENCE = "torch, graph in Python"
 """What public code does, and what the others are measured against."""
 
+PROFILED = 20
+"""Items of the sessions that the parts of the kernel are timed with."""
+
+T = TypeVar("T")
 Rows = list[int]
 Engine = Callable[[Rows], NDArray[np.float32]]
 
@@ -78,12 +83,47 @@ def compare_at(engines: Mapping[str, Engine], sessions: list[Rows], rounds: int)
     }
 
 
-def cpu_us(engine: Engine, sessions: list[Rows]) -> float:
+def kernel_parts(folder: Path, sessions_of: Callable[[random.Random, int, int], Rows], rounds: int) -> dict[str, float]:
+    """Processor time of the parts of a call of the kernel for `PROFILED` items, in us, by calls that leave parts out.
+
+    As in `compare`, something else runs before the calls with all parts, so that they find the caches as it left them.
+    """
+    torch.set_num_threads(1)
+    items, encoder, generator = sizes_of(RECIPE).items, untrained(), random.Random(1)
+    form = FoldedSRGNN([encoder])
+    reference, whole = engines_of(encoder, folder, items)[REFERENCE], kernel(form, folder / "parts", encoder, items)
+    alone = Kernel.load(folder / "parts", form.kernel()[0], items=items, max_length=encoder.max_length)
+    interests = np.empty((1, encoder.dimension), dtype=np.float32)
+    sessions = [sessions_of(generator, items, PROFILED) for _ in range(SESSIONS_OF_A_ROUND)]
+    ready = [np.array(rows) for rows in sessions]
+
+    def write(items_L: NDArray[np.int64]) -> None:
+        alone.write(items_L, np.array([len(items_L)]), interests)
+
+    times: list[tuple[float, float, float, float]] = []
+    for _ in range(rounds):
+        cpu_us(reference, sessions)
+        of_lists = cpu_us(whole.encode, sessions)
+        cpu_us(reference, sessions)
+        of_arrays = cpu_us(write, ready)
+        in_caches, of_one = (cpu_us(write, [same] * SESSIONS_OF_A_ROUND) for same in (ready[0], ready[0][:1]))
+        times.append((of_lists, of_arrays, in_caches, of_one))
+    of_lists, of_arrays, in_caches, of_one = (median(column) for column in zip(*times, strict=True))
+    parts = {
+        "lists made into arrays": of_lists - of_arrays,
+        "what is not in the caches: rows of the table, code": of_arrays - in_caches,
+        "the first item: the call, the products of its last state": of_one,
+        "the other items: messages, gates, attention": in_caches - of_one,
+    }
+    return {name: round(part, 1) for name, part in parts.items()}
+
+
+def cpu_us(call: Callable[[T], object], arguments: Sequence[T]) -> float:
     """Processor time of this thread for a call."""
     started = time.thread_time()
-    for rows in sessions:
-        engine(rows)
-    return 1e6 * (time.thread_time() - started) / len(sessions)
+    for argument in arguments:
+        call(argument)
+    return 1e6 * (time.thread_time() - started) / len(arguments)
 
 
 def untrained() -> SRGNN:

@@ -1,9 +1,10 @@
 """SR-GNN as public code mostly writes it: the measure that the trainer's own step is held against.
 
 A Python loop builds the graph of every session: its distinct items, their two normalised adjacency matrices, and of
-every click the number of its item among them. The hidden states of the clicks are gathered session by session. The
-softmax over all items is a float32 matrix that autograd differentiates. It computes what
-`training.models.srgnn.SRGNN` does in its paper's form, and takes that encoder's weights.
+every click the number of its item among them. Both ends of every step, and every click, are looked up among the
+distinct items by `np.where`. The hidden states of the clicks are gathered session by session. The softmax over all
+items is a float32 matrix that autograd differentiates. It computes what `training.models.srgnn.SRGNN` does in its
+paper's form, and takes that encoder's weights.
 
 Dimension key: B sessions, L positions, M distinct items of a session at most, D embedding, N items.
 """
@@ -40,13 +41,13 @@ def plain_batch(sessions: Sequence[Sequence[int]], targets: Sequence[int]) -> Pl
         distinct = np.unique(session)
         nodes.append(distinct.tolist() + (largest - len(distinct)) * [0])
         edges = np.zeros((largest, largest))
-        alias = [int(np.where(distinct == item)[0][0]) for item in session]
-        for before, after in pairwise(alias):
-            edges[before][after] = 1
+        for before, after in pairwise(session):
+            edges[np.where(distinct == before)[0][0]][np.where(distinct == after)[0][0]] = 1
         incoming, outgoing = np.sum(edges, 0), np.sum(edges, 1)
         incoming[np.where(incoming == 0)] = 1
         outgoing[np.where(outgoing == 0)] = 1
         adjacencies.append(np.concatenate([(edges / incoming).T, edges / outgoing[:, None]], axis=1))
+        alias = [int(np.where(distinct == item)[0][0]) for item in session]
         aliases.append(alias + (longest - len(session)) * [0])
         clicked.append(len(session) * [1] + (longest - len(session)) * [0])
     return PlainBatch(

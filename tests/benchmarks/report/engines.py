@@ -27,6 +27,8 @@ class Engines(Record):
     benchmark: Literal["engines"]
     recipe: str
     by_length: Mapping[int, Mapping[str, Engine]]
+    kernel_items: int
+    kernel_parts_us: Mapping[str, float]
 
     @model_validator(mode="after")
     def _measured_alike(self) -> Self:
@@ -45,7 +47,15 @@ def _tables(record: Engines) -> str:
         for name in names
         if (engines := [record.by_length[length][name] for length in lengths])
     ]
-    return table(["engine", *(f"{length} items, µs" for length in lengths), "largest difference"], rows)
+    parts = [[part, figure(cpu_us)] for part, cpu_us in record.kernel_parts_us.items()]
+    return "\n\n".join(
+        [
+            table(["engine", *(f"{length} items, µs" for length in lengths), "largest difference"], rows),
+            f"What a call of the kernel with the table spends on {record.kernel_items} items, told by calls that leave "
+            "parts out:",
+            table(["part", "µs"], [*parts, ["**the call**", f"**{figure(sum(record.kernel_parts_us.values()))}**"]]),
+        ]
+    )
 
 
 def _draw(record: Engines, path: Path) -> None:
