@@ -11,7 +11,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from service import telemetry
 
 MAX_REPORTED_FAULTS = 20
-METHOD_NOT_ALLOWED = 405
+NOT_FOUND, METHOD_NOT_ALLOWED = 404, 405
+WHAT_THERE_IS = {
+    NOT_FOUND: "Nothing is at this address; /docs shows what there is.",
+    METHOD_NOT_ALLOWED: "This address takes other methods; Allow and /docs say which.",
+}
+UNKNOWN_FIELD = "Unknown field; /docs shows which there are"
 
 
 class Fault(BaseModel):
@@ -199,15 +204,17 @@ class Problem(BaseModel):
 
 def problem_of(error: ServiceError | StarletteHTTPException, request_id: str | None) -> Problem:
     """Describe an error; one of the framework's own (404, 405) by its HTTP meaning."""
+    detail = error.detail
     if isinstance(error, ServiceError):
         code, title = error.code, error.title
     else:
         code, title = error.detail.lower().replace(" ", "_"), error.detail
+        detail = WHAT_THERE_IS.get(error.status_code, detail)
     return Problem(
         type=f"/problems/{code}",
         title=title,
         status=error.status_code,
-        detail=error.detail,
+        detail=detail,
         code=code,
         request_id=request_id,
         errors=list(error.faults) or None if isinstance(error, InvalidRequest) else None,
@@ -258,4 +265,4 @@ def _fault(fault: Any) -> Fault:
     """An unknown field is named by its owner, since its name is the caller's text."""
     unknown_field = fault["type"] == "extra_forbidden"
     place = fault["loc"][:-1] if unknown_field else fault["loc"]
-    return Fault(at=".".join(map(str, place)), message="Unknown field" if unknown_field else fault["msg"])
+    return Fault(at=".".join(map(str, place)), message=UNKNOWN_FIELD if unknown_field else fault["msg"])

@@ -161,7 +161,7 @@ class TestOperations:
             "type": "/problems/not_found",
             "title": "Not Found",
             "status": 404,
-            "detail": "Not Found",
+            "detail": "Nothing is at this address; /docs shows what there is.",
             "code": "not_found",
             "request_id": "trace-2",
         }
