@@ -3,7 +3,7 @@
 import re
 from urllib.parse import unquote
 
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import Convertor
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _KEPT = re.compile("%(25|2F)", re.IGNORECASE)
@@ -34,6 +34,3 @@ class IdConvertor(Convertor[str]):
     def to_string(self, value: str) -> str:
         """Encode it again."""
         return value.replace("%", "%25").replace("/", "%2F")
-
-
-register_url_convertor("id", IdConvertor())

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -42,14 +42,20 @@ class Server(NamedTuple):
 
 @contextmanager
 def started(
-    bundles: Path, *, workers: int = 1, redis_url: str | None = None, source: Path | None = None
+    bundles: Path,
+    *,
+    workers: int = 1,
+    redis_url: str | None = None,
+    source: Path | None = None,
+    program: Sequence[str] = ("service",),
 ) -> Iterator[Server]:
     """Run the service on a free port, that of a `source` tree where one is named.
 
-    Its store is a private one, or that of a URL. Raises CannotMeasure.
+    Its store is a private one, or that of a URL; `program` is a module that serves, and its first arguments.
+    Raises CannotMeasure.
     """
     modules = [] if source else ["-P"]  # those of a source tree go before what is installed, no other folder's do
-    command = [sys.executable, *modules, "-m", "service", "serve", "--bundles", str(bundles.resolve())]
+    command = [sys.executable, *modules, "-m", *program, "serve", "--bundles", str(bundles.resolve())]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", "0", "--workers", str(workers)],

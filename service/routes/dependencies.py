@@ -3,8 +3,10 @@
 from typing import Annotated, cast
 
 from fastapi import Depends, Path, Request
+from starlette.convertors import register_url_convertor
 
 from service import telemetry
+from service.addresses import IdConvertor
 from service.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -24,6 +26,8 @@ from service.reload import LiveBundle
 from service.scenarios import Scenarios
 from service.schemas.base import Id
 from service.sessions import SessionStore
+
+register_url_convertor("id", IdConvertor())  # before any route is made, of which many have ids in their addresses
 
 ADMISSION_PROBLEMS = (MissingKey, WrongKey, TooManyRequests, Overloaded, InternalError)
 BODY_PROBLEMS = (MalformedRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidRequest, *ADMISSION_PROBLEMS)

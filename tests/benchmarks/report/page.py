@@ -11,6 +11,7 @@ from tests.benchmarks.report.encoders import ENCODERS
 from tests.benchmarks.report.engines import ENGINES
 from tests.benchmarks.report.filters import FILTERS
 from tests.benchmarks.report.markdown import ABSENT, table
+from tests.benchmarks.report.parts import PARTS
 from tests.benchmarks.report.peers import PEERS
 from tests.benchmarks.report.record import Record
 from tests.benchmarks.report.records import read_records
@@ -18,7 +19,7 @@ from tests.benchmarks.report.redis_calls import REDIS_CALLS
 from tests.benchmarks.report.serving import SERVING
 from tests.benchmarks.report.stages import STAGES
 
-SECTIONS = (PEERS, SERVING, STAGES, CATALOGS, FILTERS, ENGINES, ENCODERS, REDIS_CALLS)
+SECTIONS = (PEERS, SERVING, STAGES, PARTS, CATALOGS, FILTERS, ENGINES, ENCODERS, REDIS_CALLS)
 
 
 def write_page(folder: Path, page: Path) -> int:

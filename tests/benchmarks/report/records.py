@@ -10,6 +10,7 @@ from tests.benchmarks.report.catalogs import Catalogs
 from tests.benchmarks.report.encoders import Encoders
 from tests.benchmarks.report.engines import Engines
 from tests.benchmarks.report.filters import Filters
+from tests.benchmarks.report.parts import Parts
 from tests.benchmarks.report.peers import Peers
 from tests.benchmarks.report.record import Record
 from tests.benchmarks.report.redis_calls import RedisCalls
@@ -19,7 +20,7 @@ from training.errors import InputError
 
 _ANY: TypeAdapter[Record] = TypeAdapter(
     Annotated[
-        Catalogs | Encoders | Engines | Filters | Peers | RedisCalls | Serving | Stages,
+        Catalogs | Encoders | Engines | Filters | Parts | Peers | RedisCalls | Serving | Stages,
         Field(discriminator="benchmark"),
     ]
 )

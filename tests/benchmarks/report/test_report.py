@@ -101,6 +101,12 @@ def stages() -> Told:
     }
 
 
+def parts() -> Told:
+    costs = {"search": {"cpu_us": 40.0, "share": 0.16}, "encoding": {"cpu_us": 10.0, "share": 0.04}}
+    told = {"items": 43_097, "connections": 16, "rounds": 3, "cpu_us_per_request": 250.0}
+    return {**MACHINE, "benchmark": "parts", **told, "parts": costs}
+
+
 def catalogs() -> Told:
     search = {**TIMED, "visits": 8, "recall_at_20": 0.99}
     of_size: Told = {
@@ -151,6 +157,7 @@ def everything() -> dict[str, Told]:
         "10m": serving(10_000_000),
         "two": serving(workers=2),
         "stages": stages(),
+        "parts": parts(),
         "catalogs": catalogs(),
         "engines": engines(),
         "filters": filters(),
