@@ -193,10 +193,9 @@ class Bundle:
         for searches in alike.values():
             options = wanted[searches[0][0]].options
             eligible = self.catalog.eligible(options.filter)
-            some_BKD = interests_BKD[[encoded for _, encoded in searches]]
-            for (place, _), found in zip(
-                searches, self.index.search_all(some_BKD, options.k, eligible=eligible), strict=True
-            ):
+            some_BKD = interests_BKD[[number for _, number in searches]]
+            candidates = self.index.search_all(some_BKD, options.k, eligible=eligible)
+            for (place, _), found in zip(searches, candidates, strict=True):
                 answers[place] = self._retrieval(sessions[place], found, "encoder", shown=eligible.count)
         return cast(list[Retrieval], answers)
 

@@ -94,7 +94,6 @@ def main(
     if engines:
         with tempfile.TemporaryDirectory() as folder:
             compared = compare(Path(folder), session, rounds)
-        with tempfile.TemporaryDirectory() as folder:
             parts = kernel_parts(Path(folder), session, rounds)
         figures = {"recipe": RECIPE, "by_length": compared, "kernel_items": PROFILED, "kernel_parts_us": parts}
         typer.echo(json.dumps({"benchmark": "engines", **machine("torch", "onnxruntime", "numba"), **figures}))

@@ -91,7 +91,7 @@ def kernel_parts(folder: Path, sessions_of: Callable[[random.Random, int, int], 
     torch.set_num_threads(1)
     items, encoder, generator = sizes_of(RECIPE).items, untrained(), random.Random(1)
     form = FoldedSRGNN([encoder])
-    reference, whole = engines_of(encoder, folder, items)[REFERENCE], kernel(form, folder / "parts", encoder, items)
+    reference, whole = graph_in_python(encoder), kernel(form, folder / "parts", encoder, items)
     alone = Kernel.load(folder / "parts", form.kernel()[0], items=items, max_length=encoder.max_length)
     interests = np.empty((1, encoder.dimension), dtype=np.float32)
     sessions = [sessions_of(generator, items, PROFILED) for _ in range(SESSIONS_OF_A_ROUND)]
@@ -134,14 +134,20 @@ def untrained() -> SRGNN:
     return encoder
 
 
-def engines_of(encoder: SRGNN, folder: Path, items: int) -> dict[str, Engine]:
-    """Every engine by its name, the reference first."""
+def graph_in_python(encoder: SRGNN) -> Engine:
+    """What public code does."""
     plain = PlainSRGNN.like(encoder).eval()
 
     @torch.inference_mode()
-    def graph_in_python(rows: Rows) -> NDArray[np.float32]:
+    def encode(rows: Rows) -> NDArray[np.float32]:
         interests_BD: NDArray[np.float32] = plain(plain_batch([rows], [1])).numpy()
         return interests_BD
+
+    return encode
+
+
+def engines_of(encoder: SRGNN, folder: Path, items: int) -> dict[str, Engine]:
+    """Every engine by its name, the reference first."""
 
     @torch.inference_mode()
     def graph_in_tensors(rows: Rows) -> NDArray[np.float32]:
@@ -149,7 +155,7 @@ def engines_of(encoder: SRGNN, folder: Path, items: int) -> dict[str, Engine]:
         return interests_1D
 
     return {
-        REFERENCE: graph_in_python,
+        REFERENCE: graph_in_python(encoder),
         "torch, graph in tensors": graph_in_tensors,
         "onnx": program(encoder, folder / "plain", encoder, items).encode,
         "onnx, vectors folded": program(

@@ -5,13 +5,14 @@ rest of the service finds what it always finds, and spends on it what it always 
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
+from service import hot_route
 from service.__main__ import main
 from service.bundle.encoder import Encoder
 from service.bundle.faiss_index import FaissIndex
@@ -111,7 +112,7 @@ def read_no_body() -> None:
     """Leave out the reading of JSON and its validation."""
     (route,) = recommendations.hot.routes
     again(route.body_field, "validate")  # type: ignore[attr-defined]  # a HotRoute has one
-    again(sys.modules["service.hot_route"], "_sent")
+    again(hot_route, "_sent")
 
 
 def encode_nothing() -> None:
@@ -120,21 +121,20 @@ def encode_nothing() -> None:
     again(Encoder, "encode_all", RowsAgain)
 
 
-PARTS: Mapping[str, Sequence[Callable[[], object]]] = {
-    "all but HTTP": [lambda: again(Shortcut, "answer", AwaitedAgain)],
-    "body read and validated": [read_no_body],
-    "answer found: store, encoder, index, items, record": [lambda: again(Recommender, "recommend", AwaitedAgain)],
-    "call of the session store": [lambda: again(RedisSessionStore, "append_all", ListsAgain)],
-    "events told to counters and popularity": [lambda: silence(Listeners, "applied")],
-    "encoding": [encode_nothing],
-    "search": [lambda: again(FaissIndex, "search", RowsAgain)],
-    "record of the answer": [lambda: silence(Recorder, "served")],
-    "answer in JSON": [lambda: again(recommendations, "rendered")],
-    "metrics": [untold().__enter__],
+PARTS: Mapping[str, Callable[[], object]] = {
+    "all but HTTP": lambda: again(Shortcut, "answer", AwaitedAgain),
+    "body read and validated": read_no_body,
+    "answer found: store, encoder, index, items, record": lambda: again(Recommender, "recommend", AwaitedAgain),
+    "call of the session store": lambda: again(RedisSessionStore, "append_all", ListsAgain),
+    "events told to counters and popularity": lambda: silence(Listeners, "applied"),
+    "encoding": encode_nothing,
+    "search": lambda: again(FaissIndex, "search", RowsAgain),
+    "record of the answer": lambda: silence(Recorder, "served"),
+    "answer in JSON": lambda: again(recommendations, "rendered"),
+    "metrics": untold().__enter__,
 }
 
 
 if __name__ == "__main__":
-    for leave_out in PARTS[sys.argv.pop(1)]:
-        leave_out()
+    PARTS[sys.argv.pop(1)]()
     main()
