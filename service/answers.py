@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import timedelta
 from itertools import takewhile
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
+from pydantic import BeforeValidator
 from pydantic_core import to_json
 
 from service.bundle import RetrievedItems
+from service.bundle.retrieval import whole_columns
 from service.outages import Outages
 from service.sessions import session_digest
 
@@ -38,7 +40,7 @@ class Answer:
     made_ms: int
     bundle: str
     """The bundle's digest."""
-    items: RetrievedItems
+    items: Annotated[RetrievedItems, BeforeValidator(whole_columns)]
     session_items: tuple[str, ...] = ()
     """What the encoder was given, oldest first."""
     purchased: tuple[str, ...] = ()

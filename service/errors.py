@@ -16,6 +16,8 @@ WHAT_THERE_IS = {
     NOT_FOUND: "Nothing is at this address; /docs shows what there is.",
     METHOD_NOT_ALLOWED: "This address takes other methods; Allow and /docs say which.",
 }
+NO_PLACE = "\0"
+"""What the name of a schema's alternative begins with: pydantic puts it among the names and places of a request."""
 UNKNOWN_FIELD = "Unknown field; /docs shows which there are"
 
 
@@ -265,4 +267,5 @@ def _fault(fault: Any) -> Fault:
     """An unknown field is named by its owner, since its name is the caller's text."""
     unknown_field = fault["type"] == "extra_forbidden"
     place = fault["loc"][:-1] if unknown_field else fault["loc"]
-    return Fault(at=".".join(map(str, place)), message=UNKNOWN_FIELD if unknown_field else fault["msg"])
+    named = [str(part) for part in place if not str(part).startswith(NO_PLACE)]
+    return Fault(at=".".join(named), message=UNKNOWN_FIELD if unknown_field else fault["msg"])

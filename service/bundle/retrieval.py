@@ -55,13 +55,13 @@ class RetrievedItems(Sequence[RetrievedItem]):
         """Take items one by one."""
         return cls(*zip(*items, strict=True))
 
-    def columns(self) -> dict[str, Sequence[object]]:
-        """Return them by name."""
-        columns: dict[str, Sequence[object]] = {
+    def columns(self) -> dict[str, object]:
+        """Return them by name; a value that is the same of all items stands once for all of them."""
+        columns: dict[str, object] = {
             "item_ids": self.item_ids,
             "scores": self.scores,
-            "sources": self.sources,
-            "interests": self.interests,
+            "sources": _once(self.sources),
+            "interests": _once(self.interests),
         }
         return columns | {"moved": self.moved} if self.moved else columns
 
@@ -78,6 +78,17 @@ class RetrievedItems(Sequence[RetrievedItem]):
     def __getitem__(self, place: slice) -> Sequence[RetrievedItem]: ...
     def __getitem__(self, place: int | slice) -> RetrievedItem | Sequence[RetrievedItem]:
         return tuple(self)[place]
+
+
+def _once(column: tuple[object, ...]) -> object:
+    return column[0] if column and column.count(column[0]) == len(column) else column
+
+
+def whole_columns(columns: object) -> object:
+    """Make of what `RetrievedItems.columns` gave, once it was read again, columns with a value for each item."""
+    if not isinstance(columns, dict) or not isinstance(item_ids := columns.get("item_ids"), list):
+        return columns  # of anyone's making
+    return {name: column if isinstance(column, list) else [column] * len(item_ids) for name, column in columns.items()}
 
 
 NOTHING_REFUSED: Mapping[str, Rule] = MappingProxyType({})

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from service.errors import NO_PLACE
 from service.schemas.base import EntryProblem, Id, RequestBody, Timestamp, UnusableEntry, by_itself
 from service.sessions import EVENT_TYPE
 
@@ -72,12 +73,15 @@ class EventsBody(RequestBody):
     )
 
 
-def _one_or_many(body: Any) -> Literal["one", "many"]:
-    return "many" if isinstance(body, dict) and "events" in body else "one"
+ONE, MANY = NO_PLACE + "one", NO_PLACE + "many"
+
+
+def _one_or_many(body: Any) -> str:
+    return MANY if isinstance(body, dict) and "events" in body else ONE
 
 
 OneOrManyEvents = Annotated[
-    Annotated[EventBody, Tag("one")] | Annotated[EventsBody, Tag("many")], Discriminator(_one_or_many)
+    Annotated[EventBody, Tag(ONE)] | Annotated[EventsBody, Tag(MANY)], Discriminator(_one_or_many)
 ]
 
 Applied = Annotated[int, Field(description="Events that are new.", examples=[1])]

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
 from service import telemetry
@@ -89,6 +89,21 @@ def test_an_answer_is_read_as_it_was_written(kept: Answer) -> None:
         name: value for name, value in plain.items() if name != "items"
     }
     assert None not in [getattr(WHOLE, each.name) or None for each in fields(Answer)]
+
+
+def test_what_all_items_share_is_written_once_and_what_they_do_not_item_by_item() -> None:
+    plain, whole = (json.loads(kept.json())["items"] for kept in (answer("c" * 48), WHOLE))
+    assert (plain["sources"], plain["interests"]) == ("encoder", 0)
+    assert (whole["sources"], whole["interests"]) == (["encoder", "pinned"], [3, None])
+
+
+@pytest.mark.parametrize(
+    "items", [[], "abc", {"item_ids": "abc", "scores": 1}, {"item_ids": ["a"], "scores": [1], "sources": "none"}]
+)
+def test_what_is_no_answer_is_not_read_as_one(items: Any) -> None:
+    foreign = {"id": "a" * 48, "made_ms": 1, "bundle": "digest", "items": items}
+    with pytest.raises(ValidationError):
+        TypeAdapter(Answer).validate_json(json.dumps(foreign))
 
 
 async def serve(log: AnswerLog, redis: "Redis", session_id: str | None, items: str = "abc", **known: Any) -> Answer:

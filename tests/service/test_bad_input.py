@@ -99,7 +99,7 @@ def test_an_event_that_breaks_the_schema_is_refused_by_its_field(
     client: TestClient, changes: dict[str, Any], at: str
 ) -> None:
     one = refused(client, "POST", EVENTS, 422, "invalid_request", json=EVENT | changes)
-    assert one["errors"][0]["at"] == f"body.one.{at}"
+    assert one["errors"][0]["at"] == f"body.{at}"
     answer = client.post(EVENTS, json={"events": [EVENT, EVENT | changes]})
     assert (answer.status_code, answer.json()["applied"], answer.json()["rejected"]) == (207, 1, 1)
     refusal = answer.json()["results"][1]["error"]
@@ -108,7 +108,8 @@ def test_an_event_that_breaks_the_schema_is_refused_by_its_field(
 
 @pytest.mark.parametrize("events", [[], [EVENT] * 1001, {}, None])
 def test_a_list_of_events_that_is_none_stores_nothing(client: TestClient, events: Any) -> None:
-    refused(client, "POST", EVENTS, 422, "invalid_request", json={"events": events})
+    problem = refused(client, "POST", EVENTS, 422, "invalid_request", json={"events": events})
+    assert problem["errors"][0]["at"] == "body.events"
 
 
 def test_a_list_of_events_holds_1000(client: TestClient) -> None:
