@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle import pad_dimension
+from training.k_means import k_means, nearest
 
 DIMENSION_MULTIPLE = 16
 """FAISS falls back to scalar code, eight times slower, where a quantised dimension is no multiple of this."""
 POINTS_PER_LIST, LEAST_POINTS_PER_LIST = 64, 39
 """FAISS wants 39 to 256 items of each list to place it by."""
-ROUNDS = 10
-"""Of k-means."""
 BLOCK_ROWS = 65_536
 NEIGHBOURS, THOROUGHNESS = 32, 100
 """Of a node of a graph; and how many nodes are kept in view as one is put in, FAISS's efConstruction."""
@@ -61,21 +60,9 @@ class Lists:
     @classmethod
     def of(cls, vectors: Vectors, lists: int) -> "Lists":
         """Place so many lists by k-means over a sample of the items."""
-        use_all_cores()
-        dimension = vectors.padded_dimension
-        kmeans = faiss.Kmeans(
-            dimension,
-            lists,
-            niter=ROUNDS,
-            spherical=True,
-            min_points_per_centroid=1,
-            max_points_per_centroid=POINTS_PER_LIST,
-        )
-        kmeans.train(vectors.sample(POINTS_PER_LIST * lists))
-        coarse = faiss.IndexFlatIP(dimension)
-        coarse.add(kmeans.centroids)
-        list_of_N = np.concatenate([coarse.assign(block, 1).ravel() for _, block in vectors.blocks()])
-        return cls(kmeans.centroids, list_of_N.astype(np.int32))
+        centroids_CP = k_means(vectors.sample(POINTS_PER_LIST * lists), lists)
+        list_of_N = np.concatenate([nearest(block, centroids_CP) for _, block in vectors.blocks()])
+        return cls(centroids_CP, list_of_N.astype(np.int32))
 
 
 def list_count(items: int) -> int:
