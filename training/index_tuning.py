@@ -31,6 +31,12 @@ class Tuned(NamedTuple):
     index: faiss.Index
     effort: Effort
     recall: float
+    error: float = 0.0
+    """The standard error of the recall: what it would differ by for other sessions like these."""
+
+    def reaches(self, recall: float) -> bool:
+        """Whether other sessions like these are likely to see such a recall."""
+        return self.recall - self.error >= recall
 
     def item_index(self, vectors: Vectors) -> ItemIndex:
         """As the service searches it."""
@@ -57,20 +63,21 @@ class Tuning:
 
         def at(visits: int | None) -> Tuned:
             effort = Effort(visits, candidates_per_k)
-            return Tuned(description, index, effort, self._recall(searched, effort))
+            return Tuned(description, index, effort, *self._recall(searched, effort))
 
         if searched.lists is None and searched.degree is None:
             return at(None)
         low, high = 0, at(1 if searched.lists else FIRST_VIEW)
-        while high.recall < self.target_recall:
+        while not high.reaches(self.target_recall):
             visits = _visits(high)
             wider = at(searched.at_most(2 * visits))
-            if _visits(wider) == visits or wider.recall < min(self.target_recall, high.recall + SATURATED):
+            gains = wider.reaches(self.target_recall) or wider.recall >= high.recall + SATURATED
+            if _visits(wider) == visits or not gains:
                 return wider
             low, high = visits, wider
         while _visits(high) - low > max(1, low // 8):
             middle = at((low + _visits(high)) // 2)
-            if middle.recall >= self.target_recall:
+            if middle.reaches(self.target_recall):
                 high = middle
             else:
                 low = _visits(middle)
@@ -88,13 +95,14 @@ class Tuning:
                 medians.append(_median_us(index, self.queries_QKD[start : start + IN_A_ROW]))
         return [float(np.quantile(medians, 0.25)) for medians in medians_us]
 
-    def _recall(self, index: FaissIndex, effort: Effort) -> float:
+    def _recall(self, index: FaissIndex, effort: Effort) -> tuple[float, float]:
+        """The mean over the queries, and its standard error."""
         searched = ItemIndex(index, vectors_N1D=self.vectors.vectors_N1D, effort=effort)
-        found = (
-            len(best.intersection(searched.search(query_KD, RECALL_AT).rows.tolist()))
+        found_Q = [
+            len(best.intersection(searched.search(query_KD, RECALL_AT).rows.tolist())) / len(best)
             for query_KD, best in zip(self.queries_QKD, self.best, strict=True)
-        )
-        return sum(found) / sum(map(len, self.best))
+        ]
+        return float(np.mean(found_Q)), float(np.std(found_Q) / np.sqrt(len(found_Q)))
 
 
 def exact_rows(vectors: Vectors, queries_QKD: NDArray[np.float32]) -> list[set[int]]:

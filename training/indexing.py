@@ -53,6 +53,8 @@ def build_index(
 ) -> tuple[faiss.Index, IndexInfo]:
     """Build the index that answers soonest of those that find `target_recall` of the 20 best items of an exact search.
 
+    They find a standard error more for the given sessions, so that others like these get the target too.
+
     Inverted files with several codes are tried, of up to 100,000 items a graph and a flat index too, each tuned to the
     target; what was tried stands in the result. Where none reaches the target, the one that finds most is taken.
 
@@ -94,11 +96,14 @@ def _running(candidates: Iterable[Tuned], target_recall: float) -> tuple[list[Tu
     running: list[Tuned] = []
     beaten: list[TriedIndex] = []
     for one in candidates:
-        if running and one.recall < target_recall and one.recall <= running[0].recall:
+        if one.reaches(target_recall):
+            beaten += [_described(other, None) for other in running if not other.reaches(target_recall)]
+            running = [*(other for other in running if other.reaches(target_recall)), one]
+        elif not running or (not running[0].reaches(target_recall) and one.recall > running[0].recall):
+            beaten += [_described(other, None) for other in running]
+            running = [one]
+        else:
             beaten.append(_described(one, None))
-            continue
-        beaten += [_described(other, None) for other in running if other.recall < target_recall]
-        running = [*(other for other in running if other.recall >= target_recall), one]
     return running, beaten
 
 

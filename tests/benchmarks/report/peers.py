@@ -162,9 +162,9 @@ PEERS = Section(
         "append a click to its session, encode the session, return the 20 nearest items. They take turns in every "
         "round of one run, and how many times better Onward is, is the median of the rounds' ratios. Onward serves "
         f"twice: the bundle as it is, and with an index of less recall (*{OURS_FAST}*), which the peers have too, "
-        "except for plain FastAPI, which compares every item. Onward does more for each request than the others: it looks "
-        "for filters and what was seen, knows its items' attributes, tells where it failed, keeps the answer for its next "
-        "pages, its explanation and the events that it leads to, and counts. "
+        "except for plain FastAPI, which compares every item. Onward does more for each request than the others: it "
+        "looks for filters and what was seen, knows its items' attributes, tells where it failed, keeps the answer for "
+        "its next pages, its explanation and the events that it leads to, and counts. "
         "[What that costs](#what-parts-of-a-request-cost-where-they-stand) is part of its figures."
     ),
     kind=Peers,
