@@ -18,6 +18,9 @@ from training.index_building import Vectors, use_all_cores
 
 RECALL_AT = 20
 TIMED_QUERIES, IN_A_ROW = 1_000, 20
+ERRORS_TO_SPARE = 2
+"""Standard errors by which a recall is to lie above the target, which is for sessions to come: they differ from those of
+validation (of Diginetica's, later ones find 0.0025 less)."""
 SATURATED = 0.0005
 """Recall that twice the visits must gain for more of them to be tried."""
 FIRST_VIEW = 32
@@ -35,8 +38,8 @@ class Tuned(NamedTuple):
     """The standard error of the recall: what it would differ by for other sessions like these."""
 
     def reaches(self, recall: float) -> bool:
-        """Whether other sessions like these are likely to see such a recall."""
-        return self.recall - self.error >= recall
+        """Whether other sessions are likely to see such a recall."""
+        return self.recall - ERRORS_TO_SPARE * self.error >= recall
 
     def item_index(self, vectors: Vectors) -> ItemIndex:
         """As the service searches it."""

@@ -53,7 +53,7 @@ def build_index(
 ) -> tuple[faiss.Index, IndexInfo]:
     """Build the index that answers soonest of those that find `target_recall` of the 20 best items of an exact search.
 
-    They find a standard error more for the given sessions, so that others like these get the target too.
+    They find two standard errors more for the given sessions, so that others get the target too.
 
     Inverted files with several codes are tried, of up to 100,000 items a graph and a flat index too, each tuned to the
     target; what was tried stands in the result. Where none reaches the target, the one that finds most is taken.

@@ -46,10 +46,12 @@ def test_an_inverted_file_index_is_tuned_to_the_target(target: float) -> None:
         for query_KD in queries_QKD
     ]
     assert np.mean(overlaps) / 20 == pytest.approx(info.recall_at_20)
-    assert (np.mean(overlaps) - np.std(overlaps) / np.sqrt(len(overlaps))) / 20 >= target
+    assert (np.mean(overlaps) - 2 * np.std(overlaps) / np.sqrt(len(overlaps))) / 20 >= target
 
 
-@pytest.mark.parametrize(("recall", "error", "reaches"), [(0.99, 0, True), (0.992, 0.001, True), (0.992, 0.003, False)])
+@pytest.mark.parametrize(
+    ("recall", "error", "reaches"), [(0.99, 0, True), (0.9921, 0.001, True), (0.9919, 0.001, False)]
+)
 def test_a_recall_that_might_be_luck_does_not_reach_the_target(recall: float, error: float, *, reaches: bool) -> None:
     assert Tuned("Flat", None, Effort(), recall, error).reaches(0.99) is reaches
 

@@ -22,7 +22,7 @@ import numpy as np
 import typer
 
 from service.bench.generator import Generator
-from service.bench.visits import draw_sessions
+from service.bench.visits import Sessions, draw_sessions
 from service.bundle import Bundle
 from service.private_store import private_store
 from service.telemetry import configure_logging
@@ -37,8 +37,8 @@ from tests.benchmarks.peers.training_run import real_sessions, write_plain_weigh
 from training.errors import InputError
 from training.machine import machine
 
-CHECKED_SESSIONS, LONGEST_CHECKED = 1_000, 8
-"""By which recall is told: of so many it is right within 0.003."""
+CHECKED, LONGEST_CHECKED = 1_000, 8
+"""Sessions by which recall is told, as they are when they are asked about: of so many it is right within 0.003."""
 DATABASES = 16
 """Of the store: each server has one of its own."""
 SERVER_CORE, LOAD_CORE = {0}, {1}
@@ -87,8 +87,7 @@ def compare(wish: Wish) -> dict[str, Any]:
     if wish.pin:
         os.sched_setaffinity(0, LOAD_CORE)
     sessions = draw_sessions(bundle) if wish.run is None else real_sessions(wish.run)
-    evenly = np.linspace(0, len(sessions) - 1, min(CHECKED_SESSIONS, len(sessions))).astype(int)
-    checked = tuple(sessions[number][:LONGEST_CHECKED] for number in evenly)
+    checked = _as_they_grow(sessions)
     best = exact(bundle, checked)
     comparison = Comparison(checked, best, say)
     peers = [*wish.peers]
@@ -130,6 +129,12 @@ def compare(wish: Wish) -> dict[str, Any]:
         "servers": comparison.figures,
         "left_out": comparison.left_out,
     }
+
+
+def _as_they_grow(sessions: Sessions) -> Sessions:
+    """Some of the sessions that a load asks about, evenly: each of `sessions` after its first click, its second, ..."""
+    grown = [session[:end] for session in sessions for end in range(1, min(len(session), LONGEST_CHECKED) + 1)]
+    return tuple(grown[number] for number in np.linspace(0, len(grown) - 1, min(CHECKED, len(grown))).astype(int))
 
 
 @contextmanager
