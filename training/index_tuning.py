@@ -19,8 +19,8 @@ from training.index_building import Vectors, use_all_cores
 RECALL_AT = 20
 TIMED_QUERIES, IN_A_ROW = 1_000, 20
 ERRORS_TO_SPARE = 2
-"""Standard errors by which a recall is to lie above the target, which is for sessions to come: they differ from those of
-validation (of Diginetica's, later ones find 0.0025 less)."""
+"""Standard errors by which a recall lies above the target, which is for sessions to come; they differ from those of
+validation: of Diginetica's, later ones find 0.0025 less."""
 SATURATED = 0.0005
 """Recall that twice the visits must gain for more of them to be tried."""
 FIRST_VIEW = 32
