@@ -1,6 +1,6 @@
 """Spherical k-means by products of matrices: where the lists of an inverted file lie, and which is the nearest one.
 
-FAISS has the same, but takes three times as long to find the nearest of thousands of centroids.
+FAISS has the same, but takes four times as long to find the nearest of thousands of centroids.
 
 Dimension key: V vectors, B of a block, P dimensions, C centroids.
 """
