@@ -132,8 +132,6 @@ class RedisSessionStore:
         except SessionStoreUnavailable as error:
             return [error] * len(calls)
         missed = [place for place, answer in enumerate(answers) if isinstance(answer, Exception) or _is_behind(answer)]
-        if not missed:
-            return [_session(answer) for answer in answers]
         again = await asyncio.gather(*(self._again(appends[at], calls[at], answers[at]) for at in missed))
         made_up = dict(zip(missed, again, strict=True))
         return [made_up[place] if place in made_up else _session(answer) for place, answer in enumerate(answers)]
