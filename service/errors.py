@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from service import telemetry
+from service.faults import message_of
 
 MAX_REPORTED_FAULTS = 20
 NOT_FOUND, METHOD_NOT_ALLOWED = 404, 405
@@ -25,7 +26,7 @@ class Fault(BaseModel):
     """One thing wrong with a request."""
 
     at: str = Field(description="Where: body, query or path, then names and places.", examples=["body.items.3"])
-    message: str = Field(examples=["Value error, an id is 1 to 128 visible characters"])
+    message: str = Field(examples=["an id is 1 to 128 visible characters"])
 
 
 class ServiceError(HTTPException):
@@ -268,4 +269,4 @@ def _fault(fault: Any) -> Fault:
     unknown_field = fault["type"] == "extra_forbidden"
     place = fault["loc"][:-1] if unknown_field else fault["loc"]
     named = [str(part) for part in place if not str(part).startswith(NO_PLACE)]
-    return Fault(at=".".join(named), message=UNKNOWN_FIELD if unknown_field else fault["msg"])
+    return Fault(at=".".join(named), message=UNKNOWN_FIELD if unknown_field else message_of(fault))

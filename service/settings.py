@@ -16,6 +16,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.duration import Duration, PositiveDuration
+from service.faults import message_of
 from service.rate_limit import RateLimit
 from service.redis_calls import SCHEMES, Address
 from service.sessions import MAX_EVENT_AGE, EventWeights
@@ -23,14 +25,6 @@ from service.sessions import MAX_EVENT_AGE, EventWeights
 IN_MEMORY = "memory://"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 STORE_SCHEMES = (*SCHEMES, IN_MEMORY)
-
-
-def _seconds(value: Any) -> Any:
-    """Read a plain number, as an environment variable holds it, as seconds."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value
 
 
 def _store_url(url: SecretStr) -> SecretStr:
@@ -74,9 +68,6 @@ def _path(path: Path | None) -> str:
     return "" if path is None else str(path)
 
 
-Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
-
-
 class Settings(BaseSettings):
     """The SERVICE_* variables and REDIS_URL, read once; an unusable value stops the start.
 
@@ -95,12 +86,12 @@ class Settings(BaseSettings):
         description="Session store: redis:// or unix://, or redis+sentinel://HOST:PORT,HOST:PORT/MASTER/0, or "
         "redis+cluster://HOST:PORT,HOST:PORT; rediss for redis has it encrypted; memory:// for this process alone.",
     )
-    store_timeout: Duration = Field(
+    store_timeout: PositiveDuration = Field(
         default=timedelta(seconds=0.1), description="The longest that an answer waits for the session store."
     )
-    session_ttl: Duration = Field(default=timedelta(minutes=30), description="Idle time that ends a session.")
+    session_ttl: PositiveDuration = Field(default=timedelta(minutes=30), description="Idle time that ends a session.")
     session_length: int = Field(default=50, ge=1, le=1000, description="Events of a session that are kept.")
-    answer_ttl: Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))] = Field(
+    answer_ttl: Duration = Field(
         default=timedelta(minutes=30),
         description="How long an answer is kept, for its next pages, its explanation and the events that it led to; "
         "0 keeps none.",
@@ -110,7 +101,7 @@ class Settings(BaseSettings):
         description="Folder to write every event and answer to, as JSON lines that `onward-training prepare` reads; "
         "none where it is not set. Nothing there is ever deleted.",
     )
-    popularity_half_life: Duration = Field(
+    popularity_half_life: PositiveDuration = Field(
         default=timedelta(days=3), description="Time after which an event counts half as much for what is popular."
     )
     event_weights: Annotated[EventWeights, NoDecode, BeforeValidator(_event_weights), PlainSerializer(str)] = Field(
@@ -119,13 +110,13 @@ class Settings(BaseSettings):
         "hidden from its answers, 0 does neither. By default view 1, cart 3, purchase 5, like 2, impression 0, "
         "dislike -1, any other 1.",
     )
-    max_event_age: Duration = Field(
+    max_event_age: PositiveDuration = Field(
         default=MAX_EVENT_AGE, description="How long after it happened an event is still taken."
     )
-    reload_interval: Duration = Field(
+    reload_interval: PositiveDuration = Field(
         default=timedelta(seconds=1), description="Time between two looks at the `current` link."
     )
-    shutdown_timeout: Duration = Field(
+    shutdown_timeout: PositiveDuration = Field(
         default=timedelta(seconds=30), description="The longest that a stop waits for requests in flight."
     )
     max_in_flight: int = Field(
@@ -133,7 +124,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Requests that a worker works on at once; one more is refused at once (503), none waits in line.",
     )
-    body_timeout: Duration = Field(
+    body_timeout: PositiveDuration = Field(
         default=timedelta(seconds=10), description="The longest that a request's body may take to arrive (408)."
     )
     api_keys: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_digests), PlainSerializer(",".join)] = Field(
@@ -161,4 +152,4 @@ def describe(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
     variable = name if name == "REDIS_URL" else f"SERVICE_{name.upper()}"
-    return f"{variable}: {first['msg']}"
+    return f"{variable}: {message_of(first)}"

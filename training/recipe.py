@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from service.faults import message_of
 from training.data.corpus import Corpus
 from training.errors import InputError
 from training.models import MODELS
@@ -145,7 +146,7 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = 
     fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     key = prefix + ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"{key}: {fault['msg']}"
+        return f"{key}: {message_of(fault)}"
     return f"{key}: unknown key{_suggestion(str(fault['loc'][-1]), _keys(schema))}"
 
 

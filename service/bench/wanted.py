@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from service.bench.api import Onward
 from service.bench.slo import Slo
 from service.bundle import Bundle, BundleError, Filter
+from service.faults import message_of
 
 
 class Unusable(ValueError):
@@ -53,7 +54,7 @@ def read_filter(condition: str, bundle: Bundle) -> dict[str, Any]:
         raise Unusable(f"--filter: no JSON: {error}") from error
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        raise Unusable(f"--filter: {_place(fault['loc'])}{fault['msg']}") from error
+        raise Unusable(f"--filter: {_place(fault['loc'])}{message_of(fault)}") from error
     if faults:
         raise Unusable(f"--filter: {_place(faults[0].path)}{faults[0].message}")
     return value

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.bundle.changes import ItemChange
 from service.bundle.cold_items import ColdItem
 from service.bundle.manifest import is_valid_id
+from service.faults import message_of
 
 
 class LiveItem(BaseModel):
@@ -84,7 +85,7 @@ def _change(path: Path, number: int, line: str) -> StoredChange:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: line {number}: {place + ': ' if place else ''}{first['msg']}") from error
+        raise ValueError(f"{path}: line {number}: {place + ': ' if place else ''}{message_of(first)}") from error
     if not is_valid_id(change.item_id):
         raise ValueError(f"{path}: line {number}: item_id: an id is 1..128 visible characters")
     return change

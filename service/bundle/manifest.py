@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from service.bundle.attributes import Kind
+from service.faults import message_of
 
 MANIFEST = "manifest.json"
 ENCODER, ENCODER_DATA = "encoder.onnx", "encoder.onnx.data"
@@ -214,7 +215,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "document"
-        raise BundleError(f"{MANIFEST}: {place}: {first['msg']}") from error
+        raise BundleError(f"{MANIFEST}: {place}: {message_of(first)}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

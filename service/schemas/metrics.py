@@ -1,19 +1,24 @@
 """Bodies of online metrics."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
-from service.online_metrics import LONGEST_WINDOW, SHORTEST_WINDOW
+from service.duration import AnyDuration
+from service.online_metrics import LONGEST_WINDOW, SHORTEST_WINDOW, Dimension
 from service.schemas.base import QueryString
 
-_DIMENSION = "(scenario|bundle|variant)"
+DIMENSIONS = frozenset(get_args(Dimension))
+_ONE = "(scenario|bundle|variant)"
+_PATTERN = f"^{_ONE}(,{_ONE}){{0,2}}$"
 
 
-def _duration(value: Any) -> Any:
-    """Read a plain number as seconds."""
-    return float(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+def _dimensions(value: str) -> str:
+    named = value.split(",")
+    if len(named) > len(DIMENSIONS) or not DIMENSIONS.issuperset(named):
+        raise ValueError("give scenario, bundle, variant or several of them, comma between")
+    return value
 
 
 def _in_reach(value: timedelta) -> timedelta:
@@ -23,12 +28,14 @@ def _in_reach(value: timedelta) -> timedelta:
 
 
 _Window = Annotated[
-    timedelta,
-    BeforeValidator(_duration),
+    AnyDuration,
     AfterValidator(_in_reach),
     WithJsonSchema(
         {
-            "anyOf": [{"type": "string", "format": "duration"}, {"type": "string", "pattern": "^[0-9]{1,9}$"}],
+            "anyOf": [
+                {"type": "string", "format": "duration"},
+                {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,6})?$"},
+            ],
             "examples": ["PT1H", "3600"],
         }
     ),
@@ -42,9 +49,8 @@ class OnlineMetricsQuery(QueryString):
         default=timedelta(hours=1),
         description="How far back, from 1 minute to 30 days, by ISO 8601 or in seconds.",
     )
-    by: str | None = Field(
+    by: Annotated[str, AfterValidator(_dimensions), Field(json_schema_extra={"pattern": _PATTERN})] | None = Field(
         default=None,
-        pattern=rf"^{_DIMENSION}(,{_DIMENSION}){{0,2}}$",
         description="Tell answers apart by these, comma between: scenario, bundle, variant.",
         examples=["scenario,variant"],
     )

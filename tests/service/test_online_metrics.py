@@ -244,7 +244,7 @@ class TestTheEndpoint:
 
     @pytest.mark.parametrize(
         ("window", "status"),
-        [(good, 200) for good in ("60", "PT1M", "P30D", "2592000")]
+        [(good, 200) for good in ("60", "60.5", "PT1M", "P30D", "2592000")]
         + [(bad, 422) for bad in ("59", "P31D", "soon", "-60", "1e999", "nan", "9" * 400, "", "P1Y")],
     )
     async def test_a_window_is_from_one_minute_to_30_days(self, client: TestClient, window: str, status: int) -> None:
@@ -252,7 +252,28 @@ class TestTheEndpoint:
 
     @pytest.mark.parametrize(
         ("by", "status"),
-        [("variant", 200), ("bundle,scenario,variant", 200), ("bundle,bundle", 200), ("item", 422), ("bundle,", 422)],
+        [
+            ("variant", 200),
+            ("bundle,scenario,variant", 200),
+            ("bundle,bundle", 200),
+            ("item", 422),
+            ("bundle,", 422),
+            ("bundle\n", 422),
+        ],
     )
     async def test_answers_are_told_apart_by_what_is_known(self, client: TestClient, by: str, status: int) -> None:
         assert client.get("/v1/metrics/online", params={"by": by}).status_code == status
+
+    @pytest.mark.parametrize(
+        ("query", "message"),
+        [
+            ({"window": "1h"}, "a duration is written in seconds or by ISO 8601, as in 90 or PT1M30S"),
+            ({"window": "P31D"}, "a window is 1 minute to 30 days long"),
+            ({"by": "item"}, "give scenario, bundle, variant or several of them, comma between"),
+        ],
+    )
+    async def test_an_unusable_query_is_told_what_to_give(
+        self, client: TestClient, query: dict[str, str], message: str
+    ) -> None:
+        (fault,) = client.get("/v1/metrics/online", params=query).json()["errors"]
+        assert (fault["at"], fault["message"]) == (f"query.{next(iter(query))}", message)

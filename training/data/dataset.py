@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from service.faults import message_of
 from training.data.preparation import Preparation, SplitKind, Targets
 from training.data.problems import Problem
 from training.errors import InputError
@@ -121,7 +122,9 @@ class Dataset:
         except ValidationError as error:
             fault = error.errors()[0]
             field = ".".join(map(str, fault["loc"])) or "content"
-            raise InputError(f"{folder / INFO_FILE}: {field}: {fault['msg']}; prepare the dataset again") from error
+            raise InputError(
+                f"{folder / INFO_FILE}: {field}: {message_of(fault)}; prepare the dataset again"
+            ) from error
 
     def sessions(self, part: Part) -> Sessions:
         """The sessions of one part, in order of time; none where the part is absent."""

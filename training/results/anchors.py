@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from service.faults import message_of
 from training.errors import InputError
 
 FILE = "anchors.toml"
@@ -80,4 +81,4 @@ def read_anchors(records: Path) -> dict[str, DataSet]:
         raise InputError(f"{file}: is not TOML: {error}") from error
     except ValidationError as error:
         fault = error.errors()[0]
-        raise InputError(f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        raise InputError(f"{file}: {'.'.join(map(str, fault['loc']))}: {message_of(fault)}") from error

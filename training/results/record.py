@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from service.bundle import IndexInfo
+from service.faults import message_of
 from training.errors import InputError
 
 BASELINES, LADDER = "baselines.json", "ladder.json"
@@ -197,7 +198,7 @@ def _read(file: Path, kind: type[AnyRecord]) -> AnyRecord:
     except ValidationError as error:
         fault = error.errors()[0]
         field = ".".join(map(str, fault["loc"])) or "content"
-        raise InputError(f"{file}: {field}: {fault['msg']}; record it again") from error
+        raise InputError(f"{file}: {field}: {message_of(fault)}; record it again") from error
 
 
 def _write(record: BaseModel, path: Path) -> Path:

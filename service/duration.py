@@ -1,0 +1,35 @@
+"""Durations as callers and deployments write them: in seconds, or by ISO 8601."""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
+def _read(value: Any, by_iso_8601: ValidatorFunctionWrapHandler) -> timedelta:
+    is_number = isinstance(value, str) and _NUMBER.fullmatch(value)
+    try:
+        duration: timedelta = by_iso_8601(float(value) if is_number else value)
+    except ValidationError as error:
+        raise ValueError("a duration is written in seconds or by ISO 8601, as in 90 or PT1M30S") from error
+    return duration
+
+
+def _not_negative(duration: timedelta) -> timedelta:
+    if duration < timedelta(0):
+        raise ValueError("a duration is 0 or more")
+    return duration
+
+
+def _positive(duration: timedelta) -> timedelta:
+    if duration <= timedelta(0):
+        raise ValueError("a duration is more than 0")
+    return duration
+
+
+AnyDuration = Annotated[timedelta, WrapValidator(_read)]
+Duration = Annotated[AnyDuration, AfterValidator(_not_negative)]
+PositiveDuration = Annotated[AnyDuration, AfterValidator(_positive)]
