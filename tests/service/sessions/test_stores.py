@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from service.errors import SessionBehind, SessionStoreUnavailable
@@ -372,11 +373,12 @@ class TestInRedis:
         await store.append("s", [view("a")])
         await redis.config_set("maxmemory", 1)
         try:
-            with pytest.raises(SessionStoreUnavailable):
+            with structlog.testing.capture_logs() as lines, pytest.raises(SessionStoreUnavailable):
                 await store.append("s", [view("b")])
         finally:
             await redis.config_set("maxmemory", 0)
         assert await stored_items(store, "s") == ["a"]
+        assert "maxmemory" in lines[0]["detail"]
 
     async def test_a_server_out_of_memory_is_still_read_though_it_keeps_no_answer(
         self, store: RedisSessionStore, redis: "Redis"
