@@ -7,11 +7,12 @@ caches included. Prints one line of JSON.
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from statistics import median
-from typing import Annotated
+from statistics import median, quantiles
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +34,7 @@ WARM_UP_S = 2.0
 def main(
     bundles: Annotated[Path, typer.Argument(exists=True, help="A folder of bundles.")],
     seconds: Annotated[float, typer.Option(min=1)] = 2,
-    rounds: Annotated[int, typer.Option(min=1)] = 7,
+    rounds: Annotated[int, typer.Option(min=2)] = 15,
     connections: Annotated[int, typer.Option(min=1)] = 16,
 ) -> None:
     """Print processor time of a request, and of one without each part."""
@@ -70,12 +71,19 @@ def main(
         "connections": connections,
         "rounds": rounds,
         "cpu_us_per_request": round(request_us, 1),
-        "parts": {
-            part: {"share": round(1 - median(ratios), 3), "cpu_us": round(request_us * (1 - median(ratios)), 1)}
-            for part, ratios in taken.items()
-        },
+        "parts": {part: _cost([1 - ratio for ratio in ratios], request_us) for part, ratios in taken.items()},
     }
     typer.echo(json.dumps(result))
+
+
+def _cost(shares: Sequence[float], request_us: float) -> dict[str, Any]:
+    """What rounds say of a part: the median, and between what the middle half of them lie."""
+    low, middle, high = quantiles(shares, n=4, method="inclusive")
+    return {
+        "share": round(middle, 3),
+        "cpu_us": round(request_us * middle, 1),
+        "middle_half_us": [round(request_us * share, 1) for share in (low, high)],
+    }
 
 
 if __name__ == "__main__":

@@ -102,7 +102,10 @@ def stages() -> Told:
 
 
 def parts() -> Told:
-    costs = {"search": {"cpu_us": 40.0, "share": 0.16}, "encoding": {"cpu_us": 10.0, "share": 0.04}}
+    costs = {
+        "search": {"cpu_us": 40.0, "share": 0.16, "middle_half_us": [35.0, 42.5]},
+        "encoding": {"cpu_us": 10.0, "share": 0.04, "middle_half_us": [-1.0, 19.0]},
+    }
     told = {"items": 43_097, "connections": 16, "rounds": 3, "cpu_us_per_request": 250.0}
     return {**MACHINE, "benchmark": "parts", **told, "parts": costs}
 
