@@ -9,14 +9,14 @@ from service.duration import AnyDuration
 from service.online_metrics import LONGEST_WINDOW, SHORTEST_WINDOW, Dimension
 from service.schemas.base import QueryString
 
-DIMENSIONS = frozenset(get_args(Dimension))
-_ONE = "(scenario|bundle|variant)"
-_PATTERN = f"^{_ONE}(,{_ONE}){{0,2}}$"
+DIMENSIONS = get_args(Dimension)
+_ONE = f"({'|'.join(DIMENSIONS)})"
+_PATTERN = f"^{_ONE}(,{_ONE}){{0,{len(DIMENSIONS) - 1}}}$"
 
 
 def _dimensions(value: str) -> str:
     named = value.split(",")
-    if len(named) > len(DIMENSIONS) or not DIMENSIONS.issuperset(named):
+    if len(named) > len(DIMENSIONS) or not {*named} <= {*DIMENSIONS}:
         raise ValueError("give scenario, bundle, variant or several of them, comma between")
     return value
 

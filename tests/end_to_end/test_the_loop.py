@@ -155,7 +155,9 @@ def test_an_encoder_that_learns_from_the_log_too_is_no_worse(
 
     def logged() -> list[tuple[str, str, int]]:
         texts = [file.read_text() for file in (folder / "log").glob("events-*.jsonl")]
-        lines = [line for text in texts for line in text[: text.rfind("\n") + 1].splitlines()]  # the last may be in work
+        lines = [
+            line for text in texts for line in text[: text.rfind("\n") + 1].splitlines()
+        ]  # the last may be in work
         events = [(event["session_id"], event["item_id"], event["timestamp_ms"]) for event in map(json.loads, lines)]
         return [event for event in events if event[0] in sessions]
 
