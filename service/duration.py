@@ -15,21 +15,16 @@ def _read(value: Any, by_iso_8601: ValidatorFunctionWrapHandler) -> timedelta:
         duration: timedelta = by_iso_8601(float(value) if is_number else value)
     except ValidationError as error:
         raise ValueError("a duration is written in seconds or by ISO 8601, as in 90 or PT1M30S") from error
-    return duration
-
-
-def _not_negative(duration: timedelta) -> timedelta:
     if duration < timedelta(0):
         raise ValueError("a duration is 0 or more")
     return duration
 
 
 def _positive(duration: timedelta) -> timedelta:
-    if duration <= timedelta(0):
-        raise ValueError("a duration is more than 0")
+    if not duration:
+        raise ValueError("a duration here is more than 0")
     return duration
 
 
-AnyDuration = Annotated[timedelta, WrapValidator(_read)]
-Duration = Annotated[AnyDuration, AfterValidator(_not_negative)]
-PositiveDuration = Annotated[AnyDuration, AfterValidator(_positive)]
+Duration = Annotated[timedelta, WrapValidator(_read)]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
-from service.duration import AnyDuration
+from service.duration import Duration
 from service.online_metrics import LONGEST_WINDOW, SHORTEST_WINDOW, Dimension
 from service.schemas.base import QueryString
 
@@ -28,7 +28,7 @@ def _in_reach(value: timedelta) -> timedelta:
 
 
 _Window = Annotated[
-    AnyDuration,
+    Duration,
     AfterValidator(_in_reach),
     WithJsonSchema(
         {

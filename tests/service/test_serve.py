@@ -285,7 +285,7 @@ def resident_kib(pid: int) -> int:
         ([], {}, "SERVICE_BUNDLES: Field required"),
         (["--bundles", ".", "--port", "70000"], {}, "SERVICE_PORT: Input should be less than or equal to 65535"),
         (["--bundles", "."], {"SERVICE_SESSION_TTL": "1h"}, "SERVICE_SESSION_TTL: a duration is written in seconds or"),
-        (["--bundles", "."], {"SERVICE_SESSION_TTL": "0"}, "SERVICE_SESSION_TTL: a duration is more than 0"),
+        (["--bundles", "."], {"SERVICE_SESSION_TTL": "0"}, "SERVICE_SESSION_TTL: a duration here is more than 0"),
         (["--bundles", "."], {"SERVICE_ANSWER_TTL": "-PT1S"}, "SERVICE_ANSWER_TTL: a duration is 0 or more"),
         (["--bundles", "."], {"SERVICE_WORKERS": "0"}, "SERVICE_WORKERS: "),
         (["--bundles", ".", "--workers", "2"], {"REDIS_URL": "memory://"}, "several workers cannot share sessions"),

@@ -121,10 +121,8 @@ class Dataset:
             return cls(folder, DatasetInfo.model_validate_json(text))
         except ValidationError as error:
             fault = error.errors()[0]
-            field = ".".join(map(str, fault["loc"])) or "content"
-            raise InputError(
-                f"{folder / INFO_FILE}: {field}: {message_of(fault)}; prepare the dataset again"
-            ) from error
+            what = f"{'.'.join(map(str, fault['loc'])) or 'content'}: {message_of(fault)}"
+            raise InputError(f"{folder / INFO_FILE}: {what}; prepare the dataset again") from error
 
     def sessions(self, part: Part) -> Sessions:
         """The sessions of one part, in order of time; none where the part is absent."""
