@@ -23,7 +23,7 @@ $(READY): requirements/dev.lock requirements/spark.lock requirements/install-tor
 	$(BIN)/python -m pip install --quiet --requirement requirements/dev.lock
 	if command -v java >/dev/null; then $(BIN)/python -m pip install --quiet --requirement requirements/spark.lock; fi
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	$(BIN)/python -c 'import service.bundle.srgnn_kernel'
+	$(BIN)/python -c 'import onward.bundle.encoder.srgnn_kernel'
 	touch $(READY)
 
 # A made-up shop, an encoder trained on its visitors, and the service that recommends its items.

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle import (
+from onward.bundle import (
     ENCODER,
     INDEX,
     VECTORS,

@@ -11,7 +11,7 @@ from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from service.private_store import find_servers
+from onward.service.server.embedded_store import find_servers
 
 HOST = "127.0.0.1"
 START_TRIES = 400

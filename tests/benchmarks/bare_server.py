@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 
-from service.bench.server import Server
+from onward.service.bench.server import Server
 
 Message = dict[str, Any]
 

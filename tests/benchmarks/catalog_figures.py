@@ -18,11 +18,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from service.bundle import INDEX, QUERIES, Bundle, Effort, Eligible, Filter, IndexInfo, ItemIndex, Options, Seen
+from onward.bundle import INDEX, QUERIES, Bundle, Effort, Eligible, Filter, IndexInfo, ItemIndex, Options, Seen
+from onward.training.index.building import Vectors, flat_index
+from onward.training.index.tuning import Tuned, Tuning
 from tests.benchmarks.catalog_holder import K, sessions_of
 from tests.benchmarks.large_bundles import CATEGORIES, MAX_PRICE
-from training.index_building import Vectors, flat_index
-from training.index_tuning import Tuned, Tuning
 
 TARGETS = (0.95, 0.99)
 FILTERS = {

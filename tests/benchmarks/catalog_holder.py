@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from service.bundle import Bundle, Options, Seen
+from onward.bundle import Bundle, Options, Seen
 
 K = 20
 SESSIONS = 400

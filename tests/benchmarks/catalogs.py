@@ -19,11 +19,11 @@ from typing import Annotated, Any
 
 import typer
 
-from service.bundle import read_manifest
-from training.data.dataset import Dataset
-from training.errors import InputError
-from training.machine import machine
-from training.run_folder import read_run
+from onward.bundle import read_manifest
+from onward.training.data.dataset import Dataset
+from onward.training.errors import InputError
+from onward.training.hardware import machine
+from onward.training.run_folder import read_run
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 BUILD = "build.json"
@@ -71,8 +71,8 @@ def _measured(run: Path, data: Path | None, items: int, folder: Path) -> dict[st
 
 
 def _build(run: Path, data: Path | None, items: int, bundles: Path) -> None:
+    from onward.training.export.export import load_trained
     from tests.benchmarks.large_bundles import publish_enlarged
-    from training.export import load_trained
 
     dataset = Dataset.open(data or Path(read_run(run)["data"]))
     trained = load_trained(run, dataset)
@@ -89,7 +89,16 @@ def _first_answer_s(bundles: Path, item_id: str) -> float:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--bundles", str(bundles.resolve()), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "onward.service",
+        "serve",
+        "--bundles",
+        str(bundles.resolve()),
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "SERVICE_LOG_LEVEL": "error"}
     started = time.perf_counter()
     with _running(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)):
@@ -180,7 +189,7 @@ def _quick_run(folder: Path) -> Path:
         ["prepare", str(shop / "events.parquet"), "--out", str(dataset)],
         ["train", "srgnn", "--data", str(dataset), "--out", str(run), "--epochs", "1", "--device", "cpu"],
     ):
-        subprocess.run([sys.executable, "-m", "training", *arguments], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([sys.executable, "-m", "onward.training", *arguments], stdout=subprocess.DEVNULL, check=True)
     return run
 
 

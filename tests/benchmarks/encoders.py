@@ -17,14 +17,14 @@ from typing import Annotated
 import torch
 import typer
 
-from service.bundle import Bundle, Encoder
+from onward.bundle import Bundle, Encoder
+from onward.training.export.onnx_program import write_program
+from onward.training.hardware import machine
+from onward.training.models.encoder import UserEncoder
+from onward.training.recipe import Recipe
 from tests.benchmarks.engines import PROFILED, RECIPE, compare, kernel_parts
 from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.paper_recipes import paper_recipes
-from training.machine import machine
-from training.models.encoder import UserEncoder
-from training.program import write_program
-from training.recipe import Recipe
 
 DISTINCT = 0.7
 """Share of a session's clicks that are on an item which it did not have yet."""

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.bundle import Encoder
-from service.bundle.kernel import Kernel
+from onward.bundle import Encoder
+from onward.bundle.encoder.kernel import Kernel
+from onward.training.export.onnx_program import write_form
+from onward.training.models.folded_srgnn import FoldedSRGNN
+from onward.training.models.srgnn import SRGNN
+from onward.training.recipe import Recipe
 from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.plain_srgnn import PlainSRGNN, plain_batch
-from training.models.folded_srgnn import FoldedSRGNN
-from training.models.srgnn import SRGNN
-from training.program import write_form
-from training.recipe import Recipe
 
 RECIPE = "srgnn-diginetica-paper"
 LENGTHS = (5, 10, 20, 50)

@@ -17,10 +17,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from service.bundle import INDEX, QUERIES, VECTORS, Effort, Eligible, FaissIndex, IndexInfo, ItemIndex, read_manifest
-from training.index_building import Vectors
-from training.index_tuning import exact_rows
-from training.machine import machine
+from onward.bundle import INDEX, QUERIES, VECTORS, Effort, Eligible, FaissIndex, IndexInfo, ItemIndex, read_manifest
+from onward.training.hardware import machine
+from onward.training.index.building import Vectors
+from onward.training.index.tuning import exact_rows
 
 K = 20
 SHARES = (0.95, 0.9, 0.5, 0.1, 0.01, 0.001)

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from service.bundle import ENCODER, INDEX, QUERIES, VECTORS, Catalog, Defaults, Encoder, Manifest, stage
+from onward.bundle import ENCODER, INDEX, QUERIES, VECTORS, Catalog, Defaults, Encoder, Manifest, stage
+from onward.training.data.dataset import Dataset
+from onward.training.export.bundling import Asked, publish_with_probes
+from onward.training.export.export import Trained, exported_recipe
+from onward.training.export.onnx_program import write_program
+from onward.training.index.indexing import MAX_QUERIES, build_index
+from onward.training.models.encoder import SessionEncoder
 from tests.benchmarks.enlarged import Family, structure
-from training.bundling import Asked, publish_with_probes
-from training.data.dataset import Dataset
-from training.export import Trained, exported_recipe
-from training.indexing import MAX_QUERIES, build_index
-from training.models.encoder import SessionEncoder
-from training.program import write_program
 
 CATEGORIES = 10
 MAX_PRICE = 100.0

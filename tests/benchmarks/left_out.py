@@ -12,15 +12,15 @@ from unittest.mock import patch
 
 import numpy as np
 
-from service import hot_route
-from service.__main__ import main
-from service.bundle.encoder import Encoder
-from service.bundle.faiss_index import FaissIndex
-from service.recommender import Recommender
-from service.recorder import Recorder
-from service.routes import recommendations
-from service.sessions import Listeners, RedisSessionStore
-from service.shortcut import Shortcut
+from onward.bundle.encoder.encoder import Encoder
+from onward.bundle.search.faiss_index import FaissIndex
+from onward.service.__main__ import main
+from onward.service.http import fast_route as hot_route
+from onward.service.http.fast_protocol import Shortcut
+from onward.service.http.routes import recommendations
+from onward.service.recommend.recommender import Recommender
+from onward.service.records.recorder import Recorder
+from onward.service.sessions import Listeners, RedisSessionStore
 from tests.benchmarks.stages import untold
 
 KEPT = 512

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.data.corpus import Corpus
-from training.data.dataset import Sessions
+from onward.training.data.corpus import Corpus
+from onward.training.data.dataset import Sessions
 
 LONGEST = 14
 """The longest session, in mean lengths."""

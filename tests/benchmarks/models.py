@@ -19,15 +19,15 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from onward.training.data.examples import Examples
+from onward.training.data.padding import PADDING
+from onward.training.hardware import machine
+from onward.training.losses.objectives import SampledSoftmax
+from onward.training.recipe import Recipe
+from onward.training.trainer import keep_freed_memory, make_optimizers
 from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.paper_recipes import paper_recipes
 from tests.benchmarks.step import take_step
-from training.data.examples import Examples
-from training.machine import machine
-from training.objectives import SampledSoftmax
-from training.padding import PADDING
-from training.recipe import Recipe
-from training.trainer import keep_freed_memory, make_optimizers
 
 KIB_PER_GIB = 2**20
 SAMPLED = SampledSoftmax(kind="sampled_softmax", negatives=2_000, distribution="log_uniform", log_q=True)

@@ -1,7 +1,7 @@
 """The recipes that a benchmark of all models takes: those of the papers."""
 
-from training.models import MODELS
-from training.recipe import RECIPES
+from onward.training.models import MODELS
+from onward.training.recipe import RECIPES
 
 
 def paper_recipes() -> list[str]:

@@ -16,16 +16,16 @@ from typing import Annotated, Any
 
 import typer
 
-from service.__main__ import THREAD_SETTINGS
-from service.bench.api import Onward
-from service.bench.generator import Generator
-from service.bench.load import ClosedLoad
-from service.bench.measurement import measure
-from service.bench.server import Server, started
-from service.bench.visits import draw_sessions
-from service.bundle import Bundle
+from onward.bundle import Bundle
+from onward.service.__main__ import THREAD_SETTINGS
+from onward.service.bench.api import Onward
+from onward.service.bench.generator import Generator
+from onward.service.bench.load import ClosedLoad
+from onward.service.bench.measurement import measure
+from onward.service.bench.server import Server, started
+from onward.service.bench.visits import draw_sessions
+from onward.training.hardware import machine
 from tests.benchmarks.left_out import PARTS
-from training.machine import machine
 
 HERE = Path(__file__).parents[2]
 WARM_UP_S = 2.0

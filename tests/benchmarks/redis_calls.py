@@ -23,10 +23,10 @@ import typer
 import uvloop
 from redis.asyncio import Redis
 
-from service.redis_calls import Script, connect
-from service.sessions import Event, RedisSessionStore
+from onward.service.redis_client import Script, connect
+from onward.service.sessions import Event, RedisSessionStore
+from onward.training.hardware import machine
 from tests.redis_servers import redis_servers
-from training.machine import machine
 
 SESSIONS = 500
 LENGTH = 20

@@ -19,18 +19,18 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from service.bench.api import Onward
-from service.bench.arrivals import Arrivals
-from service.bench.generator import Generator
-from service.bench.load import ClosedLoad, Load, OpenLoad
-from service.bench.measurement import Measurement, measure
-from service.bench.outcome import Part
-from service.bench.recall import served_recall
-from service.bench.server import Server, started
-from service.bench.visits import Sessions, draw_sessions
-from service.bench.wanted import Unusable, read_filter
-from service.bundle import Bundle
-from training.machine import machine
+from onward.bundle import Bundle
+from onward.service.bench.api import Onward
+from onward.service.bench.arrivals import Arrivals
+from onward.service.bench.generator import Generator
+from onward.service.bench.load import ClosedLoad, Load, OpenLoad
+from onward.service.bench.measurement import Measurement, measure
+from onward.service.bench.outcome import Part
+from onward.service.bench.recall import served_recall
+from onward.service.bench.server import Server, started
+from onward.service.bench.visits import Sessions, draw_sessions
+from onward.service.bench.wanted import Unusable, read_filter
+from onward.training.hardware import machine
 
 CONNECTIONS = (1, 16)
 WARM_UP_S = 1.0

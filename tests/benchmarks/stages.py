@@ -28,21 +28,21 @@ import typer
 import uvloop
 from pydantic_core import from_json, to_json
 
-from service import telemetry
-from service.app import create_app
-from service.bench.api import Onward
-from service.bench.generator import Generator
-from service.bench.load import ClosedLoad
-from service.bench.measurement import measure
-from service.bench.server import Server, started
-from service.bench.visits import Sessions, draw_sessions
-from service.bundle import Bundle, KernelUnavailable
-from service.private_store import private_store
-from service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore
-from service.settings import Settings
-from service.shortcut import SHORTCUT, Shortcut
+from onward.bundle import Bundle, KernelUnavailable
+from onward.service import telemetry
+from onward.service.app import create_app
+from onward.service.bench.api import Onward
+from onward.service.bench.generator import Generator
+from onward.service.bench.load import ClosedLoad
+from onward.service.bench.measurement import measure
+from onward.service.bench.server import Server, started
+from onward.service.bench.visits import Sessions, draw_sessions
+from onward.service.http.fast_protocol import SHORTCUT, Shortcut
+from onward.service.server.embedded_store import private_store
+from onward.service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore
+from onward.service.settings import Settings
+from onward.training.hardware import machine
 from tests.benchmarks.bare_server import bare_server
-from training.machine import machine
 
 IN_FLIGHT = 16
 CALLS = 400
@@ -147,7 +147,7 @@ def untold() -> Iterator[None]:
         patch.object(telemetry, "answered", _ignored),
         patch.object(telemetry, "retrieved", _ignored),
         patch.object(telemetry, "store_answered", _ignored),
-        patch("service.middleware._accepted_request_id", lambda scope: "untold"),
+        patch("onward.service.http.middleware._accepted_request_id", lambda scope: "untold"),
     ):
         yield
 

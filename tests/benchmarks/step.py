@@ -1,11 +1,11 @@
-"""A step of training as `training.trainer` takes it."""
+"""A step of training as `onward.training.trainer` takes it."""
 
 from collections.abc import Sequence
 
 import torch
 
-from training.data.examples import Batch
-from training.models.encoder import SessionEncoder
+from onward.training.data.examples import Batch
+from onward.training.models.encoder import SessionEncoder
 
 
 def take_step(encoder: SessionEncoder, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:

@@ -6,9 +6,9 @@ from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
-from service import telemetry
-from service.app import create_app
-from service.settings import IN_MEMORY, Settings
+from onward.service import telemetry
+from onward.service.app import create_app
+from onward.service.settings import IN_MEMORY, Settings
 from tests.benchmarks.stages import untold
 
 

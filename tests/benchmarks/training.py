@@ -18,17 +18,17 @@ import torch
 import typer
 from torch import Tensor
 
+from onward.training.data.examples import Examples
+from onward.training.data.padding import PADDING
+from onward.training.hardware import machine
+from onward.training.losses.losses import fast_product_dtype
+from onward.training.losses.objectives import FullSoftmax
+from onward.training.models.layers import InnerProduct
+from onward.training.models.srgnn import SRGNN, SRGNNOptions
+from onward.training.trainer import keep_freed_memory
 from tests.benchmarks.made_up import DIGINETICA, made_up_corpus
 from tests.benchmarks.plain_srgnn import PlainBatch, PlainSRGNN, plain_batch
 from tests.benchmarks.step import take_step
-from training.data.examples import Examples
-from training.losses import fast_product_dtype
-from training.machine import machine
-from training.models.layers import InnerProduct
-from training.models.srgnn import SRGNN, SRGNNOptions
-from training.objectives import FullSoftmax
-from training.padding import PADDING
-from training.trainer import keep_freed_memory
 
 L2 = 1e-5
 SAME_LOSS = 0.01
@@ -52,7 +52,7 @@ def paper_options(dimension: int) -> SRGNNOptions:
 
 
 def trainer_step(encoder: SRGNN, examples: Examples) -> Step:
-    """A step as `training.trainer` takes it."""
+    """A step as `onward.training.trainer` takes it."""
     optimizers = [torch.optim.Adam(encoder.parameters(), weight_decay=L2, fused=True)]
     return lambda chosen_B: take_step(encoder, optimizers, examples.gather(chosen_B))
 

@@ -10,22 +10,22 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from service.bundle import ENCODER, Encoder
+from onward.bundle import ENCODER, Encoder
+from onward.training.data.examples import Batch, Examples
+from onward.training.export.onnx_program import write_program
+from onward.training.losses.augmentations import Augmentation
+from onward.training.losses.objectives import FullSoftmax, SampledSoftmax
+from onward.training.models import MODELS
+from onward.training.models.attrec import AttRecOptions, Distance, Hinge
+from onward.training.models.comirec import ComiRecDROptions, ComiRecSAOptions
+from onward.training.models.encoder import SessionEncoder
+from onward.training.models.layers import Cosine, InnerProduct
+from onward.training.models.mind import MINDOptions
+from onward.training.models.mvcrec import ContrastOptions, GraphOptions, MVCrecOptions
+from onward.training.models.re4 import Re4Options, ReAttend, ReConstruct, ReContrast
+from onward.training.models.sasrec import SASRecOptions
+from onward.training.models.srgnn import SRGNNOptions
 from tests.training.corpora import corpus, sessions
-from training.augmentations import Augmentation
-from training.data.examples import Batch, Examples
-from training.models import MODELS
-from training.models.attrec import AttRecOptions, Distance, Hinge
-from training.models.comirec import ComiRecDROptions, ComiRecSAOptions
-from training.models.encoder import SessionEncoder
-from training.models.layers import Cosine, InnerProduct
-from training.models.mind import MINDOptions
-from training.models.mvcrec import ContrastOptions, GraphOptions, MVCrecOptions
-from training.models.re4 import Re4Options, ReAttend, ReConstruct, ReContrast
-from training.models.sasrec import SASRecOptions
-from training.models.srgnn import SRGNNOptions
-from training.objectives import FullSoftmax, SampledSoftmax
-from training.program import write_program
 
 ITEMS, USERS, MAX_LENGTH = 30, 5, 8
 SRGNN_PAPER = SRGNNOptions(

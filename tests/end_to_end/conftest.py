@@ -15,7 +15,7 @@ EVENTS = 40_000
 
 def training(*arguments: str | Path) -> str:
     """Run an `onward-training` command and return what it prints to stdout."""
-    command = [sys.executable, "-m", "training", *map(str, arguments)]
+    command = [sys.executable, "-m", "onward.training", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 import tomlkit
 
+from onward.training.baselines import BASELINES
+from onward.training.data.dataset import Dataset
+from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers.polars_engine import PolarsEngine
+from onward.training.data.synthetic import generate
+from onward.training.evaluation.evaluation import evaluate, evaluate_bundle
+from onward.training.evaluation.test_cases import held_out
+from onward.training.export.export import export
+from onward.training.models import MODELS
+from onward.training.recipe import RECIPES, Recipe
+from onward.training.trainer import train
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import ServiceProcess, wait_until
-from training.baselines import BASELINES
-from training.data.dataset import Dataset
-from training.data.polars_engine import PolarsEngine
-from training.data.preparation import Preparation, SplitKind
-from training.data.prepare import prepare
-from training.data.synthetic import generate
-from training.evaluation import evaluate, evaluate_bundle
-from training.export import export
-from training.models import MODELS
-from training.questions import held_out
-from training.recipe import RECIPES, Recipe
-from training.trainer import train
 
 EVENTS = 12_000
 CLEARLY = 1.5

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from service.bundle import current_digest
+from onward.bundle import current_digest
 from tests.end_to_end.conftest import Shop, training
 from tests.service.process import ServiceProcess, wait_until
 
@@ -46,7 +46,7 @@ def test_the_calls_of_the_readme_are_answered(service: ServiceProcess) -> None:
 
 @needs_curl
 def test_the_calls_that_the_demo_prints_are_answered(service: ServiceProcess, shop: Shop) -> None:
-    command = [sys.executable, "-m", "service", "examples", "--bundles", str(shop.bundles), "--url", service.url]
+    command = [sys.executable, "-m", "onward.service", "examples", "--bundles", str(shop.bundles), "--url", service.url]
     calls = curl_lines(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert len(calls) == 9
     answers = [json.loads(answer(call) or "null") for call in calls]
@@ -116,7 +116,7 @@ def test_a_rebuilt_catalog_goes_live_without_a_restart(shop: Shop, tmp_path: Pat
     ],
 )
 def test_a_fault_of_the_caller_is_one_line_and_exit_code_2(arguments: list[str], told: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", *arguments]
+    command = [sys.executable, "-m", "onward.training", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert told in done.stderr

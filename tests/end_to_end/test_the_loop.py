@@ -12,15 +12,15 @@ import polars as pl
 import pytest
 import tomlkit
 
+from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers.polars_engine import PolarsEngine
+from onward.training.data.synthetic import generate
+from onward.training.evaluation.evaluation import evaluate_bundle
+from onward.training.export.export import export
+from onward.training.recipe import RECIPES, Recipe
+from onward.training.trainer import train
 from tests.service.process import ServiceProcess, wait_until
-from training.data.polars_engine import PolarsEngine
-from training.data.preparation import Preparation, SplitKind
-from training.data.prepare import prepare
-from training.data.synthetic import generate
-from training.evaluation import evaluate_bundle
-from training.export import export
-from training.recipe import RECIPES, Recipe
-from training.trainer import train
 
 EVENTS = 12_000
 TRAINED, SERVED = 0.6, 0.85

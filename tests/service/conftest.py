@@ -8,10 +8,10 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
-from service.app import create_app
-from service.private_store import find_servers, run_server
-from service.redis_calls import RedisCalls, connect
-from service.settings import IN_MEMORY, Settings
+from onward.service.app import create_app
+from onward.service.redis_client import RedisCalls, connect
+from onward.service.server.embedded_store import find_servers, run_server
+from onward.service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
 from tests.service.clock import Clock
 from tests.service.process import wait_until

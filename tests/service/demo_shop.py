@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import publish, stage
-from service.bundle.manifest import QUERIES
+from onward.bundle import publish, stage
+from onward.bundle.files.manifest import QUERIES
+from onward.training.data.synthetic import Shop, generate
 from tests.bundles import add_probes, write_files
-from training.data.synthetic import Shop, generate
 
 DEMO_EVENTS, DEMO_SEED = 60_000, 1
 DIMENSION = 32

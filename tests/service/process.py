@@ -22,7 +22,7 @@ class ServiceProcess:
     def __init__(self, bundles: Path, *options: str, environment: dict[str, str] | None = None) -> None:
         inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--bundles", str(bundles), "--port", "0", *options],
+            [sys.executable, "-m", "onward.service", "serve", "--bundles", str(bundles), "--port", "0", *options],
             env=inherited | {"SERVICE_RELOAD_INTERVAL": "0.05"} | (environment or {}),
             stderr=subprocess.PIPE,
             text=True,

@@ -10,9 +10,9 @@ from pydantic import SecretStr
 from redis import Redis
 from starlette.testclient import TestClient
 
-from service.app import create_app
-from service.bundle import Bundle, current_digest
-from service.settings import IN_MEMORY, Settings
+from onward.bundle import Bundle, current_digest
+from onward.service.app import create_app
+from onward.service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import structlog.testing
 
-from service.background import repeated
+from onward.service.background import repeated
 
 AT_ONCE = timedelta(microseconds=1)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.bundle.live_item import read_changes
-from service.cli import cli
-from service.live_catalog import ItemPatch, change_lines, open_live_catalog
+from onward.bundle.catalog.live_item import read_changes
+from onward.service.cli import cli
+from onward.service.live.catalog import ItemPatch, change_lines, open_live_catalog
 
 
 async def patch(url: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 
 def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    program = [sys.executable, "-m", "service", *arguments]
+    program = [sys.executable, "-m", "onward.service", *arguments]
     return subprocess.run(program, cwd=cwd, capture_output=True, text=True, check=False)
 
 

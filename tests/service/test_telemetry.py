@@ -8,8 +8,8 @@ from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from service import telemetry
-from service.middleware import RequestTelemetry
+from onward.service import telemetry
+from onward.service.http.middleware import RequestTelemetry
 
 
 async def failing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +44,7 @@ def test_every_answer_is_counted() -> None:
 
 LOGGED = """
 import logging
-from service import telemetry
+from onward.service import telemetry
 telemetry.configure_logging("info")
 telemetry.begin({}, "trace-4")
 telemetry.bundle_refused("digest", 'line\\nbreak "quoted" \\x1b[31m')
@@ -71,6 +71,6 @@ def test_every_log_line_is_one_json_object_with_the_request_id() -> None:
 
 def test_onnxruntime_reports_to_nobody_and_leaves_no_file_of_its_reports(tmp_path: Path) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    program = [sys.executable, "-c", "import service.bundle"]
+    program = [sys.executable, "-c", "import onward.bundle"]
     subprocess.run(program, env=inherited | {"TMPDIR": str(tmp_path)}, check=True)
     assert not list(tmp_path.iterdir())

@@ -10,15 +10,15 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service.addresses import EncodedSlashes
-from service.background import repeated
-from service.errors import on_http_error, on_invalid_request
-from service.live_catalog import LiveCatalog
-from service.reload import LiveBundle
-from service.routes import catalog as catalog_routes
-from service.routes import scenarios as scenario_routes
-from service.scenarios import Scenarios
-from service.versioned_map import InMemoryVersionedMap, Mirror, VersionedMap
+from onward.service.background import repeated
+from onward.service.errors import on_http_error, on_invalid_request
+from onward.service.http.path_ids import EncodedSlashes
+from onward.service.http.routes import catalog as catalog_routes
+from onward.service.http.routes import scenarios as scenario_routes
+from onward.service.live.bundle import LiveBundle
+from onward.service.live.catalog import LiveCatalog
+from onward.service.live.replicated_map import InMemoryVersionedMap, Mirror, VersionedMap
+from onward.service.recommend.scenarios import Scenarios
 
 OFTEN = timedelta(seconds=0.02)
 

@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from training.data.dataset import Dataset
-from training.data.polars_engine import PolarsEngine
-from training.data.preparation import Preparation, SplitKind
-from training.data.prepare import prepare
-from training.export import export
-from training.recipe import RECIPES, Recipe
-from training.trainer import train
+from onward.training.data.dataset import Dataset
+from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers.polars_engine import PolarsEngine
+from onward.training.export.export import export
+from onward.training.recipe import RECIPES, Recipe
+from onward.training.trainer import train
 
 CIRCLES, AROUND = 6, 10
 

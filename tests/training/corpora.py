@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from training.data.corpus import Corpus
-from training.data.dataset import Sessions
-from training.data.examples import Batch
+from onward.training.data.corpus import Corpus
+from onward.training.data.dataset import Sessions
+from onward.training.data.examples import Batch
 
 
 def sessions(*rows: list[int], users: list[int] | None = None) -> Sessions:

@@ -1,6 +1,7 @@
 """The page on adding a model is true: its files and commands, in a copy of the tree, make a model that learns."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from training.data.dataset import Dataset
+from onward.training.data.dataset import Dataset
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "adding-a-model.md"
 COPIED = ("training", "service", "tests", "pyproject.toml")
-PROGRAMS = {"python": [sys.executable], "onward-training": [sys.executable, "-m", "training"]}
+PROGRAMS = {"python": [sys.executable], "onward-training": [sys.executable, "-m", "onward.training"]}
 CHANCE = 20 / 60
 
 
@@ -65,7 +66,12 @@ def run(command: list[str], tree: Path) -> str:
         ["-k", "mean or held_to_this", "-p", "no:xdist", "-p", "no:cacheprovider"] if "pytest" in arguments else []
     )
     done = subprocess.run(
-        [*PROGRAMS[program], *arguments, *narrowed], cwd=tree, capture_output=True, text=True, check=False
+        [*PROGRAMS[program], *arguments, *narrowed],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": f"{tree / 'service'}{os.pathsep}{tree / 'training'}"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout

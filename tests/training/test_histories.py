@@ -6,15 +6,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from onward.training.data.dataset import Dataset
+from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers.polars_engine import PolarsEngine
+from onward.training.evaluation.evaluation import evaluate_bundle
+from onward.training.export.export import export
+from onward.training.recipe import Recipe
+from onward.training.trainer import train
 from tests.training.conftest import walks
-from training.data.dataset import Dataset
-from training.data.polars_engine import PolarsEngine
-from training.data.preparation import Preparation, SplitKind
-from training.data.prepare import prepare
-from training.evaluation import evaluate_bundle
-from training.export import export
-from training.recipe import Recipe
-from training.trainer import train
 
 CHANCE = 20 / 60
 

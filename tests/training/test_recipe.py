@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from onward.training.errors import InputError
+from onward.training.recipe import RECIPES, LinearSchedule, Recipe, StepSchedule
 from tests.training.corpora import corpus
-from training.errors import InputError
-from training.recipe import RECIPES, LinearSchedule, Recipe, StepSchedule
 
 TEXT = (RECIPES / "srgnn.toml").read_text()
 

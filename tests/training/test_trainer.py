@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.data.dataset import Dataset
-from training.data.examples import Batch, Examples
-from training.errors import InputError
-from training.recipe import Recipe
-from training.run_folder import best_validation
-from training.trainer import train
+from onward.training.data.dataset import Dataset
+from onward.training.data.examples import Batch, Examples
+from onward.training.errors import InputError
+from onward.training.recipe import Recipe
+from onward.training.run_folder import best_validation
+from onward.training.trainer import train
 
 
 def weights(run: Path) -> dict[str, Tensor]:

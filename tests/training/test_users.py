@@ -8,20 +8,20 @@ import polars as pl
 import pytest
 import torch
 
-from service.bundle import Bundle, Options, Seen
-from training.data.dataset import Dataset
-from training.data.examples import Examples
-from training.data.polars_engine import PolarsEngine
-from training.data.preparation import Preparation, SplitKind
-from training.data.prepare import prepare
-from training.errors import InputError
-from training.evaluation import evaluate_bundle
-from training.export import export, load_trained
-from training.questions import Question, questions
-from training.rebuild import rebuild
-from training.recipe import RECIPES, Recipe
-from training.sampled_ranking import evaluate_sampled
-from training.trainer import train
+from onward.bundle import Bundle, Options, Seen
+from onward.training.data.dataset import Dataset
+from onward.training.data.examples import Examples
+from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers.polars_engine import PolarsEngine
+from onward.training.errors import InputError
+from onward.training.evaluation.evaluation import evaluate_bundle
+from onward.training.evaluation.sampled_ranking import evaluate_sampled
+from onward.training.evaluation.test_cases import Question, questions
+from onward.training.export.export import export, load_trained
+from onward.training.export.rebuild import rebuild
+from onward.training.recipe import RECIPES, Recipe
+from onward.training.trainer import train
 
 USERS, ITEMS, KINDS = 60, 40, 4
 

@@ -21,11 +21,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from service.bench.generator import Generator
-from service.bench.visits import Sessions, draw_sessions
-from service.bundle import Bundle
-from service.private_store import private_store
-from service.telemetry import configure_logging
+from onward.bundle import Bundle
+from onward.service.bench.generator import Generator
+from onward.service.bench.visits import Sessions, draw_sessions
+from onward.service.server.embedded_store import private_store
+from onward.service.telemetry import configure_logging
+from onward.training.errors import InputError
+from onward.training.hardware import machine
 from tests.benchmarks.peers.answers import exact
 from tests.benchmarks.peers.comparison import OURS, OURS_FAST, Comparison
 from tests.benchmarks.peers.environments import default_folder, python_of
@@ -34,8 +36,6 @@ from tests.benchmarks.peers.measuring import take_rounds
 from tests.benchmarks.peers.peer import PEERS, PLAIN, Peer
 from tests.benchmarks.peers.server import NotStarted, Place, Server, onward, serving
 from tests.benchmarks.peers.training_run import real_sessions, write_plain_weights
-from training.errors import InputError
-from training.machine import machine
 
 CHECKED, LONGEST_CHECKED = 1_000, 8
 """Sessions by which recall is told, as they are when they are asked about: of so many it is right within 0.003."""

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from service.bench.api import Api
-from service.bundle import Bundle
+from onward.bundle import Bundle
+from onward.service.bench.api import Api
 
 TIMEOUT_S = 30.0
 AT = 20

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.bench.visits import Sessions
-from service.bundle import Bundle
+from onward.bundle import Bundle
+from onward.service.bench.visits import Sessions
+from onward.training.export.rebuild import rebuild
 from tests.benchmarks.peers.answers import AT, recall
-from training.rebuild import rebuild
 
 RECALL = 0.95
 TARGETS = (0.95, 0.96, 0.97, 0.98, 0.99)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from service.bench.generator import Generator
-from service.bench.load import ClosedLoad
-from service.bench.measurement import measure
-from service.bench.visits import Sessions
+from onward.service.bench.generator import Generator
+from onward.service.bench.load import ClosedLoad
+from onward.service.bench.measurement import measure
+from onward.service.bench.visits import Sessions
 from tests.benchmarks.peers.server import Server
 
 CONNECTIONS = (1, 16)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from service.bench.api import Api, Onward
-from service.bench.server import CannotMeasure, started
-from service.bench.server import Server as Process
+from onward.service.bench.api import Api, Onward
+from onward.service.bench.server import CannotMeasure, started
+from onward.service.bench.server import Server as Process
 from tests.benchmarks.peers.answers import ask
 from tests.benchmarks.peers.apps.model import BATCH, BUNDLE, HOME, REDIS_URL, WEIGHTS
 from tests.benchmarks.peers.peer import REPOSITORY, Peer, PeerApi

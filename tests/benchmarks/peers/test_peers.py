@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service.bundle import Bundle, ItemIndex
-from service.private_store import private_store
+from onward.bundle import Bundle, ItemIndex
+from onward.service.server.embedded_store import private_store
+from onward.training.errors import InputError
 from tests.benchmarks.peers.__main__ import groups, wanted
 from tests.benchmarks.peers.answers import answered, exact, recall
 from tests.benchmarks.peers.apps.model import Model
@@ -16,7 +17,6 @@ from tests.benchmarks.peers.measuring import CONNECTIONS, LESS_IS_BETTER, advant
 from tests.benchmarks.peers.peer import PEERS, Peer
 from tests.benchmarks.peers.server import NotStarted, Place, onward, serving
 from tests.bundles import publish_bundle
-from training.errors import InputError
 
 IDS = [f"item-{number}" for number in range(60)]
 SESSIONS = (("item-3", "item-7"), ("item-50",), ("item-1", "item-1", "item-9"))

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from service.bench.visits import Sessions
+from onward.service.bench.visits import Sessions
+from onward.training.data.dataset import Dataset
+from onward.training.errors import InputError
+from onward.training.export.export import load_trained
+from onward.training.models.srgnn import SRGNN
+from onward.training.run_folder import read_run
 from tests.benchmarks.plain_srgnn import PlainSRGNN
-from training.data.dataset import Dataset
-from training.errors import InputError
-from training.export import load_trained
-from training.models.srgnn import SRGNN
-from training.run_folder import read_run
 
 
 def write_plain_weights(run: Path, file: Path) -> None:

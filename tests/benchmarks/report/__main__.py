@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from onward.training.errors import InputError
 from tests.benchmarks.report.page import write_page
-from training.errors import InputError
 
 cli = typer.Typer(add_completion=False)
 

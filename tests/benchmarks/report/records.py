@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from onward.training.errors import InputError
 from tests.benchmarks.report.catalogs import Catalogs
 from tests.benchmarks.report.encoders import Encoders
 from tests.benchmarks.report.engines import Engines
@@ -16,7 +17,6 @@ from tests.benchmarks.report.record import Record
 from tests.benchmarks.report.redis_calls import RedisCalls
 from tests.benchmarks.report.serving import Serving
 from tests.benchmarks.report.stages import Stages
-from training.errors import InputError
 
 _ANY: TypeAdapter[Record] = TypeAdapter(
     Annotated[

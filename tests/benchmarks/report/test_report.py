@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from onward.training.errors import InputError
 from tests.benchmarks.report.__main__ import cli
 from tests.benchmarks.report.aims import AIMS, aims_table
 from tests.benchmarks.report.page import write_page
 from tests.benchmarks.report.records import read_records
-from training.errors import InputError
 
 Told = dict[str, Any]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from service.bench.arrivals import Arrivals
+from onward.service.bench.arrivals import Arrivals
 
 
 def test_arrivals_come_at_the_rate_with_gaps_of_an_exponential_distribution() -> None:

@@ -1,12 +1,12 @@
 import pytest
 
-from service.bench.arrivals import Arrivals
-from service.bench.capacity import CLOSE_ENOUGH, HIGHEST_RATE, LOWEST_RATE, Capacity, Search
-from service.bench.generator import send
-from service.bench.load import OpenLoad
-from service.bench.measurement import Cost, Measurement
-from service.bench.outcome import Outcome, Record
-from service.bench.slo import Slo
+from onward.service.bench.arrivals import Arrivals
+from onward.service.bench.capacity import CLOSE_ENOUGH, HIGHEST_RATE, LOWEST_RATE, Capacity, Search
+from onward.service.bench.generator import send
+from onward.service.bench.load import OpenLoad
+from onward.service.bench.measurement import Cost, Measurement
+from onward.service.bench.outcome import Outcome, Record
+from onward.service.bench.slo import Slo
 from tests.service.bench.slow_server import Plain, slow_server
 
 SLO = Slo.parse("p90=50ms")

@@ -15,7 +15,7 @@ from tests.service.process import ServiceProcess
 
 def bench(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-    program = [sys.executable, "-m", "service", "bench", *arguments]
+    program = [sys.executable, "-m", "onward.service", "bench", *arguments]
     return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 

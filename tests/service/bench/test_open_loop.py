@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.bench.arrivals import Arrivals
-from service.bench.generator import Generator, send
-from service.bench.load import ClosedLoad, OpenLoad
-from service.bench.open_loop import OpenLoop
-from service.bench.outcome import Outcome, Record
+from onward.service.bench.arrivals import Arrivals
+from onward.service.bench.generator import Generator, send
+from onward.service.bench.load import ClosedLoad, OpenLoad
+from onward.service.bench.open_loop import OpenLoop
+from onward.service.bench.outcome import Outcome, Record
 from tests.service.bench.slow_server import Plain, response, slow_server
 
 SESSIONS = tuple(tuple(f"{number}.{place}" for place in range(1 + number % 7)) for number in range(50))

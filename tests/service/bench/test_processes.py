@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.bench.processes import PROC, cpu_seconds, memory
+from onward.service.bench.processes import PROC, cpu_seconds, memory
 
 pytestmark = pytest.mark.skipif(not PROC.exists(), reason="only Linux tells")
 

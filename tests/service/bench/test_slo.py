@@ -1,7 +1,7 @@
 import pytest
 
-from service.bench.outcome import Outcome, Record
-from service.bench.slo import Slo
+from onward.service.bench.outcome import Outcome, Record
+from onward.service.bench.slo import Slo
 
 
 def outcome(*latencies_ms: float, **errors: int) -> Outcome:

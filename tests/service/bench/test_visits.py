@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bench.open_loop import interleaved
-from service.bench.visits import LONGEST, NEAREST, draw_sessions
-from service.bundle import Bundle
+from onward.bundle import Bundle
+from onward.service.bench.open_loop import interleaved
+from onward.service.bench.visits import LONGEST, NEAREST, draw_sessions
 from tests.bundles import item_ids, make_bundle
 
 ITEMS = item_ids("item-", 60)

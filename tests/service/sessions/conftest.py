@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from service.sessions import SessionStore
+from onward.service.sessions import SessionStore
 from tests.service.sessions.stores import open_store
 
 STORES = ["memory", "redis"]

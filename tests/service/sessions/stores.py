@@ -3,8 +3,16 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from service.errors import ServiceError
-from service.sessions import Append, Event, EventWeights, InMemorySessionStore, RedisSessionStore, Session, SessionStore
+from onward.service.errors import ServiceError
+from onward.service.sessions import (
+    Append,
+    Event,
+    EventWeights,
+    InMemorySessionStore,
+    RedisSessionStore,
+    Session,
+    SessionStore,
+)
 
 LENGTH = 5
 NOON_MS = 1_700_000_000_000

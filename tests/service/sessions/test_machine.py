@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from service.errors import SessionBehind
-from service.sessions import Event, EventWeights, InMemorySessionStore, Merged, RedisSessionStore, Session, SessionStore
+from onward.service.errors import SessionBehind
+from onward.service.sessions import (
+    Event,
+    EventWeights,
+    InMemorySessionStore,
+    Merged,
+    RedisSessionStore,
+    Session,
+    SessionStore,
+)
 from tests.service.sessions.stores import append_to_all
 
 LENGTH = 4

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from service.private_store import find_servers
-from service.sessions import RedisSessionStore, SessionStore, session_digest
+from onward.service.server.embedded_store import find_servers
+from onward.service.sessions import RedisSessionStore, SessionStore, session_digest
 from tests.service.process import wait_until
 from tests.service.sessions.stores import LENGTH, append_to_all, event, open_store, read, stored_items, view
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.errors import EventTooOld
-from service.sessions import EventRules, EventWeights
-from service.settings import Settings, describe
+from onward.service.errors import EventTooOld
+from onward.service.sessions import EventRules, EventWeights
+from onward.service.settings import Settings, describe
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -13,8 +13,8 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 
-from service.errors import SessionBehind, SessionStoreUnavailable
-from service.sessions import (
+from onward.service.errors import SessionBehind, SessionStoreUnavailable
+from onward.service.sessions import (
     REMEMBERED_ANSWERS,
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,

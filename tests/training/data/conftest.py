@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from training.__main__ import main
-from training.data.dataset import Dataset, Part
-from training.data.polars_engine import PolarsEngine
-from training.data.preparation import Preparation, SplitKind
-from training.data.prepare import prepare
+from onward.training.__main__ import main
+from onward.training.data.dataset import Dataset, Part
+from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers.polars_engine import PolarsEngine
 
 DAY_MS = 86_400_000
 START_MS = 1_700_006_400_000

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from onward.training.data.dataset import Dataset
+from onward.training.errors import InputError
 from tests.training.data.conftest import Prepare, log
-from training.data.dataset import Dataset
-from training.errors import InputError
 
 EVENTS = log({"s1": "a b a", "s2": "c", "s3": "b c"})
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from onward.training.data.corpus import Corpus
+from onward.training.data.dataset import Sessions
+from onward.training.data.examples import Batch, Examples
+from onward.training.data.preparation.prepare_options import SplitKind
 from tests.training.corpora import sessions
 from tests.training.data.conftest import Prepare, log
-from training.data.corpus import Corpus
-from training.data.dataset import Sessions
-from training.data.examples import Batch, Examples
-from training.data.preparation import SplitKind
 
 CPU = torch.device("cpu")
 SESSIONS = {"u1": "a b c d", "u2": "b c d e", "u3": "c a b"}

@@ -5,8 +5,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from onward.training.data.synthetic import DAY_MS, DAYS, START_MS, Shop, generate
 from tests.training.data.conftest import Outcome
-from training.data.synthetic import DAY_MS, DAYS, START_MS, Shop, generate
 
 
 @pytest.fixture(scope="module")

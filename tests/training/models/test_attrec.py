@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from onward.training.data.corpus import Corpus
+from onward.training.losses.objectives import FullSoftmax
+from onward.training.losses.user_negatives import UntouchedItems
+from onward.training.models.attrec import BPR, AttRec, AttRecOptions, Distance, Hinge, bpr, hinge, time_signal
+from onward.training.models.layers import Cosine, InnerProduct
 from tests.training.corpora import batch, corpus, sessions
-from training.data.corpus import Corpus
-from training.models.attrec import BPR, AttRec, AttRecOptions, Distance, Hinge, bpr, hinge, time_signal
-from training.models.layers import Cosine, InnerProduct
-from training.objectives import FullSoftmax
-from training.untouched import UntouchedItems
 
 ITEMS, USERS, D = 12, 3, 8
 PAPER = AttRecOptions(

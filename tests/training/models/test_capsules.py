@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.models.capsules import route, squash
+from onward.training.models.capsules import route, squash
 
 B, K, L, D = 2, 3, 4, 5
 

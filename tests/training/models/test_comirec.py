@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onward.training.losses.objectives import FullSoftmax, SampledSoftmax
+from onward.training.models.capsules import route
+from onward.training.models.comirec import ComiRecDR, ComiRecDROptions, ComiRecSA, ComiRecSAOptions, concentration
+from onward.training.models.layers import Cosine, InnerProduct
 from tests.training.corpora import batch, corpus
-from training.models.capsules import route
-from training.models.comirec import ComiRecDR, ComiRecDROptions, ComiRecSA, ComiRecSAOptions, concentration
-from training.models.layers import Cosine, InnerProduct
-from training.objectives import FullSoftmax, SampledSoftmax
 
 ITEMS, DIMENSION, INTERESTS, MAX_LENGTH = 12, 6, 3, 5
 SA_PAPER = ComiRecSAOptions(

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.bundle import TABLE, WEIGHTS, Encoder
-from service.bundle.encoder import KernelUnavailable
-from service.bundle.manifest import KernelInfo
+from onward.bundle import TABLE, WEIGHTS, Encoder
+from onward.bundle.encoder.encoder import KernelUnavailable
+from onward.bundle.files.manifest import KernelInfo
+from onward.training.export.onnx_program import write_form
+from onward.training.losses.objectives import FullSoftmax
+from onward.training.models.ensemble import Ensemble
+from onward.training.models.folded_srgnn import FoldedSRGNN, NeighbourMeans
+from onward.training.models.layers import Cosine, InnerProduct
+from onward.training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
 from tests.training.corpora import corpus
-from training.models.ensemble import Ensemble
-from training.models.folded_srgnn import FoldedSRGNN, NeighbourMeans
-from training.models.layers import Cosine, InnerProduct
-from training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
-from training.objectives import FullSoftmax
-from training.program import write_form
 
 ITEMS, MAX_LENGTH = 30, 8
 PAPER = SRGNNOptions(

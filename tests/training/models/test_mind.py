@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onward.training.losses.objectives import FullSoftmax, SampledSoftmax
+from onward.training.models.capsules import route
+from onward.training.models.layers import Cosine, InnerProduct
+from onward.training.models.mind import MIND, MINDOptions, fewest_items
 from tests.training.corpora import batch, corpus
-from training.models.capsules import route
-from training.models.layers import Cosine, InnerProduct
-from training.models.mind import MIND, MINDOptions, fewest_items
-from training.objectives import FullSoftmax, SampledSoftmax
 
 ITEMS, DIMENSION, INTERESTS, MAX_LENGTH = 20, 6, 3, 10
 PAPER = MINDOptions(

@@ -8,10 +8,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from tests.training.corpora import batch, corpus
-from training.augmentations import Augmentation
-from training.models.layers import Cosine, InnerProduct
-from training.models.mvcrec import (
+from onward.training.losses.augmentations import Augmentation
+from onward.training.losses.objectives import FullSoftmax, SampledSoftmax
+from onward.training.models.layers import Cosine, InnerProduct
+from onward.training.models.mvcrec import (
     AttentionFusion,
     ContrastOptions,
     GraphOptions,
@@ -20,8 +20,8 @@ from training.models.mvcrec import (
     ViewEncoder,
     info_nce,
 )
-from training.models.transformer import TransformerBlock
-from training.objectives import FullSoftmax, SampledSoftmax
+from onward.training.models.transformer import TransformerBlock
+from tests.training.corpora import batch, corpus
 
 ITEMS, D = 12, 8
 PAPER = MVCrecOptions(

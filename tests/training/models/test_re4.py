@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.training.corpora import batch, corpus
-from training.models.layers import Cosine, InnerProduct
-from training.models.re4 import (
+from onward.training.losses.objectives import SampledSoftmax
+from onward.training.models.layers import Cosine, InnerProduct
+from onward.training.models.re4 import (
     Re4,
     Re4Options,
     ReAttend,
@@ -20,7 +20,7 @@ from training.models.re4 import (
     re_construct,
     re_contrast,
 )
-from training.objectives import SampledSoftmax
+from tests.training.corpora import batch, corpus
 
 ITEMS, DIMENSION, MAX_LENGTH = 12, 6, 5
 PAPER = Re4Options(

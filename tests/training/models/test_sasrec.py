@@ -3,11 +3,11 @@
 import torch
 import torch.nn.functional as F
 
+from onward.training.data.examples import Examples
+from onward.training.losses.objectives import FullSoftmax
+from onward.training.models.layers import Cosine
+from onward.training.models.sasrec import SASRec, SASRecOptions
 from tests.training.corpora import corpus, sessions
-from training.data.examples import Examples
-from training.models.layers import Cosine
-from training.models.sasrec import SASRec, SASRecOptions
-from training.objectives import FullSoftmax
 
 ITEMS, MAX_LENGTH = 12, 6
 SESSIONS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 8, 10]]

@@ -5,10 +5,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from onward.training.losses.objectives import FullSoftmax
+from onward.training.models.layers import Cosine, InnerProduct
+from onward.training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
 from tests.training.corpora import batch, corpus
-from training.models.layers import Cosine, InnerProduct
-from training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
-from training.objectives import FullSoftmax
 
 ITEMS = 12
 PAPER = SRGNNOptions(

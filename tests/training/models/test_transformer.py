@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.models.transformer import TransformerBlock, TransformerEncoder
+from onward.training.models.transformer import TransformerBlock, TransformerEncoder
 
 D, LENGTH = 8, 5
 VALID_BL = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1]]).bool()

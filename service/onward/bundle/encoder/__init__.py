@@ -1,0 +1,1 @@
+"""From a session's item rows to its interests."""

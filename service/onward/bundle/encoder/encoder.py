@@ -1,0 +1,159 @@
+"""Item rows -> interests, by the exported program or by a compiled kernel that gives the same."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onward.bundle.encoder.kernel import Kernel
+from onward.bundle.files.manifest import BundleError, KernelInfo
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels report to their maker unless this is set by now
+
+import onnxruntime  # it reads the variable as it is imported
+
+ITEMS, USERS, INTERESTS = "items_BL", "users_B", "interests_BKD"
+MIN_LENGTH = 2  # the shortest input a session-graph program is exported for; a shorter session gets one more padding
+BATCH = 16  # sessions encoded at once: of more the padding costs more than it saves
+PARITY = 1e-5  # of the largest number compared: by how much a kernel may differ from the program
+
+
+class KernelUnavailable(Exception):
+    """Why the program goes on encoding."""
+
+
+class Encoder:
+    """An ONNX program from items_BL (int64 rows, oldest first, left-padded with 0) to interests_BKD (float32).
+
+    One that knows users takes users_B beside them: int64 rows, 0 for an unknown user.
+
+    Safe to use from several threads at once; each call runs in the thread that makes it. Where the bundle holds the
+    arrays of a compiled kernel, `accelerate` lets that encode from then on.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, *, max_length: int) -> None:
+        self._session = session
+        self._takes_users = len(session.get_inputs()) > 1
+        self._max_length = max_length
+        self._kernel: Kernel | None = None
+
+    @property
+    def engine(self) -> Literal["onnx", "kernel"]:
+        """What encodes."""
+        return "onnx" if self._kernel is None else "kernel"
+
+    @classmethod
+    def load(
+        cls, path: Path, *, items: int, dimension: int, interests: int, max_length: int, users: int = 0
+    ) -> "Encoder":
+        """Load and try the program on the first and the last of `items` rows, and the last of `users`.
+
+        Raises BundleError where it can't be loaded or does not give finite (1, interests, dimension) numbers.
+        """
+        try:
+            encoder = cls(
+                onnxruntime.InferenceSession(path, _options(), ["CPUExecutionProvider"]), max_length=max_length
+            )
+            encoder._check_signature(path.name, takes_users=users > 0)
+            trials = [encoder.encode([1, items] * max_length)]
+            if users:
+                trials += [encoder.encode([1, items] * max_length, users), encoder.encode([], users)]
+        except BundleError:
+            raise
+        except Exception as error:  # onnxruntime raises classes of its own, without a common base, for each fault
+            raise BundleError(f"{path.name}: {_first_line(error)}") from error
+        for trial_KD in trials:
+            if trial_KD.shape != (interests, dimension) or not np.isfinite(trial_KD).all():
+                raise BundleError(f"{path.name}: gives no finite interests of shape {(interests, dimension)}")
+        return encoder
+
+    def encode(self, rows: Sequence[int], user_row: int = 0) -> NDArray[np.float32]:
+        """Return interests_KD of a session: its rows, oldest first, of which the last `max_length` count.
+
+        Where the program knows users, the session is that of the user in `user_row`, 0 for an unknown one.
+        Raises ValueError for an empty session of an unknown user.
+        """
+        if not rows and not user_row:
+            raise ValueError("an empty session of an unknown user has no interests")
+        kernel = self._kernel
+        encoded = self._run([rows], [user_row]) if kernel is None else kernel.encode([rows[-self._max_length :]])
+        interests_KD: NDArray[np.float32] = encoded[0]
+        return interests_KD
+
+    def encode_all(self, sessions: Sequence[Sequence[int]], user_rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return interests_BKD of B sessions, each as `encode` has it but for rounding, those of one length together.
+
+        By the program it is about three times as fast as one by one. Raises ValueError for an empty session of an
+        unknown user.
+        """
+        if not all(rows or user_row for rows, user_row in zip(sessions, user_rows, strict=True)):
+            raise ValueError("an empty session of an unknown user has no interests")
+        if self._kernel is not None:
+            return self._kernel.encode([rows[-self._max_length :] for rows in sessions])
+        by_length = sorted(range(len(sessions)), key=lambda number: len(sessions[number]))
+        parts = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)]
+        encoded = [self._run([sessions[n] for n in part], [user_rows[n] for n in part]) for part in parts]
+        interests_BKD: NDArray[np.float32] = np.concatenate(encoded)[np.argsort(by_length)]
+        return interests_BKD
+
+    def accelerate(self, folder: Path, info: KernelInfo, *, items: int, sessions: Sequence[Sequence[int]]) -> None:
+        """Let the bundle's kernel encode from now on.
+
+        Args:
+            folder: of the bundle.
+            info: its manifest's.
+            items: the last row that the encoder takes.
+            sessions: rows of real ones, for which the kernel must give the interests that the program gives.
+
+        Raises KernelUnavailable where it can't, or where it gives others; the program goes on encoding.
+        """
+        try:
+            kernel = Kernel.load(folder, info, items=items, max_length=self._max_length)
+        except ImportError as error:
+            raise KernelUnavailable("numba is not installed") from error
+        except BundleError as error:
+            raise KernelUnavailable(str(error)) from error
+        except Exception as error:  # numba and LLVM raise classes of their own, without a common base, for each fault
+            raise KernelUnavailable(f"it does not compile: {_first_line(error)}") from error
+        for rows in sessions:
+            expected_KD = self._run([rows], [0])[0]
+            difference = np.abs(kernel.encode([rows[-self._max_length :]])[0] - expected_KD).max()
+            if not difference <= PARITY * max(1.0, np.abs(expected_KD).max()):
+                raise KernelUnavailable(f"it differs from the program by {difference:.1e} on a probe")
+        self._kernel = kernel
+
+    def _run(self, sessions: Sequence[Sequence[int]], user_rows: Sequence[int]) -> NDArray[np.float32]:
+        recent = [rows[-self._max_length :] for rows in sessions]
+        items_BL = np.zeros((len(recent), max(MIN_LENGTH, *map(len, recent))), dtype=np.int64)
+        for session, rows in enumerate(recent):
+            items_BL[session, items_BL.shape[1] - len(rows) :] = rows
+        given = {ITEMS: items_BL}
+        if self._takes_users:
+            given[USERS] = np.array(user_rows, dtype=np.int64)
+        interests_BKD: NDArray[np.float32] = self._session.run([INTERESTS], given)[0]
+        return interests_BKD
+
+    def _check_signature(self, name: str, *, takes_users: bool) -> None:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        signature = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
+        users = [(USERS, "tensor(int64)", 1)] if takes_users else []
+        if signature != [(ITEMS, "tensor(int64)", 2), *users, (INTERESTS, "tensor(float)", 3)]:
+            taken = f"{ITEMS} and {USERS}" if takes_users else ITEMS
+            raise BundleError(f"{name}: not a program from int64 {taken} to float32 {INTERESTS}")
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_mem_reuse = False  # one operation's buffer for another: 2 to 4 % of a run, for a few kilobytes
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 4  # faults come as exceptions; the library's own lines are no part of our log
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

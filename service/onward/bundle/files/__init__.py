@@ -1,0 +1,1 @@
+"""The files of a bundle: how each is written, checked and read."""

@@ -1,0 +1,52 @@
+"""Columns of attributes in files, which the processes of a machine share instead of each reading all items for them.
+
+One file says which attributes there are and of what kinds; each of them has three more: which rows have it, its values,
+and the row of each value.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onward.bundle.files.arrays import open_array
+from onward.bundle.files.attributes import VALUE_TYPES, Column, Columns, Schema
+from onward.bundle.files.manifest import COLUMNS, BundleError, column_files
+
+
+def write_columns(folder: Path, columns: Columns) -> None:
+    """Write the columns of every attribute."""
+    columns.make_all()
+    for attribute, files in zip(columns.schema, column_files(len(columns.schema)), strict=True):
+        column = columns[attribute]
+        for name, array in zip(files, (column.present_R, column.values_V, column.rows_V), strict=True):
+            np.save(folder / name, array)
+    (folder / COLUMNS).write_text(json.dumps(columns.schema), encoding="utf-8")
+
+
+def read_columns(folder: Path, schema: Schema, size: int) -> dict[str, Column]:
+    """Map the columns of `size` rows; none where the files have no columns of these kinds. Raises BundleError."""
+    described = _described(folder / COLUMNS) if (folder / COLUMNS).exists() else {}
+    if described != schema:
+        return {}
+    columns: dict[str, Column] = {}
+    for attribute, (present, values, rows) in zip(described, column_files(len(described)), strict=True):
+        kind = schema[attribute]
+        rows_V = open_array(folder / rows, np.int32, (None,))
+        if len(rows_V) and not 0 < rows_V.min() <= rows_V.max() < size:
+            raise BundleError(f"{rows}: holds a row that is no item's")
+        columns[attribute] = Column(
+            kind,
+            open_array(folder / present, np.bool_, (size,)),
+            open_array(folder / values, VALUE_TYPES.get(kind, np.int64), rows_V.shape),
+            rows_V,
+        )
+    return columns
+
+
+def _described(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"{path.name}: no JSON") from error

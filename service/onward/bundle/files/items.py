@@ -1,0 +1,140 @@
+"""The items as the files of a bundle have them. N items in rows 1..N; row 0 pads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import to_json
+
+from onward.bundle.catalog.filters import Filter
+from onward.bundle.files.arrays import open_array
+from onward.bundle.files.attribute_lines import AttributeLines
+from onward.bundle.files.attributes import Column, Columns, Kind, Schema
+from onward.bundle.files.columns import read_columns, write_columns
+from onward.bundle.files.ids import Ids, write_ids
+from onward.bundle.files.lru_cache import Recent
+from onward.bundle.files.manifest import AVAILABLE, IDS, POPULARITY, BundleError
+
+FILTERS_KEPT = 64
+TEXTS_KEPT = 65_536
+
+
+class ItemText(NamedTuple):
+    """An item of an answer in JSON, with the comma before it: what comes before its score, and what comes last."""
+
+    start: bytes
+    end: bytes
+
+    @classmethod
+    def of(cls, item_id: str, attributes: bytes) -> Self:
+        """Take the attributes in JSON."""
+        end = b"}" if attributes == b"{}" else b',"attributes":%b}' % attributes
+        return cls(b',{"id":%b,"score":' % to_json(item_id), end)
+
+
+class StoredItems:
+    """Ids, popularity, availability and attributes. Immutable; several threads may use it at once."""
+
+    def __init__(
+        self,
+        ids: Ids,
+        *,
+        popularity_N1: NDArray[np.float32],
+        available_N1: NDArray[np.bool_],
+        lines: AttributeLines,
+        schema: Schema,
+        columns: Mapping[str, Column],
+    ) -> None:
+        self.ids = ids
+        self.popularity_N1 = popularity_N1
+        self.available_N1 = available_N1
+        self.most_popular_rows: NDArray[np.int64] = np.argsort(-popularity_N1[1:], kind="stable") + 1
+        self._lines = lines
+        self._given_schema = schema
+        self._given_columns = columns
+        self._passing = Recent[NDArray[np.bool_]](FILTERS_KEPT)
+        self._texts: dict[str, ItemText] = {}
+
+    @classmethod
+    def load(cls, folder: Path, items: int, schema: Schema) -> "StoredItems":
+        """Read `items` items from a bundle's folder; an empty schema is inferred on demand. Raises BundleError."""
+        return cls(
+            Ids.load(folder / IDS, items),
+            popularity_N1=_checked_popularity(open_array(folder / POPULARITY, np.float32, (items + 1,))),
+            available_N1=_checked_availability(open_array(folder / AVAILABLE, np.bool_, (items + 1,))),
+            lines=AttributeLines.load(folder, items),
+            schema=schema,
+            columns=read_columns(folder, schema, items + 1),
+        )
+
+    @staticmethod
+    def write(
+        folder: Path,
+        ids: Sequence[str],
+        popularity: NDArray[Any],
+        attributes: Iterable[Mapping[str, Any]],
+        available: NDArray[np.bool_],
+    ) -> dict[str, Kind]:
+        """Write what `load` reads and return its schema; as `Catalog.write`."""
+        for name, array in ((POPULARITY, popularity), (AVAILABLE, available)):
+            if array.shape != (len(ids) + 1,):
+                raise BundleError(f"{name}: shape {array.shape} for {len(ids)} items, expected {(len(ids) + 1,)}")
+        popularity_N1, available_N1 = popularity.astype(np.float32), available.astype(np.bool_)
+        popularity_N1[0], available_N1[0] = 0, False
+        np.save(folder / POPULARITY, _checked_popularity(popularity_N1))
+        np.save(folder / AVAILABLE, available_N1)
+        write_ids(folder / IDS, ids)
+        AttributeLines.write(folder, attributes, len(ids))
+        lines = AttributeLines.load(folder, len(ids))
+        schema = lines.schema()
+        write_columns(folder, Columns(schema, len(ids) + 1, lines.read_all))
+        return schema
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The kind of every attribute, as the manifest has it or else as all items show it."""
+        return self._given_schema or self._lines.schema()
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The attributes by row, as filters compare them; made on first use where the files do not have them."""
+        return Columns(self.schema, len(self.ids) + 1, self._lines.read_all, dict(self._given_columns))
+
+    def attributes(self, row: int) -> Mapping[str, Any]:
+        """Read the attributes of a row from 1..N."""
+        return self._lines.read(row)
+
+    def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
+        """Write some of the items as answers show them; those that were written lately are kept."""
+        kept = self._texts
+        try:
+            return list(map(kept.__getitem__, item_ids))
+        except KeyError:
+            return [kept.get(item_id) or self._text(item_id) for item_id in item_ids]
+
+    def _text(self, item_id: str) -> ItemText:
+        row = self.ids.row(item_id)
+        text = ItemText.of(item_id, b"{}" if row is None else self._lines.text(row))
+        if len(self._texts) >= TEXTS_KEPT:
+            self._texts = {}
+        self._texts[item_id] = text
+        return text
+
+    def passing(self, condition: Filter) -> NDArray[np.bool_]:
+        """passing_N1: the rows that the filter lets through, available or not, and perhaps row 0."""
+        return self._passing.get(condition.key, lambda: condition.mask(self.columns))
+
+
+def _checked_popularity(popularity_N1: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(popularity_N1).all() or (popularity_N1 < 0).any():
+        raise BundleError(f"{POPULARITY}: holds a negative number, NaN or infinity")
+    return popularity_N1
+
+
+def _checked_availability(available_N1: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if available_N1[0]:
+        raise BundleError(f"{AVAILABLE}: row 0, the padding, is marked available")
+    return available_N1

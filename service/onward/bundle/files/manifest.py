@@ -1,0 +1,286 @@
+"""What a bundle holds and in which format: the one file that vouches for all others.
+
+Dimension key: N items, D embedding, K interests, L items of a session.
+"""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from onward.bundle.files.attributes import Kind
+from onward.bundle.validation import message_of
+
+MANIFEST = "manifest.json"
+ENCODER, ENCODER_DATA = "encoder.onnx", "encoder.onnx.data"
+TABLE, WEIGHTS = (
+    "encoder_table.npy",
+    "encoder_weights.npy",
+)  # float32, of a compiled kernel; the program reads the table
+VECTORS = "vectors.npy"
+INDEX = "index.faiss"
+IDS, USERS = "ids.txt", "users.txt"
+COLUMNS = "attribute_columns.json"  # the attributes and kinds that `column_files` are of
+ATTRIBUTES, ATTRIBUTES_OFFSETS = "attributes.jsonl", "attributes_offsets.npy"
+AVAILABLE = "available.npy"
+POPULARITY = "popularity.npy"
+QUERIES = "queries.npy"  # float32 (Q, K, D): interests of real sessions, to tune another index on
+
+REQUIRED_FILES = frozenset(
+    {ENCODER, VECTORS, INDEX, IDS, ATTRIBUTES, ATTRIBUTES_OFFSETS, AVAILABLE, POPULARITY},
+)
+OPTIONAL_FILES = frozenset({ENCODER_DATA, QUERIES, COLUMNS})
+FILES_OF_KERNEL = frozenset({TABLE, WEIGHTS})  # required where the manifest names a kernel, else no files of a bundle
+FILES_OF_USERS = frozenset({USERS})  # required where the encoder knows users, else no file of a bundle
+
+MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_ID_LENGTH = 128
+
+
+def column_files(attributes: int) -> list[tuple[str, str, str]]:
+    """The files of each attribute's column: which rows have it, its values, their rows; required beside COLUMNS."""
+    parts = ("present", "values", "rows")
+    return [tuple(f"attribute_{number}_{part}.npy" for part in parts) for number in range(attributes)]  # type: ignore[misc]  # three
+
+
+class BundleError(Exception):
+    """A bundle that must not serve: one line that names the file and what is wrong with it."""
+
+
+def is_valid_id(value: str) -> bool:
+    r"""Tell whether `value` is 1..128 visible characters, the regular expression ^[^\p{C}\p{Z}]{1,128}$."""
+    return 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and " " not in value
+
+
+class _Part(BaseModel):
+    """Settings of every part: immutable, no unknown field, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileEntry(_Part):
+    """What a file must be, to the byte."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TriedIndex(_Part):
+    """An index that could have been taken, as the export tuned and measured it."""
+
+    description: str = Field(description="FAISS factory string, for example IVF256,SQfp16 or Flat.")
+    nprobe: PositiveInt | None = Field(
+        default=None, description="Lists visited by a search; null for an index without lists."
+    )
+    ef_search: PositiveInt | None = Field(
+        default=None, description="Nodes that a search keeps in view; null for an index that is no graph."
+    )
+    candidates_per_k: PositiveInt = Field(
+        default=1, description="Found by coarse codes for each of the k that the vectors themselves then choose."
+    )
+    recall_at_20: Annotated[float, Field(ge=0, le=1)] = Field(description="Against exact search, on real sessions.")
+    search_us: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Processor time of a search, all measured in turn; null where it was not."
+    )
+
+
+class IndexInfo(TriedIndex):
+    """How the index was built and how well it finds what an exact search finds."""
+
+    padded_dimension: PositiveInt = Field(multiple_of=16, description="D and the zeros behind it.")
+    queries: Annotated[int, Field(ge=0)] = Field(description="Number of sessions recall_at_20 was measured on.")
+    tried: tuple[TriedIndex, ...] = Field(default=(), description="What there was to choose from.")
+
+
+class KernelPart(_Part):
+    """One encoder of those whose interests, end to end, are the bundle's."""
+
+    dimension: PositiveInt = Field(description="Numbers of the interest that come of it.")
+    tabled: bool = Field(description="Whether the table holds all that it derives from an item, or the vector alone.")
+    scale: PositiveFloat | None = Field(
+        description="Length of its interest, where the cosine is the score; null where the inner product is."
+    )
+
+
+class KernelInfo(_Part):
+    """What the compiled kernel of the bundle computes."""
+
+    model: Literal["srgnn"]
+    parts: tuple[KernelPart, ...] = Field(min_length=1)
+
+
+class Defaults(_Part):
+    """What a request means where it does not say."""
+
+    exclude_seen: bool
+
+
+class ScoredItem(_Part):
+    """One item of a probe's answer."""
+
+    item_id: str
+    score: float
+
+
+class Probe(_Part):
+    """A session and what the bundle answered to it at export; it must answer the same before it serves."""
+
+    items: tuple[str, ...] = Field(min_length=1)
+    user_id: str | None = Field(
+        default=None, description="The known user whose session it is; null for an unknown one."
+    )
+    interests: tuple[tuple[float, ...], ...] = Field(min_length=1, description="K interests of D numbers.")
+    top: tuple[ScoredItem, ...] = Field(min_length=1)
+
+
+class Manifest(_Part):
+    """The content of manifest.json; the SHA-256 of its bytes is the bundle's name."""
+
+    format_version: Literal[1] = 1
+    model: str
+    recipe: str = Field(description="The recipe's TOML text.")
+    data_fingerprint: str
+    created: AwareDatetime
+    metrics: dict[str, float] = Field(
+        description="Of the training's fit that chose the epoch, on the validation examples that chose it, without the "
+        "index. Where the recipe refits on all examples, the encoder here is the refit's, which these do not measure."
+    )
+    items: PositiveInt = Field(description="N")
+    encoder_items: PositiveInt | None = Field(
+        default=None,
+        description="Of these, the first ones that the encoder knows, null for all; a rebuild took in those behind.",
+    )
+    dimension: PositiveInt = Field(description="D of the vectors and interests.")
+    users: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="U: users that the encoder knows; 0 where it takes sessions alone."
+    )
+    attributes: dict[str, Kind] = Field(
+        default_factory=dict, description="What kind each attribute of the items is of; found out anew where empty."
+    )
+    folded_changes: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="The last change of the live catalog that the bundle's own catalog holds already."
+    )
+    interests: PositiveInt = Field(description="K")
+    max_length: PositiveInt = Field(description="L: the most recent items of a session that the encoder reads.")
+    metric: Literal["inner_product"] = "inner_product"
+    defaults: Defaults
+    kernel: KernelInfo | None = Field(default=None, description="Where a compiled kernel knows the encoder.")
+    index: IndexInfo
+    files: dict[str, FileEntry] = Field(default_factory=dict, description="Every other file of the bundle.")
+    probes: tuple[Probe, ...] = ()
+
+    @property
+    def encodable_items(self) -> int:
+        """The last row that the encoder takes."""
+        return self.items if self.encoder_items is None else self.encoder_items
+
+    @model_validator(mode="after")
+    def _dimensions_agree(self) -> Self:
+        if self.encodable_items > self.items:
+            raise ValueError("encoder_items is larger than items")
+        if self.index.padded_dimension < self.dimension:
+            raise ValueError("index.padded_dimension is smaller than dimension")
+        if self.kernel and (1, sum(part.dimension for part in self.kernel.parts)) != (self.interests, self.dimension):
+            raise ValueError("the parts of kernel do not make up one interest of dimension")
+        shape = (self.interests, self.dimension)
+        for number, probe in enumerate(self.probes):
+            if len(probe.interests) != shape[0] or any(len(interest) != shape[1] for interest in probe.interests):
+                raise ValueError(f"probe {number} does not hold {shape[0]} interests of {shape[1]} numbers")
+        return self
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """Read a bundle's manifest and digest. Raises BundleError.
+
+    A folder that is named by a digest must hold exactly the manifest of that digest.
+    """
+    content = _read_small_file(folder / MANIFEST)
+    digest = hashlib.sha256(content).hexdigest()
+    if _is_digest(folder.name) and folder.name != digest:
+        raise BundleError(f"{MANIFEST}: its SHA-256 is {digest}, not the folder's name {folder.name}")
+    try:
+        return Manifest.model_validate_json(content), digest
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "document"
+        raise BundleError(f"{MANIFEST}: {place}: {message_of(first)}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest` into `folder` with the size and SHA-256 of every file there, and return it so completed.
+
+    Raises BundleError where the folder lacks a file of a bundle or holds anything else.
+    """
+    names = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
+    _check_names(names, manifest)
+    complete = manifest.model_copy(update={"files": {name: describe_file(folder / name) for name in sorted(names)}})
+    (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return complete
+
+
+def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
+    """Raise BundleError unless `folder` holds exactly the manifest's files, each regular and of its size and hash."""
+    _check_names(set(manifest.files), manifest)
+    present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
+    for name in sorted(present - set(manifest.files)):
+        raise BundleError(f"{name}: not listed in {MANIFEST}")
+    for name, expected in manifest.files.items():
+        if (size := _regular_file_size(folder / name)) != expected.size:
+            raise BundleError(f"{name}: {size} bytes, {MANIFEST} says {expected.size}")
+    for name, expected in manifest.files.items() if hashes else ():
+        if describe_file(folder / name) != expected:
+            raise BundleError(f"{name}: its SHA-256 is not the one in {MANIFEST}; the file was changed or damaged")
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Measure a file. Raises BundleError where it is missing or not a regular file."""
+    size = _regular_file_size(path)
+    with path.open("rb") as file:
+        return FileEntry(size=size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _read_small_file(path: Path) -> bytes:
+    size = _regular_file_size(path)
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path.name}: {size} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
+    return path.read_bytes()
+
+
+def _regular_file_size(path: Path) -> int:
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise BundleError(f"{path.name}: {error.strerror or error} in {path.parent}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path.name}: not a regular file")
+    return status.st_size
+
+
+def _check_names(names: set[str], manifest: Manifest) -> None:
+    required = REQUIRED_FILES
+    if manifest.users:
+        required |= FILES_OF_USERS
+    if manifest.kernel:
+        required |= FILES_OF_KERNEL
+    if COLUMNS in names:
+        required |= {name for files in column_files(len(manifest.attributes)) for name in files}
+    for name in sorted(required - names):
+        raise BundleError(f"{name}: missing")
+    for name in sorted(names - required - OPTIONAL_FILES):
+        raise BundleError(f"{name}: no file of a bundle")
+
+
+def _is_digest(name: str) -> bool:
+    return len(name) == 64 and set(name) <= set("0123456789abcdef")

@@ -1,0 +1,35 @@
+"""User id -> row, for encoders that know users. Row 0 is any user that training did not see."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from onward.bundle.files.ids import read_ids, write_ids
+from onward.bundle.files.manifest import USERS
+
+UNKNOWN = 0
+
+
+class Users:
+    """The users of a bundle, who may be none. Ids are compared byte for byte, without normalisation."""
+
+    def __init__(self, ids: Sequence[str] = ()) -> None:
+        self._rows = {user_id: row for row, user_id in enumerate(ids, start=1)}
+
+    @classmethod
+    def load(cls, folder: Path, users: int) -> Self:
+        """Read the `users` users of a bundle's folder. Raises BundleError."""
+        return cls(read_ids(folder / USERS, users) if users else ())
+
+    @staticmethod
+    def write(folder: Path, ids: Sequence[str]) -> None:
+        """Write the id of each row from 1 on; no file where there is none. Raises BundleError for an unusable id."""
+        if ids:
+            write_ids(folder / USERS, ids)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, user_id: str) -> int:
+        """Return the user's row, 0 for one who is unknown."""
+        return self._rows.get(user_id, UNKNOWN)

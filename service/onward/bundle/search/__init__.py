@@ -1,0 +1,1 @@
+"""From interests to ranked items: index, rankers, boosts, diversity."""

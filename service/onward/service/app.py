@@ -1,0 +1,175 @@
+"""create_app(settings): lifespan, routes, problem handler."""
+
+import gc
+import multiprocessing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from onward.service import telemetry
+from onward.service.background import repeated
+from onward.service.errors import on_fault, on_http_error, on_invalid_request
+from onward.service.http import openapi
+from onward.service.http.admission import Admission, Admitted
+from onward.service.http.fast_protocol import SHORTCUT, Shortcut
+from onward.service.http.fast_route import HotPaths
+from onward.service.http.middleware import RequestLimits, RequestTelemetry
+from onward.service.http.path_ids import EncodedSlashes
+from onward.service.http.routes import ROUTERS
+from onward.service.http.routes.catalog import ITEMS_BATCH_PATH
+from onward.service.http.routes.recommendations import BATCH_PATH
+from onward.service.http.routes.sessions import EVENTS_PATH
+from onward.service.live.bundle import LiveBundle
+from onward.service.live.catalog import open_live_catalog
+from onward.service.live.replicated_map import FOLLOW_INTERVAL
+from onward.service.recommend.explanation import Explainer
+from onward.service.recommend.next_pages import Pages
+from onward.service.recommend.recommender import Recommender
+from onward.service.recommend.scenarios import open_scenarios
+from onward.service.records.recorder import COUNT_INTERVAL, open_recorder
+from onward.service.server.parent_death import end_with_parent
+from onward.service.sessions import EventRules, InMemorySessionStore, Listeners, RedisSessionStore, SessionStore
+from onward.service.settings import IN_MEMORY, Settings
+
+MAX_BODY_BYTES = 64 * 2**10
+MAX_BATCH_BODY_BYTES = 2**20
+OTHER_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
+"""The framework's own, which would look for a provider at each request."""
+COLLECTED_EVERY = 20_000, 20, 50
+"""Objects, and times, after which garbage in cycles is looked for: requests leave hardly any."""
+
+DESCRIPTION = """\
+Recommends what a visitor will want next, from what they did in this session.
+
+Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in addresses, their slashes too (%2F).
+Unknown fields are refused. Errors are RFC 9457 problems with a `code` for programs and the `request_id` that the log
+carries; `X-Request-ID` names a request yourself. A body holds at most 64 KiB (events and batches 1 MiB), `items` 100
+ids, `exclude` 1,000, `events` 1,000.
+
+A deployment may ask for a key, sent as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, and limit how often a caller
+comes. Under overload it refuses at once. `Retry-After` of a 429 or 503 says when to come again.
+"""
+
+
+class Service(FastAPI):
+    """An application of the framework's, around which everything stands that is done for every request.
+
+    So a request of a hot route comes to nothing of the framework's own, nor to ASGI where the server can do without.
+    """
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, by ASGI."""
+        await self.front(scope, receive, send)
+
+
+def create_app(settings: Settings) -> Service:
+    """Build the service."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        async with AsyncExitStack() as running:
+            yield {**await _parts(settings, running), SHORTCUT: Shortcut(hot_paths, admission)}
+
+    app = Service(
+        title="Onward",
+        version=version("onward"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        telemetry=OTHER_TELEMETRY,
+        generate_unique_id_function=openapi.operation_id,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(Exception, on_fault)
+    hot_paths, admission = HotPaths(EncodedSlashes(super(Service, app).__call__), routers=ROUTERS), Admission(settings)
+    app.front = _front(hot_paths, admission, settings)
+    openapi.complete(app.openapi(), asks_for_keys=bool(settings.api_keys))
+    return app
+
+
+def _front(hot_paths: HotPaths, admission: Admission, settings: Settings) -> ASGIApp:
+    """Put what is done for every request around the endpoints, the innermost first."""
+    limited = RequestLimits(
+        hot_paths,
+        max_body_bytes=MAX_BODY_BYTES,
+        max_body_bytes_of=dict.fromkeys((EVENTS_PATH, ITEMS_BATCH_PATH, BATCH_PATH), MAX_BATCH_BODY_BYTES),
+        body_timeout=settings.body_timeout,
+    )
+    return RequestTelemetry(Admitted(limited, admission=admission))
+
+
+def create_app_from_environment() -> Service:
+    """Build the service of a worker process, as the SERVICE_* variables say."""
+    if multiprocessing.parent_process() is not None:
+        end_with_parent()
+    settings = Settings()  # type: ignore[call-arg]  # the environment gives what has no default
+    telemetry.configure_logging(settings.log_level)
+    gc.set_threshold(*COLLECTED_EVERY)
+    return create_app(settings)
+
+
+async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, Any]:
+    """Open what the endpoints ask, and keep it at work until `running` ends."""
+    url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
+    shared_url = None if url == IN_MEMORY else url
+    running.callback(telemetry.count_answers)
+    store = open_store(settings)
+    running.push_async_callback(store.close)
+    catalog, scenarios = open_live_catalog(shared_url), open_scenarios(shared_url)
+    running.push_async_callback(catalog.close)
+    running.push_async_callback(scenarios.close)
+    recorder = await running.enter_async_context(open_recorder(settings))
+    live = LiveBundle(settings.bundles, catalog)
+    for work, interval in (
+        (live.refresh, settings.reload_interval),
+        (live.follow_catalog, FOLLOW_INTERVAL),
+        (scenarios.follow, FOLLOW_INTERVAL),
+        (_count_answers, COUNT_INTERVAL),
+    ):
+        await running.enter_async_context(repeated(work, interval))
+    listener = Listeners(recorder, catalog)
+    rules = EventRules(settings.event_weights, settings.max_event_age)
+    return {
+        "live": live,
+        "store": store,
+        "catalog": catalog,
+        "scenarios": scenarios,
+        "recorder": recorder,
+        "listener": listener,
+        "event_rules": rules,
+        "recommender": Recommender(live, store, scenarios, recorder, listener, rules),
+        "pages": Pages(live, recorder),
+        "explainer": Explainer(live, recorder),
+    }
+
+
+async def _count_answers() -> None:
+    telemetry.count_answers()
+
+
+def open_store(settings: Settings) -> SessionStore:
+    """Open the session store that the settings name."""
+    url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
+    if url == IN_MEMORY:
+        telemetry.sessions_in_memory()
+        return InMemorySessionStore(length=settings.session_length, ttl=settings.session_ttl)
+    return RedisSessionStore.connect(
+        url,
+        length=settings.session_length,
+        ttl=settings.session_ttl,
+        timeout=settings.store_timeout,
+        answer_ttl=settings.answer_ttl,
+    )

@@ -1,0 +1,183 @@
+"""`onward-service`: run the service, and look at what it needs."""
+
+import json
+import secrets
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from onward.service.bench.report import Report
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@cli.callback()
+def _about() -> None:
+    """Serve next-item recommendations from a folder of bundles."""
+
+
+@cli.command(
+    epilog="Example: onward-service serve --bundles ./bundles --port 8000 --workers 2",
+)
+def serve(
+    bundles: Annotated[
+        Path | None, typer.Option(help="Folder of bundles; its `current` link is the one served.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.  [default: 8000]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes, one for each core.  [default: 1]")] = None,
+) -> None:
+    """Answer requests until stopped.
+
+    Every option is also a SERVICE_* variable (SERVICE_BUNDLES, SERVICE_HOST, ...); an option goes before its variable.
+    More of them: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50), SERVICE_STORE_TIMEOUT (0.1 seconds),
+    SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30), SERVICE_LOG_LEVEL (info).
+
+    What is made of events, and kept: SERVICE_EVENT_WEIGHTS, as in share=2,skip=-1; SERVICE_MAX_EVENT_AGE (a day);
+    SERVICE_POPULARITY_HALF_LIFE (3 days); SERVICE_ANSWER_TTL for next pages and explanations (PT30M, 0 for none);
+    SERVICE_EVENT_LOG, a folder for events and answers that `onward-training prepare` reads (none).
+
+    Who is let in: SERVICE_API_KEYS, digests of keys with commas between, as `onward-service key` makes them (empty:
+    everyone); SERVICE_RATE_LIMIT, as in 100/second, of each key or else client address, in each worker (none);
+    SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT for a body to arrive (10).
+
+    REDIS_URL names the session store. Without it the service starts a private valkey-server or redis-server from
+    PATH, or the one of the extra `embedded`; where there is none, sessions are kept in memory, by one worker only.
+    """
+    from pydantic import ValidationError
+
+    from onward.service.server.serve import CannotServe
+    from onward.service.server.serve import serve as run
+    from onward.service.settings import Settings, describe
+
+    given: dict[str, Any] = {"bundles": bundles, "host": host, "port": port, "workers": workers}
+    try:
+        run(Settings(**{name: value for name, value in given.items() if value is not None}))
+    except ValidationError as error:
+        _refuse(describe(error))
+    except CannotServe as error:
+        _refuse(str(error))
+
+
+@cli.command(epilog="Example: onward-service key")
+def key() -> None:
+    """Print a new random key for callers, and its digest for SERVICE_API_KEYS. The key is stored nowhere."""
+    secret = secrets.token_urlsafe(32)
+    typer.echo(f"key     {secret}\ndigest  {sha256(secret.encode()).hexdigest()}")
+
+
+@cli.command(epilog="Example: onward-service examples --bundles ./bundles --url http://127.0.0.1:8000")
+def examples(
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles.")],
+    url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Print curl calls to try on the service, with items that the current bundle knows."""
+    from onward.bundle import BundleError
+    from onward.service.curl_examples import curl_examples
+
+    try:
+        for what, call in curl_examples(bundles, url):
+            typer.echo(f"# {what}\n{call}")
+    except BundleError as error:
+        _refuse(f"{bundles}: {error}")
+    typer.echo(f"# The whole interface: {url}/docs")
+
+
+@cli.command(epilog="Example: onward-service changes --redis-url redis://127.0.0.1 > changes.jsonl")
+def changes(
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="The server that the service keeps its live catalog at.")
+    ],
+) -> None:
+    """Print all changes of the live catalog, one a line, for `onward-training rebuild --changes`."""
+    import asyncio
+
+    from onward.service.errors import LiveStoreUnavailable
+    from onward.service.live.catalog import change_lines
+    from onward.service.settings import STORE_SCHEMES
+
+    if not redis_url.startswith(STORE_SCHEMES[:-1]):
+        _refuse(f"--redis-url: begins with one of {', '.join(STORE_SCHEMES[:-1])}")
+    try:
+        for line in asyncio.run(change_lines(redis_url)):
+            typer.echo(line)
+    except (LiveStoreUnavailable, ValueError):
+        _refuse("--redis-url: no Redis or Valkey answers there")
+
+
+@cli.command(
+    epilog="Example: onward-service bench --bundles ./bundles --rps 2000 --slo p90=50ms,p99=100ms --out ./bench"
+)
+def bench(
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles; visitors click items of the current one.")],
+    url: Annotated[
+        str | None, typer.Option(help="A service that runs already, with these bundles, instead of one started here.")
+    ] = None,
+    rps: Annotated[
+        float | None, typer.Option(min=0.001, help="Requests/s that you need: tells how many replicas.")
+    ] = None,
+    slo: Annotated[str, typer.Option(help="The longest that shares of the answers may take.")] = "p90=50ms",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes of the service that is started.")] = 1,
+    condition: Annotated[
+        str | None, typer.Option("--filter", help="A filter of the API, as JSON, in each request.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long each rate is tried.")] = 5.0,
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="REDIS_URL", help="A session store for trials, instead of a private one.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="ONWARD_KEY", help="The key that the service at --url asks for.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for latencies.png and bench.json.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Find the highest rate of requests at which your bundle is served fast enough, and what that takes.
+
+    Starts the service, and a process that sends what visitors of this catalog would: sessions of power-law lengths over
+    items as popular as in your log, each click one request that stores the click and asks for 20 items. Requests are
+    due at random times, whether the service keeps up or not, and latency counts from when a request was due.
+
+    The rate is doubled until it misses the objective, then halved in between, and what was found is held for twice as
+    long. One failed or degraded answer misses it too. Percentiles of an objective are p50, p90, p99, p99.9 and max, in
+    ms or s. Replicas are counted so that each carries at most 70 % of its highest rate.
+
+    Sessions, and what they make popular, are written to the store that is named: name none of a live shop.
+
+    Ends with code 0 where some rate meets the objective, 1 where none does, 2 where it could not be measured.
+    """
+    from onward.service.bench.run import run
+    from onward.service.bench.server import CannotMeasure
+    from onward.service.bench.wanted import Unusable, Wanted
+
+    try:
+        wanted = Wanted.read(bundles, url=url, slo=slo, condition=condition, key=key)
+        report = run(wanted, workers=workers, redis_url=redis_url, rate_per_s=rps, seconds=seconds)
+    except (Unusable, CannotMeasure) as error:
+        _refuse(str(error))
+    if out is not None:
+        _write(report, out)
+    typer.echo(json.dumps(report.figures()) if as_json else "\n".join(report.lines()))
+    if report.capacity.best is None:
+        raise typer.Exit(1)
+
+
+def _write(report: "Report", out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.json").write_text(json.dumps(report.figures(), indent=1) + "\n")
+    except OSError as error:
+        _refuse(f"--out: {error.strerror}: {out}")
+    try:
+        from onward.service.bench.plot import draw_latencies
+    except ModuleNotFoundError:
+        typer.echo("no latencies.png: pip install 'onward[bench]' for it", err=True)
+    else:
+        draw_latencies(report.capacity, out / "latencies.png")
+
+
+def _refuse(reason: str) -> NoReturn:
+    typer.echo(f"error: {reason}", err=True)
+    raise typer.Exit(2)

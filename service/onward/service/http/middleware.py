@@ -1,0 +1,143 @@
+"""What is done for every request, around the framework: its id, its limits, its metrics and its last resort."""
+
+import asyncio
+import random
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from urllib.parse import unquote_to_bytes
+
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from onward.service import telemetry
+from onward.service.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    InternalError,
+    MalformedRequest,
+    ServiceError,
+    problem_response,
+)
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestTelemetry:
+    """Give each request an id, measure it, and answer a fault that nothing else answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, by ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = begin_request(scope)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:  # the last resort: nothing else would answer or log it
+            telemetry.failed(error)
+            if status == 0:
+                await problem_response(InternalError(), request_id)(scope, receive, send_with_id)
+        finally:
+            end_request(scope, status)
+
+
+def begin_request(scope: Scope) -> str:
+    """Give a request its id and its start."""
+    request_id = _accepted_request_id(scope) or f"{random.getrandbits(128):032x}"  # it is no secret
+    telemetry.begin(scope, request_id)
+    return request_id
+
+
+def end_request(scope: Scope, status: int) -> None:
+    """Note that a request was answered."""
+    telemetry.answered(scope["method"], _route(scope), status, telemetry.elapsed_s(scope))
+
+
+class RequestLimits:
+    """Refuse a path that no id makes, and a body that is too slow, or too long by its declared length or once it is."""
+
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, max_body_bytes_of: Mapping[str, int], body_timeout: timedelta
+    ) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes_of = max_body_bytes_of
+        self._body_timeout_s = body_timeout.total_seconds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, by ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._max_body_bytes_of.get(scope["path"], self._max_body_bytes)
+        received, is_complete = 0, False
+        deadline_s = asyncio.get_running_loop().time() + self._body_timeout_s
+
+        async def receive_within_limit() -> Message:
+            nonlocal received, is_complete
+            if is_complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise BodyTooSlow("The rest of the body did not come.", headers={"Connection": "close"}) from error
+            received += len(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
+            if received > limit:
+                raise _body_too_large(limit)
+            return message
+
+        if (refusal := _refusal(scope, limit)) is not None:
+            await problem_response(refusal, telemetry.request_id(scope))(scope, receive, send)
+        else:
+            await self._app(scope, receive_within_limit, send)
+
+
+def _refusal(scope: Scope, limit: int) -> ServiceError | None:
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if not declared.isdigit() or int(declared) > limit:
+        return _body_too_large(limit)
+    if not (_is_utf8(scope["raw_path"]) and _is_utf8(scope["query_string"])):
+        return MalformedRequest("The path or query is not UTF-8.", headers={"Connection": "close"})
+    if "\n" in scope["path"]:  # the patterns of routes stop at it
+        return MalformedRequest("The path holds a line break.", headers={"Connection": "close"})
+    return None
+
+
+def _body_too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is longer than {limit} bytes.", headers={"Connection": "close"})
+
+
+def _is_utf8(encoded: bytes) -> bool:
+    if b"%" not in encoded:
+        return True
+    try:
+        unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _accepted_request_id(scope: Scope) -> str | None:
+    proposed = dict(scope["headers"]).get(b"x-request-id", b"")
+    return proposed.decode() if _REQUEST_ID.fullmatch(proposed) else None
+
+
+def _route(scope: Scope) -> str:
+    """Return the route's template, so that a metric has no label of a caller's making."""
+    route: BaseRoute | None = scope.get("route")
+    return getattr(route, "path_format", "unmatched")

@@ -1,0 +1,177 @@
+"""What the framework's OpenAPI document cannot know.
+
+The problems of an endpoint, the keys that callers need, an example of each answer, and where an answer leads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.routing import APIRoute
+
+from onward.service.errors import Problem, ServiceError
+
+GUARDED = "/v1/"
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of this deployment."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key, by itself."},
+}
+JSON = "application/json"
+NULL = {"type": "null"}
+PARTLY = "207"
+"""Of a list some entries failed: the last example of its schema."""
+SCHEMAS = "#/components/schemas/"
+
+_ANSWER, _SESSION, _ITEM = (
+    {name: f"$response.body#/{place}"}
+    for name, place in (
+        ("recommendation_id", "recommendation_id"),
+        ("session_id", "session_id"),
+        ("item_id", "items/0/id"),
+    )
+)
+_SAME_SESSION, _SAME_ITEM, _SAME_NAME = ({name: f"$request.path.{name}"} for name in ("session_id", "item_id", "name"))
+_EVENT = {"type": "view", **_ANSWER, **_SESSION, **_ITEM}
+_AFTER_ANSWER = {
+    "next page": {"operationId": "recommend_more", "parameters": _ANSWER},
+    "explanation": {"operationId": "explain", "parameters": _ANSWER},
+    "click": {"operationId": "record_events", "requestBody": _EVENT},
+    "session": {"operationId": "read_session", "parameters": _SESSION},
+    "similar items": {"operationId": "similar_items", "parameters": _ITEM},
+}
+_AFTER_ITEM = {
+    name: {"operationId": operation, "parameters": _SAME_ITEM}
+    for name, operation in (("item", "show_item"), ("similar items", "similar_items"), ("deletion", "delete_item"))
+}
+_EVENT_SESSION = {"session_id": "$request.body#/session_id"}
+LINKS: Mapping[str, Mapping[str, Any]] = {
+    "recommend": _AFTER_ANSWER,
+    "recommend_for_session": _AFTER_ANSWER,
+    "recommend_more": _AFTER_ANSWER,
+    "record_events": {
+        "session": {"operationId": "read_session", "parameters": _EVENT_SESSION},
+        "what comes next": {
+            "operationId": "recommend_for_session",
+            "parameters": _EVENT_SESSION | {"position": "$response.body#/position"},
+        },
+    },
+    "read_session": {
+        "what comes next": {
+            "operationId": "recommend_for_session",
+            "parameters": _SAME_SESSION | {"position": "$response.body#/position"},
+        },
+        "merge": {"operationId": "merge_session", "parameters": _SAME_SESSION},
+        "deletion": {"operationId": "delete_session", "parameters": _SAME_SESSION},
+    },
+    "merge_session": {"session": {"operationId": "read_session", "parameters": _SESSION}},
+    "delete_session": {"session": {"operationId": "read_session", "parameters": _SAME_SESSION}},
+    "popular_items": {"similar items": {"operationId": "similar_items", "parameters": _ITEM}},
+    "show_item": _AFTER_ITEM,
+    "change_item": _AFTER_ITEM,
+    "delete_item": {"item": {"operationId": "show_item", "parameters": _SAME_ITEM}},
+    "change_items": {"item": {"operationId": "show_item", "parameters": {"item_id": "$response.body#/results/0/id"}}},
+    "store_scenario": {
+        "scenario": {"operationId": "show_scenario", "parameters": _SAME_NAME},
+        "deletion": {
+            "operationId": "delete_scenario",
+            "parameters": _SAME_NAME | {"if-match": "$response.header.ETag"},
+        },
+    },
+    "list_scenarios": {
+        "scenario": {"operationId": "show_scenario", "parameters": {"name": "$response.body#/scenarios/0/name"}}
+    },
+    "delete_scenario": {"scenario": {"operationId": "show_scenario", "parameters": _SAME_NAME}},
+}
+"""Where an answer leads, by operation id."""
+
+
+def operation_id(route: APIRoute) -> str:
+    """Name an operation in the document and in clients that are made from it."""
+    return route.name
+
+
+def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
+    """Add to a document, in place; an operation asks for a key only where the deployment has some."""
+    schema = Problem.model_json_schema(ref_template=f"{SCHEMAS}{{model}}", mode="serialization")
+    schemas = document["components"]["schemas"]
+    schemas |= {**schema.pop("$defs"), "Problem": schema}
+    document["components"]["securitySchemes"] = SECURITY_SCHEMES
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if asks_for_keys and path.startswith(GUARDED):
+                operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
+            for status, answer in operation["responses"].items():
+                if status.startswith("2"):
+                    _complete_answer(answer, LINKS.get(operation["operationId"]), status == PARTLY, schemas)
+
+
+def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any], *, which: int = 0) -> Any:
+    """Return one of a schema's examples, or compose one from those of its parts.
+
+    An optional field without one of its own is left out. Raises LookupError where a part that is needed has none.
+    """
+    for examples in ("examples", "enum"):
+        if examples in schema:
+            return schema[examples][which]
+    if "$ref" in schema:
+        return example_of(schemas[schema["$ref"].removeprefix(SCHEMAS)], schemas, which=which)
+    for value in ("const", "default"):
+        if value in schema:
+            return schema[value]
+    if "anyOf" in schema:
+        return example_of(schema["anyOf"][0], schemas)
+    if schema.get("type") == "array":
+        return [example_of(schema["items"], schemas)]
+    if schema.get("type") == "object":
+        required = schema.get("required", ())
+        return {
+            name: example_of(field, schemas)
+            for name, field in schema.get("properties", {}).items()
+            if name in required or "examples" in field
+        }
+    raise LookupError(f"no example of {schema}")
+
+
+def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """Document the problems that an endpoint may answer with, for OpenAPI."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        example = {
+            "type": f"/problems/{error.code}",
+            "title": error.title,
+            "status": error.status,
+            "detail": error.title,
+            "code": error.code,
+            "request_id": "4f0c2a9e6b1d4c7f8e3a5d2b1c0f9e8d",
+        }
+        content = {"schema": {"$ref": f"{SCHEMAS}Problem"}, "examples": {error.code: {"value": example}}}
+        if error.status in described:
+            described[error.status]["description"] += f"; {error.title}"
+            described[error.status]["content"]["application/problem+json"]["examples"] |= content["examples"]
+        else:
+            described[error.status] = {
+                "description": error.title,
+                "content": {"application/problem+json": content},
+            }
+        for header, meaning in error.sends.items():
+            sent = {"description": meaning, "schema": {"type": "string"}}
+            described[error.status].setdefault("headers", {})[header] = sent
+    return described
+
+
+def _complete_answer(
+    answer: dict[str, Any], links: Mapping[str, Any] | None, is_partly: bool, schemas: Mapping[str, Any]
+) -> None:
+    if links is not None:
+        answer["links"] = dict(links)
+    if (body := answer.get("content", {}).get(JSON)) is not None:
+        body.setdefault("example", example_of(body["schema"], schemas, which=-1 if is_partly else 0))
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Describe a parameter as it is where it is given: nothing in an address or a header can be null."""
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", ()) if kind != NULL]
+    if len(kinds) != 1:
+        return schema | {"anyOf": kinds} if kinds else schema
+    return kinds[0] | {word: value for word, value in schema.items() if word != "anyOf"}

@@ -1,0 +1,167 @@
+"""The live catalog: what becomes of items while the service runs."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from onward.bundle import Bundle
+from onward.bundle.files.attributes import Kind
+from onward.service.errors import (
+    Fault,
+    InvalidRequest,
+    ItemNotFound,
+    LimitReached,
+    LiveStoreUnavailable,
+    NotReady,
+    ServiceError,
+)
+from onward.service.http.openapi import problems
+from onward.service.http.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, ItemId, LiveDep
+from onward.service.http.schemas.base import EntryProblem, UnusableEntry
+from onward.service.http.schemas.catalog import (
+    Item,
+    ItemBody,
+    ItemEntry,
+    ItemResult,
+    ItemResults,
+    ItemsBody,
+    VectorOrigin,
+)
+from onward.service.http.strict_json import StrictJSONRoute
+from onward.service.live.catalog import ItemPatch, LiveCatalog
+
+ITEMS_BATCH_PATH = "/v1/items:batch"
+ITEM_PATH = "/v1/items/{item_id:id}"
+
+router = APIRouter(route_class=StrictJSONRoute, tags=["catalog"])
+
+
+async def _catalog(request: Request) -> LiveCatalog:
+    return cast(LiveCatalog, request.state.catalog)
+
+
+CatalogDep = Annotated[LiveCatalog, Depends(_catalog)]
+
+
+@router.get(ITEM_PATH, response_model_exclude_none=True, responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady))
+async def show_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> Item:
+    """Show what is known of an item: its attributes now, whether it can be recommended, and if not why.
+
+    A deleted item is not found.
+    """
+    return _item(item_id, live.bundle, catalog)
+
+
+@router.patch(
+    ITEM_PATH,
+    response_model_exclude_none=True,
+    responses=problems(*BODY_PROBLEMS, LimitReached, NotReady, LiveStoreUnavailable),
+)
+async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: CatalogDep) -> Item:
+    """Change an item's attributes or availability, or make a new item known; a deleted one is put back, available.
+
+    It counts for this worker's answers from now on, and for all others' within a second. It lasts beyond restarts and
+    new bundles, until a rebuild takes it in. A new item is recommended as soon as a vector can be made for it.
+    """
+    if misfits := _misfits(body, live.bundle.catalog.schema, "body"):
+        raise InvalidRequest.of(misfits)
+    refusal = (await catalog.patch({item_id: [body.as_patch()]}))[item_id]
+    await live.take_changes()
+    if refusal is not None:
+        raise refusal
+    return _item(item_id, live.bundle, catalog)
+
+
+@router.delete(
+    ITEM_PATH,
+    status_code=204,
+    response_class=Response,
+    responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady, LiveStoreUnavailable),
+)
+async def delete_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> None:
+    """Let an item never be recommended again, unless a change puts it back. Sessions with it are still understood."""
+    await catalog.delete(item_id, live.bundle)
+    await live.take_changes()
+
+
+@router.post(
+    ITEMS_BATCH_PATH,
+    response_model_exclude_none=True,
+    responses={
+        207: {"model": ItemResults, "description": "Some entries were rejected; the others are stored."},
+        **problems(*BODY_PROBLEMS, NotReady, LiveStoreUnavailable),
+    },
+)
+async def change_items(body: ItemsBody, live: LiveDep, catalog: CatalogDep, response: Response) -> ItemResults:
+    """Change many items, each as PATCH would; one that is rejected does not stop the others.
+
+    Changes of one item are made in the order sent. After a 503 some may be made: send them again.
+    """
+    schema = live.bundle.catalog.schema
+    errors = [_entry_problem(entry, number, schema) for number, entry in enumerate(body.items)]
+    patches: defaultdict[str, list[ItemPatch]] = defaultdict(list)
+    for entry, error in zip(body.items, errors, strict=True):
+        if isinstance(entry, ItemEntry) and error is None:
+            patches[entry.id].append(entry.as_patch())
+    refusals = await catalog.patch(patches)
+    await live.take_changes()
+    results = [_result(entry, error, refusals) for entry, error in zip(body.items, errors, strict=True)]
+    rejected = sum(result.error is not None for result in results)
+    response.status_code = 207 if rejected else 200
+    return ItemResults(results=results, stored=len(results) - rejected, rejected=rejected)
+
+
+def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
+    catalog = bundle.catalog
+    row = catalog.row(item_id)
+    if row is None or live_catalog.is_deleted(item_id):
+        raise ItemNotFound("Neither the live bundle nor the live catalog has this item.")
+    recommendable = bool(catalog.eligible().rows_R1[row])
+    cold = None if row <= catalog.items else catalog.cold[row - 1 - catalog.items]
+    available = recommendable if cold is None else cold.leaves_available(True)
+    reason: Any = None if recommendable else "no_vector" if available else "unavailable"
+    return Item(
+        id=item_id,
+        bundle=bundle.digest,
+        attributes=dict(catalog.attributes(row)),
+        available=available,
+        recommendable=recommendable,
+        not_recommendable=reason,
+        popularity=float(catalog.popularity_N1[row]) if cold is None else 0.0,
+        vector=VectorOrigin(source="training") if cold is None else _origin(item_id, live_catalog),
+    )
+
+
+def _origin(item_id: str, live_catalog: LiveCatalog) -> VectorOrigin | None:
+    made = live_catalog.cold_vector(item_id)
+    return None if made is None else VectorOrigin(source=made.source, neighbours=list(made.neighbours))
+
+
+def _entry_problem(entry: ItemEntry | UnusableEntry, number: int, schema: Mapping[str, Kind]) -> EntryProblem | None:
+    """Tell why an entry cannot be stored by what it is itself."""
+    place = ("body", "items", number)
+    if isinstance(entry, UnusableEntry):
+        return EntryProblem.of(entry.refusal("entry", *place))
+    misfits = _misfits(entry, schema, *place)
+    return EntryProblem.of(InvalidRequest.of(misfits, "entry")) if misfits else None
+
+
+def _result(
+    entry: ItemEntry | UnusableEntry, error: EntryProblem | None, refusals: Mapping[str, ServiceError | None]
+) -> ItemResult:
+    item_id = entry.id if isinstance(entry, ItemEntry) else None
+    if error is None and item_id is not None and (refusal := refusals[item_id]) is not None:
+        error = EntryProblem.of(refusal)
+    return ItemResult(id=item_id, status="stored" if error is None else "rejected", error=error)
+
+
+def _misfits(body: ItemBody, schema: Mapping[str, Kind], *place: str | int) -> list[Fault]:
+    """Tell which attributes of a change at this place are of another kind than the catalog's."""
+    misfits = body.as_patch().misfits(schema)
+    owner = ".".join(map(str, (*place, "attributes")))
+    return [
+        Fault(at=f"{owner}.{name}", message=f"{name} is of the kind {kind} in this catalog")
+        for name, kind in misfits.items()
+    ]

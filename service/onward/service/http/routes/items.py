@@ -1,0 +1,50 @@
+"""Items: the similar and the popular ones."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from onward.bundle import Bundle, Options, Retrieval
+from onward.service.errors import ItemNotFound, NotReady
+from onward.service.http.json_response import JSONBytes
+from onward.service.http.openapi import problems
+from onward.service.http.routes.dependencies import PATH_PROBLEMS, ItemId, RecommenderDep, elapsed_ms
+from onward.service.http.schemas.items import ItemList, ListQuery
+from onward.service.http.serialization import rendered_list
+from onward.service.http.strict_json import StrictJSONRoute
+
+router = APIRouter(route_class=StrictJSONRoute, tags=["items"])
+
+
+@router.get(
+    "/v1/items/{item_id:id}/similar",
+    response_model=ItemList,
+    responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady),
+)
+async def similar_items(
+    item_id: ItemId,
+    query: Annotated[ListQuery, Query()],
+    recommender: RecommenderDep,
+    request: Request,
+) -> JSONBytes:
+    """List the items nearest to an item."""
+    bundle, retrieval = await recommender.similar(item_id, Options(k=query.k, exclude=query.exclude))
+    return _item_list(bundle, retrieval, request)
+
+
+@router.get(
+    "/v1/items:popular",
+    response_model=ItemList,
+    responses=problems(*PATH_PROBLEMS, NotReady),
+)
+async def popular_items(
+    query: Annotated[ListQuery, Query()], recommender: RecommenderDep, request: Request
+) -> JSONBytes:
+    """List the most popular items."""
+    bundle, retrieval = recommender.popular(Options(k=query.k, exclude=query.exclude))
+    return _item_list(bundle, retrieval, request)
+
+
+def _item_list(bundle: Bundle, retrieval: Retrieval, request: Request) -> JSONBytes:
+    took_ms = elapsed_ms(request)
+    return JSONBytes(rendered_list(bundle, retrieval, took_ms), (b"server-timing", f"total;dur={took_ms}".encode()))

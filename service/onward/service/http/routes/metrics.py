@@ -1,0 +1,60 @@
+"""What became of the answers."""
+
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from onward.service.errors import SessionStoreUnavailable
+from onward.service.http.openapi import problems
+from onward.service.http.routes.dependencies import PATH_PROBLEMS
+from onward.service.http.schemas.metrics import AnswerOutcome, OnlineMetricsQuery, OnlineMetricsReport
+from onward.service.http.strict_json import StrictJSONRoute
+from onward.service.records.online_metrics import Dimension, OnlineMetrics, Outcome
+from onward.service.records.recorder import Recorder
+
+VIEW, CART, PURCHASE = "view", "cart", "purchase"
+
+router = APIRouter(route_class=StrictJSONRoute, tags=["metrics"])
+
+
+async def _metrics(request: Request) -> OnlineMetrics:
+    return cast(Recorder, request.state.recorder).metrics
+
+
+@router.get(
+    "/v1/metrics/online",
+    response_model_exclude_none=True,
+    responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable),
+)
+async def show_online_metrics(
+    query: Annotated[OnlineMetricsQuery, Query()], metrics: Annotated[OnlineMetrics, Depends(_metrics)]
+) -> OnlineMetricsReport:
+    """Tell how often answers led to events, by what the events' `recommendation_id` says."""
+    by = cast(list[Dimension], query.by.split(",") if query.by else [])
+    report = await metrics.report(query.window, by)
+    dimensions = [dimension for dimension in ("scenario", "bundle", "variant") if dimension in by]
+    outcomes = [
+        _outcome(dict(zip(dimensions, group, strict=True)), outcome) for group, outcome in report.outcomes.items()
+    ]
+    return OnlineMetricsReport(
+        since=report.since,
+        resolution=report.period.name,
+        outcomes=sorted(outcomes, key=lambda outcome: -outcome.answers),
+        unattributed=report.unattributed,
+    )
+
+
+def _outcome(group: dict[str, str], outcome: Outcome) -> AnswerOutcome:
+    clicks, purchases = outcome.events.get(VIEW, 0), outcome.events.get(PURCHASE, 0)
+    return AnswerOutcome(
+        **group,
+        answers=outcome.answers,
+        impressions=outcome.impressions,
+        clicks=clicks,
+        carts=outcome.events.get(CART, 0),
+        purchases=purchases,
+        others={kind: count for kind, count in outcome.events.items() if kind not in (VIEW, CART, PURCHASE)},
+        values=outcome.values,
+        click_through_rate=clicks / outcome.impressions if outcome.impressions else None,
+        conversion_rate=purchases / clicks if clicks else None,
+    )

@@ -1,0 +1,66 @@
+"""Operations: what runs, and how it is."""
+
+import asyncio
+from importlib.metadata import version
+
+from fastapi import APIRouter, Response
+
+from onward.service import telemetry
+from onward.service.errors import InternalError, NotReady
+from onward.service.http.openapi import problems
+from onward.service.http.routes.dependencies import ADMISSION_PROBLEMS, LiveDep
+from onward.service.http.schemas.operations import Health, RefusedBundle, Version
+from onward.service.http.strict_json import StrictJSONRoute
+
+router = APIRouter(route_class=StrictJSONRoute, tags=["operations"])
+
+
+@router.get("/v1/version", response_model_exclude_none=True, responses=problems(*ADMISSION_PROBLEMS))
+async def show_version(live: LiveDep) -> Version:
+    """Tell which service and which bundle run."""
+    try:
+        bundle = live.bundle
+    except NotReady:
+        return Version(service=version("onward"))
+    manifest = bundle.manifest
+    return Version(
+        service=version("onward"),
+        bundle=bundle.digest,
+        model=manifest.model,
+        created=manifest.created,
+        items=manifest.items,
+        metrics=manifest.metrics,
+    )
+
+
+@router.get("/health/live", response_model_exclude_none=True)
+async def check_liveness() -> Health:
+    """Tell that the process answers."""
+    return Health(status="live")
+
+
+@router.get(
+    "/health/ready",
+    response_model_exclude_none=True,
+    responses={
+        200: {"content": {"application/json": {"example": {"status": "ready", "bundle": "5d13bce372cd0407..."}}}},
+        **problems(NotReady, InternalError),
+    },
+)
+async def check_readiness(live: LiveDep) -> Health:
+    """Tell whether a bundle is live, and whether a newer one was refused. The session store being down is no matter."""
+    digest, refusal = live.bundle.digest, live.refusal
+    refused = None if refusal is None else RefusedBundle(bundle=refusal.digest, reason=refusal.reason)
+    return Health(status="ready", bundle=digest, refused=refused)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"example": "onward_requests_total 1.0\n"}}}},
+)
+async def show_metrics() -> Response:
+    """Show the metrics of all workers, for Prometheus; those of answers by other workers as of a second ago."""
+    telemetry.count_answers()
+    rendered = await asyncio.to_thread(telemetry.render_metrics)
+    return Response(rendered, media_type=telemetry.METRICS_CONTENT_TYPE)

@@ -1,0 +1,105 @@
+"""Scenarios: options of recommendations, kept under names."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Response
+
+from onward.service.errors import LimitReached, LiveStoreUnavailable, NotReady, PreconditionFailed, ScenarioNotFound
+from onward.service.http.openapi import problems
+from onward.service.http.routes.dependencies import (
+    ADMISSION_PROBLEMS,
+    BODY_PROBLEMS,
+    PATH_PROBLEMS,
+    LiveDep,
+    ScenariosDep,
+)
+from onward.service.http.schemas.scenarios import ScenarioBody, ScenarioName, StoredScenario, StoredScenarios
+from onward.service.http.strict_json import StrictJSONRoute
+from onward.service.recommend.scenarios import Condition, Scenario
+
+SCENARIO_PATH = "/v1/scenarios/{name}"
+ANY_VERSION = "*"
+
+router = APIRouter(route_class=StrictJSONRoute, tags=["scenarios"])
+
+
+Name = Annotated[ScenarioName, Path(examples=["product-page"])]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        pattern=r'^(\*|"[1-9][0-9]{0,14}")$',
+        description='The ETag of the version that is to be replaced, as in "1"; * for any that there is.',
+        examples=['"1"'],
+    ),
+]
+ETAG = {"headers": {"ETag": {"description": "The version, in quotes.", "schema": {"type": "string"}}}}
+
+
+@router.get("/v1/scenarios", response_model_exclude_unset=True, responses=problems(*ADMISSION_PROBLEMS))
+async def list_scenarios(scenarios: ScenariosDep) -> StoredScenarios:
+    """List every scenario."""
+    found = [_stored(scenario) for scenario in scenarios.all()]
+    return StoredScenarios(scenarios=found, count=len(found))
+
+
+@router.get(
+    SCENARIO_PATH,
+    response_model_exclude_unset=True,
+    responses={200: ETAG, **problems(*PATH_PROBLEMS, ScenarioNotFound)},
+)
+async def show_scenario(name: Name, scenarios: ScenariosDep, response: Response) -> StoredScenario:
+    """Show a scenario."""
+    if (scenario := scenarios.find(name)) is None:
+        raise ScenarioNotFound
+    return _tagged(scenario, response)
+
+
+@router.put(
+    SCENARIO_PATH,
+    response_model_exclude_unset=True,
+    responses={200: ETAG, **problems(*BODY_PROBLEMS, LimitReached, PreconditionFailed, NotReady, LiveStoreUnavailable)},
+)
+async def store_scenario(
+    name: Name,
+    body: ScenarioBody,
+    live: LiveDep,
+    scenarios: ScenariosDep,
+    response: Response,
+    if_match: IfMatch = None,
+) -> StoredScenario:
+    """Store options under a name, checked against the live bundle's catalog; the version grows by one.
+
+    A recommendation that names the scenario has these options, but for those that it gives itself. All workers know of
+    it within a second.
+    """
+    if refusal := body.refusal(live.bundle.catalog.schema, "body"):
+        raise refusal
+    return _tagged(await scenarios.put(name, body, _condition(if_match)), response)
+
+
+@router.delete(
+    SCENARIO_PATH,
+    status_code=204,
+    response_class=Response,
+    responses=problems(*PATH_PROBLEMS, ScenarioNotFound, PreconditionFailed, LiveStoreUnavailable),
+)
+async def delete_scenario(name: Name, scenarios: ScenariosDep, if_match: IfMatch = None) -> None:
+    """Remove a scenario; a recommendation that still names it is refused."""
+    await scenarios.delete(name, _condition(if_match))
+
+
+def _condition(if_match: str | None) -> Condition:
+    if if_match is None:
+        return lambda version: True
+    if if_match == ANY_VERSION:
+        return lambda version: version is not None
+    return lambda version: version == int(if_match.strip('"'))
+
+
+def _tagged(scenario: Scenario, response: Response) -> StoredScenario:
+    response.headers["ETag"] = f'"{scenario.version}"'
+    return _stored(scenario)
+
+
+def _stored(scenario: Scenario) -> StoredScenario:
+    return StoredScenario(name=scenario.name, version=scenario.version, options=scenario.options)

@@ -1,0 +1,204 @@
+"""Events and the sessions that they make."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Body, Depends, Request, Response
+
+from onward.service import telemetry
+from onward.service.errors import (
+    EventTooOld,
+    InvalidRequest,
+    ServiceError,
+    SessionNotFound,
+    SessionStoreUnavailable,
+)
+from onward.service.http.fast_route import HotRoute
+from onward.service.http.openapi import problems
+from onward.service.http.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, SessionId, StoreDep
+from onward.service.http.schemas.base import EntryProblem, UnusableEntry
+from onward.service.http.schemas.sessions import (
+    EventBody,
+    EventResult,
+    EventsBody,
+    EventsStored,
+    EventStored,
+    MergeBody,
+    MergedSession,
+    OneOrManyEvents,
+    StoredEvent,
+    StoredSession,
+)
+from onward.service.http.strict_json import StrictJSONRoute
+from onward.service.sessions import Event, EventListener, EventRules, Outcome, SentEvent, SessionStore, record
+
+EVENTS_PATH = "/v1/events"
+
+hot = APIRouter(route_class=HotRoute, tags=["sessions"])
+router = APIRouter(route_class=StrictJSONRoute, tags=["sessions"])
+
+
+async def _listener(request: Request) -> EventListener:
+    return cast(EventListener, request.state.listener)
+
+
+async def _rules(request: Request) -> EventRules:
+    return cast(EventRules, request.state.event_rules)
+
+
+ListenerDep = Annotated[EventListener, Depends(_listener)]
+RulesDep = Annotated[EventRules, Depends(_rules)]
+
+
+@hot.post(
+    EVENTS_PATH,
+    response_model_exclude_none=True,
+    responses={
+        **problems(*BODY_PROBLEMS, EventTooOld, SessionStoreUnavailable),
+        207: {"model": EventsStored, "description": "Some of the events were rejected or failed; the others count."},
+    },
+)
+async def record_events(
+    body: Annotated[OneOrManyEvents, Body()],
+    store: StoreDep,
+    listener: ListenerDep,
+    rules: RulesDep,
+    response: Response,
+) -> EventStored | EventsStored:
+    """Store one event, or `events`: many, each taken or refused by itself, as `results` tell in their order.
+
+    What is called applied is stored, and the next recommendation sees it. A list of which something was refused is
+    answered by 207. After a 503 some events may be stored: send them again with the same `event_id`, which is applied
+    once.
+    """
+    if isinstance(body, EventBody):
+        return await _record_one(body, store, listener, rules)
+    answer = await _record_many(body, store, listener, rules)
+    if answer.rejected or answer.failed:
+        response.status_code = 207
+    return answer
+
+
+# Before the endpoints of a session, whose address may end so too: a wrong method is told the right ones of the first.
+@router.post(
+    "/v1/sessions/{session_id:id}:merge",
+    responses=problems(*BODY_PROBLEMS, SessionStoreUnavailable),
+)
+async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep) -> MergedSession:
+    """Move a session into another one, as of a visitor who logs in, and leave the first one empty.
+
+    Events are kept by the order of their times, and what is purchased or disliked in one is so in the other. Each event
+    is moved once, however often the call is repeated; what comes meanwhile is moved, or stays in the first one.
+    """
+    if body.into == session_id:
+        raise InvalidRequest("A session cannot be merged into itself.")
+    merged = await store.merge(session_id, body.into)
+    return MergedSession(session_id=body.into, applied=merged.applied, position=merged.position)
+
+
+@router.get(
+    "/v1/sessions/{session_id:id}",
+    responses=problems(*PATH_PROBLEMS, SessionNotFound, SessionStoreUnavailable),
+)
+async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
+    """Show all that is stored of a session."""
+    session = await store.append(session_id, ())
+    if session.at.number == 0:
+        raise SessionNotFound("Nothing is stored for this session.")
+    return StoredSession(
+        session_id=session_id,
+        events=[_stored(event) for event in session.events],
+        count=len(session.events),
+        purchased=sorted(session.purchased),
+        disliked=sorted(session.hidden),
+        position=session.position,
+    )
+
+
+@router.delete(
+    "/v1/sessions/{session_id:id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable),
+)
+async def delete_session(session_id: SessionId, store: StoreDep, listener: ListenerDep) -> None:
+    """Forget all that is stored of a session, whether there was anything or not."""
+    await store.delete(session_id)
+    await listener.forget(session_id)
+
+
+async def _record_one(body: EventBody, store: SessionStore, listener: EventListener, rules: EventRules) -> EventStored:
+    sent = _sent(body, rules, datetime.now(UTC))
+    if not body.store:
+        return EventStored(applied=0, duplicates=0, not_stored=1)
+    (outcome,) = await record(store, listener, [sent])
+    _note([sent], [outcome], rejected=0)
+    is_new = outcome.status == "applied"
+    return EventStored(applied=int(is_new), duplicates=int(not is_new), not_stored=0, position=outcome.position)
+
+
+async def _record_many(
+    body: EventsBody, store: SessionStore, listener: EventListener, rules: EventRules
+) -> EventsStored:
+    now = datetime.now(UTC)
+    checked = [_checked(number, entry, rules, now) for number, entry in enumerate(body.events)]
+    sent = [entry for entry in checked if isinstance(entry, SentEvent)]
+    outcomes = await record(store, listener, sent)
+    following = iter(outcomes)
+    results = [_result(next(following)) if isinstance(entry, SentEvent) else entry for entry in checked]
+    counts = Counter(result.status for result in results)
+    _note(sent, outcomes, rejected=counts["rejected"])
+    return EventsStored(
+        applied=counts["applied"],
+        duplicates=counts["duplicate"],
+        not_stored=counts["not_stored"],
+        rejected=counts["rejected"],
+        failed=counts["failed"],
+        results=results,
+    )
+
+
+def _checked(
+    number: int, entry: EventBody | UnusableEntry, rules: EventRules, now: datetime
+) -> SentEvent | EventResult:
+    """Return an event to store, or what became of one that is not."""
+    if isinstance(entry, UnusableEntry):
+        return _rejected(entry.refusal("event", "body", "events", number))
+    try:
+        sent = _sent(entry, rules, now)
+    except EventTooOld as error:
+        return _rejected(error)
+    return sent if entry.store else EventResult(status="not_stored")
+
+
+def _sent(body: EventBody, rules: EventRules, now: datetime) -> SentEvent:
+    event = rules.event(body.item_id, body.type, body.timestamp, body.event_id, now)
+    return SentEvent(body.session_id, event, body.value, body.recommendation_id)
+
+
+def _rejected(error: ServiceError) -> EventResult:
+    return EventResult(status="rejected", error=EntryProblem.of(error))
+
+
+def _result(outcome: Outcome) -> EventResult:
+    if outcome.status != "failed":
+        return EventResult(status=outcome.status, position=outcome.position)
+    error = EntryProblem(
+        code="session_store_unavailable", detail="The session store did not take this event; send it again."
+    )
+    return EventResult(status="failed", error=error)
+
+
+def _note(sent: Sequence[SentEvent], outcomes: Sequence[Outcome], *, rejected: int) -> None:
+    attributed = sum(
+        one.recommendation_id is not None and outcome.status == "applied"
+        for one, outcome in zip(sent, outcomes, strict=True)
+    )
+    telemetry.events_sent([*(outcome.status for outcome in outcomes), *["rejected"] * rejected], attributed)
+
+
+def _stored(event: Event) -> StoredEvent:
+    happened = datetime.fromtimestamp(event.timestamp_ms / 1000, UTC)
+    return StoredEvent(item_id=event.item_id, type=event.type, timestamp=happened)

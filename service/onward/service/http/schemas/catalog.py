@@ -1,0 +1,201 @@
+"""Bodies about what becomes of items while the service runs."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from onward.bundle.catalog.cold_start import VectorSource
+from onward.service.http.schemas.base import BundleDigest, EntryProblem, Id, RequestBody, UnusableEntry, by_itself
+from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch
+
+MAX_BATCH = 1_000
+MAX_SIMILAR_TO = 20
+MAX_TEXT = 1_000
+MAX_TEXTS = 100
+LARGEST_INTEGER = 2**63 - 1
+ATTRIBUTE_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
+AVAILABLE = "available"
+
+_NAME = re.compile(ATTRIBUTE_NAME)
+_TEXT_SCHEMA = {"type": "string", "maxLength": MAX_TEXT}
+_VALUE_SCHEMA = {
+    "anyOf": [
+        {"type": "null"},
+        {"type": "boolean"},
+        {"type": "number", "minimum": -LARGEST_INTEGER, "maximum": LARGEST_INTEGER},
+        _TEXT_SCHEMA,
+        {"type": "array", "items": _TEXT_SCHEMA, "maxItems": MAX_TEXTS},
+    ]
+}
+_ATTRIBUTES_SCHEMA = {
+    "type": "object",
+    "maxProperties": MAX_ATTRIBUTES,
+    "propertyNames": {"pattern": ATTRIBUTE_NAME, "not": {"const": AVAILABLE}},
+    "additionalProperties": _VALUE_SCHEMA,
+    "description": "Attributes that change, by name; null removes one. Of a known attribute the kind stays: a number, "
+    "a string, a list of strings, a boolean or a date as text. New names are welcome.",
+    "examples": [{"price": 12.5, "category": "mugs", "tags": ["blue", "gift"], "colour": None}],
+}
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise PydanticCustomError("attributes", "attributes are an object")
+    if len(value) > MAX_ATTRIBUTES:
+        raise PydanticCustomError("attributes", "at most {most} attributes", {"most": MAX_ATTRIBUTES})
+    for name, single in value.items():
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise PydanticCustomError(
+                "attribute_name", "an attribute's name is a letter or _ and up to 63 letters, digits and _ behind it"
+            )
+        if name == AVAILABLE:
+            raise PydanticCustomError("attribute_name", "give available beside the attributes, not among them")
+        if not _is_value(single):
+            raise PydanticCustomError(
+                "attribute_value",
+                "{name}: a value is null, a boolean, a finite number, a string of at most {text} characters or a list "
+                "of at most {texts} such strings",
+                {"name": name, "text": MAX_TEXT, "texts": MAX_TEXTS},
+            )
+    return value
+
+
+def _is_value(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= MAX_TEXTS and all(_is_text(single) for single in value)
+    if isinstance(value, float):  # compared as floats, as those who read the schema compare them
+        return abs(value) <= float(LARGEST_INTEGER)
+    if isinstance(value, int):
+        return abs(value) <= LARGEST_INTEGER
+    return value is None or _is_text(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that UTF-8 can write: half of a surrogate pair can't be."""
+    return isinstance(value, str) and len(value) <= MAX_TEXT and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+class ItemBody(RequestBody):
+    """What is to change about an item; what is not given stays. An item that was deleted starts afresh."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"available": False},
+                {"attributes": {"price": 9.5, "category": "mugs"}, "similar_to": ["item-17"]},
+            ]
+        }
+    )
+
+    attributes: Annotated[dict[str, Any], PlainValidator(_attributes), WithJsonSchema(_ATTRIBUTES_SCHEMA)] = Field(
+        default={}
+    )
+    available: bool | None = Field(default=None, description="Whether the item may be shown.")
+    similar_to: list[Id] | None = Field(
+        default=None,
+        max_length=MAX_SIMILAR_TO,
+        description="Items that a new one is like: its vector is the mean of theirs. Without them it is made from the "
+        "items it is seen with in sessions, and until there are enough of these from items that share its attributes.",
+        examples=[["item-17", "item-3"]],
+    )
+
+    def as_patch(self) -> ItemPatch:
+        """Return it as the live catalog takes it."""
+        return ItemPatch(self.attributes, self.available, self.similar_to)
+
+
+class ItemEntry(ItemBody):
+    """An item of a batch, and what is to change about it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": "item-17", "attributes": {"price": 9.5}, "available": True}]}
+    )
+
+    id: Id
+
+
+class ItemsBody(RequestBody):
+    """Changes of many items; each entry succeeds or fails by itself."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {"id": "item-17", "available": False},
+                        {"id": "new-1", "attributes": {"category": "mugs"}, "similar_to": ["item-3"]},
+                    ]
+                }
+            ]
+        }
+    )
+
+    items: list[Annotated[ItemEntry | UnusableEntry, by_itself(ItemEntry)]] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class ItemResult(BaseModel):
+    """What became of an entry."""
+
+    id: str | None = Field(default=None, description="Absent where the entry has no usable id.", examples=["item-17"])
+    status: Literal["stored", "rejected"]
+    error: EntryProblem | None = None
+
+
+class ItemResults(BaseModel):
+    """What became of each entry, in the order sent."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"results": [{"id": "item-17", "status": "stored"}], "stored": 1, "rejected": 0},
+                {
+                    "results": [
+                        {"id": "item-17", "status": "stored"},
+                        {
+                            "status": "rejected",
+                            "error": {
+                                "code": "invalid_request",
+                                "detail": "The entry breaks the schema in 1 place.",
+                                "errors": [{"at": "similar_to.0", "message": "Input should be a valid string"}],
+                            },
+                        },
+                    ],
+                    "stored": 1,
+                    "rejected": 1,
+                },
+            ]
+        }
+    )
+
+    results: list[ItemResult]
+    stored: int = Field(examples=[1])
+    rejected: int = Field(examples=[0])
+
+
+class VectorOrigin(BaseModel):
+    """What an item's vector was made from."""
+
+    source: Literal["training", VectorSource] = Field(description="`training`, or for a new item what it goes by.")
+    neighbours: list[str] | None = Field(
+        default=None, description="Items that a new one's is the mean of, the weightiest first.", examples=[["item-17"]]
+    )
+
+
+class Item(BaseModel):
+    """What is known of an item now."""
+
+    id: str = Field(examples=["item-17"])
+    bundle: BundleDigest
+    attributes: dict[str, Any] = Field(examples=[{"title": "Blue mug", "price": 12.5}])
+    available: bool = Field(examples=[True])
+    recommendable: bool = Field(examples=[True])
+    not_recommendable: Literal["unavailable", "no_vector"] | None = Field(
+        default=None,
+        description="Why it is not: it is marked unavailable, or nothing is known yet that a vector can be made from.",
+    )
+    popularity: float = Field(description="Among the bundle's events; 0 for a new item.", examples=[17.0])
+    vector: VectorOrigin | None = Field(
+        default=None, description="Absent where it has none.", examples=[{"source": "training"}]
+    )

@@ -1,0 +1,86 @@
+"""JSON that can be read in one way only."""
+
+import json
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Scope
+
+from onward.service.errors import UnsupportedMediaType
+
+
+class StrictJSONRoute(APIRoute):
+    """A route whose body, where there is one, must be declared as JSON and be readable in one way only."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the framework's handler."""
+        handle = super().get_route_handler()
+        body = self.body_field
+
+        async def handle_strictly(request: Request) -> Response:
+            if body is not None and (body.field_info.is_required() or _has_a_body(request.scope)):
+                require_json(request.scope)
+            return await handle(StrictJSONRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+class StrictJSONRequest(Request):
+    """A request whose body must be strict JSON; what is not makes the framework's own complaint, a 4xx."""
+
+    async def json(self) -> Any:
+        """Parse the body. Raises json.JSONDecodeError with a text that holds nothing of the body."""
+        return parse(await self.body())
+
+
+def parse(body: bytes) -> Any:
+    """Parse UTF-8 JSON, refusing repeated names, numbers out of range and nesting without end.
+
+    Raises json.JSONDecodeError with a text that holds nothing of the body.
+    """
+    try:
+        return _DECODER.decode(body.decode())
+    except json.JSONDecodeError as error:
+        raise json.JSONDecodeError(error.msg, "", 0) from error
+    except UnicodeDecodeError as error:
+        raise json.JSONDecodeError("not UTF-8", "", 0) from error
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deep", "", 0) from error
+    except ValueError as error:
+        raise json.JSONDecodeError("an integer of too many digits", "", 0) from error
+
+
+def require_json(scope: Scope) -> None:
+    """Raise UnsupportedMediaType unless the request's body is declared as JSON."""
+    declared = dict(scope["headers"]).get(b"content-type", b"")
+    if declared.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("Send application/json.")
+
+
+def _has_a_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise json.JSONDecodeError("a name twice in one object", "", 0)
+    return value
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise json.JSONDecodeError("NaN and Infinity are no numbers", "", 0)
+
+
+def _finite_number(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise json.JSONDecodeError("a number out of range", "", 0)
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite_number)

@@ -1,0 +1,1 @@
+"""Recommendations: from a query to ranked items, without HTTP."""

@@ -1,0 +1,1 @@
+"""Server processes: the HTTP server, its workers and the embedded session store."""

@@ -1,0 +1,232 @@
+"""ItemIndex under masks against brute force. Small whole numbers make every inner product exact, and ties common."""
+
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onward.bundle import Candidates, Effort, FaissIndex, ItemIndex, pad_dimension
+from onward.bundle.catalog.eligible import Eligible
+from onward.bundle.search.index import best_places, merged
+
+ITEMS, DIMENSION = 240, 6
+KINDS = {
+    "flat": ("Flat", Effort()),
+    "ivf": ("IVF12,Flat", Effort(2)),
+    "ivf, one list": ("IVF12,Flat", Effort(1)),
+    "ivf of 4-bit codes, refined": ("IVF12,SQ4", Effort(2, candidates_per_k=3)),
+    "graph": ("HNSW8", Effort(10)),
+}
+
+
+class Asked(NamedTuple):
+    """A search of random vectors, of which some rows are eligible and some hidden."""
+
+    vectors_R1D: NDArray[np.float32]
+    cold: int
+    interests_KD: NDArray[np.float32]
+    eligible: Eligible
+    hidden_rows: set[int]
+    k: int
+
+    def scores(self) -> dict[int, float]:
+        """The score of each row that may be shown."""
+        best_R1 = (self.vectors_R1D @ self.interests_KD.T).max(axis=1)
+        rows = set(np.flatnonzero(self.eligible.rows_R1).tolist()) - self.hidden_rows
+        return {row: float(best_R1[row]) for row in rows}
+
+    def best(self, added: NDArray[np.float64] | None = None) -> list[tuple[int, float]]:
+        """The k best rows and their scores; of equals the smaller row first."""
+        scores = self.scores().items()
+        raised = [(row, score + (0 if added is None else float(added[row]))) for row, score in scores]
+        return sorted(raised, key=lambda found: (-found[1], found[0]))[: self.k]
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> Asked:
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    cold = draw(st.sampled_from([0, 0, 1, 7]))
+    rows = ITEMS + cold
+    centres = random.integers(-3, 4, size=(12, DIMENSION))
+    vectors_R1D = (
+        centres[random.integers(0, 12, rows + 1)] + random.integers(-1, 2, size=(rows + 1, DIMENSION))
+    ).astype(np.float32)
+    vectors_R1D[0] = 0
+    share = draw(st.sampled_from([0, 0.01, 0.1, 0.4, 0.7, 0.95, 1]))
+    rows_R1 = random.random(rows + 1) < share
+    rows_R1[0] = False
+    hidden = random.choice(rows, size=draw(st.sampled_from([0, 3, 50, rows])), replace=False) + 1
+    return Asked(
+        vectors_R1D,
+        cold,
+        random.integers(-2, 3, size=(draw(st.integers(1, 4)), DIMENSION)).astype(np.float32),
+        Eligible(rows_R1, items=ITEMS),
+        set(hidden.tolist()),
+        draw(st.sampled_from([1, 5, 20, 300])),
+    )
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> tuple[str, Effort]:
+    return KINDS[request.param]
+
+
+def index_of(kind: tuple[str, Effort], asked: Asked) -> ItemIndex:
+    description, effort = kind
+    vectors_N1D = asked.vectors_R1D[: ITEMS + 1]
+    vectors_NP = pad_dimension(vectors_N1D[1:], 16)
+    index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
+    if isinstance(index, faiss.IndexIVF):
+        index.cp.min_points_per_centroid, index.cp.niter = 1, 2
+    index.train(vectors_NP)
+    index.add(vectors_NP)
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=effort)
+    return searched.with_cold(asked.vectors_R1D[ITEMS + 1 :])
+
+
+def pairs(found: Candidates) -> list[tuple[int, float]]:
+    return list(zip(found.rows.tolist(), found.scores.tolist(), strict=True))
+
+
+@given(asked=searches())
+def test_a_search_gives_as_many_eligible_items_as_there_are_or_are_wanted(
+    kind: tuple[str, Effort], asked: Asked
+) -> None:
+    found = index_of(kind, asked).search(
+        asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows
+    )
+    scores = asked.scores()
+    assert len(set(found.rows.tolist())) == len(found.rows) == min(asked.k, len(scores))
+    assert all(score <= scores[row] for row, score in pairs(found))
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    scores_CK = asked.vectors_R1D[found.rows] @ asked.interests_KD.T
+    assert scores_CK[np.arange(len(found.rows)), found.interests].tolist() == found.scores.tolist()
+
+
+@given(asked=searches())
+def test_an_exact_search_is_the_sorted_scan_of_the_eligible_items(kind: tuple[str, Effort], asked: Asked) -> None:
+    found = index_of(kind, asked).search(
+        asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows, exact=True
+    )
+    assert pairs(found) == asked.best()
+    assert found.strategy == "scan"
+
+
+@given(asked=searches(), seed=st.integers(0, 99))
+def test_a_scan_can_add_to_the_scores(asked: Asked, seed: int) -> None:
+    added_R1 = np.random.default_rng(seed).choice([0.0, -0.5, 0.69], size=len(asked.vectors_R1D))
+    found = index_of(KINDS["flat"], asked).scan(
+        asked.interests_KD,
+        asked.k,
+        eligible=asked.eligible,
+        hidden_rows=asked.hidden_rows,
+        added=lambda rows_C: added_R1[rows_C],
+    )
+    assert pairs(found) == asked.best(added_R1)
+
+
+@given(asked=searches())
+def test_a_flat_index_finds_what_the_scan_finds(asked: Asked) -> None:
+    found = index_of(KINDS["flat"], asked).search(
+        asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows
+    )
+    assert found.scores.tolist() == [score for _, score in asked.best()]
+
+
+@pytest.mark.parametrize(
+    ("description", "visits", "strategies"),
+    [
+        ("IVF32,Flat", 2, {1.0: "index", 0.95: "masked", 0.5: "wide", 0.3: "wide", 0.01: "scan", 0: "scan"}),
+        ("Flat", None, {1.0: "index", 0.95: "masked", 0.5: "masked", 0.1: "scan", 0: "scan"}),
+    ],
+)
+def test_the_fewer_items_are_eligible_the_wider_the_search_until_a_scan_is_cheaper(
+    description: str, visits: int | None, strategies: dict[float, str]
+) -> None:
+    random = np.random.default_rng(1)
+    vectors_N1D = random.normal(size=(4_001, 16)).astype(np.float32)
+    vectors_N1D[0] = 0
+    index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors_N1D[1:])
+    index.add(vectors_N1D[1:])
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=Effort(visits))
+    costs = []
+    for share, strategy in strategies.items():
+        rows_N1 = np.arange(4_001) <= share * 4_000
+        rows_N1[0] = False
+        eligible = Eligible(rows_N1, items=4_000)
+        found = searched.search(vectors_N1D[1:2], 5, eligible=eligible)
+        assert (found.strategy, len(found.rows)) == (strategy, min(5, eligible.count))
+        costs.append(searched.expected_products(1, 5, eligible=eligible, hidden=0))
+    assert max(costs) <= 4_000 * 16
+    assert costs[-1] == 0
+
+
+def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
+    random = np.random.default_rng(1)
+    vectors_N1D = random.normal(size=(4_001, 16)).astype(np.float32)
+    index = faiss.index_factory(16, "IVF32,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors_N1D[1:])
+    index.add(vectors_N1D[1:])
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=Effort(4))
+    eligible = Eligible(np.arange(4_001) % 4 == 1, items=4_000)
+    masked = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=4)
+    found = {"masked": 0, "wide": 0}
+    for query_1D in random.normal(size=(40, 1, 16)).astype(np.float32):
+        best = set(searched.search(query_1D, 20, eligible=eligible, exact=True).rows.tolist())
+        found["wide"] += len(best.intersection(searched.search(query_1D, 20, eligible=eligible).rows.tolist()))
+        found["masked"] += len(best.intersection((index.search(query_1D, 20, params=masked)[1][0] + 1).tolist()))
+    assert found["wide"] > 1.2 * found["masked"]
+
+
+@given(asked=searches(), seed=st.integers(0, 2**32), sessions=st.integers(1, 5))
+def test_several_sessions_are_searched_together_as_each_alone(
+    kind: tuple[str, Effort], asked: Asked, seed: int, sessions: int
+) -> None:
+    index = index_of(kind, asked)
+    shape = (sessions, *asked.interests_KD.shape)
+    interests_BKD = np.random.default_rng(seed).integers(-2, 3, size=shape).astype(np.float32)
+    together = index.search_all(interests_BKD, asked.k, eligible=asked.eligible)
+    assert len(together) == sessions
+    for interests_KD, found in zip(interests_BKD, together, strict=True):
+        alone = index.search(interests_KD, asked.k, eligible=asked.eligible)
+        assert found.scores.tolist() == alone.scores.tolist()
+        assert found.strategy == alone.strategy
+        assert all(asked.eligible.rows_R1[found.rows])
+        assert len(set(found.rows.tolist())) == len(found.rows)
+
+
+def test_of_equal_scores_the_smaller_row_comes_first() -> None:
+    assert best_places(np.array([1, 3, 3, 2, 3, 1], dtype=np.float32), 4).tolist() == [1, 2, 4, 3]
+    rows, interests = np.array([5, 2]), np.array([0, 1])
+    one = Candidates(rows, np.array([2.0, 1.0]), interests, "masked")
+    other = Candidates(rows - 1, np.array([2.0, 1.0]), interests, "scan")
+    together = merged((one, other), 3)
+    assert (together.rows.tolist(), together.strategy) == ([4, 5, 1], "scan")
+
+
+def test_cold_items_of_before_are_replaced() -> None:
+    vectors_N1D = np.eye(5, dtype=np.float32)[:, :4]
+    flat = faiss.IndexFlatIP(4)
+    flat.add(vectors_N1D[1:])
+    once = ItemIndex(FaissIndex(flat), vectors_N1D=vectors_N1D, effort=Effort()).with_cold(
+        np.full((2, 4), 9, dtype=np.float32)
+    )
+    again = once.with_cold(np.full((1, 4), 8, dtype=np.float32))
+    assert pairs(again.search(np.ones((1, 4), dtype=np.float32), 1)) == [(5, 32)]
+    assert again.vectors(np.array([5, 0])).tolist() == [[8] * 4, vectors_N1D[0].tolist()]
+
+
+@pytest.mark.parametrize(("description", "read"), [("IVF12,Flat", ITEMS), ("IVF12,SQ4", ITEMS), ("HNSW8", 0)])
+def test_touching_an_inverted_file_reads_all_of_it(description: str, read: int) -> None:
+    vectors = np.random.default_rng(1).normal(size=(ITEMS, 16)).astype(np.float32)
+    index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.cvar.indexIVF_stats.reset()
+    FaissIndex(index).touch()
+    assert faiss.cvar.indexIVF_stats.ndis == read

@@ -1,0 +1,324 @@
+"""Filters, boosts, pins, diversity and live changes of a bundle's answers, against brute force over every item."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onward.bundle import Boost, Bundle, Options, Pin, Retrieval, RetrievedItem, Seen, Wanted
+from onward.bundle.catalog.filters import Filter
+from onward.bundle.files.changes import ItemChange
+from onward.bundle.search.reranking import placed
+from tests.bundles import item_ids, make_bundle
+
+IDS = item_ids("a", 60)
+COLD = item_ids("cold", 6)
+ATTRIBUTES = [{"shelf": f"s{number % 5}", "price": number} if number % 7 else {} for number in range(60)]
+KINDS = {
+    "flat": {"index": "Flat", "interests": 1},
+    "flat, 4 interests": {"index": "Flat", "interests": 4},
+    "ivf": {"index": "IVF8,Flat", "nprobe": 1, "interests": 2},
+    "ivf, 3 interests": {"index": "IVF8,SQfp16", "nprobe": 2, "interests": 3},
+}
+Condition = tuple[Filter, Callable[[Mapping[str, Any]], bool]]
+
+
+def condition(tree: dict[str, Any], holds: Callable[[Mapping[str, Any]], bool]) -> Condition:
+    return Filter.model_validate(tree), holds
+
+
+CONDITIONS = [
+    condition({"attribute": "shelf", "equals": "s1"}, lambda item: item.get("shelf") == "s1"),
+    condition({"attribute": "shelf", "in": ["s2", "s3"]}, lambda item: item.get("shelf") in ("s2", "s3")),
+    condition({"not": {"attribute": "price", "exists": True}}, lambda item: "price" not in item),
+    condition({"attribute": "price", "range": {"min": 50}}, lambda item: item.get("price", -1) >= 50),
+    condition({"attribute": "price", "range": {"below": 0}}, lambda item: False),
+    condition(
+        {"or": [{"attribute": "price", "range": {"max": 9}}, {"attribute": "shelf", "equals": "s4"}]},
+        lambda item: item.get("price", 99) <= 9 or item.get("shelf") == "s4",
+    ),
+]
+FACTORS = [0.01, 0.5, 1.25, 3.0, 100.0]
+
+ids = st.sampled_from([*IDS, *COLD, "unknown"])
+boosts = st.lists(st.tuples(st.sampled_from(CONDITIONS), st.sampled_from(FACTORS)), max_size=5)
+patches = st.fixed_dictionaries(
+    {}, optional={"shelf": st.sampled_from(["s1", "s2", None]), "price": st.sampled_from([5, 55, None])}
+)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> list[ItemChange]:
+    """Changes of some items, and new ones, each once."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    changed = draw(st.lists(st.sampled_from([*IDS, *COLD]), max_size=12, unique=True))
+    return [
+        ItemChange(
+            item_id,
+            sequence,
+            attributes=draw(patches),
+            available=draw(st.sampled_from([None, None, True, False])),
+            deleted=draw(st.integers(0, 4)) == 0,
+            vector_D=random.normal(size=12).astype(np.float32) if draw(st.integers(0, 4)) else None,
+        )
+        for sequence, item_id in enumerate(changed, start=1)
+    ]
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle"), IDS, attributes=ATTRIBUTES, **KINDS[request.param])
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One interest, an exact index, attributes."""
+    return make_bundle(tmp_path_factory.mktemp("shop"), IDS, attributes=ATTRIBUTES)
+
+
+def shown(retrieval: Retrieval) -> list[str]:
+    return [item.item_id for item in retrieval.items]
+
+
+def vectors_and_attributes(bundle: Bundle, changed: Sequence[ItemChange]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The vector and the attributes of every item that may be shown after the changes."""
+    items = {item_id: (bundle.vectors_N1D[row], ATTRIBUTES[row - 1]) for row, item_id in enumerate(IDS, start=1)}
+    for change in changed:
+        vector, attributes = items.pop(change.item_id, (change.vector_D, {}))
+        if vector is not None and not change.deleted and change.available is not False:
+            patched = {**attributes, **change.attributes}
+            items[change.item_id] = vector, {name: value for name, value in patched.items() if value is not None}
+    return items
+
+
+@given(
+    session=st.lists(st.sampled_from(IDS), min_size=1, max_size=5),
+    changed=changes(),
+    passing=st.none() | st.sampled_from(CONDITIONS),
+    boosted=boosts,
+    excluded=st.sets(ids, max_size=20),
+    k=st.integers(1, 70),
+    exact=st.booleans(),
+)
+def test_an_answer_is_full_of_the_best_eligible_items_whatever_was_asked(
+    exported: Bundle,
+    session: list[str],
+    changed: list[ItemChange],
+    passing: Condition | None,
+    boosted: list[tuple[Condition, float]],
+    excluded: set[str],
+    k: int,
+    exact: bool,
+) -> None:
+    bundle = exported.with_changes(changed)
+    interests_KD = bundle.encoder.encode([IDS.index(item_id) + 1 for item_id in session])
+    expected = {
+        item_id: float((interests_KD @ vector).max())
+        + sum(math.log(factor) for (_, holds), factor in boosted if holds(attributes))
+        for item_id, (vector, attributes) in vectors_and_attributes(exported, changed).items()
+        if item_id not in excluded and (passing is None or passing[1](attributes))
+    }
+    options = Options(
+        k,
+        excluded,
+        exclude_seen=False,
+        filter=passing[0] if passing else None,
+        boosts=tuple(Boost(filter_, factor) for (filter_, _), factor in boosted),
+        exact=exact,
+    )
+    retrieval = bundle.retrieve(Seen(session), options)
+    items = retrieval.items
+    assert len(set(shown(retrieval))) == len(items) == min(k, len(expected))
+    assert retrieval.eligible == len(expected)
+    assert [item.score for item in items] == sorted((item.score for item in items), reverse=True)
+    assert all(item.score <= expected[item.item_id] + 2e-2 for item in items)
+    if exact:
+        assert [item.score for item in items] == pytest.approx(sorted(expected.values(), reverse=True)[:k], abs=1e-4)
+        assert all(item.score == pytest.approx(expected[item.item_id], abs=1e-4) for item in items)
+
+
+def test_boosts_of_many_levels_are_as_exact_as_those_of_few(exported: Bundle) -> None:
+    several = [
+        Boost(CONDITIONS[place][0], factor) for place, factor in ((0, 2.0), (1, 3.0), (2, 5.0), (3, 7.0), (5, 11.0))
+    ]
+    few = exported.retrieve(Seen(["a1"]), Options(60, boosts=tuple(several[:2]), exact=True))
+    many = exported.retrieve(Seen(["a1"]), Options(60, boosts=tuple(several), exact=True))
+    plain = {item.item_id: item.score for item in exported.retrieve(Seen(["a1"]), Options(60, exact=True)).items}
+    assert exported.levels.of(None, several[:2]).eligible
+    assert not exported.levels.of(None, several).eligible
+    for retrieval, asked in ((few, several[:2]), (many, several)):
+        for place, item in enumerate(retrieval.items, start=1):
+            row = exported.catalog.row(item.item_id)
+            assert row is not None
+            added = sum(
+                math.log(boost.factor) for boost in asked if exported.catalog.eligible(boost.filter).rows_R1[row]
+            )
+            assert item.moved is not None
+            assert item.moved.place == place
+            assert item.moved[:2] == pytest.approx((plain[item.item_id], added), abs=1e-5)
+            assert item.score == pytest.approx(plain[item.item_id] + added, abs=1e-5)
+
+
+def test_popular_and_similar_items_are_boosted_too(shop: Bundle) -> None:
+    boosts = (Boost(CONDITIONS[3][0], 100.0),)
+    dear = {item_id for item_id, attributes in zip(IDS, ATTRIBUTES, strict=True) if CONDITIONS[3][1](attributes)}
+    popular = shop.popular(Options(8, boosts=boosts))
+    assert dear.issuperset(shown(popular))
+    first = popular.items[0]
+    assert first.moved is not None
+    assert (first.item_id, first.source, first.moved.place) == ("a51", "popular", 1)
+    assert (first.score, *first.moved[:2]) == pytest.approx((1_000, 10, math.log(100)))
+    similar = shop.similar("a1", Options(8, boosts=boosts))
+    assert dear.issuperset(shown(similar))
+    plain = {item.item_id: item.score for item in shop.similar("a1", Options(60)).items}
+    assert [item.score for item in similar.items] == pytest.approx(
+        [plain[item_id] + math.log(100) for item_id in shown(similar)], abs=1e-5
+    )
+
+
+def test_pinned_items_stand_at_their_positions_and_the_others_keep_their_order(shop: Bundle) -> None:
+    plain = shop.retrieve(Seen(["a1"]), Options(10))
+    last = shop.retrieve(Seen(["a1"]), Options(60)).items[-1]
+    pins = (Pin(last.item_id, 1), Pin(plain.items[0].item_id, 4))
+    retrieval = shop.retrieve(Seen(["a1"]), Options(10, pins=pins))
+    others = [item for item in shown(plain) if item != plain.items[0].item_id]
+    assert shown(retrieval) == [last.item_id, *others[:2], plain.items[0].item_id, *others[2:8]]
+    assert [item.source for item in retrieval.items] == ["pinned", *["encoder"] * 2, "pinned", *["encoder"] * 6]
+    assert retrieval.items[0].score == pytest.approx(last.score, abs=1e-5)
+    assert [item.moved.place for item in retrieval.items if item.moved] == [None, 1, 2, None, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_pinned_item_that_must_not_be_shown_is_told_with_the_rule(shop: Bundle) -> None:
+    bundle = shop.with_changes([ItemChange("a2", 1, deleted=True), ItemChange("a3", 2, available=False)])
+    pins = tuple(
+        Pin(item_id, position) for position, item_id in enumerate(["x", "a2", "a3", "a4", "a6", "a7"], start=1)
+    )
+    options = Options(10, ["a6"], filter=CONDITIONS[1][0], pins=pins)
+    retrieval = bundle.retrieve(Seen(["a1"]), options)
+    assert retrieval.not_pinned == {
+        "x": "unknown_item",
+        "a2": "deleted",
+        "a3": "unavailable",
+        "a6": "filtered",
+        "a7": "filtered",
+    }
+    assert retrieval.items[3].item_id == "a4"
+    assert bundle.rule_against("a4", Wanted(Seen(hidden=["a4"]), options)) == "excluded"
+    assert bundle.rule_against("a4", Wanted(Seen(), options)) is None
+
+
+def test_pins_beyond_a_short_answer_stand_at_its_end() -> None:
+    one, two, three, four = (RetrievedItem(name, 0, "encoder") for name in "abcd")
+    assert list(placed([one, two], {2: three, 9: four}, 10)) == [one, three, two, four]
+    assert list(placed([], {9: four, 2: three}, 10)) == [three, four]
+    assert list(placed([one, two], {1: three}, 2)) == [three, one]
+
+
+def test_diverse_answers_mix_the_shelves_and_begin_with_the_best(shop: Bundle) -> None:
+    plain = shop.retrieve(Seen(["a1"]), Options(10))
+    none, some = (
+        shop.retrieve(Seen(["a1"]), Options(10, diversity=weight, diversity_by="shelf")) for weight in (1e-9, 1.0)
+    )
+    shelves = [ATTRIBUTES[IDS.index(item_id)].get("shelf") for item_id in shown(some)]
+    assert shown(none) == shown(plain)
+    assert shown(some)[0] == shown(plain)[0]
+    assert all(shelves.count(shelf) <= 2 for shelf in set(shelves) - {None})
+    places = [item.moved.place for item in some.items if item.moved]
+    assert places != list(range(1, 11))
+    ranked = shown(shop.retrieve(Seen(["a1"]), Options(60)))
+    assert [ranked[place - 1] for place in places if place] == shown(some)
+
+
+def test_without_categories_diverse_answers_have_unlike_vectors(shop: Bundle) -> None:
+    def likeness(diversity: float) -> float:
+        rows = [
+            IDS.index(item_id) + 1 for item_id in shown(shop.retrieve(Seen(["a1"]), Options(10, diversity=diversity)))
+        ]
+        units = shop.vectors_N1D[rows] / np.linalg.norm(shop.vectors_N1D[rows], axis=1, keepdims=True)
+        return float((units @ units.T).mean())
+
+    assert likeness(1) < likeness(0.5) < likeness(0)
+
+
+def test_items_have_their_category_by_default(tmp_path: Path) -> None:
+    bundle = make_bundle(
+        tmp_path, IDS, attributes=[{"category": ["x", "y"]} if n < 58 else {"category": "z"} for n in range(60)]
+    )
+    diverse = bundle.retrieve(Seen(["a1"]), Options(4, diversity=1))
+    assert set(shown(diverse)) >= {"a59", "a60"}
+
+
+def test_a_session_of_cold_items_alone_gets_what_is_similar_to_the_last(shop: Bundle) -> None:
+    near = ItemChange("cold1", 1, vector_D=2 * shop.vectors_N1D[5])
+    bundle = shop.with_changes([near, ItemChange("cold2", 2)])
+    retrieval = bundle.retrieve(Seen(["unknown", "cold1", "cold2"]), Options(60))
+    assert (retrieval.items[0].item_id, retrieval.items[0].source) == ("a5", "similar")
+    assert retrieval.items[0].score == pytest.approx(1)
+    assert retrieval.unknown_item_ids == ("unknown",)
+    assert len(retrieval.items) == retrieval.eligible == 60
+    assert "cold1" not in shown(retrieval)
+    assert {item.source for item in bundle.retrieve(Seen(["cold2"]), Options(60)).items} == {"popular"}
+    assert shown(bundle.similar("cold1", Options(1))) == ["a5"]
+    assert {item.source for item in bundle.similar("cold2", Options(5)).items} == {"popular"}
+
+
+def test_cold_items_beside_known_ones_leave_the_encoder_as_it_was(shop: Bundle) -> None:
+    bundle = shop.with_changes([ItemChange("cold1", 1, vector_D=shop.vectors_N1D[5])])
+    options = Options(10, ["cold1"])
+    assert bundle.retrieve(Seen(["a1", "cold1"]), options).items == shop.retrieve(Seen(["a1"]), options).items
+
+
+def test_nothing_brings_back_a_deleted_item(shop: Bundle) -> None:
+    bundle = shop.with_changes([ItemChange("a1", 1, deleted=True)])
+    answers = [
+        bundle.retrieve(Seen(["a1"]), Options(60, pins=(Pin("a1", 1),))),
+        bundle.similar("a2", Options(60)),
+        bundle.popular(Options(60), popular_now={"a1": 1e6}),
+        bundle.retrieve(Seen(["unknown"]), Options(60, diversity=0.5)),
+    ]
+    assert all("a1" not in shown(answer) for answer in answers)
+    assert answers[0].items[0].source == "encoder"
+
+
+def test_changes_are_those_of_the_exported_bundle_not_on_top_of_others(shop: Bundle) -> None:
+    once = shop.with_changes([ItemChange("cold1", 3, vector_D=shop.vectors_N1D[5]), ItemChange("a1", 4, deleted=True)])
+    again = once.with_changes([ItemChange("cold2", 5, vector_D=shop.vectors_N1D[6])])
+    assert (shop.changes_version, once.changes_version, again.changes_version) == (0, 4, 5)
+    assert again.digest == shop.digest
+    assert again.exported is once.exported is shop
+    assert "cold1" not in again.catalog
+    assert set(shown(again.retrieve(Seen(["a5"]), Options(100)))) == {*IDS, "cold2"}
+
+
+def test_changes_that_the_bundle_holds_already_are_skipped(shop: Bundle) -> None:
+    rebuilt = replace(shop, manifest=shop.manifest.model_copy(update={"folded_changes": 4}))
+    changed = rebuilt.with_changes([ItemChange("a1", 4, deleted=True), ItemChange("a2", 5, deleted=True)])
+    assert set(shown(changed.popular(Options(60)))) == {*IDS} - {"a2"}
+    assert changed.changes_version == 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pins": (Pin("a", 1), Pin("b", 1))},
+        {"pins": (Pin("a", 1), Pin("a", 2))},
+        {"pins": (Pin("a", 0),)},
+        {"k": 3, "pins": (Pin("a", 4),)},
+        {"boosts": (Boost(CONDITIONS[0][0], 2.0),) * 11},
+    ],
+)
+def test_options_that_contradict_themselves_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"pin|boosts"):
+        Options(**options)
+
+
+@pytest.mark.parametrize("factor", [0, 0.001, 101, math.nan])
+def test_a_boost_has_bounds(factor: float) -> None:
+    with pytest.raises(ValueError, match="factor"):
+        Boost(CONDITIONS[0][0], factor)

@@ -1,0 +1,164 @@
+"""`current` names a whole bundle, whatever happens to who publishes the next one."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from onward.bundle import Bundle, BundleError, current_digest, publish, stage, write_manifest
+from tests.bundles import add_probes, item_ids, publish_bundle, write_files
+
+IDS = item_ids("a", 20)
+
+# Publishes in a forked child that is killed at its n-th change to the file system, for n = 1, 2, ... until one ends.
+KILLED_AT_EVERY_STEP = """
+import os, shutil, signal, sys
+from pathlib import Path
+from onward.bundle import Bundle, current_digest
+from tests.bundles import publish_bundle
+
+bundles, ids = Path(sys.argv[1]), ["a", "b", "c"]
+steps = 0
+
+def counted(function, fatal_step):
+    def step(*arguments, **options):
+        global steps
+        steps += 1
+        if steps == fatal_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return step
+
+def publish_until(fatal_step):
+    for name in ("mkdir", "rename", "replace", "symlink", "unlink", "rmdir", "fsync"):
+        setattr(os, name, counted(getattr(os, name), fatal_step))
+    publish_bundle(bundles, ids, seed=fatal_step, keep=2)
+
+for fatal_step in range(1, 1000):
+    if (child := os.fork()) == 0:
+        publish_until(fatal_step)
+        os._exit(0)
+    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    if (checker := os.fork()) == 0:
+        Bundle.load(bundles / "current")
+        for entry in bundles.iterdir():
+            if not entry.name.startswith("."):
+                Bundle.load(entry)
+        os._exit(0)
+    assert os.waitpid(checker, 0)[1] == 0, f"no whole bundle after step {fatal_step}"
+    if not killed:
+        print(fatal_step - 1)
+        break
+"""
+
+
+def names(bundles: Path) -> set[str]:
+    return {entry.name for entry in bundles.iterdir()}
+
+
+def test_a_published_bundle_is_the_current_one_under_its_digest(tmp_path: Path) -> None:
+    digest = publish_bundle(tmp_path, IDS)
+    assert names(tmp_path) == {digest, "current", ".lock"}
+    assert current_digest(tmp_path) == digest == Bundle.load(tmp_path / "current").digest
+
+
+def test_others_may_read_what_was_published(tmp_path: Path) -> None:
+    folder = tmp_path / publish_bundle(tmp_path, IDS)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
+
+
+def test_the_newest_are_kept_and_the_current_one_always(tmp_path: Path) -> None:
+    digests = [publish_bundle(tmp_path, IDS, seed=seed, keep=3) for seed in range(5)]
+    assert names(tmp_path) == {*digests[2:], "current", ".lock"}
+    assert publish_bundle(tmp_path, IDS, seed=9, keep=1) in names(tmp_path)
+    assert len(names(tmp_path)) == 3
+
+
+def test_a_bundle_no_reader_would_take_is_not_published(tmp_path: Path) -> None:
+    digest = publish_bundle(tmp_path, IDS)
+    with stage(tmp_path) as folder:
+        manifest = write_files(folder, IDS)
+        with pytest.raises(BundleError, match="no probes"):
+            publish(folder, manifest, tmp_path)
+        (folder / "ids.txt").unlink()
+        with pytest.raises(BundleError, match=r"^ids.txt: missing"):
+            publish(folder, manifest, tmp_path)
+    assert names(tmp_path) == {digest, "current", ".lock"}
+    assert current_digest(tmp_path) == digest
+
+
+def test_the_same_bundle_again_is_no_second_one(tmp_path: Path) -> None:
+    with stage(tmp_path) as folder:
+        manifest = add_probes(folder, write_files(folder, IDS), IDS)
+        digest = publish(folder, manifest, tmp_path)
+    with stage(tmp_path) as folder:
+        write_files(folder, IDS)
+        assert publish(folder, manifest, tmp_path) == digest
+    assert names(tmp_path) == {digest, "current", ".lock"}
+
+
+def test_what_dead_publishers_left_is_removed_and_what_living_ones_write_stays(tmp_path: Path) -> None:
+    (tmp_path / ".staging-dead").mkdir()
+    (tmp_path / ".staging-dead" / "vectors.npy").write_bytes(b"half")
+    with stage(tmp_path) as living:
+        publish_bundle(tmp_path, IDS)
+        assert living.is_dir()
+    assert not (tmp_path / ".staging-dead").exists()
+
+
+def test_a_publisher_killed_at_any_step_leaves_a_whole_current_bundle(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, IDS)
+    program = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+    assert not list(tmp_path.glob(".staging-*"))
+
+
+def test_concurrent_publishers_take_turns_and_leave_whole_bundles(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(lambda seed: publish_bundle(tmp_path, IDS, seed=seed, keep=10), range(8)))
+    assert names(tmp_path) == {*digests, "current", ".lock"}
+    assert current_digest(tmp_path) in digests
+    assert [Bundle.load(tmp_path / digest).digest for digest in digests] == digests
+
+
+def test_a_publisher_that_does_not_finish_is_named_by_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_bundle(tmp_path, IDS)
+    monkeypatch.setattr(sys.modules["onward.bundle.publish"], "LOCK_TIMEOUT_S", 0.1)
+    with (tmp_path / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BundleError, match=r"^\.lock: another publisher"):
+            publish_bundle(tmp_path, IDS)
+
+
+def test_a_damaged_bundle_of_the_same_digest_is_not_made_current(tmp_path: Path) -> None:
+    with stage(tmp_path) as folder:
+        manifest = add_probes(folder, write_files(folder, IDS), IDS)
+        digest = publish(folder, manifest, tmp_path)
+    publish_bundle(tmp_path, IDS, seed=1)
+    (tmp_path / digest / "ids.txt").write_text("")
+    with stage(tmp_path) as folder:
+        write_files(folder, IDS)
+        with pytest.raises(BundleError, match="remove the folder"):
+            publish(folder, manifest, tmp_path)
+    assert current_digest(tmp_path) != digest
+
+
+def test_a_folder_without_a_current_bundle_has_no_digest(tmp_path: Path) -> None:
+    assert current_digest(tmp_path) is None
+    (tmp_path / "current").mkdir()
+    with pytest.raises(BundleError, match=r"^current: not a link"):
+        current_digest(tmp_path)
+
+
+def test_the_manifest_is_completed_in_place(tmp_path: Path) -> None:
+    complete = write_manifest(tmp_path, write_files(tmp_path, IDS))
+    assert set(complete.files) == {entry.name for entry in tmp_path.iterdir()} - {"manifest.json"}

@@ -1,0 +1,176 @@
+"""Options are kept under a name, checked when they are stored, and versioned."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from onward.bundle.catalog.filters import Filter
+from onward.bundle.search.options import Boost, Options, Pin
+from onward.service.errors import UnknownScenario
+from onward.service.live.replicated_map import InMemoryVersionedMap, Mirror, RedisVersionedMap, VersionedMap
+from onward.service.recommend.options import MAX_PINS, RecommendationOptions
+from onward.service.recommend.scenarios import Scenarios
+from tests.bundles import item_ids, publish_bundle
+from tests.service.process import wait_until
+from tests.service.workers import memory, worker_app
+
+PATH = "/v1/scenarios/product-page"
+OPTIONS = {
+    "k": 5,
+    "filter": {
+        "and": [{"attribute": "price", "range": {"max": 20.0}}, {"not": {"attribute": "brand", "in": ["acme"]}}]
+    },
+    "exclude_seen": "purchased",
+    "diversity": 0.5,
+    "diversity_by": "brand",
+    "boost": [{"filter": {"attribute": "brand", "equals": "apex"}, "factor": 2.0}],
+    "pin": [{"id": "item-3", "position": 1}],
+    "variant": "b",
+}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    attributes = [{"brand": "acme" if number % 2 else "apex", "price": number} for number in range(10)]
+    publish_bundle(folder, item_ids("item-", 10), attributes=attributes)
+    return folder
+
+
+@pytest.fixture
+def client(bundles: Path) -> Iterator[TestClient]:
+    with TestClient(worker_app(bundles, memory, memory)) as client:
+        yield client
+
+
+def test_what_was_stored_comes_back_as_it_was_given(client: TestClient) -> None:
+    stored = client.put(PATH, json=OPTIONS)
+    assert stored.status_code == 200
+    assert stored.json() == {"name": "product-page", "version": 1, "options": OPTIONS}
+    shown = client.get(PATH)
+    assert (shown.json(), shown.headers["etag"]) == (stored.json(), '"1"')
+    client.put("/v1/scenarios/cart", json={"k": 3})
+    assert client.get("/v1/scenarios").json() == {
+        "scenarios": [{"name": "cart", "version": 1, "options": {"k": 3}}, stored.json()],
+        "count": 2,
+    }
+
+
+def test_a_version_is_replaced_only_by_who_knows_it(client: TestClient) -> None:
+    def put(if_match: str | None) -> tuple[int, Any]:
+        headers = {} if if_match is None else {"If-Match": if_match}
+        answer = client.put(PATH, json={"k": 3}, headers=headers)
+        return answer.status_code, answer.headers.get("etag") or answer.json()["code"]
+
+    assert put("*") == (412, "precondition_failed")
+    assert put('"1"') == (412, "precondition_failed")
+    assert put(None) == (200, '"1"')
+    assert put('"1"') == (200, '"2"')
+    assert put('"1"') == (412, "precondition_failed")
+    assert put("*") == (200, '"3"')
+    assert put("1") == (422, "invalid_request")
+    assert client.delete(PATH, headers={"If-Match": '"2"'}).status_code == 412
+    assert client.delete(PATH, headers={"If-Match": '"3"'}).status_code == 204
+    assert put('"3"') == (412, "precondition_failed")
+    assert put(None) == (200, '"5"')  # the removal was the fourth
+
+
+def test_what_is_not_stored_or_was_removed_is_not_found(client: TestClient) -> None:
+    client.put(PATH, json={})
+    assert client.delete(PATH).status_code == 204
+    assert client.get("/v1/scenarios").json() == {"scenarios": [], "count": 0}
+    for method in ("get", "delete"):
+        answer = getattr(client, method)(PATH)
+        assert (answer.status_code, answer.json()["code"]) == (404, "scenario_not_found")
+
+
+@pytest.mark.parametrize(
+    ("options", "at"),
+    [
+        ({"filter": {"and": [{"attribute": "brand", "equals": "x"}, {"attribute": "colour", "exists": True}]}}, None),
+        ({"filter": {"not": {"attribute": "brand", "range": {"min": 3}}}}, "body.filter.not.range"),
+        ({"boost": [{"filter": {"attribute": "price", "equals": "3"}, "factor": 2}]}, "body.boost.0.filter.equals"),
+        ({"diversity_by": "colour"}, "body.diversity_by"),
+        ({"boost": [{"filter": {"attribute": "price", "equals": 3}, "factor": 101}]}, "body.boost.0.factor"),
+        ({"diversity": 1.5}, "body.diversity"),
+        ({"k": 0}, "body.k"),
+        ({"k": True}, "body.k"),
+        ({"variant": "-"}, "body.variant"),
+        ({"exclude": ["item-1"]}, "body"),
+        ({"pin": [{"id": "item-1", "position": 1}, {"id": "item-2", "position": 1}]}, "body"),
+        ({"pin": [{"id": f"item-{n}", "position": n + 1} for n in range(MAX_PINS + 1)]}, "body.pin"),
+    ],
+)
+def test_options_that_no_answer_could_have_are_refused_where_they_stand(
+    client: TestClient, options: dict[str, Any], at: str | None
+) -> None:
+    answer = client.put(PATH, json=options)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["at"] == (at or "body.filter.and.1.attribute")
+    assert client.get(PATH).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["A", "1a", "a b", "a" * 65, "ü"])
+def test_a_name_is_plain(client: TestClient, name: str) -> None:
+    assert client.put(f"/v1/scenarios/{name}", json={}).status_code == 422
+
+
+def test_more_scenarios_than_may_be_stored_are_told(bundles: Path) -> None:
+    with TestClient(worker_app(bundles, memory, lambda: InMemoryVersionedMap(max_names=2))) as client:
+        for name in "ab":
+            client.put(f"/v1/scenarios/{name}", json={})
+        answer = client.put("/v1/scenarios/c", json={})
+        assert (answer.status_code, answer.json()["code"]) == (409, "limit_reached")
+        client.delete("/v1/scenarios/a")
+        assert client.put("/v1/scenarios/c", json={}).status_code == 200
+
+
+def test_every_worker_knows_of_a_scenario_within_a_second(bundles: Path, valkey: str) -> None:
+    def scenarios() -> VersionedMap:
+        return RedisVersionedMap.connect(valkey, "shared-scenarios", max_names=10)
+
+    with ExitStack() as workers:
+        one, other = (workers.enter_context(TestClient(worker_app(bundles, memory, scenarios))) for _ in range(2))
+        one.put(PATH, json=OPTIONS)
+        wait_until(lambda: other.get(PATH).status_code == 200, 1)
+        assert other.put(PATH, json={"k": 2}, headers={"If-Match": '"1"'}).status_code == 200
+        assert one.put(PATH, json={"k": 3}, headers={"If-Match": '"1"'}).status_code == 412
+        assert one.get(PATH).json()["options"] == {"k": 2}
+
+
+async def test_a_recommendation_goes_by_a_scenario_but_for_what_it_gives_itself() -> None:
+    scenarios = Scenarios(Mirror(memory(), "scenarios"))
+    await scenarios.put("page", RecommendationOptions.model_validate(OPTIONS), lambda version: True)
+    request = RecommendationOptions(k=20, exclude_seen=None, boost=[])
+    merged = request.over(scenarios.get("page").options)
+    assert merged.given() == OPTIONS | {"k": 20, "exclude_seen": None, "boost": []}
+    assert merged.as_options(exclude=["item-1"]) == Options(
+        k=20,
+        exclude=["item-1"],
+        filter=Filter.model_validate(OPTIONS["filter"]),
+        diversity=0.5,
+        diversity_by="brand",
+        pins=(Pin("item-3", 1),),
+    )
+
+
+def test_options_go_to_the_bundle_with_boosts_and_without_pins_beyond_k() -> None:
+    options = RecommendationOptions.model_validate(
+        {"k": 2, "boost": OPTIONS["boost"], "pin": [{"id": "a", "position": 3}, {"id": "b", "position": 2}]}
+    ).as_options()
+    assert options.pins == (Pin("b", 2),)
+    assert options.boosts == (Boost(Filter.model_validate({"attribute": "brand", "equals": "apex"}), 2.0),)
+
+
+async def test_a_scenario_that_is_not_there_or_not_readable_is_unknown() -> None:
+    mirror = Mirror(memory(), "scenarios")
+    scenarios = Scenarios(mirror)
+    await mirror.update({"odd": lambda held: {"k": "many"}})
+    for name in ("odd", "nobody"):
+        with pytest.raises(UnknownScenario):
+            scenarios.get(name)
+    assert scenarios.all() == []

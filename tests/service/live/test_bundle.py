@@ -1,0 +1,136 @@
+"""The live bundle follows `current`, and nothing that is not whole ever goes live."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import structlog
+
+from onward.bundle import Options, Seen
+from onward.service.errors import NotReady
+from onward.service.live.bundle import LiveBundle
+from tests.bundles import item_ids, publish_bundle
+
+IDS = item_ids("a", 10)
+
+
+def damage(bundles: Path, digest: str) -> None:
+    with (bundles / digest / "vectors.npy").open("r+b") as file:
+        file.seek(200)
+        file.write(b"\xff")
+
+
+@contextmanager
+def log_lines(event: str) -> Iterator[list[str]]:
+    """The log lines of one kind, as they come."""
+    found: list[str] = []
+    with structlog.testing.capture_logs() as lines:
+        yield found
+    found += [str(line) for line in lines if line["event"] == event]
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> LiveBundle:
+    return LiveBundle(tmp_path)
+
+
+async def test_nothing_is_live_before_a_bundle_is_published(live: LiveBundle, tmp_path: Path) -> None:
+    await live.refresh()
+    with pytest.raises(NotReady, match="No bundle has been published"):
+        _ = live.bundle
+    digest = publish_bundle(tmp_path, IDS)
+    await live.refresh()
+    assert live.bundle.digest == digest
+
+
+async def test_the_live_bundle_follows_current_there_and_back(live: LiveBundle, tmp_path: Path) -> None:
+    digests = [publish_bundle(tmp_path, IDS, seed=seed) for seed in range(2)]
+    for digest in (*digests, *digests):
+        (tmp_path / "link").symlink_to(digest)
+        os.replace(tmp_path / "link", tmp_path / "current")
+        await live.refresh()
+        assert live.bundle.digest == digest
+
+
+async def test_what_encodes_is_told_and_why_it_is_no_kernel(live: LiveBundle, tmp_path: Path) -> None:
+    publish_bundle(tmp_path, IDS)
+    with log_lines("encoding") as lines:
+        await live.refresh()
+    assert len(lines) == 1
+    assert "'engine': 'onnx'" in lines[0]
+    assert "there is none for this encoder" in lines[0]
+
+
+async def test_a_bundle_is_loaded_once(live: LiveBundle, tmp_path: Path) -> None:
+    publish_bundle(tmp_path, IDS)
+    await live.refresh()
+    before = live.bundle
+    await live.refresh()
+    assert live.bundle is before
+
+
+async def test_a_bad_bundle_is_refused_once_by_its_reason_and_the_one_before_serves_on(
+    live: LiveBundle, tmp_path: Path
+) -> None:
+    good = publish_bundle(tmp_path, IDS)
+    await live.refresh()
+    bad = publish_bundle(tmp_path, IDS, seed=1)
+    damage(tmp_path, bad)
+    with log_lines("bundle refused") as refused:
+        for _ in range(3):
+            await live.refresh()
+    assert live.bundle.digest == good
+    assert live.refusal is not None
+    assert (live.refusal.digest, live.refusal.reason[:24]) == (bad, "vectors.npy: its SHA-256")
+    assert len(refused) == 1
+
+
+async def test_a_good_bundle_after_a_bad_one_clears_the_refusal(live: LiveBundle, tmp_path: Path) -> None:
+    damage(tmp_path, publish_bundle(tmp_path, IDS))
+    await live.refresh()
+    newest = publish_bundle(tmp_path, IDS, seed=2)
+    await live.refresh()
+    assert (live.bundle.digest, live.refusal) == (newest, None)
+
+
+async def test_going_back_from_a_bad_bundle_clears_its_refusal(live: LiveBundle, tmp_path: Path) -> None:
+    good = publish_bundle(tmp_path, IDS)
+    await live.refresh()
+    damage(tmp_path, publish_bundle(tmp_path, IDS, seed=1))
+    await live.refresh()
+    (tmp_path / "link").symlink_to(good)
+    os.replace(tmp_path / "link", tmp_path / "current")
+    await live.refresh()
+    assert (live.bundle.digest, live.refusal) == (good, None)
+
+
+async def test_a_first_bundle_that_is_bad_is_told_to_whoever_asks(live: LiveBundle, tmp_path: Path) -> None:
+    damage(tmp_path, publish_bundle(tmp_path, IDS))
+    await live.refresh()
+    with pytest.raises(NotReady, match=r"refused: vectors\.npy"):
+        _ = live.bundle
+
+
+async def test_a_current_that_is_no_link_is_a_refusal_and_is_logged_once(live: LiveBundle, tmp_path: Path) -> None:
+    (tmp_path / "current").mkdir()
+    with log_lines("bundle refused") as refused:
+        for _ in range(3):
+            await live.refresh()
+    assert len(refused) == 1
+    assert live.refusal is not None
+    assert live.refusal.reason.startswith("current: not a link")
+
+
+async def test_a_request_keeps_the_bundle_it_took_though_its_folder_is_gone(live: LiveBundle, tmp_path: Path) -> None:
+    digest = publish_bundle(tmp_path, IDS)
+    await live.refresh()
+    taken = live.bundle
+    before = taken.retrieve(Seen(["a1"]), Options(5, exact=True))
+    publish_bundle(tmp_path, item_ids("b", 10))
+    await live.refresh()
+    shutil.rmtree(tmp_path / digest)
+    assert taken.retrieve(Seen(["a1"]), Options(5, exact=True)) == before
+    assert live.bundle.retrieve(Seen(["a1"]), Options(5)).unknown_item_ids == ("a1",)

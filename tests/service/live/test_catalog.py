@@ -1,0 +1,312 @@
+"""What becomes of an item counts at once for the worker that was told, and soon for every other."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from onward.bundle import Bundle
+from onward.bundle.search.options import Options, Seen
+from onward.service.errors import LiveStoreUnavailable
+from onward.service.live.bundle import LiveBundle
+from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch, LiveCatalog
+from onward.service.live.replicated_map import InMemoryVersionedMap, Mirror, RedisVersionedMap, VersionedMap
+from onward.service.sessions import AppliedEvent
+from tests.bundles import item_ids, publish_bundle
+from tests.service.process import wait_until
+from tests.service.workers import memory, worker_app
+
+IDS = item_ids("item-", 30)
+ATTRIBUTES: list[dict[str, Any]] = [
+    {"brand": "acme" if number % 3 else "apex", "price": float(number), "tags": ["a"]} for number in range(30)
+]
+UNUSABLE_VALUES: list[Any] = [{}, "x" * 1001, ["x"] * 101, [1], [["x"]], 2**63, "\ud800", ["\udfff"]]
+
+
+@pytest.fixture(scope="session")
+def catalog_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    publish_bundle(folder, IDS, attributes=ATTRIBUTES)
+    return folder
+
+
+@pytest.fixture
+def client(catalog_bundles: Path) -> Iterator[TestClient]:
+    with TestClient(worker_app(catalog_bundles, memory, memory)) as client:
+        yield client
+
+
+@pytest.fixture
+async def live(catalog_bundles: Path) -> LiveBundle:
+    live = LiveBundle(catalog_bundles, LiveCatalog(Mirror(memory(), "items")))
+    await live.refresh()
+    return live
+
+
+def catalog_of(live: LiveBundle) -> LiveCatalog:
+    assert live._catalog is not None
+    return live._catalog
+
+
+async def patch(live: LiveBundle, item_id: str, **change: Any) -> None:
+    assert await catalog_of(live).patch({item_id: [ItemPatch(**change)]}) == {item_id: None}
+    await live.take_changes()
+
+
+def shown(bundle: Bundle, session: list[str], k: int = 30) -> list[str]:
+    return [item.item_id for item in bundle.retrieve(Seen(session), Options(k=k)).items]
+
+
+async def test_an_item_marked_unavailable_is_not_shown_until_it_is_back(live: LiveBundle) -> None:
+    await patch(live, "item-2", available=False)
+    assert "item-2" not in shown(live.bundle, ["item-1"])
+    await patch(live, "item-2", available=True)
+    assert "item-2" in shown(live.bundle, ["item-1"])
+
+
+async def test_a_deleted_item_is_gone_until_it_is_put_back(live: LiveBundle) -> None:
+    await catalog_of(live).delete("item-2", live.bundle)
+    await live.take_changes()
+    assert "item-2" not in shown(live.bundle, ["item-1"])
+    assert live.bundle.retrieve(Seen(["item-2"]), Options(k=3)).unknown_item_ids == ()
+    await patch(live, "item-2")
+    assert "item-2" in shown(live.bundle, ["item-1"])
+
+
+async def test_patches_add_up_and_leave_a_taken_bundle_as_it_is(live: LiveBundle) -> None:
+    before = live.bundle
+    await patch(live, "item-2", attributes={"price": 3.5, "colour": "red"})
+    await patch(live, "item-2", attributes={"brand": None})
+    assert live.bundle.attributes("item-2") == {"price": 3.5, "tags": ["a"], "colour": "red"}
+    assert before.attributes("item-2") == ATTRIBUTES[1]
+    assert live.bundle.digest == before.digest
+
+
+async def test_a_new_item_is_shown_beside_those_it_is_like(live: LiveBundle) -> None:
+    await patch(live, "new", similar_to=["item-5"])
+    assert shown(live.bundle, ["item-5"], k=2) in (["item-5", "new"], ["new", "item-5"])
+    await patch(live, "nameless")
+    assert "nameless" not in shown(live.bundle, ["item-5"], k=50)
+
+
+def event(item_id: str, session: list[str], weight: float = 1.0) -> AppliedEvent:
+    return AppliedEvent("s", item_id, "view", weight, 0, None, None, None, session)
+
+
+async def test_a_new_item_is_shown_once_it_was_seen_with_others_often_enough(live: LiveBundle) -> None:
+    await patch(live, "new")
+    catalog = catalog_of(live)
+    catalog.applied([event("new", ["item-9", "item-7", "new"], 2.0), event("item-7", ["new", "item-7"], 1.0)])
+    catalog.applied([event("new", ["item-8", "new"], 0.0), event("item-3", ["item-2", "item-3"])])
+    await live.follow_catalog()
+    assert catalog.cold_vector("new") is not None
+    assert "new" in shown(live.bundle, ["item-7"])
+    made = catalog.cold_vector("new")
+    assert made is not None
+    assert (made.source, made.neighbours) == ("seen_with", ("item-7", "item-9"))
+
+
+async def test_given_neighbours_stay_whatever_an_item_is_seen_with(live: LiveBundle) -> None:
+    await patch(live, "new", similar_to=["item-5"])
+    catalog_of(live).applied([event("new", ["item-9", "new"], 50.0)])
+    await live.follow_catalog()
+    made = catalog_of(live).cold_vector("new")
+    assert made is not None
+    assert made.neighbours == ("item-5",)
+
+
+async def test_a_new_bundle_goes_live_with_the_changes(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)
+    live = LiveBundle(tmp_path, LiveCatalog(Mirror(memory(), "items")))
+    await live.refresh()
+    await patch(live, "item-2", available=False)
+    await patch(live, "new", similar_to=["item-5"])
+    digest = publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES, seed=1)
+    await live.refresh()
+    assert live.bundle.digest == digest
+    answer = shown(live.bundle, ["item-1"])
+    assert "new" in answer
+    assert "item-2" not in answer
+
+
+async def test_a_deleted_item_is_not_shown_by_a_worker_that_just_began(catalog_bundles: Path) -> None:
+    source = memory()
+    first, second = (LiveBundle(catalog_bundles, LiveCatalog(Mirror(source, "items"))) for _ in range(2))
+    await first.refresh()
+    await catalog_of(first).delete("item-2", first.bundle)
+    await second.refresh()
+    assert "item-2" not in shown(second.bundle, ["item-1"])
+
+
+async def test_changes_made_at_once_are_all_there(live: LiveBundle) -> None:
+    await asyncio.gather(*(patch(live, f"item-{number}", available=False) for number in range(1, 21)))
+    assert set(shown(live.bundle, ["item-1"])) == set(IDS[20:])
+
+
+async def test_without_the_store_the_last_known_catalog_serves_on(live: LiveBundle) -> None:
+    class Away(InMemoryVersionedMap):
+        async def changes_since(self, birth: str | None, sequence: int) -> Any:
+            raise LiveStoreUnavailable
+
+    await patch(live, "item-2", available=False)
+    catalog_of(live)._mirror._source = Away(max_names=1)
+    await live.follow_catalog()
+    assert "item-2" not in shown(live.bundle, ["item-1"])
+    with pytest.raises(LiveStoreUnavailable):
+        await patch(live, "item-3", available=False)
+
+
+def test_every_worker_follows_within_a_second_and_a_later_one_too(catalog_bundles: Path, valkey: str) -> None:
+    def redis(name: str) -> Callable[[], VersionedMap]:
+        return lambda: RedisVersionedMap.connect(valkey, name, max_names=100)
+
+    def worker() -> TestClient:
+        return TestClient(worker_app(catalog_bundles, redis("worker-items"), redis("worker-scenarios")))
+
+    with ExitStack() as workers:
+        one, other = (workers.enter_context(worker()) for _ in range(2))
+        assert one.patch("/v1/items/item-2", json={"available": False}).json()["recommendable"] is False
+        assert one.patch("/v1/items/new", json={"similar_to": ["item-5"]}).json()["recommendable"] is True
+        assert one.delete("/v1/items/item-3").status_code == 204
+        wait_until(lambda: other.get("/v1/items/item-3").status_code == 404, 1)
+        assert other.get("/v1/items/item-2").json()["not_recommendable"] == "unavailable"
+        assert other.get("/v1/items/new").json()["vector"] == {"source": "similar_to", "neighbours": ["item-5"]}
+    with worker() as later:
+        assert later.get("/v1/items/item-3").status_code == 404
+        assert later.get("/v1/items/new").json()["recommendable"] is True
+
+
+def test_an_item_is_shown_as_it_is_now(client: TestClient) -> None:
+    item = client.get("/v1/items/item-2").json()
+    assert item | {"bundle": ""} == {
+        "id": "item-2",
+        "bundle": "",
+        "attributes": ATTRIBUTES[1],
+        "available": True,
+        "recommendable": True,
+        "popularity": 29.0,
+        "vector": {"source": "training"},
+    }
+    changed = client.patch("/v1/items/item-2", json={"attributes": {"price": 7, "tags": None}, "available": False})
+    assert changed.status_code == 200
+    assert changed.json()["attributes"] == {"brand": "acme", "price": 7, "available": False}
+    assert changed.json()["not_recommendable"] == "unavailable"
+    assert client.get("/v1/items/item-2").json() == changed.json()
+
+
+def test_a_new_item_says_what_it_lacks_and_what_it_goes_by(client: TestClient) -> None:
+    new = client.patch("/v1/items/a%2Fnew~item", json={"attributes": {"shape": "round"}}).json()
+    assert (new["available"], new["recommendable"], new["not_recommendable"]) == (True, False, "no_vector")
+    assert "vector" not in new
+    known = client.patch("/v1/items/a%2Fnew~item", json={"attributes": {"brand": "apex", "price": 9}}).json()
+    assert known["recommendable"] is True
+    assert known["vector"]["source"] == "attributes"
+    assert known["vector"]["neighbours"][0] == "item-10"
+    assert known["popularity"] == 0
+
+
+def test_what_is_not_known_or_was_deleted_is_not_found(client: TestClient) -> None:
+    assert client.get("/v1/items/nobody").json()["code"] == "item_not_found"
+    assert client.delete("/v1/items/nobody").json()["code"] == "item_not_found"
+    client.patch("/v1/items/new", json={})
+    for item_id in ("item-2", "new"):
+        assert [client.delete(f"/v1/items/{item_id}").status_code for _ in range(2)] == [204, 204]
+        assert client.get(f"/v1/items/{item_id}").status_code == 404
+    assert client.patch("/v1/items/item-2", json={}).json()["attributes"] == ATTRIBUTES[1] | {"available": True}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"price": "cheap"}, "price is of the kind number in this catalog"),
+        ({"price": True}, "price is of the kind number in this catalog"),
+        ({"brand": 3}, "brand is of the kind string in this catalog"),
+        ({"tags": "a"}, "tags is of the kind strings in this catalog"),
+        ({"available": False}, "give available beside the attributes, not among them"),
+        ({"a b": 1}, "an attribute's name is a letter or _ and up to 63 letters, digits and _ behind it"),
+        ({"a" * 65: 1}, "an attribute's name is a letter or _ and up to 63 letters, digits and _ behind it"),
+        ({"\ud800": 1}, "an attribute's name is a letter or _ and up to 63 letters, digits and _ behind it"),
+        ({f"a{number}": 1 for number in range(MAX_ATTRIBUTES + 1)}, "at most 64 attributes"),
+        *(
+            ({"x": value}, "x: a value is null, a boolean, a finite number, a string of at most 1000 characters")
+            for value in UNUSABLE_VALUES
+        ),
+        ([], "attributes are an object"),
+    ],
+)
+def test_unusable_attributes_are_refused_by_what_they_should_be(
+    client: TestClient, attributes: Any, message: str
+) -> None:
+    body = json.dumps({"attributes": attributes}).encode()
+    answer = client.patch("/v1/items/item-2", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["errors"]
+    assert message in fault["message"]
+    assert client.get("/v1/items/item-2").json()["attributes"] == ATTRIBUTES[1]
+
+
+def test_values_at_their_limits_are_taken_as_they_are(client: TestClient) -> None:
+    attributes = {
+        "text": "ü" * 1000,
+        "list": ["x" * 1000, *("y" for _ in range(99))],
+        "number": -(2**63) + 1,
+        "small": 1e-300,
+        "flag": False,
+        "a" * 64: "",
+        "none": [],
+    }
+    known = client.patch("/v1/items/new", json={"attributes": attributes}).json()
+    assert known["attributes"] == attributes
+
+
+def test_changes_of_one_item_have_a_limit_together(client: TestClient) -> None:
+    for part in "ab":
+        answer = client.patch("/v1/items/new", json={"attributes": {f"{part}{number}": 1 for number in range(33)}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+def test_each_entry_of_a_batch_succeeds_or_fails_by_itself(client: TestClient) -> None:
+    answer = client.post(
+        "/v1/items:batch",
+        json={
+            "items": [
+                {"id": "item-2", "available": False},
+                {"id": "b ad", "available": True},
+                {"id": "item-3", "attributes": {"price": "cheap"}},
+                {"id": "new", "similar_to": ["item-5"], "colour": "red"},
+                7,
+                {"id": "item-2", "attributes": {"price": 1}},
+            ]
+        },
+    )
+    assert answer.status_code == 207
+    body = answer.json()
+    assert (body["stored"], body["rejected"]) == (2, 4)
+    assert [result["status"] for result in body["results"]] == ["stored", *["rejected"] * 4, "stored"]
+    errors = [result["error"]["errors"][0] for result in body["results"][1:5]]
+    misfit = "price is of the kind number in this catalog"
+    assert errors[1] == {"at": "body.items.2.attributes.price", "message": misfit}
+    assert errors[2]["message"] == "Unknown field; /docs shows which there are"
+    assert body["results"][1].keys() == {"status", "error"}
+    item = client.get("/v1/items/item-2").json()
+    assert (item["available"], item["attributes"]["price"]) == (False, 1)
+    assert client.get("/v1/items/new").status_code == 404
+
+
+def test_a_batch_has_one_to_a_thousand_entries(client: TestClient) -> None:
+    entries = [{"id": IDS[number % 30], "available": True} for number in range(1001)]
+    assert client.post("/v1/items:batch", json={"items": entries[:1000]}).status_code == 200
+    for items in ([], entries):
+        assert client.post("/v1/items:batch", json={"items": items}).status_code == 422
+
+
+def test_more_items_than_may_be_stored_are_told(client: TestClient) -> None:
+    answer = client.post("/v1/items:batch", json={"items": [{"id": f"new-{number}"} for number in range(101)]}).json()
+    assert answer["stored"] == 100
+    assert answer["results"][-1]["error"]["code"] == "limit_reached"
+    assert client.patch("/v1/items/one-more", json={}).json()["code"] == "limit_reached"

@@ -1,0 +1,117 @@
+"""Questions of one turn are answered together, and what one of them meets is met by it alone."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onward.bundle import Bundle, Options
+from onward.service import telemetry
+from onward.service.errors import SessionBehind
+from onward.service.recommend import pipeline as answering
+from onward.service.recommend.batcher import Ticket
+from onward.service.recommend.pipeline import Answering, Question
+from onward.service.recommend.query import DEFAULT_OPTIONS, Asked, Recommendation
+from onward.service.records.answers import Answer
+from onward.service.sessions import Append, EventRules, InMemorySessionStore, Listeners, Session
+from tests.bundles import item_ids, publish_bundle
+
+
+class CountingStore(InMemorySessionStore):
+    """Counts the calls."""
+
+    calls = 0
+
+    async def append_all(self, appends: Sequence[Append]) -> list[Session | Any]:
+        self.calls += 1
+        return await super().append_all(appends)
+
+
+class Records:
+    """Takes every answer but those to a session named `faulty`."""
+
+    answers = None
+    popularity = SimpleNamespace(scores=lambda: MappingProxyType({}))
+
+    def __init__(self) -> None:
+        self.served_to: list[str | None] = []
+
+    def served(self, _answer: Answer, *, session_id: str | None, reserved: bool) -> None:
+        assert not reserved
+        if session_id == "faulty":
+            raise OSError("no place for it")
+        self.served_to.append(session_id)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    publish_bundle(tmp_path, item_ids("a", 30))
+    return Bundle.load(tmp_path / "current")
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records()
+
+
+@pytest.fixture
+def store() -> CountingStore:
+    return CountingStore(length=50, ttl=timedelta(minutes=1))
+
+
+async def answered(
+    bundle: Bundle, store: CountingStore, records: Records, *asked: Asked
+) -> list[Recommendation | BaseException]:
+    loop = asyncio.get_running_loop()
+    tickets = [
+        Ticket[Question, Recommendation](Question(one, DEFAULT_OPTIONS, None, Options(5), bundle), loop.create_future())
+        for one in asked
+    ]
+    await Answering(store, records, Listeners(), EventRules(), lambda: 1_700_000_000.0).answer(tickets)  # type: ignore[arg-type]  # as far as it asks
+    return await asyncio.gather(*(ticket.answer for ticket in tickets), return_exceptions=True)
+
+
+async def test_all_are_answered_by_one_call_of_the_store_and_each_what_it_alone_would_be(
+    bundle: Bundle, store: CountingStore, records: Records
+) -> None:
+    asked = [
+        Asked("one", ["a1"]),
+        Asked("two", ["a2", "a3"]),
+        Asked(items=["a4"]),
+        Asked("one", ["a5"]),
+        Asked("three", ["a6"], kept=False),
+    ]
+    found = await answered(bundle, store, records, *asked)
+    assert store.calls == 1
+    assert records.served_to == ["one", "two", None, "one"]
+    viewed = [["a1"], ["a2", "a3"], ["a4"], ["a1", "a5"], ["a6"]]
+    for items, one in zip(viewed, found, strict=True):
+        (alone,) = await answered(bundle, store, records, Asked(items=items))
+        assert isinstance(one, Recommendation)
+        assert isinstance(alone, Recommendation)
+        assert one.answer.session_items == tuple(items)
+        assert one.answer.items.item_ids == alone.answer.items.item_ids
+    assert (await store.append("three", ())).item_ids == []
+
+
+async def test_what_one_meets_is_met_by_it_alone(bundle: Bundle, store: CountingStore, records: Records) -> None:
+    asked = [Asked("one", ["a1"]), Asked("faulty", ["a2"]), Asked("two", ["a3"], position="x-9"), Asked("three")]
+    found = await answered(bundle, store, records, *asked)
+    assert [type(one) for one in found] == [Recommendation, OSError, SessionBehind, Recommendation]
+    assert records.served_to == ["one", "three"]
+
+
+async def test_a_retrieval_that_is_long_holds_up_no_other(
+    bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "is_short", lambda _, wanted: "a1" not in wanted.seen.item_ids)
+    told: list[int] = []
+    monkeypatch.setattr(telemetry, "retrieved", lambda sources, *_: told.append(len(list(sources))))
+    found = await answered(bundle, store, records, Asked("long", ["a1"]), Asked("one", ["a2"]), Asked("two", ["a3"]))
+    assert all(isinstance(one, Recommendation) for one in found)
+    assert records.served_to == ["one", "two", "long"]
+    assert told == [10, 5]

@@ -1,0 +1,104 @@
+"""Where a retrieval runs: at once where it is short, in a thread where other requests would wait for it."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onward.bundle import Bundle, Options, Retrieval, RetrievedItems, Seen, Wanted
+from onward.bundle.catalog.filters import Filter
+from onward.service import telemetry
+from onward.service.recommend import retrieval
+from tests.bundles import item_ids, publish_bundle
+
+NOTHING_POPULAR: Mapping[str, float] = {}
+FILTER = Filter.model_validate({"attribute": "price", "equals": 1})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    attributes = [{"price": number % 2} for number in range(30)]
+    publish_bundle(tmp_path, item_ids("a", 30), attributes=attributes)
+    return Bundle.load(tmp_path / "current")
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads that retrievals ran in, one after another."""
+    ran: list[int] = []
+    retrieve = Bundle.retrieve
+
+    def noted(self: Bundle, *arguments: Any, **named: Any) -> Any:
+        ran.append(threading.get_ident())
+        return retrieve(self, *arguments, **named)
+
+    monkeypatch.setattr(Bundle, "retrieve", noted)
+    return ran
+
+
+async def test_a_filter_over_many_items_is_looked_at_in_a_thread_once(
+    bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "INLINE_ITEMS", 10)
+    wanted = Wanted(Seen(["a1"]), Options(5, filter=FILTER), None)
+    first, second = [await retrieval.retrieve(bundle, wanted, {}) for _ in range(2)]
+    assert first == second
+    assert [thread == threading.get_ident() for thread in threads] == [False, True]
+
+
+async def test_a_long_search_runs_in_a_thread(
+    bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Wanted(Seen(["a1"]), Options(5), None)
+    await retrieval.retrieve(bundle, wanted, {})
+    monkeypatch.setattr(retrieval, "INLINE_PRODUCTS", 10)
+    await retrieval.retrieve(bundle, wanted, {})
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
+
+
+MIXED = [
+    Wanted(Seen(["a1"]), Options(5)),
+    Wanted(Seen(["a2", "a3"]), Options(5)),
+    Wanted(Seen(["a3", "none"]), Options(5)),
+    Wanted(Seen(["a1"]), Options(3)),
+    Wanted(Seen(["a1"]), Options(5, filter=FILTER)),
+    Wanted(Seen(["a7"]), Options(5, filter=FILTER)),
+    Wanted(Seen(["a1"]), Options(5, exclude=["a2"])),
+    Wanted(Seen(["a4"]), Options(5, exclude_seen=True)),
+    Wanted(Seen(["a4"]), Options(5, exact=True)),
+    Wanted(Seen(["a4"]), Options(5, diversity=0.5)),
+    Wanted(Seen(["none"]), Options(5)),
+    Wanted(Seen([]), Options(100)),
+]
+
+
+def test_all_at_once_are_answered_as_each_would_be_alone(bundle: Bundle) -> None:
+    for wanted, found in zip(MIXED * 2, retrieval.retrieve_together(bundle, MIXED * 2, NOTHING_POPULAR), strict=True):
+        alone = bundle.retrieve(wanted.seen, wanted.options)
+        assert isinstance(found, Retrieval)
+        assert [item.item_id for item in found.items] == [item.item_id for item in alone.items]
+        assert [item.score for item in found.items] == pytest.approx([item.score for item in alone.items])
+        assert found._replace(items=RetrievedItems()) == alone._replace(items=RetrievedItems())
+
+
+def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    retrieve = Bundle.retrieve
+
+    def failing(self: Bundle, seen: Seen, options: Options, **named: Any) -> Any:
+        if "a2" in seen.item_ids:
+            raise ValueError("a fault")
+        return retrieve(self, seen, options, **named)
+
+    def failing_together(*_: Any, **__: Any) -> Any:
+        raise ValueError("a fault of one of them")
+
+    told: list[str] = []
+    monkeypatch.setattr(Bundle, "retrieve", failing)
+    monkeypatch.setattr(Bundle, "retrieve_all", failing_together)
+    monkeypatch.setattr(telemetry, "background_failed", lambda work, error: told.append(str(error)))
+    found = retrieval.retrieve_together(bundle, MIXED, NOTHING_POPULAR)
+    assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
+    assert isinstance(found[1], ValueError)
+    assert told == ["a fault of one of them"]

@@ -1,0 +1,206 @@
+"""What happened is written to files, one JSON object a line, and no trouble with them touches the requests."""
+
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onward.bundle import RetrievedItem, RetrievedItems
+from onward.service import telemetry
+from onward.service.records import event_log
+from onward.service.records.answers import Answer
+from onward.service.records.event_log import EventLog
+from onward.service.sessions import AppliedEvent
+
+AFTERNOON_S = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
+
+
+class Clock:
+    """Stands still until it is told."""
+
+    now_s = AFTERNOON_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def log(tmp_path: Path, clock: Clock) -> AsyncIterator[EventLog]:
+    log = EventLog(tmp_path, clock=clock)
+    yield log
+    await log.close()
+
+
+def event(item_id: str, **known: Any) -> AppliedEvent:
+    fields: dict[str, Any] = {
+        "type": "view",
+        "weight": 1.0,
+        "value": None,
+        "event_id": None,
+        "recommendation_id": None,
+    } | known
+    return AppliedEvent(session_id="ítem \n{1}", item_id=item_id, timestamp_ms=7, session_items=(), **fields)
+
+
+def fill_the_disk(log: EventLog) -> None:
+    """Put a file that takes nothing into the place of the one that is written now."""
+    written = log._events._file
+    assert written._file is not None
+    written._file.close()
+    written._file = Path("/dev/full").open("wb")  # noqa: SIM115  # the log closes it
+
+
+def files(folder: Path, kind: str = "events") -> list[Path]:
+    return sorted(folder.glob(f"{kind}-*.jsonl"))
+
+
+def lines(folder: Path, kind: str = "events") -> list[dict[str, Any]]:
+    return [json.loads(line) for file in files(folder, kind) for line in file.read_text().splitlines()]
+
+
+async def test_an_event_is_a_line_with_all_that_is_known_of_it(log: EventLog, tmp_path: Path) -> None:
+    log.applied([event("a"), event("b", type="purchase", weight=5.0, value=9.5, event_id="1", recommendation_id="2")])
+    await log.flush()
+    plain = {"session_id": "ítem \n{1}", "item_id": "a", "timestamp_ms": 7, "type": "view", "weight": 1.0}
+    full = plain | {"item_id": "b", "type": "purchase", "weight": 5.0}
+    assert lines(tmp_path) == [plain, full | {"value": 9.5, "event_id": "1", "recommendation_id": "2"}]
+
+
+async def test_an_answer_is_a_line_with_what_was_shown(log: EventLog, tmp_path: Path) -> None:
+    items = RetrievedItems.of([RetrievedItem("a", 1.5, "encoder", 0), RetrievedItem("b", 0.5, "popular")])
+    log.served(Answer("id", 7, "digest", items, user_id="user-7", scenario="home", variant="x"), "visitor")
+    log.served(Answer("id2", 8, "digest", RetrievedItems(), root_id="id"), None)
+    await log.flush()
+    assert lines(tmp_path, "answers") == [
+        {
+            "recommendation_id": "id",
+            "session_id": "visitor",
+            "user_id": "user-7",
+            "timestamp_ms": 7,
+            "bundle": "digest",
+            "scenario": "home",
+            "variant": "x",
+            "item_ids": ["a", "b"],
+            "scores": [1.5, 0.5],
+            "sources": ["encoder", "popular"],
+        },
+        {
+            "recommendation_id": "id2",
+            "timestamp_ms": 8,
+            "bundle": "digest",
+            "page_of": "id",
+            "item_ids": [],
+            "scores": [],
+            "sources": [],
+        },
+    ]
+
+
+async def test_no_file_is_made_for_nothing(log: EventLog, tmp_path: Path) -> None:
+    await log.flush()
+    await log.close()
+    assert not files(tmp_path)
+
+
+async def test_a_file_ends_at_the_hour_and_is_named_by_its_start(log: EventLog, tmp_path: Path, clock: Clock) -> None:
+    for _ in range(4):
+        log.applied([event("a")])
+        await log.flush()
+        clock.now_s += timedelta(minutes=20).total_seconds()
+    assert [len(file.read_text().splitlines()) for file in files(tmp_path)] == [2, 2]
+    starts = [re.sub("-[0-9a-f]{8}[.]", ".", file.name) for file in files(tmp_path)]
+    assert starts == ["events-20261122T123000Z.jsonl", "events-20261122T131000Z.jsonl"]
+
+
+async def test_a_file_ends_at_its_size(
+    log: EventLog, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "MAX_FILE_BYTES", 250)
+    for number in range(6):
+        log.applied([event(f"item-{number}")])
+        await log.flush()
+        clock.now_s += 1
+    assert [len(file.read_text().splitlines()) for file in files(tmp_path)] == [3, 3]
+    assert [line["item_id"] for line in lines(tmp_path)] == [f"item-{number}" for number in range(6)]
+
+
+async def test_files_are_safe_on_the_disk_when_they_end(
+    log: EventLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    log.applied([event("a")])
+    await log.flush()
+    assert not synced
+    clock.now_s += timedelta(hours=1).total_seconds()
+    await log.flush()
+    assert len(synced) == 1
+    log.applied([event("a")])
+    await log.close()
+    assert len(synced) == 2
+
+
+async def test_two_processes_share_no_file(tmp_path: Path, clock: Clock) -> None:
+    for log in (EventLog(tmp_path, clock=clock), EventLog(tmp_path, clock=clock)):
+        log.applied([event("a")])
+        await log.close()
+    assert len(files(tmp_path)) == 2
+
+
+async def test_what_the_disk_does_not_take_is_lost_and_counted_until_it_does_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    note: dict[str, Callable[..., None]] = {
+        "records_lost": lambda what, count: told.append(count),
+        "recording_failed": lambda what, error: told.append(what),
+        "recording_works_again": lambda what: told.append("again"),
+    }
+    for name, noted in note.items():
+        monkeypatch.setattr(telemetry, name, noted)
+    folder = tmp_path / "log"
+    log = EventLog(folder, clock=clock)
+    for count in (2, 3):
+        log.applied([event("a")] * count)
+        await log.flush()
+    folder.mkdir()
+    log.applied([event("b")])
+    await log.close()
+    assert told == [2, "event log", 3, "again"]
+    assert [line["item_id"] for line in lines(folder)] == ["b"]
+
+
+async def test_after_a_write_that_failed_midway_a_new_file_begins(log: EventLog, tmp_path: Path, clock: Clock) -> None:
+    log.applied([event("a")])
+    await log.flush()
+    fill_the_disk(log)
+    log.applied([event("b")])
+    await log.flush()
+    clock.now_s += 1
+    log.applied([event("c")])
+    await log.flush()
+    assert len(files(tmp_path)) == 2
+    assert [line["item_id"] for line in lines(tmp_path)] == ["a", "c"]
+
+
+async def test_of_more_lines_than_may_wait_the_oldest_are_lost_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[int] = []
+    monkeypatch.setattr(telemetry, "records_lost", lambda what, count: lost.append(count))
+    monkeypatch.setattr(event_log, "MAX_WAITING", 3)
+    log = EventLog(tmp_path)
+    log.applied([event(item) for item in "abcde"])
+    await log.close()
+    assert sum(lost) == 2
+    assert [line["item_id"] for line in lines(tmp_path)] == ["c", "d", "e"]

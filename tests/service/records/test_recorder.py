@@ -1,0 +1,130 @@
+"""All that is recorded of answers and events is there in the end, and no place that fails stops the service."""
+
+import asyncio
+import itertools
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from onward.bundle import RetrievedItem, RetrievedItems
+from onward.service.records.answers import Answer, new_page_id, nonce_of, owner_of
+from onward.service.records.recorder import Recorder, open_recorder
+from onward.service.sessions import AppliedEvent
+from onward.service.settings import IN_MEMORY, Settings
+from tests.service.records.answer_ids import new_answer_id
+
+HOUR = timedelta(hours=1)
+NOW_MS = int(time.time() * 1000)
+
+numbers = itertools.count()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def url(request: pytest.FixtureRequest, valkey: str) -> str:
+    return IN_MEMORY if request.param == "memory" else valkey
+
+
+def settings(folder: Path, url: str, **options: Any) -> Settings:
+    return Settings(bundles=folder, redis_url=SecretStr(url), event_log=folder, **options)
+
+
+def answer(session_id: str | None) -> Answer:
+    items = RetrievedItems.of([RetrievedItem("a", 1.0, "encoder", 0), RetrievedItem("b", 0.5, "encoder", 0)])
+    return Answer(new_answer_id(session_id), NOW_MS, "digest", items, scenario=f"scenario-{next(numbers)}")
+
+
+def view(item_id: str, answer_id: str) -> AppliedEvent:
+    return AppliedEvent("visitor", item_id, "view", 1.0, NOW_MS, None, None, answer_id, [item_id])
+
+
+def logged(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in folder.glob(f"{kind}*.jsonl") for line in file.read_text().splitlines()]
+
+
+async def outcome(recorder: Recorder, scenario: str | None) -> tuple[int, dict[str, int]]:
+    report = await recorder.metrics.report(HOUR, ["scenario"])
+    found = report.outcomes[scenario or "",]
+    return found.answers, dict(found.events)
+
+
+async def test_answers_and_events_are_found_everywhere_within_moments(tmp_path: Path, url: str) -> None:
+    async with open_recorder(settings(tmp_path, url)) as recorder:
+        served = answer(None)
+        recorder.served(served)
+        assert recorder.answers is not None
+        assert await recorder.answers.get(served.id) == served  # by the work beside the requests
+        recorder.applied([view("a", served.id), view("b", served.id), view("c", served.id)])
+        await recorder.flush_counts()
+        assert await outcome(recorder, served.scenario) == (1, {"view": 2})
+        assert recorder.popularity.scores()["a"] > 0
+    assert [line["item_id"] for line in logged(tmp_path, "events")] == ["a", "b", "c"]
+    assert [line["recommendation_id"] for line in logged(tmp_path, "answers")] == [served.id]
+
+
+async def test_a_page_is_counted_and_logged_but_kept_by_whoever_claimed_it(tmp_path: Path, url: str) -> None:
+    async with open_recorder(settings(tmp_path, url)) as recorder:
+        first = answer(None)
+        page = Answer(
+            new_page_id(first.id), NOW_MS, "digest", RetrievedItems(), scenario=first.scenario, root_id=first.id
+        )
+        recorder.served(first)
+        await recorder.flush_answers()
+        assert recorder.answers is not None
+        assert await recorder.answers.claim_next(first.id, 1, page)
+        recorder.served_page(page)
+        await recorder.flush_counts()
+        assert await recorder.answers.pages(first.id) == [first, page]
+        assert await outcome(recorder, first.scenario) == (2, {})
+
+
+async def test_what_waits_is_written_when_the_service_ends(tmp_path: Path, valkey: str) -> None:
+    served = answer("visitor")
+    async with Redis.from_url(valkey) as redis:
+        await redis.rpush(key := f"onward:session:{{{owner_of(served.id)}}}:answers", nonce_of(served.id))
+        async with open_recorder(settings(tmp_path, valkey)) as recorder:
+            recorder.served(served, session_id="visitor", reserved=True)
+            recorder.applied([view("a", served.id)])
+        assert await redis.llen(key) == 2
+    async with open_recorder(settings(tmp_path, valkey)) as recorder:
+        assert await outcome(recorder, served.scenario) == (1, {"view": 1})
+    assert len(logged(tmp_path, "events")) == 1
+
+
+async def test_an_answer_of_a_session_without_its_place_is_counted_but_not_kept(tmp_path: Path, url: str) -> None:
+    async with open_recorder(settings(tmp_path, url)) as recorder:
+        served = answer("visitor")
+        recorder.served(served, session_id="visitor", reserved=False)
+        await recorder.flush_answers()
+        await recorder.flush_counts()
+        assert recorder.answers is not None
+        assert await recorder.answers.get(served.id) is None
+        assert await outcome(recorder, served.scenario) == (1, {})
+
+
+async def test_a_deployment_may_keep_no_answers_and_no_log(tmp_path: Path, url: str) -> None:
+    bare = Settings(bundles=tmp_path, redis_url=SecretStr(url), answer_ttl=timedelta(0))
+    async with open_recorder(bare) as recorder:
+        assert recorder.answers is None
+        served = answer(None)
+        recorder.served(served)
+        recorder.applied([view("a", served.id)])
+        await recorder.forget("visitor")
+        await recorder.flush_counts()
+        assert await outcome(recorder, served.scenario) == (1, {})
+    assert not logged(tmp_path, "")
+
+
+async def test_the_service_goes_on_and_ends_while_the_store_is_down(tmp_path: Path) -> None:
+    async with asyncio.timeout(20), open_recorder(settings(tmp_path, f"unix://{tmp_path}/nobody")) as recorder:
+        recorder.served(answer(None))
+        recorder.applied([view("a", "?")])
+        await recorder.flush_answers()
+        await recorder.flush_counts()
+        assert recorder.popularity.scores() == {}
+    assert len(logged(tmp_path, "")) == 2

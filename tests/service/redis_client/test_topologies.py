@@ -1,0 +1,209 @@
+"""Sessions and all else that the service keeps live on through a failover, in a cluster too."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
+from datetime import timedelta
+
+import pytest
+
+from onward.bundle import RetrievedItems
+from onward.service.errors import ServiceError, SessionStoreUnavailable
+from onward.service.live.replicated_map import Put, RedisVersionedMap
+from onward.service.records.answer_stores import RedisAnswerStore
+from onward.service.records.answers import Answer
+from onward.service.records.counters import RedisCounters
+from onward.service.records.live_popularity import RedisPopularityStore
+from onward.service.redis_client import Script, connect
+from onward.service.sessions import RedisSessionStore, session_digest
+from tests.redis_servers import HOST, SLOTS, RedisServer, redis_servers
+from tests.service.process import wait_until
+from tests.service.records.answer_ids import new_answer_id
+from tests.service.sessions.stores import LENGTH, append_to_all, known, read, stored_items, view
+
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # a failover is made once
+
+MINUTE = timedelta(minutes=1)
+TIMEOUT = timedelta(milliseconds=500)
+BACK_WITHIN_S = 10.0
+NODE_TIMEOUT_MS = 500
+
+
+def is_in_step(replica: RedisServer) -> bool:
+    return bool(replica.tell("info", "replication").get("master_link_status") == "up")
+
+
+@pytest.fixture(scope="module")
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, RedisServer]]:
+    """The URL of three Sentinels, and the master that they watch over; it has a replica."""
+    folder = tmp_path_factory.mktemp("sentinel")
+    at_once = ("--repl-diskless-sync-delay", "0")
+    with ExitStack() as running:
+        master, replica = running.enter_context(redis_servers(folder, 2, *at_once))
+        replica.tell("replicaof", HOST, master.port)
+        wait_until(lambda: is_in_step(replica))
+        watchers = running.enter_context(redis_servers(folder, 3, "--sentinel"))
+        for watcher in watchers:
+            watcher.tell("sentinel", "monitor", "shop", HOST, master.port, 2)
+            for option, value in (("down-after-milliseconds", 300), ("failover-timeout", 2_000)):
+                watcher.tell("sentinel", "set", "shop", option, value)
+        for watcher in watchers:
+            wait_until(lambda watcher=watcher: len(watcher.tell("sentinel", "sentinels", "shop")) == 2)
+            wait_until(lambda watcher=watcher: len(watcher.tell("sentinel", "replicas", "shop")) == 1)
+        hosts = ",".join(watcher.address for watcher in watchers)
+        yield f"redis+sentinel://{hosts}/shop/0", master
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """A cluster of three masters; the fourth server is a replica of the first."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS))
+    folder = tmp_path_factory.mktemp("cluster")
+    with redis_servers(folder, 4, *options, "--repl-diskless-sync-delay", "0") as servers:
+        first, *others = servers
+        for number, server in enumerate(servers[:3]):
+            server.tell("cluster", "addslotsrange", SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1)
+        for other in others:
+            first.tell("cluster", "meet", HOST, other.port, other.bus_port)
+        for server in servers:
+            wait_until(lambda server=server: len(server.tell("cluster nodes")) == 4)
+        wait_until(lambda: first.tell("cluster myid").decode() in str(servers[3].tell("cluster nodes")))
+        servers[3].tell("cluster", "replicate", first.tell("cluster myid"))
+        wait_until(lambda: is_in_step(servers[3]))
+        for server in servers:
+            wait_until(lambda server=server: server.tell("cluster info")["cluster_state"] == "ok")
+        yield servers
+
+
+@pytest.fixture
+def cluster(nodes: list[RedisServer]) -> str:
+    return f"redis+cluster://{','.join(node.address for node in nodes[1:3])}"
+
+
+@asynccontextmanager
+async def open_store(url: str) -> AsyncIterator[RedisSessionStore]:
+    store = RedisSessionStore.connect(url, length=LENGTH, ttl=MINUTE, timeout=TIMEOUT)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def until_it_stores(store: RedisSessionStore, session_id: str) -> None:
+    deadline_s = time.monotonic() + BACK_WITHIN_S
+    while time.monotonic() < deadline_s:
+        with suppress(SessionStoreUnavailable):
+            await store.append(session_id, [view("later", "later")])
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("it did not come back in time")
+
+
+async def use_all(url: str) -> None:
+    """Whoever calls Redis in the service does so once."""
+    calls = connect(url, TIMEOUT)
+    mirrored = RedisVersionedMap.connect(url, "topologies", max_names=10, timeout=TIMEOUT)
+    async with open_store(url) as store, aclosing(calls):
+        names = [f"visitor-{number}" for number in range(150)]
+        for _ in range(2):
+            sessions = await append_to_all(store, {name: [view(name, "1")] for name in names})
+            assert {tuple(known(session).item_ids) for session in sessions.values()} == {(name,) for name in names}
+        assert (await store.merge(names[0], names[1])).applied == 1
+        assert sorted(await stored_items(store, names[1])) == names[:2]
+        await store.delete(names[1])
+        assert await stored_items(store, names[1]) == []
+
+        answers = RedisAnswerStore(calls, ttl=MINUTE)
+        made = [Answer(new_answer_id(name), int(time.time() * 1000), "digest", RetrievedItems()) for name in names[:20]]
+        await answers.write([answers.packed(answer, reserved=False) for answer in made])
+        assert [await answers.pages(answer.id) for answer in made] == [[answer] for answer in made]
+        await answers.forget(session_digest(names[0]))
+
+        counters = RedisCounters(calls, name="topologies")
+        await counters.add({"served": 2})
+        assert (await counters.sums(MINUTE)).sums == {"served": 2}
+        assert await RedisPopularityStore(calls, half_life=MINUTE, name="topologies").add({"a": 1.5}) == {"a": 1.5}
+
+        (entry,) = await mirrored.put([Put("x", 1, {"a": 1}, 0)])
+        assert list((await mirrored.changes_since(None, 0)).entries.values()) == [entry]
+        await mirrored.close()
+
+
+class TestSentinel:
+    """A master that Sentinels name."""
+
+    async def test_all_that_is_kept_is_kept_at_the_master_and_a_failover_moves_it(
+        self, sentinels: tuple[str, RedisServer]
+    ) -> None:
+        url, master = sentinels
+        await use_all(url)
+        async with open_store(url) as store:
+            await store.append("visitor", [view("a", "1")])
+            master.tell("wait", 1, 1_000)
+            master.kill()
+            await until_it_stores(store, "visitor")
+            assert await stored_items(store, "visitor") == ["a", "later"]
+
+    async def test_sentinels_that_do_not_answer_are_passed(self, sentinels: tuple[str, RedisServer]) -> None:
+        async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        url, _ = sentinels
+        async with await asyncio.start_server(say_nothing, HOST, 0) as silent:
+            port = silent.sockets[0].getsockname()[1]
+            async with open_store(url.replace("://", f"://{HOST}:{port},{HOST}:1,")) as store:
+                await until_it_stores(store, "another")
+
+    async def test_a_service_that_nobody_knows_is_said_to_be_unavailable(
+        self, sentinels: tuple[str, RedisServer]
+    ) -> None:
+        async with open_store(sentinels[0].replace("/shop/", "/nobody/")) as store:
+            with pytest.raises(SessionStoreUnavailable):
+                await read(store, "visitor")
+
+
+class TestCluster:
+    """Three masters, each with a third of the slots."""
+
+    async def test_all_that_is_kept_lies_at_the_node_of_its_key(self, cluster: str, nodes: list[RedisServer]) -> None:
+        await use_all(cluster)
+        assert all(int(node.tell("dbsize")) > 50 for node in nodes[:3])
+
+    async def test_a_slot_that_moves_is_followed(self, cluster: str, nodes: list[RedisServer]) -> None:
+        calls = connect(cluster, TIMEOUT)
+        script = Script(calls, "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])")
+        by_slot = {int(nodes[1].tell("cluster", "keyslot", f"{{{number}}}")): number for number in range(60)}
+        third = range(SLOTS // 3, SLOTS * 2 // 3)
+        slot, number = next((slot, number) for slot, number in by_slot.items() if slot in third)
+        key, absent = f"{{{number}}}:there", f"{{{number}}}:absent"
+        source, target = nodes[1], nodes[2]
+        assert await script([key], ["before"]) == b"before"
+
+        target.tell("cluster", "setslot", slot, "importing", source.tell("cluster myid"))
+        source.tell("cluster", "setslot", slot, "migrating", target.tell("cluster myid"))
+        replies = await calls.replies([("GET", key), ("SET", absent, "new"), ("GET", absent)])
+        assert replies == [b"before", b"OK", b"new"]
+        assert source.tell("get", key) == b"before"
+
+        source.tell("migrate", HOST, target.port, key, 0, 1_000)
+        for node in nodes[:3]:
+            node.tell("cluster", "setslot", slot, "node", target.tell("cluster myid"))
+        for _ in range(2):
+            assert await script([key], ["after"]) == b"after"
+        assert target.tell("get", key) == b"after"
+        await calls.aclose()
+
+    async def test_a_failover_takes_over_what_was_stored(self, cluster: str, nodes: list[RedisServer]) -> None:
+        names = [f"shopper-{number}" for number in range(100)]
+        async with open_store(cluster) as store:
+            await append_to_all(store, {name: [view("a", "1")] for name in names})
+            nodes[0].tell("wait", 1, 1_000)
+            nodes[0].kill()
+            sessions = await append_to_all(store, {name: [view("b", "2")] for name in names})
+            assert 0 < sum(isinstance(session, ServiceError) for session in sessions.values()) < len(names)
+            for name in names:
+                await until_it_stores(store, name)
+            items = [await stored_items(store, name) for name in names]
+            assert all(found[0] == "a" and found[-1] == "later" for found in items)

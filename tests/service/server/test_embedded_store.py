@@ -1,0 +1,85 @@
+"""The private session store starts at once, is ours alone, and ends with us."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from onward.service.server.embedded_store import StoreNotStarted, find_servers, private_store, run_server
+from tests.service.process import wait_until
+
+KILLED_WITH_A_STORE = """
+import os, signal
+from redis import Redis
+from onward.service.server.embedded_store import private_store
+
+with private_store() as url:
+    print("pid", Redis.from_url(url).info("server")["process_id"], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def executable(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o700)
+    return path
+
+
+def test_it_is_reachable_by_its_owner_through_a_file_alone() -> None:
+    with private_store() as url:
+        assert url is not None
+        socket = Path(url.removeprefix("unix://"))
+        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+        with Redis.from_url(url) as redis:
+            assert redis.config_get("port") == {"port": "0"}
+            pid = int(redis.info("server")["process_id"])
+    assert not socket.parent.exists()
+    assert not is_running(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_it_ends_when_the_service_is_killed() -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITH_A_STORE], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    pid = int(killed.stdout.rpartition("pid")[2])
+    wait_until(lambda: not is_running(pid))
+
+
+def test_a_server_on_path_comes_before_the_packaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = find_servers()[-1]
+    for name in ("redis-server", "valkey-server"):
+        executable(tmp_path / name, "#!/bin/sh\n")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert find_servers()[:2] == [tmp_path / "valkey-server", tmp_path / "redis-server"]
+    assert find_servers()[-1] == packaged
+
+
+def test_the_next_server_is_tried_where_one_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = executable(tmp_path / "valkey-server", "#!/bin/sh\nexit 3\n")
+    with pytest.raises(StoreNotStarted, match="ended with code 3"), run_server(broken):
+        pass
+    unusable = executable(tmp_path / "redis-server", "no program")
+    servers = [broken, unusable, find_servers()[-1]]
+    monkeypatch.setattr("onward.service.server.embedded_store.find_servers", lambda: servers)
+    with private_store() as url:
+        assert url is not None
+        assert Redis.from_url(url).ping()
+
+
+def test_there_is_no_url_where_there_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onward.service.server.embedded_store.find_servers", list)
+    with private_store() as url:
+        assert url is None

@@ -1,0 +1,331 @@
+"""The service as real processes: what it promises while bundles, stores, workers and signals come and go."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from redis import Redis
+
+from onward.service.server.embedded_store import find_servers, run_server
+from tests.bundles import item_ids, publish_bundle
+from tests.service.process import ServiceProcess, wait_until
+
+A_ITEMS, B_ITEMS = item_ids("a", 40), item_ids("b", 40)
+BOTH = ["a1", "b1"]
+
+Answers = list[httpx.Response]
+
+
+def under_load(url: str, body: dict[str, Any], meanwhile: Callable[[], Awaitable[None]], callers: int = 4) -> Answers:
+    """Post recommendations from several callers until `meanwhile` is done; all answers, in the order they came."""
+
+    async def run() -> Answers:
+        answers: Answers = []
+        done = asyncio.Event()
+
+        async def call(client: httpx.AsyncClient) -> None:
+            while not done.is_set():
+                answers.append(await client.post("/v1/recommendations", json=body))
+
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            tasks = [asyncio.create_task(call(client)) for _ in range(callers)]
+            await meanwhile()
+            done.set()
+            await asyncio.gather(*tasks)
+        return answers
+
+    return asyncio.run(run())
+
+
+async def until_live(service: ServiceProcess, digest: str) -> None:
+    def is_live() -> bool:
+        return any(line["bundle"] == digest for line in service.events("bundle live"))
+
+    await asyncio.to_thread(wait_until, is_live)
+
+
+def metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_bundles_swap_under_load_without_a_failed_or_mixed_answer(tmp_path: Path) -> None:
+    digests = {publish_bundle(tmp_path, A_ITEMS, seed=0): "a"}
+    with ServiceProcess(tmp_path).wait_until_ready() as service:
+
+        async def swap_ten_times() -> None:
+            for seed in range(1, 11):
+                prefix, items = ("b", B_ITEMS) if seed % 2 else ("a", A_ITEMS)
+                digest = await asyncio.to_thread(publish_bundle, tmp_path, items, seed=seed)
+                digests[digest] = prefix
+                await until_live(service, digest)
+
+        answers = under_load(service.url, {"items": BOTH, "k": 10}, swap_ten_times)
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.json()["bundle"] for answer in answers}) > 5
+        for answer in map(httpx.Response.json, answers):
+            prefix = digests[answer["bundle"]]
+            assert [item["id"][0] for item in answer["items"]] == [prefix] * 10
+            assert answer["unknown_item_ids"] == [item for item in BOTH if item[0] != prefix]
+
+
+def test_a_bad_bundle_is_refused_in_log_metric_and_readiness_while_the_old_one_serves(tmp_path: Path) -> None:
+    good = publish_bundle(tmp_path, A_ITEMS)
+    with ServiceProcess(tmp_path).wait_until_ready() as service:
+
+        async def publish_a_bad_one() -> None:
+            staged = tmp_path / ("0" * 64)
+            await asyncio.to_thread(shutil.copytree, tmp_path / good, staged)
+            (staged / "ids.txt").write_text("")
+            (tmp_path / "link").symlink_to(staged.name)
+            os.replace(tmp_path / "link", tmp_path / "current")
+            await asyncio.to_thread(wait_until, lambda: service.events("bundle refused"))
+
+        answers = under_load(service.url, {"items": ["a1"]}, publish_a_bad_one)
+        assert {(answer.status_code, answer.json()["bundle"]) for answer in answers} == {(200, good)}
+        readiness = httpx.get(f"{service.url}/health/ready").json()
+        assert (readiness["status"], readiness["bundle"]) == ("ready", good)
+        assert readiness["refused"]["bundle"] == "0" * 64
+        assert "SHA-256" in readiness["refused"]["reason"]
+        assert metric(service.url, 'onward_bundles_total{outcome="refused"}') == 1
+        assert [line["reason"] for line in service.events("bundle refused")] == [readiness["refused"]["reason"]]
+
+
+def test_without_a_bundle_the_service_lives_and_becomes_ready_when_one_appears(tmp_path: Path) -> None:
+    with ServiceProcess(tmp_path) as service, service.client() as client:
+        assert client.get("/health/live").status_code == 200
+        for path in ("/health/ready", "/v1/items:popular", "/v1/sessions/s/recommendations"):
+            response = client.get(path)
+            assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+        assert client.get("/v1/version").json() == {"service": version("onward")}
+        assert client.post("/v1/events", json={"session_id": "s", "item_id": "a1"}).status_code == 200
+        publish_bundle(tmp_path, A_ITEMS)
+        service.wait_until_ready()
+        answer = client.get("/v1/sessions/s/recommendations").json()
+        assert {item["source"] for item in answer["items"]} == {"encoder"}
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_recommendations_go_on_when_the_store_dies_or_falls_silent(tmp_path: Path, fault: signal.Signals) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with run_server(find_servers()[0]) as url:
+        store_pid = int(Redis.from_url(url).info("server")["process_id"])
+        with ServiceProcess(tmp_path, environment={"REDIS_URL": url}).wait_until_ready() as service:
+
+            async def end_the_store() -> None:
+                await asyncio.sleep(0.5)
+                os.kill(store_pid, fault)
+                await asyncio.sleep(1)
+
+            answers = under_load(service.url, {"session_id": "s", "items": ["a1"], "k": 3}, end_the_store)
+            bodies = [answer.json() for answer in answers]
+            assert {answer.status_code for answer in answers} == {200}
+            assert bodies[0]["degraded"] == []
+            assert bodies[-1]["degraded"] == ["session_store"]
+            assert {item["source"] for item in bodies[-1]["items"]} == {"encoder"}  # the caller's own items
+
+            with service.client() as client:
+                stored = client.get("/v1/sessions/s/recommendations?k=3").json()
+                assert (stored["degraded"], stored["items"][0]["source"]) == (["session_store"], "popular")
+                for response in (
+                    client.post("/v1/events", json={"session_id": "s", "item_id": "a1"}),
+                    client.get("/v1/sessions/s"),
+                    client.delete("/v1/sessions/s"),
+                ):
+                    assert (response.status_code, response.json()["code"]) == (503, "session_store_unavailable")
+                assert client.get("/health/ready").status_code == 200
+            assert metric(service.url, "onward_degraded_answers_total") > 0
+        if fault == signal.SIGSTOP:
+            os.kill(store_pid, signal.SIGCONT)
+
+
+def test_two_workers_share_sessions_metrics_and_bundles_and_a_killed_one_is_replaced(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with ServiceProcess(tmp_path, "--workers", "2").wait_until_ready() as service:
+        wait_until(lambda: len(service.events("bundle live")) == 2)
+
+        def pids() -> set[int]:
+            children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+            return {pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+        workers = pids()
+        assert len(workers) == 2
+        for number in range(40):  # each on a connection of its own, so that both workers are met
+            event = {"session_id": "shared", "item_id": f"a{number + 1}"}
+            assert httpx.post(f"{service.url}/v1/events", json=event).json()["applied"] == 1
+        assert httpx.get(f"{service.url}/v1/sessions/shared").json()["count"] == 40
+        assert metric(service.url, 'onward_events_total{outcome="applied"}') == 40
+
+        os.kill(min(workers), signal.SIGKILL)
+        wait_until(lambda: len(service.events("bundle live")) == 3)
+        digest = publish_bundle(tmp_path, B_ITEMS)
+        wait_until(lambda: sum(line["bundle"] == digest for line in service.events("bundle live")) == 2)
+        for _ in range(10):
+            assert httpx.get(f"{service.url}/v1/version").json()["bundle"] == digest
+        assert httpx.get(f"{service.url}/v1/sessions/shared").json()["count"] == 40
+        assert service.stop() == 0
+
+
+def test_no_worker_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    with ServiceProcess(tmp_path, "--workers", "2") as service:
+        wait_until(lambda: len(service.events("Application startup complete.")) == 2)
+        children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        service.stop(signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+
+
+def test_requests_in_flight_are_answered_before_the_service_stops(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    body = json.dumps({"items": ["a1"]}).encode()
+    head = (
+        f"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    )
+    with ServiceProcess(tmp_path).wait_until_ready() as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        connections = [socket.create_connection((host, int(port)), timeout=30) for _ in range(10)]
+        for connection in connections:
+            connection.sendall(f"{head}\r\n\r\n".encode() + body[:5])
+        time.sleep(0.3)
+        os.kill(service.pid, signal.SIGTERM)
+        wait_until(lambda: service.events("Waiting for connections to close. (CTRL+C to force quit)"))
+        for connection in connections:
+            connection.sendall(body[5:])
+        answers = [connection.makefile("rb").read() for connection in connections]
+        for connection in connections:
+            connection.close()
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers), answers
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_leaves_no_process_and_no_folder_behind(tmp_path: Path, number: signal.Signals) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a socket's path has to be short
+        temporary = Path(folder)
+        with ServiceProcess(tmp_path, environment={"TMPDIR": folder}).wait_until_ready() as service:
+            assert list(temporary.glob("onward-store-*"))
+            children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+            assert children
+            assert service.stop(number) == 0
+        assert not list(temporary.iterdir())
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_every_log_line_is_json_and_a_fault_names_its_request(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with ServiceProcess(tmp_path, environment={"SERVICE_LOG_LEVEL": "debug"}).wait_until_ready() as service:
+        evil = quote('\n{"event": "forged"}\x1b[31m')
+        httpx.get(f"{service.url}/v1/items/{evil}/similar", headers={"X-Request-ID": "trace-9"})
+        wait_until(lambda: any(line.get("request_id") == "trace-9" for line in service.log))
+        assert not service.events("forged")  # the process's log is read line by line as JSON
+
+
+def test_threads_are_pinned_and_the_server_is_not_named(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with ServiceProcess(tmp_path).wait_until_ready() as service:
+        environment = Path(f"/proc/{service.pid}/environ").read_bytes()
+        assert b"torch" not in Path(f"/proc/{service.pid}/maps").read_bytes()
+        assert b"PROMETHEUS_MULTIPROC_DIR" not in environment
+        for _ in range(20):
+            response = httpx.post(f"{service.url}/v1/recommendations", json={"items": ["a1"]})
+        assert "server" not in response.headers
+        threads = len(list(Path(f"/proc/{service.pid}/task").iterdir()))
+        assert threads <= 3 + min(32, (os.cpu_count() or 1) + 4)  # the loop's own pool; none of OpenMP or BLAS
+
+
+def test_odd_ids_survive_real_http(tmp_path: Path) -> None:
+    with ServiceProcess(tmp_path) as service, service.client() as client:
+        for odd_id in ("a%2Fb", "a/b", "é日😀", "x" * 128, "{x}:*"):
+            client.post("/v1/events", json={"session_id": odd_id, "item_id": odd_id})
+            assert client.get(f"/v1/sessions/{quote(odd_id, safe='')}").json()["session_id"] == odd_id
+
+
+def test_a_huge_body_is_refused_without_being_kept(tmp_path: Path) -> None:
+    with ServiceProcess(tmp_path) as service, service.client() as client:
+        client.get("/health/live")
+        before = resident_kib(service.pid)
+        statuses: Counter[int | str] = Counter()
+        for _ in range(20):
+            try:
+                headers = {"content-type": "application/json"}
+                statuses[client.post("/v1/recommendations", content=b" " * 10**7, headers=headers).status_code] += 1
+            except httpx.TransportError:  # it closes the connection while the body still comes
+                statuses["closed"] += 1
+        assert set(statuses) <= {413, "closed"}
+        assert resident_kib(service.pid) - before < 10 * 1024
+        assert client.get("/health/live").status_code == 200
+
+
+def resident_kib(pid: int) -> int:
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "message"),
+    [
+        (["--bundles", "nowhere"], {}, "SERVICE_BUNDLES: Path does not point to a directory"),
+        ([], {}, "SERVICE_BUNDLES: Field required"),
+        (["--bundles", ".", "--port", "70000"], {}, "SERVICE_PORT: Input should be less than or equal to 65535"),
+        (["--bundles", "."], {"SERVICE_SESSION_TTL": "1h"}, "SERVICE_SESSION_TTL: a duration is written in seconds or"),
+        (["--bundles", "."], {"SERVICE_SESSION_TTL": "0"}, "SERVICE_SESSION_TTL: a duration here is more than 0"),
+        (["--bundles", "."], {"SERVICE_ANSWER_TTL": "-PT1S"}, "SERVICE_ANSWER_TTL: a duration is 0 or more"),
+        (["--bundles", "."], {"SERVICE_WORKERS": "0"}, "SERVICE_WORKERS: "),
+        (["--bundles", ".", "--workers", "2"], {"REDIS_URL": "memory://"}, "several workers cannot share sessions"),
+        (["--bundles", "."], {"REDIS_URL": "http://secret@host"}, "REDIS_URL: "),
+        (["--bundles", "."], {"SERVICE_API_KEYS": "a-secret"}, "SERVICE_API_KEYS: SHA-256 digests"),
+        (["--bundles", "."], {"SERVICE_API_KEYS": f"{'0' * 64},"}, "SERVICE_API_KEYS: "),
+        (["--bundles", "."], {"SERVICE_RATE_LIMIT": "often"}, "SERVICE_RATE_LIMIT: a limit is written as"),
+        (["--bundles", "."], {"SERVICE_RATE_LIMIT": "0/second"}, "SERVICE_RATE_LIMIT: "),
+        (["--bundles", "."], {"SERVICE_MAX_IN_FLIGHT": "0"}, "SERVICE_MAX_IN_FLIGHT: "),
+    ],
+)
+def test_an_unusable_setting_stops_the_start_with_one_line(
+    tmp_path: Path, options: list[str], environment: dict[str, str], message: str
+) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "onward.service", "serve", *options],
+        env=inherited | environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: {message}")
+    assert ended.stderr.count("\n") == 1
+    assert "secret" not in ended.stderr
+
+
+def test_help_shows_an_example() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "onward.service", "serve", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "onward-service serve --bundles" in ended.stdout
+    assert "REDIS_URL" in ended.stdout
+
+
+def test_a_temporary_folder_with_a_long_name_is_no_matter(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    deep = tmp_path / ("deep" * 25)
+    deep.mkdir()
+    with ServiceProcess(tmp_path, environment={"TMPDIR": str(deep)}).wait_until_ready() as service:
+        assert service.events("private session store started")

@@ -1,0 +1,132 @@
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from onward.training.errors import InputError
+from tests.training.data.conftest import DAY_MS, START_MS, Prepare, shown
+
+NOON = datetime(2024, 2, 29, 12, 30, 15, 250_000, tzinfo=UTC)
+NOON_MS = 1_709_209_815_250
+
+
+def first_time(prepared: Prepare, frame: pl.DataFrame) -> int | None:
+    dataset = prepared(frame)
+    time = pl.read_parquet(dataset.folder / "train.parquet")["timestamp_ms"][0]
+    return None if time is None else int(time)
+
+
+@pytest.mark.parametrize(
+    ("time", "expected_ms"),
+    [
+        (NOON_MS // 1000, NOON_MS - 250),
+        (NOON_MS, NOON_MS),
+        (NOON_MS * 1000 + 7, NOON_MS),
+        (NOON_MS * 1_000_000, NOON_MS),
+        (NOON_MS / 1000, NOON_MS),
+        (float(NOON_MS), NOON_MS),
+        (str(NOON_MS), NOON_MS),
+        (f"{NOON_MS / 1000}", NOON_MS),
+        ("2024-02-29T12:30:15.250Z", NOON_MS),
+        ("2024-02-29 12:30:15.25", NOON_MS),
+        ("2024-02-29T14:30:15.250+02:00", NOON_MS),
+        ("2024-02-29T07:00:15.250-0530", NOON_MS),
+        ("2024-02-29 12:30", NOON_MS - 15_250),
+        ("2024-02-29", NOON_MS - 45_015_250),
+        (date(2024, 2, 29), NOON_MS - 45_015_250),
+        (NOON, NOON_MS),
+        (NOON.replace(tzinfo=None), NOON_MS),
+        (NOON.astimezone(timezone(timedelta(hours=9))), NOON_MS),
+    ],
+)
+def test_times_of_every_kind_become_epoch_milliseconds(prepared: Prepare, time: object, expected_ms: int) -> None:
+    frame = pl.DataFrame({"session": ["s", "s"], "item": ["a", "b"], "time": [time, time]})
+    assert first_time(prepared, frame) == expected_ms
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([7, 12_345_678_901], "7 *12345678901"),
+        ([7.0, 12_345_678_901.0], "7 *12345678901"),
+        (["7.0", "007"], "7 *007"),
+        (["é-1", "日本"], "é-1 *日本"),
+    ],
+)
+def test_ids_of_any_type_become_text(prepared: Prepare, ids: list[object], expected: str) -> None:
+    dataset = prepared(pl.DataFrame({"session_id": [1, 1], "item_id": ids}))
+    assert shown(dataset, "train") == {"1": expected}
+
+
+def test_ids_of_categories_become_text(prepared: Prepare) -> None:
+    ids = pl.Series(["a", "b"], dtype=pl.Categorical)
+    assert shown(prepared(pl.DataFrame({"session_id": [1, 1], "item_id": ids})), "train") == {"1": "a *b"}
+
+
+def test_a_column_of_lists_is_no_id(prepared: Prepare) -> None:
+    with pytest.raises(InputError, match=r"column 'item_id' holds .*List.*, which is no id"):
+        prepared(pl.DataFrame({"session_id": [1], "item_id": [["a"]]}))
+
+
+BAD = {
+    "missing session id": ("", "a", START_MS),
+    "unusable session id": ("s 1", "a", START_MS),
+    "missing item id": ("s1", None, START_MS),
+    "unusable item id": ("s1", "x" * 129, START_MS),
+    "missing time": ("s1", "a", None),
+    "time before 1990": ("s1", "a", 1234),
+    "time in the future": ("s1", "a", 9_000_000_000_000),
+    "duplicate": ("s1", "a", START_MS + 1),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_row_is_dropped_counted_and_named(prepared: Prepare, kind: str) -> None:
+    rows = [("s1", "a", START_MS + 1), ("s1", "b", START_MS + 2), BAD[kind], ("s2", "a", START_MS + 3), BAD[kind]]
+    dataset = prepared(pl.DataFrame(rows, schema=["session_id", "item_id", "timestamp"], orient="row"))
+    assert shown(dataset, "train") == {"s1": "a *b", "s2": "a"}
+    (problem,) = dataset.info.problems
+    assert (problem.kind, problem.file, problem.count, problem.first_rows) == (kind, "events.parquet", 2, (3, 5))
+    assert dataset.info.dropped == {kind: 2}
+
+
+def test_text_that_tells_no_time_is_a_problem_and_an_empty_line_is_not(prepared: Prepare, tmp_path: Path) -> None:
+    file = tmp_path / "clicks.csv"
+    file.write_text(
+        "session_id,item_id,time\ns1,a,2024-01-01 10:00\n\ns1,b,2024-02-30\ns1,c,yesterday\ns1,d\ns1,e,1704103300\n"
+    )
+    dataset = prepared([str(file)])
+    assert shown(dataset, "train") == {"s1": "a *e"}
+    assert [str(problem) for problem in dataset.info.problems] == [
+        "clicks.csv row 5: missing time (1)",
+        "clicks.csv rows 3, 4: unreadable time (2)",
+    ]
+
+
+def test_json_lines_that_are_none_are_problems(prepared: Prepare, tmp_path: Path) -> None:
+    file = tmp_path / "clicks.jsonl"
+    lines = [b'{"session_id": 1, "item_id": "a"}', b'{"session_id": 1, "item', b'{"session_id": 1, "item_id": "\xff"}']
+    file.write_bytes(b"\n".join([*lines, lines[0]]))
+    dataset = prepared([str(file)])
+    assert shown(dataset, "train") == {"1": "a *a"}
+    assert {(problem.kind, problem.first_rows) for problem in dataset.info.problems} == {
+        ("missing session id", (2,)),
+        ("unusable item id", (3,)),
+    }
+
+
+def test_clicks_repeated_later_or_on_the_same_day_are_no_duplicates(prepared: Prepare) -> None:
+    later = pl.DataFrame({"session_id": [1, 1], "item_id": ["a", "a"], "timestamp": [START_MS + 1, START_MS + 2]})
+    assert shown(prepared(later), "train") == {"1": "a *a"}
+    same_day = pl.DataFrame({"session_id": [1, 1], "item_id": ["a", "a"], "timestamp": [START_MS + DAY_MS] * 2})
+    assert shown(prepared(same_day), "train") == {"1": "a *a"}
+    without_time = pl.DataFrame({"session_id": [1, 1], "item_id": ["a", "a"]})
+    assert shown(prepared(without_time), "train") == {"1": "a *a"}
+
+
+def test_files_must_agree_on_their_columns(prepared: Prepare, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"session_id": [1, 1], "item_id": ["a", "b"], "timestamp": [START_MS, START_MS + 1]})
+    files = [prepared.file(frame, "with"), prepared.file(frame.drop("timestamp"), "without")]
+    with pytest.raises(InputError, match=r"without.parquet: unlike .*with.parquet in its time column"):
+        prepared(files)

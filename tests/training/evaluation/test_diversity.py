@@ -1,0 +1,66 @@
+"""Evaluation tells how diverse a bundle's answers are, and what more diversity does to them."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from onward.bundle import Bundle, Options, Seen
+from onward.training.errors import InputError
+from onward.training.evaluation.diversity import categories_of, diversified
+from onward.training.evaluation.evaluation import evaluate_answers
+from onward.training.evaluation.test_cases import Question, Ranked
+from tests.bundles import item_ids, make_bundle
+
+IDS = item_ids("i", 60)
+SHELVES = [{"shelf": number % 4} if number < 50 else {} for number in range(60)]
+ASKED = [Question([item], [target]) for item, target in zip(IDS[:20], IDS[20:40], strict=True)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "b", IDS, attributes=SHELVES, interests=2)
+
+
+def diversity_at_10(bundle: Bundle, weight: float) -> float:
+    categories = categories_of(bundle.catalog, "shelf")
+
+    def answer(question: Question, k: int) -> Sequence[Ranked]:
+        return bundle.retrieve(Seen(question.inputs), Options(k, exact=True)).items
+
+    metrics = evaluate_answers(
+        diversified(answer, categories, interests=2, weight=weight) if weight else answer,
+        ASKED,
+        items=len(IDS),
+        ks=[10],
+        categories=categories,
+    )
+    return metrics["diversity@10"]
+
+
+def test_items_of_one_value_share_a_category_and_so_do_items_without_any(bundle: Bundle) -> None:
+    categories = categories_of(bundle.catalog, "shelf")
+    assert len(set(categories.values())) == 5
+    assert categories["i1"] == categories["i5"] != categories["i2"]
+    assert categories["i51"] == categories["i60"] != categories["i1"]
+
+
+def test_an_attribute_that_no_item_has_is_told_with_those_there_are(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match=r"--category colour: no item of the bundle has this attribute; .*: shelf"):
+        categories_of(bundle.catalog, "colour")
+
+
+def test_more_weight_makes_lists_more_diverse_up_to_all_that_is_possible(bundle: Bundle) -> None:
+    plain, some, much = (diversity_at_10(bundle, weight) for weight in (0, 0.25, 1))
+    assert plain < some <= much
+    assert much == pytest.approx(1 - 5 * 2 / (10 * 9))  # ten places, five categories, each twice
+
+
+def test_diverse_answers_are_ranked_by_their_place(bundle: Bundle) -> None:
+    def answer(question: Question, k: int) -> Sequence[Ranked]:
+        return bundle.retrieve(Seen(question.inputs), Options(k, exact=True)).items
+
+    categories = categories_of(bundle.catalog, "shelf")
+    answers = diversified(answer, categories, interests=2, weight=0.5)(Question(["i3"], []), 6)
+    assert [item.score for item in answers] == [0, -1, -2, -3, -4, -5]
+    assert answers[0].item_id == answer(Question(["i3"], []), 1)[0].item_id
+    assert len({item.item_id for item in answers}) == 6

@@ -1,0 +1,123 @@
+"""A run becomes a bundle that answers as the trained encoder does."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onward.bundle import Bundle, Options, Seen, current_digest
+from onward.training.data.dataset import Dataset
+from onward.training.data.examples import Examples
+from onward.training.errors import InputError
+from onward.training.export.export import export, load_trained
+from onward.training.index.kind import IndexKind
+from onward.training.recipe import Recipe
+from onward.training.run_folder import best_validation
+from onward.training.trainer import train
+
+
+@pytest.fixture
+def bundle(exported: Path) -> Bundle:
+    return Bundle.load(exported / "current")
+
+
+@torch.inference_mode()
+def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
+    run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
+) -> None:
+    encoder = load_trained(run, dataset).encoder
+    examples = Examples.of([dataset.sessions("test")], recipe.encoder.max_length, torch.device("cpu"))
+    ids = dataset.item_ids()
+    for number in range(0, len(examples), 7):
+        items_BL = examples.gather(torch.tensor([number])).items_BL
+        session = items_BL[items_BL > 0].tolist()
+        interest_D = encoder(items_BL)[0, 0]
+        np.testing.assert_allclose(bundle.encoder.encode(session)[0], interest_D.numpy(), atol=1e-5)
+        scores_N, rows_N = (encoder.item_vectors() @ interest_D)[1:].topk(5)
+        retrieved = bundle.retrieve(Seen([ids[row - 1] for row in session]), Options(5)).items
+        assert [item.item_id for item in retrieved] == [ids[row] for row in rows_N.tolist()]
+        assert [item.score for item in retrieved] == pytest.approx(scores_N.tolist(), abs=1e-5)
+
+
+def test_machine_code_answers_the_probes_as_the_program_does(exported: Path) -> None:
+    bundle = Bundle.load(exported / "current")
+    engine_before = bundle.encoder.engine
+    bundle.accelerate(exported / "current")
+    assert (engine_before, bundle.encoder.engine) == ("onnx", "kernel")
+    bundle.check_probes()
+
+
+def test_the_manifest_says_what_was_trained_on_what(
+    run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
+) -> None:
+    manifest = bundle.manifest
+    assert (manifest.model, manifest.recipe) == ("srgnn", recipe.text)
+    assert manifest.data_fingerprint == dataset.info.fingerprint
+    assert manifest.metrics == best_validation(run)
+    assert (manifest.items, manifest.dimension, manifest.interests) == (len(dataset.item_ids()), 16, 1)
+    assert manifest.index.description == "Flat"
+    assert len(manifest.probes) == 5
+
+
+def test_the_bundle_holds_no_path_of_the_machine_that_made_it(exported: Path) -> None:
+    for file in (exported / "current").iterdir():
+        assert str(Path.cwd()).encode() not in file.read_bytes(), file.name
+
+
+def test_exporting_again_moves_current_and_keeps_the_bundle_before(run: Path, bundles: Path, bundle: Bundle) -> None:
+    digest = export([run], bundles)
+    assert current_digest(bundles) == digest != bundle.digest
+    assert (bundles / bundle.digest).is_dir()
+
+
+def test_an_inverted_file_index_reaches_the_recall_it_was_tuned_to(run: Path, tmp_path: Path) -> None:
+    export([run], tmp_path, index=IndexKind.IVF)
+    info = Bundle.load(tmp_path / "current").manifest.index
+    assert info.description.startswith("IVF")
+    assert info.recall_at_20 >= 0.99
+
+
+def test_another_data_set_than_the_run_was_trained_on_is_refused(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps({**record, "data_fingerprint": "0" * 64}))
+    with pytest.raises(InputError, match="is not the data set"):
+        export([other], tmp_path / "bundles")
+
+
+def test_a_run_without_a_complete_epoch_is_refused(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "run.json").write_bytes((run / "run.json").read_bytes())
+    with pytest.raises(InputError, match="no epoch is complete yet"):
+        export([other], tmp_path / "bundles")
+    assert not (tmp_path / "bundles").exists()
+
+
+def test_several_runs_become_one_encoder_that_adds_up_their_scores(
+    run: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    train(recipe, dataset.folder, tmp_path / "other", device_name="cpu", epochs=1, seed=2)
+    export([run, tmp_path / "other"], tmp_path / "bundles")
+    bundle = Bundle.load(tmp_path / "bundles" / "current")
+    assert bundle.manifest.model == "srgnn+srgnn"
+    encoders = [load_trained(folder, dataset).encoder for folder in (run, tmp_path / "other")]
+    with torch.inference_mode():
+        expected_N = sum(encoder(torch.tensor([[1, 2, 3]]))[0, 0] @ encoder.item_vectors().T for encoder in encoders)
+    assert isinstance(expected_N, torch.Tensor)
+    ids = dataset.item_ids()
+    found = bundle.retrieve(Seen(ids[:3]), Options(5)).items
+    assert [item.score for item in found] == pytest.approx([float(expected_N[ids.index(i.item_id) + 1]) for i in found])
+    assert found[0].score == pytest.approx(float(expected_N[1:].max()))
+
+
+def test_runs_that_do_not_serve_alike_cannot_be_joined(
+    run: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    hiding = Recipe.parse(recipe.text.replace("exclude_seen = false", "exclude_seen = true"), "hiding")
+    train(hiding, dataset.folder, tmp_path / "other", device_name="cpu", epochs=1)
+    with pytest.raises(InputError, match=r"other: its recipe's \[serving\] differs"):
+        export([run, tmp_path / "other"], tmp_path / "bundles")

@@ -1,0 +1,160 @@
+"""A rebuild gives the current bundle another catalog or index, and leaves its encoder as it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from onward.bundle import Bundle, BundleError, Options, Seen, current_digest
+from onward.bundle.catalog.live_item import read_changes
+from onward.bundle.search.retrieval import Retrieval
+from onward.training.data.dataset import Dataset
+from onward.training.errors import InputError
+from onward.training.export.rebuild import rebuild
+from onward.training.index.kind import IndexKind
+
+SESSION = ["item-0-1", "item-0-2"]
+
+
+def answer(bundles: Path) -> list[str]:
+    return [item.item_id for item in Bundle.load(bundles / "current").retrieve(Seen(SESSION), Options(5)).items]
+
+
+def test_another_index_gives_the_same_answers(bundles: Path) -> None:
+    before, old = answer(bundles), Bundle.load(bundles / "current")
+    digest = rebuild(bundles, index=IndexKind.IVF)
+    new = Bundle.load(bundles / "current")
+    assert current_digest(bundles) == digest == new.digest != old.digest
+    assert new.manifest.index.description.startswith("IVF")
+    assert answer(bundles) == before
+    np.testing.assert_array_equal(new.vectors_N1D, old.vectors_N1D)
+    assert new.attributes(SESSION[0]) == old.attributes(SESSION[0])
+    assert (new.manifest.metrics, new.manifest.recipe) == (old.manifest.metrics, old.manifest.recipe)
+
+
+def test_a_new_catalog_says_what_is_recommended_and_known(bundles: Path, dataset: Dataset, tmp_path: Path) -> None:
+    best, second, *_ = answer(bundles)
+    listed = [
+        {"item_id": item, "title": f"about {item}", "available": item != second}
+        for item in dataset.item_ids()
+        if item != best
+    ]
+    catalog = tmp_path / "catalog.jsonl"
+    catalog.write_text("".join(json.dumps(item) + "\n" for item in [*listed, {"item_id": "new", "title": "no vector"}]))
+    told: list[str] = []
+    rebuild(bundles, items=catalog, on_step=told.append)
+    assert any("1 items of the catalog have no vector" in step for step in told)
+    after = answer(bundles)
+    assert len(after) == 5
+    assert {best, second}.isdisjoint(after)
+    bundle = Bundle.load(bundles / "current")
+    assert bundle.attributes(after[0])["title"] == f"about {after[0]}"
+    assert bundle.retrieve(Seen([best]), Options(5)).items[0].source == "encoder"  # still understood in a session
+
+
+def test_availability_and_attributes_stay_without_a_new_catalog(
+    bundles: Path, tmp_path: Path, dataset: Dataset
+) -> None:
+    best = answer(bundles)[0]
+    items = pl.DataFrame({"item_id": dataset.item_ids()})
+    items.with_columns(available=pl.col("item_id") != best, price=9.5).write_parquet(tmp_path / "items.parquet")
+    rebuild(bundles, items=tmp_path / "items.parquet")
+    rebuild(bundles)
+    assert best not in answer(bundles)
+    assert Bundle.load(bundles / "current").attributes(SESSION[0])["price"] == 9.5
+
+
+def test_there_is_nothing_to_rebuild_in_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no current bundle; export one first"):
+        rebuild(tmp_path)
+
+
+def test_a_damaged_bundle_is_not_rebuilt_and_stays_as_it_is(bundles: Path) -> None:
+    digest = current_digest(bundles)
+    vectors = bundles / "current" / "vectors.npy"
+    vectors.write_bytes(vectors.read_bytes()[:-4])
+    with pytest.raises(BundleError, match=r"vectors\.npy"):
+        rebuild(bundles)
+    assert current_digest(bundles) == digest
+
+
+def written(path: Path, *changes: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(change) + "\n" for change in changes))
+    return path
+
+
+def in_order(retrieval: Retrieval) -> list[str]:
+    """Ids by score, those of one score by id: a new item has the very vector of the one that it is like."""
+    return [item.item_id for item in sorted(retrieval.items, key=lambda item: (-round(item.score, 4), item.item_id))]
+
+
+def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -> None:
+    best, second, third, *_ = answer(bundles)
+    old = Bundle.load(bundles / "current")
+    changes = written(
+        tmp_path / "changes.jsonl",
+        {"item_id": best, "sequence": 10, "deleted": True},
+        {"item_id": second, "sequence": 11, "available": False},
+        {"item_id": third, "sequence": 12, "attributes": {"price": 4.5}},
+        {"item_id": "new", "sequence": 13, "attributes": {"price": 3}, "similar_to": [third]},
+    )
+    vector_D = old.vectors_N1D[old.catalog.row(third) or 0]
+    live_changes = [change.change(change.item_id, change.sequence, vector_D) for change in read_changes(changes)]
+    live = old.with_changes(live_changes)
+    rebuild(bundles, changes=changes)
+    new = Bundle.load(bundles / "current")
+    assert in_order(new.retrieve(Seen(SESSION), Options(k=8))) == in_order(live.retrieve(Seen(SESSION), Options(k=8)))
+    assert (new.manifest.items, new.manifest.encoder_items) == (old.manifest.items + 1, old.manifest.items)
+    assert new.manifest.folded_changes == 13
+    assert new.attributes(third)["price"] == 4.5
+    assert new.attributes("new") == {"price": 3}
+    assert new.retrieve(Seen(["new"]), Options(k=3)).items[0].source == "similar"
+    assert new.retrieve(Seen([best, "new"]), Options(k=3)).items[0].source == "encoder"
+    assert len(new.with_changes(live_changes).catalog) == new.manifest.items
+
+    rebuild(bundles)
+    again = Bundle.load(bundles / "current")
+    assert (again.manifest.items, again.manifest.folded_changes) == (new.manifest.items, 13)
+    assert [item.item_id for item in again.retrieve(Seen(SESSION), Options(k=8)).items] == [
+        item.item_id for item in new.retrieve(Seen(SESSION), Options(k=8)).items
+    ]
+
+
+def test_a_new_item_without_a_vector_stays_in_the_live_catalog(bundles: Path, tmp_path: Path) -> None:
+    best = answer(bundles)[0]
+    told: list[str] = []
+    changes = written(
+        tmp_path / "changes.jsonl",
+        {"item_id": "new", "sequence": 20},
+        {"item_id": best, "sequence": 30, "available": False},
+    )
+    rebuild(bundles, changes=changes, on_step=told.append)
+    new = Bundle.load(bundles / "current")
+    assert any("1 new items have no vector yet" in step for step in told)
+    assert new.manifest.folded_changes == 19
+    assert "new" not in new.catalog
+    assert best not in answer(bundles)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("{", "line 2: Invalid JSON"),
+        ('{"item_id": "a"}', "line 2: sequence: Field required"),
+        ('{"item_id": "a b", "sequence": 1}', "line 2: item_id: an id is 1..128 visible characters"),
+        ('{"item_id": "a", "sequence": 1, "colour": 3}', "line 2: colour: Extra inputs"),
+    ],
+)
+def test_an_unusable_file_of_changes_is_told_by_its_line(bundles: Path, tmp_path: Path, line: str, fault: str) -> None:
+    changes = tmp_path / "changes.jsonl"
+    changes.write_text('{"item_id": "a", "sequence": 1}\n' + line + "\n")
+    with pytest.raises(InputError, match=f"changes.jsonl: {fault}"):
+        rebuild(bundles, changes=changes)
+
+
+def test_a_catalog_and_changes_are_taken_in_one_after_the_other(bundles: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--items and --changes"):
+        rebuild(bundles, items=tmp_path, changes=tmp_path)

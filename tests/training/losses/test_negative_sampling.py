@@ -1,0 +1,77 @@
+"""Negatives are drawn as often as their sampler says."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from onward.training.losses.negative_sampling import Distribution, NegativeSampler
+
+ITEMS, DRAWN = 40, 200_000
+POPULARITY = np.concatenate([[0], np.random.default_rng(2).permutation(ITEMS)])
+
+
+def sampler(distribution: Distribution) -> NegativeSampler:
+    return NegativeSampler(POPULARITY, distribution)
+
+
+def probabilities(distribution: Distribution) -> list[float]:
+    """By rank, the most popular item first."""
+    if distribution == "uniform":
+        return [1 / ITEMS] * ITEMS
+    return [math.log((rank + 2) / (rank + 1)) / math.log(ITEMS + 1) for rank in range(ITEMS)]
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "log_uniform"])
+def test_items_are_drawn_as_often_as_the_law_says(distribution: Distribution) -> None:
+    torch.manual_seed(1)
+    rows_S, _ = sampler(distribution)(DRAWN)
+    counts_N = np.bincount(rows_S.numpy(), minlength=ITEMS + 1)
+    assert counts_N[0] == 0
+    expected_N = DRAWN * np.array(probabilities(distribution))
+    by_rank_N = counts_N[np.argsort(-POPULARITY[1:]) + 1]
+    assert (np.abs(by_rank_N - expected_N) < 5 * np.sqrt(expected_N)).all()
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "log_uniform"])
+def test_the_expected_count_of_a_negative_is_that_of_its_law(distribution: Distribution) -> None:
+    torch.manual_seed(1)
+    rows_S, log_expected_count_S = sampler(distribution)(500)
+    rank_of = {int(row) + 1: rank for rank, row in enumerate(np.argsort(-POPULARITY[1:]))}
+    by_rank = probabilities(distribution)
+    expected_S = [math.log(500 * by_rank[rank_of[row]]) for row in rows_S.tolist()]
+    assert log_expected_count_S.tolist() == pytest.approx(expected_S, abs=1e-5)
+    assert log_expected_count_S.dtype == torch.float32
+
+
+def test_the_most_popular_item_is_drawn_most_often_and_equals_go_by_row() -> None:
+    assert NegativeSampler(np.array([0, 3, 9, 3, 5]), "log_uniform").rows_N.tolist() == [2, 4, 1, 3]
+
+
+def test_the_ends_of_the_random_range_give_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    for chance in (0.0, np.nextafter(1.0, 0.0)):
+        monkeypatch.setattr(
+            torch, "rand", lambda count, chance=chance, **_: torch.full((count,), chance, dtype=torch.float64)
+        )
+        for distribution in ("uniform", "log_uniform"):
+            negatives = sampler(distribution)(3)
+            assert negatives.rows_S.min() >= 1
+            assert negatives.log_expected_count_S.isfinite().all()
+
+
+def test_a_catalog_of_one_item_has_that_one_negative() -> None:
+    for distribution in ("uniform", "log_uniform"):
+        rows_S, log_expected_count_S = NegativeSampler(np.array([0, 7]), distribution)(4)
+        assert rows_S.tolist() == [1] * 4
+        assert log_expected_count_S.tolist() == pytest.approx([math.log(4)] * 4)
+
+
+def test_the_draw_follows_the_seed_and_leaves_no_state_behind() -> None:
+    torch.manual_seed(3)
+    one = sampler("log_uniform")(50).rows_S
+    torch.manual_seed(3)
+    again, other = sampler("log_uniform")(50).rows_S, sampler("log_uniform")(50).rows_S
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert not sampler("log_uniform").state_dict()  # the ranks are the corpus's, not the weights'

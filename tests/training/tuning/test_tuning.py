@@ -1,0 +1,210 @@
+"""A study finds a better recipe by validation alone, gives the same twice, and goes on where it was cut off."""
+
+import json
+import shutil
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from onward.training.cli import cli
+from onward.training.data.dataset import Dataset
+from onward.training.errors import InputError
+from onward.training.recipe import Recipe
+from onward.training.run_folder import best_validation, read_run
+from onward.training.trainer import Fit, train
+from onward.training.tuning.search_space import SearchSpace, read_specs
+from onward.training.tuning.study import StudyOutcome, tune
+
+SPECS = {"training.learning_rate": "log:1e-6..2e-2", "encoder.dropout": "0..0.3"}
+
+
+@pytest.fixture(scope="session")
+def small(recipe: Recipe) -> Recipe:
+    """The recipe of the other tests at half the size, two epochs."""
+    text = recipe.text.replace("dimension = 16", "dimension = 8").replace("epochs = 6", "epochs = 2")
+    assert "dimension = 8" in text
+    assert "epochs = 2" in text
+    return Recipe.parse(text, "small.toml")
+
+
+def search(recipe: Recipe, dataset: Dataset, out: Path, *, trials: int, **options: Any) -> StudyOutcome:
+    return tune(recipe, SPECS, dataset.folder, out, trials=trials, device_name="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def folder(small: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of three trials."""
+    out = tmp_path_factory.mktemp("tuning") / "study"
+    search(small, dataset, out, trials=3)
+    return out
+
+
+def test_the_best_recipe_is_complete_and_trains_to_the_validation_that_was_found(
+    folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    outcome = search(small, dataset, folder, trials=3)
+    assert outcome.best is not None
+    assert outcome.best.validation == max(trial.validation for trial in outcome.trials if trial.validation is not None)
+    best = Recipe.load(folder / "best.toml")
+    assert best.training.learning_rate == outcome.best.values["training.learning_rate"]
+    assert best.training.refit == small.training.refit
+    assert best.text.startswith("# Of 3 trials on dataset the best: ")
+    assert f"recall@20 {outcome.best.validation:.4f}" in best.text.partition("\n")[0]
+    train(best, dataset.folder, tmp_path / "run", device_name="cpu")
+    assert best_validation(tmp_path / "run")["recall@20"] == outcome.best.validation
+
+
+def test_every_trial_varies_the_recipe_within_the_space_and_never_refits(folder: Path, small: Recipe) -> None:
+    recipes = [Recipe.load(folder / f"trial-{number}" / "recipe.toml") for number in range(3)]
+    assert recipes[0].training.learning_rate == small.training.learning_rate
+    assert len({recipe.training.learning_rate for recipe in recipes}) == 3
+    for recipe in recipes:
+        assert 1e-6 <= recipe.training.learning_rate <= 2e-2
+        assert 0 <= recipe.encoder.dropout <= 0.3
+        assert not recipe.training.refit
+
+
+def test_an_equal_search_gives_equal_trials_and_another_seed_others(
+    folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    first = search(small, dataset, folder, trials=3)
+    again = search(small, dataset, tmp_path / "again", trials=2)
+    assert again.trials == first.trials[:2]
+    other = search(small, dataset, tmp_path / "other", trials=2, seed=2, epochs=1)
+    assert other.trials[1].values != first.trials[1].values
+
+
+def test_a_study_cut_off_by_ctrl_c_goes_on_to_the_same_trials(
+    folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, calls, set_rate = tmp_path / "study", 0, Fit._set_learning_rate
+
+    def set_rate_and_interrupt(fit: Fit, steps: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2 * steps + steps // 2:  # half-way through the first epoch of the second trial
+            signal.raise_signal(signal.SIGINT)
+        set_rate(fit, steps)
+
+    monkeypatch.setattr(Fit, "_set_learning_rate", set_rate_and_interrupt)
+    cut_off = search(small, dataset, out, trials=3)
+    assert cut_off.interrupted
+    assert len(cut_off.trials) == 1
+    monkeypatch.undo()
+    gone_on = search(small, dataset, out, trials=3)
+    assert not gone_on.interrupted
+    assert gone_on.trials == search(small, dataset, folder, trials=3).trials
+
+
+def test_trials_below_the_median_are_cut_short(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    specs = {"training.learning_rate": "1e-2,2e-2,1e-9"}
+    outcome = tune(small, specs, dataset.folder, tmp_path / "study", trials=6, seed=1, device_name="cpu")
+    *compared, last = outcome.trials  # the first five are run to their end, to compare with
+    assert [(trial.state, trial.epochs) for trial in compared] == [("complete", 2)] * 5
+    assert last.values == {"training.learning_rate": 1e-9}
+    assert (last.state, last.epochs) == ("pruned", 1)
+
+
+def test_values_that_do_not_go_together_are_left_out(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    specs = {"training.optimizer": "adam,adamw", "training.sparse_updates": "false,true"}
+    said: list[str] = []
+    outcome = tune(
+        small, specs, dataset.folder, tmp_path, trials=2, epochs=1, seed=9, device_name="cpu", on_trial=said.append
+    )
+    assert [trial.state for trial in outcome.trials] == ["complete", "fail"]
+    assert outcome.trials[1].values == {"training.optimizer": "adamw", "training.sparse_updates": True}
+    assert outcome.best == outcome.trials[0]
+    assert "trial 1: left out: " in said[-1]
+    assert "sparse_updates go with" in said[-1]
+
+
+def test_the_test_part_is_never_read(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    data = tmp_path / "dataset"
+    shutil.copytree(dataset.folder, data)
+    (data / "test.parquet").write_bytes(b"")
+    assert search(small, Dataset.open(data), tmp_path / "study", trials=1).best is not None
+
+
+def test_the_command_prints_the_study_as_json(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(small.text)
+    (tmp_path / "space.toml").write_text('[encoder]\ndropout = "0.0,0.1"\n[training]\nbatch_size = "32..128"\n')
+    out = tmp_path / "study"
+    command = ["tune", str(tmp_path / "small.toml"), "--data", str(dataset.folder), "--out", str(out), "--json"]
+    command += ["--space", str(tmp_path / "space.toml"), "--trials", "2", "--epochs", "1", "--device", "cpu"]
+    printed = json.loads(CliRunner().invoke(cli, command, catch_exceptions=False).stdout)
+    assert [trial["state"] for trial in printed["trials"]] == ["complete", "complete"]
+    assert all(32 <= trial["values"]["training.batch_size"] <= 128 for trial in printed["trials"])
+    assert printed["best_recipe"] == str(out / "best.toml")
+    assert tomllib.loads((out / "best.toml").read_text())["training"]["epochs"] == 1
+    assert read_run(out / "trial-0")["data_fingerprint"] == dataset.info.fingerprint
+
+
+def test_another_search_does_not_go_on_in_the_same_folder(folder: Path, small: Recipe, dataset: Dataset) -> None:
+    with pytest.raises(InputError, match="holds a study of another seed"):
+        search(small, dataset, folder, trials=5, seed=7)
+    with pytest.raises(InputError, match="holds a study of another space"):
+        tune(small, {"encoder.dropout": "0..0.2"}, dataset.folder, folder, trials=5)
+
+
+def test_a_damaged_study_is_named(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("no database")
+    with pytest.raises(InputError, match=r"study\.db: is damaged"):
+        search(small, dataset, tmp_path, trials=1)
+
+
+@pytest.mark.parametrize(
+    ("specs", "told"),
+    [
+        (
+            {"training.learning_rat": "1..2"},
+            r"training\.learning_rat: no key .* did you mean training\.learning_rate\?",
+        ),
+        ({"training.refit": "true,false"}, r"training\.refit: does not vary: a trial never refits"),
+        ({"training.validation_metric": "a,b"}, r"training\.validation_metric: does not vary"),
+        ({"encoder.dropout": "0..2"}, r"--vary encoder\.dropout=0\.\.2: encoder\.dropout: Input should be less than 1"),
+        ({"training.optimizer": "1..2"}, r"training\.optimizer=1\.\.2: the recipe has no number here; write choices"),
+        ({"training.optimizer": "sgd,adam"}, r"training\.optimizer: Input should be 'adam'"),
+        ({"training.epochs": "8..1"}, r"training\.epochs=8\.\.1: write two finite bounds, the lower one first"),
+        ({"training.learning_rate": "log:0..1"}, "above 0 with log:"),
+        ({"training.learning_rate": "1e-3..inf"}, "two finite bounds"),
+        ({"training.learning_rate": "a..b"}, "'a' is no number"),
+        ({"training.epochs": ","}, "write choices, as a,b,c"),
+        ({}, "nothing to vary; add --vary KEY=SPEC or --space FILE"),
+    ],
+)
+def test_a_key_or_spec_that_makes_no_sense_is_told_in_one_line(small: Recipe, specs: dict[str, str], told: str) -> None:
+    with pytest.raises(InputError, match=told) as refused:
+        SearchSpace.of(small, specs)
+    assert "\n" not in str(refused.value)
+
+
+def test_choices_may_be_whole_tables_and_keys_may_lie_in_one(small: Recipe) -> None:
+    space = SearchSpace.of(
+        small,
+        {
+            "encoder.similarity": '{ kind = "inner_product" }, { kind = "cosine", scale = 16.0 }',
+            "training.schedule.warmup": "0.0..0.2",
+        },
+    )
+    texts = space.variations["encoder.similarity"].extremes
+    recipe = Recipe.parse(space.text({"encoder.similarity": texts[1], "training.schedule.warmup": 0.125}), "varied")
+    assert recipe.encoder.similarity.scale == 16
+    assert recipe.training.schedule.model_dump()["warmup"] == 0.125
+
+
+def test_options_and_the_file_of_a_space_are_read_as_one(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text('encoder.dropout = "0..0.5"\n[training]\nlearning_rate = "log:1e-4..1e-2"\n')
+    assert read_specs(["encoder.dropout=0,0.1"], file) == {
+        "encoder.dropout": "0,0.1",
+        "training.learning_rate": "log:1e-4..1e-2",
+    }
+    with pytest.raises(InputError, match=r"--vary encoder\.dropout: write KEY=SPEC"):
+        read_specs(["encoder.dropout"], None)
+    file.write_text("encoder.dropout = 0.1\n")
+    with pytest.raises(InputError, match=r"space\.toml: encoder\.dropout: write a spec in quotes"):
+        read_specs([], file)

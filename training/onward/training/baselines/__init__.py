@@ -1,0 +1,30 @@
+"""What needs no training: the floor that an encoder must beat, asked and answered as a bundle is."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from onward.training.baselines.item_to_item import ItemToItem
+from onward.training.baselines.popularity import Popularity, PopularityInSession, Scored
+from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN
+from onward.training.data.dataset import Dataset, Part
+
+__all__ = ["BASELINES", "Baseline", "Scored"]
+
+
+class Baseline(Protocol):
+    """Answers a session from what it counted beforehand; may be asked from several threads at once."""
+
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:
+        """The k best items to follow a session, oldest first; the session's own may be among them."""
+        ...
+
+
+BASELINES: dict[str, Callable[[Dataset, Part], Baseline]] = {
+    "popularity": Popularity,
+    "popularity-in-session": PopularityInSession,
+    "item-to-item": ItemToItem,
+    "v-sknn": partial(SessionKNN, method=V_SKNN),
+    "vmis-knn": partial(SessionKNN, method=VMIS_KNN),
+}
+"""Each counts what comes before the part that it will be asked about."""

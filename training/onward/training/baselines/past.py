@@ -1,0 +1,27 @@
+"""The sessions that a baseline may count."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onward.training.data.dataset import Dataset, Part
+
+
+class Past(NamedTuple):
+    """Whole sessions in order of time, one after another: session s is rows[offsets[s]:offsets[s + 1]]; no row is 0."""
+
+    rows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def before(cls, dataset: Dataset, part: Part) -> "Past":
+        """All that was known when `part` began: training, and validation too unless it is what will be asked."""
+        known = [dataset.sessions("train")] if part == "validation" else dataset.known()
+        lengths = np.concatenate([np.diff(sessions.offsets) for sessions in known])
+        rows = np.concatenate([sessions.rows for sessions in known])
+        return cls(rows, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+
+    def session_of_event(self) -> NDArray[np.int64]:
+        """The number of each event's session."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))

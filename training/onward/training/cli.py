@@ -1,0 +1,468 @@
+"""The commands of `onward-training`; each imports what it runs only when it runs."""
+
+import os
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers.columns import ColumnNames
+from onward.training.data.readers.formats import Format
+from onward.training.errors import InputError, bundle_faults
+from onward.training.index.kind import FAST_RECALL, TARGET_RECALL, IndexKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onward.training.data.readers.engine import Engine
+
+cli = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""For commands that ask from several threads at once; it counts only before NumPy is loaded."""
+UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class EngineName(StrEnum):
+    """What computes a preparation."""
+
+    POLARS = "polars"
+    SPARK = "spark"
+
+
+class HeldOut(StrEnum):
+    """Sessions that training did not see."""
+
+    TEST = "test"
+    VALIDATION = "validation"
+
+
+@cli.callback()
+def onward_training() -> None:
+    """Learn session encoders from click logs and export them as bundles."""
+
+
+@cli.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder to write events.parquet and items.parquet to.")],
+    events: Annotated[int, typer.Option(min=1_000, help="How many events.")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal shops.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a shop that is there.")] = False,
+) -> None:
+    """Make up a shop: its items, and what visitors did there for four weeks.
+
+    Example: `onward-training generate --out shop --events 100000 --seed 7`
+    """
+    from onward.training.data.synthetic import generate as generate_shop
+
+    shop = generate_shop(events, seed)
+    shop.write(out, force=force)
+    typer.echo(f"{out}: {len(shop.events):,} events, {len(shop.items):,} items")
+
+
+@cli.command()
+def prepare(
+    events: Annotated[list[str], typer.Argument(help="Files of events, or folders of such files.")],
+    out: Annotated[Path, typer.Option(help="The dataset to make, a folder.")],
+    test: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of the test part, if the events are split already; may be repeated."),
+    ] = None,
+    items: Annotated[
+        str | None, typer.Option(help="A file with attributes of items: title, price, available, ...")
+    ] = None,
+    split: Annotated[
+        SplitKind | None,
+        typer.Option(help="How to hold out the test part.  [default: given with --test, else temporal]"),
+    ] = None,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Most recent share of the training sessions held out; 0 for none.")
+    ] = 0.1,
+    test_days: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Temporal split: how many days are test."),
+    ] = None,
+    test_share: Annotated[
+        float,
+        typer.Option(min=0.001, max=0.9, help="Temporal split without --test-days: share of the time that is test."),
+    ] = 0.1,
+    min_support: Annotated[
+        int | None, typer.Option(min=1, help="Drop items with fewer events.  [default: as the split's papers do]")
+    ] = None,
+    min_length: Annotated[
+        int | None, typer.Option(min=1, help="Drop sessions with fewer events.  [default: as the split's papers do]")
+    ] = None,
+    gap: Annotated[
+        str | None,
+        typer.Option(
+            help="Cut a user's events into sessions after this idle time: 90s, 30m, 1h, 1d.  "
+            "[default: 30m where there are no session ids]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Shuffles the users of the split by user.")] = 0,
+    file_format: Annotated[Format | None, typer.Option("--format", help="Of events.  [default: by extension]")] = None,
+    items_format: Annotated[Format | None, typer.Option(help="Of --items.  [default: by extension]")] = None,
+    session_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
+    user_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
+    item_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
+    time_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
+    position_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
+    weight_column: Annotated[
+        str | None, typer.Option(help="Events of 0 or less are no interactions and left out.  [default: guessed]")
+    ] = None,
+    items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
+    engine: Annotated[EngineName, typer.Option(help="Spark is an extra: onward[spark].")] = EngineName.POLARS,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at any bad row instead of dropping it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a dataset that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print dataset.json instead of a summary.")] = False,
+) -> None:
+    """Make a dataset from click logs: Parquet, CSV, TSV, JSON lines, RecBole, raw Diginetica, raw Yoochoose.
+
+    Example: `onward-training prepare clicks.csv --items products.jsonl --out dataset --test-days 7`
+
+    The folder of a service's event log is read as it is, by itself or beside other logs.
+
+    Sessions come from session ids, or from users and idle time. Rows that are no use are counted, reported and
+    dropped.
+    """
+    from rich.console import Console
+
+    from onward.training.data.preparation.prepare import prepare as prepare_dataset
+    from onward.training.data.preparation.prepare_report import announced_steps, print_report
+
+    columns = ColumnNames(
+        session=session_column,
+        user=user_column,
+        item=item_column,
+        time=time_column,
+        position=position_column,
+        weight=weight_column,
+    )
+    kind = split or (SplitKind.GIVEN if test else SplitKind.TEMPORAL)
+    preparation = Preparation(
+        split=kind,
+        columns=columns,
+        format=file_format,
+        items_format=items_format,
+        items_column=items_column,
+        gap_ms=None if gap is None else _milliseconds("--gap", gap),
+        min_support=min_support or kind.min_support,
+        min_length=min_length or kind.min_length,
+        test_days=test_days,
+        test_share=test_share,
+        validation=validation,
+        seed=seed,
+    )
+    with announced_steps() as progress:
+        info = prepare_dataset(
+            events,
+            out,
+            preparation,
+            _engine(engine),
+            test=test or (),
+            items=items,
+            strict=strict,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        typer.echo(info.model_dump_json(indent=2))
+    else:
+        print_report(info, Console())
+
+
+@cli.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, metrics, learning curve.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs.  [default: the recipe's]")] = None,
+    refit_epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Validate nothing: fit to all sessions, for the epochs that an earlier run chose."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one machine's CPU.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Fit the encoder that a recipe describes.
+
+    Example: `onward-training train srgnn --data dataset --out run`
+
+    Ctrl-C ends it after the running step; `--resume` goes on from there, to the result of an unbroken run.
+    """
+    from onward.training.recipe import Recipe
+    from onward.training.trainer import train as fit
+
+    if not fit(
+        Recipe.load(recipe),
+        data,
+        out,
+        epochs=epochs,
+        refit_epochs=refit_epochs,
+        seed=seed,
+        device_name=device,
+        resume=resume,
+    ):
+        typer.echo(f"interrupted; go on with the same command and --resume (run: {out})", err=True)
+        raise typer.Exit(130)
+
+
+@cli.command()
+def export(
+    runs: Annotated[list[Path], typer.Argument(help="The --out folder of a training, or of several to be joined.")],
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the new one becomes its current one.")],
+    data: Annotated[Path | None, typer.Option(help="The runs' dataset, if it has moved since.")] = None,
+    index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
+    recall: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=1, help=f"Recall@20 that the index is tuned to.  [default: {TARGET_RECALL}]"),
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help=f"Tune the index to a recall@20 of {FAST_RECALL}.")] = False,
+) -> None:
+    """Make a trained encoder the current bundle: program, vectors, index, catalog.
+
+    Example: `onward-training export run --bundles bundles`
+
+    Several runs become one encoder whose scores are the sum of theirs: better answers for a longer encoding.
+    """
+    from onward.training.data.preparation.prepare_report import announced_steps
+    from onward.training.export.export import export as export_run
+
+    with bundle_faults(bundles), announced_steps() as announce:
+        typer.echo(
+            export_run(
+                runs, bundles, data=data, index=index, target_recall=_target_recall(recall, fast=fast), on_step=announce
+            )
+        )
+
+
+@cli.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles, meaning its current one.")],
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="With --record: a run that the bundle was exported from; may be repeated.")
+    ] = None,
+    record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
+    sampled_negatives: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Also rank each target among this many drawn items; no figure to compare with others."
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of that draw.")] = 0,
+    category: Annotated[
+        str | None, typer.Option(help="Attribute of items: also tell how diverse the answers are in it.")
+    ] = None,
+    diversity: Annotated[
+        float, typer.Option(min=0, max=1, help="With --category: how much diversity counts beside the scores.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Ask a bundle about held-out sessions, as it is served and by exact search, and print what the answers are worth.
+
+    Example: `onward-training evaluate bundles --data dataset --json`
+
+    With `--run run --record docs/results` the evaluation is also kept, for the page that `results` makes.
+    """
+    os.environ.update(ONE_THREAD)
+    from onward.training.evaluation.evaluation import evaluate_bundle
+    from onward.training.evaluation.metrics_table import print_metrics
+
+    if bool(run) != (record is not None):
+        raise InputError("--run and --record go together: give both, or neither")
+    _only_test_is_recorded(record, part)
+    if diversity and category is None:
+        raise InputError("--diversity needs --category, the attribute to be diverse in")
+    if record is not None and category is not None:
+        raise InputError("--record keeps answers as they are served; leave out --category")
+    with bundle_faults(bundle):
+        if run and record is not None:
+            from onward.training.results.recording import evaluate_and_record
+
+            metrics = evaluate_and_record(bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed)
+        else:
+            metrics = evaluate_bundle(
+                bundle,
+                data,
+                part.value,
+                sampled_negatives=sampled_negatives,
+                seed=seed,
+                category=category,
+                diversity_weight=diversity,
+            )
+    print_metrics(metrics, as_json=as_json)
+
+
+@cli.command()
+def baselines(
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    hide_seen: Annotated[
+        bool, typer.Option("--hide-seen", help="Answer with no item of the session, as for leave-one-out histories.")
+    ] = False,
+    record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Evaluate what needs no training, the floor for an encoder: popularity, nearest items, nearest sessions.
+
+    Example: `onward-training baselines --data dataset`
+    """
+    os.environ.update(ONE_THREAD)
+    from onward.training.evaluation.evaluation import evaluate_baselines
+    from onward.training.evaluation.metrics_table import print_metrics
+
+    _only_test_is_recorded(record, part)
+    if record is not None:
+        from onward.training.results.recording import evaluate_and_record_baselines
+
+        metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen)
+    else:
+        metrics = evaluate_baselines(data, part.value, hide_seen=hide_seen)
+    print_metrics(metrics, as_json=as_json)
+
+
+@cli.command()
+def rebuild(
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the rebuilt one becomes its current one.")],
+    items: Annotated[Path | None, typer.Option(help="The new catalog: a file with attributes of items.")] = None,
+    items_format: Annotated[Format | None, typer.Option(help="Of --items.  [default: by extension]")] = None,
+    items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
+    changes: Annotated[
+        Path | None, typer.Option(help="Changes of the live catalog, as `onward-service changes` wrote them.")
+    ] = None,
+    index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
+    recall: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=1, help=f"Recall@20 that the index is tuned to.  [default: {TARGET_RECALL}]"),
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help=f"Tune the index to a recall@20 of {FAST_RECALL}.")] = False,
+) -> None:
+    """Build the index of the current bundle anew, with a new catalog or another index, without training.
+
+    Items that a new catalog does not list are recommended no longer. New items of the live catalog get rows of their
+    own, with the vectors that the service gave them.
+
+    Example: `onward-training rebuild --bundles bundles --items products.jsonl`
+
+    Example: `onward-service changes > changes.jsonl; onward-training rebuild --bundles bundles --changes changes.jsonl`
+    """
+    from onward.training.data.preparation.prepare_report import announced_steps
+    from onward.training.export.rebuild import rebuild as rebuild_bundle
+
+    with bundle_faults(bundles), announced_steps() as announce:
+        digest = rebuild_bundle(
+            bundles,
+            items=items,
+            items_format=items_format,
+            items_column=items_column,
+            changes=changes,
+            index=index,
+            target_recall=_target_recall(recall, fast=fast),
+            on_step=announce,
+        )
+        typer.echo(digest)
+
+
+@cli.command()
+def results(
+    records: Annotated[Path, typer.Argument(help="Folder of records, as `--record` keeps them.")],
+    out: Annotated[Path, typer.Option(help="The page to write, Markdown; its pictures go beside the records.")],
+) -> None:
+    """Make a page of all recorded runs and baselines: tables, spreads over seeds, learning curves, where others lead.
+
+    Example: `onward-training results docs/results --out docs/results.md`
+
+    `anchors.toml` among the records says for each data set its protocol, the metrics to show, published figures and
+    aims; `DATA/ladder.json` says what was tried.
+    """
+    from onward.training.results.page import write_page
+
+    typer.echo(f"{out}: {write_page(records, out)} runs")
+
+
+@cli.command()
+def tune(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made, with a validation part.")],
+    out: Annotated[Path, typer.Option(help="Folder for the study: trials, study.db, best.toml.")],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=SPEC, may be repeated. SPEC: 1..8 (evenly), log:1e-4..1e-2, or choices a,b,c."),
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="A TOML file of specs, laid out as the recipe is, instead of --vary.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many trials the study has in all.")] = 20,
+    timeout: Annotated[
+        str | None, typer.Option(help="Begin no trial after this time: 90s, 30m, 8h, 1d.  [default: no limit]")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="The most epochs of a trial.  [default: the recipe's]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search and of every training.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Search for a better recipe: trainings with other values, judged by validation alone, the poor ones cut short.
+
+    Example: `onward-training tune srgnn --data dataset --out study --vary training.learning_rate=log:1e-3..1e-2`
+
+    The first trial is the recipe as it is. Ctrl-C ends it after the running step; the same command goes on from there.
+    The best recipe is left in `best.toml`.
+    """
+    from onward.training.recipe import Recipe
+    from onward.training.tuning.search_space import read_specs
+    from onward.training.tuning.study import tune as search
+    from onward.training.tuning.study_report import print_study
+
+    study = search(
+        Recipe.load(recipe),
+        read_specs(vary or (), space),
+        data,
+        out,
+        trials=trials,
+        timeout_s=None if timeout is None else _milliseconds("--timeout", timeout) / 1000,
+        epochs=epochs,
+        seed=seed,
+        device_name=device,
+        on_trial=lambda line: typer.echo(line, err=True),
+    )
+    print_study(study, as_json=as_json)
+    if study.interrupted:
+        typer.echo(f"interrupted; go on with the same command (study: {out})", err=True)
+        raise typer.Exit(130)
+
+
+def _only_test_is_recorded(record: Path | None, part: HeldOut) -> None:
+    if record is not None and part is not HeldOut.TEST:
+        raise InputError("--record keeps answers about the test part; leave out --part")
+
+
+def _target_recall(recall: float | None, *, fast: bool) -> float:
+    if recall is not None and fast:
+        raise InputError("--recall and --fast: give one of them")
+    return FAST_RECALL if fast else recall or TARGET_RECALL
+
+
+def _engine(name: EngineName) -> "Callable[[Path], Engine]":
+    if name is EngineName.SPARK:
+        from onward.training.data.readers.spark_engine import SparkEngine
+
+        return SparkEngine
+    from onward.training.data.readers.polars_engine import PolarsEngine
+
+    return PolarsEngine
+
+
+def _milliseconds(option: str, duration: str) -> int:
+    match = re.fullmatch(r"(\d+)([smhd])", duration)
+    if match is None or int(match[1]) == 0:
+        raise InputError(f"{option} {duration!r}: write a number and s, m, h or d, such as 30m")
+    return int(match[1]) * UNIT_MS[match[2]]

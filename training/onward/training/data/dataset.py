@@ -1,0 +1,219 @@
+"""A dataset: a folder with events divided into parts, the items they know, and how it all was made."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Literal, TypeAlias, cast, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from onward.bundle.validation import message_of
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind, Targets
+from onward.training.data.preparation.problems import Problem
+from onward.training.errors import InputError
+
+Part: TypeAlias = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+FORMAT_VERSION: Literal[1] = 1
+EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is_target")
+"""Of a part's file, one row per event, sorted by session and position; row is 0 for an item unknown to training."""
+ITEM_COLUMNS = ("row", "item_id", "popularity")
+"""Of the items' file; attributes follow."""
+INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
+
+
+class PartCounts(BaseModel):
+    """What one part holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: int
+    sessions: int
+    items: int
+    examples: int
+
+    @classmethod
+    def of(cls, file: Path, targets: Targets) -> "PartCounts":
+        """Count the rows of a part's file."""
+        target = pl.col("is_target")
+        examples = target.sum() if targets == "each" else pl.col("session_id").filter(target).n_unique()
+        sessions = (pl.col("position") == 0).sum()
+        counts = pl.scan_parquet(file).select(
+            events=pl.len(), sessions=sessions, items=pl.col("item_id").n_unique(), examples=examples
+        )
+        return cls(**counts.collect(engine="streaming").row(0, named=True))
+
+
+class DatasetInfo(BaseModel):
+    """How a dataset was made and what came of it: the content of dataset.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    created: AwareDatetime
+    sources: tuple[str, ...]
+    """Names of the files that were read."""
+    options: Preparation
+    targets: Targets
+    """Held-out targets: each is an example with the events before it, or those of a session are one example."""
+    items: int
+    parts: dict[Part, PartCounts]
+    dropped: dict[str, int]
+    """Events that are in no part, by reason."""
+    problems: tuple[Problem, ...]
+    attributes_unused: int | None
+    """Items of the attribute file without any event; None without such a file."""
+    fingerprint: str
+    """SHA-256 of the rows of all Parquet files: equal for equal input and options."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sessions:
+    """Whole sessions, one after another: session s is rows[offsets[s]:offsets[s + 1]], oldest first."""
+
+    rows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    is_target: NDArray[np.bool_]
+    users: NDArray[np.int64]
+    """The row of each session's user; 0 where it has none that training knows."""
+    file: Path | None = None
+    """Where the ids stand."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The item id of every event, of unknown items too; none where the sessions come from no file."""
+        return self._column("item_id")
+
+    @cached_property
+    def session_ids(self) -> list[str]:
+        """The id of every session."""
+        ids = self._column("session_id")
+        return [ids[start] for start in self.offsets[:-1]]
+
+    def _column(self, name: str) -> list[str]:
+        return [] if self.file is None else pl.read_parquet(self.file, columns=[name])[name].to_list()
+
+
+class Dataset:
+    """A folder that `prepare` wrote."""
+
+    def __init__(self, folder: Path, info: DatasetInfo) -> None:
+        self.folder = folder
+        self.info = info
+
+    @classmethod
+    def open(cls, folder: Path) -> "Dataset":
+        """Raises InputError when the folder is no dataset of a version this program knows."""
+        try:
+            text = (folder / INFO_FILE).read_bytes()
+        except OSError as error:
+            raise InputError(f"{folder}: not a dataset, {INFO_FILE} cannot be read; make one with prepare") from error
+        try:
+            return cls(folder, DatasetInfo.model_validate_json(text))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            what = f"{'.'.join(map(str, fault['loc'])) or 'content'}: {message_of(fault)}"
+            raise InputError(f"{folder / INFO_FILE}: {what}; prepare the dataset again") from error
+
+    def sessions(self, part: Part) -> Sessions:
+        """The sessions of one part, in order of time; none where the part is absent."""
+        file = self.folder / f"{part}.parquet"
+        if part not in self.info.parts:
+            return Sessions(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
+        events = self._read(file, ["row", "position", "is_target"])
+        starts = np.flatnonzero(events["position"].to_numpy() == 0)
+        return Sessions(
+            rows=events["row"].to_numpy().astype(np.int64),
+            offsets=np.append(starts, len(events)).astype(np.int64),
+            is_target=events["is_target"].to_numpy().astype(np.bool_),
+            users=self._user_rows(file, len(starts)),
+            file=file,
+        )
+
+    def known(self) -> list[Sessions]:
+        """Training and validation as they are once nothing is held out: every event after a session's first a target.
+
+        Each event is there once: where validation's sessions go on with those of training, they stand for both.
+        """
+        train, validation = self.sessions("train"), self.sessions("validation")
+        parts = [validation] if self.info.options.split is SplitKind.LEAVE_ONE_OUT and len(validation) else [train]
+        parts += [validation] if len(validation) and parts[0] is train else []
+        return [replace(part, is_target=_after_the_first(part.offsets)) for part in parts]
+
+    def users(self) -> list[str]:
+        """Users of the training part: index i is row i + 1; none where a session is not all that a user did."""
+        if not self.info.options.split.takes_histories:
+            return []
+        return self._session_ids(self.folder / "train.parquet").to_list()
+
+    def _user_rows(self, file: Path, sessions: int) -> NDArray[np.int64]:
+        users = self.users()
+        if not users:
+            return np.zeros(sessions, np.int64)
+        known = pl.DataFrame({"session_id": users, "user": np.arange(1, len(users) + 1)})
+        asked = self._session_ids(file).to_frame().join(known, on="session_id", how="left", maintain_order="left")
+        return asked["user"].fill_null(0).to_numpy().astype(np.int64)
+
+    def _session_ids(self, file: Path) -> pl.Series:
+        events = self._read(file, ["session_id", "position"])
+        return events.filter(pl.col("position") == 0)["session_id"]
+
+    def item_ids(self) -> list[str]:
+        """All items: index i is row i + 1."""
+        return self._items(["item_id"])["item_id"].to_list()
+
+    def popularity(self) -> NDArray[np.int64]:
+        """Number of events in training and validation by row (N + 1,); that of row 0 is 0."""
+        counts = self._items(["popularity"])["popularity"].to_numpy().astype(np.int64)
+        return np.concatenate([np.zeros(1, np.int64), counts])
+
+    def attributes(self) -> pl.DataFrame:
+        """item_id and the attribute columns of every item, in order of rows."""
+        return self._items(None).drop("row", "popularity")
+
+    def _items(self, columns: list[str] | None) -> pl.DataFrame:
+        return self._read(self.folder / ITEMS_FILE, columns)
+
+    def _read(self, file: Path, columns: list[str] | None) -> pl.DataFrame:
+        try:
+            return pl.read_parquet(file, columns=columns)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise InputError(f"{file}: cannot be read; prepare the dataset again") from error
+
+
+def _after_the_first(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    is_target = np.ones(offsets[-1], dtype=np.bool_)
+    is_target[offsets[:-1]] = False
+    return is_target
+
+
+class _Digest:
+    """A file to write to of which only the SHA-256 is kept."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 over the names and rows of Parquet files, not over their bytes, which a library's version decides."""
+    digest = _Digest()
+    for file in files:
+        digest.write(f"{file.name}\n".encode())
+        pl.scan_parquet(file).sink_ndjson(cast(IO[bytes], digest))
+    return digest.sha256.hexdigest()

@@ -1,0 +1,1 @@
+"""From events to sessions, splits and a dataset on disk."""

@@ -1,0 +1,84 @@
+"""What a person may choose when a dataset is prepared; `dataset.json` records it."""
+
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from onward.training.data.readers.columns import ColumnNames
+from onward.training.data.readers.formats import Format
+from onward.training.errors import InputError
+
+Targets: TypeAlias = Literal["each", "together"]
+DEFAULT_GAP_MS = 30 * 60 * 1000
+
+
+class SplitKind(StrEnum):
+    """How events are divided into training and test."""
+
+    TEMPORAL = "temporal"
+    LEAVE_ONE_OUT = "leave-one-out"
+    BY_USER = "by-user"
+    GIVEN = "given"
+
+    @property
+    def takes_histories(self) -> bool:
+        """Whether a session is all that one user did."""
+        return self in (SplitKind.LEAVE_ONE_OUT, SplitKind.BY_USER)
+
+    @property
+    def min_support(self) -> int:
+        """The fewest events of an item, as in the papers that use this split."""
+        return {SplitKind.TEMPORAL: 5, SplitKind.BY_USER: 5}.get(self, 1)
+
+    @property
+    def min_length(self) -> int:
+        """The fewest events of a session, as in the papers that use this split."""
+        return {SplitKind.TEMPORAL: 2, SplitKind.LEAVE_ONE_OUT: 3, SplitKind.BY_USER: 5}.get(self, 1)
+
+    @property
+    def shortest(self) -> int:
+        """The fewest events that this split can divide."""
+        return {SplitKind.LEAVE_ONE_OUT: 3, SplitKind.BY_USER: 2}.get(self, 1)
+
+    @property
+    def needs_time(self) -> bool:
+        """Whether events without times cannot be split so."""
+        return self is SplitKind.TEMPORAL
+
+    @property
+    def targets(self) -> Targets:
+        """Whether the targets of one test session are examples of their own or one example with many answers."""
+        return "together" if self is SplitKind.BY_USER else "each"
+
+
+class Preparation(BaseModel):
+    """Every choice that decides the rows of a dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: SplitKind
+    columns: ColumnNames = ColumnNames()
+    format: Format | None = Field(default=None, description="None: by each file's extension.")
+    items_format: Format | None = Field(default=None, description="That of the file of items; None: by extension.")
+    items_column: str | None = Field(default=None, description="Where the file of items has its ids; None: guessed.")
+    gap_ms: int | None = Field(default=None, gt=0, description="Idle time that ends a session; None: session ids do.")
+    min_support: int = Field(ge=1, description="Items with fewer events are dropped.")
+    min_length: int = Field(ge=1, description="Sessions with fewer events are dropped.")
+    test_days: float | None = Field(default=None, gt=0, description="Temporal split: days of test; None: by share.")
+    test_share: float = Field(default=0.1, gt=0, lt=1, description="Temporal split: share of the time axis.")
+    validation: float = Field(default=0.1, ge=0, lt=1, description="Most recent share of the training sessions.")
+    seed: int = Field(default=0, ge=0, description="Shuffles the users of the split by user.")
+
+    def refuse_contradictions(self, *, has_test: bool) -> None:
+        """Raises InputError when options do not go together."""
+        if has_test and self.split is not SplitKind.GIVEN:
+            raise InputError(f"--split {self.split} makes a test part of its own; leave out --test or --split")
+        if self.test_days is not None and self.split is not SplitKind.TEMPORAL:
+            raise InputError(f"--test-days belongs to --split temporal, not to {self.split}")
+        if self.gap_ms is not None and self.split.takes_histories:
+            raise InputError(f"--split {self.split} takes a user's whole history; leave out --gap")
+        if self.min_length < self.split.shortest:
+            raise InputError(
+                f"--min-length {self.min_length}: --split {self.split} needs at least {self.split.shortest}"
+            )

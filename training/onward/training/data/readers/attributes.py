@@ -1,0 +1,100 @@
+"""What a file says about items: titles, categories, prices, availability."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import narwhals as nw
+import polars as pl
+
+from onward.training.data.dataset import ITEM_COLUMNS
+from onward.training.data.preparation.problems import SHOWN_ROWS, Problem
+from onward.training.data.readers.columns import ColumnNames, found
+from onward.training.data.readers.formats import Format, Layout, first_lines, format_of, layout
+from onward.training.data.readers.ids import first_wrong, id_checks, id_text
+from onward.training.errors import InputError
+
+TRUTH = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """One row per item: item_id and a column for each attribute; and the rows of the file that are no item."""
+
+    items: pl.DataFrame
+    problems: tuple[Problem, ...]
+
+
+def read_attributes(path: str, file_format: Format | None, item_column: str | None) -> Attributes:
+    """Read a local file of items; the first of several rows for one item counts. Raises InputError."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such file (--items)")
+    rows = _read(path, file_format or format_of(path))
+    column = ColumnNames(item=item_column).find(path, rows.columns).item
+    if column is None:
+        raise InputError(
+            f"{path}: cannot tell which column is the item id; give --items-column ({found(rows.columns)})"
+        )
+    frame = nw.from_native(rows)
+    ids = frame.select(id_text(path, column, frame.schema[column]).alias("item_id"))
+    problems = ids.select(first_wrong(id_checks("item_id", "item")).alias("kind")).to_native()["kind"]
+    if taken := {*ITEM_COLUMNS} & {*rows.drop(column).columns}:
+        raise InputError(f"{path}: a dataset has its own {min(taken)!r}; rename that column")
+    items = ids.to_native().hstack(rows.drop(column))
+    repeated = items["item_id"].is_first_distinct().not_() & problems.is_null()
+    problems = problems.set(repeated, "duplicate item")
+    return Attributes(_with_availability(path, items.filter(problems.is_null())), _problems(path, problems))
+
+
+def add_attributes(items_file: Path, attributes: pl.DataFrame) -> int:
+    """Write the attributes into a dataset's file of items; return how many belong to none of them."""
+    items = pl.read_parquet(items_file)
+    items.join(attributes, on="item_id", how="left", maintain_order="left").write_parquet(items_file)
+    return len(attributes.join(items, on="item_id", how="anti"))
+
+
+def _read(path: str, file_format: Format) -> pl.DataFrame:
+    try:
+        if file_format is Format.PARQUET:
+            return pl.read_parquet(path, glob=False)
+        if file_format is Format.JSONL:
+            return pl.read_ndjson(path, infer_schema_length=None)
+        return _read_text(path, layout(path, file_format, first_lines(path)))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as {file_format} ({str(error).partition(chr(10))[0]})") from error
+
+
+def _read_text(path: str, text: Layout) -> pl.DataFrame:
+    """Every column that holds numbers, or true and false, all the way is read as such."""
+    return pl.read_csv(
+        path,
+        has_header=False,
+        skip_lines=text.header_lines,
+        new_columns=text.names,
+        separator=text.separator or "",
+        infer_schema_length=None,
+        encoding="utf8-lossy",
+        extra_columns="ignore",
+        glob=False,
+    )
+
+
+def _with_availability(path: str, items: pl.DataFrame) -> pl.DataFrame:
+    """`available`, where there is such a column, as true or false."""
+    if "available" not in items.columns or items["available"].dtype == pl.Boolean:
+        return items
+    text = items["available"].cast(pl.String).str.strip_chars().str.to_lowercase()
+    unclear = items.filter(text.is_not_null() & ~text.is_in(list(TRUTH)))
+    if not unclear.is_empty():
+        item, value = unclear.select("item_id", "available").row(0)
+        raise InputError(f"{path}: item {item}: available is {value!r}; write true or false")
+    return items.with_columns(text.replace_strict(TRUTH, return_dtype=pl.Boolean).alias("available"))
+
+
+def _problems(path: str, kinds: pl.Series) -> tuple[Problem, ...]:
+    """`kinds` holds what is wrong with each row of the file, null for nothing."""
+    rows = kinds.to_frame("kind").with_row_index("row", offset=1).drop_nulls()
+    table = rows.group_by("kind").agg(pl.len().alias("count"), pl.col("row").head(SHOWN_ROWS)).sort("kind")
+    return tuple(
+        Problem(kind=kind, file=Path(path).name, count=count, first_rows=tuple(first))
+        for kind, count, first in table.iter_rows()
+    )

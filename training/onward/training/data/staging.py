@@ -1,0 +1,43 @@
+"""Folders that appear whole or not at all."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from onward.training.errors import InputError
+
+
+@contextmanager
+def new_folder(out: Path, *, force: bool, marker: str) -> Iterator[Path]:
+    """A temporary folder beside `out`, which takes its place when the block ends well and is removed when it fails.
+
+    Raises InputError when `out` exists, unless `force` is given and `out` holds `marker`, the file that tells what
+    kind of folder it is.
+    """
+    if out.exists() and not force:
+        raise InputError(f"{out}: exists already; give --force to replace it")
+    if out.exists() and not (out / marker).is_file():
+        raise InputError(f"{out}: holds no {marker}, so it is not replaced; choose another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        _take_the_place(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_the_place(temporary: Path, out: Path) -> None:
+    if not out.exists():
+        temporary.rename(out)
+        return
+    old = temporary.with_name(f"{temporary.name}.old")
+    out.rename(old)
+    temporary.rename(out)
+    shutil.rmtree(old)

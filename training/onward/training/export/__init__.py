@@ -1,0 +1,1 @@
+"""From a trained encoder to a published bundle."""

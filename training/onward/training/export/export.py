@@ -1,0 +1,210 @@
+"""A trained encoder to a bundle: program, vectors, index, catalog, and proof that they answer as the encoder did.
+
+Dimension key: B sessions, L positions, Q queries, K interests, D embedding, N items.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onward.bundle import (
+    ENCODER,
+    INDEX,
+    QUERIES,
+    VECTORS,
+    BundleError,
+    Defaults,
+    Encoder,
+    Manifest,
+    Users,
+    stage,
+)
+from onward.training.data.corpus import Corpus
+from onward.training.data.dataset import Dataset
+from onward.training.data.examples import Examples
+from onward.training.errors import InputError
+from onward.training.export.bundling import Asked, publish_with_probes, write_catalog
+from onward.training.export.onnx_program import write_program
+from onward.training.index.indexing import MAX_QUERIES, build_index
+from onward.training.index.kind import TARGET_RECALL, IndexKind
+from onward.training.models.encoder import SessionEncoder
+from onward.training.models.ensemble import Ensemble
+from onward.training.recipe import Recipe
+from onward.training.run_folder import WEIGHTS, best_validation, read_run, read_tensors, sessions_of_fit
+
+PARITY = 1e-5
+"""The most by which the exported program's interests may differ from torch's."""
+PROBES = 5
+
+
+class Trained(NamedTuple):
+    """A run and the encoder that came of it."""
+
+    run: Path
+    recipe: Recipe
+    encoder: SessionEncoder
+
+
+def export(
+    runs: Sequence[Path],
+    bundles: Path,
+    *,
+    data: Path | None = None,
+    index: IndexKind = IndexKind.AUTO,
+    target_recall: float = TARGET_RECALL,
+    on_step: Callable[[str], object] = lambda step: None,
+) -> str:
+    """Make a run's encoder, or the sum of several, the current bundle of `bundles` and return its digest.
+
+    Args:
+        runs: the folders of trainings on one data set.
+        bundles: the folder of bundles; made when it is not there.
+        data: the data set it was trained on, where that has moved since.
+        index: which index to build.
+        target_recall: recall@20 of the index against exact search.
+        on_step: told what goes on, for a progress display.
+
+    Raises:
+        InputError: a run holds no weights yet, the data set is not the one it was trained on, or the encoders of
+            several runs do not go together.
+        BundleError: the bundle does not answer as the encoder does.
+    """
+    dataset = Dataset.open(data or Path(read_run(runs[0])["data"]))
+    members = [load_trained(run, dataset) for run in runs]
+    encoder = join(members)
+    examples = _real_sessions(dataset, encoder.max_length)
+
+    with stage(bundles) as staging:
+        on_step("exporting the encoder")
+        program = staging / ENCODER
+        kernel = write_program(encoder, program)
+        vectors_N1D = _item_vectors(encoder)
+        queries_QKD = encode(encoder, examples)
+        check_parity(program, encoder, examples, vectors_N1D.shape, queries_QKD)
+        np.save(staging / VECTORS, vectors_N1D)
+        np.save(staging / QUERIES, queries_QKD)
+        kinds = write_catalog(staging, dataset.item_ids(), dataset.popularity(), dataset.attributes())
+        if encoder.users:
+            Users.write(staging, dataset.users())
+        faiss_index, index_info = build_index(
+            vectors_N1D, queries_QKD, index, target_recall=target_recall, on_step=on_step
+        )
+        faiss.write_index(faiss_index, str(staging / INDEX))
+        manifest = Manifest(
+            model="+".join(member.recipe.model for member in members),
+            recipe=exported_recipe([member.recipe.text for member in members]),
+            data_fingerprint=dataset.info.fingerprint,
+            created=datetime.now(UTC),
+            metrics=best_validation(runs[0]) if len(runs) == 1 else {},
+            items=len(vectors_N1D) - 1,
+            dimension=vectors_N1D.shape[1],
+            users=encoder.users,
+            attributes=kinds,
+            interests=queries_QKD.shape[1],
+            max_length=encoder.max_length,
+            defaults=Defaults(exclude_seen=members[0].recipe.serving.exclude_seen),
+            kernel=kernel,
+            index=index_info,
+        )
+        on_step("checking and publishing the bundle")
+        return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, encoder, examples))
+
+
+def exported_recipe(texts: Sequence[str]) -> str:
+    """What a bundle of runs with these recipes says of its recipe: each different text once."""
+    return "\n".join(dict.fromkeys(texts))
+
+
+def load_trained(run: Path, dataset: Dataset) -> Trained:
+    """A run with its encoder, which has the weights of its best epoch and is in evaluation mode.
+
+    Raises InputError where it has no weights yet or the data set is another than its own.
+    """
+    record = read_run(run)
+    if dataset.info.fingerprint != record["data_fingerprint"]:
+        raise InputError(f"{dataset.folder}: is not the data set that {run} was trained on; name that with --data")
+    if not (run / WEIGHTS).exists():
+        raise InputError(f"{run}: no epoch is complete yet; go on with `onward-training train ... --resume`")
+    recipe = Recipe.parse(record["recipe"], str(run / "recipe.toml"))
+    weights = read_tensors(run / WEIGHTS, torch.device("cpu"))
+    encoder = recipe.build(Corpus.of(dataset, sessions_of_fit(dataset, weights["fit"])))
+    encoder.load_state_dict(weights["encoder"])
+    return Trained(run, recipe, encoder.eval())
+
+
+def join(members: Sequence[Trained]) -> SessionEncoder:
+    """The encoder of one run, or the ensemble of several. Raises InputError where they do not go together."""
+    if len(members) == 1:
+        return members[0].encoder
+    for run, recipe, encoder in members:
+        if encoder.users:
+            raise InputError(f"{run}: a {recipe.model} knows users, and only encoders that do not can be joined")
+        if encoder(torch.ones(1, 2, dtype=torch.long)).shape[1] > 1:
+            raise InputError(f"{run}: a {recipe.model} has several interests, and only single ones can be joined")
+        if recipe.serving != members[0].recipe.serving:
+            raise InputError(f"{run}: its recipe's [serving] differs from that of {members[0].run}")
+    return Ensemble([member.encoder for member in members]).eval()
+
+
+@torch.inference_mode()
+def encode(encoder: SessionEncoder, examples: Examples) -> NDArray[np.float32]:
+    """queries_QKD: the interests of every example's input, by torch."""
+    batches = [examples.gather(examples_B) for examples_B in torch.arange(len(examples)).split(256)]
+    return torch.cat([encoder(*encoder.inputs(batch)) for batch in batches]).numpy()
+
+
+def check_parity(
+    path: Path,
+    encoder: SessionEncoder,
+    examples: Examples,
+    table_shape: tuple[int, ...],
+    queries_QKD: NDArray[np.float32],
+) -> None:
+    """Raise BundleError unless the program gives the interests that torch gave, one session at a time."""
+    interests, dimension = queries_QKD.shape[1:]
+    program = Encoder.load(
+        path,
+        items=table_shape[0] - 1,
+        dimension=dimension,
+        interests=interests,
+        max_length=encoder.max_length,
+        users=encoder.users,
+    )
+    scale = max(1.0, float(np.abs(queries_QKD).max()))
+    for number, query_KD in enumerate(queries_QKD):
+        batch = examples.gather(torch.tensor([number]))
+        rows = batch.items_BL[batch.items_BL > 0].tolist()
+        difference = float(np.abs(program.encode(rows, int(batch.users_B)) - query_KD).max())
+        if not difference <= PARITY * scale:
+            raise BundleError(f"{path.name}: differs from the trained encoder by {difference:.1e} on a real session")
+
+
+def probe_sessions(dataset: Dataset, encoder: SessionEncoder, examples: Examples) -> list[Asked]:
+    """The inputs of a few examples as item ids; where the encoder knows users, every other one with its user."""
+    items, users = dataset.item_ids(), dataset.users()
+    asked: list[Asked] = []
+    for number in list(range(0, len(examples), max(1, len(examples) // PROBES)))[:PROBES]:
+        batch = examples.gather(torch.tensor([number]))
+        rows, user_row = batch.items_BL[batch.items_BL > 0].tolist(), int(batch.users_B)
+        names_user = encoder.users and user_row and len(asked) % 2 == 0
+        asked.append(Asked([items[row - 1] for row in rows], users[user_row - 1] if names_user else None))
+    return asked
+
+
+def _real_sessions(dataset: Dataset, max_length: int) -> Examples:
+    """Examples to tune the index on: evenly over the validation part, or the training part where there is none."""
+    cpu = torch.device("cpu")
+    examples = Examples.of([dataset.sessions("validation")], max_length, cpu)
+    if not len(examples):
+        examples = Examples.of([dataset.sessions("train")], max_length, cpu)
+    return examples.subset(torch.linspace(0, len(examples) - 1, min(MAX_QUERIES, len(examples))).long())
+
+
+def _item_vectors(encoder: SessionEncoder) -> NDArray[np.float32]:
+    return np.ascontiguousarray(encoder.item_vectors().detach().numpy(), dtype=np.float32)

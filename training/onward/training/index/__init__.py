@@ -1,0 +1,1 @@
+"""Build and tune the FAISS index of a bundle."""

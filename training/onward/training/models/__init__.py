@@ -1,0 +1,35 @@
+"""Every model, by the name that recipes and bundles give it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from onward.training.data.corpus import Corpus
+from onward.training.models.attrec import AttRec, AttRecOptions
+from onward.training.models.comirec import ComiRecDR, ComiRecDROptions, ComiRecSA, ComiRecSAOptions
+from onward.training.models.encoder import SessionEncoder
+from onward.training.models.mind import MIND, MINDOptions
+from onward.training.models.mvcrec import MVCrec, MVCrecOptions
+from onward.training.models.re4 import Re4, Re4Options
+from onward.training.models.sasrec import SASRec, SASRecOptions
+from onward.training.models.srgnn import SRGNN, SRGNNOptions
+
+
+class Model(NamedTuple):
+    """How to make an untrained encoder: from the corpus it is to learn from and its options."""
+
+    encoder: Callable[[Corpus, Any], SessionEncoder]
+    options: type[BaseModel]
+
+
+MODELS = {
+    "attrec": Model(AttRec, AttRecOptions),
+    "comirec_dr": Model(ComiRecDR, ComiRecDROptions),
+    "comirec_sa": Model(ComiRecSA, ComiRecSAOptions),
+    "mind": Model(MIND, MINDOptions),
+    "re4": Model(Re4, Re4Options),
+    "mvcrec": Model(MVCrec, MVCrecOptions),
+    "sasrec": Model(SASRec, SASRecOptions),
+    "srgnn": Model(SRGNN, SRGNNOptions),
+}

@@ -1,0 +1,311 @@
+"""Re4: several interests of one session by attention, re-examined while training by three backward flows.
+
+Source: Zhang et al., "Re4: Learning to Re-contrast, Re-attend, Re-construct for Multi-interest Recommendation",
+WWW 2022.
+Dimension key: B sessions, L positions, K interests, D embedding, H hidden, M the longest session that is read,
+P positives.
+
+Serving runs the forward flow alone. Where the paper and the code that gave its results differ, this follows the code:
+
+- the interests pass through tanh of one more layer before they score items, in training and at serving; the backward
+  flows look at them before it. The equations have no such layer: `readout = "none"`;
+- all matrices start standard normal, which makes the first attention nearly one-hot;
+- the contrast's denominator has all items of the session, the other positives too, and as items of other users those
+  of the example before in the batch;
+- contrast and construction are sums over the positives, divided by all K * M places of a session, whatever its
+  length; against the plain sums of the equations that is a constant in their weights.
+
+Which side of re-attend is the target: the paper wants the forward flow's estimate of how an item relates to an interest
+to agree with the criterion of the recommendation, so softmax over z_k . x_i is the target and the forward attention is
+what is fitted, as in the code; neither is detached. The other reading has the forward attention as the target and fits
+the scores to it; it is not offered.
+
+The sampled objective draws with replacement and leaves out the example's own target; the code draws without, and
+leaves out the targets of the whole batch. Exponentials are never taken but inside a softmax, so no score overflows.
+
+Improvements that a recipe may name: the cosine with a scale (re-attend then compares with it too), interests that start
+as means of items, no read-out.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from onward.training.data.corpus import Corpus
+from onward.training.data.examples import Batch
+from onward.training.data.padding import PADDING
+from onward.training.losses.objectives import NegativeInterest, NextItemLoss, Objective
+from onward.training.models.encoder import SessionEncoder
+from onward.training.models.layers import ItemTable, Similarity, places_from_end
+
+
+class ReContrast(BaseModel):
+    """Pull an interest towards the items it attends to, away from the others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weight: NonNegativeFloat
+    """Its share of the loss; 0 is off, and costs nothing."""
+    temperature: PositiveFloat
+    """What cosines are divided by."""
+
+
+class ReAttend(BaseModel):
+    """Have the attention agree with the scores of the items it weighs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weight: NonNegativeFloat
+    """Its share of the loss; 0 is off, and costs nothing."""
+
+
+class ReConstruct(BaseModel):
+    """Have an interest contain the items it attends to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weight: NonNegativeFloat
+    """Its share of the loss; 0 is off, and costs nothing."""
+
+
+class Re4Options(BaseModel):
+    """The `[encoder]` table of a recipe for Re4."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dimension: PositiveInt
+    hidden: PositiveInt
+    """Width of the attention's hidden layer."""
+    interests: PositiveInt
+    max_length: PositiveInt
+    """Items of a session that are read, the newest."""
+    similarity: Similarity
+    initial: Literal["standard_normal", "item_means"]
+    """What the matrices start from: N(0, 1); or N(0, 1 / inputs) but for W_2, which starts as the identity, so that
+    interests begin as means of items."""
+    readout: Literal["tanh", "none"]
+    """What comes between the interests that the backward flows see and those that score items."""
+    re_contrast: ReContrast
+    re_attend: ReAttend
+    re_construct: ReConstruct
+    objective: Objective
+    negative_interest: NegativeInterest
+
+
+class ForwardFlow(NamedTuple):
+    """What the forward flow makes of sessions, and what the backward flows look at."""
+
+    valid_BL: Tensor
+    """Where there is an item."""
+    items_BLD: Tensor
+    attention_logits_BKL: Tensor
+    """-inf at padding."""
+    interests_BKD: Tensor
+    """Before the read-out."""
+
+    def positive_BKL(self) -> Tensor:
+        """Which items stand for an interest: those with more attention than if all had the same."""
+        length_B11 = self.valid_BL.sum(dim=1)[:, None, None]
+        return self.attention_logits_BKL.softmax(dim=2) > 1 / length_B11
+
+
+def re_contrast(
+    interests_BKD: Tensor,
+    items_BLD: Tensor,
+    *,
+    valid_BL: Tensor,
+    positive_BKL: Tensor,
+    temperature: float,
+    max_length: int,
+) -> Tensor:
+    """InfoNCE of each interest's positives; their sum, in nats, as a mean over B * K * max_length places.
+
+    The negatives of an interest are the items of its session and of the example before, and the other interests.
+    """
+    interests_BKD = F.normalize(interests_BKD, dim=2)
+    items_BLD = F.normalize(items_BLD, dim=2)
+    interest_count = interests_BKD.shape[1]
+    own_BKL = interests_BKD @ items_BLD.mT / temperature
+    other_users_BKL = interests_BKD @ items_BLD.roll(1, dims=0).mT / temperature
+    other_interests_BKK = interests_BKD @ interests_BKD.mT / temperature
+    itself_KK = torch.eye(interest_count, dtype=torch.bool, device=interests_BKD.device)
+    logits_BKS = torch.cat(
+        [
+            own_BKL.masked_fill(~valid_BL[:, None], -torch.inf),
+            other_users_BKL.masked_fill(~valid_BL.roll(1, dims=0)[:, None], -torch.inf),
+            other_interests_BKK.masked_fill(itself_KK, -torch.inf),
+        ],
+        dim=2,
+    )
+    losses_BKL = logits_BKS.logsumexp(dim=2, keepdim=True) - own_BKL
+    return losses_BKL.masked_fill(~positive_BKL, 0).sum() / (len(items_BLD) * interest_count * max_length)
+
+
+def re_attend(attention_logits_BKL: Tensor, scores_BKL: Tensor, *, valid_BL: Tensor) -> Tensor:
+    """Cross-entropy of the attention against the softmax of the scores of the same items; mean over B * K, in nats.
+
+    Gradients go to both sides.
+    """
+    padding_B1L = ~valid_BL[:, None]
+    target_BKL = scores_BKL.masked_fill(padding_B1L, -torch.inf).softmax(dim=2)
+    predicted_BKL = attention_logits_BKL.masked_fill(padding_B1L, -torch.inf).log_softmax(dim=2)
+    return -(target_BKL * predicted_BKL.masked_fill(padding_B1L, 0)).sum(dim=2).mean()
+
+
+def re_construct(reconstructed_BKLD: Tensor, items_BLD: Tensor, *, positive_BKL: Tensor, max_length: int) -> Tensor:
+    """Squared error at each interest's positives; their sum as a mean over B * K * max_length * D numbers."""
+    batch, interest_count, _, dimension = reconstructed_BKLD.shape
+    session_P, interest_P, place_P = positive_BKL.nonzero(as_tuple=True)
+    error_PD = reconstructed_BKLD[session_P, interest_P, place_P] - items_BLD[session_P, place_P]
+    return error_PD.square().sum() / (batch * interest_count * max_length * dimension)
+
+
+class Reconstruction(nn.Module):
+    """Brings back the items of a session from one of its interests.
+
+    The interest z becomes M vectors c_l = F_l z + b_l, one a place, counted from the session's end; place l then
+    attends to all places by softmax_m of w_l . tanh(W_key c_m), and what it gathers is W_value c_m.
+    """
+
+    def __init__(self, dimension: int, max_length: int) -> None:
+        super().__init__()
+        self.up_sample = nn.Linear(dimension, max_length * dimension)
+        self.key = nn.Linear(dimension, dimension, bias=False)
+        self.query_MD = nn.Parameter(torch.empty(max_length, dimension))
+        self.value = nn.Linear(dimension, dimension, bias=False)
+
+    def forward(self, interests_BKD: Tensor, valid_BL: Tensor) -> Tensor:
+        """reconstructed_BKLD: of every interest, what it says of each place of its session.
+
+        W_key F_l and W_value F_l are multiplied out once, so that each interest meets two matrices a place, not three.
+        """
+        batch, interest_count, dimension = interests_BKD.shape
+        max_length, length = len(self.query_MD), valid_BL.shape[1]
+        places_L = places_from_end(valid_BL, max_length)
+        blocks_LDD = self.up_sample.weight.view(max_length, dimension, dimension)[places_L]
+        biases_LD = self.up_sample.bias.view(max_length, dimension)[places_L]
+        interests_XD = interests_BKD.flatten(0, 1)
+
+        def through(layer: nn.Linear) -> Tensor:
+            matrix_YD = (layer.weight @ blocks_LDD).flatten(0, 1)
+            return F.linear(interests_XD, matrix_YD, layer(biases_LD).flatten()).view(-1, length, dimension)
+
+        logits_XLL = torch.tanh(through(self.key)) @ self.query_MD[places_L].T  # by attended place, by attending place
+        padding_BKL = ~valid_BL[:, None].expand(batch, interest_count, length)
+        weights_XLL = logits_XLL.masked_fill(padding_BKL.flatten(0, 1)[:, :, None], -torch.inf).softmax(dim=1)
+        return (weights_XLL.mT @ through(self.value)).view(batch, interest_count, length, dimension)
+
+
+class Re4(SessionEncoder):
+    """Encodes a session as several interests, each an attention over its items."""
+
+    def __init__(self, corpus: Corpus, options: Re4Options) -> None:
+        """Make an untrained encoder of the corpus's items, with torch's global random state."""
+        super().__init__()
+        dimension = options.dimension
+        self.options = options
+        self.max_length = options.max_length
+        self.items = ItemTable(corpus.items, dimension, options.similarity)
+        self.hidden = nn.Linear(dimension, options.hidden, bias=False)
+        self.attention = nn.Linear(options.hidden, options.interests, bias=False)
+        self.value = nn.Linear(dimension, dimension, bias=False)
+        self.readout = (
+            nn.Sequential(nn.Linear(dimension, dimension), nn.Tanh()) if options.readout == "tanh" else nn.Identity()
+        )
+        self.reconstruction = Reconstruction(dimension, options.max_length) if options.re_construct.weight else None
+        self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
+        self._start(options.initial)
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
+        return self._read_out(self.forward_flow(items_BL).interests_BKD)
+
+    def forward_flow(self, items_BL: Tensor) -> ForwardFlow:
+        """The interests before the read-out, and what they were made of."""
+        valid_BL = items_BL != PADDING
+        items_BLD = self.items(items_BL)
+        logits_BKL = self.attention(torch.tanh(self.hidden(items_BLD))).mT
+        logits_BKL = logits_BKL.masked_fill(~valid_BL[:, None], -torch.inf)
+        interests_BKD = self.value(logits_BKL.softmax(dim=2) @ items_BLD)
+        return ForwardFlow(valid_BL, items_BLD, logits_BKL, interests_BKD)
+
+    def item_vectors(self) -> Tensor:
+        """The embeddings score the interests; of length 1 where the cosine is the score."""
+        return self.items.vectors()
+
+    def serving_form(self) -> nn.Module:
+        """The same, with what is linear in an item, and its logits, in a table."""
+        return FoldedRe4(self)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The recipe's objective for the interest nearest to the next item, and the backward flows by their weights."""
+        flow = self.forward_flow(batch.items_BL)
+        loss = self.next_item_loss.of_several(
+            self._read_out(flow.interests_BKD), batch.next_items_B, self.items, self.options.negative_interest
+        )
+        return loss + self.backward_flows(flow)
+
+    def backward_flows(self, flow: ForwardFlow) -> Tensor:
+        """The weighted sum of the backward flows that are on."""
+        options, max_length = self.options, self.max_length
+        positive_BKL = flow.positive_BKL()
+        total = flow.interests_BKD.new_zeros(())
+        if options.re_contrast.weight:
+            total = total + options.re_contrast.weight * re_contrast(
+                flow.interests_BKD,
+                flow.items_BLD,
+                valid_BL=flow.valid_BL,
+                positive_BKL=positive_BKL,
+                temperature=options.re_contrast.temperature,
+                max_length=max_length,
+            )
+        if options.re_attend.weight:
+            scores_BKL = self.items.interest(flow.interests_BKD) @ flow.items_BLD.mT
+            total = total + options.re_attend.weight * re_attend(
+                flow.attention_logits_BKL, scores_BKL, valid_BL=flow.valid_BL
+            )
+        if self.reconstruction is not None:
+            total = total + options.re_construct.weight * re_construct(
+                self.reconstruction(flow.interests_BKD, flow.valid_BL),
+                flow.items_BLD,
+                positive_BKL=positive_BKL,
+                max_length=max_length,
+            )
+        return total
+
+    def _read_out(self, interests_BKD: Tensor) -> Tensor:
+        return self.items.interest(self.readout(interests_BKD))
+
+    def _start(self, initial: str) -> None:
+        """Draw the matrices without biases; layers with one keep torch's start, as in the authors' code."""
+        matrices = [self.items.embedding.weight, self.hidden.weight, self.attention.weight, self.value.weight]
+        if self.reconstruction is not None:
+            drawn = self.reconstruction
+            matrices += [drawn.key.weight, drawn.query_MD, drawn.value.weight]
+        for matrix in matrices:
+            nn.init.normal_(matrix, std=1.0 if initial == "standard_normal" else matrix.shape[1] ** -0.5)
+        if initial == "item_means":
+            nn.init.eye_(self.value.weight)
+        with torch.no_grad():
+            self.items.embedding.weight[PADDING] = 0
+
+
+class FoldedRe4(nn.Module):
+    """Gives the interests of a Re4: an item's logits have nothing of the session, and W_2 is linear in the item."""
+
+    @torch.no_grad()
+    def __init__(self, encoder: Re4) -> None:
+        """Fold an encoder whose weights do not change any more."""
+        super().__init__()
+        vectors_ND = encoder.item_vectors()
+        logits_NK = encoder.attention(torch.tanh(encoder.hidden(vectors_ND)))
+        logits_NK[PADDING] = -torch.inf
+        self.values_ND, self.logits_NK = (
+            nn.Embedding.from_pretrained(table) for table in (encoder.value(vectors_ND), logits_NK)
+        )
+        self.items, self.readout = encoder.items, encoder.readout
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
+        weights_BKL = self.logits_NK(items_BL).softmax(dim=1).mT
+        interests_BKD: Tensor = self.items.interest(self.readout(weights_BKL @ self.values_ND(items_BL)))
+        return interests_BKD

@@ -1,0 +1,109 @@
+"""SASRec, a causal transformer: every position of a session predicts the item after it, in one pass.
+
+Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section III. The loss is the recipe's
+objective instead of the paper's one negative for each target, which Klenitskiy and Vasilev ("Turning Dross Into Gold
+Loss", RecSys 2023) found to be what the paper's figures lack.
+Dimension key: B sessions, L positions, D embedding, P positions that have a target.
+
+Positions are counted from the oldest item that is read, so that a session is encoded alike whether it stands for
+itself or begins a longer one: what training learns at every position is what serving asks at the last.
+"""
+
+from typing import Annotated, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from onward.training.data.corpus import Corpus
+from onward.training.data.examples import Batch
+from onward.training.data.padding import PADDING
+from onward.training.losses.objectives import NextItemLoss, Objective
+from onward.training.models.encoder import SessionEncoder
+from onward.training.models.layers import ItemTable, Similarity
+from onward.training.models.transformer import TransformerEncoder
+
+INITIAL_DEVIATION = 0.02
+
+
+class SASRecOptions(BaseModel):
+    """The `[encoder]` table of a recipe for SASRec."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dimension: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    feed_forward: PositiveInt
+    """Width of the hidden layers between attentions."""
+    max_length: PositiveInt
+    """Items of a session that are read, the newest."""
+    similarity: Similarity
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the embeddings and of what each layer adds that training leaves out."""
+    objective: Objective
+
+    @model_validator(mode="after")
+    def _heads_share_the_dimension(self) -> Self:
+        if self.dimension % self.heads:
+            raise ValueError(f"dimension {self.dimension} is no multiple of heads {self.heads}")
+        return self
+
+
+class SASRec(SessionEncoder):
+    """Encodes a session as one interest: the state of its last position."""
+
+    every_position = True
+
+    def __init__(self, corpus: Corpus, options: SASRecOptions) -> None:
+        """Make an untrained encoder of the corpus's items, with torch's global random state."""
+        super().__init__()
+        self.max_length = options.max_length
+        self.items = ItemTable(corpus.items, options.dimension, options.similarity)
+        self.places = nn.Embedding(options.max_length, options.dimension)
+        self.dropout = nn.Dropout(options.dropout)
+        self.transformer = TransformerEncoder(
+            options.dimension,
+            layers=options.layers,
+            heads=options.heads,
+            feed_forward=options.feed_forward,
+            dropout=options.dropout,
+            causal=True,
+            pre_norm=True,
+            activation="gelu",
+            mixes_heads=True,
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=INITIAL_DEVIATION)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.items.embedding.weight[PADDING] = 0
+        self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
+        return self._interests(items_BL, last_only=True)
+
+    def item_vectors(self) -> Tensor:
+        """The embeddings that sessions are read by."""
+        return self.items.vectors()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean of the objective over all positions that have a target."""
+        has_target_BL = batch.targets_BT != PADDING
+        interests_PD = self._interests(batch.items_BL, last_only=False)[has_target_BL]
+        loss: Tensor = self.next_item_loss(interests_PD, batch.targets_BT[has_target_BL], self.items)
+        return loss
+
+    def _interests(self, items_BL: Tensor, *, last_only: bool) -> Tensor:
+        """interests_BLD of all positions, or interests_B1D of the last."""
+        valid_BL = items_BL != PADDING
+        places_BL = (valid_BL.long().cumsum(dim=1) - 1).clamp(min=0, max=self.max_length - 1)
+        embedded_BLD = self.dropout(self._to_unit_variance(self.items(items_BL)) + self.places(places_BL))
+        states_BTD: Tensor = self.transformer(embedded_BLD, valid_BL, last_only=last_only)
+        return self.items.interest(states_BTD)
+
+    def _to_unit_variance(self, embedded_BLD: Tensor) -> Tensor:
+        """Embeddings as long as their places are at first; those of the cosine are so by their length of 1."""
+        return embedded_BLD if self.items.scale else embedded_BLD * embedded_BLD.shape[2] ** 0.5

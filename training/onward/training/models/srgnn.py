@@ -1,0 +1,147 @@
+"""SR-GNN: a session as a graph of its items, read by a gated graph neural network.
+
+Source: Wu et al., "Session-based Recommendation with Graph Neural Networks", AAAI 2019, sections 3.2 to 3.5.
+Dimension key: B sessions, L positions, D embedding, N rows of the item table (row 0 pads).
+
+Where the paper and the code that gave its results differ, this follows the code: an edge that a session takes twice
+counts once, and the reset gate acts after the recurrent product. Biases that the code adds twice are here once.
+
+Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale instead of the inner
+product (Gupta et al., "NISER", 2019), learnt positions counted from the session's end, dropout of the item embeddings.
+"""
+
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+
+from onward.training.data.corpus import Corpus
+from onward.training.data.examples import Batch
+from onward.training.data.padding import PADDING
+from onward.training.losses.objectives import NextItemLoss, Objective
+from onward.training.models.encoder import SessionEncoder
+from onward.training.models.folded_srgnn import FoldedSRGNN
+from onward.training.models.layers import ItemTable, Similarity, places_from_end
+
+
+class SRGNNOptions(BaseModel):
+    """The `[encoder]` table of a recipe for SR-GNN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dimension: PositiveInt
+    steps: PositiveInt
+    """Propagation steps over the session graph."""
+    max_length: PositiveInt
+    """Items of a session that are read, the newest."""
+    similarity: Similarity
+    positions: bool
+    """Add a learnt vector to each state by its place, counted from the session's end."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each item embedding's numbers that training leaves out."""
+    objective: Objective
+
+
+class SessionGraph(NamedTuple):
+    """Two row-normalised adjacency matrices over the positions of a session.
+
+    Every position is a node. Positions of one item carry the same state, and only the first of them is counted as a
+    neighbour, so this is the graph over distinct items without gathering any of them.
+    """
+
+    incoming_BLL: Tensor
+    outgoing_BLL: Tensor
+
+    @classmethod
+    def of(cls, items_BL: Tensor) -> "SessionGraph":
+        """Build the graphs of a batch; a step from one item to the next is an edge, however often it is taken."""
+        valid_BL = items_BL != PADDING
+        following_BL = F.pad(items_BL, (0, 1))[:, 1:]
+        same_BLL = (items_BL[:, :, None] == items_BL[:, None, :]) & valid_BL[:, None, :]
+        followed_by_BLL = (following_BL[:, :, None] == items_BL[:, None, :]) & valid_BL[:, None, :]
+        first_BL = (same_BLL.float().tril(-1).sum(dim=2) == 0) & valid_BL
+        edges_BLL = (same_BLL.float() @ followed_by_BLL.float() > 0) & valid_BL[:, :, None]
+        return cls(_neighbour_mean(edges_BLL.mT, first_BL), _neighbour_mean(edges_BLL, first_BL))
+
+
+def _neighbour_mean(edges_BLL: Tensor, first_BL: Tensor) -> Tensor:
+    counted_BLL = (edges_BLL & first_BL[:, None, :]).float()
+    return counted_BLL / counted_BLL.sum(dim=2, keepdim=True).clamp(min=1)
+
+
+class GatedGraphCell(nn.Module):
+    """One propagation step: messages along both directions of the edges update the node states by a GRU."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.message = nn.Linear(dimension, 2 * dimension)
+        self.from_message = nn.Linear(2 * dimension, 3 * dimension)
+        self.from_state = nn.Linear(dimension, 3 * dimension)
+
+    def forward(self, states_BLD: Tensor, graph: SessionGraph) -> Tensor:
+        """The node states after one more step."""
+        incoming_BLD, outgoing_BLD = self.message(states_BLD).chunk(2, dim=2)
+        messages_BLE = torch.cat([graph.incoming_BLL @ incoming_BLD, graph.outgoing_BLL @ outgoing_BLD], dim=2)
+        message_reset, message_keep, message_new = self.from_message(messages_BLE).chunk(3, dim=2)
+        state_reset, state_keep, state_new = self.from_state(states_BLD).chunk(3, dim=2)
+        reset_BLD = torch.sigmoid(message_reset + state_reset)
+        keep_BLD = torch.sigmoid(message_keep + state_keep)
+        new_BLD = torch.tanh(message_new + reset_BLD * state_new)
+        return torch.lerp(new_BLD, states_BLD, keep_BLD)
+
+
+class SRGNN(SessionEncoder):
+    """Encodes a session as one interest: its last item and a soft attention over all its clicks."""
+
+    def __init__(self, corpus: Corpus, options: SRGNNOptions) -> None:
+        """Make an untrained encoder of the corpus's items, with torch's global random state.
+
+        All weights start uniform in +-1/sqrt(dimension), as in the authors' code.
+        """
+        super().__init__()
+        dimension = options.dimension
+        self.max_length = options.max_length
+        self.steps = options.steps
+        self.dimension = dimension
+        self.dropout = nn.Dropout(options.dropout)
+        self.items = ItemTable(corpus.items, dimension, options.similarity)
+        self.cell = GatedGraphCell(dimension)
+        self.attention_last = nn.Linear(dimension, dimension)
+        self.attention_each = nn.Linear(dimension, dimension)
+        self.attention = nn.Linear(dimension, 1, bias=False)
+        self.hybrid = nn.Linear(2 * dimension, dimension)
+        self.positions_LD = nn.Parameter(torch.empty(self.max_length, dimension)) if options.positions else None
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -(dimension**-0.5), dimension**-0.5)
+        with torch.no_grad():
+            self.items.embedding.weight[PADDING] = 0
+        self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
+
+    def forward(self, items_BL: Tensor) -> Tensor:
+        """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
+        states_BLD = self.dropout(self.items(items_BL))
+        graph = SessionGraph.of(items_BL)
+        for _ in range(self.steps):
+            states_BLD = self.cell(states_BLD, graph)
+        if self.positions_LD is not None:
+            states_BLD = states_BLD + self.positions_LD[places_from_end(items_BL, self.max_length)]
+        last_B1D = states_BLD[:, -1:]
+        attention_BL1 = self.attention(torch.sigmoid(self.attention_last(last_B1D) + self.attention_each(states_BLD)))
+        clicked_BL1 = (items_BL != PADDING).unsqueeze(2)
+        global_B1D = (attention_BL1 * clicked_BL1 * states_BLD).sum(dim=1, keepdim=True)
+        return self.items.interest(self.hybrid(torch.cat([global_B1D, last_B1D], dim=2)))
+
+    def item_vectors(self) -> Tensor:
+        """The initial embeddings score the interest, as in the paper; of length 1 where the cosine is the score."""
+        return self.items.vectors()
+
+    def serving_form(self) -> nn.Module:
+        """Of one step, folded; of more, itself."""
+        return FoldedSRGNN([self]) if self.steps == 1 else self
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the next item, by the recipe's objective."""
+        interests_B1D = self(batch.items_BL)
+        loss: Tensor = self.next_item_loss(interests_B1D.squeeze(1), batch.next_items_B, self.items)
+        return loss

@@ -1,0 +1,161 @@
+"""A recipe: everything that makes an experiment what it is, in one complete TOML file."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from onward.bundle.validation import message_of
+from onward.training.data.corpus import Corpus
+from onward.training.errors import InputError
+from onward.training.models import MODELS
+from onward.training.models.encoder import SessionEncoder
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class StepSchedule(BaseModel):
+    """The learning rate is multiplied by `factor` after each `every` epochs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["step"]
+    every: PositiveInt
+    factor: PositiveFloat
+
+    def multiplier(self, epoch: int, progress: float) -> float:
+        """What the learning rate is multiplied by in `epoch` (from 0)."""
+        return self.factor ** (epoch // self.every)
+
+
+class LinearSchedule(BaseModel):
+    """The learning rate rises over the first `warmup` share of all steps, then falls in a line towards zero."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["linear"]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+
+    def multiplier(self, epoch: int, progress: float) -> float:
+        """What the learning rate is multiplied by after the share `progress` of all steps, 0 to 1."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        return max((1 - progress) / (1 - self.warmup), 0.01)
+
+
+class TrainingOptions(BaseModel):
+    """The `[training]` table: how an encoder is fitted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    batch_size: PositiveInt
+    epochs: PositiveInt
+    """The most epochs of the fit that is validated."""
+    optimizer: Literal["adam", "adamw", "adagrad"]
+    sparse_updates: bool
+    """Update only the rows of tables that a step touches; for sampled objectives and large catalogs."""
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    """L2 penalty: part of the gradient (adam, adagrad), or taken off the weights beside it (adamw)."""
+    schedule: Annotated[StepSchedule | LinearSchedule, Field(discriminator="kind")]
+    validation_metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg)@[1-9][0-9]*$")]
+    """Chooses the epoch, on validation examples alone."""
+    patience: PositiveInt
+    """Epochs without a better validation metric that end the fit."""
+    refit: bool
+    """Fit once more, to training and validation examples together, for the chosen number of epochs."""
+
+    @model_validator(mode="after")
+    def _sparse_updates_have_no_penalty(self) -> Self:
+        if self.sparse_updates and (self.weight_decay or self.optimizer == "adamw"):
+            raise ValueError("sparse_updates go with adam or adagrad and a weight_decay of 0")
+        return self
+
+
+class ServingOptions(BaseModel):
+    """The `[serving]` table: what a request means where it does not say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    exclude_seen: bool
+    """Leave out the session's own items."""
+
+
+class Recipe(BaseModel):
+    """A parsed recipe; `encoder` holds the options of its model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    """Of its file, without the suffix."""
+    model: str
+    encoder: Any
+    training: TrainingOptions
+    serving: ServingOptions
+    text: str
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a recipe from a file, or by the name of one that comes with the package.
+
+        Raises InputError that names the file and the key.
+        """
+        source = path if path.exists() else RECIPES / path.with_suffix(".toml").name
+        if not source.is_file():
+            known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
+            raise InputError(f"{path}: no such recipe; give a TOML file or one of: {known}")
+        try:
+            text = source.read_text(encoding="utf-8")
+            return cls.parse(text, str(source))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source}: is not UTF-8 text") from error
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Self:
+        """Read a recipe from TOML text; `source` names it in errors."""
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{source}: is not TOML: {error}") from error
+        model = table.get("model")
+        if model not in MODELS:
+            raise InputError(f"{source}: model: unknown model {model!r}{_suggestion(str(model), list(MODELS))}")
+        options = MODELS[model].options
+        try:
+            encoder = options.model_validate(table.pop("encoder", {}))
+        except ValidationError as error:
+            raise InputError(f"{source}: {_first_fault(error, options, 'encoder.')}") from error
+        try:
+            return cls.model_validate({**table, "encoder": encoder, "name": Path(source).stem, "text": text})
+        except ValidationError as error:
+            raise InputError(f"{source}: {_first_fault(error, cls)}") from error
+
+    def build(self, corpus: Corpus) -> SessionEncoder:
+        """An untrained encoder for a corpus, by torch's global random state."""
+        return MODELS[self.model].encoder(corpus, self.encoder)
+
+
+def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:
+    faults = error.errors()
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    key = prefix + ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{key}: {message_of(fault)}"
+    return f"{key}: unknown key{_suggestion(str(fault['loc'][-1]), _keys(schema))}"
+
+
+def _keys(schema: type[BaseModel]) -> list[str]:
+    """Every key that may stand in a recipe below `schema`."""
+    nested = (TrainingOptions, StepSchedule, LinearSchedule, ServingOptions) if schema is Recipe else ()
+    return sorted({*schema.model_fields, *(key for part in nested for key in part.model_fields)} - {"name", "text"})
+
+
+def _suggestion(word: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"

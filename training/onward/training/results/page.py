@@ -1,0 +1,214 @@
+"""The page of results: Markdown and pictures, made of records alone."""
+
+from collections.abc import Iterable, Sequence
+from os.path import relpath
+from pathlib import Path
+from shlex import quote
+
+from onward.training.results.anchors import Anchor, DataSet, read_anchors, unlisted
+from onward.training.results.plots import CURVES, QUALITY, draw_curves, draw_quality
+from onward.training.results.record import DataRecords, Ladder, RunRecord, read_records
+from onward.training.results.summary import RecipeSummary, Spread, Standing, standings
+
+ABSENT = "–"
+
+
+def write_page(records: Path, page: Path) -> int:
+    """Write the page, and pictures beside the records, and return how many runs it tells of.
+
+    Raises InputError when there are no records, or when one is damaged.
+    """
+    data_sets = read_records(records)
+    anchors = read_anchors(records)
+    known = sorted(data_sets, key=lambda found: _place(found.name, list(anchors)))
+    sections = [_section(found, anchors.get(found.name) or unlisted(found.name), records, page) for found in known]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n\n".join([_head(records, page), *sections]) + "\n", encoding="utf-8")
+    return sum(len(found.runs) for found in data_sets)
+
+
+def _place(name: str, listed: list[str]) -> tuple[int, str]:
+    """Data sets come in the order of the anchors, then by name."""
+    return (listed.index(name) if name in listed else len(listed), name)
+
+
+def _head(records: Path, page: Path) -> str:
+    return f"""# Results
+
+Made by `onward-training results {quote(str(records))} --out {quote(str(page))}` from the records there; do not edit.
+
+Epochs and hyper-parameters are chosen on validation sessions alone, and the test part is asked once for a finished run,
+through its bundle: *as served*, by the index that answers requests, and *exact*, by comparing with every item. Ties
+count against the model. Where several seeds were run a figure is mean ± sample standard deviation."""
+
+
+def _section(records: DataRecords, data_set: DataSet, folder: Path, page: Path) -> str:
+    parts = [f"## {data_set.title}", data_set.protocol, _figures(records, data_set), _against_others(records, data_set)]
+    if data_set.aims and records.runs:
+        parts += ["### Aims", _aims(records, data_set)]
+    if any(run.sampled for run in records.runs):
+        parts += ["### Among drawn items", _sampled(records.runs)]
+    if records.runs:
+        parts += ["### Runs", _runs(records, data_set), _pictures(records, data_set, folder, page)]
+    if records.ladder:
+        parts += ["### What was tried", records.ladder.note, _ladder(records.ladder, data_set)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _figures(records: DataRecords, data_set: DataSet) -> str:
+    """Baselines, published rows and recipes, with what was published or measured of each metric."""
+    columns = data_set.columns
+    served, exact = [column.name for column in columns], [f"{column.name}, exact" for column in columns]
+    rows = [*_baseline_rows(records, data_set), *(_anchor_row(row, data_set) for row in data_set.published)]
+    rows += [_recipe_row(summary, data_set) for summary in RecipeSummary.all_of(records.runs)]
+    return _table(["", *served, *exact, "seeds", "source"], rows)
+
+
+def _baseline_rows(records: DataRecords, data_set: DataSet) -> Iterable[list[str]]:
+    if records.baselines is None:
+        return
+    kind = "baseline, seen items hidden" if records.baselines.hide_seen else "baseline"
+    for name, metrics in records.baselines.metrics.items():
+        figures = [_text(metrics.get(column.metric), data_set) for column in data_set.columns]
+        yield [f"{name} ({kind})", *figures, *[""] * len(figures), "", "here"]
+
+
+def _anchor_row(row: Anchor, data_set: DataSet) -> list[str]:
+    figures = [data_set.text(row.figures[c.metric]) if c.metric in row.figures else ABSENT for c in data_set.columns]
+    source = row.source if row.comparable else f"{row.source} (does not compare)"
+    return [f"{row.name} (published)", *figures, *[""] * len(figures), "", source]
+
+
+def _recipe_row(summary: RecipeSummary, data_set: DataSet) -> list[str]:
+    served = [_spread(summary.served(column.metric), data_set) for column in data_set.columns]
+    exact = [_spread(summary.exact(column.metric), data_set) for column in data_set.columns]
+    return [f"**{summary.recipe}**", *(f"**{text}**" for text in served), *exact, str(len(summary.runs)), "here"]
+
+
+def _against_others(records: DataRecords, data_set: DataSet) -> str:
+    """Where others are ahead of our best recipe, and where not; nothing where there is no one to compare with."""
+    found = standings(records, data_set)
+    lines = ["**Where we lose.** " + " ".join(_losses(found, data_set)), " ".join(_leads(found, data_set))]
+    return "\n".join(line for line in lines if line) if found else ""
+
+
+def _losses(found: Sequence[Standing], data_set: DataSet) -> list[str]:
+    lost = [_standing(one, data_set, "behind") for one in found if one.loses]
+    return lost or ["By none of these metrics, among what is listed here."]
+
+
+def _leads(found: Sequence[Standing], data_set: DataSet) -> list[str]:
+    return [_standing(one, data_set, "ahead of") for one in found if not one.loses]
+
+
+def _standing(one: Standing, data_set: DataSet, side: str) -> str:
+    ours, rival = data_set.text(one.figure), data_set.text(one.rival_figure)
+    gap = data_set.text(abs(one.figure - one.rival_figure))
+    return f"{one.column}: our best, {one.ours} ({ours}), is {gap} {side} {one.rival} ({rival})."
+
+
+def _aims(records: DataRecords, data_set: DataSet) -> str:
+    rows = []
+    for aim in data_set.aims:
+        figures = [
+            data_set.text(aim.figures[c.metric]) if c.metric in aim.figures else ABSENT for c in data_set.columns
+        ]
+        reached = [summary.recipe for summary in RecipeSummary.all_of(records.runs) if _reaches(summary, aim, data_set)]
+        rows.append([aim.name, *figures, ", ".join(reached) or "no recipe", aim.source])
+    return _table(["", *(column.name for column in data_set.columns), "reached by all metrics of", "source"], rows)
+
+
+def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSet) -> bool:
+    """Whether the mean as served is at least the aim, by every metric that it names."""
+    spreads = {metric: summary.served(metric) for metric in aim.figures}
+    return all(
+        spread is not None and spread.mean * data_set.scale >= aim.figures[metric] for metric, spread in spreads.items()
+    )
+
+
+def _sampled(runs: Sequence[RunRecord]) -> str:
+    """The check of many reimplementations."""
+    rows = [
+        [run.recipe, str(run.seed), *(f"{value:.4f}" for name, value in run.sampled.items() if name != "negatives")]
+        for run in runs
+        if run.sampled
+    ]
+    sampled = next(run.sampled for run in runs if run.sampled)
+    table = _table(["recipe", "seed", *(name for name in sampled if name != "negatives")], rows)
+    note = f"Each target among {sampled['negatives']:.0f} drawn items: far above the full ranking, and not to compare."
+    return f"{note}\n\n{table}"
+
+
+def _runs(records: DataRecords, data_set: DataSet) -> str:
+    head = ["recipe", "model", "seed", "commit", "bundle", "epochs chosen / run / at most", "training", "examples/s"]
+    head += ["validation", "index (recall@20)", "encoder p50", "trained on", "evaluated on", "recorded"]
+    return _table(head, [_run_row(run, data_set) for run in records.runs])
+
+
+def _run_row(run: RunRecord, data_set: DataSet) -> list[str]:
+    validation = ", ".join(f"{name} {_text(value, data_set)}" for name, value in run.validation.items())
+    trained_on, evaluated_on = run.trained_on, run.machine
+    return [
+        run.recipe,
+        run.model,
+        str(run.seed),
+        (run.commit or ABSENT)[:13],
+        run.bundle[:12],
+        f"{run.epochs_chosen} / {run.epochs_run} / {run.epochs_at_most}",
+        f"{run.seconds / 60:.1f} min",
+        f"{run.examples_per_s:,.0f}",
+        validation or ABSENT,
+        f"{run.index.description} ({run.index.recall_at_20:.3f})",
+        f"{run.encode_p50_ms:.2f} ms",
+        f"{trained_on.device}, {trained_on.threads} threads, torch {trained_on.torch}",
+        f"{evaluated_on['processor']}, {evaluated_on['cores']} cores, {evaluated_on['memory_gib']} GiB",
+        f"{run.recorded:%Y-%m-%d}",
+    ]
+
+
+def _pictures(records: DataRecords, data_set: DataSet, folder: Path, page: Path) -> str:
+    curves, quality = folder / records.name / CURVES, folder / records.name / QUALITY
+    draw_curves(records, data_set, curves)
+    draw_quality(records, data_set, quality)
+    here = page.parent
+    return (
+        f"![Validation by epoch]({Path(relpath(curves, here)).as_posix()})\n"
+        f"![Quality against the time of the encoder]({Path(relpath(quality, here)).as_posix()})"
+    )
+
+
+def _ladder(ladder: Ladder, data_set: DataSet) -> str:
+    """Each step's figures and what they gain over the last step before it that was kept."""
+    metrics = list(ladder.steps[0].validation)
+    rows, base = [], ladder.steps[0].validation
+    for number, step in enumerate(ladder.steps):
+        gains = [step.validation[metric] - base[metric] for metric in metrics]
+        figures = [_text(step.validation[metric], data_set) for metric in metrics]
+        texts = [ABSENT if number == 0 else _gain(gain, data_set) for gain in gains]
+        rows.append(
+            [step.step, step.change, *figures, *texts, f"{step.seconds / 60:.1f} min", "yes" if step.kept else "no"]
+        )
+        base = step.validation if step.kept else base
+    head = ["step", "change to the recipe", *(f"validation {metric}" for metric in metrics)]
+    return _table([*head, *(f"gain in {metric}" for metric in metrics), "training", "kept"], rows)
+
+
+def _gain(gain: float, data_set: DataSet) -> str:
+    text = data_set.text(gain * data_set.scale)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _spread(spread: Spread | None, data_set: DataSet) -> str:
+    if spread is None:
+        return ABSENT
+    deviation = "" if spread.deviation is None else f" ± {_text(spread.deviation, data_set)}"
+    return f"{_text(spread.mean, data_set)}{deviation}"
+
+
+def _text(fraction: float | None, data_set: DataSet) -> str:
+    return ABSENT if fraction is None else data_set.text(fraction * data_set.scale)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

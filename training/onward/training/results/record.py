@@ -1,0 +1,207 @@
+"""Records: one JSON file for each run that was evaluated, one for the baselines of a data set, one for its ladder."""
+
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from onward.bundle import IndexInfo
+from onward.bundle.validation import message_of
+from onward.training.errors import InputError
+
+BASELINES, LADDER = "baselines.json", "ladder.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Epoch(_Part):
+    """A point of the learning curve."""
+
+    fit: str
+    epoch: PositiveInt
+    loss: float
+    seconds: float
+    examples_per_s: float
+    learning_rate: float
+    validation: dict[str, float] = {}
+    """Empty in a refit."""
+
+
+class TrainedOn(_Part):
+    """What the training ran on."""
+
+    processor: str
+    device: str
+    threads: PositiveInt
+    torch: str
+
+
+class _Record(_Part):
+    """What every record says of its data set, of the code and of the machine that did the measuring."""
+
+    data: str
+    """Name of the data set: of its folder."""
+    data_fingerprint: str
+    items: PositiveInt
+    examples: PositiveInt
+    """Of the test part."""
+    commit: str | None
+    """Of the code that trained the run, or that computed the baselines; None outside a Git checkout."""
+    machine: dict[str, str | int | float | None]
+    recorded: AwareDatetime
+
+
+class RunRecord(_Record):
+    """A finished run and what its bundle's answers about the test part are worth; metrics are fractions."""
+
+    recipe: str
+    recipe_text: str
+    model: str
+    seed: int
+    bundle: str
+    """Digest."""
+    interests: PositiveInt
+    dimension: PositiveInt
+    index: IndexInfo
+    served: dict[str, float]
+    exact: dict[str, float]
+    sampled: dict[str, float] = {}
+    """Among drawn items instead of all; empty where that was not asked for."""
+    validation: dict[str, float]
+    """Of the chosen epoch, without the index; empty where nothing was held out."""
+    epochs_chosen: PositiveInt
+    epochs_run: NonNegativeInt
+    """Of the fit that chose the epoch; 0 where an earlier run had chosen it."""
+    epochs_at_most: PositiveInt
+    curve: tuple[Epoch, ...] = Field(min_length=1)
+    encode_p50_ms: float
+    """Median time of the encoder, one session of 20 items at a time, on one thread."""
+    trained_on: TrainedOn
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all fits, without validation."""
+        return sum(epoch.seconds for epoch in self.curve)
+
+    @property
+    def examples_per_s(self) -> float:
+        """Training speed, the mean over all epochs."""
+        return sum(epoch.examples_per_s * epoch.seconds for epoch in self.curve) / self.seconds
+
+    def write(self, records: Path) -> Path:
+        """Write `DATA/RECIPE-seedN.json` below `records`, in the place of one that is there, and return its path."""
+        return _write(self, records / self.data / f"{self.recipe}-seed{self.seed}.json")
+
+
+class BaselinesRecord(_Record):
+    """What the answers of the baselines about the test part are worth, by their names; metrics are fractions."""
+
+    hide_seen: bool
+    """Whether items of the session were no answers."""
+    metrics: dict[str, dict[str, float]]
+
+    def write(self, records: Path) -> Path:
+        """Write `DATA/baselines.json` below `records`, in the place of one that is there, and return its path."""
+        return _write(self, records / self.data / BASELINES)
+
+
+class Step(_Part):
+    """One step of a ladder: what was tried on top of the last step that was kept."""
+
+    step: str
+    change: str
+    """To the recipe."""
+    validation: dict[str, float]
+    """Metrics of the chosen epoch, fractions."""
+    seconds: float
+    kept: bool
+
+
+class Ladder(_Part):
+    """Improvements in the order in which they were tried, chosen by validation alone."""
+
+    note: str
+    """What all steps share: epochs, seed, machine."""
+    steps: tuple[Step, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _steps_have_the_same_metrics(self) -> Self:
+        if len({frozenset(step.validation) for step in self.steps}) > 1:
+            raise ValueError("every step needs the same validation metrics")
+        return self
+
+
+class DataRecords(_Part):
+    """All records of one data set."""
+
+    name: str
+    runs: tuple[RunRecord, ...]
+    baselines: BaselinesRecord | None
+    ladder: Ladder | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the records in `folder`.
+
+        Raises InputError for a file that is no record, and where records are of different versions of the data.
+        """
+        files = sorted(file for file in folder.glob("*.json") if file.name not in (BASELINES, LADDER))
+        records = cls(
+            name=folder.name,
+            runs=tuple(_read(file, RunRecord) for file in files),
+            baselines=_read_if_there(folder / BASELINES, BaselinesRecord),
+            ladder=_read_if_there(folder / LADDER, Ladder),
+        )
+        records._check_same_data(folder)
+        return records
+
+    def _check_same_data(self, folder: Path) -> None:
+        measured: list[RunRecord | BaselinesRecord] = [*self.runs, *([self.baselines] if self.baselines else [])]
+        if len({record.data_fingerprint for record in measured}) > 1:
+            versions = ", ".join(sorted({f"{record.data_fingerprint[:12]} ({_name(record)})" for record in measured}))
+            raise InputError(f"{folder}: its records are of different data, which do not compare: {versions}")
+
+
+def read_records(folder: Path) -> list[DataRecords]:
+    """The records below `folder`, by data set. Raises InputError when there are none, or when one is damaged."""
+    data_sets = [DataRecords.read(entry) for entry in sorted(folder.iterdir()) if any(entry.glob("*.json"))]
+    if not data_sets:
+        raise InputError(f"{folder}: holds no records; make some with `onward-training evaluate ... --record {folder}`")
+    return data_sets
+
+
+def _name(record: RunRecord | BaselinesRecord) -> str:
+    return f"{record.recipe} seed {record.seed}" if isinstance(record, RunRecord) else "baselines"
+
+
+AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
+
+
+def _read_if_there(file: Path, kind: type[AnyRecord]) -> AnyRecord | None:
+    return _read(file, kind) if file.exists() else None
+
+
+def _read(file: Path, kind: type[AnyRecord]) -> AnyRecord:
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"])) or "content"
+        raise InputError(f"{file}: {field}: {message_of(fault)}; record it again") from error
+
+
+def _write(record: BaseModel, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return path

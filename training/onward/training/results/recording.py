@@ -1,0 +1,173 @@
+"""Evaluations that leave a record: a run's by its bundle, and that of the baselines."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from onward.bundle import Bundle, Manifest, read_manifest
+from onward.training.data.dataset import Dataset
+from onward.training.errors import InputError
+from onward.training.evaluation.evaluation import evaluate_baselines, evaluate_bundle
+from onward.training.export.export import exported_recipe
+from onward.training.hardware import commit, machine
+from onward.training.recipe import Recipe
+from onward.training.results.record import BaselinesRecord, Epoch, RunRecord, TrainedOn
+from onward.training.run_folder import REFIT, SELECTION, best_validation, read_run
+
+TIMED_CALLS, TIMED_LENGTH = 300, 20
+
+
+def evaluate_and_record(
+    folder: Path, data: Path, runs: Sequence[Path], records: Path, *, sampled_negatives: int = 0, seed: int = 0
+) -> dict[str, Any]:
+    """Evaluate a bundle on the test part, as `evaluate_bundle` does, and record it with the runs that it came from.
+
+    Args:
+        folder: a bundle, or a folder of bundles, meaning its current one.
+        data: a dataset.
+        runs: the folders of the trainings that it was exported from, in that order.
+        records: where records are kept, below it a folder for each data set.
+
+    Raises:
+        InputError: the bundle is not of these runs, a run not of this data set or not at its end.
+        BundleError: the bundle is damaged.
+    """
+    bundle_folder = folder / "current" if (folder / "current").is_symlink() else folder
+    manifest, _ = read_manifest(bundle_folder.resolve())
+    dataset = Dataset.open(data)
+    _check_belongs_together(manifest, dataset, runs, bundle_folder)
+    members = [_Member.of(run) for run in runs]
+    first = members[0]
+    metrics = evaluate_bundle(folder, data, "test", sampled_negatives=sampled_negatives, seed=seed)
+    record = RunRecord(
+        **_common(dataset),
+        commit=first.facts["commit"],
+        recipe=_joined_name([member.recipe.name for member in members]),
+        recipe_text=manifest.recipe,
+        model=manifest.model,
+        seed=first.facts["seed"],
+        bundle=metrics["bundle"],
+        interests=manifest.interests,
+        dimension=manifest.dimension,
+        index=manifest.index,
+        served=_figures(metrics, metrics["exact"]),
+        exact=_figures(metrics["exact"], metrics["exact"]),
+        sampled=metrics.get("sampled", {}),
+        validation=manifest.metrics,
+        epochs_chosen=first.epochs_chosen,
+        epochs_run=_length(first.curve, SELECTION),
+        epochs_at_most=first.facts["epochs"],
+        curve=first.curve if len(members) == 1 else tuple(_unvalidated(members)),
+        encode_p50_ms=encode_p50_ms(Bundle.load(bundle_folder, verify=False)),
+        trained_on=TrainedOn(**{name: first.facts[name] for name in TrainedOn.model_fields}),
+    )
+    record.write(records)
+    return metrics
+
+
+def evaluate_and_record_baselines(data: Path, records: Path, *, hide_seen: bool) -> dict[str, Any]:
+    """Evaluate the baselines on the test part, as `evaluate_baselines` does, and record it."""
+    metrics = evaluate_baselines(data, "test", hide_seen=hide_seen)
+    figures = {name: _figures(of_baseline, of_baseline) for name, of_baseline in metrics.items()}
+    common = _common(Dataset.open(data))
+    BaselinesRecord(**common, commit=commit(), hide_seen=hide_seen, metrics=figures).write(records)
+    return metrics
+
+
+def encode_p50_ms(bundle: Bundle) -> float:
+    """Median time of `bundle.encoder`, in milliseconds, for a session of 20 random items; it keeps to one thread."""
+    rows_CL = np.random.default_rng(0).integers(1, bundle.manifest.items + 1, size=(TIMED_CALLS, TIMED_LENGTH))
+    durations_s = []
+    for rows in rows_CL.tolist():
+        started = time.perf_counter()
+        bundle.encoder.encode(rows)
+        durations_s.append(time.perf_counter() - started)
+    return 1_000 * median(durations_s)
+
+
+class _Member(NamedTuple):
+    """A run of a bundle."""
+
+    facts: dict[str, Any]
+    recipe: Recipe
+    curve: tuple[Epoch, ...]
+    epochs_chosen: int
+
+    @classmethod
+    def of(cls, run: Path) -> "_Member":
+        """Read it. Raises InputError for one that is not at its end."""
+        facts = read_run(run)
+        recipe = Recipe.parse(facts["recipe"], f"{facts['recipe_name']}.toml")
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        curve = tuple(Epoch.model_validate(json.loads(line)) for line in lines)
+        chosen = _chosen_epoch(recipe, curve, facts["epochs"], facts["refit_epochs"])
+        if chosen is None:
+            raise InputError(f"{run}: is not at its end; go on with `onward-training train ... --resume`, then export")
+        return cls(facts, recipe, curve, chosen)
+
+
+def _check_belongs_together(manifest: Manifest, dataset: Dataset, runs: Sequence[Path], bundle: Path) -> None:
+    records = [read_run(run) for run in runs]
+    for run, facts in zip(runs, records, strict=True):
+        if dataset.info.fingerprint != facts["data_fingerprint"]:
+            raise InputError(f"{dataset.folder}: is not the data set that {run} was trained on; name that with --data")
+    made_of = exported_recipe([facts["recipe"] for facts in records])
+    validation = best_validation(runs[0]) if len(runs) == 1 else {}
+    if (manifest.recipe, manifest.data_fingerprint, manifest.metrics) != (
+        made_of,
+        dataset.info.fingerprint,
+        validation,
+    ):
+        named = " ".join(map(str, runs))
+        raise InputError(f"{bundle}: was not exported from {named}; name its runs with --run, or export it again")
+
+
+def _chosen_epoch(recipe: Recipe, curve: tuple[Epoch, ...], epochs: int, refit_epochs: int | None) -> int | None:
+    """The epoch whose weights are exported; None for a run that is not at its end."""
+    metric, options = recipe.training.validation_metric, recipe.training
+    if refit_epochs is not None:
+        return refit_epochs if _length(curve, REFIT) == refit_epochs else None
+    length = _length(curve, SELECTION)
+    validated = [epoch for epoch in curve if epoch.validation]
+    chosen = max(validated, key=lambda epoch: epoch.validation[metric]).epoch if validated else length
+    selected = length == epochs or length - chosen >= options.patience
+    if not selected or (options.refit and validated and _length(curve, REFIT) < chosen):
+        return None
+    return chosen
+
+
+def _joined_name(recipes: Sequence[str]) -> str:
+    """Names of the recipes with how often each is there, as `a`, `a-x2` or `a-x2+b`."""
+    counts = Counter(recipes)
+    return "+".join(name if count == 1 else f"{name}-x{count}" for name, count in counts.items())
+
+
+def _unvalidated(members: Sequence[_Member]) -> Iterator[Epoch]:
+    """The epochs of several runs, of which no validation is that of what they make together."""
+    return (epoch.model_copy(update={"validation": {}}) for member in members for epoch in member.curve)
+
+
+def _length(curve: tuple[Epoch, ...], fit: str) -> int:
+    return sum(epoch.fit == fit for epoch in curve)
+
+
+def _common(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "data": dataset.folder.resolve().name,
+        "data_fingerprint": dataset.info.fingerprint,
+        "items": dataset.info.items,
+        "examples": dataset.info.parts["test"].examples,
+        "machine": machine("torch", "onnxruntime", "faiss-cpu"),
+        "recorded": datetime.now(UTC).replace(microsecond=0),
+    }
+
+
+def _figures(metrics: dict[str, Any], like: dict[str, float]) -> dict[str, float]:
+    return {name: metrics[name] for name in like if name != "examples"}

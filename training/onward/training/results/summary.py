@@ -1,0 +1,96 @@
+"""A recipe's runs taken together: means and spreads over seeds, and how they stand against what is known."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import mean, stdev
+from typing import Self
+
+from onward.training.results.anchors import DataSet
+from onward.training.results.record import DataRecords, RunRecord
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of a figure over seeds, and its sample standard deviation, None for a single seed."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, figures: list[float]) -> Self:
+        """At least one figure."""
+        return cls(mean(figures), stdev(figures) if len(figures) > 1 else None)
+
+
+@dataclass(frozen=True)
+class RecipeSummary:
+    """All seeds of a recipe on one data set."""
+
+    recipe: str
+    model: str
+    runs: tuple[RunRecord, ...]
+
+    @classmethod
+    def all_of(cls, runs: tuple[RunRecord, ...]) -> list[Self]:
+        """One for each recipe, by name."""
+
+        def recipe(run: RunRecord) -> str:
+            return run.recipe
+
+        grouped = ((name, tuple(group)) for name, group in groupby(sorted(runs, key=recipe), key=recipe))
+        return [cls(name, group[0].model, group) for name, group in grouped]
+
+    def served(self, metric: str) -> Spread | None:
+        """Of a metric as served, a fraction; None where some run lacks it."""
+        return self._spread(metric, lambda run: run.served)
+
+    def exact(self, metric: str) -> Spread | None:
+        """Of a metric by exact search, a fraction; None where some run lacks it."""
+        return self._spread(metric, lambda run: run.exact)
+
+    def _spread(self, metric: str, metrics: Callable[[RunRecord], Mapping[str, float]]) -> Spread | None:
+        if any(metric not in metrics(run) for run in self.runs):
+            return None
+        return Spread.of([metrics(run)[metric] for run in self.runs])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Our best recipe by one metric, as served, against the best that others have, in the unit of the data set."""
+
+    column: str
+    ours: str
+    figure: float
+    rival: str
+    rival_figure: float
+
+    @property
+    def loses(self) -> bool:
+        """Whether the rival is ahead."""
+        return self.figure < self.rival_figure
+
+
+def standings(records: DataRecords, data_set: DataSet) -> list[Standing]:
+    """For each metric that we and others have figures of, who is ahead; others are comparable anchors and baselines."""
+    found = []
+    for column in data_set.columns:
+        ours = {
+            summary.recipe: spread.mean * data_set.scale
+            for summary in RecipeSummary.all_of(records.runs)
+            if (spread := summary.served(column.metric))
+        }
+        rivals = rival_figures(records, data_set, column.metric)
+        if ours and rivals:
+            best, rival = max(ours, key=ours.__getitem__), max(rivals, key=rivals.__getitem__)
+            found.append(Standing(column.name, best, ours[best], rival, rivals[rival]))
+    return found
+
+
+def rival_figures(records: DataRecords, data_set: DataSet, metric: str) -> dict[str, float]:
+    """Comparable published figures and those of baselines, by name, in the unit of the data set."""
+    rivals = {row.name: row.figures[metric] for row in data_set.published if row.comparable and metric in row.figures}
+    for name, metrics in records.baselines.metrics.items() if records.baselines else ():
+        if metric in metrics:
+            rivals[f"the baseline {name}"] = metrics[metric] * data_set.scale
+    return rivals

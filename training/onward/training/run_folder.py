@@ -1,0 +1,126 @@
+"""What a training leaves behind: one folder a run.
+
+It holds `recipe.toml`, `run.json` (what was run, on what), `metrics.jsonl` (a line an epoch), `curve.png`,
+`selection/` (the fit that is validated), `refit/` (the fit to all examples, when the recipe asks for it) and
+`weights.pt`, the weights to export and which fit they are of: the best epoch so far until a refit ends.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from onward.training.data.dataset import Dataset, Sessions
+from onward.training.errors import InputError
+from onward.training.hardware import commit, machine
+from onward.training.recipe import Recipe
+from onward.training.results.learning_curve import draw_curve
+
+WEIGHTS = "weights.pt"
+FITS = SELECTION, REFIT = "selection", "refit"
+
+
+def prepare_run_folder(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    *,
+    epochs: int,
+    refit_epochs: int | None,
+    seed: int,
+    device: torch.device,
+    resume: bool,
+) -> None:
+    """Make the run folder, or check that the one to go on with is of this recipe, data set and seed."""
+    facts = {
+        "recipe": recipe.text,
+        "data_fingerprint": dataset.info.fingerprint,
+        "epochs": epochs,
+        "refit_epochs": refit_epochs,
+        "seed": seed,
+    }
+    if resume:
+        record = read_run(out)
+        for name, value in facts.items():
+            if record[name] != value:
+                raise InputError(f"{out}: this run was started with another {name}; start a new one without --resume")
+        return
+    if (out / "run.json").exists():
+        raise InputError(f"{out}: holds a run already; add --resume to go on with it, or name another folder")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out}: is not empty and holds no run; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    record = {
+        **facts,
+        "recipe_name": recipe.name,
+        "model": recipe.model,
+        "commit": commit(),
+        "data": str(dataset.folder.resolve()),
+        "processor": machine()["processor"],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (out / "recipe.toml").write_text(recipe.text, encoding="utf-8")
+    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def sessions_of_fit(dataset: Dataset, fit: str) -> list[Sessions]:
+    """The sessions that a fit learns from."""
+    return dataset.known() if fit == REFIT else [dataset.sessions("train")]
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """`run.json` of a run folder. Raises InputError when there is none."""
+    try:
+        record: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{out}: holds no run (run.json is missing); give the --out folder of a training") from error
+    except ValueError as error:
+        raise InputError(f"{out / 'run.json'}: is damaged: {error}") from error
+    return record
+
+
+def best_validation(out: Path) -> dict[str, float]:
+    """Validation metrics of the epoch that a run chose; empty where nothing was held out."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    metric = Recipe.parse(read_run(out)["recipe"], str(out)).training.validation_metric
+    validated = [line["validation"] for line in lines if "validation" in line]
+    best: dict[str, float] = max(validated, key=lambda validation: validation[metric], default={})
+    return best
+
+
+def checkpoint_of(out: Path, fit: str) -> Path:
+    """Where a run keeps the checkpoint of one of its fits."""
+    return out / fit / "checkpoint.pt"
+
+
+def write_history(out: Path) -> None:
+    """Write `metrics.jsonl` and `curve.png` from the checkpoints of the run."""
+    history = []
+    for fit in FITS:
+        checkpoint = checkpoint_of(out, fit)
+        if checkpoint.exists():
+            history += torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state"]["history"]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
+    draw_curve(history, out / "curve.png")
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of tensors whole or not at all."""
+    partial = path.with_suffix(".partial")
+    torch.save(content, partial)
+    partial.replace(path)
+
+
+def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `write_tensors` wrote, without running any code of it. Raises InputError when it is damaged."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise InputError(f"{path}: is damaged; remove its folder and train again") from error
+    return content

@@ -1,0 +1,329 @@
+"""The training loop: a recipe and a data set in, a run folder out.
+
+A fit to the training part chooses the number of epochs on validation examples; where the recipe asks for it, a second
+fit of a fresh encoder, to all examples and for that many epochs, follows.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onward.training.data.corpus import Corpus
+from onward.training.data.dataset import Dataset
+from onward.training.data.examples import Examples
+from onward.training.data.padding import PADDING
+from onward.training.errors import InputError
+from onward.training.evaluation.metrics import ranking_metrics
+from onward.training.interruption import Interruption, interruption
+from onward.training.models.encoder import SessionEncoder
+from onward.training.progress import EpochProgress, Progress
+from onward.training.recipe import Recipe, TrainingOptions
+from onward.training.run_folder import (
+    REFIT,
+    SELECTION,
+    WEIGHTS,
+    checkpoint_of,
+    prepare_run_folder,
+    read_tensors,
+    sessions_of_fit,
+    write_history,
+    write_tensors,
+)
+
+EVALUATION_BATCH = 512
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    epochs: int | None = None,
+    refit_epochs: int | None = None,
+    seed: int = 1,
+    device_name: str = "auto",
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], bool] = lambda line: True,
+) -> bool:
+    """Fit the recipe's encoder to a data set, leave the run in `out`, and tell whether it came to its end.
+
+    The first SIGINT or SIGTERM ends it after the running step, with a checkpoint to go on from.
+
+    Args:
+        epochs: the most epochs, instead of the recipe's.
+        refit_epochs: fit to all examples for this many epochs at once, chosen by an earlier run.
+        device_name: cpu, cuda or auto.
+        resume: go on from the checkpoints in `out`; the outcome is that of an unbroken run.
+        on_epoch: given the metrics line of each epoch; the fit ends where it answers False.
+
+    Raises:
+        InputError: the data set or `out` is unusable, or does not belong to this recipe when resuming.
+    """
+    keep_freed_memory()
+    device = pick_device(device_name)
+    dataset = Dataset.open(data)
+    epochs = epochs or recipe.training.epochs
+    prepare_run_folder(
+        recipe, dataset, out, epochs=epochs, refit_epochs=refit_epochs, seed=seed, device=device, resume=resume
+    )
+
+    validation = Examples.of(
+        [dataset.sessions("validation")],
+        recipe.encoder.max_length,
+        device,
+        together=dataset.info.targets == "together",
+    )
+    with interruption() as interrupted, Progress(recipe.model) as progress:
+        chosen = refit_epochs
+        if chosen is None:
+            selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
+            selection.run(interrupted, progress, on_epoch)
+            chosen = selection.state.best_epoch if recipe.training.refit and len(validation) else 0
+        if chosen and not interrupted:
+            refit = Fit(REFIT, recipe, dataset, out, None, device, epochs=chosen, schedule_epochs=epochs, seed=seed)
+            refit.run(interrupted, progress, on_epoch)
+    return not interrupted
+
+
+@dataclass
+class FitState:
+    """Where a fit stands: everything but the tensors."""
+
+    epoch: int = 0
+    """Epochs that are complete."""
+    step: int = 0
+    """Steps of the next epoch that are complete."""
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_metric: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Fit:
+    """One fit of a fresh encoder, which can be cut off after any step and go on as if it had not been."""
+
+    def __init__(
+        self,
+        name: str,
+        recipe: Recipe,
+        dataset: Dataset,
+        out: Path,
+        validation: Examples | None,
+        device: torch.device,
+        *,
+        epochs: int,
+        seed: int,
+        schedule_epochs: int | None = None,
+    ) -> None:
+        """Make the encoder and its optimizers, or take them from the checkpoint that `out` holds.
+
+        Args:
+            validation: examples that choose the best epoch; where there are none, the last epoch is it.
+            epochs: where the fit ends at the latest.
+            schedule_epochs: what the learning rate's schedule takes for the whole length; by default `epochs`.
+        """
+        self.name, self.options, self.out, self.seed, self.device = name, recipe.training, out, seed, device
+        self.hides_seen = recipe.serving.exclude_seen
+        self.validation = validation or None
+        self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
+        self.state = FitState()
+        torch.manual_seed(seed)
+        sessions = sessions_of_fit(dataset, name)
+        self.encoder = recipe.build(Corpus.of(dataset, sessions)).to(device)
+        self.examples = Examples.of(
+            sessions,
+            self.encoder.max_length,
+            device,
+            horizon=self.encoder.horizon,
+            every_position=self.encoder.every_position,
+        )
+        self.optimizers = make_optimizers(self.encoder, self.options)
+        self.checkpoint = checkpoint_of(out, name)
+        if self.checkpoint.exists():
+            self._load()
+
+    def run(self, interrupted: Interruption, progress: Progress, on_epoch: Callable[[dict[str, Any]], bool]) -> None:
+        """Train until the last epoch, until validation or `on_epoch` ends it, or until interrupted."""
+        going = True
+        while going and self.state.epoch < self.epochs and not self._stopped_early():
+            batches = self.examples.shuffled(self.options.batch_size, self.seed, self.state.epoch)
+            with progress.epoch(self.name, self.state.epoch + 1, self.epochs, len(self.examples)) as bar:
+                self._train_epoch(batches, interrupted, bar)
+            if interrupted:
+                self._save()
+                return
+            going = on_epoch(self._finish_epoch(len(batches), progress))
+
+    def _train_epoch(self, batches: list[Tensor], interrupted: Interruption, bar: EpochProgress) -> None:
+        self.encoder.train()
+        state, started, seconds_before = self.state, time.perf_counter(), self.state.seconds
+        for examples_B in batches[state.step :]:
+            self._set_learning_rate(len(batches))
+            loss = self.encoder.loss(self.examples.gather(examples_B))
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            for optimizer in self.optimizers:
+                optimizer.step()
+            state.loss_sum += loss.item()
+            state.step += 1
+            state.seconds = seconds_before + time.perf_counter() - started
+            bar.advance(len(examples_B), state.loss_sum / state.step)
+            if interrupted:
+                return
+
+    def _finish_epoch(self, steps: int, progress: Progress) -> dict[str, Any]:
+        return_freed_memory()
+        state = self.state
+        state.epoch += 1
+        line: dict[str, Any] = {
+            "fit": self.name,
+            "epoch": state.epoch,
+            "loss": state.loss_sum / steps,
+            "examples_per_s": len(self.examples) / state.seconds,
+            "seconds": state.seconds,
+            "learning_rate": self.optimizers[0].param_groups[0]["lr"],
+        }
+        if self.validation is not None:
+            line["validation"] = validation_metrics(
+                self.encoder, self.validation, self.options.validation_metric, hides_seen=self.hides_seen
+            )
+            metric = line["validation"][self.options.validation_metric]
+            if metric > state.best_metric:
+                state.best_epoch, state.best_metric = state.epoch, metric
+        else:
+            state.best_epoch = state.epoch
+        state.history.append(line)
+        state.step, state.loss_sum, state.seconds = 0, 0.0, 0.0
+        self._save()
+        progress.report(line)
+        return line
+
+    def _stopped_early(self) -> bool:
+        return self.validation is not None and self.state.epoch - self.state.best_epoch >= self.options.patience
+
+    def _set_learning_rate(self, steps: int) -> None:
+        progress = (self.state.epoch + self.state.step / steps) / self.schedule_epochs
+        multiplier = self.options.schedule.multiplier(self.state.epoch, progress)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = self.options.learning_rate * multiplier
+
+    def _save(self) -> None:
+        """Write the checkpoint; publish the weights when they are the best so far, or the only ones of a refit."""
+        self.checkpoint.parent.mkdir(exist_ok=True)
+        weights = self.encoder.state_dict()
+        write_tensors(
+            self.checkpoint,
+            {
+                "state": vars(self.state),
+                "encoder": weights,
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "random": random_state(self.device),
+            },
+        )
+        at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
+        refit_unfinished = self.name == REFIT and self.state.epoch < self.epochs
+        if at_best and not refit_unfinished:
+            write_tensors(self.out / WEIGHTS, {"fit": self.name, "encoder": weights})
+        write_history(self.out)
+
+    def _load(self) -> None:
+        saved = read_tensors(self.checkpoint, self.device)
+        self.state = FitState(**saved["state"])
+        self.encoder.load_state_dict(saved["encoder"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        set_random_state(saved["random"], self.device)
+
+
+def make_optimizers(encoder: SessionEncoder, options: TrainingOptions) -> list[torch.optim.Optimizer]:
+    """One optimizer for all weights; with sparse updates another for the tables, whose untouched rows it passes by."""
+    tables = [module for module in encoder.modules() if isinstance(module, nn.Embedding)]
+    for table in tables:
+        table.sparse = options.sparse_updates
+    in_tables = {id(table.weight) for table in tables if table.sparse}
+    dense = [weight for weight in encoder.parameters() if id(weight) not in in_tables]
+    penalty, rate = options.weight_decay, options.learning_rate
+    if options.optimizer == "adagrad":
+        return [torch.optim.Adagrad(encoder.parameters(), lr=rate, weight_decay=penalty)]
+    adam = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    optimizers: list[torch.optim.Optimizer] = [adam(dense, lr=rate, weight_decay=penalty, fused=True)]
+    if in_tables:
+        optimizers.append(torch.optim.SparseAdam([table.weight for table in tables], lr=rate))
+    return optimizers
+
+
+@torch.inference_mode()
+def validation_metrics(
+    encoder: SessionEncoder, examples: Examples, metric: str, *, hides_seen: bool
+) -> dict[str, float]:
+    """Metrics of an encoder over all items by exact scores, at the cut-off of `metric` and at 20.
+
+    With `hides_seen`, the items of a session are no candidates, as where it is served so.
+    """
+    encoder.eval()
+    vectors_DN = encoder.item_vectors().T.contiguous()
+    ranks_T = np.empty(len(examples), dtype=np.int64)
+    for examples_B in examples.in_order(EVALUATION_BATCH):
+        batch = examples.gather(examples_B)
+        interests_BKD = encoder(*encoder.inputs(batch))
+        scores_BN = interests_BKD[:, 0] @ vectors_DN
+        for interest_BD in interests_BKD.unbind(dim=1)[1:]:
+            torch.maximum(scores_BN, interest_BD @ vectors_DN, out=scores_BN)
+        scores_BN[:, PADDING] = -torch.inf
+        if hides_seen:
+            scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
+        target_score_B1 = scores_BN.gather(1, batch.next_items_B[:, None])
+        ranks_T[examples_B.cpu().numpy()] = (scores_BN >= target_score_B1).sum(dim=1).cpu().numpy()
+    ks = sorted({20, int(metric.split("@")[1])})
+    return ranking_metrics(ranks_T, examples.groups_E.cpu().numpy(), ks)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the large blocks that every step frees and takes again; their page faults cost a fifth of it."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Have glibc give back what steps of many shapes left between blocks in use; it would grow from epoch to epoch."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is CUDA where there is one. Raises InputError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: give cpu, cuda or auto")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device; install a CUDA build of torch or use --device cpu")
+    return torch.device(name)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's random generators that a fit on `device` draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

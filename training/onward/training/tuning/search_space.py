@@ -1,0 +1,225 @@
+"""What a search may change in a recipe: keys, and for each the values that it may take."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import tomlkit
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import InlineTable, Item
+
+from onward.training.errors import InputError
+from onward.training.recipe import Recipe
+
+Parameter: TypeAlias = int | float | str
+"""A value as a study keeps it; one of several choices is kept as its TOML text."""
+RANGE = re.compile(r"(?P<log>log:)?(?P<low>[^,]+)\.\.(?P<high>[^,]+)")
+FIXED = {
+    "training.refit": "a trial never refits",
+    "training.validation_metric": "it judges the trials, so all need the same one",
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers, or all whole ones, from `low` to `high`; by their logarithm where `log`."""
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+    @property
+    def distribution(self) -> FloatDistribution | IntDistribution:
+        """What a study draws from."""
+        if self.whole:
+            return IntDistribution(int(self.low), int(self.high), log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    @property
+    def extremes(self) -> list[Parameter]:
+        """Values that must be valid in a recipe for all others to be."""
+        return [int(self.low), int(self.high)] if self.whole else [self.low, self.high]
+
+    def value(self, parameter: Parameter) -> Any:
+        """What stands in the recipe for a parameter."""
+        return parameter
+
+    def parameter(self, value: Any) -> Parameter | None:
+        """What stands in the study for a value of the recipe; None for one out of range."""
+        return value if self.low <= value <= self.high else None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some values, as TOML."""
+
+    texts: tuple[str, ...]
+
+    @property
+    def distribution(self) -> CategoricalDistribution:
+        """What a study draws from."""
+        return CategoricalDistribution(self.texts)
+
+    @property
+    def extremes(self) -> list[Parameter]:
+        """Values that must be valid in a recipe for all others to be."""
+        return list(self.texts)
+
+    def value(self, parameter: Parameter) -> Any:
+        """What stands in the recipe for a parameter."""
+        return tomlkit.parse(f"value = {parameter}")["value"]
+
+    def parameter(self, value: Any) -> Parameter | None:
+        """What stands in the study for a value of the recipe; None where it is no choice."""
+        return next((text for text in self.texts if tomllib.loads(f"value = {text}")["value"] == value), None)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A complete recipe, and what may vary in it."""
+
+    recipe: Recipe
+    variations: dict[str, Range | Choices]
+    """By dotted key of the recipe."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, specs: Mapping[str, str]) -> Self:
+        """Read the specs by dotted key. Raises InputError that names the key and says what is allowed."""
+        if not specs:
+            raise InputError("nothing to vary; add --vary KEY=SPEC or --space FILE")
+        table = tomllib.loads(recipe.text)
+        space = cls(recipe, {key: _variation(key, spec, _value(table, key)) for key, spec in specs.items()})
+        space._check_extremes(specs)
+        return space
+
+    def text(self, parameters: Mapping[str, Parameter], **others: Any) -> str:
+        """The recipe's TOML with these parameters, and with other values of the `training` table."""
+        values = {key: self.variations[key].value(parameter) for key, parameter in parameters.items()}
+        return with_values(
+            self.recipe.text, {**values, **{f"training.{name}": other for name, other in others.items()}}
+        )
+
+    def plain_value(self, key: str, parameter: Parameter) -> Any:
+        """What stands in the recipe at a key for a parameter, as JSON has it."""
+        value = self.variations[key].value(parameter)
+        return value.unwrap() if isinstance(value, Item) else value
+
+    def own_parameters(self) -> dict[str, Parameter] | None:
+        """The parameters that are the recipe's own values; None where one of them is outside the space."""
+        table = tomllib.loads(self.recipe.text)
+        own = {key: variation.parameter(_value(table, key)) for key, variation in self.variations.items()}
+        inside = {key: parameter for key, parameter in own.items() if parameter is not None}
+        return inside if len(inside) == len(own) else None
+
+    def _check_extremes(self, specs: Mapping[str, str]) -> None:
+        for key, variation in self.variations.items():
+            for extreme in variation.extremes:
+                Recipe.parse(self.text({key: extreme}), f"--vary {key}={specs[key]}")
+
+
+def read_specs(options: Sequence[str], file: Path | None) -> dict[str, str]:
+    """Specs by dotted key, from options KEY=SPEC and from a TOML file of them; an option wins over the file.
+
+    Raises InputError that names the option, or the file and the key.
+    """
+    specs = {} if file is None else _read_file(file)
+    for option in options:
+        key, equals, spec = option.partition("=")
+        if not (key and equals and spec):
+            raise InputError(f"--vary {option}: write KEY=SPEC, such as training.learning_rate=log:1e-4..1e-2")
+        specs[key] = spec
+    return specs
+
+
+def with_values(text: str, values: Mapping[str, Any]) -> str:
+    """TOML text with other values at these dotted keys, which it has; comments stay as they are."""
+    document = tomlkit.parse(text)
+    for key, value in values.items():
+        *tables, name = key.split(".")
+        table: Any = document
+        for part in tables:
+            table = table[part]
+        table[name] = value
+    return tomlkit.dumps(document)
+
+
+def _read_file(file: Path) -> dict[str, str]:
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: is not TOML: {error}") from error
+    specs = dict(_leaves(table))
+    for key, spec in specs.items():
+        if not isinstance(spec, str):
+            raise InputError(f'{file}: {key}: write a spec in quotes, such as "1..8", "log:1e-4..1e-2" or "a,b,c"')
+    return specs
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _value(table: Mapping[str, Any], key: str) -> Any:
+    """What a recipe has at a dotted key: a value, or an inline table. Raises InputError where it has none."""
+    if key in FIXED:
+        raise InputError(f"{key}: does not vary: {FIXED[key]}")
+    value: Any = table
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            known = [name for name, _ in _leaves(table) if name not in FIXED]
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"it has {', '.join(known)}"
+            raise InputError(f"{key}: no key of the recipe; {hint}")
+        value = value[part]
+    return value
+
+
+def _variation(key: str, spec: str, value: Any) -> Range | Choices:
+    match = RANGE.fullmatch(spec.strip())
+    if match is None:
+        return Choices(_choice_texts(key, spec))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{key}={spec}: the recipe has no number here; write choices, as a,b,c")
+    low, high, log = _number(key, spec, match["low"]), _number(key, spec, match["high"]), match["log"] is not None
+    if not low < high or not isfinite(high - low) or (log and low <= 0):
+        raise InputError(f"{key}={spec}: write two finite bounds, the lower one first, above 0 with log:")
+    return Range(low, high, log, whole=all(isinstance(number, int) for number in (value, low, high)))
+
+
+def _number(key: str, spec: str, text: str) -> int | float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise InputError(f"{key}={spec}: {text!r} is no number; write bounds such as 1..8 or log:1e-4..1e-2")
+
+
+def _choice_texts(key: str, spec: str) -> tuple[str, ...]:
+    """Each choice as TOML; words that are no TOML are strings."""
+    try:
+        items = list(tomlkit.parse(f"values = [{spec}]").unwrap()["values"])
+    except TOMLKitError:
+        items = [word.strip() for word in spec.split(",")]
+    texts = tuple(dict.fromkeys(_toml(item) for item in items if item != ""))
+    if not texts:
+        raise InputError(f"{key}={spec}: write choices, as a,b,c")
+    return texts
+
+
+def _toml(value: Any) -> str:
+    item: Item = tomlkit.inline_table() if isinstance(value, dict) else tomlkit.item(value)
+    if isinstance(item, InlineTable):
+        item.update(value)
+    return item.as_string()
