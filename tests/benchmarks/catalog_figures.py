@@ -18,7 +18,18 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from onward.bundle import INDEX, QUERIES, Bundle, Effort, Eligible, Filter, IndexInfo, ItemIndex, Options, Seen
+from onward.bundle import (
+    INDEX,
+    QUERIES,
+    Bundle,
+    Eligible,
+    Filter,
+    IndexInfo,
+    ItemIndex,
+    Options,
+    SearchParameters,
+    SessionView,
+)
 from onward.training.index.building import Vectors, flat_index
 from onward.training.index.tuning import Tuned, Tuning
 from tests.benchmarks.catalog_holder import K, sessions_of
@@ -32,7 +43,7 @@ FILTERS = {
 """By the share of items that pass them."""
 FLAT_QUERIES = 20
 SCANNED_QUERIES = 200
-Asked = TypeVar("Asked")
+Query = TypeVar("Query")
 
 
 def main(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")]) -> None:
@@ -61,7 +72,7 @@ def main(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")])
     )
 
 
-def timed_us(ask: Callable[[Asked], object], questions: Sequence[Asked] | NDArray[np.float32]) -> dict[str, float]:
+def timed_us(ask: Callable[[Query], object], questions: Sequence[Query] | NDArray[np.float32]) -> dict[str, float]:
     """Median and 99th percentile of what each question takes, in microseconds of processor time.
 
     All are asked once before, so that what they read of the bundle's files is mapped into memory.
@@ -80,7 +91,7 @@ def _with_targets(bundle: Bundle, folder: Path, queries_QKD: NDArray[np.float32]
     """The bundle's index tuned to each target, beside a flat one."""
     info, vectors = bundle.manifest.index, Vectors(bundle.vectors_N1D)
     index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP_IFC)
-    flat = Tuned("Flat", flat_index(vectors), Effort(), 1.0).item_index(vectors)
+    flat = Tuned("Flat", flat_index(vectors), SearchParameters(), 1.0).item_index(vectors)
     of_flat = timed_us(lambda query: flat.search(query, K), queries_QKD[:FLAT_QUERIES])
     tuning = Tuning.of(vectors, queries_QKD, max(TARGETS))
     return {
@@ -132,7 +143,7 @@ def _recall(index: ItemIndex, eligible: Eligible, queries_QKD: NDArray[np.float3
     return found / wanted
 
 
-def _retrieved(bundle: Bundle, sessions: list[Seen], condition: Filter | None) -> dict[str, float]:
+def _retrieved(bundle: Bundle, sessions: list[SessionView], condition: Filter | None) -> dict[str, float]:
     """Whole answers to sessions, encoded and searched."""
     options = Options(K, filter=condition)
     bundle.retrieve(sessions[0], options)

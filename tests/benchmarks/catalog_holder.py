@@ -11,21 +11,21 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from onward.bundle import Bundle, Options, Seen
+from onward.bundle import Bundle, Options, SessionView
 
 K = 20
 SESSIONS = 400
 LONGEST = 8
 
 
-def sessions_of(bundle: Bundle) -> list[Seen]:
+def sessions_of(bundle: Bundle) -> list[SessionView]:
     """Sessions of one to eight items that stand near each other: an item and what is similar to it."""
     generator = np.random.default_rng(1)
     sessions = []
     for row in generator.integers(1, bundle.manifest.items + 1, SESSIONS).tolist():
         similar = bundle.index.search(bundle.vectors_N1D[row : row + 1], LONGEST).rows
         chosen = similar[: generator.integers(1, LONGEST + 1)].tolist()
-        sessions.append(Seen([bundle.catalog.item_id(one) for one in chosen]))
+        sessions.append(SessionView([bundle.catalog.item_id(one) for one in chosen]))
     return sessions
 
 

@@ -17,7 +17,17 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from onward.bundle import INDEX, QUERIES, VECTORS, Effort, Eligible, FaissIndex, IndexInfo, ItemIndex, read_manifest
+from onward.bundle import (
+    INDEX,
+    QUERIES,
+    VECTORS,
+    Eligible,
+    FaissIndex,
+    IndexInfo,
+    ItemIndex,
+    SearchParameters,
+    read_manifest,
+)
 from onward.training.hardware import machine
 from onward.training.index.building import Vectors
 from onward.training.index.tuning import exact_rows
@@ -28,14 +38,14 @@ SHARES = (0.95, 0.9, 0.5, 0.1, 0.01, 0.001)
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
-class Asked(NamedTuple):
+class Query(NamedTuple):
     """A query and the best of the eligible rows."""
 
     query_KD: NDArray[np.float32]
     best: set[int]
 
 
-def measured(search: Search, asked: Sequence[Asked]) -> dict[str, Any]:
+def measured(search: Search, asked: Sequence[Query]) -> dict[str, Any]:
     """Median processor time of a query in microseconds, and recall@20, once all it reads is mapped into memory."""
     durations, hits = [], 0
     for query_KD, _ in asked:
@@ -50,10 +60,14 @@ def measured(search: Search, asked: Sequence[Asked]) -> dict[str, Any]:
 
 
 def under_mask(
-    faiss_index: FaissIndex, index: ItemIndex, effort: Effort, eligible: Eligible, queries_QKD: NDArray[np.float32]
+    faiss_index: FaissIndex,
+    index: ItemIndex,
+    effort: SearchParameters,
+    eligible: Eligible,
+    queries_QKD: NDArray[np.float32],
 ) -> dict[str, Any]:
     """Every way to search the eligible items."""
-    asked = [Asked(query, set(index.scan(query, K, eligible=eligible).rows.tolist())) for query in queries_QKD]
+    asked = [Query(query, set(index.scan(query, K, eligible=eligible).rows.tolist())) for query in queries_QKD]
 
     def visiting(visits: int) -> Search:
         per_k = effort.candidates_per_k
@@ -104,8 +118,8 @@ def measured_index(
     index = ItemIndex.load(folder / INDEX, info, vectors_N1D=vectors_N1D)
     faiss_index = FaissIndex.load(folder / INDEX, info, len(vectors_N1D) - 1)
     best = exact_rows(Vectors(vectors_N1D), queries_QKD)
-    asked = [Asked(query, rows) for query, rows in zip(queries_QKD, best, strict=True)]
-    effort = Effort(info.nprobe or info.ef_search, info.candidates_per_k)
+    asked = [Query(query, rows) for query, rows in zip(queries_QKD, best, strict=True)]
+    effort = SearchParameters(info.nprobe or info.ef_search, info.candidates_per_k)
     return {
         "without": measured(lambda query_KD: index.search(query_KD, K).rows, asked),
         "shares": {

@@ -3,7 +3,7 @@
 A Python loop builds the graph of every session: its distinct items, their two normalised adjacency matrices, and of
 every click the number of its item among them. Both ends of every step, and every click, are looked up among the
 distinct items by `np.where`. The hidden states of the clicks are gathered session by session. The softmax over all
-items is a float32 matrix that autograd differentiates. It computes what `SRGNN` of `onward.training.models.srgnn` does in
+items is a float32 matrix that autograd differentiates. It computes what `onward.training.models.srgnn` does in
 its paper's form, and takes that encoder's weights.
 
 Dimension key: B sessions, L positions, M distinct items of a session at most, D embedding, N items.

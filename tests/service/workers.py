@@ -17,18 +17,18 @@ from onward.service.http.routes import catalog as catalog_routes
 from onward.service.http.routes import scenarios as scenario_routes
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import LiveCatalog
-from onward.service.live.replicated_map import InMemoryVersionedMap, Mirror, VersionedMap
+from onward.service.live.replicated_map import InMemoryVersionedStore, Replica, VersionedStore
 from onward.service.recommend.scenarios import Scenarios
 
 OFTEN = timedelta(seconds=0.02)
 
 
-def worker_app(bundles: Path, items: Callable[[], VersionedMap], scenarios: Callable[[], VersionedMap]) -> FastAPI:
+def worker_app(bundles: Path, items: Callable[[], VersionedStore], scenarios: Callable[[], VersionedStore]) -> FastAPI:
     """The endpoints of live items and scenarios alone, as one worker."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        item_mirror, scenario_mirror = Mirror(items(), "items"), Mirror(scenarios(), "scenarios")
+        item_mirror, scenario_mirror = Replica(items(), "items"), Replica(scenarios(), "scenarios")
         catalog, named = LiveCatalog(item_mirror), Scenarios(scenario_mirror)
         live = LiveBundle(bundles, catalog)
         await live.refresh()
@@ -46,5 +46,5 @@ def worker_app(bundles: Path, items: Callable[[], VersionedMap], scenarios: Call
     return app
 
 
-def memory() -> VersionedMap:
-    return InMemoryVersionedMap(max_names=100)
+def memory() -> VersionedStore:
+    return InMemoryVersionedStore(max_names=100)

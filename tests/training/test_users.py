@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from onward.bundle import Bundle, Options, Seen
+from onward.bundle import Bundle, Options, SessionView
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.data.preparation.prepare import prepare
@@ -104,7 +104,7 @@ def test_the_evaluation_asks_for_the_user(bundle: Bundle, bundles: Path, histori
     found = [
         question.targets[0] in [item.item_id for item in answer.items]
         for question in asked
-        for answer in [bundle.retrieve(Seen(question.inputs), Options(5), user_id=question.user_id)]
+        for answer in [bundle.retrieve(SessionView(question.inputs), Options(5), user_id=question.user_id)]
     ]
     assert metrics["recall@5"] == pytest.approx(np.mean(found), abs=1e-9)
     assert metrics["recall@5"] > 0.5  # five items of the user's kind are left
@@ -117,7 +117,7 @@ def test_the_sampled_check_ranks_a_target_among_items_that_the_session_does_not_
     every_other = bundle.manifest.items - 3
     metrics = evaluate_sampled(bundle, [question], negatives=every_other, seed=0)
     options = Options(bundle.manifest.items, exact=True, exclude_seen=True)
-    ranking = bundle.retrieve(Seen(question.inputs), options, user_id="user-0")
+    ranking = bundle.retrieve(SessionView(question.inputs), options, user_id="user-0")
     rank = [item.item_id for item in ranking.items].index("item-8") + 1
     assert metrics["mrr"] == pytest.approx(1 / rank)
     with pytest.raises(InputError, match=f"leaves only {every_other} items"):
@@ -140,5 +140,5 @@ def test_a_rebuild_keeps_the_users(run: Path, tmp_path: Path) -> None:
     after = Bundle.load(tmp_path / "current")
     assert after.manifest.users == USERS
     assert [probe.user_id for probe in after.manifest.probes] == [probe.user_id for probe in before.manifest.probes]
-    asked = Seen(), Options(5)
+    asked = SessionView(), Options(5)
     assert after.retrieve(*asked, user_id="user-3") == before.retrieve(*asked, user_id="user-3")

@@ -1,6 +1,6 @@
 """The contract between training and service: how a bundle is written, published, loaded and asked."""
 
-from onward.bundle.bundle import Bundle, Standing, UnknownItemError
+from onward.bundle.bundle import Bundle, ItemRank, UnknownItemError
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter, FilterFault
@@ -31,9 +31,9 @@ from onward.bundle.files.manifest import (
 )
 from onward.bundle.files.users import Users
 from onward.bundle.publish import current_digest, publish, stage
-from onward.bundle.search.faiss_index import Effort, FaissIndex, pad_dimension
+from onward.bundle.search.faiss_index import FaissIndex, SearchParameters, pad_dimension
 from onward.bundle.search.index import Candidates, ItemIndex, Strategy
-from onward.bundle.search.options import Boost, Options, Pin, Seen, Wanted
+from onward.bundle.search.options import Boost, Options, Pin, RetrievalQuery, SessionView
 from onward.bundle.search.retrieval import Moved, Retrieval, RetrievedItem, RetrievedItems, Rule, Source, User
 
 __all__ = [
@@ -53,7 +53,6 @@ __all__ = [
     "Candidates",
     "Catalog",
     "Defaults",
-    "Effort",
     "Eligible",
     "Encoder",
     "FaissIndex",
@@ -62,6 +61,7 @@ __all__ = [
     "IndexInfo",
     "ItemChange",
     "ItemIndex",
+    "ItemRank",
     "KernelUnavailable",
     "Kind",
     "Manifest",
@@ -70,20 +70,20 @@ __all__ = [
     "Pin",
     "Probe",
     "Retrieval",
+    "RetrievalQuery",
     "RetrievedItem",
     "RetrievedItems",
     "Rule",
     "Schema",
     "ScoredItem",
-    "Seen",
+    "SearchParameters",
+    "SessionView",
     "Source",
-    "Standing",
     "Strategy",
     "TriedIndex",
     "UnknownItemError",
     "User",
     "Users",
-    "Wanted",
     "current_digest",
     "fits",
     "infer_schema",

@@ -31,10 +31,10 @@ from onward.bundle.files.manifest import (
 from onward.bundle.files.users import UNKNOWN, Users
 from onward.bundle.search.boosts import BoostLevels
 from onward.bundle.search.index import Candidates, ItemIndex, shown_count
-from onward.bundle.search.options import Options, Seen, Wanted
+from onward.bundle.search.options import Options, RetrievalQuery, SessionView
 from onward.bundle.search.popularity import Popularities
 from onward.bundle.search.rankers import ByInterests, ByPopularity, BySimilarity, Ranker
-from onward.bundle.search.reranking import Rearranging, pool
+from onward.bundle.search.reranking import Reranking, pool
 from onward.bundle.search.retrieval import Retrieval, RetrievedItems, Rule, Source, User
 
 PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
@@ -46,7 +46,7 @@ class UnknownItemError(LookupError):
     """The catalog has no item of this id."""
 
 
-class Standing(NamedTuple):
+class ItemRank(NamedTuple):
     """An item's rank, from 1, and its score, boosts included."""
 
     rank: int
@@ -139,12 +139,12 @@ class Bundle:
         info = self.manifest.kernel
         if info is None:
             raise KernelUnavailable("there is none for this encoder")
-        sessions = [self._session(Seen(probe.items), None).rows for probe in self.manifest.probes]
+        sessions = [self._session(SessionView(probe.items), None).rows for probe in self.manifest.probes]
         self.encoder.accelerate(folder, info, items=self.manifest.encodable_items, sessions=[s for s in sessions if s])
 
     def retrieve(
         self,
-        seen: Seen,
+        seen: SessionView,
         options: Options,
         *,
         user_id: str | None = None,
@@ -169,7 +169,7 @@ class Bundle:
         return self._ranked(ranker, options, hidden_rows, session)
 
     def retrieve_all(
-        self, wanted: Sequence[Wanted], *, popular_now: Mapping[str, float] | None = None
+        self, wanted: Sequence[RetrievalQuery], *, popular_now: Mapping[str, float] | None = None
     ) -> list[Retrieval]:
         """Return what `retrieve` returns for each, but for the rounding of scores, encoded and searched together.
 
@@ -199,7 +199,7 @@ class Bundle:
                 answers[place] = self._retrieval(sessions[place], found, "encoder", shown=eligible.count)
         return cast(list[Retrieval], answers)
 
-    def contributions(self, wanted: Wanted, item_ids: Sequence[str]) -> dict[str, list[float]]:
+    def contributions(self, wanted: RetrievalQuery, item_ids: Sequence[str]) -> dict[str, list[float]]:
         """Tell what each event of a session does for some items that the encoder brought.
 
         Returns for each item a number for each place of the session: the item's score, without boosts, less what it
@@ -220,7 +220,9 @@ class Bundle:
         of_places[:, self._encodable_places(wanted.seen.item_ids)] = done_IL
         return dict(zip(item_ids, of_places.tolist(), strict=True))
 
-    def standing(self, item_id: str, wanted: Wanted, *, popular_now: Mapping[str, float] | None = None) -> Standing:
+    def item_rank(
+        self, item_id: str, wanted: RetrievalQuery, *, popular_now: Mapping[str, float] | None = None
+    ) -> ItemRank:
         """Tell where an item that may be shown stands among all of these, by boosted scores, pins and diversity aside.
 
         Raises UnknownItemError.
@@ -234,7 +236,7 @@ class Bundle:
         own = float(
             scores[np.searchsorted(rows, self._row(item_id))]
         )  # computed beside the others, since rounding goes by the shape
-        return Standing(rank=1 + int(np.count_nonzero(scores > own)), score=own)
+        return ItemRank(rank=1 + int(np.count_nonzero(scores > own)), score=own)
 
     def similar(self, item_id: str, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
         """Return the items nearest to an item, by the cosine of their vectors; popular ones where it has none.
@@ -251,7 +253,7 @@ class Bundle:
             self._without_encoder(None, options, popular_now), options, set(self._known_rows(options.exclude))
         )
 
-    def rule_against(self, item_id: str, wanted: Wanted) -> Rule | None:
+    def rule_against(self, item_id: str, wanted: RetrievalQuery) -> Rule | None:
         """Tell what keeps an item from an answer, whatever its score; None where nothing does."""
         session = self._session(wanted.seen, wanted.user_id)
         return self._rule_against(item_id, wanted.options, self._hidden_rows(session, wanted.seen, wanted.options))
@@ -291,7 +293,7 @@ class Bundle:
     def probe(self, item_ids: Sequence[str], k: int = 20, *, user_id: str | None = None) -> Probe:
         """Record what this bundle answers to a session of which it knows an item, with its default options."""
         interests_KD = self.encoder.encode(self._rows(item_ids)[0], self._user(user_id)[0])
-        top = self.retrieve(Seen(item_ids), Options(k), user_id=user_id).items
+        top = self.retrieve(SessionView(item_ids), Options(k), user_id=user_id).items
         return Probe(
             items=tuple(item_ids),
             user_id=user_id,
@@ -317,7 +319,7 @@ class Bundle:
     def _products_of(self, eligible: Eligible, options: Options, hidden: int) -> int:
         return self.index.expected_products(self.manifest.interests, pool(options), eligible=eligible, hidden=hidden)
 
-    def _session(self, seen: Seen, user_id: str | None) -> _KnownSession:
+    def _session(self, seen: SessionView, user_id: str | None) -> _KnownSession:
         known_rows, unknown_item_ids = self._rows(seen.item_ids)
         user_row, user = self._user(user_id)
         last = self.manifest.encodable_items
@@ -381,7 +383,7 @@ class Bundle:
     def _known_rows(self, item_ids: Iterable[str]) -> list[int]:
         return [row for item_id in item_ids if (row := self.catalog.row(item_id)) is not None]
 
-    def _hidden_rows(self, session: _KnownSession, seen: Seen, options: Options) -> Set[int]:
+    def _hidden_rows(self, session: _KnownSession, seen: SessionView, options: Options) -> Set[int]:
         """The rows that neither the caller nor the session wants to be shown, and that which others are to be like."""
         wanted = self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
         if not (wanted or options.exclude or seen.hidden or session.anchor):
@@ -405,13 +407,13 @@ class Bundle:
     ) -> Retrieval:
         eligible = self.catalog.eligible(options.filter)
         shown = shown_count(eligible, hidden_rows)
-        if not options.rearranges:
+        if not options.reranks:
             found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
             return self._retrieval(session, found, ranker.source, shown=shown)
         rules = {pin.item_id: self._rule_against(pin.item_id, options, hidden_rows) for pin in options.pins}
         pins = {pin.position: self._row(pin.item_id) for pin in options.pins if rules[pin.item_id] is None}
         levels = self.levels.of(options.filter, options.boosts) if options.boosts else None
-        rearranging = Rearranging(self.catalog, self.index, ranker, options, levels)
+        rearranging = Reranking(self.catalog, self.index, ranker, options, levels)
         items, strategy = rearranging.items(eligible, hidden_rows, pins)
         not_pinned = {item_id: rule for item_id, rule in rules.items() if rule is not None}
         return Retrieval(items, session.unknown_item_ids, session.user, shown, strategy, not_pinned)

@@ -35,7 +35,7 @@ class RateLimit(NamedTuple):
         return _PERIODS_S[self.per]
 
 
-class Allowances:
+class TokenBuckets:
     """What each caller may still spend: all of the limit at once, and then as it comes back, evenly over its period.
 
     A caller unseen for a period has all of it again and is forgotten; of more than `max_callers` the ones unseen for

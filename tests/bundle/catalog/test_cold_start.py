@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onward.bundle import Bundle
-from onward.bundle.catalog.cold_start import NEAREST, SEEN_ENOUGH, ColdItem, ColdItems, mean_vector
+from onward.bundle.catalog.cold_start import NEAREST, SEEN_ENOUGH, ColdItem, ColdStart, mean_vector
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("i", 40)
@@ -32,15 +32,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def cold_items(bundle: Bundle) -> ColdItems:
-    return ColdItems(bundle.catalog, bundle.vectors_N1D)
+def cold_items(bundle: Bundle) -> ColdStart:
+    return ColdStart(bundle.catalog, bundle.vectors_N1D)
 
 
 def vectors(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.float32]:
     return bundle.vectors_N1D[[bundle.catalog.row(item_id) or 0 for item_id in ids]]
 
 
-def test_given_neighbours_count_alike_and_before_all_else(bundle: Bundle, cold_items: ColdItems) -> None:
+def test_given_neighbours_count_alike_and_before_all_else(bundle: Bundle, cold_items: ColdStart) -> None:
     cold = cold_items.vector(ColdItem({"brand": "acme"}, ["i1", "nobody", "i2"], {"i3": 100.0}))
     assert cold is not None
     assert (cold.source, cold.neighbours) == ("similar_to", ("i1", "i2"))
@@ -48,13 +48,13 @@ def test_given_neighbours_count_alike_and_before_all_else(bundle: Bundle, cold_i
     np.testing.assert_array_equal(cold.vector_D, expected)
 
 
-def test_a_single_neighbour_gives_its_own_vector(bundle: Bundle, cold_items: ColdItems) -> None:
+def test_a_single_neighbour_gives_its_own_vector(bundle: Bundle, cold_items: ColdStart) -> None:
     cold = cold_items.vector(ColdItem(similar_to=["i7"]))
     assert cold is not None
     np.testing.assert_allclose(cold.vector_D, vectors(bundle, ["i7"])[0], rtol=1e-6)
 
 
-def test_items_seen_together_count_by_weight_once_they_are_enough(bundle: Bundle, cold_items: ColdItems) -> None:
+def test_items_seen_together_count_by_weight_once_they_are_enough(bundle: Bundle, cold_items: ColdStart) -> None:
     too_few = {"i1": SEEN_ENOUGH - 1, "nobody": 100.0}
     assert cold_items.vector(ColdItem(seen_with=too_few)) is None
     cold = cold_items.vector(ColdItem({"brand": "acme"}, seen_with={"i2": 1.0, "i1": SEEN_ENOUGH}))
@@ -64,7 +64,7 @@ def test_items_seen_together_count_by_weight_once_they_are_enough(bundle: Bundle
     np.testing.assert_array_equal(cold.vector_D, expected)
 
 
-def test_a_rarer_shared_value_makes_nearer(cold_items: ColdItems) -> None:
+def test_a_rarer_shared_value_makes_nearer(cold_items: ColdStart) -> None:
     cold = cold_items.vector(ColdItem({"brand": "apex", "tags": ["t3", "t3"]}))
     assert cold is not None
     assert cold.source == "attributes"
@@ -80,7 +80,7 @@ def test_a_rarer_shared_value_makes_nearer(cold_items: ColdItems) -> None:
     assert set(cold.neighbours[len(both) : len(both) + len(tagged)]) == set(tagged)
 
 
-def test_a_number_and_a_date_tell_among_items_that_share_a_value(cold_items: ColdItems) -> None:
+def test_a_number_and_a_date_tell_among_items_that_share_a_value(cold_items: ColdStart) -> None:
     by_price = cold_items.vector(ColdItem({"brand": "apex", "price": 21}))
     by_date = cold_items.vector(ColdItem({"brand": "apex", "since": "2026-01-22T00:00:00Z"}))
     assert by_price is not None
@@ -93,7 +93,7 @@ def test_a_number_and_a_date_tell_among_items_that_share_a_value(cold_items: Col
     [{}, {"price": 20}, {"tags": ["any"]}, {"sale": True}, {"brand": "unheard"}, {"brand": 7}, {"other": "acme"}],
     ids=str,
 )
-def test_what_says_little_makes_no_vector(cold_items: ColdItems, attributes: dict[str, Any]) -> None:
+def test_what_says_little_makes_no_vector(cold_items: ColdStart, attributes: dict[str, Any]) -> None:
     assert cold_items.vector(ColdItem(attributes)) is None
 
 
@@ -102,7 +102,7 @@ def test_of_equal_neighbours_the_most_popular_are_taken(tmp_path: Path) -> None:
     popularity = np.random.default_rng(3).permutation(len(ids) + 1).astype(np.float32)
     attributes = [{"brand": "acme" if number % 2 else "apex"} for number in range(len(ids))]
     bundle = make_bundle(tmp_path / "bundle", ids, attributes=attributes, popularity=popularity)
-    cold = ColdItems(bundle.catalog, bundle.vectors_N1D).vector(ColdItem({"brand": "acme"}))
+    cold = ColdStart(bundle.catalog, bundle.vectors_N1D).vector(ColdItem({"brand": "acme"}))
     assert cold is not None
     ranked = sorted(range(2, len(ids) + 1, 2), key=lambda row: -popularity[row])
     assert cold.neighbours == tuple(f"i{row}" for row in ranked[:NEAREST])

@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onward.bundle import ENCODER, MANIFEST, USERS, Bundle, BundleError, Options, Seen, read_manifest, write_manifest
+from onward.bundle import (
+    ENCODER,
+    MANIFEST,
+    USERS,
+    Bundle,
+    BundleError,
+    Options,
+    SessionView,
+    read_manifest,
+    write_manifest,
+)
 from tests.bundles import item_ids, make_bundle
 
 ITEMS, PEOPLE = item_ids("a", 30), item_ids("user-", 4)
-SESSION = Seen(["a1", "a2"])
+SESSION = SessionView(["a1", "a2"])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +66,9 @@ def test_a_known_user_changes_the_answer_and_an_unknown_one_does_not(bundle: Bun
 
 @pytest.mark.parametrize("session", [[], ["no such item"]])
 def test_a_known_user_without_a_known_item_is_answered_by_the_encoder(bundle: Bundle, session: list[str]) -> None:
-    known, unknown = (bundle.retrieve(Seen(session), Options(5), user_id=user_id) for user_id in ("user-1", "nobody"))
+    known, unknown = (
+        bundle.retrieve(SessionView(session), Options(5), user_id=user_id) for user_id in ("user-1", "nobody")
+    )
     assert {item.source for item in known.items} == {"encoder"}
     assert {item.source for item in unknown.items} == {"popular"}
     assert (known.user, unknown.user) == ("known", "unknown")
@@ -65,7 +77,7 @@ def test_a_known_user_without_a_known_item_is_answered_by_the_encoder(bundle: Bu
 def test_an_encoder_of_sessions_takes_no_notice_of_users(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, ITEMS)
     assert bundle.retrieve(SESSION, Options(5), user_id="user-1") == bundle.retrieve(SESSION, Options(5))
-    assert {item.source for item in bundle.retrieve(Seen(), Options(5), user_id="user-1").items} == {"popular"}
+    assert {item.source for item in bundle.retrieve(SessionView(), Options(5), user_id="user-1").items} == {"popular"}
 
 
 def test_a_manifest_from_before_users_is_read_as_one_without(tmp_path: Path) -> None:

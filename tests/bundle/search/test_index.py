@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onward.bundle import Candidates, Effort, FaissIndex, ItemIndex, pad_dimension
+from onward.bundle import Candidates, FaissIndex, ItemIndex, SearchParameters, pad_dimension
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.search.index import best_places, merged
 
 ITEMS, DIMENSION = 240, 6
 KINDS = {
-    "flat": ("Flat", Effort()),
-    "ivf": ("IVF12,Flat", Effort(2)),
-    "ivf, one list": ("IVF12,Flat", Effort(1)),
-    "ivf of 4-bit codes, refined": ("IVF12,SQ4", Effort(2, candidates_per_k=3)),
-    "graph": ("HNSW8", Effort(10)),
+    "flat": ("Flat", SearchParameters()),
+    "ivf": ("IVF12,Flat", SearchParameters(2)),
+    "ivf, one list": ("IVF12,Flat", SearchParameters(1)),
+    "ivf of 4-bit codes, refined": ("IVF12,SQ4", SearchParameters(2, candidates_per_k=3)),
+    "graph": ("HNSW8", SearchParameters(10)),
 }
 
 
-class Asked(NamedTuple):
+class Query(NamedTuple):
     """A search of random vectors, of which some rows are eligible and some hidden."""
 
     vectors_R1D: NDArray[np.float32]
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
 
 
 @st.composite
-def searches(draw: st.DrawFn) -> Asked:
+def searches(draw: st.DrawFn) -> Query:
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     cold = draw(st.sampled_from([0, 0, 1, 7]))
     rows = ITEMS + cold
@@ -60,7 +60,7 @@ def searches(draw: st.DrawFn) -> Asked:
     rows_R1 = random.random(rows + 1) < share
     rows_R1[0] = False
     hidden = random.choice(rows, size=draw(st.sampled_from([0, 3, 50, rows])), replace=False) + 1
-    return Asked(
+    return Query(
         vectors_R1D,
         cold,
         random.integers(-2, 3, size=(draw(st.integers(1, 4)), DIMENSION)).astype(np.float32),
@@ -71,11 +71,11 @@ def searches(draw: st.DrawFn) -> Asked:
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
-def kind(request: pytest.FixtureRequest) -> tuple[str, Effort]:
+def kind(request: pytest.FixtureRequest) -> tuple[str, SearchParameters]:
     return KINDS[request.param]
 
 
-def index_of(kind: tuple[str, Effort], asked: Asked) -> ItemIndex:
+def index_of(kind: tuple[str, SearchParameters], asked: Query) -> ItemIndex:
     description, effort = kind
     vectors_N1D = asked.vectors_R1D[: ITEMS + 1]
     vectors_NP = pad_dimension(vectors_N1D[1:], 16)
@@ -94,7 +94,7 @@ def pairs(found: Candidates) -> list[tuple[int, float]]:
 
 @given(asked=searches())
 def test_a_search_gives_as_many_eligible_items_as_there_are_or_are_wanted(
-    kind: tuple[str, Effort], asked: Asked
+    kind: tuple[str, SearchParameters], asked: Query
 ) -> None:
     found = index_of(kind, asked).search(
         asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows
@@ -108,7 +108,9 @@ def test_a_search_gives_as_many_eligible_items_as_there_are_or_are_wanted(
 
 
 @given(asked=searches())
-def test_an_exact_search_is_the_sorted_scan_of_the_eligible_items(kind: tuple[str, Effort], asked: Asked) -> None:
+def test_an_exact_search_is_the_sorted_scan_of_the_eligible_items(
+    kind: tuple[str, SearchParameters], asked: Query
+) -> None:
     found = index_of(kind, asked).search(
         asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows, exact=True
     )
@@ -117,7 +119,7 @@ def test_an_exact_search_is_the_sorted_scan_of_the_eligible_items(kind: tuple[st
 
 
 @given(asked=searches(), seed=st.integers(0, 99))
-def test_a_scan_can_add_to_the_scores(asked: Asked, seed: int) -> None:
+def test_a_scan_can_add_to_the_scores(asked: Query, seed: int) -> None:
     added_R1 = np.random.default_rng(seed).choice([0.0, -0.5, 0.69], size=len(asked.vectors_R1D))
     found = index_of(KINDS["flat"], asked).scan(
         asked.interests_KD,
@@ -130,7 +132,7 @@ def test_a_scan_can_add_to_the_scores(asked: Asked, seed: int) -> None:
 
 
 @given(asked=searches())
-def test_a_flat_index_finds_what_the_scan_finds(asked: Asked) -> None:
+def test_a_flat_index_finds_what_the_scan_finds(asked: Query) -> None:
     found = index_of(KINDS["flat"], asked).search(
         asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows
     )
@@ -153,7 +155,7 @@ def test_the_fewer_items_are_eligible_the_wider_the_search_until_a_scan_is_cheap
     index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors_N1D[1:])
     index.add(vectors_N1D[1:])
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=Effort(visits))
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=SearchParameters(visits))
     costs = []
     for share, strategy in strategies.items():
         rows_N1 = np.arange(4_001) <= share * 4_000
@@ -172,7 +174,7 @@ def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
     index = faiss.index_factory(16, "IVF32,Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors_N1D[1:])
     index.add(vectors_N1D[1:])
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=Effort(4))
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=SearchParameters(4))
     eligible = Eligible(np.arange(4_001) % 4 == 1, items=4_000)
     masked = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=4)
     found = {"masked": 0, "wide": 0}
@@ -185,7 +187,7 @@ def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
 
 @given(asked=searches(), seed=st.integers(0, 2**32), sessions=st.integers(1, 5))
 def test_several_sessions_are_searched_together_as_each_alone(
-    kind: tuple[str, Effort], asked: Asked, seed: int, sessions: int
+    kind: tuple[str, SearchParameters], asked: Query, seed: int, sessions: int
 ) -> None:
     index = index_of(kind, asked)
     shape = (sessions, *asked.interests_KD.shape)
@@ -213,7 +215,7 @@ def test_cold_items_of_before_are_replaced() -> None:
     vectors_N1D = np.eye(5, dtype=np.float32)[:, :4]
     flat = faiss.IndexFlatIP(4)
     flat.add(vectors_N1D[1:])
-    once = ItemIndex(FaissIndex(flat), vectors_N1D=vectors_N1D, effort=Effort()).with_cold(
+    once = ItemIndex(FaissIndex(flat), vectors_N1D=vectors_N1D, effort=SearchParameters()).with_cold(
         np.full((2, 4), 9, dtype=np.float32)
     )
     again = once.with_cold(np.full((1, 4), 8, dtype=np.float32))

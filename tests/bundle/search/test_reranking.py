@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onward.bundle import Boost, Bundle, Options, Pin, Retrieval, RetrievedItem, Seen, Wanted
+from onward.bundle import Boost, Bundle, Options, Pin, Retrieval, RetrievalQuery, RetrievedItem, SessionView
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.search.reranking import placed
@@ -132,7 +132,7 @@ def test_an_answer_is_full_of_the_best_eligible_items_whatever_was_asked(
         boosts=tuple(Boost(filter_, factor) for (filter_, _), factor in boosted),
         exact=exact,
     )
-    retrieval = bundle.retrieve(Seen(session), options)
+    retrieval = bundle.retrieve(SessionView(session), options)
     items = retrieval.items
     assert len(set(shown(retrieval))) == len(items) == min(k, len(expected))
     assert retrieval.eligible == len(expected)
@@ -147,9 +147,9 @@ def test_boosts_of_many_levels_are_as_exact_as_those_of_few(exported: Bundle) ->
     several = [
         Boost(CONDITIONS[place][0], factor) for place, factor in ((0, 2.0), (1, 3.0), (2, 5.0), (3, 7.0), (5, 11.0))
     ]
-    few = exported.retrieve(Seen(["a1"]), Options(60, boosts=tuple(several[:2]), exact=True))
-    many = exported.retrieve(Seen(["a1"]), Options(60, boosts=tuple(several), exact=True))
-    plain = {item.item_id: item.score for item in exported.retrieve(Seen(["a1"]), Options(60, exact=True)).items}
+    few = exported.retrieve(SessionView(["a1"]), Options(60, boosts=tuple(several[:2]), exact=True))
+    many = exported.retrieve(SessionView(["a1"]), Options(60, boosts=tuple(several), exact=True))
+    plain = {item.item_id: item.score for item in exported.retrieve(SessionView(["a1"]), Options(60, exact=True)).items}
     assert exported.levels.of(None, several[:2]).eligible
     assert not exported.levels.of(None, several).eligible
     for retrieval, asked in ((few, several[:2]), (many, several)):
@@ -183,10 +183,10 @@ def test_popular_and_similar_items_are_boosted_too(shop: Bundle) -> None:
 
 
 def test_pinned_items_stand_at_their_positions_and_the_others_keep_their_order(shop: Bundle) -> None:
-    plain = shop.retrieve(Seen(["a1"]), Options(10))
-    last = shop.retrieve(Seen(["a1"]), Options(60)).items[-1]
+    plain = shop.retrieve(SessionView(["a1"]), Options(10))
+    last = shop.retrieve(SessionView(["a1"]), Options(60)).items[-1]
     pins = (Pin(last.item_id, 1), Pin(plain.items[0].item_id, 4))
-    retrieval = shop.retrieve(Seen(["a1"]), Options(10, pins=pins))
+    retrieval = shop.retrieve(SessionView(["a1"]), Options(10, pins=pins))
     others = [item for item in shown(plain) if item != plain.items[0].item_id]
     assert shown(retrieval) == [last.item_id, *others[:2], plain.items[0].item_id, *others[2:8]]
     assert [item.source for item in retrieval.items] == ["pinned", *["encoder"] * 2, "pinned", *["encoder"] * 6]
@@ -200,7 +200,7 @@ def test_a_pinned_item_that_must_not_be_shown_is_told_with_the_rule(shop: Bundle
         Pin(item_id, position) for position, item_id in enumerate(["x", "a2", "a3", "a4", "a6", "a7"], start=1)
     )
     options = Options(10, ["a6"], filter=CONDITIONS[1][0], pins=pins)
-    retrieval = bundle.retrieve(Seen(["a1"]), options)
+    retrieval = bundle.retrieve(SessionView(["a1"]), options)
     assert retrieval.not_pinned == {
         "x": "unknown_item",
         "a2": "deleted",
@@ -209,8 +209,8 @@ def test_a_pinned_item_that_must_not_be_shown_is_told_with_the_rule(shop: Bundle
         "a7": "filtered",
     }
     assert retrieval.items[3].item_id == "a4"
-    assert bundle.rule_against("a4", Wanted(Seen(hidden=["a4"]), options)) == "excluded"
-    assert bundle.rule_against("a4", Wanted(Seen(), options)) is None
+    assert bundle.rule_against("a4", RetrievalQuery(SessionView(hidden=["a4"]), options)) == "excluded"
+    assert bundle.rule_against("a4", RetrievalQuery(SessionView(), options)) is None
 
 
 def test_pins_beyond_a_short_answer_stand_at_its_end() -> None:
@@ -221,9 +221,10 @@ def test_pins_beyond_a_short_answer_stand_at_its_end() -> None:
 
 
 def test_diverse_answers_mix_the_shelves_and_begin_with_the_best(shop: Bundle) -> None:
-    plain = shop.retrieve(Seen(["a1"]), Options(10))
+    plain = shop.retrieve(SessionView(["a1"]), Options(10))
     none, some = (
-        shop.retrieve(Seen(["a1"]), Options(10, diversity=weight, diversity_by="shelf")) for weight in (1e-9, 1.0)
+        shop.retrieve(SessionView(["a1"]), Options(10, diversity=weight, diversity_by="shelf"))
+        for weight in (1e-9, 1.0)
     )
     shelves = [ATTRIBUTES[IDS.index(item_id)].get("shelf") for item_id in shown(some)]
     assert shown(none) == shown(plain)
@@ -231,14 +232,15 @@ def test_diverse_answers_mix_the_shelves_and_begin_with_the_best(shop: Bundle) -
     assert all(shelves.count(shelf) <= 2 for shelf in set(shelves) - {None})
     places = [item.moved.place for item in some.items if item.moved]
     assert places != list(range(1, 11))
-    ranked = shown(shop.retrieve(Seen(["a1"]), Options(60)))
+    ranked = shown(shop.retrieve(SessionView(["a1"]), Options(60)))
     assert [ranked[place - 1] for place in places if place] == shown(some)
 
 
 def test_without_categories_diverse_answers_have_unlike_vectors(shop: Bundle) -> None:
     def likeness(diversity: float) -> float:
         rows = [
-            IDS.index(item_id) + 1 for item_id in shown(shop.retrieve(Seen(["a1"]), Options(10, diversity=diversity)))
+            IDS.index(item_id) + 1
+            for item_id in shown(shop.retrieve(SessionView(["a1"]), Options(10, diversity=diversity)))
         ]
         units = shop.vectors_N1D[rows] / np.linalg.norm(shop.vectors_N1D[rows], axis=1, keepdims=True)
         return float((units @ units.T).mean())
@@ -250,20 +252,20 @@ def test_items_have_their_category_by_default(tmp_path: Path) -> None:
     bundle = make_bundle(
         tmp_path, IDS, attributes=[{"category": ["x", "y"]} if n < 58 else {"category": "z"} for n in range(60)]
     )
-    diverse = bundle.retrieve(Seen(["a1"]), Options(4, diversity=1))
+    diverse = bundle.retrieve(SessionView(["a1"]), Options(4, diversity=1))
     assert set(shown(diverse)) >= {"a59", "a60"}
 
 
 def test_a_session_of_cold_items_alone_gets_what_is_similar_to_the_last(shop: Bundle) -> None:
     near = ItemChange("cold1", 1, vector_D=2 * shop.vectors_N1D[5])
     bundle = shop.with_changes([near, ItemChange("cold2", 2)])
-    retrieval = bundle.retrieve(Seen(["unknown", "cold1", "cold2"]), Options(60))
+    retrieval = bundle.retrieve(SessionView(["unknown", "cold1", "cold2"]), Options(60))
     assert (retrieval.items[0].item_id, retrieval.items[0].source) == ("a5", "similar")
     assert retrieval.items[0].score == pytest.approx(1)
     assert retrieval.unknown_item_ids == ("unknown",)
     assert len(retrieval.items) == retrieval.eligible == 60
     assert "cold1" not in shown(retrieval)
-    assert {item.source for item in bundle.retrieve(Seen(["cold2"]), Options(60)).items} == {"popular"}
+    assert {item.source for item in bundle.retrieve(SessionView(["cold2"]), Options(60)).items} == {"popular"}
     assert shown(bundle.similar("cold1", Options(1))) == ["a5"]
     assert {item.source for item in bundle.similar("cold2", Options(5)).items} == {"popular"}
 
@@ -271,16 +273,19 @@ def test_a_session_of_cold_items_alone_gets_what_is_similar_to_the_last(shop: Bu
 def test_cold_items_beside_known_ones_leave_the_encoder_as_it_was(shop: Bundle) -> None:
     bundle = shop.with_changes([ItemChange("cold1", 1, vector_D=shop.vectors_N1D[5])])
     options = Options(10, ["cold1"])
-    assert bundle.retrieve(Seen(["a1", "cold1"]), options).items == shop.retrieve(Seen(["a1"]), options).items
+    assert (
+        bundle.retrieve(SessionView(["a1", "cold1"]), options).items
+        == shop.retrieve(SessionView(["a1"]), options).items
+    )
 
 
 def test_nothing_brings_back_a_deleted_item(shop: Bundle) -> None:
     bundle = shop.with_changes([ItemChange("a1", 1, deleted=True)])
     answers = [
-        bundle.retrieve(Seen(["a1"]), Options(60, pins=(Pin("a1", 1),))),
+        bundle.retrieve(SessionView(["a1"]), Options(60, pins=(Pin("a1", 1),))),
         bundle.similar("a2", Options(60)),
         bundle.popular(Options(60), popular_now={"a1": 1e6}),
-        bundle.retrieve(Seen(["unknown"]), Options(60, diversity=0.5)),
+        bundle.retrieve(SessionView(["unknown"]), Options(60, diversity=0.5)),
     ]
     assert all("a1" not in shown(answer) for answer in answers)
     assert answers[0].items[0].source == "encoder"
@@ -293,7 +298,7 @@ def test_changes_are_those_of_the_exported_bundle_not_on_top_of_others(shop: Bun
     assert again.digest == shop.digest
     assert again.exported is once.exported is shop
     assert "cold1" not in again.catalog
-    assert set(shown(again.retrieve(Seen(["a5"]), Options(100)))) == {*IDS, "cold2"}
+    assert set(shown(again.retrieve(SessionView(["a5"]), Options(100)))) == {*IDS, "cold2"}
 
 
 def test_changes_that_the_bundle_holds_already_are_skipped(shop: Bundle) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onward.bundle import Bundle, Options, Retrieval, Seen, UnknownItemError
+from onward.bundle import Bundle, Options, Retrieval, SessionView, UnknownItemError
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("a", 60)
@@ -50,7 +50,7 @@ def test_an_exact_search_is_a_sorted_scan_of_the_eligible_items(
     bundle: Bundle, session: list[str], excluded: set[str], k: int, exclude_seen: bool
 ) -> None:
     expected = brute_force(bundle, session, excluded | (set(session) if exclude_seen else set()))
-    items = bundle.retrieve(Seen(session), Options(k, excluded, exclude_seen, exact=True)).items
+    items = bundle.retrieve(SessionView(session), Options(k, excluded, exclude_seen, exact=True)).items
     assert [item.score for item in items] == pytest.approx(sorted(expected.values(), reverse=True)[:k], abs=1e-4)
     assert all(item.score == pytest.approx(expected[item.item_id], abs=1e-4) for item in items)
 
@@ -60,7 +60,7 @@ def test_every_search_fills_the_answer_with_eligible_items_once_and_best_first(
     bundle: Bundle, session: list[str], excluded: set[str], k: int, exclude_seen: bool
 ) -> None:
     eligible = brute_force(bundle, session, excluded | (set(session) if exclude_seen else set()))
-    items = bundle.retrieve(Seen(session), Options(k, excluded, exclude_seen)).items
+    items = bundle.retrieve(SessionView(session), Options(k, excluded, exclude_seen)).items
     assert len({item.item_id for item in items}) == len(items) == min(k, len(eligible))
     assert [item.score for item in items] == sorted((item.score for item in items), reverse=True)
     assert all(item.item_id in eligible for item in items)
@@ -72,8 +72,8 @@ def test_a_flat_index_merges_interests_as_the_exact_scan_does(
 ) -> None:
     if bundle.manifest.index.description != "Flat":
         return
-    by_index = bundle.retrieve(Seen(session), Options(k, excluded)).items
-    by_scan = bundle.retrieve(Seen(session), Options(k, excluded, exact=True)).items
+    by_index = bundle.retrieve(SessionView(session), Options(k, excluded)).items
+    by_scan = bundle.retrieve(SessionView(session), Options(k, excluded, exact=True)).items
     assert [item.score for item in by_index] == pytest.approx([item.score for item in by_scan], abs=1e-4)
     assert [(item.item_id, item.interest) for item in by_index] == [(item.item_id, item.interest) for item in by_scan]
 
@@ -81,7 +81,7 @@ def test_a_flat_index_merges_interests_as_the_exact_scan_does(
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_score_is_the_inner_product_with_the_interest_that_is_named(bundle: Bundle, exact: bool) -> None:
     interests_KD = bundle.encoder.encode([1, 2])
-    for item in bundle.retrieve(Seen(["a1", "a2"]), Options(exact=exact)).items:
+    for item in bundle.retrieve(SessionView(["a1", "a2"]), Options(exact=exact)).items:
         scores_K = interests_KD @ bundle.vectors_N1D[IDS.index(item.item_id) + 1]
         assert item.interest is not None
         assert item.score == pytest.approx(scores_K[item.interest], rel=1e-2, abs=1e-2)
@@ -89,14 +89,14 @@ def test_the_score_is_the_inner_product_with_the_interest_that_is_named(bundle: 
 
 
 def test_unknown_items_are_reported_once_and_change_nothing_else(bundle: Bundle) -> None:
-    with_unknown = bundle.retrieve(Seen(["x", "a1", "y", "x", "a2"]), Options(10))
+    with_unknown = bundle.retrieve(SessionView(["x", "a1", "y", "x", "a2"]), Options(10))
     assert with_unknown.unknown_item_ids == ("x", "y")
-    assert with_unknown.items == bundle.retrieve(Seen(["a1", "a2"]), Options(10)).items
+    assert with_unknown.items == bundle.retrieve(SessionView(["a1", "a2"]), Options(10)).items
 
 
 @pytest.mark.parametrize("session", [[], ["x"], ["A1", "a1 ", "á"]])
 def test_a_session_of_which_nothing_is_known_gets_the_popular_items(bundle: Bundle, session: list[str]) -> None:
-    retrieval = bundle.retrieve(Seen(session), Options(3, ["a1", "unknown too"]))
+    retrieval = bundle.retrieve(SessionView(session), Options(3, ["a1", "unknown too"]))
     assert returned_ids(retrieval) == ["a2", "a4", "a5"]
     assert {item.source for item in retrieval.items} == {"popular"}
     assert [item.score for item in retrieval.items] == [59, 57, 56]
@@ -109,22 +109,22 @@ def test_popular_items_end_where_no_more_are_eligible(bundle: Bundle) -> None:
 def test_only_the_most_recent_items_count(bundle: Bundle) -> None:
     recent = IDS[20:30]
     assert (
-        bundle.retrieve(Seen([*IDS[:20], *recent]), Options(10)).items
-        == bundle.retrieve(Seen(recent), Options(10)).items
+        bundle.retrieve(SessionView([*IDS[:20], *recent]), Options(10)).items
+        == bundle.retrieve(SessionView(recent), Options(10)).items
     )
 
 
 def test_a_seen_item_is_left_out_even_where_the_encoder_no_longer_reads_it(bundle: Bundle) -> None:
     long_session = IDS[:30]
-    assert not set(returned_ids(bundle.retrieve(Seen(long_session), Options(60, exclude_seen=True)))) & set(
+    assert not set(returned_ids(bundle.retrieve(SessionView(long_session), Options(60, exclude_seen=True)))) & set(
         long_session
     )
 
 
 def test_the_bundle_says_whether_seen_items_come_back(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, IDS, exclude_seen=True)
-    assert "a1" not in returned_ids(bundle.retrieve(Seen(["a1"]), Options(60)))
-    assert "a1" in returned_ids(bundle.retrieve(Seen(["a1"]), Options(60, exclude_seen=False)))
+    assert "a1" not in returned_ids(bundle.retrieve(SessionView(["a1"]), Options(60)))
+    assert "a1" in returned_ids(bundle.retrieve(SessionView(["a1"]), Options(60, exclude_seen=False)))
 
 
 def test_similar_items_are_the_nearest_vectors_and_never_the_item_itself(bundle: Bundle) -> None:
@@ -144,9 +144,11 @@ def test_an_unknown_item_has_no_similar_ones(bundle: Bundle) -> None:
 
 def test_threads_at_once_get_what_one_gets_alone(bundle: Bundle) -> None:
     asked = [[IDS[number % 60], IDS[number * 7 % 60]] for number in range(200)]
-    alone = [bundle.retrieve(Seen(session), Options(10, ["a9"])) for session in asked]
+    alone = [bundle.retrieve(SessionView(session), Options(10, ["a9"])) for session in asked]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda session: bundle.retrieve(Seen(session), Options(10, ["a9"])), asked)) == alone
+        assert (
+            list(pool.map(lambda session: bundle.retrieve(SessionView(session), Options(10, ["a9"])), asked)) == alone
+        )
 
 
 def test_a_search_is_expected_to_cost_a_scan_where_the_visited_lists_are_unlikely_to_suffice(bundle: Bundle) -> None:
@@ -157,7 +159,7 @@ def test_a_search_is_expected_to_cost_a_scan_where_the_visited_lists_are_unlikel
 
 
 def test_what_the_session_hides_or_purchased_is_left_out_as_asked(bundle: Bundle) -> None:
-    seen = Seen(["a1", "a2"], purchased=["a5", "unknown"], hidden=["a6"])
+    seen = SessionView(["a1", "a2"], purchased=["a5", "unknown"], hidden=["a6"])
     left_out = {
         exclude_seen: set(AVAILABLE_IDS) - set(returned_ids(bundle.retrieve(seen, Options(60, ["a7"], exclude_seen))))
         for exclude_seen in (False, "purchased", True, None)
@@ -168,9 +170,9 @@ def test_what_the_session_hides_or_purchased_is_left_out_as_asked(bundle: Bundle
 
 
 def test_an_answer_tells_how_many_items_it_was_chosen_from_and_how(bundle: Bundle) -> None:
-    retrieval = bundle.retrieve(Seen(["a1"]), Options(5, ["a1", "a2", "a3", "a1"]))
+    retrieval = bundle.retrieve(SessionView(["a1"]), Options(5, ["a1", "a2", "a3", "a1"]))
     assert (retrieval.eligible, retrieval.strategy) == (56 - 2, "masked")
-    assert bundle.retrieve(Seen(["a1"]), Options(5, exact=True)).strategy == "scan"
+    assert bundle.retrieve(SessionView(["a1"]), Options(5, exact=True)).strategy == "scan"
     assert bundle.popular(Options(5)).strategy is None
 
 
@@ -179,6 +181,6 @@ def test_what_visitors_do_now_changes_what_is_popular(bundle: Bundle) -> None:
     assert returned_ids(bundle.popular(Options(60), popular_now={})) == popular
     now = {"a40": 500.0, "a2": 0.25, "a3": 10_000.0, "unknown": 5.0}
     assert returned_ids(bundle.popular(Options(5, ["a1"]), popular_now=now)) == ["a40", "a2", "a4", "a5", "a6"]
-    retrieval = bundle.retrieve(Seen(["x"]), Options(60), popular_now=now)
+    retrieval = bundle.retrieve(SessionView(["x"]), Options(60), popular_now=now)
     assert returned_ids(retrieval) == ["a40", *(item_id for item_id in popular if item_id != "a40")]
     assert retrieval.items[0].score == pytest.approx(500 + 1_000 * 21 / sum(range(1, 61)), rel=0.02)

@@ -29,7 +29,7 @@ from onward.service.settings import Settings
 KEY = "a-key"
 
 
-class Asked(BaseModel):
+class Query(BaseModel):
     """What is asked for."""
 
     word: str
@@ -82,7 +82,7 @@ class Place:
         router = APIRouter(route_class=HotRoute)
 
         @router.post("/say")
-        async def say(asked: Asked, request: Request) -> Said:
+        async def say(asked: Query, request: Request) -> Said:
             if asked.word == "fault":
                 raise ZeroDivisionError
             if asked.word == "nothing":

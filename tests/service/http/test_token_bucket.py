@@ -2,7 +2,7 @@
 
 import pytest
 
-from onward.service.rate_limit import Allowances, RateLimit
+from onward.service.rate_limit import RateLimit, TokenBuckets
 
 
 class Clock:
@@ -27,7 +27,7 @@ def test_what_is_no_limit_is_refused(written: str) -> None:
 @pytest.mark.parametrize("written", ["1/second", "3/second", "100/minute", "7/hour", "1000/day"])
 def test_all_of_it_can_be_spent_at_once_and_then_as_it_comes_back(written: str) -> None:
     limit, clock = RateLimit.parse(written), Clock()
-    allowances = Allowances(limit, clock=clock)
+    allowances = TokenBuckets(limit, clock=clock)
     assert not any(allowances.spend("a") for _ in range(limit.requests))
     for _ in range(5):
         wait_s = allowances.spend("a")
@@ -39,13 +39,13 @@ def test_all_of_it_can_be_spent_at_once_and_then_as_it_comes_back(written: str) 
 
 
 def test_one_caller_does_not_spend_what_is_anothers() -> None:
-    allowances = Allowances(RateLimit.parse("1/second"), clock=Clock())
+    allowances = TokenBuckets(RateLimit.parse("1/second"), clock=Clock())
     assert [allowances.spend(caller) for caller in ("a", "b", "a")] == [0, 0, 1]
 
 
 def test_after_a_period_a_caller_has_all_of_it_and_no_more() -> None:
     clock = Clock()
-    allowances = Allowances(RateLimit.parse("3/second"), clock=clock)
+    allowances = TokenBuckets(RateLimit.parse("3/second"), clock=clock)
     for pause_s in (0, 1, 100):
         clock.now_s += pause_s
         assert [allowances.spend("a") > 0 for _ in range(4)] == [False, False, False, True]
@@ -53,7 +53,7 @@ def test_after_a_period_a_caller_has_all_of_it_and_no_more() -> None:
 
 def test_only_so_many_callers_are_remembered_and_the_latest_are() -> None:
     clock = Clock()
-    allowances = Allowances(RateLimit.parse("1/day"), max_callers=3, clock=clock)
+    allowances = TokenBuckets(RateLimit.parse("1/day"), max_callers=3, clock=clock)
     for caller in "abcde":
         assert allowances.spend(caller) == 0
     assert allowances.spend("e") > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from onward.bundle import Options, Seen
+from onward.bundle import Options, SessionView
 from onward.service.errors import NotReady
 from onward.service.live.bundle import LiveBundle
 from tests.bundles import item_ids, publish_bundle
@@ -128,9 +128,9 @@ async def test_a_request_keeps_the_bundle_it_took_though_its_folder_is_gone(live
     digest = publish_bundle(tmp_path, IDS)
     await live.refresh()
     taken = live.bundle
-    before = taken.retrieve(Seen(["a1"]), Options(5, exact=True))
+    before = taken.retrieve(SessionView(["a1"]), Options(5, exact=True))
     publish_bundle(tmp_path, item_ids("b", 10))
     await live.refresh()
     shutil.rmtree(tmp_path / digest)
-    assert taken.retrieve(Seen(["a1"]), Options(5, exact=True)) == before
-    assert live.bundle.retrieve(Seen(["a1"]), Options(5)).unknown_item_ids == ("a1",)
+    assert taken.retrieve(SessionView(["a1"]), Options(5, exact=True)) == before
+    assert live.bundle.retrieve(SessionView(["a1"]), Options(5)).unknown_item_ids == ("a1",)

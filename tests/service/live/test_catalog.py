@@ -11,11 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from onward.bundle import Bundle
-from onward.bundle.search.options import Options, Seen
+from onward.bundle.search.options import Options, SessionView
 from onward.service.errors import LiveStoreUnavailable
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch, LiveCatalog
-from onward.service.live.replicated_map import InMemoryVersionedMap, Mirror, RedisVersionedMap, VersionedMap
+from onward.service.live.replicated_map import InMemoryVersionedStore, RedisVersionedStore, Replica, VersionedStore
 from onward.service.sessions import AppliedEvent
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until
@@ -43,7 +43,7 @@ def client(catalog_bundles: Path) -> Iterator[TestClient]:
 
 @pytest.fixture
 async def live(catalog_bundles: Path) -> LiveBundle:
-    live = LiveBundle(catalog_bundles, LiveCatalog(Mirror(memory(), "items")))
+    live = LiveBundle(catalog_bundles, LiveCatalog(Replica(memory(), "items")))
     await live.refresh()
     return live
 
@@ -59,7 +59,7 @@ async def patch(live: LiveBundle, item_id: str, **change: Any) -> None:
 
 
 def shown(bundle: Bundle, session: list[str], k: int = 30) -> list[str]:
-    return [item.item_id for item in bundle.retrieve(Seen(session), Options(k=k)).items]
+    return [item.item_id for item in bundle.retrieve(SessionView(session), Options(k=k)).items]
 
 
 async def test_an_item_marked_unavailable_is_not_shown_until_it_is_back(live: LiveBundle) -> None:
@@ -73,7 +73,7 @@ async def test_a_deleted_item_is_gone_until_it_is_put_back(live: LiveBundle) -> 
     await catalog_of(live).delete("item-2", live.bundle)
     await live.take_changes()
     assert "item-2" not in shown(live.bundle, ["item-1"])
-    assert live.bundle.retrieve(Seen(["item-2"]), Options(k=3)).unknown_item_ids == ()
+    assert live.bundle.retrieve(SessionView(["item-2"]), Options(k=3)).unknown_item_ids == ()
     await patch(live, "item-2")
     assert "item-2" in shown(live.bundle, ["item-1"])
 
@@ -122,7 +122,7 @@ async def test_given_neighbours_stay_whatever_an_item_is_seen_with(live: LiveBun
 
 async def test_a_new_bundle_goes_live_with_the_changes(tmp_path: Path) -> None:
     publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)
-    live = LiveBundle(tmp_path, LiveCatalog(Mirror(memory(), "items")))
+    live = LiveBundle(tmp_path, LiveCatalog(Replica(memory(), "items")))
     await live.refresh()
     await patch(live, "item-2", available=False)
     await patch(live, "new", similar_to=["item-5"])
@@ -136,7 +136,7 @@ async def test_a_new_bundle_goes_live_with_the_changes(tmp_path: Path) -> None:
 
 async def test_a_deleted_item_is_not_shown_by_a_worker_that_just_began(catalog_bundles: Path) -> None:
     source = memory()
-    first, second = (LiveBundle(catalog_bundles, LiveCatalog(Mirror(source, "items"))) for _ in range(2))
+    first, second = (LiveBundle(catalog_bundles, LiveCatalog(Replica(source, "items"))) for _ in range(2))
     await first.refresh()
     await catalog_of(first).delete("item-2", first.bundle)
     await second.refresh()
@@ -149,7 +149,7 @@ async def test_changes_made_at_once_are_all_there(live: LiveBundle) -> None:
 
 
 async def test_without_the_store_the_last_known_catalog_serves_on(live: LiveBundle) -> None:
-    class Away(InMemoryVersionedMap):
+    class Away(InMemoryVersionedStore):
         async def changes_since(self, birth: str | None, sequence: int) -> Any:
             raise LiveStoreUnavailable
 
@@ -162,8 +162,8 @@ async def test_without_the_store_the_last_known_catalog_serves_on(live: LiveBund
 
 
 def test_every_worker_follows_within_a_second_and_a_later_one_too(catalog_bundles: Path, valkey: str) -> None:
-    def redis(name: str) -> Callable[[], VersionedMap]:
-        return lambda: RedisVersionedMap.connect(valkey, name, max_names=100)
+    def redis(name: str) -> Callable[[], VersionedStore]:
+        return lambda: RedisVersionedStore.connect(valkey, name, max_names=100)
 
     def worker() -> TestClient:
         return TestClient(worker_app(catalog_bundles, redis("worker-items"), redis("worker-scenarios")))

@@ -16,10 +16,10 @@ from onward.service.live.replicated_map import (
     REMEMBERED_REMOVALS,
     Edit,
     Entry,
-    InMemoryVersionedMap,
-    Mirror,
-    RedisVersionedMap,
-    VersionedMap,
+    InMemoryVersionedStore,
+    RedisVersionedStore,
+    Replica,
+    VersionedStore,
 )
 
 MAX_NAMES = 2_500
@@ -27,42 +27,42 @@ MAX_NAMES = 2_500
 numbers = itertools.count()
 
 
-def redis_map(url: str, name: str | None = None, *, max_names: int = MAX_NAMES) -> RedisVersionedMap:
+def redis_map(url: str, name: str | None = None, *, max_names: int = MAX_NAMES) -> RedisVersionedStore:
     timeout = timedelta(seconds=5)
-    return RedisVersionedMap.connect(url, name or f"map-{next(numbers)}", max_names=max_names, timeout=timeout)
+    return RedisVersionedStore.connect(url, name or f"map-{next(numbers)}", max_names=max_names, timeout=timeout)
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def source(request: pytest.FixtureRequest, valkey: str) -> AsyncIterator[VersionedMap]:
+async def source(request: pytest.FixtureRequest, valkey: str) -> AsyncIterator[VersionedStore]:
     memory = request.param == "memory"
-    source = InMemoryVersionedMap(max_names=MAX_NAMES) if memory else redis_map(valkey)
+    source = InMemoryVersionedStore(max_names=MAX_NAMES) if memory else redis_map(valkey)
     yield source
     await source.close()
 
 
 @pytest.fixture
-def mirror(source: VersionedMap) -> Mirror:
-    return Mirror(source, "things")
+def mirror(source: VersionedStore) -> Replica:
+    return Replica(source, "things")
 
 
-async def put(mirror: Mirror, values: dict[str, Any]) -> dict[str, Entry | ServiceError]:
+async def put(mirror: Replica, values: dict[str, Any]) -> dict[str, Entry | ServiceError]:
     def edit(value: Any) -> Edit:
         return lambda held: value
 
     return await mirror.update({name: edit(value) for name, value in values.items()})
 
 
-def values(mirror: Mirror) -> dict[str, Any]:
+def values(mirror: Replica) -> dict[str, Any]:
     return {name: entry.value for name, entry in mirror.entries.items()}
 
 
-async def test_a_map_nobody_wrote_is_empty(mirror: Mirror) -> None:
+async def test_a_map_nobody_wrote_is_empty(mirror: Replica) -> None:
     assert not await mirror.follow()
     assert mirror.entries == {}
 
 
-async def test_a_writer_sees_what_it_wrote_at_once_and_others_as_they_follow(source: VersionedMap) -> None:
-    writer, reader = Mirror(source, "things"), Mirror(source, "things")
+async def test_a_writer_sees_what_it_wrote_at_once_and_others_as_they_follow(source: VersionedStore) -> None:
+    writer, reader = Replica(source, "things"), Replica(source, "things")
     await reader.follow()
     await put(writer, {"a": {"price": 1.5}, "ä/b": [1, None, "x"]})
     assert values(writer) == {"a": {"price": 1.5}, "ä/b": [1, None, "x"]}
@@ -73,7 +73,7 @@ async def test_a_writer_sees_what_it_wrote_at_once_and_others_as_they_follow(sou
     assert not await writer.follow()
 
 
-async def test_sequences_grow_and_revisions_count(mirror: Mirror) -> None:
+async def test_sequences_grow_and_revisions_count(mirror: Replica) -> None:
     await put(mirror, {"a": 1, "b": 1})
     await put(mirror, {"a": 2})
     a, b = mirror.entries["a"], mirror.entries["b"]
@@ -81,18 +81,18 @@ async def test_sequences_grow_and_revisions_count(mirror: Mirror) -> None:
     assert (a.revision, b.revision) == (2, 1)
 
 
-async def test_an_edit_is_made_on_top_of_what_another_wrote_meanwhile(source: VersionedMap) -> None:
-    async def add(mirror: Mirror, number: int) -> None:
+async def test_an_edit_is_made_on_top_of_what_another_wrote_meanwhile(source: VersionedStore) -> None:
+    async def add(mirror: Replica, number: int) -> None:
         await mirror.update({"sum": lambda held: (held.value if held else 0) + number})
 
-    mirrors = [Mirror(source, "things") for _ in range(6)]
+    mirrors = [Replica(source, "things") for _ in range(6)]
     await asyncio.gather(*(add(mirror, number) for mirror in mirrors for number in range(5)))
     await mirrors[0].follow()
     entry = mirrors[0].entries["sum"]
     assert (entry.value, entry.revision) == (6 * sum(range(5)), 30)
 
 
-async def test_a_refused_edit_does_not_stop_the_others(mirror: Mirror) -> None:
+async def test_a_refused_edit_does_not_stop_the_others(mirror: Replica) -> None:
     def refuse(held: Entry | None) -> Any:
         raise LimitReached
 
@@ -101,8 +101,8 @@ async def test_a_refused_edit_does_not_stop_the_others(mirror: Mirror) -> None:
     assert values(mirror) == {"a": 1, "c": 3}
 
 
-async def test_a_removed_name_is_told_and_its_revisions_go_on(source: VersionedMap) -> None:
-    writer, reader = Mirror(source, "things"), Mirror(source, "things")
+async def test_a_removed_name_is_told_and_its_revisions_go_on(source: VersionedStore) -> None:
+    writer, reader = Replica(source, "things"), Replica(source, "things")
     await put(writer, {"a": 1})
     await reader.follow()
     await put(writer, {"a": None})
@@ -112,8 +112,8 @@ async def test_a_removed_name_is_told_and_its_revisions_go_on(source: VersionedM
     assert writer.entries["a"].revision == 3
 
 
-async def test_more_than_a_page_is_read_whole_and_a_full_map_takes_no_new_name(source: VersionedMap) -> None:
-    writer, reader = Mirror(source, "things"), Mirror(source, "things")
+async def test_more_than_a_page_is_read_whole_and_a_full_map_takes_no_new_name(source: VersionedStore) -> None:
+    writer, reader = Replica(source, "things"), Replica(source, "things")
     for start in range(0, MAX_NAMES, PAGE):
         await put(writer, {str(number): number for number in range(start, min(start + PAGE, MAX_NAMES))})
     outcomes = await put(writer, {"one more": 1, "7": "again"})
@@ -122,8 +122,8 @@ async def test_more_than_a_page_is_read_whole_and_a_full_map_takes_no_new_name(s
     assert values(reader) == {str(number): number for number in range(MAX_NAMES)} | {"7": "again"}
 
 
-async def test_old_removals_are_forgotten_and_make_room(source: VersionedMap) -> None:
-    writer, reader = Mirror(source, "things"), Mirror(source, "things")
+async def test_old_removals_are_forgotten_and_make_room(source: VersionedStore) -> None:
+    writer, reader = Replica(source, "things"), Replica(source, "things")
     await put(writer, {"kept": 1})
     for value in (1, None):
         await put(writer, {str(number): value for number in range(REMEMBERED_REMOVALS)})
@@ -138,7 +138,7 @@ async def test_old_removals_are_forgotten_and_make_room(source: VersionedMap) ->
 
 
 async def test_a_map_lives_on_without_its_writer(valkey: str) -> None:
-    writer, reader = (Mirror(redis_map(valkey, "lasting"), "things") for _ in range(2))
+    writer, reader = (Replica(redis_map(valkey, "lasting"), "things") for _ in range(2))
     await put(writer, {"a": 1})
     await writer.close()
     await reader.follow()
@@ -147,7 +147,7 @@ async def test_a_map_lives_on_without_its_writer(valkey: str) -> None:
 
 
 async def test_a_flushed_map_is_read_anew_and_its_sequences_grow_on(valkey: str) -> None:
-    mirror, other = (Mirror(redis_map(valkey, "flushed"), "things") for _ in range(2))
+    mirror, other = (Replica(redis_map(valkey, "flushed"), "things") for _ in range(2))
     await put(mirror, {"a": 1, "b": 1})
     before = mirror.entries["b"].sequence
     async with Redis.from_url(valkey) as redis:
@@ -162,7 +162,7 @@ async def test_a_flushed_map_is_read_anew_and_its_sequences_grow_on(valkey: str)
 
 
 async def test_what_a_failover_lost_is_lost_for_every_reader(valkey: str) -> None:
-    mirror = Mirror(redis_map(valkey, "failover"), "things")
+    mirror = Replica(redis_map(valkey, "failover"), "things")
     await put(mirror, {"a": 1})
     async with Redis.from_url(valkey) as redis:
         kept = {key: await redis.dump(key) async for key in redis.scan_iter("onward:{failover}:*")}
@@ -177,7 +177,7 @@ async def test_what_a_failover_lost_is_lost_for_every_reader(valkey: str) -> Non
 
 
 async def test_what_is_not_ours_counts_as_removed(valkey: str) -> None:
-    mirror = Mirror(redis_map(valkey, "foreign"), "things")
+    mirror = Replica(redis_map(valkey, "foreign"), "things")
     await put(mirror, {"a": 1})
     async with Redis.from_url(valkey) as redis:
         await redis.hset("onward:{foreign}:values", "x", "{")
@@ -189,7 +189,7 @@ async def test_what_is_not_ours_counts_as_removed(valkey: str) -> None:
     await mirror.close()
 
 
-class Failing(InMemoryVersionedMap):
+class Failing(InMemoryVersionedStore):
     """A map whose store can be away."""
 
     is_away = False
@@ -202,7 +202,7 @@ class Failing(InMemoryVersionedMap):
 
 async def test_an_outage_leaves_the_last_known_state_and_is_logged_once() -> None:
     source = Failing(max_names=9)
-    mirror = Mirror(source, "things")
+    mirror = Replica(source, "things")
     await put(mirror, {"a": 1})
     with structlog.testing.capture_logs() as lines:
         source.is_away = True
@@ -216,7 +216,7 @@ async def test_an_outage_leaves_the_last_known_state_and_is_logged_once() -> Non
 
 
 async def test_a_server_that_is_not_there_is_an_outage() -> None:
-    mirror = Mirror(redis_map("unix:///nowhere/socket"), "things")
+    mirror = Replica(redis_map("unix:///nowhere/socket"), "things")
     with structlog.testing.capture_logs() as lines:
         assert not await mirror.follow()
     assert "/nowhere/socket" in lines[0]["detail"]

@@ -13,9 +13,9 @@ from onward.bundle import Bundle, Options
 from onward.service import telemetry
 from onward.service.errors import SessionBehind
 from onward.service.recommend import pipeline as answering
-from onward.service.recommend.batcher import Ticket
+from onward.service.recommend.batcher import PendingQuery
 from onward.service.recommend.pipeline import Answering, Question
-from onward.service.recommend.query import DEFAULT_OPTIONS, Asked, Recommendation
+from onward.service.recommend.query import DEFAULT_OPTIONS, Query, Recommendation
 from onward.service.records.answers import Answer
 from onward.service.sessions import Append, EventRules, InMemorySessionStore, Listeners, Session
 from tests.bundles import item_ids, publish_bundle
@@ -64,11 +64,13 @@ def store() -> CountingStore:
 
 
 async def answered(
-    bundle: Bundle, store: CountingStore, records: Records, *asked: Asked
+    bundle: Bundle, store: CountingStore, records: Records, *asked: Query
 ) -> list[Recommendation | BaseException]:
     loop = asyncio.get_running_loop()
     tickets = [
-        Ticket[Question, Recommendation](Question(one, DEFAULT_OPTIONS, None, Options(5), bundle), loop.create_future())
+        PendingQuery[Question, Recommendation](
+            Question(one, DEFAULT_OPTIONS, None, Options(5), bundle), loop.create_future()
+        )
         for one in asked
     ]
     await Answering(store, records, Listeners(), EventRules(), lambda: 1_700_000_000.0).answer(tickets)  # type: ignore[arg-type]  # as far as it asks
@@ -79,18 +81,18 @@ async def test_all_are_answered_by_one_call_of_the_store_and_each_what_it_alone_
     bundle: Bundle, store: CountingStore, records: Records
 ) -> None:
     asked = [
-        Asked("one", ["a1"]),
-        Asked("two", ["a2", "a3"]),
-        Asked(items=["a4"]),
-        Asked("one", ["a5"]),
-        Asked("three", ["a6"], kept=False),
+        Query("one", ["a1"]),
+        Query("two", ["a2", "a3"]),
+        Query(items=["a4"]),
+        Query("one", ["a5"]),
+        Query("three", ["a6"], kept=False),
     ]
     found = await answered(bundle, store, records, *asked)
     assert store.calls == 1
     assert records.served_to == ["one", "two", None, "one"]
     viewed = [["a1"], ["a2", "a3"], ["a4"], ["a1", "a5"], ["a6"]]
     for items, one in zip(viewed, found, strict=True):
-        (alone,) = await answered(bundle, store, records, Asked(items=items))
+        (alone,) = await answered(bundle, store, records, Query(items=items))
         assert isinstance(one, Recommendation)
         assert isinstance(alone, Recommendation)
         assert one.answer.session_items == tuple(items)
@@ -99,7 +101,7 @@ async def test_all_are_answered_by_one_call_of_the_store_and_each_what_it_alone_
 
 
 async def test_what_one_meets_is_met_by_it_alone(bundle: Bundle, store: CountingStore, records: Records) -> None:
-    asked = [Asked("one", ["a1"]), Asked("faulty", ["a2"]), Asked("two", ["a3"], position="x-9"), Asked("three")]
+    asked = [Query("one", ["a1"]), Query("faulty", ["a2"]), Query("two", ["a3"], position="x-9"), Query("three")]
     found = await answered(bundle, store, records, *asked)
     assert [type(one) for one in found] == [Recommendation, OSError, SessionBehind, Recommendation]
     assert records.served_to == ["one", "three"]
@@ -111,7 +113,7 @@ async def test_a_retrieval_that_is_long_holds_up_no_other(
     monkeypatch.setattr(answering, "is_short", lambda _, wanted: "a1" not in wanted.seen.item_ids)
     told: list[int] = []
     monkeypatch.setattr(telemetry, "retrieved", lambda sources, *_: told.append(len(list(sources))))
-    found = await answered(bundle, store, records, Asked("long", ["a1"]), Asked("one", ["a2"]), Asked("two", ["a3"]))
+    found = await answered(bundle, store, records, Query("long", ["a1"]), Query("one", ["a2"]), Query("two", ["a3"]))
     assert all(isinstance(one, Recommendation) for one in found)
     assert records.served_to == ["one", "two", "long"]
     assert told == [10, 5]

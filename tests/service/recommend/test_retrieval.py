@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from onward.bundle import Bundle, Options, Retrieval, RetrievedItems, Seen, Wanted
+from onward.bundle import Bundle, Options, Retrieval, RetrievalQuery, RetrievedItems, SessionView
 from onward.bundle.catalog.filters import Filter
 from onward.service import telemetry
 from onward.service.recommend import retrieval
@@ -42,7 +42,7 @@ async def test_a_filter_over_many_items_is_looked_at_in_a_thread_once(
     bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "INLINE_ITEMS", 10)
-    wanted = Wanted(Seen(["a1"]), Options(5, filter=FILTER), None)
+    wanted = RetrievalQuery(SessionView(["a1"]), Options(5, filter=FILTER), None)
     first, second = [await retrieval.retrieve(bundle, wanted, {}) for _ in range(2)]
     assert first == second
     assert [thread == threading.get_ident() for thread in threads] == [False, True]
@@ -51,7 +51,7 @@ async def test_a_filter_over_many_items_is_looked_at_in_a_thread_once(
 async def test_a_long_search_runs_in_a_thread(
     bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = Wanted(Seen(["a1"]), Options(5), None)
+    wanted = RetrievalQuery(SessionView(["a1"]), Options(5), None)
     await retrieval.retrieve(bundle, wanted, {})
     monkeypatch.setattr(retrieval, "INLINE_PRODUCTS", 10)
     await retrieval.retrieve(bundle, wanted, {})
@@ -59,18 +59,18 @@ async def test_a_long_search_runs_in_a_thread(
 
 
 MIXED = [
-    Wanted(Seen(["a1"]), Options(5)),
-    Wanted(Seen(["a2", "a3"]), Options(5)),
-    Wanted(Seen(["a3", "none"]), Options(5)),
-    Wanted(Seen(["a1"]), Options(3)),
-    Wanted(Seen(["a1"]), Options(5, filter=FILTER)),
-    Wanted(Seen(["a7"]), Options(5, filter=FILTER)),
-    Wanted(Seen(["a1"]), Options(5, exclude=["a2"])),
-    Wanted(Seen(["a4"]), Options(5, exclude_seen=True)),
-    Wanted(Seen(["a4"]), Options(5, exact=True)),
-    Wanted(Seen(["a4"]), Options(5, diversity=0.5)),
-    Wanted(Seen(["none"]), Options(5)),
-    Wanted(Seen([]), Options(100)),
+    RetrievalQuery(SessionView(["a1"]), Options(5)),
+    RetrievalQuery(SessionView(["a2", "a3"]), Options(5)),
+    RetrievalQuery(SessionView(["a3", "none"]), Options(5)),
+    RetrievalQuery(SessionView(["a1"]), Options(3)),
+    RetrievalQuery(SessionView(["a1"]), Options(5, filter=FILTER)),
+    RetrievalQuery(SessionView(["a7"]), Options(5, filter=FILTER)),
+    RetrievalQuery(SessionView(["a1"]), Options(5, exclude=["a2"])),
+    RetrievalQuery(SessionView(["a4"]), Options(5, exclude_seen=True)),
+    RetrievalQuery(SessionView(["a4"]), Options(5, exact=True)),
+    RetrievalQuery(SessionView(["a4"]), Options(5, diversity=0.5)),
+    RetrievalQuery(SessionView(["none"]), Options(5)),
+    RetrievalQuery(SessionView([]), Options(100)),
 ]
 
 
@@ -86,7 +86,7 @@ def test_all_at_once_are_answered_as_each_would_be_alone(bundle: Bundle) -> None
 def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     retrieve = Bundle.retrieve
 
-    def failing(self: Bundle, seen: Seen, options: Options, **named: Any) -> Any:
+    def failing(self: Bundle, seen: SessionView, options: Options, **named: Any) -> Any:
         if "a2" in seen.item_ids:
             raise ValueError("a fault")
         return retrieve(self, seen, options, **named)

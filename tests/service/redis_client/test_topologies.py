@@ -10,7 +10,7 @@ import pytest
 
 from onward.bundle import RetrievedItems
 from onward.service.errors import ServiceError, SessionStoreUnavailable
-from onward.service.live.replicated_map import Put, RedisVersionedMap
+from onward.service.live.replicated_map import Put, RedisVersionedStore
 from onward.service.records.answer_stores import RedisAnswerStore
 from onward.service.records.answers import Answer
 from onward.service.records.counters import RedisCounters
@@ -103,7 +103,7 @@ async def until_it_stores(store: RedisSessionStore, session_id: str) -> None:
 async def use_all(url: str) -> None:
     """Whoever calls Redis in the service does so once."""
     calls = connect(url, TIMEOUT)
-    mirrored = RedisVersionedMap.connect(url, "topologies", max_names=10, timeout=TIMEOUT)
+    mirrored = RedisVersionedStore.connect(url, "topologies", max_names=10, timeout=TIMEOUT)
     async with open_store(url) as store, aclosing(calls):
         names = [f"visitor-{number}" for number in range(150)]
         for _ in range(2):

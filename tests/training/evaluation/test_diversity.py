@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from onward.bundle import Bundle, Options, Seen
+from onward.bundle import Bundle, Options, SessionView
 from onward.training.errors import InputError
 from onward.training.evaluation.diversity import categories_of, diversified
 from onward.training.evaluation.evaluation import evaluate_answers
@@ -25,7 +25,7 @@ def diversity_at_10(bundle: Bundle, weight: float) -> float:
     categories = categories_of(bundle.catalog, "shelf")
 
     def answer(question: Question, k: int) -> Sequence[Ranked]:
-        return bundle.retrieve(Seen(question.inputs), Options(k, exact=True)).items
+        return bundle.retrieve(SessionView(question.inputs), Options(k, exact=True)).items
 
     metrics = evaluate_answers(
         diversified(answer, categories, interests=2, weight=weight) if weight else answer,
@@ -57,7 +57,7 @@ def test_more_weight_makes_lists_more_diverse_up_to_all_that_is_possible(bundle:
 
 def test_diverse_answers_are_ranked_by_their_place(bundle: Bundle) -> None:
     def answer(question: Question, k: int) -> Sequence[Ranked]:
-        return bundle.retrieve(Seen(question.inputs), Options(k, exact=True)).items
+        return bundle.retrieve(SessionView(question.inputs), Options(k, exact=True)).items
 
     categories = categories_of(bundle.catalog, "shelf")
     answers = diversified(answer, categories, interests=2, weight=0.5)(Question(["i3"], []), 6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from onward.bundle import Bundle, Options, Seen, current_digest
+from onward.bundle import Bundle, Options, SessionView, current_digest
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.errors import InputError
@@ -36,7 +36,7 @@ def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
         interest_D = encoder(items_BL)[0, 0]
         np.testing.assert_allclose(bundle.encoder.encode(session)[0], interest_D.numpy(), atol=1e-5)
         scores_N, rows_N = (encoder.item_vectors() @ interest_D)[1:].topk(5)
-        retrieved = bundle.retrieve(Seen([ids[row - 1] for row in session]), Options(5)).items
+        retrieved = bundle.retrieve(SessionView([ids[row - 1] for row in session]), Options(5)).items
         assert [item.item_id for item in retrieved] == [ids[row] for row in rows_N.tolist()]
         assert [item.score for item in retrieved] == pytest.approx(scores_N.tolist(), abs=1e-5)
 
@@ -109,7 +109,7 @@ def test_several_runs_become_one_encoder_that_adds_up_their_scores(
         expected_N = sum(encoder(torch.tensor([[1, 2, 3]]))[0, 0] @ encoder.item_vectors().T for encoder in encoders)
     assert isinstance(expected_N, torch.Tensor)
     ids = dataset.item_ids()
-    found = bundle.retrieve(Seen(ids[:3]), Options(5)).items
+    found = bundle.retrieve(SessionView(ids[:3]), Options(5)).items
     assert [item.score for item in found] == pytest.approx([float(expected_N[ids.index(i.item_id) + 1]) for i in found])
     assert found[0].score == pytest.approx(float(expected_N[1:].max()))
 

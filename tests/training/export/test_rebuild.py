@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from onward.bundle import Bundle, BundleError, Options, Seen, current_digest
+from onward.bundle import Bundle, BundleError, Options, SessionView, current_digest
 from onward.bundle.catalog.live_item import read_changes
 from onward.bundle.search.retrieval import Retrieval
 from onward.training.data.dataset import Dataset
@@ -20,7 +20,7 @@ SESSION = ["item-0-1", "item-0-2"]
 
 
 def answer(bundles: Path) -> list[str]:
-    return [item.item_id for item in Bundle.load(bundles / "current").retrieve(Seen(SESSION), Options(5)).items]
+    return [item.item_id for item in Bundle.load(bundles / "current").retrieve(SessionView(SESSION), Options(5)).items]
 
 
 def test_another_index_gives_the_same_answers(bundles: Path) -> None:
@@ -52,7 +52,9 @@ def test_a_new_catalog_says_what_is_recommended_and_known(bundles: Path, dataset
     assert {best, second}.isdisjoint(after)
     bundle = Bundle.load(bundles / "current")
     assert bundle.attributes(after[0])["title"] == f"about {after[0]}"
-    assert bundle.retrieve(Seen([best]), Options(5)).items[0].source == "encoder"  # still understood in a session
+    assert (
+        bundle.retrieve(SessionView([best]), Options(5)).items[0].source == "encoder"
+    )  # still understood in a session
 
 
 def test_availability_and_attributes_stay_without_a_new_catalog(
@@ -106,20 +108,22 @@ def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -
     live = old.with_changes(live_changes)
     rebuild(bundles, changes=changes)
     new = Bundle.load(bundles / "current")
-    assert in_order(new.retrieve(Seen(SESSION), Options(k=8))) == in_order(live.retrieve(Seen(SESSION), Options(k=8)))
+    assert in_order(new.retrieve(SessionView(SESSION), Options(k=8))) == in_order(
+        live.retrieve(SessionView(SESSION), Options(k=8))
+    )
     assert (new.manifest.items, new.manifest.encoder_items) == (old.manifest.items + 1, old.manifest.items)
     assert new.manifest.folded_changes == 13
     assert new.attributes(third)["price"] == 4.5
     assert new.attributes("new") == {"price": 3}
-    assert new.retrieve(Seen(["new"]), Options(k=3)).items[0].source == "similar"
-    assert new.retrieve(Seen([best, "new"]), Options(k=3)).items[0].source == "encoder"
+    assert new.retrieve(SessionView(["new"]), Options(k=3)).items[0].source == "similar"
+    assert new.retrieve(SessionView([best, "new"]), Options(k=3)).items[0].source == "encoder"
     assert len(new.with_changes(live_changes).catalog) == new.manifest.items
 
     rebuild(bundles)
     again = Bundle.load(bundles / "current")
     assert (again.manifest.items, again.manifest.folded_changes) == (new.manifest.items, 13)
-    assert [item.item_id for item in again.retrieve(Seen(SESSION), Options(k=8)).items] == [
-        item.item_id for item in new.retrieve(Seen(SESSION), Options(k=8)).items
+    assert [item.item_id for item in again.retrieve(SessionView(SESSION), Options(k=8)).items] == [
+        item.item_id for item in new.retrieve(SessionView(SESSION), Options(k=8)).items
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from onward.bundle import Effort, FaissIndex, ItemIndex
+from onward.bundle import FaissIndex, ItemIndex, SearchParameters
 from onward.training.cli import cli
 from onward.training.index.building import Vectors, list_count
 from onward.training.index.indexing import build_index
@@ -37,7 +37,9 @@ def test_an_inverted_file_index_is_tuned_to_the_target(target: float) -> None:
     index, info = build_index(vectors_N1D, queries_QKD, IndexKind.IVF, target_recall=target)
     assert info.nprobe is not None
     assert info.recall_at_20 >= target
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=Effort(info.nprobe, info.candidates_per_k))
+    searched = ItemIndex(
+        FaissIndex(index), vectors_N1D=vectors_N1D, effort=SearchParameters(info.nprobe, info.candidates_per_k)
+    )
     overlaps = [
         len(
             set(searched.search(query_KD, 20).rows.tolist())
@@ -53,7 +55,7 @@ def test_an_inverted_file_index_is_tuned_to_the_target(target: float) -> None:
     ("recall", "error", "reaches"), [(0.99, 0, True), (0.9921, 0.001, True), (0.9919, 0.001, False)]
 )
 def test_a_recall_that_might_be_luck_does_not_reach_the_target(recall: float, error: float, *, reaches: bool) -> None:
-    assert Tuned("Flat", None, Effort(), recall, error).reaches(0.99) is reaches
+    assert Tuned("Flat", None, SearchParameters(), recall, error).reaches(0.99) is reaches
 
 
 def test_a_higher_target_visits_more_lists() -> None:

@@ -15,11 +15,11 @@ from pydantic_core import to_json
 
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter
-from onward.bundle.catalog.overlay_columns import ChangedColumns
+from onward.bundle.catalog.overlay_columns import OverlayColumns
 from onward.bundle.files.attributes import Columns, Kind, Schema, infer_schema
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.items import FILTERS_KEPT, ItemText, StoredItems
-from onward.bundle.files.lru_cache import Recent
+from onward.bundle.files.lru_cache import LRUCache
 
 SORTED_AT_ONCE = 4_096
 LEAST_CHUNK = 256
@@ -54,7 +54,7 @@ class Catalog:
         self._available_N1 = available_N1
         self._changes = changes
         self._cold_rows = {change.item_id: row for row, change in enumerate(cold, start=len(stored.ids) + 1)}
-        self._eligible = Recent[Eligible](FILTERS_KEPT)
+        self._eligible = LRUCache[Eligible](FILTERS_KEPT)
         self._available = self._found_eligible(None)
 
     @classmethod
@@ -265,5 +265,5 @@ class Catalog:
         return edited | dict(enumerate(self.cold, start=self.items + 1))
 
     @cached_property
-    def _changed_columns(self) -> ChangedColumns:
-        return ChangedColumns(self._stored.columns, self.schema, self._differing)
+    def _changed_columns(self) -> OverlayColumns:
+        return OverlayColumns(self._stored.columns, self.schema, self._differing)

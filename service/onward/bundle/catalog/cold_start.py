@@ -49,7 +49,7 @@ class ColdVector(NamedTuple):
     neighbours: tuple[str, ...]
 
 
-class ColdItems:
+class ColdStart:
     """Makes vectors from those of one bundle's items; what it looks up in the catalog it indexes on first use.
 
     To be used by one thread at a time.

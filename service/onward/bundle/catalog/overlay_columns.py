@@ -12,7 +12,7 @@ from onward.bundle.files.attributes import Column, Columns, GrowingColumn, Schem
 from onward.bundle.files.changes import ItemChange
 
 
-class ChangedColumns:
+class OverlayColumns:
     """The attributes of the items that differ, by their place among these. Several threads may use it at once."""
 
     def __init__(self, stored: Columns, schema: Schema, changes: Mapping[int, ItemChange]) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 from numba.core.caching import InTreeCacheLocator
 
 
-class BuiltCode(InTreeCacheLocator):  # type: ignore[misc]  # the library has no types
+class CompiledCache(InTreeCacheLocator):  # type: ignore[misc]  # the library has no types
     """The folder beside the source, where there is any machine code of this source; it need not be writable."""
 
     @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "BuiltCode | None":
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "CompiledCache | None":
         """Tell where the code of a function lies, None where there is none yet."""
         locator = cls(py_func, py_file)
         folder = Path(locator.get_cache_path())

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # A folder that the user names, else where an image was built with it, else where this user may write.
-_FOLDERS = ["UserProvidedCacheLocator", "onward.bundle.encoder.compiled_cache.BuiltCode"]
+_FOLDERS = ["UserProvidedCacheLocator", "onward.bundle.encoder.compiled_cache.CompiledCache"]
 _FOLDERS += ["InTreeCacheLocator", "UserWideCacheLocator"]
 os.environ.setdefault("NUMBA_CACHE_LOCATOR_CLASSES", ",".join(_FOLDERS))
 

@@ -15,7 +15,7 @@ from onward.bundle.files.attribute_lines import AttributeLines
 from onward.bundle.files.attributes import Column, Columns, Kind, Schema
 from onward.bundle.files.columns import read_columns, write_columns
 from onward.bundle.files.ids import Ids, write_ids
-from onward.bundle.files.lru_cache import Recent
+from onward.bundle.files.lru_cache import LRUCache
 from onward.bundle.files.manifest import AVAILABLE, IDS, POPULARITY, BundleError
 
 FILTERS_KEPT = 64
@@ -55,7 +55,7 @@ class StoredItems:
         self._lines = lines
         self._given_schema = schema
         self._given_columns = columns
-        self._passing = Recent[NDArray[np.bool_]](FILTERS_KEPT)
+        self._passing = LRUCache[NDArray[np.bool_]](FILTERS_KEPT)
         self._texts: dict[str, ItemText] = {}
 
     @classmethod

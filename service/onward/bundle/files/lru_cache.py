@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Made = TypeVar("Made")
 
 
-class Recent(Generic[Made]):
+class LRUCache(Generic[Made]):
     """The `size` values that were asked for last, by key. Several threads may use it at once.
 
     Unlike functools.lru_cache around a method it holds no reference to what owns it: a bundle that a newer one

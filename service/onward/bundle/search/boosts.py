@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter
-from onward.bundle.files.lru_cache import Recent
+from onward.bundle.files.lru_cache import LRUCache
 from onward.bundle.search.options import Boost
 
 MAX_LEVELS = 8
@@ -39,7 +39,7 @@ class BoostLevels:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._remembered = Recent[Levels](REMEMBERED)
+        self._remembered = LRUCache[Levels](REMEMBERED)
 
     def of(self, passing: Filter | None, boosts: Sequence[Boost]) -> Levels:
         """Return the levels of the rows that may be shown and pass a filter."""

@@ -16,7 +16,7 @@ from onward.bundle.files.manifest import BundleError, IndexInfo
 SHAPES_KEPT = 128
 
 
-class Effort(NamedTuple):
+class SearchParameters(NamedTuple):
     """How thoroughly to search."""
 
     visits: int | None = None
@@ -33,7 +33,7 @@ class FaissIndex:
         self.lists = int(index.nlist) if isinstance(index, faiss.IndexIVF) else None
         self.degree = int(index.hnsw.nb_neighbors(0)) if isinstance(index, faiss.IndexHNSW) else None
         self._index = index
-        self._desk = _Desk(index)
+        self._desk = _ThreadBuffers(index)
 
     @classmethod
     def load(cls, path: Path, info: IndexInfo, items: int) -> "FaissIndex":
@@ -88,7 +88,7 @@ class FaissIndex:
         return min(visits, self.items if self.lists is None else self.lists)
 
 
-class _Sheet(NamedTuple):
+class _SearchBuffers(NamedTuple):
     """Arrays for a question and its answer, and where they are."""
 
     queries_KP: NDArray[np.float32]
@@ -99,30 +99,30 @@ class _Sheet(NamedTuple):
     ids_at: Any
 
     @classmethod
-    def of(cls, interests: int, k: int, dimension: int) -> "_Sheet":
+    def of(cls, interests: int, k: int, dimension: int) -> "_SearchBuffers":
         queries_KP = np.zeros((interests, dimension), dtype=np.float32)
         scores_Kk, ids_Kk = np.empty((interests, k), dtype=np.float32), np.empty((interests, k), dtype=np.int64)
         return cls(queries_KP, scores_Kk, ids_Kk, *map(faiss.swig_ptr, (queries_KP, scores_Kk, ids_Kk)))
 
 
-class _Desk(threading.local):
+class _ThreadBuffers(threading.local):
     """What one thread asks with, made once: building it anew would cost a third of a search of 40 us."""
 
     def __init__(self, index: faiss.Index) -> None:
         self._dimension = int(index.d)
         self._kind, self._visits = _parameters_of(index)
-        self._sheets: dict[tuple[int, int], _Sheet] = {}
+        self._sheets: dict[tuple[int, int], _SearchBuffers] = {}
         self._selecting = self._kind()
         self._selector: Any = None
         self._selecting_visits: int | None = None
         self._plain: dict[int | None, Any] = {}
 
-    def sheet(self, interests: int, k: int) -> _Sheet:
+    def sheet(self, interests: int, k: int) -> _SearchBuffers:
         sheet = self._sheets.get((interests, k))
         if sheet is None:
             if len(self._sheets) >= SHAPES_KEPT:
                 self._sheets.clear()
-            self._sheets[interests, k] = sheet = _Sheet.of(interests, k, self._dimension)
+            self._sheets[interests, k] = sheet = _SearchBuffers.of(interests, k, self._dimension)
         return sheet
 
     def parameters(self, visits: int | None, selector: Any) -> Any:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.files.manifest import BundleError, IndexInfo
-from onward.bundle.search.faiss_index import Effort, FaissIndex
+from onward.bundle.search.faiss_index import FaissIndex, SearchParameters
 
 Strategy = Literal["index", "masked", "wide", "scan"]
 """All items of the index; those of a mask; those of a mask, in more lists; every eligible item, compared exactly."""
@@ -73,7 +73,7 @@ class ItemIndex:
         index: FaissIndex,
         *,
         vectors_N1D: NDArray[np.float32],
-        effort: Effort,
+        effort: SearchParameters,
         cold_MD: NDArray[np.float32] | None = None,
     ) -> None:
         self._index = index
@@ -87,7 +87,7 @@ class ItemIndex:
     def load(cls, path: Path, info: IndexInfo, *, vectors_N1D: NDArray[np.float32]) -> "ItemIndex":
         """Map the index into memory, so that the processes of a machine share it. Raises BundleError."""
         index = FaissIndex.load(path, info, len(vectors_N1D) - 1)
-        effort = Effort(info.nprobe or info.ef_search, info.candidates_per_k)
+        effort = SearchParameters(info.nprobe or info.ef_search, info.candidates_per_k)
         loaded = cls(index, vectors_N1D=vectors_N1D, effort=effort)
         try:
             loaded.search(vectors_N1D[1:2], 1, hidden_rows={1})

@@ -61,14 +61,14 @@ class Options:
             self._check_pins()
 
     @property
-    def rearranges(self) -> bool:
+    def reranks(self) -> bool:
         """Whether the order is not that of the scores alone."""
         return bool(self.boosts or self.pins or self.diversity)
 
     @property
     def searches_alone(self) -> bool:
         """Whether the index is asked for no more than the best k."""
-        return not (self.rearranges or self.exact)
+        return not (self.reranks or self.exact)
 
     def _check_pins(self) -> None:
         if any(not 1 <= pin.position <= self.k for pin in self.pins):
@@ -78,7 +78,7 @@ class Options:
             raise ValueError("pins are of different items at different positions")
 
 
-class Seen(NamedTuple):
+class SessionView(NamedTuple):
     """A session: what the encoder reads of it, and what counts besides."""
 
     item_ids: Sequence[str] = ()
@@ -88,9 +88,9 @@ class Seen(NamedTuple):
     """Never to be shown to it, such as disliked items."""
 
 
-class Wanted(NamedTuple):
+class RetrievalQuery(NamedTuple):
     """A session, what its answer is to be like, and whose session it is."""
 
-    seen: Seen
+    seen: SessionView
     options: Options = Options()
     user_id: str | None = None

@@ -28,7 +28,7 @@ def pool(options: Options) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Rearranging:
+class Reranking:
     """One answer in the making; `levels` where it has boosts."""
 
     catalog: Catalog

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from onward.service import telemetry
 from onward.service.errors import MissingKey, Overloaded, ServiceError, TooManyRequests, WrongKey, problem_response
-from onward.service.rate_limit import Allowances, RateLimit
+from onward.service.rate_limit import RateLimit, TokenBuckets
 from onward.service.settings import Settings
 
 METRICS_PATH = "/metrics"
@@ -53,7 +53,7 @@ class RateCheck:
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit = limit
-        self._allowances = Allowances(limit)
+        self._allowances = TokenBuckets(limit)
 
     def refusal(self, scope: Scope) -> ServiceError | None:
         """Say why a request is not let in; one that is counts."""

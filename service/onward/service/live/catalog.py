@@ -6,12 +6,12 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 from onward.bundle import Bundle
-from onward.bundle.catalog.cold_start import ColdItems, ColdVector
+from onward.bundle.catalog.cold_start import ColdStart, ColdVector
 from onward.bundle.catalog.live_item import LiveItem, change_line
 from onward.bundle.files.attributes import Kind, Schema, fits
 from onward.bundle.files.changes import ItemChange
 from onward.service.errors import InvalidRequest, ItemNotFound, LiveStoreUnavailable, ServiceError
-from onward.service.live.replicated_map import Edit, Entry, Mirror, open_mirror
+from onward.service.live.replicated_map import Edit, Entry, Replica, open_replica
 from onward.service.sessions import AppliedEvent
 
 ITEMS = "items"
@@ -71,10 +71,10 @@ class LiveCatalog:
     A bundle gets them by `applied_to`. A new item gets a vector for each bundle, made again when the item changes.
     """
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Replica) -> None:
         self._mirror = mirror
         self._digest: str | None = None
-        self._cold_items: ColdItems | None = None
+        self._cold_items: ColdStart | None = None
         self._followed: Mapping[str, _Followed] = {}
         self._meetings: dict[tuple[str, str], float] = {}
 
@@ -116,7 +116,7 @@ class LiveCatalog:
         entries = self.entries
         if self._cold_items is None or bundle.digest != self._digest:
             self._digest, self._followed = bundle.digest, {}
-            self._cold_items = ColdItems(bundle.catalog, bundle.vectors_N1D)
+            self._cold_items = ColdStart(bundle.catalog, bundle.vectors_N1D)
         self._followed = {
             item_id: self._seen_by(bundle, self._cold_items, item_id, entry)
             for item_id, entry in entries.items()
@@ -182,7 +182,7 @@ class LiveCatalog:
                 if (new := followed.get(new_id)) and new.learns and not _is_new(followed.get(known_id)):
                     yield new_id, known_id
 
-    def _seen_by(self, bundle: Bundle, cold_items: ColdItems, item_id: str, entry: Entry) -> _Followed:
+    def _seen_by(self, bundle: Bundle, cold_items: ColdStart, item_id: str, entry: Entry) -> _Followed:
         """Return an item as the bundle sees it, as before where nothing of it has changed."""
         before = self._followed.get(item_id)
         if before is not None and before.sequence == entry.sequence:
@@ -196,12 +196,12 @@ class LiveCatalog:
 
 def open_live_catalog(url: str | None) -> LiveCatalog:
     """Open the live catalog that is kept at a server, or one of this process alone where there is none."""
-    return LiveCatalog(open_mirror(url, ITEMS, max_names=MAX_CHANGED_ITEMS))
+    return LiveCatalog(open_replica(url, ITEMS, max_names=MAX_CHANGED_ITEMS))
 
 
 async def change_lines(url: str) -> list[str]:
     """Read all changes that are kept at a server, as lines of a file of changes. Raises LiveStoreUnavailable."""
-    mirror = open_mirror(url, ITEMS, max_names=MAX_CHANGED_ITEMS)
+    mirror = open_replica(url, ITEMS, max_names=MAX_CHANGED_ITEMS)
     try:
         entries = await mirror.read()
     finally:

@@ -1,4 +1,4 @@
-"""VersionedMap: names and what stands under them, kept for all workers; Mirror: a worker's copy that follows it."""
+"""VersionedStore: names and what stands under them, kept for all workers; Replica: a worker's copy that follows it."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ class Page(NamedTuple):
     is_last: bool
 
 
-class VersionedMap(Protocol):
+class VersionedStore(Protocol):
     """Keeps JSON values by name and tells what was put since a moment.
 
     A map that was emptied or replaced has another birth, so that its readers read all of it anew.
@@ -80,7 +80,7 @@ class VersionedMap(Protocol):
         ...
 
 
-class RedisVersionedMap:
+class RedisVersionedStore:
     """Shared by every worker and replica: four keys in one slot; one server-side script, one round trip a call."""
 
     def __init__(self, redis: RedisCalls, name: str, *, max_names: int) -> None:
@@ -143,7 +143,7 @@ def _entry(sequence: int, text: bytes) -> Entry:
         return Entry(sequence, 0, None)
 
 
-class InMemoryVersionedMap:
+class InMemoryVersionedStore:
     """For tests and a service of one process: the same promise, in a dict."""
 
     def __init__(self, *, max_names: int, clock: Callable[[], float] = time.time) -> None:
@@ -193,14 +193,14 @@ Edit = Callable[[Entry | None], Any]
 """From what stands under a name to what shall, None to remove it; a ServiceError refuses. It may be called again."""
 
 
-class Mirror:
+class Replica:
     """A worker's copy of a map. It follows the map when told to, and holds what this worker wrote at once.
 
     While the map's store does not answer, the copy stays as it was; the log tells of each outage once.
     """
 
-    def __init__(self, source: VersionedMap, name: str) -> None:
-        """Mirror `source`, which the log calls `name`."""
+    def __init__(self, source: VersionedStore, name: str) -> None:
+        """Replica `source`, which the log calls `name`."""
         self._source = source
         self._name = name
         self._birth: str | None = None
@@ -286,8 +286,8 @@ class Mirror:
         self._birth, self._sequence = birth, sequence
 
 
-def open_mirror(url: str | None, name: str, *, max_names: int) -> Mirror:
-    """Mirror the map of this name at a server, or one of this process alone where there is none."""
+def open_replica(url: str | None, name: str, *, max_names: int) -> Replica:
+    """Replica the map of this name at a server, or one of this process alone where there is none."""
     if url is None:
-        return Mirror(InMemoryVersionedMap(max_names=max_names), name)
-    return Mirror(RedisVersionedMap.connect(url, name, max_names=max_names), name)
+        return Replica(InMemoryVersionedStore(max_names=max_names), name)
+    return Replica(RedisVersionedStore.connect(url, name, max_names=max_names), name)

@@ -1,4 +1,4 @@
-"""Together: those who ask in one turn of the event loop are answered at once, which takes less time than one by one.
+"""Batcher: those who ask in one turn of the event loop are answered at once, which takes less time than one by one.
 
 Nobody waits for others to come. See decision 18.
 """
@@ -12,7 +12,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class Ticket(Generic[Q, A]):
+class PendingQuery(Generic[Q, A]):
     """A question, and its answer to be."""
 
     __slots__ = ("answer", "question")
@@ -31,14 +31,14 @@ class Ticket(Generic[Q, A]):
             self.answer.set_result(answer)
 
 
-class Together(Generic[Q, A]):
+class Batcher(Generic[Q, A]):
     """Gathers questions for a function that answers several."""
 
-    def __init__(self, work: Callable[[Sequence[Ticket[Q, A]]], Awaitable[None]], *, most: int) -> None:
+    def __init__(self, work: Callable[[Sequence[PendingQuery[Q, A]]], Awaitable[None]], *, most: int) -> None:
         """Take what gives all answers, in its own time, to at most so many at once."""
         self._work = work
         self._most = most
-        self._waiting: list[Ticket[Q, A]] = []
+        self._waiting: list[PendingQuery[Q, A]] = []
         self._at_work: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Q, *, by_itself: bool = False) -> A:
@@ -47,7 +47,7 @@ class Together(Generic[Q, A]):
         With `by_itself` nobody waits for what the question may wait for.
         """
         loop = asyncio.get_running_loop()
-        ticket: Ticket[Q, A] = Ticket(question, loop.create_future())
+        ticket: PendingQuery[Q, A] = PendingQuery(question, loop.create_future())
         if by_itself:
             await self._work([ticket])
         else:
@@ -66,7 +66,7 @@ class Together(Generic[Q, A]):
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
 
-    async def _answer(self, together: Sequence[Ticket[Q, A]]) -> None:
+    async def _answer(self, together: Sequence[PendingQuery[Q, A]]) -> None:
         try:
             await self._work(together)
         except Exception as error:  # whoever asked is told

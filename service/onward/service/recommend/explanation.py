@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from onward.bundle import Bundle, RetrievedItems, Seen
+from onward.bundle import Bundle, RetrievedItems, SessionView
 from onward.bundle.catalog.filters import And, Filter
-from onward.bundle.search.options import Wanted
+from onward.bundle.search.options import RetrievalQuery
 from onward.service.errors import RecommendationGone, RecommendationNotFound
 from onward.service.http.schemas.explanations import Contribution, ExplainedItem, Explanation, Reason, WhyNot
 from onward.service.live.bundle import LiveBundle
@@ -96,14 +96,14 @@ def explained(bundle: Bundle, answer: Answer) -> Explanation:
     )
 
 
-def _wanted_again(answer: Answer) -> Wanted:
+def _wanted_again(answer: Answer) -> RetrievalQuery:
     """What an answer was given to; a next page does not show what those before it did."""
     wanted = wanted_of(answer)
     exclude = (*wanted.options.exclude, *answer.shown_before)
     return wanted._replace(options=replace(wanted.options, exclude=exclude))
 
 
-def _largest_first(seen: Seen, contributions: list[float]) -> list[Contribution]:
+def _largest_first(seen: SessionView, contributions: list[float]) -> list[Contribution]:
     of_places = [
         Contribution(item_id=item_id, place=place, contribution=contribution)
         for place, (item_id, contribution) in enumerate(zip(seen.item_ids, contributions, strict=True))
@@ -112,7 +112,7 @@ def _largest_first(seen: Seen, contributions: list[float]) -> list[Contribution]
 
 
 def _why_not(
-    bundle: Bundle, answer: Answer, wanted: Wanted, item_id: str, popular_now: Mapping[str, float] | None
+    bundle: Bundle, answer: Answer, wanted: RetrievalQuery, item_id: str, popular_now: Mapping[str, float] | None
 ) -> WhyNot:
     for rank, item in enumerate(answer.items, start=1):
         if item.item_id == item_id:
@@ -121,9 +121,9 @@ def _why_not(
     if rule is not None:
         condition = _unmet(bundle, item_id, wanted.options.filter) if rule == "filtered" else None
         return WhyNot(id=item_id, reason=_refined(rule, answer, wanted, item_id), condition=condition)
-    standing = bundle.standing(item_id, wanted, popular_now=popular_now)
-    reason: Reason = "diversity" if standing.rank <= wanted.options.k and wanted.options.diversity else "outranked"
-    return WhyNot(id=item_id, reason=reason, rank=standing.rank, score=standing.score)
+    item_rank = bundle.item_rank(item_id, wanted, popular_now=popular_now)
+    reason: Reason = "diversity" if item_rank.rank <= wanted.options.k and wanted.options.diversity else "outranked"
+    return WhyNot(id=item_id, reason=reason, rank=item_rank.rank, score=item_rank.score)
 
 
 def _unmet(bundle: Bundle, item_id: str, whole: Filter | None) -> str | None:
@@ -139,7 +139,7 @@ def _unmet(bundle: Bundle, item_id: str, whole: Filter | None) -> str | None:
     return ".".join(place)
 
 
-def _refined(rule: Reason, answer: Answer, wanted: Wanted, item_id: str) -> Reason:
+def _refined(rule: Reason, answer: Answer, wanted: RetrievalQuery, item_id: str) -> Reason:
     """Say why an item is excluded: by the caller, or by what the visitor did."""
     if rule != "excluded":
         return rule

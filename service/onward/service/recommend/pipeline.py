@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
 from typing import NamedTuple
 
-from onward.bundle import Bundle, Options, Retrieval, Seen, Wanted
+from onward.bundle import Bundle, Options, Retrieval, RetrievalQuery, SessionView
 from onward.service import telemetry
 from onward.service.errors import ServiceError, SessionStoreUnavailable
-from onward.service.recommend.batcher import Ticket
+from onward.service.recommend.batcher import PendingQuery
 from onward.service.recommend.options import RecommendationOptions
-from onward.service.recommend.query import Asked, Missing, Recommendation
+from onward.service.recommend.query import Missing, Query, Recommendation
 from onward.service.recommend.retrieval import is_short, retrieve_together
 from onward.service.recommend.scenarios import Scenario
 from onward.service.records.answers import Answer, new_answer_ids
@@ -25,7 +25,7 @@ SESSION_STORE: Missing = "session_store"
 class Question(NamedTuple):
     """What is asked of the bundle that was live by then, whatever is meanwhile."""
 
-    asked: Asked
+    asked: Query
     given: RecommendationOptions
     """The options that count, as a request writes them: the caller's own, over those of a scenario."""
     scenario: Scenario | None
@@ -37,7 +37,7 @@ class Question(NamedTuple):
 class _Found(NamedTuple):
     """What the store knows of a session."""
 
-    seen: Seen
+    seen: SessionView
     position: str | None = None
     degraded: tuple[Missing, ...] = ()
     reserved: bool = False
@@ -46,10 +46,10 @@ class _Found(NamedTuple):
 class _Known(NamedTuple):
     """A question whose session is known."""
 
-    ticket: Ticket[Question, Recommendation]
+    ticket: PendingQuery[Question, Recommendation]
     answer_id: str
     found: _Found
-    wanted: Wanted
+    wanted: RetrievalQuery
     store_s: float
 
 
@@ -70,7 +70,7 @@ class Answering:
         self._rules = rules
         self._clock = clock
 
-    async def answer(self, tickets: Sequence[Ticket[Question, Recommendation]]) -> None:
+    async def answer(self, tickets: Sequence[PendingQuery[Question, Recommendation]]) -> None:
         """Answer all: those whose retrieval is short at once, the others each in a thread."""
         started_s = time.perf_counter()
         answer_ids = new_answer_ids([ticket.question.asked.session_id for ticket in tickets])
@@ -83,7 +83,7 @@ class Answering:
                 ticket.give(found)
                 continue
             asked, _, _, options, bundle = ticket.question
-            wanted = Wanted(found.seen, options, asked.user_id)
+            wanted = RetrievalQuery(found.seen, options, asked.user_id)
             known = _Known(ticket, answer_id, found, wanted, store_s)
             (short if is_short(bundle, wanted) else long).append(known)
         for _, together in groupby(short, key=lambda one: id(one.ticket.question.bundle)):
@@ -91,7 +91,7 @@ class Answering:
         if long:
             await asyncio.gather(*map(self._retrieve_in_thread, long))
 
-    async def _find_all(self, asked: Sequence[Asked], answer_ids: Sequence[str]) -> list[_Found | ServiceError]:
+    async def _find_all(self, asked: Sequence[Query], answer_ids: Sequence[str]) -> list[_Found | ServiceError]:
         """Append what is new to each session, where it is to be kept, and read it."""
         now_ms = int(self._clock() * 1000)
         reserves = self._recorder.answers is not None
@@ -174,18 +174,20 @@ class Answering:
 
 
 def _found(
-    asked: Asked, new: Sequence[Event], session: Session | ServiceError | None, *, reserves: bool
+    asked: Query, new: Sequence[Event], session: Session | ServiceError | None, *, reserves: bool
 ) -> _Found | ServiceError:
     """What is known of a session, None where none is named, or why there is no answer."""
     if session is None:
-        return _Found(Seen(asked.items))
+        return _Found(SessionView(asked.items))
     if isinstance(session, SessionStoreUnavailable):
         telemetry.degraded(SESSION_STORE)
-        return _Found(Seen(asked.items), degraded=(SESSION_STORE,))
+        return _Found(SessionView(asked.items), degraded=(SESSION_STORE,))
     if isinstance(session, ServiceError):
         return session
     seen = session if asked.kept else _as_if_kept(session, new)
-    return _Found(Seen(seen.item_ids, seen.purchased, seen.hidden), session.position, reserved=asked.kept and reserves)
+    return _Found(
+        SessionView(seen.item_ids, seen.purchased, seen.hidden), session.position, reserved=asked.kept and reserves
+    )
 
 
 def _as_if_kept(session: Session, new: Sequence[Event]) -> Session:

@@ -11,7 +11,7 @@ Missing = Literal["session_store"]
 DEFAULT_OPTIONS = RecommendationOptions()
 
 
-class Asked(NamedTuple):
+class Query(NamedTuple):
     """What a caller asks."""
 
     session_id: str | None = None

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from onward.bundle import Bundle, Options, Retrieval, UnknownItemError
 from onward.service.errors import InvalidRequest, ItemNotFound, ServiceError
 from onward.service.live.bundle import LiveBundle
-from onward.service.recommend.batcher import Together
+from onward.service.recommend.batcher import Batcher
 from onward.service.recommend.pipeline import Answering, Question
-from onward.service.recommend.query import Asked, Recommendation
+from onward.service.recommend.query import Query, Recommendation
 from onward.service.recommend.retrieval import retrieve_similar
 from onward.service.recommend.scenarios import Scenarios
 from onward.service.records.recorder import Recorder
@@ -39,16 +39,16 @@ class Recommender:
         self._scenarios = scenarios
         self._recorder = recorder
         answering = Answering(store, recorder, listener, rules, clock)
-        self._together = Together(answering.answer, most=MAX_TOGETHER)
+        self._together = Batcher(answering.answer, most=MAX_TOGETHER)
 
-    async def recommend(self, asked: Asked) -> Recommendation:
+    async def recommend(self, asked: Query) -> Recommendation:
         """Append the items to the session, if one is named, and rank what is likely to come next for its user.
 
         Raises InvalidRequest, UnknownScenario, SessionBehind.
         """
         return await self._recommend(asked, self._live.bundle)
 
-    async def recommend_all(self, asked: Sequence[Asked]) -> list[Recommendation | ServiceError]:
+    async def recommend_all(self, asked: Sequence[Query]) -> list[Recommendation | ServiceError]:
         """Answer several, each by itself, those of one session in order; what one raises stands in its place."""
         bundle = self._live.bundle
         return await asyncio.gather(*(self._recommend_or_refuse(one, bundle) for one in asked))
@@ -66,17 +66,17 @@ class Recommender:
         bundle = self._live.bundle
         return bundle, bundle.popular(options, popular_now=self._popular_now())
 
-    async def _recommend(self, asked: Asked, bundle: Bundle) -> Recommendation:
+    async def _recommend(self, asked: Query, bundle: Bundle) -> Recommendation:
         question = self._question(asked, bundle)
         return await self._together.ask(question, by_itself=asked.position is not None)
 
-    async def _recommend_or_refuse(self, asked: Asked, bundle: Bundle) -> Recommendation | ServiceError:
+    async def _recommend_or_refuse(self, asked: Query, bundle: Bundle) -> Recommendation | ServiceError:
         try:
             return await self._recommend(asked, bundle)
         except ServiceError as error:
             return error
 
-    def _question(self, asked: Asked, bundle: Bundle) -> Question:
+    def _question(self, asked: Query, bundle: Bundle) -> Question:
         """Find what counts for an answer, once the catalog can answer it. Raises InvalidRequest, UnknownScenario."""
         scenario = None if asked.scenario is None else self._scenarios.get(asked.scenario)
         options = asked.options if scenario is None else asked.options.over(scenario.options)

@@ -1,14 +1,14 @@
 """An answer that is kept -> what it was given to, so that it can be given again, or gone on with."""
 
-from onward.bundle import Seen, Wanted
+from onward.bundle import RetrievalQuery, SessionView
 from onward.service.recommend.options import RecommendationOptions
 from onward.service.records.answers import Answer
 
 
-def wanted_of(answer: Answer) -> Wanted:
+def wanted_of(answer: Answer) -> RetrievalQuery:
     """Return the session, the options and the user of an answer."""
     options = options_of(answer).as_options(exclude=answer.options.get("exclude", ()))
-    return Wanted(Seen(answer.session_items, answer.purchased, answer.hidden), options, answer.user_id)
+    return RetrievalQuery(SessionView(answer.session_items, answer.purchased, answer.hidden), options, answer.user_id)
 
 
 def options_of(answer: Answer) -> RecommendationOptions:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from onward.bundle import Bundle, Options, Retrieval, Wanted
+from onward.bundle import Bundle, Options, Retrieval, RetrievalQuery
 from onward.service import telemetry
 
 INLINE_PRODUCTS = 2_000_000
@@ -16,7 +16,7 @@ INLINE_ITEMS = 50_000
 
 
 def retrieve_together(
-    bundle: Bundle, wanted: Sequence[Wanted], popular_now: Mapping[str, float]
+    bundle: Bundle, wanted: Sequence[RetrievalQuery], popular_now: Mapping[str, float]
 ) -> Sequence[Retrieval | Exception]:
     """Ask a bundle for all that is wanted at once; where that fails for each by itself, so that others are answered."""
     if len(wanted) > 1:
@@ -27,19 +27,21 @@ def retrieve_together(
     return [_retrieved_or_fault(bundle, one, popular_now) for one in wanted]
 
 
-def _retrieved_or_fault(bundle: Bundle, wanted: Wanted, popular_now: Mapping[str, float]) -> Retrieval | Exception:
+def _retrieved_or_fault(
+    bundle: Bundle, wanted: RetrievalQuery, popular_now: Mapping[str, float]
+) -> Retrieval | Exception:
     try:
         return _retrieved(bundle, wanted, popular_now)
     except Exception as error:  # whoever asked is told
         return error
 
 
-def is_short(bundle: Bundle, wanted: Wanted) -> bool:
+def is_short(bundle: Bundle, wanted: RetrievalQuery) -> bool:
     """Whether a retrieval takes less time than a thread for it would be worth."""
     return _is_short(bundle, wanted.options, hidden=len(wanted.options.exclude) + len(wanted.seen.item_ids))
 
 
-async def retrieve(bundle: Bundle, wanted: Wanted, popular_now: Mapping[str, float]) -> Retrieval:
+async def retrieve(bundle: Bundle, wanted: RetrievalQuery, popular_now: Mapping[str, float]) -> Retrieval:
     """Ask a bundle what is wanted; `popular_now` are the weights of recent events by item."""
     if is_short(bundle, wanted):
         return _retrieved(bundle, wanted, popular_now)
@@ -56,12 +58,12 @@ async def retrieve_similar(
 
 
 def _is_short(bundle: Bundle, options: Options, *, hidden: int) -> bool:
-    looks_at_all = options.rearranges or not bundle.catalog.knows_eligible(options.filter)
+    looks_at_all = options.reranks or not bundle.catalog.knows_eligible(options.filter)
     if looks_at_all and bundle.manifest.items > INLINE_ITEMS:
         return False
     return bundle.expected_products(options, hidden=hidden) <= INLINE_PRODUCTS
 
 
-def _retrieved(bundle: Bundle, wanted: Wanted, popular_now: Mapping[str, float]) -> Retrieval:
+def _retrieved(bundle: Bundle, wanted: RetrievalQuery, popular_now: Mapping[str, float]) -> Retrieval:
     seen, options, user_id = wanted
     return bundle.retrieve(seen, options, user_id=user_id, popular_now=popular_now)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from onward.service.errors import PreconditionFailed, ScenarioNotFound, ServiceError, UnknownScenario
-from onward.service.live.replicated_map import Entry, Mirror, open_mirror
+from onward.service.live.replicated_map import Entry, Replica, open_replica
 from onward.service.recommend.options import RecommendationOptions
 
 MAX_SCENARIOS = 1_000
@@ -26,7 +26,7 @@ class Scenario(NamedTuple):
 class Scenarios:
     """A worker's view of the scenarios that all workers share, and the way to change some."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Replica) -> None:
         self._mirror = mirror
         self._read: dict[str, tuple[Entry, Scenario | None]] = {}
 
@@ -91,7 +91,7 @@ class Scenarios:
 
 def open_scenarios(url: str | None) -> Scenarios:
     """Open the scenarios that are kept at a server, or those of this process alone where there is none."""
-    return Scenarios(open_mirror(url, "scenarios", max_names=MAX_SCENARIOS))
+    return Scenarios(open_replica(url, "scenarios", max_names=MAX_SCENARIOS))
 
 
 def _version(held: Entry | None) -> int | None:

@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from onward.bundle import RetrievedItems
 from onward.bundle.search.retrieval import whole_columns
-from onward.service.records.outage_log import Outages
+from onward.service.records.outage_log import OutageLog
 from onward.service.sessions import session_digest
 
 MAX_WAITING = 4_096
@@ -175,7 +175,7 @@ class AnswerLog:
     def __init__(self, store: AnswerStore) -> None:
         self._store = store
         self._waiting: OrderedDict[str, Packed] = OrderedDict()
-        self._outages = Outages("answers")
+        self._outages = OutageLog("answers")
         self._flushing = asyncio.Lock()
 
     def add(self, answer: Answer, *, reserved: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from pydantic_core import to_json
 
 from onward.service.records.answers import Answer
-from onward.service.records.outage_log import Outages
+from onward.service.records.outage_log import OutageLog
 from onward.service.sessions import AppliedEvent
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -61,7 +61,7 @@ class _Lines:
     def __init__(self, file: "_LogFile") -> None:
         self._file = file
         self._waiting: deque[dict[str, Any]] = deque(maxlen=MAX_WAITING)
-        self._outages = Outages("event log")
+        self._outages = OutageLog("event log")
 
     def add(self, line: dict[str, Any]) -> None:
         self._outages.lost(int(len(self._waiting) == MAX_WAITING))

@@ -7,7 +7,7 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Protocol
 
-from onward.service.records.outage_log import Outages
+from onward.service.records.outage_log import OutageLog
 from onward.service.redis_client import RedisCalls, Script, redis_call
 from onward.service.sessions import AppliedEvent
 
@@ -35,7 +35,7 @@ class LivePopularity:
         self._clock = clock
         self._weights: defaultdict[str, float] = defaultdict(float)
         self._scores: Mapping[str, float] = {}
-        self._outages = Outages("popularity")
+        self._outages = OutageLog("popularity")
 
     def scores(self) -> Mapping[str, float]:
         """Return the weights of the most popular items, as of the last flush; another object after each."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from onward.service.records.answers import Answer, AnswerLog, Claim, Origin
 from onward.service.records.counters import Counters, Period
-from onward.service.records.outage_log import Outages
+from onward.service.records.outage_log import OutageLog
 from onward.service.sessions import AppliedEvent
 
 Dimension = Literal["scenario", "bundle", "variant"]
@@ -61,7 +61,7 @@ class OnlineMetrics:
         self._counters = counters
         self._served: defaultdict[Origin, list[int]] = defaultdict(lambda: [0, 0])
         self._events: list[AppliedEvent] = []
-        self._outages = Outages("online metrics")
+        self._outages = OutageLog("online metrics")
 
     def served(self, answer: Answer) -> None:
         """Count an answer."""

@@ -7,7 +7,7 @@ from onward.service import telemetry
 from onward.service.errors import SessionStoreUnavailable
 
 
-class Outages:
+class OutageLog:
     """Counts the records of one kind that are lost, and logs when an outage begins and ends, not each loss."""
 
     def __init__(self, what: str) -> None:

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.search.options import Boost, Options, Pin
 from onward.service.errors import UnknownScenario
-from onward.service.live.replicated_map import InMemoryVersionedMap, Mirror, RedisVersionedMap, VersionedMap
+from onward.service.live.replicated_map import InMemoryVersionedStore, RedisVersionedStore, Replica, VersionedStore
 from onward.service.recommend.options import MAX_PINS, RecommendationOptions
 from onward.service.recommend.scenarios import Scenarios
 from tests.bundles import item_ids, publish_bundle
@@ -120,7 +120,7 @@ def test_a_name_is_plain(client: TestClient, name: str) -> None:
 
 
 def test_more_scenarios_than_may_be_stored_are_told(bundles: Path) -> None:
-    with TestClient(worker_app(bundles, memory, lambda: InMemoryVersionedMap(max_names=2))) as client:
+    with TestClient(worker_app(bundles, memory, lambda: InMemoryVersionedStore(max_names=2))) as client:
         for name in "ab":
             client.put(f"/v1/scenarios/{name}", json={})
         answer = client.put("/v1/scenarios/c", json={})
@@ -130,8 +130,8 @@ def test_more_scenarios_than_may_be_stored_are_told(bundles: Path) -> None:
 
 
 def test_every_worker_knows_of_a_scenario_within_a_second(bundles: Path, valkey: str) -> None:
-    def scenarios() -> VersionedMap:
-        return RedisVersionedMap.connect(valkey, "shared-scenarios", max_names=10)
+    def scenarios() -> VersionedStore:
+        return RedisVersionedStore.connect(valkey, "shared-scenarios", max_names=10)
 
     with ExitStack() as workers:
         one, other = (workers.enter_context(TestClient(worker_app(bundles, memory, scenarios))) for _ in range(2))
@@ -143,7 +143,7 @@ def test_every_worker_knows_of_a_scenario_within_a_second(bundles: Path, valkey:
 
 
 async def test_a_recommendation_goes_by_a_scenario_but_for_what_it_gives_itself() -> None:
-    scenarios = Scenarios(Mirror(memory(), "scenarios"))
+    scenarios = Scenarios(Replica(memory(), "scenarios"))
     await scenarios.put("page", RecommendationOptions.model_validate(OPTIONS), lambda version: True)
     request = RecommendationOptions(k=20, exclude_seen=None, boost=[])
     merged = request.over(scenarios.get("page").options)
@@ -167,7 +167,7 @@ def test_options_go_to_the_bundle_with_boosts_and_without_pins_beyond_k() -> Non
 
 
 async def test_a_scenario_that_is_not_there_or_not_readable_is_unknown() -> None:
-    mirror = Mirror(memory(), "scenarios")
+    mirror = Replica(memory(), "scenarios")
     scenarios = Scenarios(mirror)
     await mirror.update({"odd": lambda held: {"k": "many"}})
     for name in ("odd", "nobody"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onward.bundle import Bundle, Options, Seen
+from onward.bundle import Bundle, Options, SessionView
 from onward.training.baselines import BASELINES
 from onward.training.data.dataset import Dataset, Part
 from onward.training.evaluation.diversity import categories_of, diversified
@@ -134,7 +134,9 @@ def evaluate_bundle(
 
     def answers(*, exact: bool) -> Answer:
         def answer(question: Question, k: int) -> Sequence[Ranked]:
-            return bundle.retrieve(Seen(question.inputs), Options(k, exact=exact), user_id=question.user_id).items
+            return bundle.retrieve(
+                SessionView(question.inputs), Options(k, exact=exact), user_id=question.user_id
+            ).items
 
         if categories is None or not diversity_weight:
             return answer

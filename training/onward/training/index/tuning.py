@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.bundle import Effort, FaissIndex, ItemIndex
+from onward.bundle import FaissIndex, ItemIndex, SearchParameters
 from onward.training.index.building import Vectors, use_all_cores
 
 RECALL_AT = 20
@@ -32,7 +32,7 @@ class Tuned(NamedTuple):
 
     description: str
     index: faiss.Index
-    effort: Effort
+    effort: SearchParameters
     recall: float
     error: float = 0.0
     """The standard error of the recall: what it would differ by for other sessions like these."""
@@ -65,7 +65,7 @@ class Tuning:
         searched = FaissIndex(index)
 
         def at(visits: int | None) -> Tuned:
-            effort = Effort(visits, candidates_per_k)
+            effort = SearchParameters(visits, candidates_per_k)
             return Tuned(description, index, effort, *self._recall(searched, effort))
 
         if searched.lists is None and searched.degree is None:
@@ -98,7 +98,7 @@ class Tuning:
                 medians.append(_median_us(index, self.queries_QKD[start : start + IN_A_ROW]))
         return [float(np.quantile(medians, 0.25)) for medians in medians_us]
 
-    def _recall(self, index: FaissIndex, effort: Effort) -> tuple[float, float]:
+    def _recall(self, index: FaissIndex, effort: SearchParameters) -> tuple[float, float]:
         """The mean over the queries, and its standard error."""
         searched = ItemIndex(index, vectors_N1D=self.vectors.vectors_N1D, effort=effort)
         found_Q = [

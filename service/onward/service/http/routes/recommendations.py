@@ -3,7 +3,8 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Request
+from fastapi import APIRouter, Body, Path, Request
+from fastapi import Query as QueryString
 
 from onward.service import telemetry
 from onward.service.errors import (
@@ -44,7 +45,7 @@ from onward.service.http.serialization import rendered, rendered_results
 from onward.service.http.strict_json import StrictJSONRoute
 from onward.service.recommend.explanation import explained
 from onward.service.recommend.options import RecommendationOptions
-from onward.service.recommend.query import Asked, Recommendation
+from onward.service.recommend.query import Query, Recommendation
 
 BATCH_PATH = "/v1/recommendations:batch"
 
@@ -95,11 +96,11 @@ async def recommend_for_many(
     Sessions are encoded together, which is faster than one by one.
     """
     asked = [_asked_or_refused(query, number) for number, query in enumerate(body.requests)]
-    answers = iter(await recommender.recommend_all([one for one in asked if isinstance(one, Asked)]))
+    answers = iter(await recommender.recommend_all([one for one in asked if isinstance(one, Query)]))
     took_ms, request_id = elapsed_ms(request), telemetry.request_id(request.scope)
     results: list[bytes | Problem] = []
     for query, one in zip(body.requests, asked, strict=True):
-        answer = next(answers) if isinstance(one, Asked) else one
+        answer = next(answers) if isinstance(one, Query) else one
         if isinstance(answer, Recommendation):
             explains = isinstance(query, RecommendationQuery) and query.dry_run
             explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if explains else None
@@ -117,7 +118,7 @@ async def recommend_for_many(
 )
 async def recommend_for_session(
     session_id: SessionId,
-    query: Annotated[SessionRecommendationQuery, Query()],
+    query: Annotated[SessionRecommendationQuery, QueryString()],
     recommender: RecommenderDep,
     request: Request,
 ) -> JSONBytes:
@@ -127,7 +128,7 @@ async def recommend_for_session(
     """
     given = query.model_dump(include=query.model_fields_set & RecommendationOptions.model_fields.keys())
     answer = await recommender.recommend(
-        Asked(
+        Query(
             session_id=session_id,
             user_id=query.user_id,
             exclude=query.exclude,
@@ -167,7 +168,7 @@ async def recommend_more(
     responses=problems(*PATH_PROBLEMS, RecommendationNotFound, RecommendationGone, SessionStoreUnavailable, NotReady),
 )
 async def explain(
-    recommendation_id: RecommendationId, query: Annotated[ExplanationQuery, Query()], explainer: ExplainerDep
+    recommendation_id: RecommendationId, query: Annotated[ExplanationQuery, QueryString()], explainer: ExplainerDep
 ) -> Explanation:
     """Tell what each event of the session did for each item, what else moved it, and why an item is not shown.
 
@@ -176,8 +177,8 @@ async def explain(
     return await explainer.explain(recommendation_id, query.why_not)
 
 
-def _asked(query: RecommendationQuery) -> Asked:
-    return Asked(
+def _asked(query: RecommendationQuery) -> Query:
+    return Query(
         session_id=query.session_id,
         items=query.items,
         user_id=query.user_id,
@@ -189,7 +190,7 @@ def _asked(query: RecommendationQuery) -> Asked:
     )
 
 
-def _asked_or_refused(query: RecommendationQuery | UnusableEntry, number: int) -> Asked | ServiceError:
+def _asked_or_refused(query: RecommendationQuery | UnusableEntry, number: int) -> Query | ServiceError:
     if isinstance(query, UnusableEntry):
         return query.refusal("query", "body", "requests", number)
     return _asked(query)._replace(place=("body", "requests", number))

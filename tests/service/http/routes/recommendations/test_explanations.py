@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 from starlette.testclient import TestClient
 
-from onward.bundle import Bundle, Options, Seen
+from onward.bundle import Bundle, Options, SessionView
 from onward.service.errors import RecommendationGone
 from onward.service.http.schemas.explanations import Reason
 from onward.service.recommend.explanation import explained_again
@@ -120,7 +120,7 @@ class TestTheSameAnswer:
             assert listed(explain(other, answer)) == listed(answer)
 
     def test_another_rounding_is_the_same_answer_and_another_score_is_not(self, bundle: Bundle) -> None:
-        items = bundle.retrieve(Seen(VIEWED), Options(5)).items
+        items = bundle.retrieve(SessionView(VIEWED), Options(5)).items
         answer = Answer(new_answer_id(None), 0, bundle.digest, items, tuple(VIEWED), options={"k": 5})
 
         def with_scores(factor: float) -> Answer:
