@@ -15,8 +15,8 @@ import numpy as np
 from onward.bundle.encoder.encoder import Encoder
 from onward.bundle.search.faiss_index import FaissIndex
 from onward.service.__main__ import main
-from onward.service.http import fast_route as hot_route
-from onward.service.http.fast_protocol import Shortcut
+from onward.service.http import fast_route
+from onward.service.http.fast_protocol import FastPath
 from onward.service.http.routes import recommendations
 from onward.service.recommend.recommender import Recommender
 from onward.service.records.recorder import Recorder
@@ -110,9 +110,9 @@ def silence(owner: Any, name: str) -> None:
 
 def read_no_body() -> None:
     """Leave out the reading of JSON and its validation."""
-    (route,) = recommendations.hot.routes
+    (route,) = recommendations.fast.routes
     again(route.body_field, "validate")  # type: ignore[attr-defined]  # a HotRoute has one
-    again(hot_route, "_sent")
+    again(fast_route, "_parsed")
 
 
 def encode_nothing() -> None:
@@ -122,7 +122,7 @@ def encode_nothing() -> None:
 
 
 PARTS: Mapping[str, Callable[[], object]] = {
-    "all but HTTP": lambda: again(Shortcut, "answer", AwaitedAgain),
+    "all but HTTP": lambda: again(FastPath, "respond", AwaitedAgain),
     "body read and validated": read_no_body,
     "answer found: store, encoder, index, items, record": lambda: again(Recommender, "recommend", AwaitedAgain),
     "call of the session store": lambda: again(RedisSessionStore, "append_all", ListsAgain),
@@ -130,7 +130,7 @@ PARTS: Mapping[str, Callable[[], object]] = {
     "encoding": encode_nothing,
     "search": lambda: again(FaissIndex, "search", RowsAgain),
     "record of the answer": lambda: silence(Recorder, "served"),
-    "answer in JSON": lambda: again(recommendations, "rendered"),
+    "answer in JSON": lambda: again(recommendations, "recommendation_json"),
     "metrics": untold().__enter__,
 }
 

@@ -37,7 +37,7 @@ from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
 from onward.service.bench.visits import Sessions, draw_sessions
-from onward.service.http.fast_protocol import SHORTCUT, Shortcut
+from onward.service.http.fast_protocol import FAST_PATH, FastPath
 from onward.service.server.embedded_store import private_store
 from onward.service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore
 from onward.service.settings import Settings
@@ -106,7 +106,7 @@ class Called:
     """The application, called without a server, by its shortcut."""
 
     def __init__(self, state: dict[str, Any], sessions: Sessions) -> None:
-        self._shortcut: Shortcut = state[SHORTCUT]
+        self._fast_path: FastPath = state[FAST_PATH]
         self._state = state
         self._bodies = [
             Onward().request(f"called-{number}", session[0]).partition(b"\r\n\r\n")[2]
@@ -129,7 +129,7 @@ class Called:
             "client": ("127.0.0.1", 1),
             "state": dict(self._state),
         }
-        response = await self._shortcut.answer(scope, body)
+        response = await self._fast_path.respond(scope, body)
         self.status, self.answer = response.status_code, bytes(response.body)
 
     async def us(self) -> float:
@@ -147,7 +147,7 @@ def untold() -> Iterator[None]:
         patch.object(telemetry, "answered", _ignored),
         patch.object(telemetry, "retrieved", _ignored),
         patch.object(telemetry, "store_answered", _ignored),
-        patch("onward.service.http.middleware._accepted_request_id", lambda scope: "untold"),
+        patch("onward.service.telemetry._accepted_request_id", lambda scope: "untold"),
     ):
         yield
 

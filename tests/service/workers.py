@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 
 from onward.service.background import repeated
-from onward.service.errors import on_http_error, on_invalid_request
 from onward.service.http.path_ids import EncodedSlashes
+from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import catalog as catalog_routes
 from onward.service.http.routes import scenarios as scenario_routes
 from onward.service.live.bundle import LiveBundle
@@ -41,8 +39,7 @@ def worker_app(bundles: Path, items: Callable[[], VersionedStore], scenarios: Ca
     app.add_middleware(EncodedSlashes)
     app.include_router(catalog_routes.router)
     app.include_router(scenario_routes.router)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    add_error_handlers(app)
     return app
 
 

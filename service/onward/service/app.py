@@ -1,4 +1,4 @@
-"""create_app(settings): lifespan, routes, problem handler."""
+"""The application: lifespan, routes, middleware and error handlers."""
 
 import gc
 import multiprocessing
@@ -8,20 +8,18 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from onward.service import telemetry
 from onward.service.background import repeated
-from onward.service.errors import on_fault, on_http_error, on_invalid_request
 from onward.service.http import openapi
-from onward.service.http.admission import Admission, Admitted
-from onward.service.http.fast_protocol import SHORTCUT, Shortcut
-from onward.service.http.fast_route import HotPaths
+from onward.service.http.admission import Admission, AdmissionMiddleware
+from onward.service.http.fast_protocol import FAST_PATH, FastPath
+from onward.service.http.fast_route import FastRoutes
 from onward.service.http.middleware import RequestLimits, RequestTelemetry
 from onward.service.http.path_ids import EncodedSlashes
+from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import ROUTERS
 from onward.service.http.routes.catalog import ITEMS_BATCH_PATH
 from onward.service.http.routes.recommendations import BATCH_PATH
@@ -29,8 +27,8 @@ from onward.service.http.routes.sessions import EVENTS_PATH
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import open_live_catalog
 from onward.service.live.replicated_map import FOLLOW_INTERVAL
-from onward.service.recommend.explanation import Explainer
-from onward.service.recommend.next_pages import Pages
+from onward.service.recommend.explainer import Explainer
+from onward.service.recommend.next_pages import NextPages
 from onward.service.recommend.recommender import Recommender
 from onward.service.recommend.scenarios import open_scenarios
 from onward.service.records.recorder import COUNT_INTERVAL, open_recorder
@@ -40,10 +38,10 @@ from onward.service.settings import IN_MEMORY, Settings
 
 MAX_BODY_BYTES = 64 * 2**10
 MAX_BATCH_BODY_BYTES = 2**20
-OTHER_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
-"""The framework's own, which would look for a provider at each request."""
-COLLECTED_EVERY = 20_000, 20, 50
-"""Objects, and times, after which garbage in cycles is looked for: requests leave hardly any."""
+NO_FRAMEWORK_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
+"""The framework would look for a provider at each request."""
+GC_THRESHOLDS = 20_000, 20, 50
+"""Thresholds of the cyclic garbage collector, higher than by default: requests leave hardly any cycles."""
 
 DESCRIPTION = """\
 Recommends what a visitor will want next, from what they did in this session.
@@ -59,16 +57,16 @@ comes. Under overload it refuses at once. `Retry-After` of a 429 or 503 says whe
 
 
 class Service(FastAPI):
-    """An application of the framework's, around which everything stands that is done for every request.
+    """The framework's application inside our middleware.
 
-    So a request of a hot route comes to nothing of the framework's own, nor to ASGI where the server can do without.
+    The middleware comes first, so that a request of a fast route bypasses the framework, and with FastProtocol ASGI.
     """
 
-    front: ASGIApp
+    outermost: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, by ASGI."""
-        await self.front(scope, receive, send)
+        """Run the ASGI application."""
+        await self.outermost(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Service:
@@ -77,7 +75,7 @@ def create_app(settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with AsyncExitStack() as running:
-            yield {**await _parts(settings, running), SHORTCUT: Shortcut(hot_paths, admission)}
+            yield {**await _parts(settings, running), FAST_PATH: FastPath(fast_routes, admission)}
 
     app = Service(
         title="Onward",
@@ -86,43 +84,42 @@ def create_app(settings: Settings) -> Service:
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
-        telemetry=OTHER_TELEMETRY,
+        telemetry=NO_FRAMEWORK_TELEMETRY,
         generate_unique_id_function=openapi.operation_id,
     )
     for router in ROUTERS:
         app.include_router(router)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_request)
-    app.add_exception_handler(Exception, on_fault)
-    hot_paths, admission = HotPaths(EncodedSlashes(super(Service, app).__call__), routers=ROUTERS), Admission(settings)
-    app.front = _front(hot_paths, admission, settings)
+    add_error_handlers(app)
+    fast_routes = FastRoutes(EncodedSlashes(super(Service, app).__call__), routers=ROUTERS)
+    admission = Admission(settings)
+    app.outermost = _with_middleware(fast_routes, admission, settings)
     openapi.complete(app.openapi(), asks_for_keys=bool(settings.api_keys))
     return app
 
 
-def _front(hot_paths: HotPaths, admission: Admission, settings: Settings) -> ASGIApp:
-    """Put what is done for every request around the endpoints, the innermost first."""
+def _with_middleware(routes: FastRoutes, admission: Admission, settings: Settings) -> ASGIApp:
+    """Wrap the endpoints in the middleware, the innermost first."""
     limited = RequestLimits(
-        hot_paths,
+        routes,
         max_body_bytes=MAX_BODY_BYTES,
         max_body_bytes_of=dict.fromkeys((EVENTS_PATH, ITEMS_BATCH_PATH, BATCH_PATH), MAX_BATCH_BODY_BYTES),
         body_timeout=settings.body_timeout,
     )
-    return RequestTelemetry(Admitted(limited, admission=admission))
+    return RequestTelemetry(AdmissionMiddleware(limited, admission=admission))
 
 
 def create_app_from_environment() -> Service:
-    """Build the service of a worker process, as the SERVICE_* variables say."""
+    """Build the service of a worker process, configured by the SERVICE_* variables."""
     if multiprocessing.parent_process() is not None:
         end_with_parent()
     settings = Settings()  # type: ignore[call-arg]  # the environment gives what has no default
     telemetry.configure_logging(settings.log_level)
-    gc.set_threshold(*COLLECTED_EVERY)
+    gc.set_threshold(*GC_THRESHOLDS)
     return create_app(settings)
 
 
 async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, Any]:
-    """Open what the endpoints ask, and keep it at work until `running` ends."""
+    """Open the parts that the endpoints take, and run their background tasks until `running` ends."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     shared_url = None if url == IN_MEMORY else url
     running.callback(telemetry.count_answers)
@@ -151,7 +148,7 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "listener": listener,
         "event_rules": rules,
         "recommender": Recommender(live, store, scenarios, recorder, listener, rules),
-        "pages": Pages(live, recorder),
+        "next_pages": NextPages(live, recorder),
         "explainer": Explainer(live, recorder),
     }
 

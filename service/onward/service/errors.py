@@ -1,25 +1,11 @@
-"""Failures a client is told about: RFC 9457 problems that name a code and the request, and never echo what was sent."""
+"""Failures that a client is told about, each a class with an HTTP status and a code; `http.problems` writes them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from fastapi import HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException as StarletteHTTPException
-
-from onward.bundle.validation import message_of
-from onward.service import telemetry
+from pydantic import BaseModel, Field
 
 MAX_REPORTED_FAULTS = 20
-NOT_FOUND, METHOD_NOT_ALLOWED = 404, 405
-WHAT_THERE_IS = {
-    NOT_FOUND: "Nothing is at this address; /docs shows what there is.",
-    METHOD_NOT_ALLOWED: "This address takes other methods; Allow and /docs say which.",
-}
-NO_PLACE = "\0"
-"""What the name of a schema's alternative begins with: pydantic puts it among the names and places of a request."""
-UNKNOWN_FIELD = "Unknown field; /docs shows which there are"
 
 
 class Fault(BaseModel):
@@ -29,17 +15,19 @@ class Fault(BaseModel):
     message: str = Field(examples=["an id is 1 to 128 visible characters"])
 
 
-class ServiceError(HTTPException):
-    """A failure with one meaning for HTTP, stated by its class."""
+class ServiceError(Exception):
+    """A failure that a client is told about; its class states the HTTP status, the code and the title."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
     sends: ClassVar[Mapping[str, str]] = {}
-    """Headers that come with it, and what they say."""
+    """Response headers that come with it, each with its description."""
 
-    def __init__(self, detail: str = "", headers: dict[str, str] | None = None) -> None:
-        super().__init__(self.status, detail or self.title, headers)
+    def __init__(self, detail: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.headers = dict(headers or {})
 
 
 class MalformedRequest(ServiceError):
@@ -189,84 +177,3 @@ class LiveStoreUnavailable(ServiceError):
 
 class InternalError(ServiceError):
     """A fault of the service itself; its log knows more."""
-
-
-class Problem(BaseModel):
-    """What went wrong, by RFC 9457."""
-
-    model_config = ConfigDict(json_schema_extra={"required": ["type", "title", "status", "detail", "code"]})
-
-    type: str = Field(description="Identifies the kind of problem.", examples=["/problems/invalid_request"])
-    title: str = Field(examples=["Invalid request"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["The request breaks the schema in 1 place."])
-    code: str = Field(description="The kind of problem, for programs.", examples=["invalid_request"])
-    request_id: str | None = Field(default=None, description="As in X-Request-ID and the log.")
-    errors: list[Fault] | None = Field(default=None, description=f"At most {MAX_REPORTED_FAULTS}, for invalid_request.")
-
-
-def problem_of(error: ServiceError | StarletteHTTPException, request_id: str | None) -> Problem:
-    """Describe an error; one of the framework's own (404, 405) by its HTTP meaning."""
-    detail = error.detail
-    if isinstance(error, ServiceError):
-        code, title = error.code, error.title
-    else:
-        code, title = error.detail.lower().replace(" ", "_"), error.detail
-        detail = WHAT_THERE_IS.get(error.status_code, detail)
-    return Problem(
-        type=f"/problems/{code}",
-        title=title,
-        status=error.status_code,
-        detail=detail,
-        code=code,
-        request_id=request_id,
-        errors=list(error.faults) or None if isinstance(error, InvalidRequest) else None,
-    )
-
-
-def problem_response(error: ServiceError | StarletteHTTPException, request_id: str | None) -> Response:
-    """Answer with an error."""
-    return Response(
-        problem_of(error, request_id).model_dump_json(exclude_none=True),
-        error.status_code,
-        headers=dict(error.headers or {}),
-        media_type="application/problem+json",
-    )
-
-
-async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answer an error of ours or of the framework's routing."""
-    assert isinstance(error, StarletteHTTPException)  # noqa: S101  # it is registered for these alone
-    if error.status_code == METHOD_NOT_ALLOWED and (route := request.scope.get("route")) is not None:
-        # The framework would tell the methods of one of the address's routes alone.
-        operations = request.app.openapi()["paths"][route.path_format]
-        error.headers = {"Allow": ", ".join(method.upper() for method in operations)}
-    return problem_response(error, telemetry.request_id(request.scope))
-
-
-async def on_fault(request: Request, _error: Exception) -> Response:
-    """Answer a fault of ours, which the framework raises again for `RequestTelemetry` to log."""
-    return problem_response(InternalError(), telemetry.request_id(request.scope))
-
-
-async def on_invalid_request(request: Request, error: Exception) -> Response:
-    """Answer a request that breaks its schema, saying where and why but not what was sent."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101  # it is registered for these alone
-    faults = error.errors()
-    if faults and faults[0]["type"] == "json_invalid":
-        malformed = MalformedRequest(f"The body is not acceptable JSON: {faults[0]['ctx']['error']}.")
-        return problem_response(malformed, telemetry.request_id(request.scope))
-    return problem_response(InvalidRequest.of(faults_of(error.errors())), telemetry.request_id(request.scope))
-
-
-def faults_of(found: Sequence[Any], *owner: str | int) -> list[Fault]:
-    """Tell what a schema found, without what was sent; `owner` leads to what it looked at."""
-    return [_fault({**fault, "loc": (*owner, *fault["loc"])}) for fault in found]
-
-
-def _fault(fault: Any) -> Fault:
-    """An unknown field is named by its owner, since its name is the caller's text."""
-    unknown_field = fault["type"] == "extra_forbidden"
-    place = fault["loc"][:-1] if unknown_field else fault["loc"]
-    named = [str(part) for part in place if not str(part).startswith(NO_PLACE)]
-    return Fault(at=".".join(named), message=UNKNOWN_FIELD if unknown_field else message_of(fault))

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import random
+import re
 import sys
 import time
 from collections import Counter as Counted
@@ -53,6 +55,7 @@ _bundle_checked = Gauge(
 )
 
 LONGEST_DETAIL = 200
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 COUNTED_AT_ONCE = 64
 _answered: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
 """Seconds of answers that the metrics do not have yet: to count many at once takes a tenth of the time."""
@@ -66,8 +69,26 @@ _FAULTS = ExceptionDictTransformer(show_locals=False)
 Scope = MutableMapping[str, Any]
 
 
+def begin_request(scope: Scope) -> str:
+    """Give a request its id and its start time; the id is the caller's X-Request-ID if that is acceptable."""
+    request_id = _accepted_request_id(scope) or f"{random.getrandbits(128):032x}"  # it is no secret
+    begin(scope, request_id)
+    return request_id
+
+
+def end_request(scope: Scope, status: int) -> None:
+    """Record the response to a request, under the template of its route: a path would be a label of callers' making."""
+    route = getattr(scope.get("route"), "path_format", "unmatched")
+    answered(scope["method"], route, status, elapsed_s(scope))
+
+
+def _accepted_request_id(scope: Scope) -> str | None:
+    proposed = dict(scope["headers"]).get(b"x-request-id", b"")
+    return proposed.decode() if _REQUEST_ID.fullmatch(proposed) else None
+
+
 def begin(scope: Scope, request_id: str) -> None:
-    """Give a request its start and the id that its log lines, headers and problems carry."""
+    """Store the start time and the id that the request's log lines, headers and problems carry."""
     state = scope.setdefault("state", {})
     state["request_id"], state["started_s"] = request_id, time.perf_counter()
     _request_id.set(request_id)
@@ -82,6 +103,11 @@ def request_id(scope: Scope) -> str | None:
 def elapsed_s(scope: Scope) -> float:
     """Return the seconds since the request began."""
     return time.perf_counter() - float(scope["state"]["started_s"])
+
+
+def elapsed_ms(scope: Scope) -> float:
+    """Return the milliseconds since the request began, rounded to 0.01."""
+    return round(elapsed_s(scope) * 1000, 2)
 
 
 def answered(method: str, route: str, status: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Whole requests of hot routes are answered without ASGI, and as by ASGI, byte for byte."""
+"""Requests of fast routes that came whole are answered without ASGI, with the same bytes as by ASGI."""
 
 import asyncio
 import re
@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from onward.service.errors import ItemNotFound, on_http_error, on_invalid_request
-from onward.service.http.admission import Admission, Admitted
-from onward.service.http.fast_protocol import LARGEST_BODY, SHORTCUT, Shortcut, ShortcutProtocol
-from onward.service.http.fast_route import HotPaths, HotRoute
+from onward.service.errors import ItemNotFound
+from onward.service.http.admission import Admission, AdmissionMiddleware
+from onward.service.http.fast_protocol import FAST_PATH, MAX_BODY_BYTES, FastPath, FastProtocol
+from onward.service.http.fast_route import FastRoute, FastRoutes
 from onward.service.http.middleware import RequestLimits, RequestTelemetry
+from onward.service.http.problems import add_error_handlers
 from onward.service.rate_limit import RateLimit
 from onward.service.settings import Settings
 
@@ -44,7 +43,7 @@ class Said(BaseModel):
 
 
 class Place:
-    """A server in a thread of its own, and which of its requests took the shortcut."""
+    """A server in a thread of its own, and how many of its requests took the fast path."""
 
     def __init__(self, settings: Settings, protocol: type[asyncio.Protocol]) -> None:
         self.taken = 0
@@ -79,7 +78,7 @@ class Place:
         assert not self._thread.is_alive()
 
     def _application(self, settings: Settings) -> Any:
-        router = APIRouter(route_class=HotRoute)
+        router = APIRouter(route_class=FastRoute)
 
         @router.post("/say")
         async def say(asked: Query, request: Request) -> Said:
@@ -95,27 +94,26 @@ class Place:
 
         @asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-            yield {SHORTCUT: self._counting(Shortcut(hot_paths, admission))}
+            yield {FAST_PATH: self._counting(FastPath(fast_routes, admission))}
 
         app = FastAPI(lifespan=lifespan)
         app.include_router(router)
-        app.add_exception_handler(HTTPException, on_http_error)
-        app.add_exception_handler(RequestValidationError, on_invalid_request)
-        hot_paths, admission = HotPaths(app, routers=[router]), Admission(settings)
+        add_error_handlers(app)
+        fast_routes, admission = FastRoutes(app, routers=[router]), Admission(settings)
         limited = RequestLimits(
-            hot_paths, max_body_bytes=2**16, max_body_bytes_of={}, body_timeout=settings.body_timeout
+            fast_routes, max_body_bytes=2**16, max_body_bytes_of={}, body_timeout=settings.body_timeout
         )
-        return RequestTelemetry(Admitted(limited, admission=admission))
+        return RequestTelemetry(AdmissionMiddleware(limited, admission=admission))
 
-    def _counting(self, shortcut: Shortcut) -> Shortcut:
-        answer = shortcut.answer
+    def _counting(self, fast_path: FastPath) -> FastPath:
+        respond = fast_path.respond
 
         async def counted(*arguments: Any) -> Any:
             self.taken += 1
-            return await answer(*arguments)
+            return await respond(*arguments)
 
-        shortcut.answer = counted  # type: ignore[method-assign, assignment]
-        return shortcut
+        fast_path.respond = counted  # type: ignore[method-assign, assignment]
+        return fast_path
 
     @contextmanager
     def connected(self) -> Iterator[socket.socket]:
@@ -170,7 +168,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(folder: Path) -> Iterator[tuple[Place, Place]]:
-    with Place(settings(folder), ShortcutProtocol) as short, Place(settings(folder), HttpToolsProtocol) as plain:
+    with Place(settings(folder), FastProtocol) as short, Place(settings(folder), HttpToolsProtocol) as plain:
         yield short, plain
 
 
@@ -190,10 +188,10 @@ WHOLE = {
     "nothing": post(b""),
     "of another type": post(SAY).replace(b"application/json", b"text/plain"),
     "chunked": CHUNKED,
-    "the largest body": post(b'{"word": "%b"}' % (b"x" * (LARGEST_BODY - 12))),
+    "the largest body": post(b'{"word": "%b"}' % (b"x" * (MAX_BODY_BYTES - 12))),
 }
 OTHER = {
-    "too large for it": post(b'{"word": "%b"}' % (b"x" * LARGEST_BODY)),
+    "too large for it": post(b'{"word": "%b"}' % (b"x" * MAX_BODY_BYTES)),
     "too large by its length": post(b"").replace(b"Length: 0", b"Length: 70000"),
     "a query": post(SAY, path=b"/say?x=1"),
     "a broken query": post(SAY, path=b"/say?x=%FF"),
@@ -282,7 +280,7 @@ def test_a_connection_in_use_is_not_closed(both: tuple[Place, Place]) -> None:
 
 
 def test_a_caller_who_leaves_spoils_nothing(folder: Path) -> None:
-    with Place(settings(folder), ShortcutProtocol) as place:
+    with Place(settings(folder), FastProtocol) as place:
         with place.connected() as connection:
             connection.sendall(post(b'{"word": "slow", "wait": true}'))
             assert place.waiting.wait(10)
@@ -291,7 +289,7 @@ def test_a_caller_who_leaves_spoils_nothing(folder: Path) -> None:
 
 
 def test_one_in_flight_is_answered_before_the_end_and_those_behind_it_too(folder: Path) -> None:
-    with Place(settings(folder), ShortcutProtocol) as place, place.connected() as connection:
+    with Place(settings(folder), FastProtocol) as place, place.connected() as connection:
         connection.sendall(post(b'{"word": "slow", "wait": true}'))
         assert place.waiting.wait(10)
         place.server.should_exit = True
@@ -305,7 +303,7 @@ def test_one_in_flight_is_answered_before_the_end_and_those_behind_it_too(folder
 
 def test_keys_and_the_number_in_flight_count(folder: Path) -> None:
     digests = (sha256(KEY.encode()).hexdigest(),)
-    with Place(settings(folder, api_keys=digests, max_in_flight=1), ShortcutProtocol) as place:
+    with Place(settings(folder, api_keys=digests, max_in_flight=1), FastProtocol) as place:
         assert b" 401 " in place.ask(post(SAY))[0]
         assert b" 403 " in place.ask(post(SAY, b"X-API-Key: other"))[0]
         opened = b"Authorization: Bearer " + KEY.encode()
@@ -320,7 +318,7 @@ def test_keys_and_the_number_in_flight_count(folder: Path) -> None:
 
 
 def test_behind_a_proxy_a_caller_is_who_the_proxy_says(folder: Path) -> None:
-    with Place(settings(folder, rate_limit=RateLimit.parse("2/hour")), ShortcutProtocol) as place:
+    with Place(settings(folder, rate_limit=RateLimit.parse("2/hour")), FastProtocol) as place:
         who = [
             place.ask(post(b'{"word": "who"}', b"X-Forwarded-For: " + address))[0]
             for address in (b"10.0.0.1", b"10.0.0.2", b"10.0.0.1", b"10.0.0.1")

@@ -1,18 +1,18 @@
-"""A hot route answers, refuses and is documented as the framework's own route of the same endpoint."""
+"""A fast route answers, rejects and is documented exactly as the framework's own route of the same endpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from onward.service.errors import ItemNotFound, on_http_error, on_invalid_request
-from onward.service.http.fast_route import HotPaths, HotRoute
+from onward.service.errors import ItemNotFound
+from onward.service.http.fast_route import FastRoute, FastRoutes, ServicePart
 from onward.service.http.middleware import RequestTelemetry
+from onward.service.http.problems import add_error_handlers
 from onward.service.http.schemas.recommendations import RecommendationQuery
 from onward.service.http.schemas.sessions import OneOrManyEvents
 from onward.service.http.strict_json import StrictJSONRoute
@@ -29,11 +29,7 @@ class Echo(BaseModel):
     items: list[float] = Field(examples=[[1.5]])
 
 
-async def caller(request: Request) -> str:
-    return request.headers.get("x-caller", "nobody")
-
-
-CallerDep = Annotated[str, Depends(caller)]
+CallerDep = Annotated[str, Depends(ServicePart("caller"))]
 
 
 async def ask(query: RecommendationQuery, caller: CallerDep, request: Request, response: Response) -> Echo:
@@ -50,25 +46,28 @@ async def tell(body: Annotated[OneOrManyEvents, Body()], caller: CallerDep) -> E
     return Echo(understood=repr(body), caller=caller, items=[])
 
 
-def application(route_class: type[StrictJSONRoute], *, led_past_the_framework: bool = False) -> FastAPI:
-    app = FastAPI()
+def application(route_class: type[StrictJSONRoute], *, bypasses_framework: bool = False) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        yield {"caller": "me"}
+
+    app = FastAPI(lifespan=lifespan)
     router = APIRouter(route_class=route_class)
     router.post("/ask", response_model_exclude_none=True)(ask)
     router.post("/tell", status_code=202)(tell)
     app.include_router(router)
-    if led_past_the_framework:
-        app.add_middleware(HotPaths, routers=[router])
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    if bypasses_framework:
+        app.add_middleware(FastRoutes, routers=[router])
+    add_error_handlers(app)
     app.add_middleware(RequestTelemetry)
     return app
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["routed", "led past the framework"])
+@pytest.fixture(scope="module", params=[False, True], ids=["routed", "bypassing the framework"])
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[TestClient, TestClient]]:
-    hot_app = application(HotRoute, led_past_the_framework=request.param)
-    with TestClient(hot_app) as hot, TestClient(application(StrictJSONRoute)) as plain:
-        yield hot, plain
+    fast_app = application(FastRoute, bypasses_framework=request.param)
+    with TestClient(fast_app) as fast, TestClient(application(StrictJSONRoute)) as plain:
+        yield fast, plain
 
 
 def answered(client: TestClient, path: str, content: bytes, headers: dict[str, str]) -> Any:
@@ -77,7 +76,7 @@ def answered(client: TestClient, path: str, content: bytes, headers: dict[str, s
 
 
 @pytest.mark.parametrize("path", ["/ask", "/tell"])
-@pytest.mark.parametrize("headers", [JSON, JSON | {"X-Caller": "me"}, {}, {"Content-Type": "text/plain"}])
+@pytest.mark.parametrize("headers", [JSON, {}, {"Content-Type": "text/plain"}])
 @pytest.mark.parametrize(
     "content",
     [
@@ -107,20 +106,20 @@ def answered(client: TestClient, path: str, content: bytes, headers: dict[str, s
 def test_it_answers_as_the_plain_route(
     both: tuple[TestClient, TestClient], path: str, content: bytes, headers: dict[str, str]
 ) -> None:
-    hot, plain = (answered(client, path, content, headers) for client in both)
-    assert hot == plain
+    fast, plain = (answered(client, path, content, headers) for client in both)
+    assert fast == plain
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/ask"), ("PUT", "/tell"), ("POST", "/ask/"), ("POST", "/none")])
 def test_what_is_not_for_it_is_answered_as_ever(both: tuple[TestClient, TestClient], method: str, path: str) -> None:
-    hot, plain = (client.request(method, path, headers={"X-Request-ID": "the-same"}) for client in both)
-    assert (hot.status_code, hot.headers, hot.content) == (plain.status_code, plain.headers, plain.content)
+    fast, plain = (client.request(method, path, headers={"X-Request-ID": "the-same"}) for client in both)
+    assert (fast.status_code, fast.headers, fast.content) == (plain.status_code, plain.headers, plain.content)
 
 
 async def test_a_caller_who_leaves_before_the_end_of_the_body_is_no_fault_of_ours(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    app = application(HotRoute, led_past_the_framework=True)
+    app = application(FastRoute, bypasses_framework=True)
     sent: list[Any] = []
     messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
 
@@ -137,11 +136,15 @@ async def test_a_caller_who_leaves_before_the_end_of_the_body_is_no_fault_of_our
 
 
 def test_it_is_documented_as_the_plain_route() -> None:
-    assert application(HotRoute).openapi() == application(StrictJSONRoute).openapi()
+    assert application(FastRoute).openapi() == application(StrictJSONRoute).openapi()
 
 
 async def searching(query: RecommendationQuery, page: Annotated[int, Query()]) -> Echo:
     return Echo(understood=query.model_dump_json(), caller="", items=[page])
+
+
+async def a_header(request: Request) -> str:
+    return request.headers.get("x-caller", "")
 
 
 async def silent(query: RecommendationQuery) -> None:
@@ -152,7 +155,11 @@ async def without_a_body() -> Echo:
     return Echo(understood="", caller="", items=[])
 
 
-@pytest.mark.parametrize("endpoint", [searching, silent, without_a_body])
-def test_an_endpoint_that_asks_for_more_is_refused(endpoint: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match="/some: a hot route takes one body"):
-        APIRouter(route_class=HotRoute).post("/some")(endpoint)
+async def with_a_dependency(query: RecommendationQuery, header: Annotated[str, Depends(a_header)]) -> Echo:
+    return Echo(understood=query.model_dump_json(), caller=header, items=[])
+
+
+@pytest.mark.parametrize("endpoint", [searching, silent, without_a_body, with_a_dependency])
+def test_an_endpoint_that_needs_more_of_the_framework_is_rejected(endpoint: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match="/some: a fast route takes one body"):
+        APIRouter(route_class=FastRoute).post("/some")(endpoint)

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from onward.bundle import is_valid_id
 from onward.service.app import create_app
-from onward.service.http.schemas.base import VISIBLE
+from onward.service.fields import VISIBLE
 from onward.service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until

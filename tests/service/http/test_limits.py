@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from onward.bundle.catalog import filters
 from onward.bundle.files.manifest import MAX_ID_LENGTH
 from onward.bundle.search.options import LARGEST_FACTOR, MAX_BOOSTS
-from onward.service import app
+from onward.service import app, fields
 from onward.service.errors import ServiceError
 from onward.service.http.schemas import base, catalog, recommendations, sessions
 from onward.service.live import catalog as live_catalog
@@ -123,7 +123,7 @@ PROBES: Mapping[str, tuple[float, Probe]] = {
         padded("/v1/recommendations:batch", b'{"requests": [{"items": ["item-1"]}]}'),
     ),
     "characters of an id": (MAX_ID_LENGTH, asking(lambda size: {"items": ["x" * size]})),
-    "`k`": (base.MAX_K, asking(lambda size: {"k": size})),
+    "`k`": (fields.MAX_K, asking(lambda size: {"k": size})),
     "`items`": (recommendations.MAX_ITEMS, asking(lambda size: {"items": ["item-1"] * size})),
     "`exclude`": (base.MAX_EXCLUDED, asking(lambda size: {"exclude": item_ids("item-", size)})),
     "`requests` of a batch": (
@@ -145,7 +145,7 @@ PROBES: Mapping[str, tuple[float, Probe]] = {
         options.MAX_PINS,
         asking(lambda size: {"pin": [{"id": f"item-{place}", "position": place} for place in range(1, size + 1)]}),
     ),
-    "`position` of a pin": (base.MAX_K, asking(lambda size: {"k": 100, "pin": [{"id": "item-1", "position": size}]})),
+    "`position` of a pin": (fields.MAX_K, asking(lambda size: {"k": 100, "pin": [{"id": "item-1", "position": size}]})),
     "characters of `variant`": (64, asking(lambda size: {"variant": "b" * size})),
     "conditions of a filter": (filters.MAX_NODES, filtering(of_nodes)),
     "conditions of a filter within each other": (filters.MAX_DEPTH, filtering(of_depth)),

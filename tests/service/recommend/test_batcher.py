@@ -1,93 +1,102 @@
-"""Those who ask in one turn of the event loop are answered together, and nobody waits for others to come."""
+"""Items that arrive in the same iteration of the event loop form a batch, and no batch waits for later items."""
 
 import asyncio
 from collections.abc import Sequence
 
 import pytest
 
-from onward.service.recommend.batcher import Batcher, PendingQuery
+from onward.service.recommend.batcher import Batcher, Pending
 
 
-class Doubling:
-    """Doubles numbers once it may; 7 is refused, and -1 spoils it for all."""
+class Number(Pending[int]):
+    """A number to be doubled."""
 
-    def __init__(self) -> None:
+    def __init__(self, value: int) -> None:
+        super().__init__()
+        self.value = value
+
+
+class Doubler:
+    """Doubles the numbers of a batch once it is released; 7 fails by itself, and -1 fails the whole batch."""
+
+    def __init__(self, max_batch: int) -> None:
         self.batches: list[list[int]] = []
-        self.may_go_on = asyncio.Event()
-        self.may_go_on.set()
+        self.release = asyncio.Event()
+        self.release.set()
+        self._batcher = Batcher(self._process, max_batch=max_batch)
 
-    async def work(self, tickets: Sequence[PendingQuery[int, int]]) -> None:
-        self.batches.append([ticket.question for ticket in tickets])
-        await self.may_go_on.wait()
-        if any(ticket.question == -1 for ticket in tickets):
-            raise RuntimeError("spoilt")
-        for ticket in tickets:
-            ticket.give(ValueError("seven") if ticket.question == 7 else 2 * ticket.question)
+    async def double(self, value: int, *, alone: bool = False) -> int:
+        number = Number(value)
+        self._batcher.submit(number, alone=alone)
+        return await number.result
+
+    async def _process(self, batch: Sequence[Number]) -> None:
+        self.batches.append([number.value for number in batch])
+        await self.release.wait()
+        if any(number.value == -1 for number in batch):
+            raise RuntimeError("whole batch")
+        for number in batch:
+            number.resolve(ValueError("seven") if number.value == 7 else 2 * number.value)
 
 
-@pytest.fixture
-async def doubling() -> Doubling:
-    return Doubling()
-
-
-async def turns(count: int) -> None:
+async def iterations(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-async def test_one_that_is_alone_waits_for_nobody(doubling: Doubling) -> None:
-    together = Batcher(doubling.work, most=4)
-    asking = asyncio.create_task(together.ask(3))
-    await turns(4)
-    assert (asking.done(), doubling.batches) == (True, [[3]])
+async def test_a_single_item_does_not_wait() -> None:
+    doubler = Doubler(max_batch=4)
+    doubling = asyncio.create_task(doubler.double(3))
+    await iterations(4)
+    assert (doubling.done(), doubler.batches) == (True, [[3]])
 
 
-async def test_those_of_one_turn_are_answered_together_and_no_more_than_may_be(doubling: Doubling) -> None:
-    together = Batcher(doubling.work, most=4)
-    doubling.may_go_on.clear()
-    first = asyncio.create_task(together.ask(0))
-    await turns(4)
-    others = asyncio.gather(*map(together.ask, range(1, 11)))
-    await turns(6)
-    assert doubling.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
-    doubling.may_go_on.set()
+async def test_items_of_one_iteration_form_batches_up_to_the_limit() -> None:
+    doubler = Doubler(max_batch=4)
+    doubler.release.clear()
+    first = asyncio.create_task(doubler.double(0))
+    await iterations(4)
+    others = asyncio.gather(*map(doubler.double, range(1, 11)))
+    await iterations(6)
+    assert doubler.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    doubler.release.set()
     with pytest.raises(ValueError, match="seven"):
         await others
     assert await first == 0
 
 
-async def test_a_refusal_is_that_of_one_alone(doubling: Doubling) -> None:
-    together = Batcher(doubling.work, most=16)
-    found = await asyncio.gather(*map(together.ask, [1, 2, 7, 3]), return_exceptions=True)
-    assert [found[0], found[1], found[3]] == [2, 4, 6]
-    assert isinstance(found[2], ValueError)
+async def test_an_item_that_fails_fails_alone() -> None:
+    doubler = Doubler(max_batch=16)
+    results = await asyncio.gather(*map(doubler.double, [1, 2, 7, 3]), return_exceptions=True)
+    assert [results[0], results[1], results[3]] == [2, 4, 6]
+    assert isinstance(results[2], ValueError)
 
 
-async def test_what_spoils_the_work_is_told_to_all_who_share_it(doubling: Doubling) -> None:
-    together = Batcher(doubling.work, most=3)
-    found = await asyncio.gather(*map(together.ask, [1, -1, 2, 3]), return_exceptions=True)
-    assert [type(one) for one in found[:3]] == [RuntimeError] * 3
-    assert found[3] == 6
+async def test_an_exception_of_the_batch_reaches_every_caller_of_it() -> None:
+    doubler = Doubler(max_batch=3)
+    results = await asyncio.gather(*map(doubler.double, [1, -1, 2, 3]), return_exceptions=True)
+    assert [type(result) for result in results[:3]] == [RuntimeError] * 3
+    assert results[3] == 6
     with pytest.raises(RuntimeError):
-        await together.ask(-1, by_itself=True)
-    assert await together.ask(4) == 8
+        await doubler.double(-1, alone=True)
+    assert await doubler.double(4) == 8
 
 
-async def test_one_who_gives_up_holds_up_nobody(doubling: Doubling) -> None:
-    together = Batcher(doubling.work, most=16)
-    doubling.may_go_on.clear()
-    asking = [asyncio.create_task(together.ask(number)) for number in range(4)]
-    await turns(1)
-    asking[0].cancel()
-    await turns(3)
-    asking[2].cancel()
-    doubling.may_go_on.set()
-    found = await asyncio.gather(*asking, return_exceptions=True)
-    assert [found[1], found[3]] == [2, 6]
-    assert [type(found[0]), type(found[2])] == [asyncio.CancelledError] * 2
+async def test_a_cancelled_caller_does_not_disturb_the_others() -> None:
+    doubler = Doubler(max_batch=16)
+    doubler.release.clear()
+    doublings = [asyncio.create_task(doubler.double(number)) for number in range(4)]
+    await iterations(1)
+    doublings[0].cancel()
+    await iterations(3)
+    doublings[2].cancel()
+    doubler.release.set()
+    results = await asyncio.gather(*doublings, return_exceptions=True)
+    assert [results[1], results[3]] == [2, 6]
+    assert [type(results[0]), type(results[2])] == [asyncio.CancelledError] * 2
 
 
-async def test_nobody_waits_for_what_one_by_itself_may_wait_for(doubling: Doubling) -> None:
-    together = Batcher(doubling.work, most=16)
-    await asyncio.gather(together.ask(1), together.ask(2, by_itself=True), together.ask(3), together.ask(4))
-    assert doubling.batches == [[2], [1, 3, 4]]
+async def test_an_item_submitted_alone_is_a_batch_of_its_own() -> None:
+    doubler = Doubler(max_batch=16)
+    await asyncio.gather(doubler.double(1), doubler.double(2, alone=True), doubler.double(3), doubler.double(4))
+    assert sorted(doubler.batches) == [[1, 3, 4], [2]]

@@ -1,4 +1,4 @@
-"""Questions of one turn are answered together, and what one of them meets is met by it alone."""
+"""A batch of queries takes one call of the store, and each query fails or succeeds by itself."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,10 +12,9 @@ import pytest
 from onward.bundle import Bundle, Options
 from onward.service import telemetry
 from onward.service.errors import SessionBehind
-from onward.service.recommend import pipeline as answering
-from onward.service.recommend.batcher import PendingQuery
-from onward.service.recommend.pipeline import Answering, Question
-from onward.service.recommend.query import DEFAULT_OPTIONS, Query, Recommendation
+from onward.service.recommend import pipeline
+from onward.service.recommend.pipeline import Pipeline
+from onward.service.recommend.query import DEFAULT_OPTIONS, PendingQuery, Query, Recommendation
 from onward.service.records.answers import Answer
 from onward.service.sessions import Append, EventRules, InMemorySessionStore, Listeners, Session
 from tests.bundles import item_ids, publish_bundle
@@ -64,17 +63,12 @@ def store() -> CountingStore:
 
 
 async def answered(
-    bundle: Bundle, store: CountingStore, records: Records, *asked: Query
+    bundle: Bundle, store: CountingStore, records: Records, *queries: Query
 ) -> list[Recommendation | BaseException]:
-    loop = asyncio.get_running_loop()
-    tickets = [
-        PendingQuery[Question, Recommendation](
-            Question(one, DEFAULT_OPTIONS, None, Options(5), bundle), loop.create_future()
-        )
-        for one in asked
-    ]
-    await Answering(store, records, Listeners(), EventRules(), lambda: 1_700_000_000.0).answer(tickets)  # type: ignore[arg-type]  # as far as it asks
-    return await asyncio.gather(*(ticket.answer for ticket in tickets), return_exceptions=True)
+    batch = [PendingQuery(query, DEFAULT_OPTIONS, None, Options(5), bundle) for query in queries]
+    answering = Pipeline(store, records, Listeners(), EventRules(), lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # as much of a Recorder as the pipeline uses
+    await answering.answer(batch)
+    return await asyncio.gather(*(pending.result for pending in batch), return_exceptions=True)
 
 
 async def test_all_are_answered_by_one_call_of_the_store_and_each_what_it_alone_would_be(
@@ -85,7 +79,7 @@ async def test_all_are_answered_by_one_call_of_the_store_and_each_what_it_alone_
         Query("two", ["a2", "a3"]),
         Query(items=["a4"]),
         Query("one", ["a5"]),
-        Query("three", ["a6"], kept=False),
+        Query("three", ["a6"], store=False),
     ]
     found = await answered(bundle, store, records, *asked)
     assert store.calls == 1
@@ -110,7 +104,7 @@ async def test_what_one_meets_is_met_by_it_alone(bundle: Bundle, store: Counting
 async def test_a_retrieval_that_is_long_holds_up_no_other(
     bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "is_short", lambda _, wanted: "a1" not in wanted.seen.item_ids)
+    monkeypatch.setattr(pipeline, "is_short", lambda _, query: "a1" not in query.seen.item_ids)
     told: list[int] = []
     monkeypatch.setattr(telemetry, "retrieved", lambda sources, *_: told.append(len(list(sources))))
     found = await answered(bundle, store, records, Query("long", ["a1"]), Query("one", ["a2"]), Query("two", ["a3"]))

@@ -1,4 +1,4 @@
-"""Where a retrieval runs: at once where it is short, in a thread where other requests would wait for it."""
+"""A short retrieval runs in the event loop, a long one in a thread; a batch is retrieved at once."""
 
 import threading
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The threads that retrievals ran in, one after another."""
+    """The threads in which retrievals ran, in order."""
     ran: list[int] = []
     retrieve = Bundle.retrieve
 
@@ -38,12 +38,12 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return ran
 
 
-async def test_a_filter_over_many_items_is_looked_at_in_a_thread_once(
+async def test_a_filter_that_scans_many_items_runs_in_a_thread_and_is_cached(
     bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieval, "INLINE_ITEMS", 10)
-    wanted = RetrievalQuery(SessionView(["a1"]), Options(5, filter=FILTER), None)
-    first, second = [await retrieval.retrieve(bundle, wanted, {}) for _ in range(2)]
+    query = RetrievalQuery(SessionView(["a1"]), Options(5, filter=FILTER), None)
+    first, second = [await retrieval.retrieve(bundle, query, {}) for _ in range(2)]
     assert first == second
     assert [thread == threading.get_ident() for thread in threads] == [False, True]
 
@@ -51,10 +51,10 @@ async def test_a_filter_over_many_items_is_looked_at_in_a_thread_once(
 async def test_a_long_search_runs_in_a_thread(
     bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = RetrievalQuery(SessionView(["a1"]), Options(5), None)
-    await retrieval.retrieve(bundle, wanted, {})
+    query = RetrievalQuery(SessionView(["a1"]), Options(5), None)
+    await retrieval.retrieve(bundle, query, {})
     monkeypatch.setattr(retrieval, "INLINE_PRODUCTS", 10)
-    await retrieval.retrieve(bundle, wanted, {})
+    await retrieval.retrieve(bundle, query, {})
     assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
 
@@ -74,16 +74,16 @@ MIXED = [
 ]
 
 
-def test_all_at_once_are_answered_as_each_would_be_alone(bundle: Bundle) -> None:
-    for wanted, found in zip(MIXED * 2, retrieval.retrieve_together(bundle, MIXED * 2, NOTHING_POPULAR), strict=True):
-        alone = bundle.retrieve(wanted.seen, wanted.options)
+def test_a_batch_gives_what_each_query_gives_alone(bundle: Bundle) -> None:
+    for query, found in zip(MIXED * 2, retrieval.retrieve_batch(bundle, MIXED * 2, NOTHING_POPULAR), strict=True):
+        alone = bundle.retrieve(query.seen, query.options)
         assert isinstance(found, Retrieval)
         assert [item.item_id for item in found.items] == [item.item_id for item in alone.items]
         assert [item.score for item in found.items] == pytest.approx([item.score for item in alone.items])
         assert found._replace(items=RetrievedItems()) == alone._replace(items=RetrievedItems())
 
 
-def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_that_fails_fails_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     retrieve = Bundle.retrieve
 
     def failing(self: Bundle, seen: SessionView, options: Options, **named: Any) -> Any:
@@ -91,14 +91,14 @@ def test_what_fails_for_one_fails_for_it_alone(bundle: Bundle, monkeypatch: pyte
             raise ValueError("a fault")
         return retrieve(self, seen, options, **named)
 
-    def failing_together(*_: Any, **__: Any) -> Any:
+    def failing_batch(*_: Any, **__: Any) -> Any:
         raise ValueError("a fault of one of them")
 
-    told: list[str] = []
+    logged: list[str] = []
     monkeypatch.setattr(Bundle, "retrieve", failing)
-    monkeypatch.setattr(Bundle, "retrieve_all", failing_together)
-    monkeypatch.setattr(telemetry, "background_failed", lambda work, error: told.append(str(error)))
-    found = retrieval.retrieve_together(bundle, MIXED, NOTHING_POPULAR)
+    monkeypatch.setattr(Bundle, "retrieve_all", failing_batch)
+    monkeypatch.setattr(telemetry, "background_failed", lambda work, error: logged.append(str(error)))
+    found = retrieval.retrieve_batch(bundle, MIXED, NOTHING_POPULAR)
     assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
     assert isinstance(found[1], ValueError)
-    assert told == ["a fault of one of them"]
+    assert logged == ["a fault of one of them"]

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.testclient import TestClient
 
 from onward.bundle import RetrievedItem, RetrievedItems
 from onward.service import telemetry
-from onward.service.errors import on_invalid_request
+from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes.metrics import router
 from onward.service.records.answer_stores import InMemoryAnswerStore
 from onward.service.records.answers import Answer, AnswerLog
@@ -187,7 +186,7 @@ class TestTheEndpoint:
     async def client(self, metrics: OnlineMetrics, answers: AnswerLog) -> TestClient:
         app = FastAPI()
         app.include_router(router)
-        app.add_exception_handler(RequestValidationError, on_invalid_request)
+        add_error_handlers(app)
 
         class Recorder:
             """As much of one as the endpoint asks."""

@@ -1,6 +1,6 @@
-"""Who is let in: callers with a key, not too often, and no more at once than can be worked on.
+"""Admission control: API keys, the rate limit and the bound on concurrent requests.
 
-Each refuses before the body is read. Health and metrics are always let in.
+Each check refuses a request before its body is read. Health and metrics endpoints are always admitted.
 """
 
 import hmac
@@ -13,8 +13,10 @@ from hashlib import sha256
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from onward.service import telemetry
-from onward.service.errors import MissingKey, Overloaded, ServiceError, TooManyRequests, WrongKey, problem_response
-from onward.service.rate_limit import RateLimit, TokenBuckets
+from onward.service.errors import MissingKey, Overloaded, ServiceError, TooManyRequests, WrongKey
+from onward.service.http.problems import problem_response
+from onward.service.http.token_bucket import TokenBuckets
+from onward.service.rate_limit import RateLimit
 from onward.service.settings import Settings
 
 METRICS_PATH = "/metrics"
@@ -22,17 +24,17 @@ HEALTH_PATHS = "/health/"
 DOCUMENTATION_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json"})
 
 MAX_RETRY_S = 3
-TOLD_EVERY_S = 1.0
+LOG_INTERVAL_S = 1.0
 
 
 class KeyCheck:
-    """Ask callers for a key whose SHA-256 is known; the documentation is open to all."""
+    """Require a key whose SHA-256 digest is known; the documentation needs none."""
 
     def __init__(self, digests: Collection[str]) -> None:
         self._digests = [bytes.fromhex(digest) for digest in digests]
 
     def refusal(self, scope: Scope) -> ServiceError | None:
-        """Say why a request is not let in; one that is carries its caller from then on."""
+        """Return why the request is refused, None if it is admitted; then `scope` identifies the caller."""
         if scope["path"] in DOCUMENTATION_PATHS:
             return None
         if not (key := _key(scope)):
@@ -44,31 +46,31 @@ class KeyCheck:
         return None
 
     def _is_known(self, digest: bytes) -> bool:
-        """Compare with every digest, to the end, so that the time tells nothing."""
+        """Compare with every digest in constant time, so that the duration reveals nothing."""
         return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
 
 
 class RateCheck:
-    """Refuse a caller, by key or else by address, who comes more often than the limit says."""
+    """Limit the request rate of each caller, identified by key or else by client address."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit = limit
-        self._allowances = TokenBuckets(limit)
+        self._buckets = TokenBuckets(limit)
 
     def refusal(self, scope: Scope) -> ServiceError | None:
-        """Say why a request is not let in; one that is counts."""
-        if wait_s := self._allowances.spend(_caller(scope)):
+        """Return why the request is refused, None if it is admitted; then it counts against the limit."""
+        if wait_s := self._buckets.spend(_caller(scope)):
             return TooManyRequests(f"The limit is {self._limit}.", {"Retry-After": str(math.ceil(wait_s))})
         return None
 
 
 class InFlight:
-    """Work on so many requests at once, each in a `with` block; refuse one more at once: to wait would help nobody."""
+    """Bound the number of concurrent requests, each of which runs in a `with` block; there is no queue."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._count = 0
-        self._told_s = -TOLD_EVERY_S
+        self._logged_s = -LOG_INTERVAL_S
 
     def __enter__(self) -> None:
         self._count += 1
@@ -77,23 +79,23 @@ class InFlight:
         self._count -= 1
 
     def refusal(self, _scope: Scope) -> ServiceError | None:
-        """Say why a request is not let in."""
-        if self._count < self._most:
+        """Return why the request is refused, None if it is admitted."""
+        if self._count < self._limit:
             return None
-        self._tell()
-        spread = {"Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))}  # so that not all come back at once
-        return Overloaded("More requests are in flight than can be worked on.", spread)
+        self._log()
+        retry = {"Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))}  # random: not all callers return at once
+        return Overloaded("More requests are in flight than can be worked on.", retry)
 
-    def _tell(self) -> None:
-        """Log it once in a while: a line for each would be a load of its own."""
+    def _log(self) -> None:
+        """Log at most once per interval: a line per refusal would add to the overload."""
         now_s = time.monotonic()
-        if now_s - self._told_s >= TOLD_EVERY_S:
-            self._told_s = now_s
+        if now_s - self._logged_s >= LOG_INTERVAL_S:
+            self._logged_s = now_s
             telemetry.overloaded(self._count)
 
 
 class Admission:
-    """All checks of a deployment, one after another; a request that passes them is worked on inside `in_flight`."""
+    """All checks of a deployment, in order; an admitted request runs in a `with admission.in_flight` block."""
 
     def __init__(self, settings: Settings) -> None:
         self.in_flight = InFlight(settings.max_in_flight)
@@ -105,7 +107,7 @@ class Admission:
         self._checks.append(self.in_flight)
 
     def refusal(self, scope: Scope) -> ServiceError | None:
-        """Say why a request is not let in, None where it is."""
+        """Return why the request is refused, None if it is admitted."""
         for check in self._checks:
             if (refusal := check.refusal(scope)) is not None:
                 telemetry.refused(refusal.code)
@@ -113,16 +115,16 @@ class Admission:
         return None
 
 
-class Admitted:
-    """Lead on, by ASGI, to an application what an admission lets in."""
+class AdmissionMiddleware:
+    """Pass admitted requests on to the application; answer the others with a problem document."""
 
     def __init__(self, app: ASGIApp, *, admission: Admission) -> None:
         self._app = app
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, by ASGI."""
-        if _is_always_let_in(scope):
+        """Run the ASGI application."""
+        if _is_always_admitted(scope):
             await self._app(scope, receive, send)
         elif (refusal := self._admission.refusal(scope)) is not None:
             await problem_response(refusal, telemetry.request_id(scope))(scope, receive, send)
@@ -131,7 +133,7 @@ class Admitted:
                 await self._app(scope, receive, send)
 
 
-def _is_always_let_in(scope: Scope) -> bool:
+def _is_always_admitted(scope: Scope) -> bool:
     if scope["type"] != "http":
         return True
     path: str = scope["path"]

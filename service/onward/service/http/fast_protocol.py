@@ -1,6 +1,6 @@
-"""The shortcut: hot requests that came whole are answered without ASGI, by the routes and checks of all others.
+"""FastProtocol: requests of fast routes that arrive in one read are answered without ASGI.
 
-A server that knows of no shortcut serves the same application by ASGI alone.
+They pass the same checks and handlers as all others. A server without this protocol serves the same by ASGI.
 """
 
 import asyncio
@@ -18,51 +18,51 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from onward.service import telemetry
-from onward.service.errors import InternalError, problem_response
+from onward.service.errors import InternalError
 from onward.service.http.admission import Admission
-from onward.service.http.fast_route import HotPaths
-from onward.service.http.middleware import begin_request, end_request
+from onward.service.http.fast_route import FastRoutes
+from onward.service.http.problems import problem_response
 
-SHORTCUT = "shortcut"
-"""Where the state of the application has it."""
-LARGEST_BODY = 16 * 2**10
-"""In bytes; a larger body goes by ASGI, where every path has a limit of its own."""
+FAST_PATH = "fast_path"
+"""Name under which the application's state holds its FastPath."""
+MAX_BODY_BYTES = 16 * 2**10
+"""A larger body goes by ASGI, where every path has a limit of its own."""
 NEVER_S = math.inf
 FORWARDED = b"x-forwarded-"
-"""What the headers begin with in which a proxy says who the caller is."""
+"""Prefix of the headers in which a proxy names the client."""
 
 
-class Shortcut:
-    """Answers requests of hot routes."""
+class FastPath:
+    """Answers requests of fast routes: what the middleware does for all others, in one function."""
 
-    def __init__(self, hot_paths: HotPaths, admission: Admission) -> None:
-        self._hot_paths = hot_paths
+    def __init__(self, routes: FastRoutes, admission: Admission) -> None:
+        self._routes = routes
         self._admission = admission
-        self._targets = {(method.encode(), path.encode()) for method, path in hot_paths.routes}
+        self._targets = {(method.encode(), path.encode()) for method, path in routes.handlers}
 
     def takes(self, method: bytes, target: bytes) -> bool:
-        """Whether this is the way of a request."""
+        """Return whether a request is one of a fast route."""
         return (method, target) in self._targets
 
-    async def answer(self, scope: Scope, body: bytes) -> Response:
-        """Do all that is done for a request, whatever it meets."""
-        request_id = begin_request(scope)
+    async def respond(self, scope: Scope, body: bytes) -> Response:
+        """Return the response to a request, whatever happens."""
+        request_id = telemetry.begin_request(scope)
         try:
             if (refusal := self._admission.refusal(scope)) is not None:
                 response = problem_response(refusal, request_id)
             else:
                 with self._admission.in_flight:
-                    response = await self._hot_paths.answer(Request(scope), body)
+                    response = await self._routes.respond(Request(scope), body)
         except Exception as error:  # the last resort: nothing else would answer or log it
             telemetry.failed(error)
             response = problem_response(InternalError(), request_id)
         response.raw_headers.append((b"x-request-id", request_id.encode()))
-        end_request(scope, response.status_code)
+        telemetry.end_request(scope, response.status_code)
         return response
 
 
-class ShortcutProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, with the shortcut for what comes whole in one read while nothing else of its connection waits."""
+class FastProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol, which takes the fast path for a request that came whole while none is pending."""
 
     def __init__(
         self,
@@ -72,65 +72,65 @@ class ShortcutProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        shortcut: Shortcut | None = app_state.get(SHORTCUT)
+        fast_path: FastPath | None = app_state.get(FAST_PATH)
         takes_all = config.limit_concurrency is None and not config.root_path
-        self._shortcut = shortcut if takes_all else None
+        self._fast_path = fast_path if takes_all else None
         self._proxy: Any = None
-        """Tells who the caller is behind a proxy, where that counts."""
+        """Sets the client's address from a proxy's headers, if proxy headers are enabled."""
         if config.proxy_headers:
             self._proxy = ProxyHeadersMiddleware(_nothing, config.forwarded_allow_ips or "")
         self._body: bytes | None = None
-        """Of a request that may take the shortcut, as far as it came; None while there is no such request."""
+        """Received part of the body of a request that may take the fast path; None if there is no such request."""
         self._idle_since_s = NEVER_S
-        """When the last answer was written, while nothing else has come."""
-        self._watch: asyncio.TimerHandle | None = None
-        """Of an idle connection; one for many answers, since a timer for each would take 6 % of a request."""
+        """When the last response was written, while no other request has come."""
+        self._idle_timer: asyncio.TimerHandle | None = None
+        """One for many responses: a timer for each would take 6 % of a request."""
 
     def data_received(self, data: bytes) -> None:
-        """By asyncio."""
+        """Feed the parser; a request that is incomplete afterwards goes by ASGI."""
         self._idle_since_s = NEVER_S
         super().data_received(data)
         if self._body is not None:
             self._go_by_asgi()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """By asyncio."""
-        if self._watch is not None:
-            self._watch.cancel()
+        """Cancel the timer."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        """By the parser."""
-        if self._may_take_shortcut():
+        """Collect the body here if the request may take the fast path."""
+        if self._may_take_fast_path():
             self._body = b""
         else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """By the parser."""
+        """Collect a part of the body."""
         if self._body is None:
             super().on_body(body)
         else:
             self._body += body
 
     def on_message_complete(self) -> None:
-        """By the parser."""
-        body, shortcut = self._body, self._shortcut
-        if body is None or shortcut is None:
+        """Answer the request by the fast path, if it may take that."""
+        body, fast_path = self._body, self._fast_path
+        if body is None or fast_path is None:
             super().on_message_complete()
-        elif len(body) > LARGEST_BODY:
+        elif len(body) > MAX_BODY_BYTES:
             self._go_by_asgi()
             super().on_message_complete()
         else:
             self._body = None
-            self._take_shortcut(shortcut, body)
+            self._take_fast_path(fast_path, body)
 
-    def _may_take_shortcut(self) -> bool:
-        """Tell by the head of a request; nothing of the connection that came before may still be in work."""
-        parser, shortcut = self.parser, self._shortcut
+    def _may_take_fast_path(self) -> bool:
+        """Decide by the headers; no earlier request of the connection may still be pending."""
+        parser, fast_path = self.parser, self._fast_path
         return (
-            shortcut is not None
-            and shortcut.takes(parser.get_method(), self.url)
+            fast_path is not None
+            and fast_path.takes(parser.get_method(), self.url)
             and (self.cycle is None or self.cycle.response_complete)
             and not self.expect_100_continue
             and parser.get_http_version() == "1.1"
@@ -139,61 +139,61 @@ class ShortcutProtocol(HttpToolsProtocol):
         )
 
     def _go_by_asgi(self) -> None:
-        """Begin a request by ASGI with what came of its body."""
+        """Hand the request over to ASGI, with the part of its body that was received."""
         body, self._body = self._body, None
         super().on_headers_complete()
         if body:
             super().on_body(body)
 
-    def _take_shortcut(self, shortcut: Shortcut, body: bytes) -> None:
+    def _take_fast_path(self, fast_path: FastPath, body: bytes) -> None:
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # a dictionary of uvicorn's own kind
         scope["method"] = self.parser.get_method().decode()
         scope["raw_path"], scope["path"], scope["query_string"] = self.url, self.url.decode(), b""
         exchange = _Exchange()
-        self.cycle = exchange  # type: ignore[assignment]  # it is one, as far as a protocol asks
-        task = self.loop.create_task(self._answer(shortcut, exchange, scope, body))
+        self.cycle = exchange  # type: ignore[assignment]  # it has what the protocol reads of a cycle
+        task = self.loop.create_task(self._respond(fast_path, exchange, scope, body))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _answer(self, shortcut: Shortcut, exchange: "_Exchange", scope: Scope, body: bytes) -> None:
+    async def _respond(self, fast_path: FastPath, exchange: "_Exchange", scope: Scope, body: bytes) -> None:
         if self._proxy is not None and any(name.startswith(FORWARDED) for name, _ in scope["headers"]):
             await self._proxy(scope, _nothing, _nothing)
-        response = await shortcut.answer(scope, body)
+        response = await fast_path.respond(scope, body)
         if self.flow.write_paused and not exchange.disconnected:
             await self.flow.drain()
         if exchange.disconnected or self.transport.is_closing():
             return
-        self.transport.write(written(response, self.server_state.default_headers, keep_alive=exchange.keep_alive))
+        self.transport.write(encode(response, self.server_state.default_headers, keep_alive=exchange.keep_alive))
         exchange.response_complete = True
         if not exchange.keep_alive:
             self.transport.close()
         if self.pipeline or not exchange.keep_alive:
             self.on_response_complete()
         else:
-            self._be_idle()
+            self._begin_to_idle()
 
-    def _be_idle(self) -> None:
-        """Wait for another request, as long as the server lets a connection wait."""
+    def _begin_to_idle(self) -> None:
+        """Wait for the next request for at most the keep-alive timeout."""
         self.server_state.total_requests += 1
         self._idle_since_s = self.loop.time()
-        if self._watch is None:
-            self._watch = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
 
-    def _look_whether_idle(self) -> None:
+    def _close_if_idle(self) -> None:
         left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
         if left_s <= 0:
             self.transport.close()
         else:
-            waits = self._idle_since_s != NEVER_S
-            self._watch = self.loop.call_later(left_s, self._look_whether_idle) if waits else None
+            is_idle = self._idle_since_s != NEVER_S
+            self._idle_timer = self.loop.call_later(left_s, self._close_if_idle) if is_idle else None
 
 
 async def _nothing(*_: object) -> None:
-    """For what asks for an application, a receive or a send, of which it makes no use."""
+    """Stand in for an application, a receive or a send that is required but not used."""
 
 
 class _Exchange:
-    """What uvicorn's protocol asks of the request that is in work; it queues what is pipelined behind it."""
+    """The attributes that uvicorn's protocol reads of a request in progress, behind which it queues pipelined ones."""
 
     __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
 
@@ -201,21 +201,21 @@ class _Exchange:
         self.keep_alive = True
         self.disconnected = False
         self.response_complete = False
-        self.message_event = _NOBODY_WAITS
+        self.message_event = _NO_WAITER
 
 
-class _NobodyWaits:
-    """For a body that came whole."""
+class _NoWaiter:
+    """The event of a body that came whole, for which nothing waits."""
 
     def set(self) -> None:
         """Do nothing."""
 
 
-_NOBODY_WAITS = _NobodyWaits()
+_NO_WAITER = _NoWaiter()
 
 
-def written(response: Response, default_headers: Iterable[tuple[bytes, bytes]], *, keep_alive: bool) -> bytes:
-    """Write a response by HTTP/1.1."""
+def encode(response: Response, default_headers: Iterable[tuple[bytes, bytes]], *, keep_alive: bool) -> bytes:
+    """Encode a response as HTTP/1.1."""
     parts = [STATUS_LINE[response.status_code]]
     for name, value in chain(default_headers, response.raw_headers):
         parts += (name, b": ", value, b"\r\n")

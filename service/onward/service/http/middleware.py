@@ -1,40 +1,29 @@
-"""What is done for every request, around the framework: its id, its limits, its metrics and its last resort."""
+"""ASGI middleware around the framework: request ids, metrics, limits and the last resort for unexpected exceptions."""
 
 import asyncio
-import random
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from urllib.parse import unquote_to_bytes
 
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from onward.service import telemetry
-from onward.service.errors import (
-    BodyTooLarge,
-    BodyTooSlow,
-    InternalError,
-    MalformedRequest,
-    ServiceError,
-    problem_response,
-)
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+from onward.service.errors import BodyTooLarge, BodyTooSlow, InternalError, MalformedRequest, ServiceError
+from onward.service.http.problems import problem_response
 
 
 class RequestTelemetry:
-    """Give each request an id, measure it, and answer a fault that nothing else answered."""
+    """Give each request an id, measure it, and answer with a problem document if nothing else did."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, by ASGI."""
+        """Run the ASGI application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = begin_request(scope)
+        request_id = telemetry.begin_request(scope)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -51,23 +40,11 @@ class RequestTelemetry:
             if status == 0:
                 await problem_response(InternalError(), request_id)(scope, receive, send_with_id)
         finally:
-            end_request(scope, status)
-
-
-def begin_request(scope: Scope) -> str:
-    """Give a request its id and its start."""
-    request_id = _accepted_request_id(scope) or f"{random.getrandbits(128):032x}"  # it is no secret
-    telemetry.begin(scope, request_id)
-    return request_id
-
-
-def end_request(scope: Scope, status: int) -> None:
-    """Note that a request was answered."""
-    telemetry.answered(scope["method"], _route(scope), status, telemetry.elapsed_s(scope))
+            telemetry.end_request(scope, status)
 
 
 class RequestLimits:
-    """Refuse a path that no id makes, and a body that is too slow, or too long by its declared length or once it is."""
+    """Refuse a path that cannot hold an id, and a body that is too slow or longer than the limit of its path."""
 
     def __init__(
         self, app: ASGIApp, *, max_body_bytes: int, max_body_bytes_of: Mapping[str, int], body_timeout: timedelta
@@ -78,7 +55,7 @@ class RequestLimits:
         self._body_timeout_s = body_timeout.total_seconds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, by ASGI."""
+        """Run the ASGI application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -130,14 +107,3 @@ def _is_utf8(encoded: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _accepted_request_id(scope: Scope) -> str | None:
-    proposed = dict(scope["headers"]).get(b"x-request-id", b"")
-    return proposed.decode() if _REQUEST_ID.fullmatch(proposed) else None
-
-
-def _route(scope: Scope) -> str:
-    """Return the route's template, so that a metric has no label of a caller's making."""
-    route: BaseRoute | None = scope.get("route")
-    return getattr(route, "path_format", "unmatched")

@@ -1,6 +1,6 @@
-"""What the framework's OpenAPI document cannot know.
+"""Additions to the framework's OpenAPI document.
 
-The problems of an endpoint, the keys that callers need, an example of each answer, and where an answer leads.
+Problems of each endpoint, security schemes, an example of each answer, and links from an answer to other operations.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,8 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 
-from onward.service.errors import Problem, ServiceError
+from onward.service.errors import ServiceError
+from onward.service.http.problems import Problem
 
 GUARDED = "/v1/"
 SECURITY_SCHEMES = {
@@ -17,8 +18,8 @@ SECURITY_SCHEMES = {
 }
 JSON = "application/json"
 NULL = {"type": "null"}
-PARTLY = "207"
-"""Of a list some entries failed: the last example of its schema."""
+PARTIAL = "207"
+"""Status of a list of which some entries failed; its example is the last one of the schema."""
 SCHEMAS = "#/components/schemas/"
 
 _ANSWER, _SESSION, _ITEM = (
@@ -81,16 +82,16 @@ LINKS: Mapping[str, Mapping[str, Any]] = {
     },
     "delete_scenario": {"scenario": {"operationId": "show_scenario", "parameters": _SAME_NAME}},
 }
-"""Where an answer leads, by operation id."""
+"""Links from an answer to other operations, by operation id."""
 
 
 def operation_id(route: APIRoute) -> str:
-    """Name an operation in the document and in clients that are made from it."""
+    """Return the id of an operation, after which generated clients name their methods."""
     return route.name
 
 
 def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
-    """Add to a document, in place; an operation asks for a key only where the deployment has some."""
+    """Complete the document in place; operations require a key only if the deployment has API keys."""
     schema = Problem.model_json_schema(ref_template=f"{SCHEMAS}{{model}}", mode="serialization")
     schemas = document["components"]["schemas"]
     schemas |= {**schema.pop("$defs"), "Problem": schema}
@@ -103,13 +104,13 @@ def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
                 parameter["schema"] = _without_null(parameter["schema"])
             for status, answer in operation["responses"].items():
                 if status.startswith("2"):
-                    _complete_answer(answer, LINKS.get(operation["operationId"]), status == PARTLY, schemas)
+                    _complete_response(answer, LINKS.get(operation["operationId"]), status == PARTIAL, schemas)
 
 
 def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any], *, which: int = 0) -> Any:
-    """Return one of a schema's examples, or compose one from those of its parts.
+    """Return one of a schema's examples, or compose one from the examples of its fields.
 
-    An optional field without one of its own is left out. Raises LookupError where a part that is needed has none.
+    An optional field without an example is left out. Raises LookupError if a required field has none.
     """
     for examples in ("examples", "enum"):
         if examples in schema:
@@ -134,7 +135,7 @@ def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any], *, which: 
 
 
 def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
-    """Document the problems that an endpoint may answer with, for OpenAPI."""
+    """Return the OpenAPI responses for the problems that an endpoint may answer."""
     described: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         example = {
@@ -160,17 +161,17 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     return described
 
 
-def _complete_answer(
-    answer: dict[str, Any], links: Mapping[str, Any] | None, is_partly: bool, schemas: Mapping[str, Any]
+def _complete_response(
+    answer: dict[str, Any], links: Mapping[str, Any] | None, is_partial: bool, schemas: Mapping[str, Any]
 ) -> None:
     if links is not None:
         answer["links"] = dict(links)
     if (body := answer.get("content", {}).get(JSON)) is not None:
-        body.setdefault("example", example_of(body["schema"], schemas, which=-1 if is_partly else 0))
+        body.setdefault("example", example_of(body["schema"], schemas, which=-1 if is_partial else 0))
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Describe a parameter as it is where it is given: nothing in an address or a header can be null."""
+    """Remove null from a parameter's schema: nothing in a path, a query string or a header can be null."""
     kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", ()) if kind != NULL]
     if len(kinds) != 1:
         return schema | {"anyOf": kinds} if kinds else schema

@@ -1,4 +1,4 @@
-"""Ids in addresses: an encoded slash is part of an id, a plain one ends it."""
+"""Ids in paths: a percent-encoded slash is part of an id, a plain slash ends it."""
 
 import re
 from urllib.parse import unquote
@@ -10,27 +10,27 @@ _KEPT = re.compile("%(25|2F)", re.IGNORECASE)
 
 
 class EncodedSlashes:
-    """Route by a path that is decoded but for its encoded slashes, and the percent signs that tell these apart."""
+    """Decode paths for routing, except for `%2F` and `%25`, so that an encoded slash does not separate segments."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, by ASGI."""
+        """Run the ASGI application."""
         if scope["type"] == "http" and b"%" in scope["raw_path"]:
             scope["path"] = unquote(_KEPT.sub(r"%25\1", scope["raw_path"].decode("ascii").replace("%2f", "%2F")))
         await self._app(scope, receive, send)
 
 
 class IdConvertor(Convertor[str]):
-    """An id in a route's pattern, as in `{item_id:id}`: whatever stands between two slashes."""
+    """A path segment that holds an id, as in `{item_id:id}`."""
 
     regex = "[^/]+"
 
     def convert(self, value: str) -> str:
-        """Decode what was left encoded."""
+        """Decode `%2F` and `%25`, which `EncodedSlashes` left encoded."""
         return value.replace("%2F", "/").replace("%25", "%")
 
     def to_string(self, value: str) -> str:
-        """Encode it again."""
+        """Encode slashes and percent signs."""
         return value.replace("%", "%25").replace("/", "%2F")

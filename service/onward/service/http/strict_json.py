@@ -1,4 +1,4 @@
-"""JSON that can be read in one way only."""
+"""Strict JSON: bodies with exactly one reading. No repeated names, no numbers out of range, UTF-8 only."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from onward.service.errors import UnsupportedMediaType
 
 
 class StrictJSONRoute(APIRoute):
-    """A route whose body, where there is one, must be declared as JSON and be readable in one way only."""
+    """A route whose body, if there is one, must be declared as JSON and be strict JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the framework's handler."""
@@ -29,17 +29,17 @@ class StrictJSONRoute(APIRoute):
 
 
 class StrictJSONRequest(Request):
-    """A request whose body must be strict JSON; what is not makes the framework's own complaint, a 4xx."""
+    """A request that parses its body as strict JSON; the framework answers a failure with its own 4xx."""
 
     async def json(self) -> Any:
-        """Parse the body. Raises json.JSONDecodeError with a text that holds nothing of the body."""
+        """Parse the body. Raises json.JSONDecodeError whose message holds nothing of the body."""
         return parse(await self.body())
 
 
 def parse(body: bytes) -> Any:
-    """Parse UTF-8 JSON, refusing repeated names, numbers out of range and nesting without end.
+    """Parse UTF-8 JSON; refuse repeated names, numbers out of range and unbounded nesting.
 
-    Raises json.JSONDecodeError with a text that holds nothing of the body.
+    Raises json.JSONDecodeError whose message holds nothing of the body.
     """
     try:
         return _DECODER.decode(body.decode())

@@ -1,74 +1,69 @@
-"""Batcher: those who ask in one turn of the event loop are answered at once, which takes less time than one by one.
+"""Micro-batching: queries that arrive in the same iteration of the event loop are answered together.
 
-Nobody waits for others to come. See decision 18.
+A batch costs less than its queries one by one. Batching adds no delay: a batch holds only what has already arrived.
+See decision 18.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-Q = TypeVar("Q")
-A = TypeVar("A")
+Result = TypeVar("Result")
+Item = TypeVar("Item", bound="Pending[Any]")
 
 
-class PendingQuery(Generic[Q, A]):
-    """A question, and its answer to be."""
+class Pending(Generic[Result]):
+    """Something whose `result` is awaited."""
 
-    __slots__ = ("answer", "question")
+    __slots__ = ("result",)
 
-    def __init__(self, question: Q, answer: "asyncio.Future[A]") -> None:
-        self.question = question
-        self.answer = answer
+    def __init__(self) -> None:
+        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
-    def give(self, answer: A | Exception) -> None:
-        """Give the answer, or what came in its place, to whoever still waits for it."""
-        if self.answer.done():
+    def resolve(self, outcome: Result | Exception) -> None:
+        """Set the result or the exception, unless nobody waits for it any more."""
+        if self.result.done():
             return
-        if isinstance(answer, Exception):
-            self.answer.set_exception(answer)
+        if isinstance(outcome, Exception):
+            self.result.set_exception(outcome)
         else:
-            self.answer.set_result(answer)
+            self.result.set_result(outcome)
 
 
-class Batcher(Generic[Q, A]):
-    """Gathers questions for a function that answers several."""
+class Batcher(Generic[Item]):
+    """Collects pending items into batches for a function that resolves every item of a batch."""
 
-    def __init__(self, work: Callable[[Sequence[PendingQuery[Q, A]]], Awaitable[None]], *, most: int) -> None:
-        """Take what gives all answers, in its own time, to at most so many at once."""
-        self._work = work
-        self._most = most
-        self._waiting: list[PendingQuery[Q, A]] = []
-        self._at_work: set[asyncio.Task[None]] = set()
+    def __init__(self, process: Callable[[Sequence[Item]], Awaitable[None]], *, max_batch: int) -> None:
+        self._process = process
+        self._max_batch = max_batch
+        self._queue: list[Item] = []
+        self._running: set[asyncio.Task[None]] = set()
 
-    async def ask(self, question: Q, *, by_itself: bool = False) -> A:
-        """Return the answer. Raises what is given in its place, and whatever the function raises.
+    def submit(self, item: Item, *, alone: bool = False) -> None:
+        """Queue an item; `alone` makes it a batch of its own, so that no other item waits for what it may wait for."""
+        if alone:
+            self._start([item])
+            return
+        if not self._queue:
+            asyncio.get_running_loop().call_soon(self._start_batch)
+        self._queue.append(item)
 
-        With `by_itself` nobody waits for what the question may wait for.
-        """
-        loop = asyncio.get_running_loop()
-        ticket: PendingQuery[Q, A] = PendingQuery(question, loop.create_future())
-        if by_itself:
-            await self._work([ticket])
-        else:
-            if not self._waiting:
-                loop.call_soon(self._begin)
-            self._waiting.append(ticket)
-        return await ticket.answer
+    def _start_batch(self) -> None:
+        """Start the oldest items; if more are queued, start those in the next iteration of the event loop."""
+        batch, self._queue = self._queue[: self._max_batch], self._queue[self._max_batch :]
+        if self._queue:
+            asyncio.get_running_loop().call_soon(self._start_batch)
+        self._start(batch)
 
-    def _begin(self) -> None:
-        """Begin with those who asked first, and let others come before the rest."""
-        together, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-        loop = asyncio.get_running_loop()
-        if self._waiting:
-            loop.call_soon(self._begin)
-        task = loop.create_task(self._answer(together), context=Context())  # of none of those who asked
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
+    def _start(self, batch: Sequence[Item]) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(batch), context=Context())  # of no single request
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
-    async def _answer(self, together: Sequence[PendingQuery[Q, A]]) -> None:
+    async def _run(self, batch: Sequence[Item]) -> None:
         try:
-            await self._work(together)
-        except Exception as error:  # whoever asked is told
-            for ticket in together:
-                ticket.give(error)
+            await self._process(batch)
+        except Exception as error:  # every caller of the batch gets it
+            for item in batch:
+                item.resolve(error)

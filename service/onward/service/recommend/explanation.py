@@ -1,152 +1,90 @@
-"""Why an answer is as it is: what each event did for each item, which rule moved it, and why an item is not there."""
+"""Explanation: why an answer is as it is."""
 
-import asyncio
-from collections.abc import Mapping
-from dataclasses import replace
+from typing import Literal
 
-from onward.bundle import Bundle, RetrievedItems, SessionView
-from onward.bundle.catalog.filters import And, Filter
-from onward.bundle.search.options import RetrievalQuery
-from onward.service.errors import RecommendationGone, RecommendationNotFound
-from onward.service.http.schemas.explanations import Contribution, ExplainedItem, Explanation, Reason, WhyNot
-from onward.service.live.bundle import LiveBundle
-from onward.service.recommend.replay import wanted_of
-from onward.service.records.answers import Answer
-from onward.service.records.recorder import Recorder
+from pydantic import BaseModel, Field
 
-COMPUTED = frozenset({"encoder", "similar"})
-ROUNDING = 1e-4
-"""Of the largest score: what another processor, or encoding a session among others, may change."""
+from onward.bundle.search.retrieval import Source
 
-
-class Explainer:
-    """Explains answers that are kept, by giving them again with the bundle that gave them."""
-
-    def __init__(self, live: LiveBundle, recorder: Recorder) -> None:
-        self._live = live
-        self._recorder = recorder
-
-    async def explain(self, recommendation_id: str, why_not: str | None) -> Explanation:
-        """Explain an answer.
-
-        Raises RecommendationNotFound, SessionStoreUnavailable, and RecommendationGone where the answer would be
-        another one now, as its bundle is gone or the live catalog has changed.
-        """
-        answers = self._recorder.answers
-        answer = None if answers is None else await answers.get(recommendation_id)
-        if answer is None:
-            raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
-        bundle = await self._live.of(answer.bundle)
-        if bundle is None:
-            raise RecommendationGone("The bundle that gave this answer is gone.")
-        popular_now = self._recorder.popularity.scores()
-        return await asyncio.to_thread(explained_again, bundle, answer, why_not, popular_now)
+Reason = Literal[
+    "shown",
+    "unknown_item",
+    "deleted",
+    "unavailable",
+    "filtered",
+    "excluded",
+    "shown_before",
+    "disliked",
+    "purchased",
+    "seen",
+    "diversity",
+    "outranked",
+]
 
 
-def explained_again(
-    bundle: Bundle, answer: Answer, why_not: str | None = None, popular_now: Mapping[str, float] | None = None
-) -> Explanation:
-    """Explain an answer that was given earlier. Raises RecommendationGone where it would be another one now.
+class Contribution(BaseModel):
+    """How much an event of the session adds to an item's score."""
 
-    Of popular items the list stays what it was, and an item that it does not show stands where it would by now.
-    """
-    wanted = _wanted_again(answer)
-    if not COMPUTED.isdisjoint(answer.items.sources):
-        again = bundle.retrieve(wanted.seen, wanted.options, user_id=wanted.user_id)
-        if not _is_same(again.items, answer.items):
-            raise RecommendationGone("The live catalog has changed since: this answer cannot be given again.")
-    explanation = explained(bundle, answer)
-    if why_not is not None:
-        explanation.why_not = _why_not(bundle, answer, wanted, why_not, popular_now)
-    return explanation
-
-
-def _is_same(again: RetrievedItems, answered: RetrievedItems) -> bool:
-    """Whether an answer comes out as it was, but for rounding."""
-    if (again.item_ids, again.sources) != (answered.item_ids, answered.sources):
-        return False
-    tolerance = ROUNDING * max(map(abs, answered.scores))
-    return all(abs(one - other) <= tolerance for one, other in zip(again.scores, answered.scores, strict=True))
-
-
-def explained(bundle: Bundle, answer: Answer) -> Explanation:
-    """Explain an answer of this bundle."""
-    wanted = _wanted_again(answer)
-    shown = [item.item_id for item in answer.items if item.source == "encoder"]
-    contributions = bundle.contributions(wanted, shown)
-    items = []
-    for rank, item in enumerate(answer.items, start=1):
-        explained_item = ExplainedItem(
-            id=item.item_id,
-            rank=rank,
-            score=item.score,
-            source=item.source,
-            interest=item.interest,
-            boost=None if item.moved is None else item.moved.added or None,
-            place_before_diversity=None if item.moved is None else item.moved.place,
-        )
-        if item.item_id in contributions:
-            explained_item.contributions = _largest_first(wanted.seen, contributions[item.item_id])
-        items.append(explained_item)
-    return Explanation(
-        recommendation_id=answer.id,
-        bundle=bundle.digest,
-        session=list(answer.session_items),
-        items=items,
+    item_id: str = Field(description="The event's item.", examples=["item-17"])
+    place: int = Field(description="Of the event in the session, from 0, the oldest.", examples=[2])
+    contribution: float = Field(
+        description="The item's score less what it would be without this event. Of the only event it is the score.",
+        examples=[1.73],
     )
 
 
-def _wanted_again(answer: Answer) -> RetrievalQuery:
-    """What an answer was given to; a next page does not show what those before it did."""
-    wanted = wanted_of(answer)
-    exclude = (*wanted.options.exclude, *answer.shown_before)
-    return wanted._replace(options=replace(wanted.options, exclude=exclude))
+class ExplainedItem(BaseModel):
+    """Why an item has its rank."""
+
+    id: str = Field(examples=["item-42"])
+    rank: int = Field(examples=[1])
+    score: float = Field(description="As answered.", examples=[7.31])
+    source: Source
+    interest: int | None = Field(
+        default=None, description="Which of the session's interests retrieved it.", examples=[0]
+    )
+    boost: float | None = Field(
+        default=None, description="What boosts added to its score: the sum of ln(factor).", examples=[0.69]
+    )
+    place_before_diversity: int | None = Field(
+        default=None, description="From 1, by boosted scores, where diversity or pins moved it.", examples=[4]
+    )
+    contributions: list[Contribution] | None = Field(
+        default=None,
+        description="Of an item that the encoder retrieved, the largest first.",
+        examples=[[{"item_id": "item-17", "place": 0, "contribution": 1.73}]],
+    )
 
 
-def _largest_first(seen: SessionView, contributions: list[float]) -> list[Contribution]:
-    of_places = [
-        Contribution(item_id=item_id, place=place, contribution=contribution)
-        for place, (item_id, contribution) in enumerate(zip(seen.item_ids, contributions, strict=True))
-    ]
-    return sorted(of_places, key=lambda one: -one.contribution)
+class WhyNot(BaseModel):
+    """Why an item is not in the answer, or at which rank it is."""
+
+    id: str = Field(examples=["item-99"])
+    reason: Reason = Field(
+        description="The first that applies: the catalog lacks the item, a rule excludes it, or others rank higher."
+    )
+    condition: str | None = Field(
+        default=None,
+        description="Of a filtered item: the location in the filter of the condition that it does not meet.",
+        examples=["filter.and.1"],
+    )
+    rank: int | None = Field(
+        default=None, description="From 1, among all that might be shown, by boosted scores.", examples=[37]
+    )
+    score: float | None = Field(default=None, description="With boosts.", examples=[2.05])
 
 
-def _why_not(
-    bundle: Bundle, answer: Answer, wanted: RetrievalQuery, item_id: str, popular_now: Mapping[str, float] | None
-) -> WhyNot:
-    for rank, item in enumerate(answer.items, start=1):
-        if item.item_id == item_id:
-            return WhyNot(id=item_id, reason="shown", rank=rank, score=item.score)
-    rule = bundle.rule_against(item_id, wanted)
-    if rule is not None:
-        condition = _unmet(bundle, item_id, wanted.options.filter) if rule == "filtered" else None
-        return WhyNot(id=item_id, reason=_refined(rule, answer, wanted, item_id), condition=condition)
-    item_rank = bundle.item_rank(item_id, wanted, popular_now=popular_now)
-    reason: Reason = "diversity" if item_rank.rank <= wanted.options.k and wanted.options.diversity else "outranked"
-    return WhyNot(id=item_id, reason=reason, rank=item_rank.rank, score=item_rank.score)
+class Explanation(BaseModel):
+    """Why an answer is as it is."""
 
-
-def _unmet(bundle: Bundle, item_id: str, whole: Filter | None) -> str | None:
-    """Where in a filter the first condition stands that an item does not meet; what is within `or` and `not` is one."""
-    row = bundle.catalog.row(item_id)
-    if row is None or whole is None:
-        return None
-    place, condition = ["filter"], whole.root
-    while isinstance(condition, And):
-        unmet = (n for n, one in enumerate(condition.and_) if not bundle.catalog.eligible(Filter(one)).rows_R1[row])
-        number = next(unmet)
-        place, condition = [*place, "and", str(number)], condition.and_[number]
-    return ".".join(place)
-
-
-def _refined(rule: Reason, answer: Answer, wanted: RetrievalQuery, item_id: str) -> Reason:
-    """Say why an item is excluded: by the caller, or by what the visitor did."""
-    if rule != "excluded":
-        return rule
-    if item_id in answer.shown_before:
-        return "shown_before"
-    if item_id in answer.options.get("exclude", ()):
-        return "excluded"
-    if item_id in wanted.seen.hidden:
-        return "disliked"
-    return "purchased" if item_id in wanted.seen.purchased else "seen"
+    recommendation_id: str = Field(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e"])
+    bundle: str = Field(
+        description="Digest of the bundle that answered.", examples=["5d13bce372cd0407de27cf50648fc2c7"]
+    )
+    session: list[str] = Field(
+        description="The items that the answer is based on, oldest first.", examples=[["item-17"]]
+    )
+    items: list[ExplainedItem]
+    why_not: WhyNot | None = Field(
+        default=None, examples=[{"id": "item-99", "reason": "outranked", "rank": 37, "score": 2.05}]
+    )

@@ -1,4 +1,4 @@
-"""The options of a recommendation: of a request, or kept under a name as a scenario."""
+"""The options of a recommendation, given by a request or stored as a scenario."""
 
 from collections.abc import Collection, Iterator
 from functools import cache
@@ -11,13 +11,13 @@ from onward.bundle.catalog.filters import Filter, FilterFault
 from onward.bundle.files.attributes import Schema
 from onward.bundle.search.options import LARGEST_FACTOR, LEAST_FACTOR, MAX_BOOSTS, Boost, Options, Pin
 from onward.service.errors import Fault, InvalidRequest
-from onward.service.http.schemas.base import MAX_K, NONE_GIVEN, Id, K, RequestBody
+from onward.service.fields import EMPTY_LIST, MAX_K, Id, K, StrictModel
 
 MAX_PINS = 20
 
 
-def _in_one_way(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """Tell of one fault, not of one for each thing that a value may be."""
+def _exclude_seen(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Report one error, not one for each type that the value may have."""
     try:
         return read(value)
     except ValidationError as error:
@@ -26,30 +26,30 @@ def _in_one_way(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 
 ExcludeSeen = Annotated[
     bool | Literal["purchased"] | None,
-    WrapValidator(_in_one_way),
+    WrapValidator(_exclude_seen),
     Field(
-        description="Leave out the session's own items, or with `purchased` those alone that it bought; the bundle "
-        "decides where this is not given."
+        description="Leave out the session's own items, or with `purchased` only those that it bought; the bundle "
+        "decides if this is not given."
     ),
 ]
 
 
-class BoostBody(RequestBody):
-    """Rank the items that pass a filter as if the encoder found them `factor` times as likely."""
+class BoostBody(StrictModel):
+    """Rank the items that pass a filter as if the encoder predicted them `factor` times as likely."""
 
     filter: Filter
     factor: float = Field(ge=LEAST_FACTOR, le=LARGEST_FACTOR, examples=[2.0])
 
 
-class PinBody(RequestBody):
-    """Show an item at a position, where it may be shown at all."""
+class PinBody(StrictModel):
+    """Show an item at a position, if it may be shown at all."""
 
     id: Id
     position: int = Field(ge=1, le=MAX_K, description="From 1, at most k.")
 
 
-class RecommendationOptions(RequestBody):
-    """What to show and how."""
+class RecommendationOptions(StrictModel):
+    """Which items to show, and in which order."""
 
     k: K = 20
     filter: Filter | None = Field(default=None, description="What every shown item passes.")
@@ -65,8 +65,8 @@ class RecommendationOptions(RequestBody):
     exact: bool = Field(
         default=False, description="Compare with every item instead of asking the index: slower, and misses nothing."
     )
-    boost: list[BoostBody] = Field(default=NONE_GIVEN, max_length=MAX_BOOSTS)
-    pin: list[PinBody] = Field(default=NONE_GIVEN, max_length=MAX_PINS)
+    boost: list[BoostBody] = Field(default=EMPTY_LIST, max_length=MAX_BOOSTS)
+    pin: list[PinBody] = Field(default=EMPTY_LIST, max_length=MAX_PINS)
     variant: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
@@ -81,35 +81,36 @@ class RecommendationOptions(RequestBody):
         return self
 
     def over(self, scenario: "RecommendationOptions") -> "RecommendationOptions":
-        """Return a scenario's options with those that were given here in their place, each as a whole."""
-        given = {name: getattr(self, name) for name in OPTIONS if name in self.model_fields_set}
-        return scenario.model_copy(update=given)
+        """Return a scenario's options, overridden by those that are set here, each as a whole."""
+        own = {name: getattr(self, name) for name in OPTIONS if name in self.model_fields_set}
+        return scenario.model_copy(update=own)
 
     @property
-    def asks_of_attributes(self) -> bool:
-        """Whether a catalog may be unable to answer."""
+    def uses_attributes(self) -> bool:
+        """Whether an option names an attribute, which a catalog may lack."""
         return self.filter is not None or bool(self.boost) or self.diversity_by is not None
 
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
-        """Tell what a catalog of this schema cannot answer, by its place in the options."""
+        """Yield what does not fit a catalog of this schema, with its location in the options."""
         if self.filter is not None:
             yield from (fault.within("filter") for fault in self.filter.check(schema))
-        for place, boost in enumerate(self.boost):
-            yield from (fault.within("boost", place, "filter") for fault in boost.filter.check(schema))
+        for number, boost in enumerate(self.boost):
+            yield from (fault.within("boost", number, "filter") for fault in boost.filter.check(schema))
         if self.diversity_by is not None and self.diversity_by not in schema:
             yield FilterFault(("diversity_by",), "no item of the catalog has this attribute")
 
-    def refusal(self, schema: Schema, *place: str | int) -> InvalidRequest | None:
-        """Say what a catalog of this schema cannot answer of options at this place of a request."""
+    def refusal(self, schema: Schema, *location: str | int) -> InvalidRequest | None:
+        """Return the error for options that do not fit a catalog of this schema, None if they fit."""
         faults = [
-            Fault(at=".".join(map(str, (*place, *fault.path))), message=fault.message) for fault in self.faults(schema)
+            Fault(at=".".join(map(str, (*location, *fault.path))), message=fault.message)
+            for fault in self.faults(schema)
         ]
         return InvalidRequest.of(faults) if faults else None
 
     def as_options(self, *, exclude: Collection[str] = ()) -> Options:
-        """Return them as a bundle takes them; pins beyond k are left out."""
+        """Return the options in the form that a bundle takes; pins beyond k are left out."""
         if not exclude and self.model_fields_set.isdisjoint(OPTIONS_BESIDE_K):
-            return _only(self.k)
+            return _plain_options(self.k)
         return Options(
             k=self.k,
             exclude=exclude,
@@ -123,7 +124,7 @@ class RecommendationOptions(RequestBody):
         )
 
     def given(self) -> dict[str, Any]:
-        """Return what was given, as JSON."""
+        """Return the options that were set, as JSON values."""
         given = self.model_fields_set & OPTIONS
         if given <= PLAIN_OPTIONS:
             return {name: getattr(self, name) for name in given}
@@ -135,11 +136,11 @@ class RecommendationOptions(RequestBody):
 
 
 @cache
-def _only(k: int) -> Options:
+def _plain_options(k: int) -> Options:
     return Options(k)
 
 
 OPTIONS = frozenset(RecommendationOptions.model_fields)
 OPTIONS_BESIDE_K = OPTIONS - {"k"}
 PLAIN_OPTIONS = OPTIONS - {"filter", "boost", "pin"}
-"""Those whose values are JSON as they are."""
+"""Those whose values are JSON values as they are."""

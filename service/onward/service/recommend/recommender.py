@@ -1,4 +1,4 @@
-"""Recommender: what a caller asks -> ranked items."""
+"""Recommender: from a caller's query to ranked items."""
 
 import asyncio
 import time
@@ -8,21 +8,20 @@ from onward.bundle import Bundle, Options, Retrieval, UnknownItemError
 from onward.service.errors import InvalidRequest, ItemNotFound, ServiceError
 from onward.service.live.bundle import LiveBundle
 from onward.service.recommend.batcher import Batcher
-from onward.service.recommend.pipeline import Answering, Question
-from onward.service.recommend.query import Query, Recommendation
+from onward.service.recommend.pipeline import Pipeline
+from onward.service.recommend.query import PendingQuery, Query, Recommendation
 from onward.service.recommend.retrieval import retrieve_similar
 from onward.service.recommend.scenarios import Scenarios
 from onward.service.records.recorder import Recorder
 from onward.service.sessions import EventListener, EventRules, SessionStore
 
-MAX_TOGETHER = 16
-"""Questions that are answered before anything else goes on."""
+MAX_BATCH = 16
 
 
 class Recommender:
-    """Answers from the live bundle and the session store; without the store from what the caller sent along.
+    """Answers from the live bundle and the session store; without the store, from what the caller sent.
 
-    Those who ask in one turn of the event loop are answered together.
+    Queries that arrive in the same iteration of the event loop are answered as one batch.
     """
 
     def __init__(
@@ -38,20 +37,19 @@ class Recommender:
         self._live = live
         self._scenarios = scenarios
         self._recorder = recorder
-        answering = Answering(store, recorder, listener, rules, clock)
-        self._together = Batcher(answering.answer, most=MAX_TOGETHER)
+        self._batcher = Batcher(Pipeline(store, recorder, listener, rules, clock).answer, max_batch=MAX_BATCH)
 
-    async def recommend(self, asked: Query) -> Recommendation:
-        """Append the items to the session, if one is named, and rank what is likely to come next for its user.
+    async def recommend(self, query: Query) -> Recommendation:
+        """Append the items to the session, if one is named, and rank what is likely to come next.
 
-        Raises InvalidRequest, UnknownScenario, SessionBehind.
+        Raises InvalidRequest, UnknownScenario, SessionBehind, NotReady.
         """
-        return await self._recommend(asked, self._live.bundle)
+        return await self._recommend(query, self._live.bundle)
 
-    async def recommend_all(self, asked: Sequence[Query]) -> list[Recommendation | ServiceError]:
-        """Answer several, each by itself, those of one session in order; what one raises stands in its place."""
+    async def recommend_all(self, queries: Sequence[Query]) -> list[Recommendation | ServiceError]:
+        """Answer several queries, those of one session in order; an error takes the place of its query's answer."""
         bundle = self._live.bundle
-        return await asyncio.gather(*(self._recommend_or_refuse(one, bundle) for one in asked))
+        return await asyncio.gather(*(self._recommendation_or_error(query, bundle) for query in queries))
 
     async def similar(self, item_id: str, options: Options) -> tuple[Bundle, Retrieval]:
         """Return the items nearest to an item. Raises ItemNotFound."""
@@ -66,29 +64,30 @@ class Recommender:
         bundle = self._live.bundle
         return bundle, bundle.popular(options, popular_now=self._popular_now())
 
-    async def _recommend(self, asked: Query, bundle: Bundle) -> Recommendation:
-        question = self._question(asked, bundle)
-        return await self._together.ask(question, by_itself=asked.position is not None)
+    async def _recommend(self, query: Query, bundle: Bundle) -> Recommendation:
+        pending = self._pending(query, bundle)
+        self._batcher.submit(pending, alone=query.position is not None)
+        return await pending.result
 
-    async def _recommend_or_refuse(self, asked: Query, bundle: Bundle) -> Recommendation | ServiceError:
+    async def _recommendation_or_error(self, query: Query, bundle: Bundle) -> Recommendation | ServiceError:
         try:
-            return await self._recommend(asked, bundle)
+            return await self._recommend(query, bundle)
         except ServiceError as error:
             return error
 
-    def _question(self, asked: Query, bundle: Bundle) -> Question:
-        """Find what counts for an answer, once the catalog can answer it. Raises InvalidRequest, UnknownScenario."""
-        scenario = None if asked.scenario is None else self._scenarios.get(asked.scenario)
-        options = asked.options if scenario is None else asked.options.over(scenario.options)
-        if options.asks_of_attributes:
+    def _pending(self, query: Query, bundle: Bundle) -> PendingQuery:
+        """Resolve the options that apply and check them against the catalog. Raises InvalidRequest, UnknownScenario."""
+        scenario = None if query.scenario is None else self._scenarios.get(query.scenario)
+        options = query.options if scenario is None else query.options.over(scenario.options)
+        if options.uses_attributes:
             schema = bundle.catalog.schema
-            if refusal := asked.options.refusal(schema, *asked.place):
+            if refusal := query.options.refusal(schema, *query.location):
                 raise refusal
             fault = None if scenario is None else next(options.faults(schema), None)
             if fault is not None:
                 place = ".".join(map(str, fault.path))
                 raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
-        return Question(asked, options, scenario, options.as_options(exclude=asked.exclude), bundle)
+        return PendingQuery(query, options, scenario, options.as_options(exclude=query.exclude), bundle)
 
     def _popular_now(self) -> Mapping[str, float]:
         return self._recorder.popularity.scores()

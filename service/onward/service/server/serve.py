@@ -13,7 +13,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from onward.service import telemetry
-from onward.service.http.fast_protocol import ShortcutProtocol
+from onward.service.http.fast_protocol import FastProtocol
 from onward.service.server.embedded_store import private_store
 from onward.service.server.reuse_port import SPREADS, SharedAddress
 from onward.service.settings import IN_MEMORY, Settings
@@ -47,7 +47,7 @@ def serve(settings: Settings) -> None:
             server_header=False,
             proxy_headers=settings.rate_limit is not None,  # a caller's address counts for nothing else
             lifespan="on",
-            http=ShortcutProtocol,
+            http=FastProtocol,
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
         )
         _run(config)

@@ -9,14 +9,13 @@ from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from onward.service import telemetry
-from onward.service.errors import SessionStoreUnavailable, on_http_error, on_invalid_request
+from onward.service.errors import SessionStoreUnavailable
 from onward.service.http.middleware import RequestTelemetry
 from onward.service.http.path_ids import EncodedSlashes
+from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import sessions
 from onward.service.sessions import AppliedEvent, Event, EventRules, EventWeights, InMemorySessionStore, Session
 
@@ -67,10 +66,9 @@ def events(listener: Listener) -> Iterator[TestClient]:
         yield state
 
     app = FastAPI(lifespan=lifespan)
-    app.include_router(sessions.hot)
+    app.include_router(sessions.fast)
     app.include_router(sessions.router)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    add_error_handlers(app)
     app.add_middleware(EncodedSlashes)
     app.add_middleware(RequestTelemetry)
     with TestClient(app, raise_server_exceptions=False) as client:

@@ -1,10 +1,10 @@
-"""HTTP in, HTTP out: a router for each kind of thing."""
+"""The endpoints: a router for each kind of resource."""
 
 from onward.service.http.routes import catalog, items, metrics, operations, recommendations, scenarios, sessions
 
 ROUTERS = (
-    recommendations.hot,
-    sessions.hot,
+    recommendations.fast,
+    sessions.fast,
     recommendations.router,
     sessions.router,
     items.router,

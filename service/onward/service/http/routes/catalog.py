@@ -1,10 +1,10 @@
-"""The live catalog: what becomes of items while the service runs."""
+"""The live catalog: read, change, delete and add items while the service runs."""
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Response
 
 from onward.bundle import Bundle
 from onward.bundle.files.attributes import Kind
@@ -18,8 +18,7 @@ from onward.service.errors import (
     ServiceError,
 )
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, ItemId, LiveDep
-from onward.service.http.schemas.base import EntryProblem, UnusableEntry
+from onward.service.http.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, CatalogDep, ItemId, LiveDep
 from onward.service.http.schemas.catalog import (
     Item,
     ItemBody,
@@ -29,6 +28,7 @@ from onward.service.http.schemas.catalog import (
     ItemsBody,
     VectorOrigin,
 )
+from onward.service.http.schemas.entries import EntryProblem, InvalidEntry
 from onward.service.http.strict_json import StrictJSONRoute
 from onward.service.live.catalog import ItemPatch, LiveCatalog
 
@@ -36,13 +36,6 @@ ITEMS_BATCH_PATH = "/v1/items:batch"
 ITEM_PATH = "/v1/items/{item_id:id}"
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["catalog"])
-
-
-async def _catalog(request: Request) -> LiveCatalog:
-    return cast(LiveCatalog, request.state.catalog)
-
-
-CatalogDep = Annotated[LiveCatalog, Depends(_catalog)]
 
 
 @router.get(ITEM_PATH, response_model_exclude_none=True, responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady))
@@ -139,17 +132,17 @@ def _origin(item_id: str, live_catalog: LiveCatalog) -> VectorOrigin | None:
     return None if made is None else VectorOrigin(source=made.source, neighbours=list(made.neighbours))
 
 
-def _entry_problem(entry: ItemEntry | UnusableEntry, number: int, schema: Mapping[str, Kind]) -> EntryProblem | None:
-    """Tell why an entry cannot be stored by what it is itself."""
-    place = ("body", "items", number)
-    if isinstance(entry, UnusableEntry):
-        return EntryProblem.of(entry.refusal("entry", *place))
-    misfits = _misfits(entry, schema, *place)
+def _entry_problem(entry: ItemEntry | InvalidEntry, number: int, schema: Mapping[str, Kind]) -> EntryProblem | None:
+    """Return why an entry itself is unacceptable, None if it may be stored."""
+    location = ("body", "items", number)
+    if isinstance(entry, InvalidEntry):
+        return EntryProblem.of(entry.refusal("entry", *location))
+    misfits = _misfits(entry, schema, *location)
     return EntryProblem.of(InvalidRequest.of(misfits, "entry")) if misfits else None
 
 
 def _result(
-    entry: ItemEntry | UnusableEntry, error: EntryProblem | None, refusals: Mapping[str, ServiceError | None]
+    entry: ItemEntry | InvalidEntry, error: EntryProblem | None, refusals: Mapping[str, ServiceError | None]
 ) -> ItemResult:
     item_id = entry.id if isinstance(entry, ItemEntry) else None
     if error is None and item_id is not None and (refusal := refusals[item_id]) is not None:
@@ -157,11 +150,11 @@ def _result(
     return ItemResult(id=item_id, status="stored" if error is None else "rejected", error=error)
 
 
-def _misfits(body: ItemBody, schema: Mapping[str, Kind], *place: str | int) -> list[Fault]:
-    """Tell which attributes of a change at this place are of another kind than the catalog's."""
+def _misfits(body: ItemBody, schema: Mapping[str, Kind], *location: str | int) -> list[Fault]:
+    """Return a fault for each attribute whose kind differs from the catalog's; `location` is that of the change."""
     misfits = body.as_patch().misfits(schema)
-    owner = ".".join(map(str, (*place, "attributes")))
+    parent = ".".join(map(str, (*location, "attributes")))
     return [
-        Fault(at=f"{owner}.{name}", message=f"{name} is of the kind {kind} in this catalog")
+        Fault(at=f"{parent}.{name}", message=f"{name} is of the kind {kind} in this catalog")
         for name, kind in misfits.items()
     ]

@@ -1,16 +1,16 @@
-"""Items: the similar and the popular ones."""
+"""Items: those similar to an item, and the popular ones."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
 from onward.bundle import Bundle, Options, Retrieval
+from onward.service import telemetry
 from onward.service.errors import ItemNotFound, NotReady
-from onward.service.http.json_response import JSONBytes
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import PATH_PROBLEMS, ItemId, RecommenderDep, elapsed_ms
+from onward.service.http.routes.dependencies import PATH_PROBLEMS, ItemId, RecommenderDep
 from onward.service.http.schemas.items import ItemList, ListQuery
-from onward.service.http.serialization import rendered_list
+from onward.service.http.serialization import JSONBytes, item_list_json
 from onward.service.http.strict_json import StrictJSONRoute
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["items"])
@@ -46,5 +46,6 @@ async def popular_items(
 
 
 def _item_list(bundle: Bundle, retrieval: Retrieval, request: Request) -> JSONBytes:
-    took_ms = elapsed_ms(request)
-    return JSONBytes(rendered_list(bundle, retrieval, took_ms), (b"server-timing", f"total;dur={took_ms}".encode()))
+    took_ms = telemetry.elapsed_ms(request.scope)
+    timing = f"total;dur={took_ms}".encode()
+    return JSONBytes(item_list_json(bundle, retrieval, took_ms), (b"server-timing", timing))

@@ -1,24 +1,19 @@
-"""What became of the answers."""
+"""Online metrics: how often answers led to events."""
 
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 
 from onward.service.errors import SessionStoreUnavailable
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import PATH_PROBLEMS
+from onward.service.http.routes.dependencies import PATH_PROBLEMS, RecorderDep
 from onward.service.http.schemas.metrics import AnswerOutcome, OnlineMetricsQuery, OnlineMetricsReport
 from onward.service.http.strict_json import StrictJSONRoute
-from onward.service.records.online_metrics import Dimension, OnlineMetrics, Outcome
-from onward.service.records.recorder import Recorder
+from onward.service.records.online_metrics import Dimension, Outcome
 
 VIEW, CART, PURCHASE = "view", "cart", "purchase"
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["metrics"])
-
-
-async def _metrics(request: Request) -> OnlineMetrics:
-    return cast(Recorder, request.state.recorder).metrics
 
 
 @router.get(
@@ -27,11 +22,11 @@ async def _metrics(request: Request) -> OnlineMetrics:
     responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable),
 )
 async def show_online_metrics(
-    query: Annotated[OnlineMetricsQuery, Query()], metrics: Annotated[OnlineMetrics, Depends(_metrics)]
+    query: Annotated[OnlineMetricsQuery, Query()], recorder: RecorderDep
 ) -> OnlineMetricsReport:
-    """Tell how often answers led to events, by what the events' `recommendation_id` says."""
+    """Report how often answers led to events, attributed by the events' `recommendation_id`."""
     by = cast(list[Dimension], query.by.split(",") if query.by else [])
-    report = await metrics.report(query.window, by)
+    report = await recorder.metrics.report(query.window, by)
     dimensions = [dimension for dimension in ("scenario", "bundle", "variant") if dimension in by]
     outcomes = [
         _outcome(dict(zip(dimensions, group, strict=True)), outcome) for group, outcome in report.outcomes.items()

@@ -1,4 +1,4 @@
-"""Operations: what runs, and how it is."""
+"""Operations: version, health and metrics of the process."""
 
 import asyncio
 from importlib.metadata import version
@@ -17,7 +17,7 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["operations"])
 
 @router.get("/v1/version", response_model_exclude_none=True, responses=problems(*ADMISSION_PROBLEMS))
 async def show_version(live: LiveDep) -> Version:
-    """Tell which service and which bundle run."""
+    """Report which service and which bundle run."""
     try:
         bundle = live.bundle
     except NotReady:
@@ -35,7 +35,7 @@ async def show_version(live: LiveDep) -> Version:
 
 @router.get("/health/live", response_model_exclude_none=True)
 async def check_liveness() -> Health:
-    """Tell that the process answers."""
+    """Report that the process answers."""
     return Health(status="live")
 
 
@@ -48,7 +48,7 @@ async def check_liveness() -> Health:
     },
 )
 async def check_readiness(live: LiveDep) -> Health:
-    """Tell whether a bundle is live, and whether a newer one was refused. The session store being down is no matter."""
+    """Report whether a bundle is live, and whether a newer one was refused. The session store may be down."""
     digest, refusal = live.bundle.digest, live.refusal
     refused = None if refusal is None else RefusedBundle(bundle=refusal.digest, reason=refusal.reason)
     return Health(status="ready", bundle=digest, refused=refused)

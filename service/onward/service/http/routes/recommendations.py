@@ -4,35 +4,33 @@ import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Request
-from fastapi import Query as QueryString
+from fastapi import Query as QueryParameters
 
 from onward.service import telemetry
 from onward.service.errors import (
     LimitReached,
     NotReady,
-    Problem,
     RecommendationGone,
     RecommendationNotFound,
     ServiceError,
     SessionBehind,
     SessionStoreUnavailable,
     UnknownScenario,
-    problem_of,
 )
-from onward.service.http.fast_route import HotRoute
-from onward.service.http.json_response import JSONBytes
+from onward.service.fields import Id
+from onward.service.http.fast_route import FastRoute
 from onward.service.http.openapi import problems
+from onward.service.http.problems import Problem, problem_of
 from onward.service.http.routes.dependencies import (
     BODY_PROBLEMS,
     PATH_PROBLEMS,
     ExplainerDep,
-    PagesDep,
+    NextPagesDep,
     RecommenderDep,
     SessionId,
-    elapsed_ms,
 )
-from onward.service.http.schemas.base import Id, UnusableEntry
-from onward.service.http.schemas.explanations import Explanation, ExplanationQuery
+from onward.service.http.schemas.entries import InvalidEntry
+from onward.service.http.schemas.explanations import ExplanationQuery
 from onward.service.http.schemas.recommendations import (
     NextQuery,
     RecommendationQueries,
@@ -41,21 +39,22 @@ from onward.service.http.schemas.recommendations import (
     Recommendations,
     SessionRecommendationQuery,
 )
-from onward.service.http.serialization import rendered, rendered_results
+from onward.service.http.serialization import JSONBytes, recommendation_json, results_json
 from onward.service.http.strict_json import StrictJSONRoute
-from onward.service.recommend.explanation import explained
+from onward.service.recommend.explainer import explain as explain_answer
+from onward.service.recommend.explanation import Explanation
 from onward.service.recommend.options import RecommendationOptions
 from onward.service.recommend.query import Query, Recommendation
 
 BATCH_PATH = "/v1/recommendations:batch"
 
-hot = APIRouter(route_class=HotRoute, tags=["recommendations"])
+fast = APIRouter(route_class=FastRoute, tags=["recommendations"])
 router = APIRouter(route_class=StrictJSONRoute, tags=["recommendations"])
 
 RecommendationId = Annotated[Id, Path(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e"])]
 
 
-@hot.post(
+@fast.post(
     "/v1/recommendations",
     response_model=Recommendations,
     responses=problems(*BODY_PROBLEMS, UnknownScenario, SessionBehind, NotReady),
@@ -72,10 +71,9 @@ async def recommend(
     says so; that of a user whom the encoder knows gets what suits the user. `user` says whether the encoder knows the
     user.
     """
-    answer = await recommender.recommend(_asked(query))
-    took_ms = elapsed_ms(request)
-    explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if query.dry_run else None
-    return _response(answer, took_ms, explanation)
+    recommendation = await recommender.recommend(_query(query))
+    took_ms = telemetry.elapsed_ms(request.scope)
+    return _response(recommendation, took_ms, await _explanation(recommendation) if query.dry_run else None)
 
 
 @router.post(
@@ -95,20 +93,21 @@ async def recommend_for_many(
 
     Sessions are encoded together, which is faster than one by one.
     """
-    asked = [_asked_or_refused(query, number) for number, query in enumerate(body.requests)]
-    answers = iter(await recommender.recommend_all([one for one in asked if isinstance(one, Query)]))
-    took_ms, request_id = elapsed_ms(request), telemetry.request_id(request.scope)
+    queries = [_query_or_error(entry, number) for number, entry in enumerate(body.requests)]
+    answers = iter(await recommender.recommend_all([query for query in queries if isinstance(query, Query)]))
+    took_ms, request_id = telemetry.elapsed_ms(request.scope), telemetry.request_id(request.scope)
     results: list[bytes | Problem] = []
-    for query, one in zip(body.requests, asked, strict=True):
-        answer = next(answers) if isinstance(one, Query) else one
+    for entry, query in zip(body.requests, queries, strict=True):
+        answer = next(answers) if isinstance(query, Query) else query
         if isinstance(answer, Recommendation):
-            explains = isinstance(query, RecommendationQuery) and query.dry_run
-            explanation = await asyncio.to_thread(explained, answer.bundle, answer.answer) if explains else None
-            results.append(rendered(answer, took_ms, explanation))
+            is_explained = isinstance(entry, RecommendationQuery) and entry.dry_run
+            explanation = await _explanation(answer) if is_explained else None
+            results.append(recommendation_json(answer, took_ms, explanation))
         else:
             results.append(problem_of(answer, request_id))
     failed = sum(isinstance(result, Problem) for result in results)
-    return JSONBytes(rendered_results(results, failed, elapsed_ms(request)), status_code=207 if failed else 200)
+    content = results_json(results, failed, telemetry.elapsed_ms(request.scope))
+    return JSONBytes(content, status_code=207 if failed else 200)
 
 
 @router.get(
@@ -118,7 +117,7 @@ async def recommend_for_many(
 )
 async def recommend_for_session(
     session_id: SessionId,
-    query: Annotated[SessionRecommendationQuery, QueryString()],
+    query: Annotated[SessionRecommendationQuery, QueryParameters()],
     recommender: RecommenderDep,
     request: Request,
 ) -> JSONBytes:
@@ -126,18 +125,18 @@ async def recommend_for_session(
 
     With a `user_id` that the encoder knows, what suits the user counts too, and stands in for a session.
     """
-    given = query.model_dump(include=query.model_fields_set & RecommendationOptions.model_fields.keys())
-    answer = await recommender.recommend(
+    options = query.model_dump(include=query.model_fields_set & RecommendationOptions.model_fields.keys())
+    recommendation = await recommender.recommend(
         Query(
             session_id=session_id,
             user_id=query.user_id,
             exclude=query.exclude,
-            options=RecommendationOptions(**given),
+            options=RecommendationOptions(**options),
             scenario=query.scenario,
             position=query.position,
         )
     )
-    return _response(answer, elapsed_ms(request))
+    return _response(recommendation, telemetry.elapsed_ms(request.scope))
 
 
 @router.post(
@@ -149,7 +148,7 @@ async def recommend_for_session(
 )
 async def recommend_more(
     recommendation_id: RecommendationId,
-    pages: PagesDep,
+    next_pages: NextPagesDep,
     request: Request,
     query: Annotated[NextQuery, Body()] = NextQuery(),  # noqa: B008  # the framework reads the default
 ) -> JSONBytes:
@@ -158,8 +157,8 @@ async def recommend_more(
     No page of an answer repeats what another one has shown, whichever page's id is given and however many are asked
     for at once. An answer has at most 100 pages.
     """
-    answer = await pages.next(recommendation_id, query.k)
-    return _response(answer, elapsed_ms(request))
+    page = await next_pages.next(recommendation_id, query.k)
+    return _response(page, telemetry.elapsed_ms(request.scope))
 
 
 @router.get(
@@ -168,7 +167,7 @@ async def recommend_more(
     responses=problems(*PATH_PROBLEMS, RecommendationNotFound, RecommendationGone, SessionStoreUnavailable, NotReady),
 )
 async def explain(
-    recommendation_id: RecommendationId, query: Annotated[ExplanationQuery, QueryString()], explainer: ExplainerDep
+    recommendation_id: RecommendationId, query: Annotated[ExplanationQuery, QueryParameters()], explainer: ExplainerDep
 ) -> Explanation:
     """Tell what each event of the session did for each item, what else moved it, and why an item is not shown.
 
@@ -177,26 +176,30 @@ async def explain(
     return await explainer.explain(recommendation_id, query.why_not)
 
 
-def _asked(query: RecommendationQuery) -> Query:
+async def _explanation(recommendation: Recommendation) -> Explanation:
+    return await asyncio.to_thread(explain_answer, recommendation.bundle, recommendation.answer)
+
+
+def _query(body: RecommendationQuery) -> Query:
     return Query(
-        session_id=query.session_id,
-        items=query.items,
-        user_id=query.user_id,
-        exclude=query.exclude,
-        options=query,
-        scenario=query.scenario,
-        position=query.position,
-        kept=query.store and not query.dry_run,
+        session_id=body.session_id,
+        items=body.items,
+        user_id=body.user_id,
+        exclude=body.exclude,
+        options=body,
+        scenario=body.scenario,
+        position=body.position,
+        store=body.store and not body.dry_run,
     )
 
 
-def _asked_or_refused(query: RecommendationQuery | UnusableEntry, number: int) -> Query | ServiceError:
-    if isinstance(query, UnusableEntry):
-        return query.refusal("query", "body", "requests", number)
-    return _asked(query)._replace(place=("body", "requests", number))
+def _query_or_error(body: RecommendationQuery | InvalidEntry, number: int) -> Query | ServiceError:
+    if isinstance(body, InvalidEntry):
+        return body.refusal("query", "body", "requests", number)
+    return _query(body)._replace(location=("body", "requests", number))
 
 
-def _response(answer: Recommendation, took_ms: float, explanation: Explanation | None = None) -> JSONBytes:
-    stages = f"store;dur={answer.store_s * 1000:.2f}, retrieval;dur={answer.retrieval_s * 1000:.2f}"
-    timing = f"{stages}, total;dur={took_ms}".encode()
-    return JSONBytes(rendered(answer, took_ms, explanation), (b"server-timing", timing))
+def _response(recommendation: Recommendation, took_ms: float, explanation: Explanation | None = None) -> JSONBytes:
+    store_ms, retrieval_ms = recommendation.store_s * 1000, recommendation.retrieval_s * 1000
+    timing = f"store;dur={store_ms:.2f}, retrieval;dur={retrieval_ms:.2f}, total;dur={took_ms}".encode()
+    return JSONBytes(recommendation_json(recommendation, took_ms, explanation), (b"server-timing", timing))

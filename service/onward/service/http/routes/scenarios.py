@@ -1,4 +1,4 @@
-"""Scenarios: options of recommendations, kept under names."""
+"""Scenarios: named options of recommendations."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from onward.service.http.routes.dependencies import (
 )
 from onward.service.http.schemas.scenarios import ScenarioBody, ScenarioName, StoredScenario, StoredScenarios
 from onward.service.http.strict_json import StrictJSONRoute
-from onward.service.recommend.scenarios import Condition, Scenario
+from onward.service.recommend.scenarios import Precondition, Scenario
 
 SCENARIO_PATH = "/v1/scenarios/{name}"
 ANY_VERSION = "*"
@@ -74,7 +74,7 @@ async def store_scenario(
     """
     if refusal := body.refusal(live.bundle.catalog.schema, "body"):
         raise refusal
-    return _tagged(await scenarios.put(name, body, _condition(if_match)), response)
+    return _tagged(await scenarios.put(name, body, _precondition(if_match)), response)
 
 
 @router.delete(
@@ -85,10 +85,10 @@ async def store_scenario(
 )
 async def delete_scenario(name: Name, scenarios: ScenariosDep, if_match: IfMatch = None) -> None:
     """Remove a scenario; a recommendation that still names it is refused."""
-    await scenarios.delete(name, _condition(if_match))
+    await scenarios.delete(name, _precondition(if_match))
 
 
-def _condition(if_match: str | None) -> Condition:
+def _precondition(if_match: str | None) -> Precondition:
     if if_match is None:
         return lambda version: True
     if if_match == ANY_VERSION:

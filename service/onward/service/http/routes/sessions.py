@@ -1,11 +1,11 @@
-"""Events and the sessions that they make."""
+"""Events, and the sessions that they make up."""
 
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, cast
+from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Response
 
 from onward.service import telemetry
 from onward.service.errors import (
@@ -15,10 +15,17 @@ from onward.service.errors import (
     SessionNotFound,
     SessionStoreUnavailable,
 )
-from onward.service.http.fast_route import HotRoute
+from onward.service.http.fast_route import FastRoute
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, SessionId, StoreDep
-from onward.service.http.schemas.base import EntryProblem, UnusableEntry
+from onward.service.http.routes.dependencies import (
+    BODY_PROBLEMS,
+    PATH_PROBLEMS,
+    ListenerDep,
+    RulesDep,
+    SessionId,
+    StoreDep,
+)
+from onward.service.http.schemas.entries import EntryProblem, InvalidEntry
 from onward.service.http.schemas.sessions import (
     EventBody,
     EventResult,
@@ -36,23 +43,11 @@ from onward.service.sessions import Event, EventListener, EventRules, Outcome, S
 
 EVENTS_PATH = "/v1/events"
 
-hot = APIRouter(route_class=HotRoute, tags=["sessions"])
+fast = APIRouter(route_class=FastRoute, tags=["sessions"])
 router = APIRouter(route_class=StrictJSONRoute, tags=["sessions"])
 
 
-async def _listener(request: Request) -> EventListener:
-    return cast(EventListener, request.state.listener)
-
-
-async def _rules(request: Request) -> EventRules:
-    return cast(EventRules, request.state.event_rules)
-
-
-ListenerDep = Annotated[EventListener, Depends(_listener)]
-RulesDep = Annotated[EventRules, Depends(_rules)]
-
-
-@hot.post(
+@fast.post(
     EVENTS_PATH,
     response_model_exclude_none=True,
     responses={
@@ -160,11 +155,9 @@ async def _record_many(
     )
 
 
-def _checked(
-    number: int, entry: EventBody | UnusableEntry, rules: EventRules, now: datetime
-) -> SentEvent | EventResult:
-    """Return an event to store, or what became of one that is not."""
-    if isinstance(entry, UnusableEntry):
+def _checked(number: int, entry: EventBody | InvalidEntry, rules: EventRules, now: datetime) -> SentEvent | EventResult:
+    """Return an event to store, or the result of one that is not to be stored."""
+    if isinstance(entry, InvalidEntry):
         return _rejected(entry.refusal("event", "body", "events", number))
     try:
         sent = _sent(entry, rules, now)

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from pydantic_core import PydanticCustomError
 
 from onward.bundle.catalog.cold_start import VectorSource
-from onward.service.http.schemas.base import BundleDigest, EntryProblem, Id, RequestBody, UnusableEntry, by_itself
+from onward.service.fields import Id, StrictModel
+from onward.service.http.schemas.base import BundleDigest
+from onward.service.http.schemas.entries import EntryProblem, InvalidEntry, validated_alone
 from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch
 
 MAX_BATCH = 1_000
@@ -77,7 +79,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TEXT and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-class ItemBody(RequestBody):
+class ItemBody(StrictModel):
     """What is to change about an item; what is not given stays. An item that was deleted starts afresh."""
 
     model_config = ConfigDict(
@@ -116,7 +118,7 @@ class ItemEntry(ItemBody):
     id: Id
 
 
-class ItemsBody(RequestBody):
+class ItemsBody(StrictModel):
     """Changes of many items; each entry succeeds or fails by itself."""
 
     model_config = ConfigDict(
@@ -132,7 +134,9 @@ class ItemsBody(RequestBody):
         }
     )
 
-    items: list[Annotated[ItemEntry | UnusableEntry, by_itself(ItemEntry)]] = Field(min_length=1, max_length=MAX_BATCH)
+    items: list[Annotated[ItemEntry | InvalidEntry, validated_alone(ItemEntry)]] = Field(
+        min_length=1, max_length=MAX_BATCH
+    )
 
 
 class ItemResult(BaseModel):

@@ -1,91 +1,12 @@
-"""Bodies of explanations."""
+"""Query strings of explanations; `recommend.explanation` defines the answers."""
 
-from typing import Literal
+from pydantic import Field
 
-from pydantic import BaseModel, Field
-
-from onward.bundle.search.retrieval import Source
-from onward.service.http.schemas.base import BundleDigest, Id, QueryString
-
-Reason = Literal[
-    "shown",
-    "unknown_item",
-    "deleted",
-    "unavailable",
-    "filtered",
-    "excluded",
-    "shown_before",
-    "disliked",
-    "purchased",
-    "seen",
-    "diversity",
-    "outranked",
-]
+from onward.service.fields import Id
+from onward.service.http.schemas.base import QueryString
 
 
 class ExplanationQuery(QueryString):
     """What else is to be explained."""
 
     why_not: Id | None = Field(default=None, description="An item that the answer does not show.")
-
-
-class Contribution(BaseModel):
-    """What an event of the session did for an item."""
-
-    item_id: str = Field(description="The event's item.", examples=["item-17"])
-    place: int = Field(description="Of the event in the session, from 0, the oldest.", examples=[2])
-    contribution: float = Field(
-        description="The item's score less what it would be without this event. Of the only event it is the score.",
-        examples=[1.73],
-    )
-
-
-class ExplainedItem(BaseModel):
-    """Why an item stands where it does."""
-
-    id: str = Field(examples=["item-42"])
-    rank: int = Field(examples=[1])
-    score: float = Field(description="As answered.", examples=[7.31])
-    source: Source
-    interest: int | None = Field(default=None, description="Which of the session's interests brought it.", examples=[0])
-    boost: float | None = Field(
-        default=None, description="What boosts added to its score: the sum of ln(factor).", examples=[0.69]
-    )
-    place_before_diversity: int | None = Field(
-        default=None, description="From 1, by boosted scores, where diversity or pins moved it.", examples=[4]
-    )
-    contributions: list[Contribution] | None = Field(
-        default=None,
-        description="Of an item that the encoder brought, the largest first.",
-        examples=[[{"item_id": "item-17", "place": 0, "contribution": 1.73}]],
-    )
-
-
-class WhyNot(BaseModel):
-    """Why an item is not shown, or where it is."""
-
-    id: str = Field(examples=["item-99"])
-    reason: Reason = Field(
-        description="The first that holds: the catalog lacks it, a rule keeps it away, or others stand before it."
-    )
-    condition: str | None = Field(
-        default=None,
-        description="Of a filtered item: where in the filter the condition stands that it does not meet.",
-        examples=["filter.and.1"],
-    )
-    rank: int | None = Field(
-        default=None, description="From 1, among all that might be shown, by boosted scores.", examples=[37]
-    )
-    score: float | None = Field(default=None, description="With boosts.", examples=[2.05])
-
-
-class Explanation(BaseModel):
-    """Why an answer is as it is."""
-
-    recommendation_id: str = Field(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e"])
-    bundle: BundleDigest
-    session: list[str] = Field(description="The items that the answer goes by, oldest first.", examples=[["item-17"]])
-    items: list[ExplainedItem]
-    why_not: WhyNot | None = Field(
-        default=None, examples=[{"id": "item-99", "reason": "outranked", "rank": 37, "score": 2.05}]
-    )

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from onward.bundle import Source
-from onward.service.http.schemas.base import BundleDigest, Count, Excluded, K, QueryString, TookMs
+from onward.service.fields import K
+from onward.service.http.schemas.base import BundleDigest, Count, Excluded, QueryString, TookMs
 
 
 class ListQuery(QueryString):

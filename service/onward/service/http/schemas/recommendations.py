@@ -8,20 +8,12 @@ from pydantic.config import JsonDict
 from onward.bundle import User
 from onward.bundle.search.index import Strategy
 from onward.bundle.search.retrieval import Rule
-from onward.service.errors import Problem
-from onward.service.http.schemas.base import (
-    NONE_GIVEN,
-    BundleDigest,
-    Count,
-    Excluded,
-    Id,
-    RequestBody,
-    TookMs,
-    UnusableEntry,
-    by_itself,
-)
-from onward.service.http.schemas.explanations import Explanation
+from onward.service.fields import EMPTY_LIST, Id, StrictModel
+from onward.service.http.problems import Problem
+from onward.service.http.schemas.base import BundleDigest, Count, Excluded, TookMs
+from onward.service.http.schemas.entries import InvalidEntry, validated_alone
 from onward.service.http.schemas.items import ListQuery, RecommendedItem
+from onward.service.recommend.explanation import Explanation
 from onward.service.recommend.options import ExcludeSeen, RecommendationOptions
 
 MAX_ITEMS = 100
@@ -78,10 +70,10 @@ class RecommendationQuery(RecommendationOptions):
 
     session_id: Id | None = Field(default=None, description="The session to read, and to append `items` to.")
     items: list[Id] = Field(
-        default=NONE_GIVEN, max_length=MAX_ITEMS, description="What the visitor just saw, oldest first."
+        default=EMPTY_LIST, max_length=MAX_ITEMS, description="What the visitor just saw, oldest first."
     )
     user_id: UserId = None
-    exclude: Excluded = Field(default=NONE_GIVEN)
+    exclude: Excluded = Field(default=EMPTY_LIST)
     scenario: ScenarioName | None = None
     position: Position | None = None
     store: bool = Field(
@@ -109,7 +101,7 @@ class SessionRecommendationQuery(ListQuery):
     position: Position | None = None
 
 
-class NextQuery(RequestBody):
+class NextQuery(StrictModel):
     """How much more of an answer is wanted."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"k": 5}, {}]})
@@ -166,7 +158,7 @@ class Recommendations(BaseModel):
     took_ms: TookMs
 
 
-class RecommendationQueries(RequestBody):
+class RecommendationQueries(StrictModel):
     """Several queries, of which each succeeds or fails by itself; those of one session are answered in order."""
 
     model_config = ConfigDict(
@@ -177,8 +169,8 @@ class RecommendationQueries(RequestBody):
 
     requests: list[
         Annotated[
-            RecommendationQuery | UnusableEntry,
-            by_itself(RecommendationQuery),
+            RecommendationQuery | InvalidEntry,
+            validated_alone(RecommendationQuery),
         ]
     ] = Field(min_length=1, max_length=MAX_REQUESTS)
 

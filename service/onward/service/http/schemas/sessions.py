@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from onward.service.errors import NO_PLACE
-from onward.service.http.schemas.base import EntryProblem, Id, RequestBody, Timestamp, UnusableEntry, by_itself
+from onward.service.fields import Id, StrictModel
+from onward.service.http.problems import UNION_TAG
+from onward.service.http.schemas.base import Timestamp
+from onward.service.http.schemas.entries import EntryProblem, InvalidEntry, validated_alone
 from onward.service.sessions import EVENT_TYPE
 
 MAX_EVENTS = 1_000
@@ -21,7 +23,7 @@ PositionToken = Annotated[
 ]
 
 
-class EventBody(RequestBody):
+class EventBody(StrictModel):
     """What a visitor did with an item."""
 
     model_config = ConfigDict(
@@ -59,7 +61,7 @@ class EventBody(RequestBody):
     store: bool = Field(default=True, description="false: it is checked, and nothing of it is kept anywhere.")
 
 
-class EventsBody(RequestBody):
+class EventsBody(StrictModel):
     """Several events, of one session or of many; those of one session oldest first. Each counts by itself."""
 
     model_config = ConfigDict(
@@ -68,12 +70,12 @@ class EventsBody(RequestBody):
         }
     )
 
-    events: list[Annotated[EventBody | UnusableEntry, by_itself(EventBody)]] = Field(
+    events: list[Annotated[EventBody | InvalidEntry, validated_alone(EventBody)]] = Field(
         min_length=1, max_length=MAX_EVENTS
     )
 
 
-ONE, MANY = NO_PLACE + "one", NO_PLACE + "many"
+ONE, MANY = UNION_TAG + "one", UNION_TAG + "many"
 
 
 def _one_or_many(body: Any) -> str:
@@ -175,7 +177,7 @@ class StoredSession(BaseModel):
     position: PositionToken
 
 
-class MergeBody(RequestBody):
+class MergeBody(StrictModel):
     """Where a session goes."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"into": "user-7"}]})

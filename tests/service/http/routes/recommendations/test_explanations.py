@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 
 from onward.bundle import Bundle, Options, SessionView
 from onward.service.errors import RecommendationGone
-from onward.service.http.schemas.explanations import Reason
-from onward.service.recommend.explanation import explained_again
+from onward.service.recommend.explainer import explain_stored
+from onward.service.recommend.explanation import Reason
 from onward.service.records.answers import Answer
 from tests.service.process import wait_until
 from tests.service.records.answer_ids import new_answer_id
@@ -126,10 +126,10 @@ class TestTheSameAnswer:
         def with_scores(factor: float) -> Answer:
             return replace(answer, items=replace(items, scores=tuple(score * factor for score in items.scores)))
 
-        nudged = explained_again(bundle, with_scores(1 + 1e-6))
+        nudged = explain_stored(bundle, with_scores(1 + 1e-6))
         assert [item.score for item in nudged.items] == [item.score * (1 + 1e-6) for item in items]
         with pytest.raises(RecommendationGone):
-            explained_again(bundle, with_scores(1.01))
+            explain_stored(bundle, with_scores(1.01))
 
 
 class TestContributions:

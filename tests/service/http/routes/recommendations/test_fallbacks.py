@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from starlette.testclient import TestClient
 
-from onward.service.recommend.recommender import MAX_TOGETHER
+from onward.service.recommend.recommender import MAX_BATCH
 from onward.service.server.embedded_store import find_servers, run_server
 from tests.service.process import wait_until
 from tests.service.shop import (
@@ -158,7 +158,7 @@ def test_a_batch_without_its_store_asks_it_once_for_those_answered_together(
             response = client.post("/v1/recommendations:batch", json={"requests": queries})
             answers = [result["recommendations"] for result in response.json()["results"]]
             assert [answer["degraded"] for answer in answers] == [["session_store"]] * 40
-            assert failures(client) - before == ceil(40 / MAX_TOGETHER)
+            assert failures(client) - before == ceil(40 / MAX_BATCH)
         mixed = [of_one[0], {"items": VIEWED}, {"k": 0}, {"session_id": "x", "position": "a-1"}]
         results = client.post("/v1/recommendations:batch", json={"requests": mixed}).json()["results"]
         assert [result["status"] for result in results] == [200, 200, 422, 200]

@@ -1,0 +1,36 @@
+"""Field types that the core and the HTTP schemas share: ids, k and the base of strict models."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from onward.bundle import is_valid_id
+from onward.bundle.files.manifest import MAX_ID_LENGTH
+
+MAX_K = 100
+EMPTY_LIST: Any = ()
+"""Default of an absent list; pydantic would copy a list for every request."""
+VISIBLE = "visible-characters"  # no pattern: few languages' regular expressions know these character classes
+
+
+def _valid_id(value: str) -> str:
+    if not is_valid_id(value):
+        raise ValueError(f"an id is 1 to {MAX_ID_LENGTH} visible characters")
+    return value
+
+
+Id = Annotated[
+    str,
+    AfterValidator(_valid_id),
+    Field(
+        description=r"1 to 128 visible characters, `^[^\p{C}\p{Z}]{1,128}$`; compared byte for byte.",
+        json_schema_extra={"minLength": 1, "maxLength": MAX_ID_LENGTH, "format": VISIBLE},
+    ),
+]
+K = Annotated[int, Field(ge=1, le=MAX_K, description="Number of items wanted.")]
+
+
+class StrictModel(BaseModel):
+    """A model read from JSON: no conversion between types, no unknown field, no NaN or infinity, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,0 +1,125 @@
+"""Problem documents (RFC 9457): how errors are written in HTTP. They name a code and never repeat what was sent."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from onward.bundle.validation import message_of
+from onward.service import telemetry
+from onward.service.errors import (
+    MAX_REPORTED_FAULTS,
+    Fault,
+    InternalError,
+    InvalidRequest,
+    MalformedRequest,
+    ServiceError,
+)
+
+NOT_FOUND, METHOD_NOT_ALLOWED = 404, 405
+DETAILS = {
+    NOT_FOUND: "Nothing is at this address; /docs shows what there is.",
+    METHOD_NOT_ALLOWED: "This address takes other methods; Allow and /docs say which.",
+}
+UNION_TAG = "\0"
+"""Prefix of the tags of a tagged union. pydantic puts the tag into the location of an error, where it is no field."""
+UNKNOWN_FIELD = "Unknown field; /docs shows which there are"
+
+
+class Problem(BaseModel):
+    """What went wrong, by RFC 9457."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["type", "title", "status", "detail", "code"]})
+
+    type: str = Field(description="Identifies the kind of problem.", examples=["/problems/invalid_request"])
+    title: str = Field(examples=["Invalid request"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["The request breaks the schema in 1 place."])
+    code: str = Field(description="The kind of problem, for programs.", examples=["invalid_request"])
+    request_id: str | None = Field(default=None, description="As in X-Request-ID and the log.")
+    errors: list[Fault] | None = Field(default=None, description=f"At most {MAX_REPORTED_FAULTS}, for invalid_request.")
+
+
+def problem_of(error: ServiceError | HTTPException, request_id: str | None) -> Problem:
+    """Describe an error of the service, or one of the framework's routing (404, 405)."""
+    if isinstance(error, ServiceError):
+        status, code, title, detail = error.status, error.code, error.title, error.detail
+    else:
+        status, title = error.status_code, error.detail
+        code, detail = title.lower().replace(" ", "_"), DETAILS.get(status, title)
+    faults = list(error.faults) if isinstance(error, InvalidRequest) else []
+    return Problem(
+        type=f"/problems/{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        errors=faults or None,
+    )
+
+
+def problem_response(error: ServiceError | HTTPException, request_id: str | None) -> Response:
+    """Return the response to a request that failed."""
+    problem = problem_of(error, request_id)
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        problem.status,
+        headers=dict(error.headers or {}),
+        media_type="application/problem+json",
+    )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Have an application answer every error with a problem document."""
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(Exception, on_fault)
+
+
+async def on_service_error(request: Request, error: Exception) -> Response:
+    """Handle an error of the service."""
+    assert isinstance(error, ServiceError)  # noqa: S101  # registered for this class only
+    return problem_response(error, telemetry.request_id(request.scope))
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Handle an error of the framework's routing."""
+    assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class only
+    if error.status_code == METHOD_NOT_ALLOWED and (route := request.scope.get("route")) is not None:
+        # The framework would list the methods of only one of the routes at this address.
+        operations = request.app.openapi()["paths"][route.path_format]
+        error.headers = {"Allow": ", ".join(method.upper() for method in operations)}
+    return problem_response(error, telemetry.request_id(request.scope))
+
+
+async def on_fault(request: Request, _error: Exception) -> Response:
+    """Handle an unexpected exception; the framework raises it again, so that `RequestTelemetry` logs it."""
+    return problem_response(InternalError(), telemetry.request_id(request.scope))
+
+
+async def on_invalid_request(request: Request, error: Exception) -> Response:
+    """Handle a request that breaks its schema: say where and why, without what was sent."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for this class only
+    faults = error.errors()
+    if faults and faults[0]["type"] == "json_invalid":
+        malformed = MalformedRequest(f"The body is not acceptable JSON: {faults[0]['ctx']['error']}.")
+        return problem_response(malformed, telemetry.request_id(request.scope))
+    return problem_response(InvalidRequest.of(faults_of(faults)), telemetry.request_id(request.scope))
+
+
+def faults_of(errors: Sequence[Any], *location: str | int) -> list[Fault]:
+    """Convert pydantic's errors to faults, without what was sent; `location` is that of the validated value."""
+    return [_fault({**error, "loc": (*location, *error["loc"])}) for error in errors]
+
+
+def _fault(error: Any) -> Fault:
+    """An unknown field is reported at its parent, since its name is the caller's text."""
+    is_unknown_field = error["type"] == "extra_forbidden"
+    location = error["loc"][:-1] if is_unknown_field else error["loc"]
+    names = [str(part) for part in location if not str(part).startswith(UNION_TAG)]
+    return Fault(at=".".join(names), message=UNKNOWN_FIELD if is_unknown_field else message_of(error))

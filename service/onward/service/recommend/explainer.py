@@ -1,0 +1,151 @@
+"""Explainer: what each event contributed to each item, which rule moved it, and why an item is missing."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+from onward.bundle import Bundle, RetrievalQuery, RetrievedItems, SessionView
+from onward.bundle.catalog.filters import And, Filter
+from onward.service.errors import RecommendationGone, RecommendationNotFound
+from onward.service.live.bundle import LiveBundle
+from onward.service.recommend.explanation import Contribution, ExplainedItem, Explanation, Reason, WhyNot
+from onward.service.recommend.replay import retrieval_query_of
+from onward.service.records.answers import Answer
+from onward.service.records.recorder import Recorder
+
+COMPUTED = frozenset({"encoder", "similar"})
+TOLERANCE = 1e-4
+"""Of the largest score: how much another processor, or encoding the session in another batch, may change scores."""
+
+
+class Explainer:
+    """Explains stored answers by computing them again with the bundle that gave them."""
+
+    def __init__(self, live: LiveBundle, recorder: Recorder) -> None:
+        self._live = live
+        self._recorder = recorder
+
+    async def explain(self, recommendation_id: str, why_not: str | None) -> Explanation:
+        """Explain an answer, and why the item `why_not` is not in it.
+
+        Raises RecommendationNotFound, SessionStoreUnavailable, and RecommendationGone if the bundle was removed or
+        the answer would differ now, since the live catalog has changed.
+        """
+        answers = self._recorder.answers
+        answer = None if answers is None else await answers.get(recommendation_id)
+        if answer is None:
+            raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
+        bundle = await self._live.of(answer.bundle)
+        if bundle is None:
+            raise RecommendationGone("The bundle that gave this answer is gone.")
+        popular_now = self._recorder.popularity.scores()
+        return await asyncio.to_thread(explain_stored, bundle, answer, why_not, popular_now)
+
+
+def explain_stored(
+    bundle: Bundle, answer: Answer, why_not: str | None = None, popular_now: Mapping[str, float] | None = None
+) -> Explanation:
+    """Explain an earlier answer. Raises RecommendationGone if it would differ now.
+
+    The popular items of an answer are explained as stored; `why_not` ranks an item among today's popular ones.
+    """
+    query = _repeated_query(answer)
+    if not COMPUTED.isdisjoint(answer.items.sources):
+        repeated = bundle.retrieve(query.seen, query.options, user_id=query.user_id)
+        if not _is_same(repeated.items, answer.items):
+            raise RecommendationGone("The live catalog has changed since: this answer cannot be given again.")
+    explanation = explain(bundle, answer)
+    if why_not is not None:
+        explanation.why_not = _why_not(bundle, answer, query, why_not, popular_now)
+    return explanation
+
+
+def _is_same(repeated: RetrievedItems, answered: RetrievedItems) -> bool:
+    """Return whether two answers are equal except for rounding."""
+    if (repeated.item_ids, repeated.sources) != (answered.item_ids, answered.sources):
+        return False
+    tolerance = TOLERANCE * max(map(abs, answered.scores))
+    return all(abs(one - other) <= tolerance for one, other in zip(repeated.scores, answered.scores, strict=True))
+
+
+def explain(bundle: Bundle, answer: Answer) -> Explanation:
+    """Explain an answer that this bundle just gave."""
+    query = _repeated_query(answer)
+    encoded_ids = [item.item_id for item in answer.items if item.source == "encoder"]
+    contributions = bundle.contributions(query, encoded_ids)
+    items = []
+    for rank, item in enumerate(answer.items, start=1):
+        explained = ExplainedItem(
+            id=item.item_id,
+            rank=rank,
+            score=item.score,
+            source=item.source,
+            interest=item.interest,
+            boost=None if item.moved is None else item.moved.added or None,
+            place_before_diversity=None if item.moved is None else item.moved.place,
+        )
+        if item.item_id in contributions:
+            explained.contributions = _largest_first(query.seen, contributions[item.item_id])
+        items.append(explained)
+    return Explanation(
+        recommendation_id=answer.id,
+        bundle=bundle.digest,
+        session=list(answer.session_items),
+        items=items,
+    )
+
+
+def _repeated_query(answer: Answer) -> RetrievalQuery:
+    """Return the query that an answer replied to; a next page excludes what the pages before it showed."""
+    query = retrieval_query_of(answer)
+    exclude = (*query.options.exclude, *answer.shown_before)
+    return query._replace(options=replace(query.options, exclude=exclude))
+
+
+def _largest_first(session: SessionView, contributions: list[float]) -> list[Contribution]:
+    by_event = [
+        Contribution(item_id=item_id, place=place, contribution=contribution)
+        for place, (item_id, contribution) in enumerate(zip(session.item_ids, contributions, strict=True))
+    ]
+    return sorted(by_event, key=lambda event: -event.contribution)
+
+
+def _why_not(
+    bundle: Bundle, answer: Answer, query: RetrievalQuery, item_id: str, popular_now: Mapping[str, float] | None
+) -> WhyNot:
+    for rank, item in enumerate(answer.items, start=1):
+        if item.item_id == item_id:
+            return WhyNot(id=item_id, reason="shown", rank=rank, score=item.score)
+    rule = bundle.rule_against(item_id, query)
+    if rule is not None:
+        condition = _unmet_condition(bundle, item_id, query.options.filter) if rule == "filtered" else None
+        return WhyNot(id=item_id, reason=_specific_reason(rule, answer, query, item_id), condition=condition)
+    item_rank = bundle.item_rank(item_id, query, popular_now=popular_now)
+    reason: Reason = "diversity" if item_rank.rank <= query.options.k and query.options.diversity else "outranked"
+    return WhyNot(id=item_id, reason=reason, rank=item_rank.rank, score=item_rank.score)
+
+
+def _unmet_condition(bundle: Bundle, item_id: str, item_filter: Filter | None) -> str | None:
+    """Return the location of the first condition that an item does not meet; `or` and `not` count as one condition."""
+    row = bundle.catalog.row(item_id)
+    if row is None or item_filter is None:
+        return None
+    location, condition = ["filter"], item_filter.root
+    while isinstance(condition, And):
+        unmet = (n for n, one in enumerate(condition.and_) if not bundle.catalog.eligible(Filter(one)).rows_R1[row])
+        number = next(unmet)
+        location, condition = [*location, "and", str(number)], condition.and_[number]
+    return ".".join(location)
+
+
+def _specific_reason(rule: Reason, answer: Answer, query: RetrievalQuery, item_id: str) -> Reason:
+    """Say why an item is excluded: by the caller, or by what the visitor did."""
+    if rule != "excluded":
+        return rule
+    if item_id in answer.shown_before:
+        return "shown_before"
+    if item_id in answer.options.get("exclude", ()):
+        return "excluded"
+    if item_id in query.seen.hidden:
+        return "disliked"
+    return "purchased" if item_id in query.seen.purchased else "seen"
