@@ -90,7 +90,7 @@ STAGES = Section(
         "What a request costs the service, and what each of its stages costs alone, called over and over in the same "
         "rounds: HTTP is a bare ASGI server that answers as many bytes. What is beyond the sum is what the service "
         "adds itself, and what caches forget between one stage and the next; the next section tells its parts, and "
-        "[decision 18](decisions/0018-requests-of-one-turn-are-answered-together.md) what was tried. Shares are of the "
+        "[benchmarks](benchmarks.md#where-the-rest-of-a-request-goes) what was tried. Shares are of the "
         "whole request."
     ),
     kind=Stages,
