@@ -23,11 +23,11 @@ from onward.service.bench.generator import Generator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
-from onward.service.bench.visits import draw_sessions
+from onward.service.bench.workload import draw_sessions
 from onward.training.hardware import machine
 from tests.benchmarks.left_out import PARTS
+from tests.benchmarks.source_tree import WORKING_TREE
 
-HERE = Path(__file__).parents[2]
 WARM_UP_S = 2.0
 
 
@@ -43,9 +43,11 @@ def main(
     api, sessions, seeds = Onward(), draw_sessions(bundle), count(1)
     with ExitStack() as running:
         generator = running.enter_context(Generator())
-        whole = running.enter_context(started(bundles, source=HERE))
+        whole = running.enter_context(started(bundles, python_path=WORKING_TREE.python_path))
         without = {
-            part: running.enter_context(started(bundles, source=HERE, program=("tests.benchmarks.left_out", part)))
+            part: running.enter_context(
+                started(bundles, program=("tests.benchmarks.left_out", part), python_path=WORKING_TREE.python_path)
+            )
             for part in PARTS
         }
 

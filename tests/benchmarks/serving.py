@@ -28,8 +28,8 @@ from onward.service.bench.measurement import Measurement, measure
 from onward.service.bench.outcome import Part
 from onward.service.bench.recall import served_recall
 from onward.service.bench.server import Server, started
-from onward.service.bench.visits import Sessions, draw_sessions
 from onward.service.bench.wanted import Unusable, read_filter
+from onward.service.bench.workload import Sessions, draw_sessions
 from onward.training.hardware import machine
 
 CONNECTIONS = (1, 16)

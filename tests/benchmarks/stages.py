@@ -36,7 +36,7 @@ from onward.service.bench.generator import Generator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
-from onward.service.bench.visits import Sessions, draw_sessions
+from onward.service.bench.workload import Sessions, draw_sessions
 from onward.service.http.fast_protocol import SHORTCUT, Shortcut
 from onward.service.server.embedded_store import private_store
 from onward.service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore

@@ -149,13 +149,13 @@ def bench(
     Ends with code 0 where some rate meets the objective, 1 where none does, 2 where it could not be measured.
     """
     from onward.service.bench.run import run
-    from onward.service.bench.server import CannotMeasure
+    from onward.service.bench.server import MeasurementError
     from onward.service.bench.wanted import Unusable, Wanted
 
     try:
         wanted = Wanted.read(bundles, url=url, slo=slo, condition=condition, key=key)
         report = run(wanted, workers=workers, redis_url=redis_url, rate_per_s=rps, seconds=seconds)
-    except (Unusable, CannotMeasure) as error:
+    except (Unusable, MeasurementError) as error:
         _refuse(str(error))
     if out is not None:
         _write(report, out)

@@ -23,7 +23,7 @@ import typer
 
 from onward.bundle import Bundle
 from onward.service.bench.generator import Generator
-from onward.service.bench.visits import Sessions, draw_sessions
+from onward.service.bench.workload import Sessions, draw_sessions
 from onward.service.server.embedded_store import private_store
 from onward.service.telemetry import configure_logging
 from onward.training.errors import InputError

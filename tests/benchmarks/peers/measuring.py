@@ -8,7 +8,7 @@ from typing import Any
 from onward.service.bench.generator import Generator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
-from onward.service.bench.visits import Sessions
+from onward.service.bench.workload import Sessions
 from tests.benchmarks.peers.server import Server
 
 CONNECTIONS = (1, 16)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from onward.service.bench.api import Api, Onward
-from onward.service.bench.server import CannotMeasure, started
+from onward.service.bench.server import MeasurementError, started
 from onward.service.bench.server import Server as Process
 from tests.benchmarks.peers.answers import ask
 from tests.benchmarks.peers.apps.model import BATCH, BUNDLE, HOME, REDIS_URL, WEIGHTS
@@ -61,7 +61,7 @@ def onward(name: str, bundles: Path, place: Place) -> Iterator[Server]:
         try:
             with _on(place.cores):
                 server = running.enter_context(started(bundles, redis_url=place.store))
-        except CannotMeasure as error:
+        except MeasurementError as error:
             raise NotStarted(str(error)) from error
         yield Server(name, Onward(), server)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from onward.service.bench.api import Api
 from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.visits import Sessions
+from onward.service.bench.workload import Sessions
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from onward.service.bench.alarm import make_alarm
 from onward.service.bench.connection import Connection
 from onward.service.bench.load import OpenLoad
 from onward.service.bench.outcome import Record
-from onward.service.bench.visits import Sessions
+from onward.service.bench.workload import Sessions
 
 THINKING_S = 1.0
 """Mean time between two clicks of a visitor, so how many visitors there are at once: as many as requests a second."""

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from onward.service.bench.api import Onward
-from onward.service.bench.server import CannotMeasure
-from onward.service.bench.visits import Sessions
+from onward.service.bench.server import MeasurementError
+from onward.service.bench.workload import Sessions
 
 TIMEOUT_S = 30.0
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 30.0
 def served_recall(url: str, api: Onward, sessions: Sessions) -> float:
     """Ask for each session as it is served and by an exact search; the share of the exact items in both.
 
-    Nothing is stored of it. Raises CannotMeasure.
+    Nothing is stored of it. Raises MeasurementError.
     """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -28,7 +28,7 @@ def served_recall(url: str, api: Onward, sessions: Sessions) -> float:
             found += len(exact.intersection(_asked(connection, api, session, exact=False)))
             expected += len(exact)
     except (OSError, http.client.HTTPException) as error:
-        raise CannotMeasure(f"{url} does not answer: {error}") from error
+        raise MeasurementError(f"{url} does not answer: {error}") from error
     finally:
         connection.close()
     return round(found / expected, 4) if expected else 1.0
@@ -43,5 +43,5 @@ def _asked(connection: http.client.HTTPConnection, api: Onward, session: Sequenc
     response = connection.getresponse()
     answer = json.load(response)
     if response.status != 200:
-        raise CannotMeasure(f"the service answers {response.status}: {answer.get('detail', answer)}")
+        raise MeasurementError(f"the service answers {response.status}: {answer.get('detail', answer)}")
     return [item["id"] for item in answer["items"]]

@@ -10,14 +10,14 @@ from onward.service.bench.recall import served_recall
 from onward.service.bench.report import Report
 from onward.service.bench.server import Server, started, wait_until_ready
 from onward.service.bench.trials import Trials
-from onward.service.bench.visits import draw_sessions
 from onward.service.bench.wanted import Wanted
+from onward.service.bench.workload import draw_sessions
 
 RECALL_SESSIONS = 200
 
 
 def run(wanted: Wanted, *, workers: int, redis_url: str | None, rate_per_s: float | None, seconds: float) -> Report:
-    """Measure and tell how it goes. Raises CannotMeasure."""
+    """Measure and tell how it goes. Raises MeasurementError."""
     progress = Progress()
     sessions = draw_sessions(wanted.bundle)
     with _server(wanted, workers, redis_url, progress) as server, Generator() as generator:

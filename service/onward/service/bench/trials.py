@@ -9,9 +9,9 @@ from onward.service.bench.generator import Generator
 from onward.service.bench.load import OpenLoad
 from onward.service.bench.measurement import Measurement, measure
 from onward.service.bench.progress import Progress
-from onward.service.bench.server import CannotMeasure, Server
+from onward.service.bench.server import MeasurementError, Server
 from onward.service.bench.slo import Slo
-from onward.service.bench.visits import Sessions
+from onward.service.bench.workload import Sessions
 
 WARM_UP_SHARE = 0.25
 """Of a trial's time, beside it."""
@@ -30,13 +30,13 @@ class Trials:
         self._seeds = count(secrets.randbits(40))
 
     def __call__(self, rate: float, seconds: float) -> Measurement:
-        """Measure a rate for some seconds. Raises CannotMeasure."""
+        """Measure a rate for some seconds. Raises MeasurementError."""
         with self._progress.trial(rate, seconds) as tell:
             try:
                 self._measure(rate, WARM_UP_SHARE * seconds)
                 measurement = self._measure(rate, seconds)
             except OSError as error:
-                raise CannotMeasure(f"nothing answers at {self._server.url}: {error}") from error
+                raise MeasurementError(f"nothing answers at {self._server.url}: {error}") from error
             tell(measurement.outcome, self._slo.misses(measurement.outcome))
         return measurement
 

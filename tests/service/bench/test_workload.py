@@ -6,7 +6,7 @@ import numpy as np
 
 from onward.bundle import Bundle
 from onward.service.bench.open_loop import interleaved
-from onward.service.bench.visits import LONGEST, NEAREST, draw_sessions
+from onward.service.bench.workload import LONGEST, NEAREST, draw_sessions
 from tests.bundles import item_ids, make_bundle
 
 ITEMS = item_ids("item-", 60)
