@@ -19,7 +19,7 @@ import typer
 from onward.bundle import Bundle
 from onward.service.__main__ import THREAD_SETTINGS
 from onward.service.bench.api import Onward
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
@@ -42,7 +42,7 @@ def main(
     bundle = Bundle.load(bundles / "current")
     api, sessions, seeds = Onward(), draw_sessions(bundle), count(1)
     with ExitStack() as running:
-        generator = running.enter_context(Generator())
+        generator = running.enter_context(LoadGenerator())
         whole = running.enter_context(started(bundles, python_path=WORKING_TREE.python_path))
         without = {
             part: running.enter_context(

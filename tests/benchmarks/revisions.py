@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
@@ -24,7 +25,7 @@ import typer
 
 from onward.bundle import Bundle
 from onward.service.bench.api import Onward
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
@@ -122,17 +123,17 @@ def main(
             for name, tree in trees.items()
         }
         loaded_from = {name: trees[name].verify(server.pid or 0) for name, server in servers.items()}
-        generator = running.enter_context(Generator())
+        generator = running.enter_context(LoadGenerator())
 
-        def ask(server: Server, number: int, duration_s: float) -> Figures:
-            load = ClosedLoad(server.url, api, sessions, number, duration_s, next(seeds))
+        def ask(server: Server, *, connections: int, duration_s: float) -> Figures:
+            load = ClosedLoad(server.url, api, sessions, connections, duration_s, next(seeds))
             return measure(generator, server, load).figures()
 
         by_connections: dict[int, Any] = {}
         for number in connections or [1, 16]:
             for server in servers.values():
-                ask(server, number, WARM_UP_S)
-            measured = in_turn(servers, rounds, lambda server, number=number: ask(server, number, seconds))  # type: ignore[misc]
+                ask(server, connections=number, duration_s=WARM_UP_S)
+            measured = in_turn(servers, rounds, partial(ask, connections=number, duration_s=seconds))
             by_connections[number] = summary(measured, limit)
     result = {
         "benchmark": "revisions",

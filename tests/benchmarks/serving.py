@@ -22,13 +22,13 @@ import typer
 from onward.bundle import Bundle
 from onward.service.bench.api import Onward
 from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad, Load, OpenLoad
+from onward.service.bench.load_result import RampInterval
 from onward.service.bench.measurement import Measurement, measure
-from onward.service.bench.outcome import Part
+from onward.service.bench.options import OptionError, parse_filter
 from onward.service.bench.recall import served_recall
 from onward.service.bench.server import Server, started
-from onward.service.bench.wanted import Unusable, read_filter
 from onward.service.bench.workload import Sessions, draw_sessions
 from onward.training.hardware import machine
 
@@ -65,7 +65,7 @@ def medians(measured: Sequence[Measurement]) -> dict[str, Any]:
     figures = {name: _median([one[name] for one in rounds]) for name, value in rounds[0].items() if _is_number(value)}
     errors: Counter[str] = sum((Counter(one["errors"]) for one in rounds), Counter())
     reasons = sorted({one["limited_by"] for one in rounds if one["limited_by"]})
-    parts = [_part(parts) for parts in zip(*(one.outcome.parts for one in measured), strict=True)]
+    parts = [_part(parts) for parts in zip(*(one.result.parts for one in measured), strict=True)]
     return {
         **figures,
         "errors": dict(errors),
@@ -84,7 +84,7 @@ def _median(values: Sequence[float | None]) -> float | None:
     return round(median(known), 3) if known else None
 
 
-def _part(parts: Sequence[Part]) -> dict[str, float | None]:
+def _part(parts: Sequence[RampInterval]) -> dict[str, float | None]:
     rows = [asdict(part) for part in parts]
     return {name: _median([row[name] for row in rows]) for name in rows[0]}
 
@@ -102,9 +102,9 @@ def take_turns(
     """Ask each subject each load, round by round; for each subject the medians by name."""
     seeds = count(1)
     measured: list[dict[str, list[Measurement]]] = [{} for _ in subjects]
-    with Generator() as generator:
+    with LoadGenerator() as generator:
         for subject in subjects:
-            generator.ask(subject.closed(max(CONNECTIONS), WARM_UP_S, next(seeds)))
+            generator.run(subject.closed(max(CONNECTIONS), WARM_UP_S, next(seeds)))
         for _ in range(rounds):
             for subject, of_subject in zip(subjects, measured, strict=True):
                 loads: dict[str, Load] = {
@@ -142,8 +142,8 @@ def _rates(text: str) -> list[float]:
 def _subject(folder: Path, condition: str | None, server: Server) -> Subject:
     bundle = Bundle.load(folder / "current", verify=False)
     try:
-        api = Onward(filter=None if condition is None else read_filter(condition, bundle))
-    except Unusable as error:
+        api = Onward(filter=None if condition is None else parse_filter(condition, bundle))
+    except OptionError as error:
         raise typer.BadParameter(str(error)) from error
     return Subject(bundle, server, api, draw_sessions(bundle))
 

@@ -32,7 +32,7 @@ from onward.bundle import Bundle, KernelUnavailable
 from onward.service import telemetry
 from onward.service.app import create_app
 from onward.service.bench.api import Onward
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
@@ -178,14 +178,14 @@ async def called(bundles: Path, url: str, sessions: Sessions, rounds: int) -> tu
 
 
 def cpu_us(
-    generator: Generator, server: Server, sessions: Sessions, connections: int, seconds: float, seed: int
+    generator: LoadGenerator, server: Server, sessions: Sessions, connections: int, seconds: float, seed: int
 ) -> float:
     """Processor time of a server for a request, the store apart, in microseconds."""
-    outcome, cost = measure(generator, server, ClosedLoad(server.url, Onward(), sessions, connections, seconds, seed))
+    result, cost = measure(generator, server, ClosedLoad(server.url, Onward(), sessions, connections, seconds, seed))
     if cost.cpu_us_per_request is None:
         raise SystemExit("processor times are read from /proc, which is not here")
-    if outcome.errors:
-        raise SystemExit(f"failed answers: {dict(outcome.errors)}")
+    if result.errors:
+        raise SystemExit(f"failed answers: {dict(result.errors)}")
     return cost.cpu_us_per_request
 
 
@@ -212,7 +212,7 @@ def main(
         with (
             started(bundles) as service,
             bare_server(len(answer)) as bare,
-            Generator() as generator,
+            LoadGenerator() as generator,
         ):
             for server in (service, bare):
                 cpu_us(generator, server, sessions, IN_FLIGHT, 1, seed=0)

@@ -22,7 +22,7 @@ import numpy as np
 import typer
 
 from onward.bundle import Bundle
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.workload import Sessions, draw_sessions
 from onward.service.server.embedded_store import private_store
 from onward.service.telemetry import configure_logging
@@ -97,7 +97,7 @@ def compare(wish: Wish) -> dict[str, Any]:
     with ExitStack() as stack:
         places = stack.enter_context(places_of(wish, sessions[0][0]))
         fast = stack.enter_context(fast_copy(wish.bundles, checked, best, say))
-        generator = stack.enter_context(Generator())
+        generator = stack.enter_context(LoadGenerator())
         ours = [
             comparison.admit(stack.enter_context(onward(name, folder, next(places))))
             for name, folder in ((OURS, wish.bundles), (OURS_FAST, fast))

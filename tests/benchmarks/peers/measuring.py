@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.workload import Sessions
@@ -27,7 +27,7 @@ def take_rounds(
     *,
     rounds: int,
     seconds: float,
-    generator: Generator,
+    generator: LoadGenerator,
     on_step: Callable[[str], object],
 ) -> Measured:
     """Ask every server in each round, the order turned by one from round to round."""
@@ -84,15 +84,15 @@ def _advantage(figure: str, own: float | None, other: float | None) -> float | N
 
 
 def _figures(
-    server: Server, sessions: Sessions, connections: int, seconds: float, generator: Generator, seed: int
+    server: Server, sessions: Sessions, connections: int, seconds: float, generator: LoadGenerator, seed: int
 ) -> Figures:
     load = ClosedLoad(server.url, server.api, sessions, connections, seconds, seed)
-    outcome, cost = measure(generator, server.process, load)
+    result, cost = measure(generator, server.process, load)
     return {
-        "requests_per_s": outcome.achieved_per_s,
-        "p50_ms": outcome.p50_ms,
-        "p99_ms": outcome.p99_ms,
+        "requests_per_s": result.achieved_per_s,
+        "p50_ms": result.p50_ms,
+        "p99_ms": result.p99_ms,
         "cpu_us_per_request": cost.cpu_us_per_request,
-        "errors": Counter(outcome.errors),
-        "generator_limited": outcome.generator_limited,
+        "errors": Counter(result.errors),
+        "generator_limited": result.generator_limited,
     }
