@@ -1,4 +1,4 @@
-"""Loads on servers that run beside each other, taken in turn."""
+"""Measure servers that run at the same time, in turn."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,10 +18,10 @@ FIGURES = (*MORE_IS_BETTER, *LESS_IS_BETTER)
 
 Figures = Mapping[str, Any]
 Measured = Mapping[tuple[str, int], Sequence[Figures]]
-"""By server and connections: the figures of each round."""
+"""The figures of each round, by server and connections."""
 
 
-def take_rounds(
+def run_rounds(
     servers: Sequence[Server],
     sessions: Sessions,
     *,
@@ -30,7 +30,7 @@ def take_rounds(
     generator: LoadGenerator,
     on_step: Callable[[str], object],
 ) -> Measured:
-    """Ask every server in each round, the order turned by one from round to round."""
+    """Measure every server in each round; each round begins with the next server."""
     for server in servers:
         for connections in CONNECTIONS:
             _figures(server, sessions, connections, WARM_UP_S, generator, seed=connections)
@@ -48,19 +48,19 @@ def take_rounds(
 
 
 def medians(measured: Measured, name: str) -> dict[int, dict[str, Any]]:
-    """A server's figures by connections, and what went wrong in all rounds."""
+    """Return a server's medians by connections, and the errors of all rounds."""
     return {
         connections: {
-            **{figure: _median((one[figure] for one in measured[name, connections]), 3) for figure in FIGURES},
-            "errors": dict(sum((one["errors"] for one in measured[name, connections]), Counter())),
-            "generator_limited": any(one["generator_limited"] for one in measured[name, connections]),
+            **{figure: _median((each[figure] for each in measured[name, connections]), 3) for figure in FIGURES},
+            "errors": dict(sum((each["errors"] for each in measured[name, connections]), Counter())),
+            "generator_limited": any(each["generator_limited"] for each in measured[name, connections]),
         }
         for connections in CONNECTIONS
     }
 
 
 def advantages(measured: Measured, ours: str, name: str) -> dict[int, dict[str, float | None]]:
-    """How many times better ours is by each figure: medians of the ratios of each round."""
+    """Return the advantage of `ours` over another server by each figure: medians of the rounds' ratios."""
     return {
         connections: {
             figure: _median((_advantage(figure, own[figure], other[figure]) for own, other in pairs), 2)
@@ -72,7 +72,7 @@ def advantages(measured: Measured, ours: str, name: str) -> dict[int, dict[str, 
 
 
 def _median(figures: Iterable[float | None], digits: int) -> float | None:
-    """Of the rounds in which there was a good answer; None where there never was."""
+    """Return the median over the rounds with a good answer; None if there was none."""
     known = [figure for figure in figures if figure is not None]
     return round(median(known), digits) if known else None
 
