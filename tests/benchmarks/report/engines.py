@@ -11,7 +11,6 @@ from tests.benchmarks.report.markdown import figure, table
 from tests.benchmarks.report.record import Record, RecordPart, check_columns
 from tests.benchmarks.report.section import Plot, Section
 
-
 LABELS = {
     "lists made into arrays": "conversion of lists to arrays",
     "what is not in the caches: rows of the table, code": "cache misses: rows of the table, code",
