@@ -45,6 +45,7 @@ def main(
     with ExitStack() as running:
         generator = running.enter_context(LoadGenerator())
         complete = running.enter_context(started(bundles, python_path=python_path))
+        WORKING_TREE.verify(complete.pid or 0)
         without = {
             part: running.enter_context(
                 started(bundles, program=("tests.benchmarks.ablation", part), python_path=python_path)

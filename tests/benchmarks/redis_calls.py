@@ -1,9 +1,9 @@
-"""Cost of one call of Redis: `python -m tests.benchmarks.redis_calls`.
+"""Cost of one call to Redis: `python -m tests.benchmarks.redis_calls`.
 
-A call adds an item to a short session and reads it, by redis-py in several ways and as the service does, against a
-private server, over TCP and by a unix socket, one call after another and with 32 in flight. The ways take turns, round
-by round, and the medians are told. Prints one line of JSON: processor time of client and server in us for each call,
-and calls a second, which on a machine that is shared say less.
+A call appends an item to a short session and reads it: with redis-py in several ways, and as the service does it. All
+run against a private server over TCP and over a Unix socket, one call at a time and with 32 in flight, in turn, round
+by round. Prints one line of JSON with the medians: processor time of client and server per call in us, and calls per
+second, which are less reliable where cores are shared.
 """
 
 import asyncio

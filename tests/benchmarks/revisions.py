@@ -54,11 +54,11 @@ def checked_out(revision: str) -> Iterator[SourceTree]:
             subprocess.run(["git", "-C", repository, "worktree", "remove", "--force", folder], check=True)
 
 
-def in_turn(servers: Mapping[str, Server], rounds: int, ask: Callable[[Server], Figures]) -> list[Round]:
-    """Measure every server once in each round; each round begins with the next server, so no place is favoured."""
+def in_turn(servers: Mapping[str, Server], rounds: int, run_load: Callable[[Server], Figures]) -> list[Round]:
+    """Measure every server once in each round; each round begins with the next server, so that order favours none."""
     names = [*servers]
     orders = [names[number % len(names) :] + names[: number % len(names)] for number in range(rounds)]
-    return [{name: ask(servers[name]) for name in order} for order in orders]
+    return [{name: run_load(servers[name]) for name in order} for order in orders]
 
 
 def summary(rounds: Sequence[Round], limit: float) -> dict[str, Any]:
@@ -125,15 +125,15 @@ def main(
         loaded_from = {name: trees[name].verify(server.pid or 0) for name, server in servers.items()}
         generator = running.enter_context(LoadGenerator())
 
-        def ask(server: Server, *, connections: int, duration_s: float) -> Figures:
+        def run_load(server: Server, *, connections: int, duration_s: float) -> Figures:
             load = ClosedLoad(server.url, api, sessions, connections, duration_s, next(seeds))
             return measure(generator, server, load).figures()
 
         by_connections: dict[int, Any] = {}
         for number in connections or [1, 16]:
             for server in servers.values():
-                ask(server, connections=number, duration_s=WARM_UP_S)
-            measured = in_turn(servers, rounds, partial(ask, connections=number, duration_s=seconds))
+                run_load(server, connections=number, duration_s=WARM_UP_S)
+            measured = in_turn(servers, rounds, partial(run_load, connections=number, duration_s=seconds))
             by_connections[number] = summary(measured, limit)
     result = {
         "benchmark": "revisions",

@@ -232,12 +232,18 @@ def main(
 
 
 def _by_stage(
-    whole: Sequence[float], http: Sequence[float], store: Sequence[float], others: Sequence[dict[str, float]]
+    service_us: Sequence[float],
+    http_us: Sequence[float],
+    store_us: Sequence[float],
+    isolated_us: Sequence[dict[str, float]],
 ) -> dict[str, Any]:
-    floors = [{"http": h, "store": s, **o} for h, s, o in zip(http, store, others, strict=True)]
-    ratios = [request / sum(floor.values()) for request, floor in zip(whole, floors, strict=True)]
+    floors = [
+        {"http": http, "store": store, **others}
+        for http, store, others in zip(http_us, store_us, isolated_us, strict=True)
+    ]
+    ratios = [request / sum(floor.values()) for request, floor in zip(service_us, floors, strict=True)]
     return {
-        "cpu_us_per_request": round(median(whole), 1),
+        "cpu_us_per_request": round(median(service_us), 1),
         "floors_us": {name: round(median(floor[name] for floor in floors), 1) for name in floors[0]},
         "sum_of_floors_us": round(median(sum(floor.values()) for floor in floors), 1),
         "ratio": round(median(ratios), 3),
@@ -245,9 +251,9 @@ def _by_stage(
     }
 
 
-def _share(with_it: Sequence[float], without_it: Sequence[float], whole: Sequence[float]) -> dict[str, float]:
+def _share(with_it: Sequence[float], without_it: Sequence[float], request_us: Sequence[float]) -> dict[str, float]:
     spent = median(more - less for more, less in zip(with_it, without_it, strict=True))
-    return {"us_per_request": round(spent, 1), "share_of_request": round(spent / median(whole), 4)}
+    return {"us_per_request": round(spent, 1), "share_of_request": round(spent / median(request_us), 4)}
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ from tests.benchmarks.revisions import FIGURES, in_turn, spread, summary, verdic
 
 
 def test_each_round_begins_with_the_next_server() -> None:
-    asked: list[str] = []
+    order: list[str] = []
 
-    def ask(server: Server) -> dict[str, float]:
-        asked.append(server.url)
+    def run_load(server: Server) -> dict[str, float]:
+        order.append(server.url)
         return {}
 
-    in_turn({name: Server(name) for name in "abc"}, 4, ask)
-    assert "".join(asked) == "abcbcacababc"
+    in_turn({name: Server(name) for name in "abc"}, 4, run_load)
+    assert "".join(order) == "abcbcacababc"
 
 
 def test_the_deviation_is_that_of_the_median_and_falls_with_more_rounds() -> None:
@@ -36,8 +36,8 @@ def test_ratios_are_of_the_same_round() -> None:
         return {**dict.fromkeys(FIGURES, value), "errors": {"degraded": 1}}
 
     rounds = [{"then": figures(speed), "now": figures(2 * speed), "then again": figures(speed)} for speed in (1, 5, 9)]
-    found = summary(rounds, limit=0.02)
-    assert found["ratios"]["p50_ms"]["median"] == 2
-    assert found["noise"]["p50_ms"] == {"median": 1, "middle_half": [1, 1], "deviation": 0}
-    assert found["limit"]["verdict"] == "exceeded"
-    assert found["errors"] == {"degraded": 9}
+    result = summary(rounds, limit=0.02)
+    assert result["ratios"]["p50_ms"]["median"] == 2
+    assert result["noise"]["p50_ms"] == {"median": 1, "middle_half": [1, 1], "deviation": 0}
+    assert result["limit"]["verdict"] == "exceeded"
+    assert result["errors"] == {"degraded": 9}

@@ -12,7 +12,7 @@ LOWEST_RATE, HIGHEST_RATE = 1.0, 50_000.0
 RATE_TOLERANCE = 1.05
 """The bisection ends when the lowest failing rate is at most this many times the highest passing one."""
 BACK_OFF = 0.9
-"""Factor to the next lower rate if the rate that was found does not pass the longer confirmation."""
+"""Factor by which the rate is lowered after a failed confirmation."""
 CONFIRMATION_FACTOR = 2
 """Length of the confirmation, in lengths of a load step."""
 LOAD_SHARE = 0.7
@@ -48,7 +48,7 @@ class Capacity:
         return next((result.limited_by for result in failed if result.limited_by), None)
 
     def replicas(self, rate_per_s: float) -> int | None:
-        """Return how many such servers carry a rate, each at `LOAD_SHARE` of its highest; None if no number does."""
+        """Return how many such servers carry a rate, each at `LOAD_SHARE` of its highest; None without a highest rate."""
         return None if self.best is None else math.ceil(rate_per_s / (LOAD_SHARE * self.best.rate_per_s))
 
 

@@ -138,7 +138,7 @@ def _wait_for_encoder(process: "subprocess.Popen[bytes]", log: IO[str], workers:
 
 
 def _event(line: str) -> str:
-    """Return the event name of a JSON log line; empty for any other line, such as one that is still being written."""
+    """Return the event name of a JSON log line; empty for any other line, also for one not yet complete."""
     try:
         return str(json.loads(line)["event"])
     except (ValueError, KeyError, TypeError):

@@ -24,11 +24,11 @@ class CapacityReport:
     workers: int | None
     """None if the server was running already."""
     wanted_rate_per_s: float | None
-    """The rate to count replicas for; None if none was asked for."""
+    """The rate to count replicas for, if any."""
 
     @property
     def replicas(self) -> int | None:
-        """How many such servers carry the wanted rate; None without one, or if no number does."""
+        """The number of such servers for the wanted rate; None without such a rate, or if no number suffices."""
         return None if self.wanted_rate_per_s is None else self.capacity.replicas(self.wanted_rate_per_s)
 
     def figures(self) -> dict[str, Any]:
