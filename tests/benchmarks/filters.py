@@ -59,10 +59,10 @@ def measure(search: Search, queries: Sequence[Query]) -> dict[str, Any]:
     return {"p50_us": round(median(durations), 1), "recall_at_20": round(hits / expected, 3)}
 
 
-def under_mask(
+def measure_strategies(
     faiss_index: FaissIndex,
     index: ItemIndex,
-    effort: SearchParameters,
+    parameters: SearchParameters,
     eligible: Eligible,
     queries_QKD: NDArray[np.float32],
 ) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def under_mask(
     queries = [Query(query, set(index.scan(query, K, eligible=eligible).rows.tolist())) for query in queries_QKD]
 
     def visiting(visits: int) -> Search:
-        per_k = effort.candidates_per_k
+        per_k = parameters.candidates_per_k
 
         def search(query_KD: NDArray[np.float32]) -> NDArray[np.int64]:
             ids, _ = faiss_index.search(query_KD, per_k * K, visits=visits, selector=eligible.selector)
@@ -93,12 +93,12 @@ def under_mask(
         },
         "scan": measure(lambda query_KD: index.scan(query_KD, K, eligible=eligible).rows, queries),
     }
-    if effort.visits is None:
+    if parameters.visits is None:
         return result
-    wider = faiss_index.at_most(ceil(effort.visits * eligible.items / max(1, eligible.count)))
+    wider = faiss_index.at_most(ceil(parameters.visits * eligible.items / max(1, eligible.count)))
     return {
         **result,
-        "masked": measure(visiting(effort.visits), queries),
+        "masked": measure(visiting(parameters.visits), queries),
         "wide": {"visits": wider, **measure(visiting(wider), queries)},
     }
 
@@ -119,12 +119,12 @@ def measure_index(
     faiss_index = FaissIndex.load(folder / INDEX, info, len(vectors_N1D) - 1)
     best = exact_rows(Vectors(vectors_N1D), queries_QKD)
     queries = [Query(query, rows) for query, rows in zip(queries_QKD, best, strict=True)]
-    effort = SearchParameters(info.nprobe or info.ef_search, info.candidates_per_k)
+    parameters = SearchParameters(info.nprobe or info.ef_search, info.candidates_per_k)
     return {
         "without": measure(lambda query_KD: index.search(query_KD, K).rows, queries),
         "shares": {
-            share: under_mask(
-                faiss_index, index, effort, random_share(len(vectors_N1D) - 1, share, generator), queries_QKD
+            share: measure_strategies(
+                faiss_index, index, parameters, random_share(len(vectors_N1D) - 1, share, generator), queries_QKD
             )
             for share in SHARES
         },

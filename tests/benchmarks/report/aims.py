@@ -31,7 +31,7 @@ class Aim(NamedTuple):
 
     what: str
     aim: str
-    measured: Callable[[Sequence[Record]], Iterator[Verdict]]
+    verdicts: Callable[[Sequence[Record]], Iterator[Verdict]]
     explained_by: str
 
 
@@ -42,7 +42,7 @@ def aims_table(records: Sequence[Record]) -> str:
 
 
 def _rows(aim: Aim, records: Sequence[Record]) -> Iterator[list[str]]:
-    verdicts = list(aim.measured(records))
+    verdicts = list(aim.verdicts(records))
     if not verdicts:
         yield [aim.what, aim.aim, "", "not measured"]
     for verdict in verdicts:
@@ -57,13 +57,13 @@ def _is_near(items: int, aimed_at: int) -> bool:
 def _beats_peer(peer: str, times: float, *, ours: str = OURS_FAST, recall: float = 0.95) -> Aim:
     """Aim at a multiple of a peer's requests/s, in the peer's best settings."""
 
-    def measured(records: Sequence[Record]) -> Iterator[Verdict]:
+    def verdicts(records: Sequence[Record]) -> Iterator[Verdict]:
         for record in records:
             if isinstance(record, Peers) and _is_near(record.items, SMALL):
                 yield from _against_peer(record, peer, ours, times, recall)
 
     what = f"requests/s of one worker, {CONNECTIONS} connections, 43k items, recall@20 ≥ {recall:g}"
-    return Aim(what, f"≥ {times:g} × {peer}", measured, STAGES.title)
+    return Aim(what, f"≥ {times:g} × {peer}", verdicts, STAGES.title)
 
 
 def _against_peer(record: Peers, peer: str, ours: str, times: float, recall: float) -> Iterator[Verdict]:
@@ -90,7 +90,7 @@ def _caveats(errors: Mapping[str, int], generator_limited: bool) -> Iterator[str
 def _latency_under_load(items: int, limits_ms: Mapping[str, float]) -> Aim:
     """Aim at latencies of the complete service at `RATE_PER_S`, with SR-GNN and a filter."""
 
-    def measured(records: Sequence[Record]) -> Iterator[Verdict]:
+    def verdicts(records: Sequence[Record]) -> Iterator[Verdict]:
         for record in records:
             if isinstance(record, Serving) and record.filter:
                 for catalog in record.catalogs:
@@ -101,7 +101,7 @@ def _latency_under_load(items: int, limits_ms: Mapping[str, float]) -> Aim:
         f"{items // 1_000_000}M items, SR-GNN, Redis session, a filter, recall@20 ≥ 0.98, open loop at "
         f"{RATE_PER_S:,} requests/s, everything on {CORES} cores",
         ", ".join([*(f"{name} < {ms:g} ms" for name, ms in limits_ms.items()), "no error"]),
-        measured,
+        verdicts,
         STAGES.title,
     )
 
@@ -127,7 +127,7 @@ def _percentile(load: Load, name: str) -> float | None:
 def _encoder_speed(engine: str, name: str, times: float) -> Aim:
     """Aim at a speed-up over eager torch, with the best form of an engine."""
 
-    def measured(records: Sequence[Record]) -> Iterator[Verdict]:
+    def verdicts(records: Sequence[Record]) -> Iterator[Verdict]:
         for record in records:
             if isinstance(record, Engines) and (engines := record.by_length.get(ENCODED_ITEMS)):
                 forms = {
@@ -138,7 +138,7 @@ def _encoder_speed(engine: str, name: str, times: float) -> Aim:
                     yield Verdict(f"{figure(forms[best])} × ({best})", forms[best] >= times)
 
     what = f"SR-GNN encode at {ENCODED_ITEMS} items, by {name}"
-    return Aim(what, f"≥ {times:g} × eager torch with the graph built in Python", measured, ENGINES.title)
+    return Aim(what, f"≥ {times:g} × eager torch with the graph built in Python", verdicts, ENGINES.title)
 
 
 def _catalogs_near(items: int, records: Sequence[Record]) -> Iterator[Catalog]:
@@ -148,7 +148,7 @@ def _catalogs_near(items: int, records: Sequence[Record]) -> Iterator[Catalog]:
 
 
 def _search_speed(items: int, name: str, times_less: float) -> Aim:
-    def measured(records: Sequence[Record]) -> Iterator[Verdict]:
+    def verdicts(records: Sequence[Record]) -> Iterator[Verdict]:
         for catalog in _catalogs_near(items, records):
             if search := catalog.targets.get(0.99):
                 yield Verdict(
@@ -156,7 +156,7 @@ def _search_speed(items: int, name: str, times_less: float) -> Aim:
                     search.share_of_flat <= 1 / times_less and search.recall_at_20 >= 0.99,
                 )
 
-    return Aim(f"search of {name} items at recall@20 ≥ 0.99", f"≤ 1/{times_less:g} of flat", measured, CATALOGS.title)
+    return Aim(f"search of {name} items at recall@20 ≥ 0.99", f"≤ 1/{times_less:g} of flat", verdicts, CATALOGS.title)
 
 
 def _first_answers(records: Sequence[Record]) -> Iterator[Verdict]:

@@ -48,7 +48,7 @@ class Capacity:
         return next((result.limited_by for result in failed if result.limited_by), None)
 
     def replicas(self, rate_per_s: float) -> int | None:
-        """Return how many such servers carry a rate, each at `LOAD_SHARE` of its highest; None without a highest rate."""
+        """Return how many such servers carry a rate, each at `LOAD_SHARE` of its highest; None if it has none."""
         return None if self.best is None else math.ceil(rate_per_s / (LOAD_SHARE * self.best.rate_per_s))
 
 
