@@ -1,6 +1,6 @@
-"""What HTTP alone costs: a server that reads a body and answers with as many bytes as the service, and does no more.
+"""The cost of HTTP alone: a server that reads the body and sends a response of the same size as the service's.
 
-`python -m tests.benchmarks.bare_server SOCKET BYTES`, by the number of an open socket.
+`python -m tests.benchmarks.bare_server DESCRIPTOR BYTES` serves on an inherited listening socket.
 """
 
 import socket
@@ -17,7 +17,7 @@ from onward.service.bench.server import Server
 Message = dict[str, Any]
 
 
-class Bare:
+class BareApplication:
     """An ASGI application without a framework."""
 
     def __init__(self, size: int) -> None:
@@ -38,7 +38,7 @@ class Bare:
 
 @contextmanager
 def bare_server(size: int) -> Iterator[Server]:
-    """Run it in a process of its own, on a free port."""
+    """Run the server in a separate process on a free port, with responses of about `size` bytes."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
@@ -54,5 +54,7 @@ def bare_server(size: int) -> Iterator[Server]:
 
 if __name__ == "__main__":
     descriptor, size = map(int, sys.argv[1:])
-    config = uvicorn.Config(Bare(size), access_log=False, log_config=None, lifespan="off", server_header=False)
+    config = uvicorn.Config(
+        BareApplication(size), access_log=False, log_config=None, lifespan="off", server_header=False
+    )
     uvicorn.Server(config).run([socket.socket(fileno=descriptor)])

@@ -1,8 +1,8 @@
 """Catalogs from 43 thousand to 10 million items: `python -m tests.benchmarks.catalogs RUN --out FOLDER`.
 
-Makes a bundle of each size from a training run, with the structure of what was trained (`enlarged`), and measures how
-long it takes to build, to load and to search, what recall it has, and what two processes share. Without a run it makes
-up a shop and trains on that for an epoch. The bundles stay in --out and are used again. Prints one line of JSON.
+Builds a bundle of each size from a training run, by interpolation that keeps the structure of the trained item table
+(`scaled_catalog`), and measures build, load and search time, recall, and the memory that two processes share. Without
+a run it trains one epoch on a synthetic shop. Bundles in --out are reused. Prints one line of JSON.
 """
 
 import json
@@ -29,7 +29,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 BUILD = "build.json"
 EVENTS = 200_000
 WORKERS = 2
-LONGEST_START_S = 120
+START_TIMEOUT_S = 120
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
     items: Annotated[list[int] | None, typer.Option(min=1_000, help="Items of a catalog; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to keep the bundles.  [default: nowhere]")] = None,
 ) -> None:
-    """Print what catalogs of several sizes cost to build, load, keep and search."""
+    """Print the build, load and search time and the memory of catalogs of several sizes."""
     with ExitStack() as temporary:
         folder = out or Path(temporary.enter_context(tempfile.TemporaryDirectory()))
         trained = run or _quick_run(Path(temporary.enter_context(tempfile.TemporaryDirectory())))
@@ -48,13 +48,13 @@ def main(
             "benchmark": "catalogs",
             **machine("faiss-cpu", "onnxruntime", "numpy"),
             "run": trained.name,
-            "catalogs": {size: _measured(trained, data, size, folder) for size in items or [43_097, 1_000_000]},
+            "catalogs": {size: _measure(trained, data, size, folder) for size in items or [43_097, 1_000_000]},
         }
     typer.echo(json.dumps(result))
 
 
-def _measured(run: Path, data: Path | None, items: int, folder: Path) -> dict[str, Any]:
-    bundles = folder / _named(items)
+def _measure(run: Path, data: Path | None, items: int, folder: Path) -> dict[str, Any]:
+    bundles = folder / _folder_name(items)
     if not (bundles / "current").exists():
         _build(run, data, items, bundles)
     bundle = (bundles / "current").resolve()
@@ -64,28 +64,28 @@ def _measured(run: Path, data: Path | None, items: int, folder: Path) -> dict[st
         "build": json.loads((bundles / BUILD).read_text()),
         "index": manifest.index.model_dump(),
         "files_mb": {name: round(entry.size / 2**20, 1) for name, entry in manifest.files.items()},
-        "first_answer_s": _first_answer_s(bundles, _an_item(bundle)),
-        **_figures(bundle),
-        "workers": _shared(bundle),
+        "first_answer_s": _first_answer_s(bundles, _first_item(bundle)),
+        **_latency(bundle),
+        "workers": _shared_memory(bundle),
     }
 
 
 def _build(run: Path, data: Path | None, items: int, bundles: Path) -> None:
     from onward.training.export.export import load_trained
-    from tests.benchmarks.large_bundles import publish_enlarged
+    from tests.benchmarks.large_bundles import publish_scaled
 
     dataset = Dataset.open(data or Path(read_run(run)["data"]))
     trained = load_trained(run, dataset)
     if trained.encoder.users:
-        raise InputError(f"{run}: a {trained.recipe.model} knows users; name a run of an encoder that does not")
-    figures = publish_enlarged(
+        raise InputError(f"{run}: a {trained.recipe.model} has user vectors; give the run of a model without users")
+    figures = publish_scaled(
         trained, dataset, items, bundles, target_recall=0.99, on_step=lambda step: _say(f"{items:,} items: {step}")
     )
     (bundles / BUILD).write_text(json.dumps(figures))
 
 
 def _first_answer_s(bundles: Path, item_id: str) -> float:
-    """Seconds from the start of the service's process to its first recommendation."""
+    """Start the service and return the seconds until its first recommendation."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -103,8 +103,8 @@ def _first_answer_s(bundles: Path, item_id: str) -> float:
     started = time.perf_counter()
     with _running(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)):
         while not _answers(port, item_id):
-            if time.perf_counter() - started > LONGEST_START_S:
-                raise TimeoutError(f"{bundles}: the service gave no answer in {LONGEST_START_S} s")
+            if time.perf_counter() - started > START_TIMEOUT_S:
+                raise TimeoutError(f"{bundles}: no answer from the service within {START_TIMEOUT_S} s")
             time.sleep(0.02)
         return round(time.perf_counter() - started, 2)
 
@@ -120,9 +120,9 @@ def _answers(port: int, item_id: str) -> bool:
         return False
 
 
-def _shared(bundle: Path) -> list[dict[str, int]]:
-    """Memory of processes that hold the same bundle at the same time."""
-    command = [sys.executable, "-m", "tests.benchmarks.catalog_holder", str(bundle)]
+def _shared_memory(bundle: Path) -> list[dict[str, int]]:
+    """Measure the memory of processes that hold the same bundle at the same time."""
+    command = [sys.executable, "-m", "tests.benchmarks.catalog_memory", str(bundle)]
     with ExitStack() as running:
         holders = [
             running.enter_context(
@@ -141,14 +141,14 @@ def _shared(bundle: Path) -> list[dict[str, int]]:
         for holder in holders:
             assert holder.stdout is not None
             holder.stdout.readline()
-        told = []
+        figures = []
         for holder in holders:
             assert holder.stdin is not None
             assert holder.stdout is not None
             holder.stdin.write("\n")
             holder.stdin.flush()
-            told.append(json.loads(holder.stdout.readline()))
-    return told
+            figures.append(json.loads(holder.stdout.readline()))
+    return figures
 
 
 @contextmanager
@@ -163,10 +163,10 @@ def _running(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
                 stream.close()
 
 
-def _figures(bundle: Path) -> dict[str, Any]:
-    """What `catalog_figures` prints."""
+def _latency(bundle: Path) -> dict[str, Any]:
+    """Run `catalog_latency` and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.catalog_figures", str(bundle)],
+        [sys.executable, "-m", "tests.benchmarks.catalog_latency", str(bundle)],
         env={**os.environ, **ONE_THREAD},
         stdout=subprocess.PIPE,
         text=True,
@@ -176,13 +176,13 @@ def _figures(bundle: Path) -> dict[str, Any]:
     return figures
 
 
-def _an_item(bundle: Path) -> str:
+def _first_item(bundle: Path) -> str:
     with (bundle / "ids.txt").open(encoding="utf-8") as ids:
         return ids.readline().rstrip("\n")
 
 
 def _quick_run(folder: Path) -> Path:
-    """A run of one epoch on a made-up shop."""
+    """Train one epoch on a synthetic shop."""
     shop, dataset, run = folder / "shop", folder / "dataset", folder / "run"
     for arguments in (
         ["generate", "--out", str(shop), "--events", str(EVENTS)],
@@ -193,8 +193,8 @@ def _quick_run(folder: Path) -> Path:
     return run
 
 
-def _named(items: int) -> str:
-    """A catalog's folder: 43k, 1m, 10m."""
+def _folder_name(items: int) -> str:
+    """Return the folder name of a catalog: 43k, 1m, 10m."""
     return f"{items // 1_000_000}m" if items % 1_000_000 == 0 else f"{items // 1_000}k"
 
 

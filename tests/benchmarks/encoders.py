@@ -1,8 +1,8 @@
-"""Latency of the encoder, as the service runs it: `python -m tests.benchmarks.encoders [BUNDLES ...]`.
+"""Latency of encoders as the service runs them: `python -m tests.benchmarks.encoders [BUNDLES ...]`.
 
-Encodes sessions of 20 items, one at a time in one thread, by every bundle in turn. Without arguments: by an untrained
-encoder of each model, exported at its paper's sizes. With `--engines`: one SR-GNN by everything that can run it, at
-several lengths; see `tests.benchmarks.engines`. Prints one line of JSON.
+Encodes sessions of 20 items, one at a time in one thread, with the encoder of every bundle in turn. Without arguments:
+with an untrained encoder of each model, exported at its paper's sizes. With `--engines`: one SR-GNN on every engine
+that can run it, at several lengths; see `tests.benchmarks.engines`. Prints one line of JSON.
 """
 
 import json
@@ -23,27 +23,27 @@ from onward.training.hardware import machine
 from onward.training.models.encoder import UserEncoder
 from onward.training.recipe import Recipe
 from tests.benchmarks.engines import PROFILED, RECIPE, compare, kernel_parts
-from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.paper_recipes import paper_recipes
+from tests.benchmarks.synthetic_corpus import sizes_of, synthetic_corpus
 
 DISTINCT = 0.7
-"""Share of a session's clicks that are on an item which it did not have yet."""
+"""Share of a session's clicks that are on a new item."""
 WARM_UP = 20
 
 
-def bundled(folders: list[Path]) -> Iterator[tuple[str, Encoder, int]]:
-    """Name, encoder and number of items of each bundle, or of the current one of a folder of bundles."""
+def bundled_encoders(folders: list[Path]) -> Iterator[tuple[str, Encoder, int]]:
+    """Yield name, encoder and item count of each bundle; a folder of bundles stands for its current one."""
     for folder in folders:
         bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
         yield f"{bundle.manifest.model} ({folder})", bundle.encoder, bundle.manifest.items
 
 
-def untrained(folder: Path) -> Iterator[tuple[str, Encoder, int]]:
-    """Name, encoder and number of items of every paper's recipe; the programs are written to `folder`."""
+def untrained_encoders(folder: Path) -> Iterator[tuple[str, Encoder, int]]:
+    """Yield name, encoder and item count of every paper's recipe; exports the programs to `folder`."""
     for name in paper_recipes():
         recipe, sizes = Recipe.load(Path(name)), sizes_of(name)
         torch.manual_seed(1)
-        encoder = recipe.build(made_up_corpus(sizes, seed=1)).eval()
+        encoder = recipe.build(synthetic_corpus(sizes, seed=1)).eval()
         with torch.inference_mode():
             interests, dimension = encoder(torch.tensor([[1, 2]])).shape[1:]
         program = folder / name / "encoder.onnx"
@@ -64,13 +64,13 @@ def untrained(folder: Path) -> Iterator[tuple[str, Encoder, int]]:
 
 
 def session(generator: random.Random, items: int, length: int) -> list[int]:
-    """Item rows of which some come again."""
+    """Draw item rows, some of them repeated."""
     pool = generator.sample(range(1, items + 1), min(items, max(1, round(DISTINCT * length))))
     return pool[:length] + generator.choices(pool, k=length - len(pool[:length]))
 
 
 def durations_us(encoders: Mapping[str, tuple[Encoder, int]], sessions: int, length: int) -> dict[str, list[float]]:
-    """How long each encoder took for each of its sessions, one session of each in turn."""
+    """Return the latencies of each encoder; the encoders take turns session by session."""
     generator = random.Random(1)
     durations: dict[str, list[float]] = {name: [] for name in encoders}
     for number in range(WARM_UP + sessions):
@@ -86,9 +86,9 @@ def durations_us(encoders: Mapping[str, tuple[Encoder, int]], sessions: int, len
 def main(
     bundles: Annotated[list[Path] | None, typer.Argument(exists=True, help="Bundles, or folders of bundles.")] = None,
     sessions: Annotated[int, typer.Option(min=2)] = 2_000,
-    length: Annotated[int, typer.Option(min=1, help="Items of a session.")] = 20,
-    engines: Annotated[bool, typer.Option("--engines", help="Compare what can run one encoder instead.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Of --engines.")] = 15,
+    length: Annotated[int, typer.Option(min=1, help="Items per session.")] = 20,
+    engines: Annotated[bool, typer.Option("--engines", help="Compare the engines of one encoder instead.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of --engines.")] = 15,
 ) -> None:
     """Print the latency of each bundle's encoder, or of each model's."""
     if engines:
@@ -99,7 +99,7 @@ def main(
         typer.echo(json.dumps({"benchmark": "engines", **machine("torch", "onnxruntime", "numba"), **figures}))
         return
     with tempfile.TemporaryDirectory() as folder:
-        named = bundled(bundles) if bundles else untrained(Path(folder))
+        named = bundled_encoders(bundles) if bundles else untrained_encoders(Path(folder))
         encoders = {name: (encoder, items) for name, encoder, items in named}
         durations = durations_us(encoders, sessions, length)
     cuts = {name: quantiles(values, n=100) for name, values in durations.items()}

@@ -1,4 +1,4 @@
-"""One SR-GNN by everything that can run it, from what public code does to machine code.
+"""One SR-GNN encoder on every engine that can run it, from eager torch to compiled machine code.
 
 Dimension key: B sessions, L positions, D embedding.
 """
@@ -20,17 +20,17 @@ from onward.training.export.onnx_program import write_form
 from onward.training.models.folded_srgnn import FoldedSRGNN
 from onward.training.models.srgnn import SRGNN
 from onward.training.recipe import Recipe
-from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.plain_srgnn import PlainSRGNN, plain_batch
+from tests.benchmarks.synthetic_corpus import sizes_of, synthetic_corpus
 
 RECIPE = "srgnn-diginetica-paper"
 LENGTHS = (5, 10, 20, 50)
-SESSIONS_OF_A_ROUND = 50
+SESSIONS_PER_ROUND = 50
 REFERENCE = "torch, graph in Python"
-"""What public code does, and what the others are measured against."""
+"""The engine of most public code, to which the others are compared."""
 
 PROFILED = 20
-"""Items of the sessions that the parts of the kernel are timed with."""
+"""Items per session where the parts of the kernel are timed."""
 
 T = TypeVar("T")
 Rows = list[int]
@@ -40,14 +40,14 @@ Engine = Callable[[Rows], NDArray[np.float32]]
 def compare(
     folder: Path, sessions_of: Callable[[random.Random, int, int], Rows], rounds: int
 ) -> dict[str, dict[str, Any]]:
-    """Processor time of a call by each engine, in us, for each length of session; all take turns in every round.
+    """Measure each engine at each session length; the engines take turns in every round.
 
-    Beside it, how many times as fast that is as `REFERENCE`, by the median of the rounds' ratios, and the largest
-    difference of the interests from those of torch.
+    Returns, by length and engine: processor time per call in us, the speed-up over `REFERENCE` (median of the rounds'
+    ratios), and the largest difference of the interests from those of torch.
 
     Args:
-        folder: programs are written there.
-        sessions_of: makes a session of so many items, of a catalog of so many.
+        folder: where programs are exported to.
+        sessions_of: draws a session, given a random generator, the number of items and the length.
         rounds: measurements of each engine and length.
     """
     torch.set_num_threads(1)
@@ -55,16 +55,18 @@ def compare(
     engines = engines_of(untrained(), folder, items)
     generator = random.Random(1)
     sessions = {
-        length: [sessions_of(generator, items, length) for _ in range(SESSIONS_OF_A_ROUND)] for length in LENGTHS
+        length: [sessions_of(generator, items, length) for _ in range(SESSIONS_PER_ROUND)] for length in LENGTHS
     }
     return {str(length): compare_at(engines, sessions[length], rounds) for length in LENGTHS}
 
 
 def compare_at(engines: Mapping[str, Engine], sessions: list[Rows], rounds: int) -> dict[str, Any]:
-    """What `compare` gives of one length."""
+    """Return the figures of `compare` for sessions of one length."""
     expected = [engines[REFERENCE](rows) for rows in sessions]
     differences = {
-        name: max(float(np.abs(engine(rows) - one).max()) for rows, one in zip(sessions, expected, strict=True))
+        name: max(
+            float(np.abs(engine(rows) - reference).max()) for rows, reference in zip(sessions, expected, strict=True)
+        )
         for name, engine in engines.items()
     }
     times: dict[str, list[float]] = {name: [] for name in engines}
@@ -73,53 +75,54 @@ def compare_at(engines: Mapping[str, Engine], sessions: list[Rows], rounds: int)
             times[name].append(cpu_us(engine, sessions))
     return {
         name: {
-            "cpu_us": round(median(of_engine), 1),
+            "cpu_us": round(median(engine_us), 1),
             "times_as_fast": round(
-                median(plain / own for plain, own in zip(times[REFERENCE], of_engine, strict=True)), 1
+                median(reference / own for reference, own in zip(times[REFERENCE], engine_us, strict=True)), 1
             ),
             "difference": float(f"{differences[name]:.1e}"),
         }
-        for name, of_engine in times.items()
+        for name, engine_us in times.items()
     }
 
 
 def kernel_parts(folder: Path, sessions_of: Callable[[random.Random, int, int], Rows], rounds: int) -> dict[str, float]:
-    """Processor time of the parts of a call of the kernel for `PROFILED` items, in us, by calls that leave parts out.
+    """Return the processor time of the parts of a kernel call for `PROFILED` items, in us.
 
-    As in `compare`, something else runs before the calls with all parts, so that they find the caches as it left them.
+    The parts are differences between complete calls and calls without a part. As in `compare`, another engine runs
+    before the complete calls, so that these start with cold caches.
     """
     torch.set_num_threads(1)
     items, encoder, generator = sizes_of(RECIPE).items, untrained(), random.Random(1)
     form = FoldedSRGNN([encoder])
-    reference, whole = graph_in_python(encoder), kernel(form, folder / "parts", encoder, items)
-    alone = Kernel.load(folder / "parts", form.kernel()[0], items=items, max_length=encoder.max_length)
+    reference, complete = graph_in_python(encoder), kernel(form, folder / "parts", encoder, items)
+    bare_kernel = Kernel.load(folder / "parts", form.kernel()[0], items=items, max_length=encoder.max_length)
     interests = np.empty((1, encoder.dimension), dtype=np.float32)
-    sessions = [sessions_of(generator, items, PROFILED) for _ in range(SESSIONS_OF_A_ROUND)]
-    ready = [np.array(rows) for rows in sessions]
+    sessions = [sessions_of(generator, items, PROFILED) for _ in range(SESSIONS_PER_ROUND)]
+    arrays = [np.array(rows) for rows in sessions]
 
     def write(items_L: NDArray[np.int64]) -> None:
-        alone.write(items_L, np.array([len(items_L)]), interests)
+        bare_kernel.write(items_L, np.array([len(items_L)]), interests)
 
     times: list[tuple[float, float, float, float]] = []
     for _ in range(rounds):
         cpu_us(reference, sessions)
-        of_lists = cpu_us(whole.encode, sessions)
+        lists_us = cpu_us(complete.encode, sessions)
         cpu_us(reference, sessions)
-        of_arrays = cpu_us(write, ready)
-        in_caches, of_one = (cpu_us(write, [same] * SESSIONS_OF_A_ROUND) for same in (ready[0], ready[0][:1]))
-        times.append((of_lists, of_arrays, in_caches, of_one))
-    of_lists, of_arrays, in_caches, of_one = (median(column) for column in zip(*times, strict=True))
+        arrays_us = cpu_us(write, arrays)
+        cached_us, one_item_us = (cpu_us(write, [same] * SESSIONS_PER_ROUND) for same in (arrays[0], arrays[0][:1]))
+        times.append((lists_us, arrays_us, cached_us, one_item_us))
+    lists_us, arrays_us, cached_us, one_item_us = (median(column) for column in zip(*times, strict=True))
     parts = {
-        "lists made into arrays": of_lists - of_arrays,
-        "what is not in the caches: rows of the table, code": of_arrays - in_caches,
-        "the first item: the call, the products of its last state": of_one,
-        "the other items: messages, gates, attention": in_caches - of_one,
+        "lists made into arrays": lists_us - arrays_us,
+        "what is not in the caches: rows of the table, code": arrays_us - cached_us,
+        "the first item: the call, the products of its last state": one_item_us,
+        "the other items: messages, gates, attention": cached_us - one_item_us,
     }
     return {name: round(part, 1) for name, part in parts.items()}
 
 
 def cpu_us(call: Callable[[T], object], arguments: Sequence[T]) -> float:
-    """Processor time of this thread for a call."""
+    """Return the processor time of this thread per call, in us."""
     started = time.thread_time()
     for argument in arguments:
         call(argument)
@@ -127,9 +130,9 @@ def cpu_us(call: Callable[[T], object], arguments: Sequence[T]) -> float:
 
 
 def untrained() -> SRGNN:
-    """The recipe's encoder."""
+    """Build the recipe's encoder without training it."""
     torch.manual_seed(1)
-    encoder = Recipe.load(Path(RECIPE)).build(made_up_corpus(sizes_of(RECIPE), seed=1)).eval()
+    encoder = Recipe.load(Path(RECIPE)).build(synthetic_corpus(sizes_of(RECIPE), seed=1)).eval()
     assert isinstance(encoder, SRGNN)
     return encoder
 
@@ -147,7 +150,7 @@ def graph_in_python(encoder: SRGNN) -> Engine:
 
 
 def engines_of(encoder: SRGNN, folder: Path, items: int) -> dict[str, Engine]:
-    """Every engine by its name, the reference first."""
+    """Return every engine by name, the reference first."""
 
     @torch.inference_mode()
     def graph_in_tensors(rows: Rows) -> NDArray[np.float32]:
@@ -168,7 +171,7 @@ def engines_of(encoder: SRGNN, folder: Path, items: int) -> dict[str, Engine]:
 
 
 def program(form: torch.nn.Module, folder: Path, encoder: SRGNN, items: int) -> Encoder:
-    """`encoder` in a form, exported to `folder` and run by ONNX Runtime."""
+    """Export a form of the encoder to `folder` and load it into ONNX Runtime."""
     folder.mkdir()
     write_form(form, folder / "encoder.onnx", takes_users=False)
     return Encoder.load(
@@ -181,7 +184,7 @@ def program(form: torch.nn.Module, folder: Path, encoder: SRGNN, items: int) -> 
 
 
 def kernel(form: FoldedSRGNN, folder: Path, encoder: SRGNN, items: int) -> Encoder:
-    """The same, run by machine code."""
+    """Export a form of the encoder and compile its kernel to machine code."""
     accelerated = program(form, folder, encoder, items)
     accelerated.accelerate(folder, form.kernel()[0], items=items, sessions=[[1, 2, 1, 3]])
     return accelerated

@@ -1,8 +1,8 @@
 """Search under filters of every selectivity: `python -m tests.benchmarks.filters BUNDLE`.
 
-Asks a bundle's index, with the queries it was tuned on, for items of which only some are eligible, by chance: each way
-to search them is timed and compared with an exact search, and the way that ItemIndex takes is named. Prints one line
-of JSON.
+Searches a bundle's index with the queries it was tuned on, where a random share of the items is eligible. Each search
+strategy is timed and its recall measured against exact search, and the strategy that ItemIndex chooses is named.
+Prints one line of JSON.
 """
 
 import json
@@ -39,38 +39,38 @@ Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
 class Query(NamedTuple):
-    """A query and the best of the eligible rows."""
+    """A query and the nearest of the eligible rows."""
 
     query_KD: NDArray[np.float32]
     best: set[int]
 
 
-def measured(search: Search, asked: Sequence[Query]) -> dict[str, Any]:
-    """Median processor time of a query in microseconds, and recall@20, once all it reads is mapped into memory."""
+def measure(search: Search, queries: Sequence[Query]) -> dict[str, Any]:
+    """Return the median processor time of a query in microseconds, and recall@20, after a warm-up over all queries."""
     durations, hits = [], 0
-    for query_KD, _ in asked:
+    for query_KD, _ in queries:
         search(query_KD)
-    for query_KD, best in asked:
+    for query_KD, best in queries:
         started = time.thread_time()
         rows = search(query_KD)
         durations.append(1e6 * (time.thread_time() - started))
         hits += len(best.intersection(rows.tolist()))
-    wanted = max(1, sum(len(best) for _, best in asked))
-    return {"p50_us": round(median(durations), 1), "recall_at_20": round(hits / wanted, 3)}
+    expected = max(1, sum(len(best) for _, best in queries))
+    return {"p50_us": round(median(durations), 1), "recall_at_20": round(hits / expected, 3)}
 
 
-def under_mask(
+def measure_strategies(
     faiss_index: FaissIndex,
     index: ItemIndex,
-    effort: SearchParameters,
+    parameters: SearchParameters,
     eligible: Eligible,
     queries_QKD: NDArray[np.float32],
 ) -> dict[str, Any]:
-    """Every way to search the eligible items."""
-    asked = [Query(query, set(index.scan(query, K, eligible=eligible).rows.tolist())) for query in queries_QKD]
+    """Measure every strategy to search the eligible items."""
+    queries = [Query(query, set(index.scan(query, K, eligible=eligible).rows.tolist())) for query in queries_QKD]
 
     def visiting(visits: int) -> Search:
-        per_k = effort.candidates_per_k
+        per_k = parameters.candidates_per_k
 
         def search(query_KD: NDArray[np.float32]) -> NDArray[np.int64]:
             ids, _ = faiss_index.search(query_KD, per_k * K, visits=visits, selector=eligible.selector)
@@ -89,42 +89,42 @@ def under_mask(
         "chosen": {
             "strategy": plan.strategy,
             "visits": plan.visits,
-            **measured(lambda query_KD: index.search(query_KD, K, eligible=eligible).rows, asked),
+            **measure(lambda query_KD: index.search(query_KD, K, eligible=eligible).rows, queries),
         },
-        "scan": measured(lambda query_KD: index.scan(query_KD, K, eligible=eligible).rows, asked),
+        "scan": measure(lambda query_KD: index.scan(query_KD, K, eligible=eligible).rows, queries),
     }
-    if effort.visits is None:
+    if parameters.visits is None:
         return result
-    wider = faiss_index.at_most(ceil(effort.visits * eligible.items / max(1, eligible.count)))
+    wider = faiss_index.at_most(ceil(parameters.visits * eligible.items / max(1, eligible.count)))
     return {
         **result,
-        "masked": measured(visiting(effort.visits), asked),
-        "wide": {"visits": wider, **measured(visiting(wider), asked)},
+        "masked": measure(visiting(parameters.visits), queries),
+        "wide": {"visits": wider, **measure(visiting(wider), queries)},
     }
 
 
 def random_share(items: int, share: float, generator: np.random.Generator) -> Eligible:
-    """Each item eligible by chance."""
+    """Make each item eligible with a probability of `share`."""
     rows_N1 = generator.random(items + 1) < share
     rows_N1[0] = False
     return Eligible(rows_N1, items=items)
 
 
-def measured_index(
+def measure_index(
     folder: Path, info: IndexInfo, vectors_N1D: NDArray[np.float32], queries_QKD: NDArray[np.float32]
 ) -> dict[str, Any]:
-    """What each way costs and finds, by the share of eligible items."""
+    """Measure the time and recall of each strategy, by the share of eligible items."""
     generator = np.random.default_rng(1)
     index = ItemIndex.load(folder / INDEX, info, vectors_N1D=vectors_N1D)
     faiss_index = FaissIndex.load(folder / INDEX, info, len(vectors_N1D) - 1)
     best = exact_rows(Vectors(vectors_N1D), queries_QKD)
-    asked = [Query(query, rows) for query, rows in zip(queries_QKD, best, strict=True)]
-    effort = SearchParameters(info.nprobe or info.ef_search, info.candidates_per_k)
+    queries = [Query(query, rows) for query, rows in zip(queries_QKD, best, strict=True)]
+    parameters = SearchParameters(info.nprobe or info.ef_search, info.candidates_per_k)
     return {
-        "without": measured(lambda query_KD: index.search(query_KD, K).rows, asked),
+        "without": measure(lambda query_KD: index.search(query_KD, K).rows, queries),
         "shares": {
-            share: under_mask(
-                faiss_index, index, effort, random_share(len(vectors_N1D) - 1, share, generator), queries_QKD
+            share: measure_strategies(
+                faiss_index, index, parameters, random_share(len(vectors_N1D) - 1, share, generator), queries_QKD
             )
             for share in SHARES
         },
@@ -135,7 +135,7 @@ def main(
     bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")],
     queries: Annotated[int, typer.Option(min=2)] = 200,
 ) -> None:
-    """Print what each way to search under a filter costs and finds."""
+    """Print the time and recall of each strategy for search under a filter."""
     folder = bundle.resolve()
     info = read_manifest(folder)[0].index
     vectors_N1D = np.load(folder / VECTORS, mmap_mode="r")
@@ -146,7 +146,7 @@ def main(
         "items": len(vectors_N1D) - 1,
         "dimension": vectors_N1D.shape[1],
         "index": info.model_dump(exclude={"tried"}),
-        **measured_index(folder, info, np.asarray(vectors_N1D), queries_QKD),
+        **measure_index(folder, info, np.asarray(vectors_N1D), queries_QKD),
     }
     typer.echo(json.dumps(result))
 

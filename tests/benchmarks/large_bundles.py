@@ -1,4 +1,4 @@
-"""Bundles of catalogs larger than any training here saw: a trained encoder over an enlarged item table.
+"""Bundles of catalogs larger than the training data: a trained encoder over a scaled-up item table.
 
 Dimension key: N trained items, M items of the bundle, B sessions, K interests, D embedding; row 0 pads.
 """
@@ -22,7 +22,7 @@ from onward.training.export.export import Trained, exported_recipe
 from onward.training.export.onnx_program import write_program
 from onward.training.index.indexing import MAX_QUERIES, build_index
 from onward.training.models.encoder import SessionEncoder
-from tests.benchmarks.enlarged import Family, structure
+from tests.benchmarks.scaled_catalog import ScaledCatalog, structure
 
 CATEGORIES = 10
 MAX_PRICE = 100.0
@@ -30,7 +30,7 @@ PROBES = 5
 BLOCK_ROWS = 262_144
 
 
-def publish_enlarged(
+def publish_scaled(
     trained: Trained,
     dataset: Dataset,
     items: int,
@@ -40,9 +40,9 @@ def publish_enlarged(
     on_step: Callable[[str], object],
     seed: int = 1,
 ) -> dict[str, Any]:
-    """Publish a bundle of `items` items and tell how long each step took and how alike the tables are.
+    """Publish a bundle of `items` items; return the duration of each step and the structure of both item tables.
 
-    The encoder is left with the enlarged table.
+    Modifies the encoder of `trained`.
     """
     generator = np.random.default_rng(seed)
     steps = _Steps(on_step)
@@ -50,19 +50,22 @@ def publish_enlarged(
     with torch.inference_mode():
         vectors_N1D = encoder.item_vectors().numpy().copy()
     steps.begin("drawing the items' parents")
-    family = Family.of(vectors_N1D, items, generator)
-    sessions = family.sessions(_sessions(dataset, encoder.max_length), generator)
+    scaled = ScaledCatalog.draw(vectors_N1D, items, generator)
+    sessions = scaled.sessions(_sessions(dataset, encoder.max_length), generator)
     steps.begin("enlarging the item table")
-    enlarge(encoder, len(vectors_N1D), family, generator)
+    scale_tables(encoder, len(vectors_N1D), scaled, generator)
     with stage(bundles) as staging, torch.inference_mode():
         vectors_M1D = encoder.item_vectors().numpy()
         np.save(staging / VECTORS, vectors_M1D)
-        alike = {"trained": structure(vectors_N1D[1:], generator), "enlarged": structure(vectors_M1D[1:], generator)}
+        structures = {
+            "trained": structure(vectors_N1D[1:], generator),
+            "enlarged": structure(vectors_M1D[1:], generator),
+        }
         del vectors_M1D
         steps.begin("exporting the encoder")
         kernel = write_program(encoder, staging / ENCODER)
         interests = encoder(torch.ones(1, 2, dtype=torch.long)).shape[1]
-        _forget_table(encoder, len(vectors_N1D), items)
+        _free_tables(encoder, len(vectors_N1D), items)
         program = Encoder.load(
             staging / ENCODER,
             items=items,
@@ -75,8 +78,8 @@ def publish_enlarged(
         np.save(staging / QUERIES, queries_QKD)
         steps.begin("writing the catalog")
         ids = [f"item-{row}" for row in range(1, items + 1)]
-        popularity_M1 = _popularity(dataset, family, generator)
-        attributes = _attributes(family, generator)
+        popularity_M1 = _popularity(dataset, scaled, generator)
+        attributes = _attributes(scaled, generator)
         kinds = Catalog.write(staging, ids, popularity_M1, attributes, _availability(items, generator))
         steps.begin("building the index")
         table_M1D = np.load(staging / VECTORS, mmap_mode="r")
@@ -100,33 +103,33 @@ def publish_enlarged(
             index=info,
         )
         steps.begin("checking and publishing the bundle")
-        asked = [Asked([ids[row - 1] for row in rows]) for rows in sessions[-PROBES:]]
-        publish_with_probes(staging, manifest, bundles, asked)
-    return {"structure": alike, "seconds": steps.seconds()}
+        probes = [Asked([ids[row - 1] for row in rows]) for rows in sessions[-PROBES:]]
+        publish_with_probes(staging, manifest, bundles, probes)
+    return {"structure": structures, "seconds": steps.seconds()}
 
 
-def enlarge(encoder: SessionEncoder, rows: int, family: Family, generator: np.random.Generator) -> None:
-    """Replace every embedding table of `rows` rows by that of the family."""
+def scale_tables(encoder: SessionEncoder, rows: int, scaled: ScaledCatalog, generator: np.random.Generator) -> None:
+    """Replace every embedding table of `rows` rows by the scaled table."""
     for table in _tables(encoder, rows):
-        weight_M1D = np.empty((family.items + 1, table.embedding_dim), dtype=np.float32)
-        family.fill(weight_M1D, table.weight.detach().numpy(), generator)
+        weight_M1D = np.empty((scaled.items + 1, table.embedding_dim), dtype=np.float32)
+        scaled.fill(weight_M1D, table.weight.detach().numpy(), generator)
         table.weight = nn.Parameter(torch.from_numpy(weight_M1D), requires_grad=False)
-        table.num_embeddings = family.items + 1
+        table.num_embeddings = scaled.items + 1
 
 
 def _tables(encoder: SessionEncoder, rows: int) -> list[nn.Embedding]:
     return [part for part in encoder.modules() if isinstance(part, nn.Embedding) and part.num_embeddings == rows]
 
 
-def _forget_table(encoder: SessionEncoder, trained_rows: int, items: int) -> None:
-    """Let go of the memory that the enlarged tables hold."""
+def _free_tables(encoder: SessionEncoder, trained_rows: int, items: int) -> None:
+    """Free the memory of the scaled tables."""
     for table in _tables(encoder, items + 1):
         table.weight = nn.Parameter(table.weight[:trained_rows].clone(), requires_grad=False)
         table.num_embeddings = trained_rows
 
 
 def _sessions(dataset: Dataset, max_length: int) -> list[list[int]]:
-    """Held-out sessions without their last item, as rows of known items."""
+    """Return held-out sessions without their last item, as rows of known items."""
     part = dataset.sessions("validation")
     part = part if len(part) else dataset.sessions("train")
     starts, ends = part.offsets[:-1], part.offsets[1:]
@@ -136,9 +139,9 @@ def _sessions(dataset: Dataset, max_length: int) -> list[list[int]]:
     return [session for session in known if session]
 
 
-def _popularity(dataset: Dataset, family: Family, generator: np.random.Generator) -> NDArray[np.float32]:
-    """A share of the parent's, so that the power law of the trained items stays."""
-    popularity_M1 = dataset.popularity()[family.parents_M1] * generator.random(family.items + 1, dtype=np.float32)
+def _popularity(dataset: Dataset, scaled: ScaledCatalog, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Draw a random share of the parent's popularity, which keeps the power law of the trained items."""
+    popularity_M1 = dataset.popularity()[scaled.parents_M1] * generator.random(scaled.items + 1, dtype=np.float32)
     rounded_M1: NDArray[np.float32] = np.ceil(popularity_M1).astype(np.float32)
     return rounded_M1
 
@@ -149,13 +152,13 @@ def _availability(items: int, generator: np.random.Generator) -> NDArray[np.bool
     return available_M1
 
 
-def _attributes(family: Family, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """A category, which an item has of its parent, and a price of its own: one in ten, and evenly 0 to 100."""
-    of_parents = generator.integers(0, CATEGORIES, int(family.parents_M1.max()) + 1)
-    for start in range(1, family.items + 1, BLOCK_ROWS):
-        parents = family.parents_M1[start : start + BLOCK_ROWS]
+def _attributes(scaled: ScaledCatalog, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Yield attributes: one of ten categories, inherited from the parent, and a price, uniform from 0 to 100."""
+    category_of_parent = generator.integers(0, CATEGORIES, int(scaled.parents_M1.max()) + 1)
+    for start in range(1, scaled.items + 1, BLOCK_ROWS):
+        parents = scaled.parents_M1[start : start + BLOCK_ROWS]
         prices = np.round(generator.uniform(0, MAX_PRICE, len(parents)), 2)
-        for category, price in zip(of_parents[parents].tolist(), prices.tolist(), strict=True):
+        for category, price in zip(category_of_parent[parents].tolist(), prices.tolist(), strict=True):
             yield {"category": f"category-{category}", "price": price}
 
 
@@ -164,13 +167,15 @@ class _Steps:
 
     def __init__(self, on_step: Callable[[str], object]) -> None:
         self._on_step = on_step
-        self._begun: list[tuple[str, float]] = []
+        self._started: list[tuple[str, float]] = []
 
     def begin(self, step: str) -> None:
         self._on_step(step)
-        self._begun.append((step, time.perf_counter()))
+        self._started.append((step, time.perf_counter()))
 
     def seconds(self) -> dict[str, float]:
-        ends: Sequence[float] = [*(begun for _, begun in self._begun[1:]), time.perf_counter()]
-        taken = ((step, round(end - begun, 1)) for (step, begun), end in zip(self._begun, ends, strict=True))
-        return {step: seconds for step, seconds in taken if seconds}
+        ends: Sequence[float] = [*(started_s for _, started_s in self._started[1:]), time.perf_counter()]
+        durations = (
+            (step, round(end - started_s, 1)) for (step, started_s), end in zip(self._started, ends, strict=True)
+        )
+        return {step: seconds for step, seconds in durations if seconds}

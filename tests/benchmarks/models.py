@@ -1,10 +1,10 @@
 """Training speed and memory of every model at its paper's sizes: `python -m tests.benchmarks.models [RECIPES]`.
 
-Each recipe is trained for a while in a fresh process, on made-up sessions of the number of items and users and the mean
-length of its data set, and gives one line of JSON. Without arguments: the recipes of all papers.
+Each recipe is trained for some seconds in a fresh process, on synthetic sessions with the number of items and users and
+the mean length of its data set; prints one line of JSON per recipe. Without arguments: the recipes of all papers.
 
-`python -m tests.benchmarks.models srgnn --items 1000000` asks whether a catalog of that size can be trained on: the
-recipe then has sampled softmax and updates only the rows that a step touches.
+`python -m tests.benchmarks.models srgnn --items 1000000` measures training on a catalog of that size: the recipe then
+uses sampled softmax and updates only the rows that a step touches.
 """
 
 import json
@@ -25,16 +25,16 @@ from onward.training.hardware import machine
 from onward.training.losses.objectives import SampledSoftmax
 from onward.training.recipe import Recipe
 from onward.training.trainer import keep_freed_memory, make_optimizers
-from tests.benchmarks.made_up import made_up_corpus, sizes_of
 from tests.benchmarks.paper_recipes import paper_recipes
-from tests.benchmarks.step import take_step
+from tests.benchmarks.synthetic_corpus import sizes_of, synthetic_corpus
+from tests.benchmarks.training_step import training_step
 
 KIB_PER_GIB = 2**20
 SAMPLED = SampledSoftmax(kind="sampled_softmax", negatives=2_000, distribution="log_uniform", log_q=True)
 
 
 def for_a_large_catalog(recipe: Recipe) -> Recipe:
-    """The recipe with sampled softmax, where its model lets one choose, and row-sparse updates."""
+    """Give the recipe sampled softmax, if its model has a choice of objective, and row-sparse updates."""
     encoder = recipe.encoder
     if "objective" in type(encoder).model_fields:
         encoder = encoder.model_copy(update={"objective": SAMPLED})
@@ -43,14 +43,14 @@ def for_a_large_catalog(recipe: Recipe) -> Recipe:
 
 
 def measure(name: str, items: int | None, seconds: float, threads: int) -> dict[str, Any]:
-    """Train a recipe for some seconds; in a process of its own, whose peak of memory is then the recipe's."""
+    """Train a recipe for some seconds; run in a fresh process, so that the peak memory is the recipe's own."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     recipe = Recipe.load(Path(name))
     sizes = sizes_of(recipe.name)
     if items is not None:
         recipe, sizes = for_a_large_catalog(recipe), sizes._replace(items=items)
-    corpus = made_up_corpus(sizes, seed=1)
+    corpus = synthetic_corpus(sizes, seed=1)
     torch.manual_seed(1)
     encoder = recipe.build(corpus).train()
     examples = Examples.of(
@@ -62,35 +62,37 @@ def measure(name: str, items: int | None, seconds: float, threads: int) -> dict[
     )
     optimizers = make_optimizers(encoder, recipe.training)
     batches = cycle(examples.shuffled(recipe.training.batch_size, seed=1, epoch=0))
-    for _ in range(3):  # warms up
-        take_step(encoder, optimizers, examples.gather(next(batches)))
-    learnt = targets = steps = 0
+    for _ in range(3):  # warm-up
+        training_step(encoder, optimizers, examples.gather(next(batches)))
+    examples_seen = targets = steps = 0
     started = time.perf_counter()
-    while (taken := time.perf_counter() - started) < seconds:
+    while (elapsed_s := time.perf_counter() - started) < seconds:
         batch = examples.gather(next(batches))
-        take_step(encoder, optimizers, batch)
-        learnt, steps = learnt + len(batch.items_BL), steps + 1
+        training_step(encoder, optimizers, batch)
+        examples_seen, steps = examples_seen + len(batch.items_BL), steps + 1
         targets += int((batch.targets_BT != PADDING).sum())
     return {
         **sizes._asdict(),
         "batch_size": recipe.training.batch_size,
         "max_length": encoder.max_length,
-        "examples_per_s": round(learnt / taken, 1),
-        "targets_per_s": round(targets / taken, 1),
-        "ms_per_step": round(1000 * taken / steps, 1),
+        "examples_per_s": round(examples_seen / elapsed_s, 1),
+        "targets_per_s": round(targets / elapsed_s, 1),
+        "ms_per_step": round(1000 * elapsed_s / steps, 1),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GIB, 2),
     }
 
 
 def main(
-    recipes: Annotated[list[str] | None, typer.Argument(help="Names of recipes.  [default: of every paper]")] = None,
+    recipes: Annotated[
+        list[str] | None, typer.Argument(help="Names of recipes.  [default: those of all papers]")
+    ] = None,
     items: Annotated[
-        int | None, typer.Option(min=1, help="Size of the catalog, learnt with sampled softmax and sparse updates.")
+        int | None, typer.Option(min=1, help="Items of the catalog, trained with sampled softmax and sparse updates.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each is trained.")] = 30,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Print examples a second and the peak of memory of each recipe, a line of JSON each."""
+    """Print examples per second and peak memory of each recipe, one line of JSON each."""
     for name in recipes or paper_recipes():
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             figures = process.submit(measure, name, items, seconds, threads).result()

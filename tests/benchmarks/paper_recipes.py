@@ -1,11 +1,11 @@
-"""The recipes that a benchmark of all models takes: those of the papers."""
+"""The recipes for benchmarks of all models: those that follow the papers."""
 
 from onward.training.models import MODELS
 from onward.training.recipe import RECIPES
 
 
 def paper_recipes() -> list[str]:
-    """Names of the faithful recipes of every model of MODELS, or of its general one where there is none."""
+    """Return the names of each model's paper recipes, or of its general recipe if it has none."""
     names: list[str] = []
     for model in MODELS:
         names += sorted(path.stem for path in RECIPES.glob(f"{model}-*-paper.toml")) or [model]

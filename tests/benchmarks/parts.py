@@ -1,8 +1,8 @@
 """What each part of a request costs in the running service: `python -m tests.benchmarks.parts BUNDLES`.
 
-Starts the service whole, and once for each part with that part left out (see `tests.benchmarks.left_out`), each with a
-session store of its own, and asks them in turn. What a service spends less is what the part costs where it stands,
-caches included. Prints one line of JSON.
+Starts the complete service, and once for each part the service without that part (`tests.benchmarks.ablation`), each
+with a private session store, and measures them in turn. The difference in processor time is what the part costs in
+place, its effect on caches included. Prints one line of JSON.
 """
 
 import json
@@ -19,51 +19,55 @@ import typer
 from onward.bundle import Bundle
 from onward.service.__main__ import THREAD_SETTINGS
 from onward.service.bench.api import Onward
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
-from onward.service.bench.visits import draw_sessions
+from onward.service.bench.workload import draw_sessions
 from onward.training.hardware import machine
-from tests.benchmarks.left_out import PARTS
+from tests.benchmarks.ablation import PARTS
+from tests.benchmarks.source_tree import WORKING_TREE
 
-HERE = Path(__file__).parents[2]
 WARM_UP_S = 2.0
 
 
 def main(
     bundles: Annotated[Path, typer.Argument(exists=True, help="A folder of bundles.")],
-    seconds: Annotated[float, typer.Option(min=1)] = 2,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 2,
     rounds: Annotated[int, typer.Option(min=2)] = 15,
     connections: Annotated[int, typer.Option(min=1)] = 16,
 ) -> None:
-    """Print processor time of a request, and of one without each part."""
+    """Print the processor time of a request, and how much less it is without each part."""
     os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
     bundle = Bundle.load(bundles / "current")
     api, sessions, seeds = Onward(), draw_sessions(bundle), count(1)
+    python_path = WORKING_TREE.python_path
     with ExitStack() as running:
-        generator = running.enter_context(Generator())
-        whole = running.enter_context(started(bundles, source=HERE))
+        generator = running.enter_context(LoadGenerator())
+        complete = running.enter_context(started(bundles, python_path=python_path))
+        WORKING_TREE.verify(complete.pid or 0)
         without = {
-            part: running.enter_context(started(bundles, source=HERE, program=("tests.benchmarks.left_out", part)))
+            part: running.enter_context(
+                started(bundles, program=("tests.benchmarks.ablation", part), python_path=python_path)
+            )
             for part in PARTS
         }
 
-        def cpu_us(server: Server, lasting_s: float) -> float:
-            load = ClosedLoad(server.url, api, sessions, connections, lasting_s, next(seeds))
+        def cpu_us(server: Server, duration_s: float) -> float:
+            load = ClosedLoad(server.url, api, sessions, connections, duration_s, next(seeds))
             figures = measure(generator, server, load).figures()
             assert not figures["errors"], figures["errors"]
             return float(figures["cpu_us_per_request"])
 
-        for server in (whole, *without.values()):
+        for server in (complete, *without.values()):
             cpu_us(server, WARM_UP_S)
-        taken: dict[str, list[float]] = {part: [] for part in PARTS}
-        requests: list[float] = []
+        ratios: dict[str, list[float]] = {part: [] for part in PARTS}
+        complete_us: list[float] = []
         for _ in range(rounds):
             for part, server in without.items():
-                requests.append(cpu_us(whole, seconds))
-                taken[part].append(cpu_us(server, seconds) / requests[-1])
-    request_us = median(requests)
+                complete_us.append(cpu_us(complete, seconds))
+                ratios[part].append(cpu_us(server, seconds) / complete_us[-1])
+    request_us = median(complete_us)
     result = {
         "benchmark": "parts",
         **machine("faiss-cpu", "onnxruntime", "fastapi", "uvicorn"),
@@ -71,13 +75,13 @@ def main(
         "connections": connections,
         "rounds": rounds,
         "cpu_us_per_request": round(request_us, 1),
-        "parts": {part: _cost([1 - ratio for ratio in ratios], request_us) for part, ratios in taken.items()},
+        "parts": {part: _cost([1 - ratio for ratio in of_part], request_us) for part, of_part in ratios.items()},
     }
     typer.echo(json.dumps(result))
 
 
 def _cost(shares: Sequence[float], request_us: float) -> dict[str, Any]:
-    """What rounds say of a part: the median, and between what the middle half of them lie."""
+    """Summarize the rounds of a part: the median and the middle half."""
     low, middle, high = quantiles(shares, n=4, method="inclusive")
     return {
         "share": round(middle, 3),

@@ -1,12 +1,12 @@
-"""SR-GNN as public code mostly writes it: the measure that the trainer's own step is held against.
+"""SR-GNN as most public code implements it: the baseline for the speed of the trainer's step.
 
-A Python loop builds the graph of every session: its distinct items, their two normalised adjacency matrices, and of
-every click the number of its item among them. Both ends of every step, and every click, are looked up among the
-distinct items by `np.where`. The hidden states of the clicks are gathered session by session. The softmax over all
+A Python loop builds the graph of every session: its distinct items, their two normalised adjacency matrices, and for
+every click the number of its item among them. Both ends of every edge, and every click, are looked up among the
+distinct items with `np.where`. The hidden states of the clicks are gathered session by session. The softmax over all
 items is a float32 matrix that autograd differentiates. It computes what `onward.training.models.srgnn` does in
 its paper's form, and takes that encoder's weights.
 
-Dimension key: B sessions, L positions, M distinct items of a session at most, D embedding, N items.
+Dimension key: B sessions, L positions, M most distinct items of a session, D embedding, N items.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from onward.training.models.srgnn import SRGNN
 
 
 class PlainBatch(NamedTuple):
-    """Sessions as graphs, padded on the right to the largest and the longest of the batch."""
+    """Sessions as graphs, padded on the right to the most nodes and the longest session of the batch."""
 
     nodes_BM: Tensor
     adjacency_BMZ: Tensor
-    """The incoming edges of each node and the outgoing ones, side by side: Z = 2 M."""
+    """Incoming and outgoing edges of each node, concatenated: Z = 2 M."""
     alias_BL: Tensor
-    """Of every click, the number of its item among the nodes."""
+    """For every click, the number of its item among the nodes."""
     clicked_BL: Tensor
     targets_B: Tensor
 
@@ -60,7 +60,7 @@ def plain_batch(sessions: Sequence[Sequence[int]], targets: Sequence[int]) -> Pl
 
 
 class PlainSRGNN(nn.Module):
-    """The encoder and its loss."""
+    """The encoder with its loss."""
 
     def __init__(self, items: int, dimension: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class PlainSRGNN(nn.Module):
 
     @classmethod
     def like(cls, encoder: SRGNN) -> "PlainSRGNN":
-        """One with the weights of `encoder`, which is in the paper's form."""
+        """Copy the weights of `encoder`, which must have the paper's form."""
         items, dimension = encoder.items.embedding.num_embeddings - 1, encoder.items.embedding.embedding_dim
         plain = cls(items, dimension)
         plain.load_state_dict(
@@ -84,7 +84,7 @@ class PlainSRGNN(nn.Module):
         return plain
 
     def forward(self, batch: PlainBatch) -> Tensor:
-        """interests_BD of a batch."""
+        """Encode a batch as interests_BD."""
         hidden_BMD = self._propagate(self.embedding(batch.nodes_BM), batch.adjacency_BMZ)
         states_BLD = torch.stack([hidden_BMD[i][batch.alias_BL[i]] for i in range(len(batch.alias_BL))])
         last_BD = states_BLD[torch.arange(len(states_BLD)), batch.clicked_BL.sum(dim=1) - 1]
@@ -94,7 +94,7 @@ class PlainSRGNN(nn.Module):
         return interests_BD
 
     def loss(self, batch: PlainBatch) -> Tensor:
-        """Cross-entropy of the next item among all."""
+        """Return the cross-entropy of the next item over all items."""
         scores_BN = torch.matmul(self(batch), self.embedding.weight[1:].transpose(1, 0))
         return nn.functional.cross_entropy(scores_BN, batch.targets_B - 1)
 
@@ -103,8 +103,8 @@ class PlainSRGNN(nn.Module):
         incoming_BMD, outgoing_BMD = self.message(states_BMD).chunk(2, dim=2)
         from_before = torch.matmul(adjacency_BMZ[:, :, :count], incoming_BMD)
         from_after = torch.matmul(adjacency_BMZ[:, :, count:], outgoing_BMD)
-        of_message = self.from_message(torch.cat([from_before, from_after], dim=2))
-        message_reset, message_keep, message_new = of_message.chunk(3, dim=2)
+        message_gates = self.from_message(torch.cat([from_before, from_after], dim=2))
+        message_reset, message_keep, message_new = message_gates.chunk(3, dim=2)
         state_reset, state_keep, state_new = self.from_state(states_BMD).chunk(3, dim=2)
         reset_BMD = torch.sigmoid(message_reset + state_reset)
         keep_BMD = torch.sigmoid(message_keep + state_keep)

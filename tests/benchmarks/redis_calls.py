@@ -1,9 +1,9 @@
-"""Cost of one call of Redis: `python -m tests.benchmarks.redis_calls`.
+"""Cost of one call to Redis: `python -m tests.benchmarks.redis_calls`.
 
-A call adds an item to a short session and reads it, by redis-py in several ways and as the service does, against a
-private server, over TCP and by a unix socket, one call after another and with 32 in flight. The ways take turns, round
-by round, and the medians are told. Prints one line of JSON: processor time of client and server in us for each call,
-and calls a second, which on a machine that is shared say less.
+A call appends an item to a short session and reads it: with redis-py in several ways, and as the service does it. All
+run against a private server over TCP and over a Unix socket, one call at a time and with 32 in flight, in turn, round
+by round. Prints one line of JSON with the medians: processor time of client and server per call in us, and calls per
+second, which are less reliable where cores are shared.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ return redis.call('LRANGE', KEYS[1], 0, -1)
 Call = Callable[[str], Awaitable[Any]]
 
 
-def by_redis_py(redis: "Redis") -> Iterator[tuple[str, Call]]:
-    """The ways that redis-py offers."""
+def redis_py_calls(redis: "Redis") -> Iterator[tuple[str, Call]]:
+    """Yield the ways of redis-py, by name."""
 
     async def separate(key: str) -> Any:
         await redis.rpush(key, "item-1")
@@ -68,7 +68,7 @@ def by_redis_py(redis: "Redis") -> Iterator[tuple[str, Call]]:
 
 
 async def ways(url: str, running: AsyncExitStack) -> dict[str, Call]:
-    """All ways to be measured, by name."""
+    """Return all ways to measure, by name."""
     redis = await running.enter_async_context(Redis.from_url(url, protocol=2))
     calls = connect(url)
     running.push_async_callback(calls.aclose)
@@ -79,36 +79,36 @@ async def ways(url: str, running: AsyncExitStack) -> dict[str, Call]:
     running.push_async_callback(store.close)
     event = Event("item-1", "view", 1_795_320_187_673)
     return {
-        **dict(by_redis_py(redis)),
+        **dict(redis_py_calls(redis)),
         "shared connection: script": lambda key: script([key], ["item-1", TTL_MS]),
         "session store: append": lambda key: store.append(key, [event], answer_id=f"{key:0>32}{'0' * 16}"),
         "session store: read": lambda key: store.append(key, ()),
     }
 
 
-async def measured(call: Call, keys: Sequence[str], in_flight: int, redis: "Redis") -> tuple[float, float, float]:
-    """Processor time of client and server for each call, in us, and calls a second."""
+async def measure(call: Call, keys: Sequence[str], in_flight: int, redis: "Redis") -> tuple[float, float, float]:
+    """Return the processor time of client and server per call, in us, and calls per second."""
 
-    async def work(own: Sequence[str]) -> None:
-        for key in own:
+    async def call_each(own_keys: Sequence[str]) -> None:
+        for key in own_keys:
             await call(key)
 
     server_s, client_s, started_s = await server_time_s(redis), time.thread_time(), time.perf_counter()
-    await asyncio.gather(*(work(keys[place::in_flight]) for place in range(in_flight)))
+    await asyncio.gather(*(call_each(keys[place::in_flight]) for place in range(in_flight)))
     wall_s, client_s = time.perf_counter() - started_s, time.thread_time() - client_s
     server_s = await server_time_s(redis) - server_s
     return client_s / len(keys) * 1e6, server_s / len(keys) * 1e6, len(keys) / wall_s
 
 
 async def server_time_s(redis: "Redis") -> float:
-    """Processor time that the server took so far."""
-    used = await redis.info("cpu")
-    return float(used["used_cpu_user"] + used["used_cpu_sys"])
+    """Return the processor time of the server so far, in seconds."""
+    cpu = await redis.info("cpu")
+    return float(cpu["used_cpu_user"] + cpu["used_cpu_sys"])
 
 
 async def compare(url: str, calls: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Name, calls in flight, figures."""
-    found: defaultdict[tuple[str, int], list[tuple[float, float, float]]] = defaultdict(list)
+    """Measure all ways in turn; return figures by name and calls in flight."""
+    samples: defaultdict[tuple[str, int], list[tuple[float, float, float]]] = defaultdict(list)
     numbers = cycle(range(SESSIONS))
     async with AsyncExitStack() as running:
         redis = await running.enter_async_context(Redis.from_url(url))
@@ -117,10 +117,10 @@ async def compare(url: str, calls: int, rounds: int) -> dict[str, dict[str, dict
                 for in_flight in (1, IN_FLIGHT):
                     prefix = "store" if "store" in name else "list"
                     keys = [f"{prefix}-{next(numbers)}" for _ in range(calls)]
-                    await measured(call, keys[:WARM_UP], in_flight, redis)
-                    found[name, in_flight].append(await measured(call, keys, in_flight, redis))
+                    await measure(call, keys[:WARM_UP], in_flight, redis)
+                    samples[name, in_flight].append(await measure(call, keys, in_flight, redis))
     table: defaultdict[str, dict[str, dict[str, float]]] = defaultdict(dict)
-    for (name, in_flight), figures in found.items():
+    for (name, in_flight), figures in samples.items():
         client_us, server_us, per_s = (median(values) for values in zip(*figures, strict=True))
         table[name][f"{in_flight} in flight"] = {
             "client_us": round(client_us, 1),
@@ -131,14 +131,14 @@ async def compare(url: str, calls: int, rounds: int) -> dict[str, dict[str, dict
 
 
 def main(
-    calls: Annotated[int, typer.Option(help="Of each way in each round.", min=IN_FLIGHT)] = 2_000,
-    rounds: Annotated[int, typer.Option(help="In which the ways take turns.", min=1)] = 5,
+    calls: Annotated[int, typer.Option(help="Calls of each way per round.", min=IN_FLIGHT)] = 2_000,
+    rounds: Annotated[int, typer.Option(help="Rounds in which the ways take turns.", min=1)] = 5,
 ) -> None:
-    """Print what each way costs as one line of JSON."""
+    """Print the cost of each way as one line of JSON."""
     with tempfile.TemporaryDirectory(prefix="onward-redis-") as folder:
         socket = Path(folder) / "socket"
         with redis_servers(Path(folder), 1, "--unixsocket", str(socket)) as (server,):
-            found = {
+            transports = {
                 transport: uvloop.run(compare(url, calls, rounds))
                 for transport, url in (("tcp", server.url), ("unix socket", f"unix://{socket}"))
             }
@@ -147,7 +147,7 @@ def main(
         **machine("redis", "hiredis", "uvloop"),
         "calls": calls,
         "rounds": rounds,
-        **found,
+        **transports,
     }
     typer.echo(json.dumps(result))
 

@@ -1,9 +1,9 @@
 """Latency and throughput of the service on loopback: `python -m tests.benchmarks.serving BUNDLES [BUNDLES ...]`.
 
-Starts the real service of each folder of bundles, with a real session store of its own, and asks them in turn: in an
-open loop, where requests are due at several rates (or at one that rises) and latency counts from when they were due,
-and in a closed one over 1 and 16 kept-alive connections. Every request appends one item to a session and asks for 20.
-Recall is that of the served answers against the same sessions' exact search. Prints one line of JSON.
+Starts the service for each folder of bundles, with a private session store, and measures them in turn: in an open loop
+at several rates (or with a rising rate), where latency counts from when a request was due, and in a closed loop over 1
+and 16 keep-alive connections. Every request appends one item to a session and asks for 20. Recall is that of the
+served answers against exact search for the same sessions. Prints one line of JSON.
 """
 
 import json
@@ -22,14 +22,14 @@ import typer
 from onward.bundle import Bundle
 from onward.service.bench.api import Onward
 from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad, Load, OpenLoad
+from onward.service.bench.load_result import RampInterval
 from onward.service.bench.measurement import Measurement, measure
-from onward.service.bench.outcome import Part
+from onward.service.bench.options import OptionError, parse_filter
 from onward.service.bench.recall import served_recall
 from onward.service.bench.server import Server, started
-from onward.service.bench.visits import Sessions, draw_sessions
-from onward.service.bench.wanted import Unusable, read_filter
+from onward.service.bench.workload import Sessions, draw_sessions
 from onward.training.hardware import machine
 
 CONNECTIONS = (1, 16)
@@ -37,35 +37,35 @@ WARM_UP_S = 1.0
 RECALL_SESSIONS = 200
 
 
-class Kind(StrEnum):
-    """How the rate of arrivals goes."""
+class RateProfile(StrEnum):
+    """The arrival rate of an open loop over time."""
 
     POISSON = "poisson"
     RAMP = "ramp"
 
 
 class Subject(NamedTuple):
-    """A service, and what it is asked."""
+    """A running service, its bundle and its workload."""
 
     bundle: Bundle
     server: Server
     api: Onward
     sessions: Sessions
 
-    def open(self, arrivals: Arrivals, seed: int) -> OpenLoad:
+    def open_load(self, arrivals: Arrivals, seed: int) -> OpenLoad:
         return OpenLoad(self.server.url, self.api, self.sessions, arrivals, seed=seed)
 
-    def closed(self, connections: int, seconds: float, seed: int) -> ClosedLoad:
+    def closed_load(self, connections: int, seconds: float, seed: int) -> ClosedLoad:
         return ClosedLoad(self.server.url, self.api, self.sessions, connections, seconds, seed)
 
 
-def medians(measured: Sequence[Measurement]) -> dict[str, Any]:
-    """Figures of the rounds of one load: errors are summed, reasons why the generator was the limit are listed."""
-    rounds = [one.figures() for one in measured]
-    figures = {name: _median([one[name] for one in rounds]) for name, value in rounds[0].items() if _is_number(value)}
-    errors: Counter[str] = sum((Counter(one["errors"]) for one in rounds), Counter())
-    reasons = sorted({one["limited_by"] for one in rounds if one["limited_by"]})
-    parts = [_part(parts) for parts in zip(*(one.outcome.parts for one in measured), strict=True)]
+def medians(measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """Summarize the rounds of a load: medians of figures, sums of errors, and limits of the generator."""
+    rounds = [measurement.figures() for measurement in measurements]
+    figures = {name: _median([each[name] for each in rounds]) for name, value in rounds[0].items() if _is_number(value)}
+    errors: Counter[str] = sum((Counter(each["errors"]) for each in rounds), Counter())
+    reasons = sorted({each["limited_by"] for each in rounds if each["limited_by"]})
+    parts = [_interval_medians(same) for same in zip(*(each.result.parts for each in measurements), strict=True)]
     return {
         **figures,
         "errors": dict(errors),
@@ -84,14 +84,14 @@ def _median(values: Sequence[float | None]) -> float | None:
     return round(median(known), 3) if known else None
 
 
-def _part(parts: Sequence[Part]) -> dict[str, float | None]:
-    rows = [asdict(part) for part in parts]
+def _interval_medians(intervals: Sequence[RampInterval]) -> dict[str, float | None]:
+    rows = [asdict(interval) for interval in intervals]
     return {name: _median([row[name] for row in rows]) for name in rows[0]}
 
 
-def arrivals_of(kind: Kind, rates: Sequence[float], seconds: float) -> dict[str, Arrivals]:
-    """The open loads by name: one a rate, or one that rises from the lowest to the highest."""
-    if kind is Kind.RAMP:
+def arrivals_of(profile: RateProfile, rates: Sequence[float], seconds: float) -> dict[str, Arrivals]:
+    """Return the arrivals of the open loads by name: one per rate, or a ramp from the lowest to the highest rate."""
+    if profile is RateProfile.RAMP:
         return {f"{min(rates):g}-{max(rates):g}": Arrivals(min(rates), seconds, max(rates))}
     return {f"{rate:g}": Arrivals(rate, seconds) for rate in rates}
 
@@ -99,25 +99,25 @@ def arrivals_of(kind: Kind, rates: Sequence[float], seconds: float) -> dict[str,
 def take_turns(
     subjects: Sequence[Subject], opens: dict[str, Arrivals], seconds: float, rounds: int
 ) -> list[dict[str, dict[str, Any]]]:
-    """Ask each subject each load, round by round; for each subject the medians by name."""
+    """Run each load on each subject, round by round; return for each subject the medians by load name."""
     seeds = count(1)
-    measured: list[dict[str, list[Measurement]]] = [{} for _ in subjects]
-    with Generator() as generator:
+    measurements: list[dict[str, list[Measurement]]] = [{} for _ in subjects]
+    with LoadGenerator() as generator:
         for subject in subjects:
-            generator.ask(subject.closed(max(CONNECTIONS), WARM_UP_S, next(seeds)))
+            generator.run(subject.closed_load(max(CONNECTIONS), WARM_UP_S, next(seeds)))
         for _ in range(rounds):
-            for subject, of_subject in zip(subjects, measured, strict=True):
+            for subject, of_subject in zip(subjects, measurements, strict=True):
                 loads: dict[str, Load] = {
-                    **{f"open {name}": subject.open(arrivals, next(seeds)) for name, arrivals in opens.items()},
-                    **{f"closed {number}": subject.closed(number, seconds, next(seeds)) for number in CONNECTIONS},
+                    **{f"open {name}": subject.open_load(arrivals, next(seeds)) for name, arrivals in opens.items()},
+                    **{f"closed {number}": subject.closed_load(number, seconds, next(seeds)) for number in CONNECTIONS},
                 }
                 for name, load in loads.items():
                     of_subject.setdefault(name, []).append(measure(generator, subject.server, load))
-    return [{name: medians(of_load) for name, of_load in of_subject.items()} for of_subject in measured]
+    return [{name: medians(of_load) for name, of_load in of_subject.items()} for of_subject in measurements]
 
 
-def described(subject: Subject, loads: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Figures of one catalog."""
+def catalog_figures(subject: Subject, loads: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of one catalog."""
     manifest = subject.bundle.manifest
     recall = served_recall(subject.server.url, subject.api, subject.sessions[:RECALL_SESSIONS])
     return {
@@ -135,15 +135,15 @@ def _rates(text: str) -> list[float]:
     except ValueError:
         rates = []
     if not rates or min(rates) <= 0:
-        raise typer.BadParameter("give rates above 0 with commas between, as in 100,500,1000", param_hint="--rates")
+        raise typer.BadParameter("separate rates above 0 by commas, as in 100,500,1000", param_hint="--rates")
     return rates
 
 
 def _subject(folder: Path, condition: str | None, server: Server) -> Subject:
     bundle = Bundle.load(folder / "current", verify=False)
     try:
-        api = Onward(filter=None if condition is None else read_filter(condition, bundle))
-    except Unusable as error:
+        api = Onward(filter=None if condition is None else parse_filter(condition, bundle))
+    except OptionError as error:
         raise typer.BadParameter(str(error)) from error
     return Subject(bundle, server, api, draw_sessions(bundle))
 
@@ -151,8 +151,8 @@ def _subject(folder: Path, condition: str | None, server: Server) -> Subject:
 def main(
     bundles: Annotated[list[Path], typer.Argument(exists=True, help="Folders of bundles.")],
     rates: Annotated[str, typer.Option(help="Requests/s of the open loop.")] = "100,500,1000",
-    arrivals: Annotated[Kind, typer.Option(help="Rates by themselves, or one that rises.")] = Kind.POISSON,
-    condition: Annotated[str | None, typer.Option("--filter", help="A filter, as JSON, in every request.")] = None,
+    arrivals: Annotated[RateProfile, typer.Option(help="Constant rates, or one rising rate.")] = RateProfile.POISSON,
+    condition: Annotated[str | None, typer.Option("--filter", help="A filter of every request, as JSON.")] = None,
     seconds: Annotated[float, typer.Option(min=0.5)] = 10,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     workers: Annotated[int, typer.Option(min=1)] = 1,
@@ -164,7 +164,7 @@ def main(
             _subject(folder, condition, running.enter_context(started(folder, workers=workers))) for folder in bundles
         ]
         loads = take_turns(subjects, opens, seconds, rounds)
-        catalogs = [described(subject, of_subject) for subject, of_subject in zip(subjects, loads, strict=True)]
+        catalogs = [catalog_figures(subject, of_subject) for subject, of_subject in zip(subjects, loads, strict=True)]
     result = {
         "benchmark": "serving",
         **machine("faiss-cpu", "onnxruntime", "fastapi", "uvicorn"),

@@ -1,10 +1,10 @@
-"""Processor time of a request, and of its stages alone: `python -m tests.benchmarks.stages BUNDLES`.
+"""Processor time of a request, and of each of its stages alone: `python -m tests.benchmarks.stages BUNDLES`.
 
-The stages are HTTP (a bare ASGI server that answers as many bytes), the session store's call, encoding, search, and
-JSON both ways; each is called alone, over and over, in the same rounds as the whole service is asked, so these are
-floors. The store and the load generator run on the same cores, but none of their time is counted. Beside them: what
-of a request is spent on metrics, its id and its log line, by calling the application with and without these in turn.
-Prints one line of JSON.
+The stages are HTTP (a bare ASGI server whose responses have the same size), the call of the session store, encoding,
+search, and JSON parsing and serialization. Each is called in a loop by itself, in the same rounds as the complete
+service is measured, so their sum is a lower bound ("floors"). The store and the load generator share the cores, but
+their time is not counted. Also measured: the share of metrics, request id and log line, by calling the application
+with and without them in turn. Prints one line of JSON.
 """
 
 import os
@@ -15,14 +15,13 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
-from unittest.mock import patch
 
 import typer
 import uvloop
@@ -32,35 +31,36 @@ from onward.bundle import Bundle, KernelUnavailable
 from onward.service import telemetry
 from onward.service.app import create_app
 from onward.service.bench.api import Onward
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
-from onward.service.bench.visits import Sessions, draw_sessions
+from onward.service.bench.workload import Sessions, draw_sessions
 from onward.service.http.fast_protocol import FAST_PATH, FastPath
 from onward.service.server.embedded_store import private_store
 from onward.service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore
 from onward.service.settings import Settings
 from onward.training.hardware import machine
 from tests.benchmarks.bare_server import bare_server
+from tests.benchmarks.service_patches import without_telemetry
 
 IN_FLIGHT = 16
 CALLS = 400
-TURNS, CALLS_OF_A_TURN = 40, 3 * IN_FLIGHT
-"""For each round, of the application with and without telemetry: short ones, since a machine's speed wanders."""
+TURNS, CALLS_PER_TURN = 40, 3 * IN_FLIGHT
+"""For each round, with and without telemetry: short turns, since the speed of a machine drifts."""
 WARM_UP = 100
 
 
 def us_of(call: Callable[[int], object], calls: int = CALLS) -> float:
-    """Processor time of this thread for a call, in microseconds."""
+    """Return the processor time of this thread per call, in microseconds."""
     started = time.thread_time()
     for number in range(calls):
         call(number)
     return 1e6 * (time.thread_time() - started) / calls
 
 
-class Alone:
-    """The stages of a request, each by itself, with the sessions of the load."""
+class IsolatedStages:
+    """Calls encoding, search and JSON alone, with the sessions of the load."""
 
     def __init__(self, bundle: Bundle, sessions: Sessions, answer: bytes) -> None:
         rows = [[row for item in session if (row := bundle.catalog.row(item))] for session in sessions]
@@ -71,7 +71,7 @@ class Alone:
         self._query = json.dumps({"session_id": "1-1", "items": [sessions[0][0]], "k": 20})
 
     def figures(self) -> dict[str, float]:
-        """Microseconds of each."""
+        """Measure each stage, in microseconds per call."""
         count = len(self._prefixes)
         encode, search = self._bundle.encoder.encode, self._bundle.index.search
         return {
@@ -82,12 +82,12 @@ class Alone:
 
 
 async def store_us(url: str, sessions: Sessions, seed: int, in_flight: int) -> float:
-    """Processor time of this process for a call of the session store that appends an item, `in_flight` at once."""
+    """Return this process's processor time per call of the session store that appends an item, `in_flight` at once."""
     store = RedisSessionStore.connect(url, length=50, ttl=timedelta(minutes=1), timeout=timedelta(seconds=5))
     rules = EventRules(EventWeights(), MAX_EVENT_AGE)
     now = datetime.now(UTC)
 
-    async def visit(first: int) -> None:
+    async def append_sessions(first: int) -> None:
         for number in range(first, CALLS, in_flight):
             session = sessions[number % len(sessions)]
             for item in session[:5]:
@@ -96,28 +96,29 @@ async def store_us(url: str, sessions: Sessions, seed: int, in_flight: int) -> f
     await store.append("warm", [])
     calls = sum(len(sessions[number % len(sessions)][:5]) for number in range(CALLS))
     started = time.thread_time()
-    await asyncio.gather(*(visit(first) for first in range(in_flight)))
+    await asyncio.gather(*(append_sessions(first) for first in range(in_flight)))
     spent = time.thread_time() - started
     await store.close()
     return 1e6 * spent / calls
 
 
-class Called:
-    """The application, called without a server, by its shortcut."""
+class InProcessClient:
+    """Calls the application without a server, through its fast protocol."""
 
     def __init__(self, state: dict[str, Any], sessions: Sessions) -> None:
         self._fast_path: FastPath = state[FAST_PATH]
         self._state = state
         self._bodies = [
-            Onward().request(f"called-{number}", session[0]).partition(b"\r\n\r\n")[2]
+            Onward().request(f"in-process-{number}", session[0]).partition(b"\r\n\r\n")[2]
             for number, session in enumerate(sessions)
         ]
-        self._asked = 0
+        self._calls = 0
         self.status, self.answer = 0, b""
 
-    async def ask(self) -> None:
-        body = self._bodies[self._asked % len(self._bodies)]
-        self._asked += 1
+    async def call(self) -> None:
+        """Request recommendations for the next session and keep the response."""
+        body = self._bodies[self._calls % len(self._bodies)]
+        self._calls += 1
         length = (b"content-length", str(len(body)).encode())
         scope = {
             "type": "http",
@@ -133,59 +134,45 @@ class Called:
         self.status, self.answer = response.status_code, bytes(response.body)
 
     async def us(self) -> float:
-        """Processor time of an answer among others in flight, in microseconds."""
+        """Return the processor time per request with `IN_FLIGHT` at once, in microseconds."""
         started = time.thread_time()
-        for _ in range(CALLS_OF_A_TURN // IN_FLIGHT):
-            await asyncio.gather(*(self.ask() for _ in range(IN_FLIGHT)))
-        return 1e6 * (time.thread_time() - started) / CALLS_OF_A_TURN
+        for _ in range(CALLS_PER_TURN // IN_FLIGHT):
+            await asyncio.gather(*(self.call() for _ in range(IN_FLIGHT)))
+        return 1e6 * (time.thread_time() - started) / CALLS_PER_TURN
 
 
-@contextmanager
-def untold() -> Iterator[None]:
-    """Answer without metrics, request ids of one's own and log lines."""
-    with (
-        patch.object(telemetry, "answered", _ignored),
-        patch.object(telemetry, "retrieved", _ignored),
-        patch.object(telemetry, "store_answered", _ignored),
-        patch("onward.service.telemetry._accepted_request_id", lambda scope: "untold"),
-    ):
-        yield
-
-
-def _ignored(*_: object) -> None:
-    pass
-
-
-async def called(bundles: Path, url: str, sessions: Sessions, rounds: int) -> tuple[bytes, list[float], list[float]]:
-    """An answer, and microseconds of answers with and without telemetry, taken in turn."""
+async def compare_telemetry(
+    bundles: Path, url: str, sessions: Sessions, rounds: int
+) -> tuple[bytes, list[float], list[float]]:
+    """Return an answer, and microseconds per request with and without telemetry, measured in turn."""
     app = create_app(Settings(bundles=bundles, redis_url=url, log_level="info"))  # type: ignore[arg-type]  # read as a secret
     async with app.router.lifespan_context(app) as state:
-        asked = Called(dict(state or {}), sessions)
-        while asked.status != HTTPStatus.OK:  # until the bundle is live
-            await asked.ask()
+        client = InProcessClient(dict(state or {}), sessions)
+        while client.status != HTTPStatus.OK:  # until the bundle is live
+            await client.call()
             await asyncio.sleep(0.05)
         for _ in range(WARM_UP):
-            await asked.ask()
+            await client.call()
         gc.collect()
         gc.freeze()
-        told: list[float] = []
-        silent: list[float] = []
+        with_it: list[float] = []
+        without_it: list[float] = []
         for turn in range(TURNS * rounds):
-            for is_told in (turn % 2 == 0, turn % 2 == 1):
-                with nullcontext() if is_told else untold():
-                    (told if is_told else silent).append(await asked.us())
-        return asked.answer, told, silent
+            for has_telemetry in (turn % 2 == 0, turn % 2 == 1):
+                with nullcontext() if has_telemetry else without_telemetry():
+                    (with_it if has_telemetry else without_it).append(await client.us())
+        return client.answer, with_it, without_it
 
 
 def cpu_us(
-    generator: Generator, server: Server, sessions: Sessions, connections: int, seconds: float, seed: int
+    generator: LoadGenerator, server: Server, sessions: Sessions, connections: int, seconds: float, seed: int
 ) -> float:
-    """Processor time of a server for a request, the store apart, in microseconds."""
-    outcome, cost = measure(generator, server, ClosedLoad(server.url, Onward(), sessions, connections, seconds, seed))
+    """Return a server's processor time per request without the store's, in microseconds."""
+    result, cost = measure(generator, server, ClosedLoad(server.url, Onward(), sessions, connections, seconds, seed))
     if cost.cpu_us_per_request is None:
-        raise SystemExit("processor times are read from /proc, which is not here")
-    if outcome.errors:
-        raise SystemExit(f"failed answers: {dict(outcome.errors)}")
+        raise SystemExit("processor times are read from /proc, which this system does not have")
+    if result.errors:
+        raise SystemExit(f"failed requests: {dict(result.errors)}")
     return cost.cpu_us_per_request
 
 
@@ -194,7 +181,7 @@ def main(
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each load.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = 7,
 ) -> None:
-    """Print the processor time of a request by stage, and of each stage alone."""
+    """Print the processor time of a request, and of each stage alone."""
     telemetry.configure_logging("warning")
     bundle = Bundle.load(bundles / "current")
     with suppress(KernelUnavailable):
@@ -203,26 +190,26 @@ def main(
     with private_store() as url:
         if url is None:
             raise SystemExit("needs a session store: valkey-server, redis-server or the extra `embedded`")
-        answer, told, silent = uvloop.run(called(bundles, url, sessions, rounds))
-        alone = Alone(bundle, sessions, answer)
-        whole: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
-        http: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
-        store: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
+        answer, with_it, without_it = uvloop.run(compare_telemetry(bundles, url, sessions, rounds))
+        isolated = IsolatedStages(bundle, sessions, answer)
+        service_us: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
+        http_us: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
+        store_call_us: dict[int, list[float]] = {1: [], IN_FLIGHT: []}
         stages: list[dict[str, float]] = []
         with (
             started(bundles) as service,
             bare_server(len(answer)) as bare,
-            Generator() as generator,
+            LoadGenerator() as generator,
         ):
             for server in (service, bare):
                 cpu_us(generator, server, sessions, IN_FLIGHT, 1, seed=0)
             for number in range(1, rounds + 1):
-                stages.append(alone.figures())
-                for connections in whole:
+                stages.append(isolated.figures())
+                for connections in service_us:
                     seed = 10 * number + connections
-                    whole[connections].append(cpu_us(generator, service, sessions, connections, seconds, seed))
-                    http[connections].append(cpu_us(generator, bare, sessions, connections, seconds, seed))
-                    store[connections].append(uvloop.run(store_us(url, sessions, seed, connections)))
+                    service_us[connections].append(cpu_us(generator, service, sessions, connections, seconds, seed))
+                    http_us[connections].append(cpu_us(generator, bare, sessions, connections, seconds, seed))
+                    store_call_us[connections].append(uvloop.run(store_us(url, sessions, seed, connections)))
     typer.echo(
         json.dumps(
             {
@@ -233,22 +220,30 @@ def main(
                 "items": bundle.manifest.items,
                 "index": bundle.manifest.index.model_dump(),
                 "connections": {
-                    connections: _by_stage(whole[connections], http[connections], store[connections], stages)
-                    for connections in whole
+                    connections: _by_stage(
+                        service_us[connections], http_us[connections], store_call_us[connections], stages
+                    )
+                    for connections in service_us
                 },
-                "telemetry": _share(told, silent, whole[IN_FLIGHT]),
+                "telemetry": _share(with_it, without_it, service_us[IN_FLIGHT]),
             }
         )
     )
 
 
 def _by_stage(
-    whole: Sequence[float], http: Sequence[float], store: Sequence[float], others: Sequence[dict[str, float]]
+    service_us: Sequence[float],
+    http_us: Sequence[float],
+    store_us: Sequence[float],
+    isolated_us: Sequence[dict[str, float]],
 ) -> dict[str, Any]:
-    floors = [{"http": h, "store": s, **o} for h, s, o in zip(http, store, others, strict=True)]
-    ratios = [one / sum(floor.values()) for one, floor in zip(whole, floors, strict=True)]
+    floors = [
+        {"http": http, "store": store, **others}
+        for http, store, others in zip(http_us, store_us, isolated_us, strict=True)
+    ]
+    ratios = [request / sum(floor.values()) for request, floor in zip(service_us, floors, strict=True)]
     return {
-        "cpu_us_per_request": round(median(whole), 1),
+        "cpu_us_per_request": round(median(service_us), 1),
         "floors_us": {name: round(median(floor[name] for floor in floors), 1) for name in floors[0]},
         "sum_of_floors_us": round(median(sum(floor.values()) for floor in floors), 1),
         "ratio": round(median(ratios), 3),
@@ -256,9 +251,9 @@ def _by_stage(
     }
 
 
-def _share(told: Sequence[float], silent: Sequence[float], whole: Sequence[float]) -> dict[str, float]:
-    spent = median(one - other for one, other in zip(told, silent, strict=True))
-    return {"us_per_request": round(spent, 1), "share_of_request": round(spent / median(whole), 4)}
+def _share(with_it: Sequence[float], without_it: Sequence[float], request_us: Sequence[float]) -> dict[str, float]:
+    spent = median(more - less for more, less in zip(with_it, without_it, strict=True))
+    return {"us_per_request": round(spent, 1), "share_of_request": round(spent / median(request_us), 4)}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Training speed of SR-GNN at Diginetica's sizes: `python -m tests.benchmarks.training [--batch-size 512]`.
 
-Times steps as the trainer takes them, and in turn with them steps of a plain implementation, of the kind that most
-public code is (`tests.benchmarks.plain_srgnn`): Python loops over sessions, float32, autograd through the softmax, Adam
-weight by weight. Both start from the same weights, are seen to have the same loss, and make the batches they learn
-from as they go: the trainer from sessions of about one length, the plain one from shuffled ones. Prints one line of
-JSON: medians of rounds, and their ratio.
+Times the trainer's steps and, in turn, those of a plain implementation like most public code
+(`tests.benchmarks.plain_srgnn`): Python loops over sessions, float32, autograd through the softmax, Adam weight by
+weight. Both start from the same weights, are checked to have the same loss, and build their batches as part of the
+step: the trainer from sessions of similar length, the plain one from shuffled sessions. Prints one line of JSON:
+medians of rounds, and their ratio.
 """
 
 import json
@@ -26,20 +26,20 @@ from onward.training.losses.objectives import FullSoftmax
 from onward.training.models.layers import InnerProduct
 from onward.training.models.srgnn import SRGNN, SRGNNOptions
 from onward.training.trainer import keep_freed_memory
-from tests.benchmarks.made_up import DIGINETICA, made_up_corpus
 from tests.benchmarks.plain_srgnn import PlainBatch, PlainSRGNN, plain_batch
-from tests.benchmarks.step import take_step
+from tests.benchmarks.synthetic_corpus import DIGINETICA, synthetic_corpus
+from tests.benchmarks.training_step import training_step
 
 L2 = 1e-5
-SAME_LOSS = 0.01
-"""The most by which the losses of the two may differ, in nats: bfloat16 against float32."""
+LOSS_TOLERANCE = 0.01
+"""Largest difference between the two losses, in nats: bfloat16 against float32."""
 
 Step = Callable[[Tensor], float]
-"""Learns from the chosen examples and returns the loss it had."""
+"""Trains on the chosen examples and returns the loss."""
 
 
 def paper_options(dimension: int) -> SRGNNOptions:
-    """SR-GNN as published."""
+    """Return the options of SR-GNN as published."""
     return SRGNNOptions(
         dimension=dimension,
         steps=1,
@@ -52,13 +52,13 @@ def paper_options(dimension: int) -> SRGNNOptions:
 
 
 def trainer_step(encoder: SRGNN, examples: Examples) -> Step:
-    """A step as `onward.training.trainer` takes it."""
+    """Return a step as `onward.training.trainer` runs it."""
     optimizers = [torch.optim.Adam(encoder.parameters(), weight_decay=L2, fused=True)]
-    return lambda chosen_B: take_step(encoder, optimizers, examples.gather(chosen_B))
+    return lambda chosen_B: training_step(encoder, optimizers, examples.gather(chosen_B))
 
 
 def plain_step(encoder: PlainSRGNN, examples: Examples) -> Step:
-    """A step as most public code takes it."""
+    """Return a step as most public code runs it."""
     optimizer = torch.optim.Adam(encoder.parameters(), weight_decay=L2, foreach=False, fused=False)
 
     def step(chosen_B: Tensor) -> float:
@@ -72,19 +72,19 @@ def plain_step(encoder: PlainSRGNN, examples: Examples) -> Step:
 
 
 def with_graphs(examples: Examples, chosen_B: Tensor) -> PlainBatch:
-    """The chosen examples as a plain implementation has them; only its graphs are part of what it does by the way."""
+    """Return the chosen examples as a batch of the plain implementation, whose step includes building the graphs."""
     batch = examples.gather(chosen_B)
     sessions = [[item for item in session if item != PADDING] for session in batch.items_BL.tolist()]
     return plain_batch(sessions, batch.next_items_B.tolist())
 
 
 def examples_per_s(step: Step, batches: Iterator[Tensor], steps: int) -> float:
-    """How many examples `step` learns from in a second."""
-    taken = list(islice(batches, steps))
+    """Return the training speed of `step` over some steps, in examples per second."""
+    chosen = list(islice(batches, steps))
     started = time.perf_counter()
-    for chosen_B in taken:
+    for chosen_B in chosen:
         step(chosen_B)
-    return sum(map(len, taken)) / (time.perf_counter() - started)
+    return sum(map(len, chosen)) / (time.perf_counter() - started)
 
 
 def main(
@@ -92,14 +92,14 @@ def main(
     dimension: Annotated[int, typer.Option(min=1)] = 100,
     items: Annotated[int, typer.Option(min=1)] = DIGINETICA.items,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the trainer in a round.")] = 40,
-    plain_steps: Annotated[int, typer.Option(min=1, help="Steps of the plain implementation in a round.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the trainer per round.")] = 40,
+    plain_steps: Annotated[int, typer.Option(min=1, help="Steps of the plain implementation per round.")] = 10,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
-    """Print examples a second of SR-GNN's training step and of a plain implementation's, taken in turn."""
+    """Print examples per second of SR-GNN's training step and of a plain implementation's, measured in turn."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    corpus = made_up_corpus(DIGINETICA._replace(items=items), seed=1)
+    corpus = synthetic_corpus(DIGINETICA._replace(items=items), seed=1)
     torch.manual_seed(1)
     encoder = SRGNN(corpus, paper_options(dimension))
     examples = Examples.of(corpus.sessions, encoder.max_length, torch.device("cpu"))
@@ -109,12 +109,12 @@ def main(
 
     probe_B = next(shuffled)
     losses = step(probe_B), plain(probe_B)
-    if abs(losses[0] - losses[1]) > SAME_LOSS:
-        raise AssertionError(f"the two do not compute the same: their losses are {losses[0]} and {losses[1]}")
+    if abs(losses[0] - losses[1]) > LOSS_TOLERANCE:
+        raise AssertionError(f"the implementations differ: their losses are {losses[0]} and {losses[1]}")
     per_s: dict[str, list[float]] = {"trainer": [], "plain": []}
     for round_number in range(rounds + 1):
         measured = examples_per_s(step, by_length, steps), examples_per_s(plain, shuffled, plain_steps)
-        if round_number > 0:  # the first round warms up
+        if round_number > 0:  # the first round is the warm-up
             for values, value in zip(per_s.values(), measured, strict=True):
                 values.append(value)
     result = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from onward.service.bench.report import Report
+    from onward.service.bench.summary import CapacityReport
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -112,50 +112,49 @@ def changes(
     epilog="Example: onward-service bench --bundles ./bundles --rps 2000 --slo p90=50ms,p99=100ms --out ./bench"
 )
 def bench(
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles; visitors click items of the current one.")],
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the workload uses items of the current one.")],
     url: Annotated[
-        str | None, typer.Option(help="A service that runs already, with these bundles, instead of one started here.")
+        str | None, typer.Option(help="A running service with these bundles, instead of one started here.")
     ] = None,
     rps: Annotated[
-        float | None, typer.Option(min=0.001, help="Requests/s that you need: tells how many replicas.")
+        float | None, typer.Option(min=0.001, help="Requests/s that you need; prints the number of replicas for it.")
     ] = None,
-    slo: Annotated[str, typer.Option(help="The longest that shares of the answers may take.")] = "p90=50ms",
+    slo: Annotated[str, typer.Option(help="Latency objective: limits on percentiles.")] = "p90=50ms",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes of the service that is started.")] = 1,
     condition: Annotated[
         str | None, typer.Option("--filter", help="A filter of the API, as JSON, in each request.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, help="How long each rate is tried.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Duration of each load step.")] = 5.0,
     redis_url: Annotated[
-        str | None, typer.Option(envvar="REDIS_URL", help="A session store for trials, instead of a private one.")
+        str | None,
+        typer.Option(envvar="REDIS_URL", help="A session store for the measurement, instead of a private one."),
     ] = None,
-    key: Annotated[
-        str | None, typer.Option(envvar="ONWARD_KEY", help="The key that the service at --url asks for.")
-    ] = None,
+    key: Annotated[str | None, typer.Option(envvar="ONWARD_KEY", help="API key of the service at --url.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for latencies.png and bench.json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Find the highest rate of requests at which your bundle is served fast enough, and what that takes.
+    """Find the highest request rate at which your bundle is served within a latency objective, and its cost.
 
-    Starts the service, and a process that sends what visitors of this catalog would: sessions of power-law lengths over
-    items as popular as in your log, each click one request that stores the click and asks for 20 items. Requests are
-    due at random times, whether the service keeps up or not, and latency counts from when a request was due.
+    Starts the service and a load generator that sends a synthetic workload: sessions of power-law lengths over items as
+    popular as in your log; each click is one request that stores the click and asks for 20 items. The load is an open
+    loop with Poisson arrivals, whether or not the service keeps up, and latency counts from when a request was due.
 
-    The rate is doubled until it misses the objective, then halved in between, and what was found is held for twice as
-    long. One failed or degraded answer misses it too. Percentiles of an objective are p50, p90, p99, p99.9 and max, in
-    ms or s. Replicas are counted so that each carries at most 70 % of its highest rate.
+    The rate is doubled until it misses the objective, then bisected, and the result is confirmed for twice as long. One
+    failed or degraded answer misses the objective too. Its percentiles are p50, p90, p99, p99.9 and max, in ms or s.
+    Replicas are counted so that each carries at most 70 % of its highest rate.
 
-    Sessions, and what they make popular, are written to the store that is named: name none of a live shop.
+    Sessions and popularity counts are written to the session store: do not name the store of a live shop.
 
-    Ends with code 0 where some rate meets the objective, 1 where none does, 2 where it could not be measured.
+    Exit code 0 if some rate meets the objective, 1 if none does, 2 if it could not be measured.
     """
+    from onward.service.bench.options import BenchOptions, OptionError
     from onward.service.bench.run import run
-    from onward.service.bench.server import CannotMeasure
-    from onward.service.bench.wanted import Unusable, Wanted
+    from onward.service.bench.server import MeasurementError
 
     try:
-        wanted = Wanted.read(bundles, url=url, slo=slo, condition=condition, key=key)
-        report = run(wanted, workers=workers, redis_url=redis_url, rate_per_s=rps, seconds=seconds)
-    except (Unusable, CannotMeasure) as error:
+        options = BenchOptions.parse(bundles, url=url, slo=slo, condition=condition, key=key)
+        report = run(options, workers=workers, redis_url=redis_url, rate_per_s=rps, seconds=seconds)
+    except (OptionError, MeasurementError) as error:
         _refuse(str(error))
     if out is not None:
         _write(report, out)
@@ -164,7 +163,7 @@ def bench(
         raise typer.Exit(1)
 
 
-def _write(report: "Report", out: Path) -> None:
+def _write(report: "CapacityReport", out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "bench.json").write_text(json.dumps(report.figures(), indent=1) + "\n")

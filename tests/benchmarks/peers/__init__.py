@@ -1,1 +1,1 @@
-"""The same bundle behind what a user would write or pick instead of the service."""
+"""Comparison of the service with servers that a user could write or choose instead, over the same bundle."""

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made once and kept."""
+"""A virtual environment for each peer, created once and cached."""
 
 import hashlib
 import os
@@ -11,16 +11,16 @@ INSTALL_TIMEOUT_S = 900
 
 
 class NotInstalled(Exception):
-    """A peer that could not be installed; one line that says why."""
+    """A peer could not be installed; the message is one line."""
 
 
 def default_folder() -> Path:
-    """Among the caches of the user."""
+    """Return the folder in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onward-peers"
 
 
 def python_of(requirements: Path, folder: Path) -> str:
-    """The interpreter of the environment that holds what a file of requirements asks for. Raises NotInstalled."""
+    """Return the interpreter of an environment with these requirements, created if needed. Raises NotInstalled."""
     environment = folder / f"{requirements.stem}-{_digest(requirements)}"
     python = environment / "bin" / "python"
     if not (environment / READY).exists():
@@ -31,7 +31,7 @@ def python_of(requirements: Path, folder: Path) -> str:
 
 
 def _digest(requirements: Path) -> str:
-    """Of every file that it may name, which all lie beside it, and of the interpreter."""
+    """Hash the requirements, the file that they may include, and the version of the interpreter."""
     names = (requirements, requirements.parent / "model.txt")
     return hashlib.sha256(b"".join(file.read_bytes() for file in names) + sys.version.encode()).hexdigest()[:12]
 

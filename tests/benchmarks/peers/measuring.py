@@ -1,14 +1,14 @@
-"""Loads on servers that run beside each other, taken in turn."""
+"""Measure servers that run at the same time, in turn."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from onward.service.bench.generator import Generator
+from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.load import ClosedLoad
 from onward.service.bench.measurement import measure
-from onward.service.bench.visits import Sessions
+from onward.service.bench.workload import Sessions
 from tests.benchmarks.peers.server import Server
 
 CONNECTIONS = (1, 16)
@@ -18,19 +18,19 @@ FIGURES = (*MORE_IS_BETTER, *LESS_IS_BETTER)
 
 Figures = Mapping[str, Any]
 Measured = Mapping[tuple[str, int], Sequence[Figures]]
-"""By server and connections: the figures of each round."""
+"""The figures of each round, by server and connections."""
 
 
-def take_rounds(
+def run_rounds(
     servers: Sequence[Server],
     sessions: Sessions,
     *,
     rounds: int,
     seconds: float,
-    generator: Generator,
+    generator: LoadGenerator,
     on_step: Callable[[str], object],
 ) -> Measured:
-    """Ask every server in each round, the order turned by one from round to round."""
+    """Measure every server in each round; each round begins with the next server."""
     for server in servers:
         for connections in CONNECTIONS:
             _figures(server, sessions, connections, WARM_UP_S, generator, seed=connections)
@@ -48,19 +48,19 @@ def take_rounds(
 
 
 def medians(measured: Measured, name: str) -> dict[int, dict[str, Any]]:
-    """A server's figures by connections, and what went wrong in all rounds."""
+    """Return a server's medians by connections, and the errors of all rounds."""
     return {
         connections: {
-            **{figure: _median((one[figure] for one in measured[name, connections]), 3) for figure in FIGURES},
-            "errors": dict(sum((one["errors"] for one in measured[name, connections]), Counter())),
-            "generator_limited": any(one["generator_limited"] for one in measured[name, connections]),
+            **{figure: _median((each[figure] for each in measured[name, connections]), 3) for figure in FIGURES},
+            "errors": dict(sum((each["errors"] for each in measured[name, connections]), Counter())),
+            "generator_limited": any(each["generator_limited"] for each in measured[name, connections]),
         }
         for connections in CONNECTIONS
     }
 
 
 def advantages(measured: Measured, ours: str, name: str) -> dict[int, dict[str, float | None]]:
-    """How many times better ours is by each figure: medians of the ratios of each round."""
+    """Return the advantage of `ours` over another server by each figure: medians of the rounds' ratios."""
     return {
         connections: {
             figure: _median((_advantage(figure, own[figure], other[figure]) for own, other in pairs), 2)
@@ -72,7 +72,7 @@ def advantages(measured: Measured, ours: str, name: str) -> dict[int, dict[str, 
 
 
 def _median(figures: Iterable[float | None], digits: int) -> float | None:
-    """Of the rounds in which there was a good answer; None where there never was."""
+    """Return the median over the rounds with a good answer; None if there was none."""
     known = [figure for figure in figures if figure is not None]
     return round(median(known), digits) if known else None
 
@@ -84,15 +84,15 @@ def _advantage(figure: str, own: float | None, other: float | None) -> float | N
 
 
 def _figures(
-    server: Server, sessions: Sessions, connections: int, seconds: float, generator: Generator, seed: int
+    server: Server, sessions: Sessions, connections: int, seconds: float, generator: LoadGenerator, seed: int
 ) -> Figures:
     load = ClosedLoad(server.url, server.api, sessions, connections, seconds, seed)
-    outcome, cost = measure(generator, server.process, load)
+    result, cost = measure(generator, server.process, load)
     return {
-        "requests_per_s": outcome.achieved_per_s,
-        "p50_ms": outcome.p50_ms,
-        "p99_ms": outcome.p99_ms,
+        "requests_per_s": result.achieved_per_s,
+        "p50_ms": result.p50_ms,
+        "p99_ms": result.p99_ms,
         "cpu_us_per_request": cost.cpu_us_per_request,
-        "errors": Counter(outcome.errors),
-        "generator_limited": outcome.generator_limited,
+        "errors": Counter(result.errors),
+        "generator_limited": result.generator_limited,
     }

@@ -1,4 +1,4 @@
-"""What is compared: the command of each server, where it is installed, and what it does."""
+"""The servers to compare with: their commands, requirements and settings."""
 
 import ast
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ REPOSITORY = HERE.parents[2]
 APPS = "tests.benchmarks.peers.apps"
 
 Command = Callable[[str, int], list[str]]
-"""From a module and a port to what follows `python`."""
+"""Takes a module and a port, returns the arguments of `python`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerApi:
-    """How every peer is asked; the generator sends it to its process."""
+    """The HTTP interface of every peer."""
 
     k: int = 20
 
@@ -33,21 +33,21 @@ class PeerApi:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One server that is not ours."""
+    """A server to compare with."""
 
     name: str
     app: str
-    """Its module among the apps."""
+    """Its module in `apps`."""
     command: Command
     requirements: str | None = None
-    """Its file among the requirements; None for what runs in the environment of the benchmark."""
+    """Its file in `requirements`; None if it runs in the environment of the benchmark."""
     environment: Mapping[str, str] = field(default_factory=dict)
     batch: int = 1
-    """How many queries it answers together at most."""
+    """The largest batch of queries."""
     is_exact: bool = False
-    """Whether it compares every item."""
-    is_restless: bool = False
-    """Whether its processes work while nobody asks, so that it is measured with Onward alone beside it."""
+    """Whether its search is exact."""
+    is_busy_when_idle: bool = False
+    """Whether its processes use processor time while idle; it then runs beside Onward alone."""
 
     @property
     def module(self) -> str:
@@ -55,7 +55,7 @@ class Peer:
 
     @property
     def settings(self) -> str:
-        """What its module says of itself, in one line."""
+        """The docstring of its module, in one line."""
         tree = ast.parse((HERE / "apps" / f"{self.app}.py").read_text())
         return " ".join((ast.get_docstring(tree) or "").split())
 
@@ -65,7 +65,7 @@ class Peer:
 
     @property
     def versions(self) -> dict[str, str]:
-        """What its environment pins."""
+        """The versions that its requirements pin."""
         return {} if self.requirements_file is None else _pins(self.requirements_file)
 
 
@@ -81,8 +81,19 @@ def _pins(file: Path) -> dict[str, str]:
 
 
 def _uvicorn(module: str, port: int) -> list[str]:
-    quiet = ["--no-access-log", "--log-level", "warning"]
-    return ["-m", "uvicorn", f"{module}:app", "--port", str(port), "--loop", "uvloop", "--http", "httptools", *quiet]
+    log_options = ["--no-access-log", "--log-level", "warning"]
+    return [
+        "-m",
+        "uvicorn",
+        f"{module}:app",
+        "--port",
+        str(port),
+        "--loop",
+        "uvloop",
+        "--http",
+        "httptools",
+        *log_options,
+    ]
 
 
 def _mosec(module: str, port: int) -> list[str]:
@@ -103,21 +114,21 @@ _RAY = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-TOGETHER = 16
-"""How many queries the peers that answer in batches take at most: as many as are ever in flight."""
+MAX_BATCH = 16
+"""The largest batch of the peers with batching: the most requests in flight."""
 
 PLAIN = Peer("plain FastAPI", "plain_fastapi", _uvicorn, is_exact=True)
 MOSEC = Peer("mosec", "mosec_server", _mosec, "mosec")
 LITSERVE = Peer("LitServe", "litserve_server", _with_port, "litserve", {"LITSERVE_DISABLE": "1"})
-RAY = Peer("Ray Serve", "ray_server", _with_port, "ray", _RAY, is_restless=True)
+RAY = Peer("Ray Serve", "ray_server", _with_port, "ray", _RAY, is_busy_when_idle=True)
 PEERS = (
     PLAIN,
     Peer("good FastAPI", "good_fastapi", _uvicorn),
     MOSEC,
-    replace(MOSEC, name="mosec, batches", batch=TOGETHER),
+    replace(MOSEC, name="mosec, batches", batch=MAX_BATCH),
     LITSERVE,
-    replace(LITSERVE, name="LitServe, batches", batch=TOGETHER),
+    replace(LITSERVE, name="LitServe, batches", batch=MAX_BATCH),
     Peer("BentoML", "bentoml_server", _bentoml, "bentoml", {"BENTOML_DO_NOT_TRACK": "True"}),
     RAY,
-    replace(RAY, name="Ray Serve, batches", batch=TOGETHER),
+    replace(RAY, name="Ray Serve, batches", batch=MAX_BATCH),
 )

@@ -1,4 +1,4 @@
-"""Servers as processes of their own, each with those it starts."""
+"""Start and stop servers, with all processes that they start."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from onward.service.bench.api import Api, Onward
-from onward.service.bench.server import CannotMeasure, started
+from onward.service.bench.server import MeasurementError, started
 from onward.service.bench.server import Server as Process
-from tests.benchmarks.peers.answers import ask
+from tests.benchmarks.peers.answers import request_items
 from tests.benchmarks.peers.apps.model import BATCH, BUNDLE, HOME, REDIS_URL, WEIGHTS
 from tests.benchmarks.peers.peer import REPOSITORY, Peer, PeerApi
 
@@ -24,12 +24,12 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENB
 
 
 class NotStarted(Exception):
-    """A server that gave no answer; one line that says why."""
+    """A server did not start; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that runs."""
+    """A running server."""
 
     name: str
     api: Api
@@ -41,45 +41,45 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a server runs."""
+class Placement:
+    """What a server is started with."""
 
     store: str
-    """URL of the session store: a database of the server's own in the one that all share."""
+    """URL of the session store: the server's own database in the shared store."""
     item_id: str
-    """One that every server knows."""
+    """An item that every server knows."""
     cores: set[int] | None
-    """Those that servers may use; None for all."""
+    """The cores to run on; None for all."""
     weights: Path
-    """Of the encoder that the plain peer runs, in a file that is there where that is wanted."""
+    """File with the weights of the plain peer's encoder; exists if that peer is selected."""
 
 
 @contextmanager
-def onward(name: str, bundles: Path, place: Place) -> Iterator[Server]:
-    """Our own service with one worker, as soon as it encodes as it is going to. Raises NotStarted."""
+def onward(name: str, bundles: Path, place: Placement) -> Iterator[Server]:
+    """Start Onward with one worker and wait for its compiled encoder. Raises NotStarted."""
     with ExitStack() as running:
         try:
-            with _on(place.cores):
+            with _pinned(place.cores):
                 server = running.enter_context(started(bundles, redis_url=place.store))
-        except CannotMeasure as error:
+        except MeasurementError as error:
             raise NotStarted(str(error)) from error
         yield Server(name, Onward(), server)
 
 
 @contextmanager
-def _on(cores: set[int] | None) -> Iterator[None]:
-    """Start processes on some cores."""
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, own if cores is None else cores)
+def _pinned(cores: set[int] | None) -> Iterator[None]:
+    """Restrict this process, and the processes it starts meanwhile, to some cores."""
+    previous = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, previous if cores is None else cores)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, own)
+        os.sched_setaffinity(0, previous)
 
 
 @contextmanager
-def serving(peer: Peer, python: str, bundle: Path, place: Place) -> Iterator[Server]:
-    """A peer. Raises NotStarted."""
+def serving(peer: Peer, python: str, bundle: Path, place: Placement) -> Iterator[Server]:
+    """Start a peer. Raises NotStarted."""
     port = _free_port()
     environment = {
         **peer.environment,
@@ -89,8 +89,8 @@ def serving(peer: Peer, python: str, bundle: Path, place: Place) -> Iterator[Ser
         WEIGHTS: str(place.weights),
     }
     with _running([python, *peer.command(peer.module, port)], environment, place.cores) as (process, log):
-        runs = Process(f"http://127.0.0.1:{port}", process.pid)
-        yield _ready(Server(peer.name, PeerApi(), runs), place.item_id, process, log)
+        address = Process(f"http://127.0.0.1:{port}", process.pid)
+        yield _ready(Server(peer.name, PeerApi(), address), place.item_id, process, log)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def _running(
         process = subprocess.Popen(
             command,
             cwd=REPOSITORY,
-            env={**os.environ, **ONE_THREAD, **_places(home), **environment},
+            env={**os.environ, **ONE_THREAD, **_isolated_paths(home), **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -121,8 +121,8 @@ def _running(
             process.wait()
 
 
-def _places(folder: str) -> dict[str, str]:
-    """Where peers keep and offer what would else be in the user's home, or at a path or port that all of them share."""
+def _isolated_paths(folder: str) -> dict[str, str]:
+    """Return settings that keep a peer's files, sockets and ports apart from the user's and other peers'."""
     return {
         HOME: folder,
         "BENTOML_HOME": f"{folder}/bentoml",
@@ -142,7 +142,7 @@ def _ready(server: Server, item_id: str, process: "subprocess.Popen[bytes]", log
         if process.poll() is not None:
             raise NotStarted(f"ended with code {process.returncode}: {_last_line(log)}")
         try:
-            ask(server.url, server.api.request("ready", item_id))
+            request_items(server.url, server.api.request("ready", item_id))
         except (OSError, ValueError) as error:
             if time.monotonic() > deadline:
                 raise NotStarted(f"no answer after {START_TIMEOUT_S:.0f} s ({error}): {_last_line(log)}") from error
@@ -154,15 +154,15 @@ def _ready(server: Server, item_id: str, process: "subprocess.Popen[bytes]", log
 def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it logged nothing"
 
 
 def _kill_all(home: str) -> None:
-    """End the processes that remain of a server: some leave its group and its tree, none its environment."""
-    mark = f"{HOME}={home}".encode()
+    """Kill a server's remaining processes, found by their environment: some leave its process group and tree."""
+    marker = f"{HOME}={home}".encode()
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
+            if entry.name.isdecimal() and marker in (entry / "environ").read_bytes().split(b"\0"):
                 os.kill(int(entry.name), signal.SIGKILL)
 
 

@@ -1,6 +1,6 @@
-"""The page of performance: `python -m tests.benchmarks.report docs/performance --out docs/performance.md`.
+"""Write the performance page: `python -m tests.benchmarks.report docs/performance --out docs/performance.md`.
 
-Makes the page, and pictures beside the records, of what the benchmarks printed: a file of one line of JSON each.
+The page, and the plots beside the records, are generated from the output of the benchmarks: one JSON file each.
 """
 
 from pathlib import Path
@@ -16,16 +16,16 @@ cli = typer.Typer(add_completion=False)
 
 @cli.command()
 def main(
-    records: Annotated[Path, typer.Argument(help="Folder of what benchmarks printed, a *.json each.")],
+    records: Annotated[Path, typer.Argument(help="Folder with the output of benchmarks, one *.json each.")],
     out: Annotated[Path, typer.Option(dir_okay=False, help="The page to write.")],
 ) -> None:
-    """Write the page of performance from the records of the benchmarks."""
+    """Write the performance page from the records of the benchmarks."""
     try:
         count = write_page(records, out)
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(f"{out}: made from {count} record{'s' * (count != 1)}")
+    typer.echo(f"{out}: generated from {count} record{'s' * (count != 1)}")
 
 
 if __name__ == "__main__":

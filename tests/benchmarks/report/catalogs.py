@@ -1,4 +1,4 @@
-"""Catalogs from tens of thousands to millions of items."""
+"""The section on catalogs from tens of thousands to millions of items."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,31 +6,31 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from tests.benchmarks.report.drawing import logarithmic, picture
+from tests.benchmarks.report.drawing import logarithmic, plot_to
 from tests.benchmarks.report.markdown import ABSENT, figure, table
-from tests.benchmarks.report.record import Index, Part, Record, check_columns
-from tests.benchmarks.report.section import Picture, Section
+from tests.benchmarks.report.record import Index, Record, RecordPart, check_columns
+from tests.benchmarks.report.section import Plot, Section
 
 WITHOUT_FILTER = "without_filter"
 
 
-class Timed(Part):
+class Timed(RecordPart):
     """Processor time of one thread."""
 
     p50_us: float
     p99_us: float
 
 
-class Search(Timed):
-    """By an index that was tuned to a recall."""
+class TunedSearch(Timed):
+    """Search with an index that was tuned to a target recall."""
 
     visits: int | None
     recall_at_20: float
     share_of_flat: float
 
 
-class Filtered(Timed):
-    """By the bundle's index, under a filter."""
+class FilteredSearch(Timed):
+    """Search with the bundle's index under a filter."""
 
     eligible: int
     first_use_ms: float
@@ -38,21 +38,21 @@ class Filtered(Timed):
     recall_at_20: float
 
 
-class Memory(Part):
-    """Of one of the processes that hold a bundle at the same time, in MB."""
+class Memory(RecordPart):
+    """Memory of one of the processes that hold a bundle at the same time, in MB."""
 
     rss_mb: float
     pss_mb: float
 
 
-class Build(Part):
-    """How long each step of the export took, in seconds."""
+class Build(RecordPart):
+    """Duration of each step of the export, in seconds."""
 
     seconds: Mapping[str, float]
 
 
-class Catalog(Part):
-    """Figures of one size."""
+class Catalog(RecordPart):
+    """Figures of one catalog size."""
 
     build: Build
     index: Index
@@ -60,14 +60,14 @@ class Catalog(Part):
     first_answer_s: float
     load_s: float
     flat: Timed
-    targets: Mapping[float, Search]
-    filters: Mapping[float, Filtered]
+    targets: Mapping[float, TunedSearch]
+    filters: Mapping[float, FilteredSearch]
     retrieve: Mapping[str, Timed]
     workers: tuple[Memory, ...]
 
 
 class Catalogs(Record):
-    """A record of several sizes."""
+    """A record of several catalog sizes."""
 
     benchmark: Literal["catalogs"]
     catalogs: Mapping[int, Catalog]
@@ -88,23 +88,23 @@ def _command(record: Catalogs) -> str:
 
 
 def _tables(record: Catalogs) -> str:
-    told = record.catalogs
-    searches = ["items", "index", "recall aimed at", "recall@20", "visits", "p50, µs", "p99, µs", "share of flat"]
+    sizes = record.catalogs
+    searches = ["items", "index", "target recall", "recall@20", "visits", "p50, µs", "p99, µs", "share of flat"]
     filters = ["items", "filter passes", "eligible", "strategy", "recall@20", "p50, µs", "p99, µs", "first use, ms"]
     return "\n\n".join(
         [
             table(
                 ["items", "index", "build, s", "files, MB", "load, s", "first answer, s", "memory: RSS / PSS, MB"],
-                [_size_row(items, one) for items, one in told.items()],
+                [_size_row(items, one) for items, one in sizes.items()],
             ),
             "Search without a filter:",
-            table(searches, (row for items, one in told.items() for row in _search_rows(items, one))),
-            "Search under filters, compared with exact search of what they let pass:",
-            table(filters, (row for items, one in told.items() for row in _filter_rows(items, one))),
-            "Whole answers, encoded and searched, without HTTP and session store:",
+            table(searches, (row for items, one in sizes.items() for row in _search_rows(items, one))),
+            "Search under filters; recall is against exact search of the eligible items:",
+            table(filters, (row for items, one in sizes.items() for row in _filter_rows(items, one))),
+            "Complete retrievals (encoding and search), without HTTP and session store:",
             table(
                 ["items", "filter passes", "p50, µs", "p99, µs"],
-                (row for items, one in told.items() for row in _retrieve_rows(items, one)),
+                (row for items, one in sizes.items() for row in _retrieve_rows(items, one)),
             ),
         ]
     )
@@ -154,11 +154,11 @@ def _retrieve_rows(items: int, one: Catalog) -> Iterator[list[str]]:
 
 def _draw(record: Catalogs, path: Path) -> None:
     sizes = sorted(record.catalogs)
-    told = [record.catalogs[items] for items in sizes]
-    lines = {"flat": [one.flat.p50_us for one in told]}
-    for target in told[0].targets:
-        lines[f"index, recall {target:g}"] = [one.targets[target].p50_us for one in told]
-    with picture(path, title="Search, p50 of processor time", xlabel="items", ylabel="µs") as axes:
+    catalogs = [record.catalogs[items] for items in sizes]
+    lines = {"flat": [one.flat.p50_us for one in catalogs]}
+    for target in catalogs[0].targets:
+        lines[f"index, recall {target:g}"] = [one.targets[target].p50_us for one in catalogs]
+    with plot_to(path, title="Search, p50 of processor time", xlabel="items", ylabel="µs") as axes:
         for label, values_us in lines.items():
             axes.plot(sizes, values_us, marker="o", markersize=4, label=label)
         logarithmic(axes, sizes)
@@ -167,15 +167,15 @@ def _draw(record: Catalogs, path: Path) -> None:
 CATALOGS = Section(
     title="Catalog sizes",
     introduction=(
-        "Bundles of any size, made from a training run: each new item lies between a trained one and a neighbour of "
-        "it, so that the table keeps the structure of what was trained. Search times are processor time of one thread, "
-        "with the recall of the same queries beside them. The first answer counts from the start of a service's "
-        "process; memory is that of each of two processes that hold the same bundle."
+        "Bundles of several sizes, scaled up from a training run by interpolation: each new item lies between a "
+        "trained item and one of its neighbours, which keeps the structure of the trained table. Search times are "
+        "processor time of one thread, beside the recall of the same queries. The first answer is timed from the "
+        "start of the service's process; memory is given for each of two processes that hold the same bundle."
     ),
     kind=Catalogs,
     usage="python -m tests.benchmarks.catalogs RUN --items 43097 --items 1000000 --out FOLDER",
     label=_label,
     command=_command,
     tables=_tables,
-    picture=Picture("Search time against catalog size", _draw),
+    plot=Plot("Search time against catalog size", _draw),
 )

@@ -1,4 +1,4 @@
-"""What all pictures have in common."""
+"""The common style of all plots."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 
 @contextmanager
-def picture(path: Path, **labels: str) -> Iterator[Axes]:
-    """Axes to draw on, written to a PNG at the end; `labels` are title, xlabel and ylabel."""
+def plot_to(path: Path, **labels: str) -> Iterator[Axes]:
+    """Yield axes, and write them to a PNG at the end; `labels` are title, xlabel and ylabel."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     yield axes
@@ -22,7 +22,7 @@ def picture(path: Path, **labels: str) -> Iterator[Axes]:
 
 
 def logarithmic(axes: Axes, measured_at: Iterable[float]) -> None:
-    """Both axes in powers of ten, written as numbers; across, at what was measured."""
+    """Make both axes logarithmic with plain numbers; the x axis has ticks at the measured values."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(sorted(set(measured_at)))

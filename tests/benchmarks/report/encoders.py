@@ -1,18 +1,18 @@
-"""The encoders of all models, as the service runs them."""
+"""The section on the encoders of all models, as the service runs them."""
 
 from collections.abc import Mapping
 from typing import Literal
 
 from tests.benchmarks.report.markdown import figure, table
-from tests.benchmarks.report.record import Part, Record
+from tests.benchmarks.report.record import Record, RecordPart
 from tests.benchmarks.report.section import Section
 
-OF_BUNDLE = " ("
-"""Comes before the folder of a bundle, behind its model."""
+BUNDLE_SEPARATOR = " ("
+"""Between the model and the folder in the name of a bundle's encoder."""
 
 
-class Encoder(Part):
-    """Time of a call."""
+class Encoder(RecordPart):
+    """Latency of one encoder."""
 
     items: int
     p50_us: float
@@ -20,7 +20,7 @@ class Encoder(Part):
 
 
 class Encoders(Record):
-    """A record of encoders."""
+    """A record of the latencies of encoders."""
 
     benchmark: Literal["encoders"]
     length: int
@@ -28,7 +28,7 @@ class Encoders(Record):
 
 
 def _command(record: Encoders) -> str:
-    bundles = " BUNDLES" * sum(OF_BUNDLE in name for name in record.encoders)
+    bundles = " BUNDLES" * sum(BUNDLE_SEPARATOR in name for name in record.encoders)
     return f"python -m tests.benchmarks.encoders{bundles} --length {record.length}"
 
 
@@ -36,7 +36,7 @@ def _tables(record: Encoders) -> str:
     return table(
         ["encoder", "items", "p50, µs", "p99, µs"],
         (
-            [name.partition(OF_BUNDLE)[0], f"{one.items:,}", figure(one.p50_us), figure(one.p99_us)]
+            [name.partition(BUNDLE_SEPARATOR)[0], f"{one.items:,}", figure(one.p50_us), figure(one.p99_us)]
             for name, one in record.encoders.items()
         ),
     )
@@ -44,7 +44,7 @@ def _tables(record: Encoders) -> str:
 
 ENCODERS = Section(
     title="Encoders of all models",
-    introduction="One session at a time in one thread, by the exported programs, which take turns.",
+    introduction="The exported programs encode one session at a time in one thread, in turn.",
     kind=Encoders,
     usage="python -m tests.benchmarks.encoders",
     label=lambda record: f"Sessions of {record.length} items",

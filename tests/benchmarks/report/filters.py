@@ -1,15 +1,15 @@
-"""Search under filters of every selectivity."""
+"""The section on search under filters of every selectivity."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from tests.benchmarks.report.markdown import ABSENT, figure, table
-from tests.benchmarks.report.record import Index, Part, Record
+from tests.benchmarks.report.record import Index, Record, RecordPart
 from tests.benchmarks.report.section import Section
 
 
-class Search(Part):
-    """One way to search."""
+class StrategyFigures(RecordPart):
+    """Figures of one search strategy."""
 
     p50_us: float
     recall_at_20: float
@@ -18,20 +18,20 @@ class Search(Part):
         return f"{figure(self.p50_us)} ({self.recall_at_20:.3f})"
 
 
-class Chosen(Search):
-    """The way that the service takes."""
+class ChosenStrategy(StrategyFigures):
+    """The strategy that the service chooses."""
 
     strategy: str
 
 
-class Share(Part):
-    """Every way to search when so many items are eligible."""
+class EligibleShare(RecordPart):
+    """All strategies for one share of eligible items."""
 
     eligible: int
-    chosen: Chosen
-    scan: Search
-    masked: Search | None = None
-    wide: Search | None = None
+    chosen: ChosenStrategy
+    scan: StrategyFigures
+    masked: StrategyFigures | None = None
+    wide: StrategyFigures | None = None
 
 
 class Filters(Record):
@@ -41,8 +41,8 @@ class Filters(Record):
     items: int
     dimension: int
     index: Index
-    without: Search
-    shares: Mapping[float, Share]
+    without: StrategyFigures
+    shares: Mapping[float, EligibleShare]
 
 
 def _label(record: Filters) -> str:
@@ -52,22 +52,22 @@ def _label(record: Filters) -> str:
 def _rows(record: Filters) -> Iterator[list[str]]:
     yield ["all", f"{record.items:,}", ABSENT, str(record.without), ABSENT, ABSENT, ABSENT]
     for share, one in record.shares.items():
-        ways = [ABSENT if way is None else str(way) for way in (one.scan, one.masked, one.wide)]
-        yield [f"{share:.4g}", f"{one.eligible:,}", one.chosen.strategy, str(one.chosen), *ways]
+        strategies = [ABSENT if figures is None else str(figures) for figures in (one.scan, one.masked, one.wide)]
+        yield [f"{share:.4g}", f"{one.eligible:,}", one.chosen.strategy, str(one.chosen), *strategies]
 
 
 FILTERS = Section(
     title="Search under filters",
     introduction=(
-        "Some items are eligible, by chance, and the search looks at no others: it compares every eligible item "
-        "(scan), asks the index for eligible ones (masked), or has it visit more of its parts as well (wide). "
-        "Processor time of a query in µs, p50, with the recall@20 against exact search in brackets."
+        "A random share of the items is eligible. The search compares every eligible item (scan), searches the index "
+        "with a mask of eligible items (masked), or does so and visits more of the index (wide). Processor time of a "
+        "query in µs, p50, with the recall@20 against exact search in brackets."
     ),
     kind=Filters,
     usage="python -m tests.benchmarks.filters BUNDLE",
     label=_label,
     command=lambda record: "python -m tests.benchmarks.filters BUNDLE",
     tables=lambda record: table(
-        ["eligible share", "eligible", "taken by the service", "so it takes", "scan", "masked", "wide"], _rows(record)
+        ["eligible share", "eligible", "chosen by the service", "its time", "scan", "masked", "wide"], _rows(record)
     ),
 )

@@ -1,4 +1,4 @@
-"""Pieces of Markdown."""
+"""Markdown building blocks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,13 +6,13 @@ ABSENT = "–"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; what stands in a cell needs no escapes of its own."""
+    """Return a table; cells are escaped here."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def figure(value: float | None, unit: str = "") -> str:
-    """Three digits or more, as many as tell something."""
+    """Format a number with at least three significant digits."""
     if value is None:
         return ABSENT
     places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
@@ -20,10 +20,10 @@ def figure(value: float | None, unit: str = "") -> str:
 
 
 def counted(errors: Mapping[str, int]) -> str:
-    """Errors and how often each came."""
+    """List errors with their counts."""
     return ", ".join(f"{count} × {reason}" for reason, count in sorted(errors.items())) or "none"
 
 
 def anchor(title: str) -> str:
-    """Where a heading is linked to."""
+    """Return the link to a heading of the same page."""
     return "#" + title.lower().replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Onward beside what one would write or pick instead."""
+"""The section that compares Onward with other model servers."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,26 +6,26 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from tests.benchmarks.report.drawing import picture
+from tests.benchmarks.report.drawing import plot_to
 from tests.benchmarks.report.markdown import ABSENT, counted, figure, table
-from tests.benchmarks.report.record import Index, Part, Record, check_columns
-from tests.benchmarks.report.section import Picture, Section
+from tests.benchmarks.report.record import Index, Record, RecordPart, check_columns
+from tests.benchmarks.report.section import Plot, Section
 
 OURS, OURS_FAST = "Onward", "Onward .95"
 CONNECTIONS = 16
 DRAWN = "drawn by popularity"
-"""The sessions of a comparison without a training run."""
+"""The description of sessions if there was no training run."""
 
 
-class Advantage(Part):
-    """How many times better ours is: medians of the ratios of each round; None where one of the two never answered."""
+class Advantage(RecordPart):
+    """How many times better Onward is, as medians of the rounds' ratios; None if one of the two never answered."""
 
     requests_per_s: float | None
     cpu_us_per_request: float | None
 
 
-class Figures(Part):
-    """Of one server over so many connections."""
+class LoadFigures(RecordPart):
+    """Figures of one server at one number of connections."""
 
     requests_per_s: float
     p50_ms: float | None
@@ -35,18 +35,18 @@ class Figures(Part):
     generator_limited: bool
 
 
-class Server(Part):
-    """One of those that were compared; ours have no settings, and are not better than themselves."""
+class ComparedServer(RecordPart):
+    """A server of the comparison; Onward itself has no settings and no advantage."""
 
     recall_at_20: float
-    connections: Mapping[int, Figures]
+    connections: Mapping[int, LoadFigures]
     onward_is_times_better: Mapping[str, Mapping[int, Advantage]] = {}
     settings: str | None = None
     versions: Mapping[str, str] = {}
 
 
 class Peers(Record):
-    """A record of the comparison."""
+    """A record of the comparison of servers."""
 
     benchmark: Literal["peers"]
     pinned: bool
@@ -56,7 +56,7 @@ class Peers(Record):
     items: int
     sessions: str
     index: Mapping[str, Index]
-    servers: Mapping[str, Server]
+    servers: Mapping[str, ComparedServer]
     left_out: Mapping[str, str]
 
     @model_validator(mode="after")
@@ -72,11 +72,11 @@ class Peers(Record):
         return self
 
     def variants(self, peer: str) -> list[str]:
-        """The names under which a peer was measured: as it is, and in other settings."""
+        """Return the names under which a peer was measured, one for each of its settings."""
         return [name for name in self.servers if name == peer or name.startswith(f"{peer}, ")]
 
     def times_better(self, ours: str, peer: str) -> float | None:
-        """Requests/s of one of ours over those of a peer; 0 where ours never answered, None where the peer did not."""
+        """Return Onward's requests/s over a peer's; 0 if Onward never answered, None if the peer did not."""
         if not self.servers[ours].connections[CONNECTIONS].requests_per_s:
             return 0.0
         return self.servers[peer].onward_is_times_better[ours][CONNECTIONS].requests_per_s
@@ -97,34 +97,34 @@ def _tables(record: Peers) -> str:
     counts = sorted({count for server in record.servers.values() for count in server.connections}, reverse=True)
     indices = "; ".join(f"{name}: {index}" for name, index in record.index.items())
     parts = [f"Sessions are {record.sessions}. Indices: {indices}."]
-    parts += [f"{count} kept-alive connection{'s' * (count > 1)}:\n\n{_table(record, count)}" for count in counts]
-    notes = [*_settings(record), *(f"- **{name}** is left out: {why}" for name, why in record.left_out.items())]
+    parts += [f"{count} keep-alive connection{'s' * (count > 1)}:\n\n{_table(record, count)}" for count in counts]
+    notes = [*_settings(record), *(f"- **{name}** is not measured: {why}" for name, why in record.left_out.items())]
     return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
 
 
 def _table(record: Peers, connections: int) -> str:
     head = ["server", "recall@20", "requests/s", "p50, ms", "p99, ms", "CPU/request, µs", "errors"]
-    head += [f"{ours} is better: requests/s, CPU" for ours in (OURS, OURS_FAST)]
+    head += [f"advantage of {ours}: requests/s, CPU" for ours in (OURS, OURS_FAST)]
     return table([*head, "generator"], _rows(record, connections))
 
 
 def _rows(record: Peers, connections: int) -> Iterator[list[str]]:
     for name, server in record.servers.items():
-        one = server.connections[connections]
+        load = server.connections[connections]
         yield [
             f"**{name}**" if name in (OURS, OURS_FAST) else name,
             f"{server.recall_at_20:.3f}",
-            figure(one.requests_per_s),
-            figure(one.p50_ms),
-            figure(one.p99_ms),
-            figure(one.cpu_us_per_request),
-            counted(one.errors),
+            figure(load.requests_per_s),
+            figure(load.p50_ms),
+            figure(load.p99_ms),
+            figure(load.cpu_us_per_request),
+            counted(load.errors),
             *(_advantage(server, ours, connections) for ours in (OURS, OURS_FAST)),
-            "was the limit" if one.generator_limited else "kept up",
+            "was the limit" if load.generator_limited else "kept up",
         ]
 
 
-def _advantage(server: Server, ours: str, connections: int) -> str:
+def _advantage(server: ComparedServer, ours: str, connections: int) -> str:
     if ours not in server.onward_is_times_better:
         return ABSENT
     times = server.onward_is_times_better[ours][connections]
@@ -140,7 +140,7 @@ def _settings(record: Peers) -> Iterator[str]:
 
 def _draw(record: Peers, path: Path) -> None:
     others = [name for name, server in record.servers.items() if server.onward_is_times_better]
-    with picture(
+    with plot_to(
         path,
         title=f"Requests/s over {CONNECTIONS} connections, {record.items:,} items",
         xlabel="times those of the peer",
@@ -156,21 +156,21 @@ def _draw(record: Peers, path: Path) -> None:
 
 
 PEERS = Section(
-    title="Beside what one would write or pick",
+    title="Comparison with other model servers",
     introduction=(
-        "Every server answers the same question over the same bundle and sessions, with a store of the same kind: "
-        "append a click to its session, encode the session, return the 20 nearest items. They take turns in every "
-        "round of one run, and how many times better Onward is, is the median of the rounds' ratios. Onward serves "
-        f"twice: the bundle as it is, and with an index of less recall (*{OURS_FAST}*), which the peers have too, "
-        "except for plain FastAPI, which compares every item. Onward does more for each request than the others: it "
-        "looks for filters and what was seen, knows its items' attributes, tells where it failed, keeps the answer for "
-        "its next pages, its explanation and the events that it leads to, and counts. "
-        "[What that costs](#what-parts-of-a-request-cost-where-they-stand) is part of its figures."
+        "Every server has the same task over the same bundle and sessions, with a store of the same kind: append a "
+        "click to its session, encode the session, return the 20 nearest items. They are measured in turn in every "
+        "round of one run, and the advantage of Onward is the median of the rounds' ratios. Onward runs twice: with "
+        f"the bundle as it is, and with an index of lower recall (*{OURS_FAST}*), which the peers use too, except for "
+        "plain FastAPI, whose search is exact. Onward does more for each request than the others: it handles filters "
+        "and seen items, knows its items' attributes, reports degraded answers, stores the answer for next pages, "
+        "explanations and attributed events, and counts. [The cost of that](#cost-of-the-parts-of-a-request) is part "
+        "of its figures."
     ),
     kind=Peers,
     usage="python -m tests.benchmarks.peers BUNDLES --run RUN",
     label=_label,
     command=_command,
     tables=_tables,
-    picture=Picture("How many times the requests/s of each peer", _draw),
+    plot=Plot("How many times the requests/s of each peer", _draw),
 )

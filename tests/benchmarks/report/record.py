@@ -1,4 +1,4 @@
-"""What the records of all benchmarks have in common."""
+"""The common fields of all benchmark records."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 
-class Part(BaseModel):
-    """Something that a record holds; fields that the page does not tell of are passed over."""
+class RecordPart(BaseModel):
+    """A part of a record; fields that the page does not show are ignored."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
-class Index(Part):
-    """How a bundle is searched."""
+class Index(RecordPart):
+    """The index of a bundle."""
 
     description: str
     nprobe: int | None = None
@@ -25,22 +25,22 @@ class Index(Part):
 
 
 class Record(BaseModel):
-    """A line that a benchmark printed; what it says beyond the fields named here holds the versions of libraries."""
+    """The output of a benchmark; fields not named here include the versions of libraries."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="allow")
 
     file: str
-    """Name of its file, without the ending."""
+    """Name of its file, without the extension."""
     processor: str
     cores: PositiveInt
     memory_gib: PositiveFloat
     python: str
     commit: str | None = None
-    """Of the code that measured, with + behind it where files differed from it."""
+    """The commit that was measured, followed by + if the working tree had changes."""
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of libraries, by name."""
+        """Versions of libraries, by name."""
         return {
             name: value
             for name, value in (self.model_extra or {}).items()
@@ -49,7 +49,7 @@ class Record(BaseModel):
 
 
 def check_columns(rows: Iterable[Mapping[Any, object]]) -> None:
-    """Raise ValueError where there are no rows, or where they do not hold figures of the same names."""
+    """Raise ValueError if there are no rows, or if their columns differ."""
     names = [set(row) for row in rows]
-    if not names or any(one != names[0] for one in names) or not names[0]:
-        raise ValueError("figures are missing, or are not there for all that is compared")
+    if not names or any(columns != names[0] for columns in names) or not names[0]:
+        raise ValueError("figures are missing, or are not the same for everything that is compared")

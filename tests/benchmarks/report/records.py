@@ -1,4 +1,4 @@
-"""Records: a JSON file for each line that a benchmark printed."""
+"""Read records: one JSON file for each output of a benchmark."""
 
 import json
 from pathlib import Path
@@ -27,22 +27,22 @@ _ANY: TypeAdapter[Record] = TypeAdapter(
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The records of a folder in the order of their files' names. Raises InputError where one is damaged."""
+    """Read the records of a folder, sorted by file name. Raises InputError if one is invalid."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; name one that holds what the benchmarks printed, as *.json")
+        raise InputError(f"{folder}: is not a folder; give one with the output of benchmarks, as *.json")
     return [_read(path) for path in sorted(folder.glob("*.json"))]
 
 
 def _read(path: Path) -> Record:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: is not one line of JSON ({error}); run the benchmark again") from error
-    if not isinstance(told, dict):
-        raise InputError(f"{path}: is no JSON object; put here what a benchmark printed")
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: is not a JSON object; store the output of a benchmark here")
     try:
-        return _ANY.validate_python({**told, "file": path.stem})
+        return _ANY.validate_python({**fields, "file": path.stem})
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "benchmark"
-        raise InputError(f"{path}: {where}: {fault['msg']}; run the benchmark again") from error
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "benchmark"
+        raise InputError(f"{path}: {place}: {problem['msg']}; run the benchmark again") from error

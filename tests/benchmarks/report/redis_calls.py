@@ -1,4 +1,4 @@
-"""What a call of Redis costs."""
+"""The section on the cost of a call to Redis."""
 
 from collections.abc import Mapping
 from typing import Literal, Self
@@ -6,12 +6,12 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from tests.benchmarks.report.markdown import figure, table
-from tests.benchmarks.report.record import Part, Record, check_columns
+from tests.benchmarks.report.record import Record, RecordPart, check_columns
 from tests.benchmarks.report.section import Section
 
 
-class Call(Part):
-    """Processor time of a call, of the client and of Redis."""
+class Call(RecordPart):
+    """Processor time per call, of the client and of Redis."""
 
     client_us: float
     server_us: float
@@ -19,11 +19,11 @@ class Call(Part):
 
 
 Ways = Mapping[str, Mapping[str, Call]]
-"""By name and by how many are in flight."""
+"""Figures by the way to call and by calls in flight."""
 
 
 class RedisCalls(Record):
-    """A record of calls of Redis."""
+    """A record of the cost of calls to Redis."""
 
     benchmark: Literal["redis_calls"]
     calls: int
@@ -57,15 +57,15 @@ def _figures(call: Call) -> tuple[float, float, float]:
 
 
 REDIS_CALLS = Section(
-    title="Calls of Redis",
+    title="Calls to Redis",
     introduction=(
-        "A call adds an item to a session and reads it, by redis-py in several ways, over the connection that all "
-        "requests of a worker share, and as the session store does it, which stores more than the item. Processor time "
-        "of each call; calls/s say less where cores are shared."
+        "A call appends an item to a session and reads it: with redis-py in several ways, over the connection that "
+        "all requests of a worker share, and through the session store, which stores more than the item. Processor "
+        "time per call; calls/s are less reliable where cores are shared."
     ),
     kind=RedisCalls,
     usage="python -m tests.benchmarks.redis_calls",
-    label=lambda record: f"Calls in a round: {record.calls:,}",
+    label=lambda record: f"{record.calls:,} calls per round",
     command=lambda record: f"python -m tests.benchmarks.redis_calls --calls {record.calls} --rounds {record.rounds}",
     tables=_tables,
 )

@@ -1,4 +1,4 @@
-"""A section of the page: what one benchmark measured."""
+"""A section of the performance page: the records of one benchmark."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture(Generic[R]):
-    """What is drawn of a record into a PNG."""
+class Plot(Generic[R]):
+    """A plot of a record, written to a PNG."""
 
     title: str
     draw: Callable[[R, Path], None]
@@ -21,31 +21,37 @@ class Picture(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Section(Generic[R]):
-    """How the records of one benchmark are told."""
+    """How the records of one benchmark are presented."""
 
     title: str
     introduction: str
     kind: type[R]
     usage: str
-    """The command, where there is no record that says it more exactly."""
+    """The command to show if there is no record."""
     label: Callable[[R], str]
     command: Callable[[R], str]
     tables: Callable[[R], str]
-    picture: Picture[R] | None = None
+    plot: Plot[R] | None = None
+    discussion: str = ""
+    """Text after the tables, if there is a record."""
 
     def text(self, records: Sequence[Record], folder: Path, page: Path) -> str:
-        """Tell the records that are of this benchmark, and draw beside each what is drawn of it."""
+        """Return the Markdown of the records of this benchmark, and write their plots beside them."""
         own = [record for record in records if isinstance(record, self.kind)]
-        told = [part for record in own for part in self._told(record, folder, page)]
-        return "\n\n".join([f"## {self.title}", self.introduction, *(told or ["Not measured.", _shell(self.usage)])])
+        blocks = [block for record in own for block in self._blocks(record, folder, page)]
+        if not blocks:
+            blocks = ["Not measured.", _shell(self.usage)]
+        elif self.discussion:
+            blocks.append(self.discussion)
+        return "\n\n".join([f"## {self.title}", self.introduction, *blocks])
 
-    def _told(self, record: R, folder: Path, page: Path) -> list[str]:
-        told = [f"### {self.label(record)}", _shell(self.command(record)), self.tables(record)]
-        if self.picture is None:
-            return told
+    def _blocks(self, record: R, folder: Path, page: Path) -> list[str]:
+        blocks = [f"### {self.label(record)}", _shell(self.command(record)), self.tables(record)]
+        if self.plot is None:
+            return blocks
         path = folder / f"{record.file}.png"
-        self.picture.draw(record, path)
-        return [*told, f"![{self.picture.title}]({Path(relpath(path, page.parent)).as_posix()})"]
+        self.plot.draw(record, path)
+        return [*blocks, f"![{self.plot.title}]({Path(relpath(path, page.parent)).as_posix()})"]
 
 
 def _shell(command: str) -> str:

@@ -1,4 +1,4 @@
-"""The service under load."""
+"""The section on the service under load."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,19 +10,19 @@ from typing import Any, Literal, Self
 from matplotlib.axes import Axes
 from pydantic import model_validator
 
-from tests.benchmarks.report.drawing import logarithmic, picture
+from tests.benchmarks.report.drawing import logarithmic, plot_to
 from tests.benchmarks.report.markdown import counted, figure, table
-from tests.benchmarks.report.record import Index, Part, Record, check_columns
-from tests.benchmarks.report.section import Picture, Section
+from tests.benchmarks.report.record import Index, Record, RecordPart, check_columns
+from tests.benchmarks.report.section import Plot, Section
 
 PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p99": "p99_ms", "p99.9": "p999_ms"}
 OPEN = "open "
 LINES = "-", "--", ":", "-."
-"""Of the catalogs of one picture."""
+"""Line styles of the catalogs in one plot."""
 
 
-class RampPart(Part):
-    """A part of a load whose rate rises."""
+class RampInterval(RecordPart):
+    """Latencies of one interval of a ramp."""
 
     rate_per_s: float
     p50_ms: float | None
@@ -30,8 +30,8 @@ class RampPart(Part):
     p99_ms: float | None
 
 
-class Load(Part):
-    """Medians of rounds; the rate is that of arrivals, None in a closed loop."""
+class Load(RecordPart):
+    """Medians over rounds; the rate is that of arrivals, None in a closed loop."""
 
     rate_per_s: float | None
     achieved_per_s: float
@@ -45,11 +45,11 @@ class Load(Part):
     pss_mib: float | None
     errors: Mapping[str, int]
     limited_by: tuple[str, ...]
-    parts: tuple[RampPart, ...] = ()
+    parts: tuple[RampInterval, ...] = ()
 
 
-class Catalog(Part):
-    """A bundle and what became of its loads."""
+class ServedCatalog(RecordPart):
+    """A bundle and the results of its loads."""
 
     model: str
     items: int
@@ -67,7 +67,7 @@ class Serving(Record):
     filter: Mapping[str, Any] | None
     seconds: float
     rounds: int
-    catalogs: tuple[Catalog, ...]
+    catalogs: tuple[ServedCatalog, ...]
 
     @model_validator(mode="after")
     def _measured_alike(self) -> Self:
@@ -92,19 +92,21 @@ def _command(record: Serving) -> str:
 
 
 def _tables(record: Serving) -> str:
-    return "\n\n".join(part for catalog in record.catalogs for part in _of_catalog(catalog))
+    return "\n\n".join(block for catalog in record.catalogs for block in _catalog_blocks(catalog))
 
 
-def _of_catalog(catalog: Catalog) -> Iterator[str]:
+def _catalog_blocks(catalog: ServedCatalog) -> Iterator[str]:
     recall = f"recall@20 of the answers {catalog.recall_at_20:.3f}"
     yield f"{catalog.model}, {catalog.items:,} items, {catalog.index}, {recall}:"
     head = ["load", "answers/s", *(f"{name}, ms" for name in PERCENTILES), "errors", "CPU/request, µs"]
-    head += ["of the store, µs", "RSS / PSS, MiB", "generator"]
+    head += ["store CPU/request, µs", "RSS / PSS, MiB", "generator"]
     yield table(head, [_row(name, load) for name, load in catalog.loads.items()])
     for name, load in catalog.loads.items():
         if load.parts:
-            yield f"{name}, part by part:"
-            yield table(["requests/s", "p50, ms", "p90, ms", "p99, ms"], [_part_row(part) for part in load.parts])
+            yield f"{name}, by interval:"
+            yield table(
+                ["requests/s", "p50, ms", "p90, ms", "p99, ms"], [_interval_row(interval) for interval in load.parts]
+            )
 
 
 def _row(name: str, load: Load) -> list[str]:
@@ -121,21 +123,21 @@ def _row(name: str, load: Load) -> list[str]:
     ]
 
 
-def _part_row(part: RampPart) -> list[str]:
-    return [figure(value) for value in (part.rate_per_s, part.p50_ms, part.p90_ms, part.p99_ms)]
+def _interval_row(interval: RampInterval) -> list[str]:
+    return [figure(value) for value in (interval.rate_per_s, interval.p50_ms, interval.p90_ms, interval.p99_ms)]
 
 
 def _draw(record: Serving, path: Path) -> None:
-    with picture(path, title=_label(record), xlabel="requests/s", ylabel="ms from when a request was due") as axes:
+    with plot_to(path, title=_label(record), xlabel="requests/s", ylabel="ms from when a request was due") as axes:
         for catalog, line in zip(record.catalogs, cycle(LINES), strict=False):
             _draw_catalog(axes, catalog, line)
-        logarithmic(axes, (point.rate_per_s or 0 for one in record.catalogs for point in _points(one)))
+        logarithmic(axes, (point.rate_per_s or 0 for catalog in record.catalogs for point in _points(catalog)))
 
 
-def _draw_catalog(axes: Axes, catalog: Catalog, line: str) -> None:
+def _draw_catalog(axes: Axes, catalog: ServedCatalog, line: str) -> None:
     points = _points(catalog)
     for number, (label, field) in enumerate(PERCENTILES.items()):
-        known = [(one.rate_per_s, value) for one in points if (value := getattr(one, field, None)) is not None]
+        known = [(point.rate_per_s, value) for point in points if (value := getattr(point, field, None)) is not None]
         axes.plot(
             [rate or 0 for rate, _ in known],
             [value for _, value in known],
@@ -147,25 +149,26 @@ def _draw_catalog(axes: Axes, catalog: Catalog, line: str) -> None:
         )
 
 
-def _points(catalog: Catalog) -> Sequence[Load | RampPart]:
-    """What was measured at each rate, in its order."""
-    opened = [load for load in catalog.loads.values() if load.rate_per_s is not None]
-    points = [point for load in opened for point in (load.parts or (load,))]
+def _points(catalog: ServedCatalog) -> Sequence[Load | RampInterval]:
+    """Return the loads or ramp intervals of the open loop, by rate."""
+    open_loads = [load for load in catalog.loads.values() if load.rate_per_s is not None]
+    points = [point for load in open_loads for point in (load.parts or (load,))]
     return sorted(points, key=lambda point: point.rate_per_s or 0)
 
 
 SERVING = Section(
     title="The service under load",
     introduction=(
-        "The whole service with its session store, and the load generator, on the cores of one machine. At a given "
-        "number of requests/s they arrive by chance (Poisson), whether or not earlier ones were answered, and latency "
-        "counts from when a request was due; over a given number of connections each asks again as soon as it is "
-        "answered. Processor time and memory are those of the service's processes, without the store."
+        "The complete service with its session store, and the load generator, on the cores of one machine. At a "
+        "given rate the load is an open loop: requests arrive as a Poisson process, whether or not earlier ones were "
+        "answered, and latency counts from when a request was due. At a given number of connections it is a closed "
+        "loop: each connection sends its next request as soon as it has a response. Processor time and memory are "
+        "those of the service's processes, without the store."
     ),
     kind=Serving,
     usage="python -m tests.benchmarks.serving BUNDLES",
     label=_label,
     command=_command,
     tables=_tables,
-    picture=Picture("Latency against rate", _draw),
+    plot=Plot("Latency against rate", _draw),
 )

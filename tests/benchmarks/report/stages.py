@@ -1,4 +1,4 @@
-"""Processor time of a request, stage by stage."""
+"""The section on the processor time of a request, stage by stage."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal, Self
@@ -6,14 +6,14 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from tests.benchmarks.report.markdown import figure, table
-from tests.benchmarks.report.record import Index, Part, Record, check_columns
+from tests.benchmarks.report.record import Index, Record, RecordPart, check_columns
 from tests.benchmarks.report.section import Section
 
 NAMES = {"http": "HTTP", "store": "call of the session store", "encode": "encode", "search": "search", "json": "JSON"}
 
 
-class Request(Part):
-    """A request over so many connections, and what its stages cost alone."""
+class Request(RecordPart):
+    """The cost of a request at one number of connections, and of its stages alone."""
 
     cpu_us_per_request: float
     floors_us: Mapping[str, float]
@@ -22,15 +22,15 @@ class Request(Part):
     ratios: tuple[float, ...]
 
 
-class Telemetry(Part):
-    """What metrics, the id of the request and its log line cost together."""
+class Telemetry(RecordPart):
+    """The cost of metrics, request id and log line together."""
 
     us_per_request: float
     share_of_request: float
 
 
 class Stages(Record):
-    """A record of the stages."""
+    """A record of the costs of stages."""
 
     benchmark: Literal["stages"]
     model: str
@@ -57,13 +57,13 @@ def _command(record: Stages) -> str:
 
 def _tables(record: Stages) -> str:
     counts = [f"{count} connection{'s' * (count > 1)}, µs" for count in record.connections]
-    told = record.telemetry
+    telemetry = record.telemetry
     return "\n\n".join(
         [
             f"Index: {record.index}.",
             table(["", *counts], _rows(list(record.connections.values()))),
-            f"Metrics, request id and log line together: {figure(told.us_per_request)} µs, "
-            f"{told.share_of_request:.1%} of a request.",
+            f"Metrics, request id and log line together: {figure(telemetry.us_per_request)} µs, "
+            f"{telemetry.share_of_request:.1%} of a request.",
         ]
     )
 
@@ -74,24 +74,23 @@ def _rows(requests: list[Request]) -> Iterator[list[str]]:
             f"{figure(one.floors_us[stage])} ({one.floors_us[stage] / one.cpu_us_per_request:.0%})" for one in requests
         ]
         yield [NAMES.get(stage, stage), *cells]
-    yield ["sum of these floors", *(figure(one.sum_of_floors_us) for one in requests)]
+    yield ["sum of the stages", *(figure(one.sum_of_floors_us) for one in requests)]
     rests = [one.cpu_us_per_request - one.sum_of_floors_us for one in requests]
     yield [
-        "what a request takes beyond them",
+        "rest of a request",
         *(f"{figure(rest)} ({rest / one.cpu_us_per_request:.0%})" for rest, one in zip(rests, requests, strict=True)),
     ]
     yield ["**a request**", *(f"**{figure(one.cpu_us_per_request)}**" for one in requests)]
-    yield ["a request / sum of floors, median of rounds", *(f"{one.ratio:.2f}" for one in requests)]
+    yield ["a request / sum of the stages, median of rounds", *(f"{one.ratio:.2f}" for one in requests)]
 
 
 STAGES = Section(
     title="Processor time of a request",
     introduction=(
-        "What a request costs the service, and what each of its stages costs alone, called over and over in the same "
-        "rounds: HTTP is a bare ASGI server that answers as many bytes. What is beyond the sum is what the service "
-        "adds itself, and what caches forget between one stage and the next; the next section tells its parts, and "
-        "[benchmarks](benchmarks.md#where-the-rest-of-a-request-goes) what was tried. Shares are of the "
-        "whole request."
+        "The cost of a request to the service, and of each of its stages called alone in a loop, in the same rounds. "
+        "The stages are lower bounds (floors): HTTP is a bare ASGI server whose responses have the same size. The rest "
+        "of a request is what the service adds, and cache misses from one stage to the next; the next section measures "
+        "its parts. Shares are of the complete request."
     ),
     kind=Stages,
     usage="python -m tests.benchmarks.stages BUNDLES",

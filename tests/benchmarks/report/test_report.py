@@ -13,7 +13,7 @@ from tests.benchmarks.report.aims import AIMS, aims_table
 from tests.benchmarks.report.page import write_page
 from tests.benchmarks.report.records import read_records
 
-Told = dict[str, Any]
+JsonObject = dict[str, Any]
 
 MACHINE = {
     "processor": "Made up",
@@ -24,7 +24,7 @@ MACHINE = {
     "numpy": "2.4.6",
 }
 INDEX = {"description": "IVF64,SQfp16", "nprobe": 8}
-LOAD: Told = {
+LOAD: JsonObject = {
     "rate_per_s": None,
     "achieved_per_s": 900.0,
     "p50_ms": 1.0,
@@ -41,7 +41,7 @@ LOAD: Told = {
 TIMED = {"p50_us": 10.0, "p99_us": 20.0}
 
 
-def serving(items: int = 1_000_000, workers: int = 1) -> Told:
+def serving(items: int = 1_000_000, workers: int = 1) -> JsonObject:
     loads = {"open 500": {**LOAD, "rate_per_s": 500.0}, "open 1000": {**LOAD, "rate_per_s": 1000.0}, "closed 16": LOAD}
     return {
         **MACHINE,
@@ -55,12 +55,12 @@ def serving(items: int = 1_000_000, workers: int = 1) -> Told:
     }
 
 
-def peers() -> Told:
+def peers() -> JsonObject:
     figures = {"requests_per_s": 100.0, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_us_per_request": 50.0}
     connections = {count: {**figures, "errors": {}, "generator_limited": False} for count in ("1", "16")}
     times = {"requests_per_s": 7.0, "cpu_us_per_request": 7.0}
     better = {ours: {"1": dict(times), "16": dict(times)} for ours in ("Onward", "Onward .95")}
-    servers: Told = {
+    servers: JsonObject = {
         "Onward": {"recall_at_20": 0.99, "connections": connections},
         "Onward .95": {"recall_at_20": 0.95, "connections": connections},
     }
@@ -87,7 +87,7 @@ def peers() -> Told:
     }
 
 
-def stages() -> Told:
+def stages() -> JsonObject:
     request = {"cpu_us_per_request": 300.0, "floors_us": {"http": 120.0, "encode": 80.0}, "sum_of_floors_us": 200.0}
     return {
         **MACHINE,
@@ -101,18 +101,18 @@ def stages() -> Told:
     }
 
 
-def parts() -> Told:
+def parts() -> JsonObject:
     costs = {
         "search": {"cpu_us": 40.0, "share": 0.16, "middle_half_us": [35.0, 42.5]},
         "encoding": {"cpu_us": 10.0, "share": 0.04, "middle_half_us": [-1.0, 19.0]},
     }
-    told = {"items": 43_097, "connections": 16, "rounds": 3, "cpu_us_per_request": 250.0}
-    return {**MACHINE, "benchmark": "parts", **told, "parts": costs}
+    context = {"items": 43_097, "connections": 16, "rounds": 3, "cpu_us_per_request": 250.0}
+    return {**MACHINE, "benchmark": "parts", **context, "parts": costs}
 
 
-def catalogs() -> Told:
+def catalogs() -> JsonObject:
     search = {**TIMED, "visits": 8, "recall_at_20": 0.99}
-    of_size: Told = {
+    of_size: JsonObject = {
         "build": {"structure": {}, "seconds": {"building": 2.0}},
         "index": INDEX,
         "files_mb": {"index.faiss": 3.0},
@@ -128,14 +128,14 @@ def catalogs() -> Told:
     return {**MACHINE, "benchmark": "catalogs", "catalogs": {"43097": of_size, "1000000": large}}
 
 
-def engines() -> Told:
+def engines() -> JsonObject:
     times = {"torch, graph in Python": 1.0, "onnx": 3.0, "onnx, table": 6.0, "kernel, table": 25.0}
-    told = {name: {"cpu_us": 1000 / fast, "times_as_fast": fast, "difference": 1e-7} for name, fast in times.items()}
+    figures = {name: {"cpu_us": 1000 / fast, "times_as_fast": fast, "difference": 1e-7} for name, fast in times.items()}
     parts = {"kernel_items": 20, "kernel_parts_us": {"lists": 3.0, "the rest": 37.0}}
-    return {**MACHINE, "benchmark": "engines", "recipe": "srgnn", "by_length": {"10": told, "20": told}, **parts}
+    return {**MACHINE, "benchmark": "engines", "recipe": "srgnn", "by_length": {"10": figures, "20": figures}, **parts}
 
 
-def filters() -> Told:
+def filters() -> JsonObject:
     way = {"p50_us": 5.0, "recall_at_20": 1.0}
     chosen = {**way, "strategy": "scan", "visits": None}
     shares = {"0.5": {"eligible": 50, "chosen": chosen, "scan": way}}
@@ -143,17 +143,17 @@ def filters() -> Told:
     return {**MACHINE, "benchmark": "filters", "items": 100, "dimension": 16, **index}
 
 
-def encoders() -> Told:
-    told = {"srgnn (somewhere/bundles)": {"items": 100, **TIMED}}
-    return {**MACHINE, "benchmark": "encoders", "length": 20, "encoders": told}
+def encoders() -> JsonObject:
+    figures = {"srgnn (somewhere/bundles)": {"items": 100, **TIMED}}
+    return {**MACHINE, "benchmark": "encoders", "length": 20, "encoders": figures}
 
 
-def redis_calls() -> Told:
+def redis_calls() -> JsonObject:
     ways = {"a script": {"1 in flight": {"client_us": 10.0, "server_us": 5.0, "calls_per_s": 1000}}}
     return {**MACHINE, "benchmark": "redis_calls", "calls": 100, "rounds": 1, "tcp": ways, "unix socket": ways}
 
 
-def everything() -> dict[str, Told]:
+def everything() -> dict[str, JsonObject]:
     return {
         "peers": peers(),
         "1m": serving(),
@@ -169,38 +169,38 @@ def everything() -> dict[str, Told]:
     }
 
 
-def page_of(folder: Path, records: dict[str, Told]) -> str:
+def page_of(folder: Path, records: dict[str, JsonObject]) -> str:
     records_folder, page = folder / "performance", folder / "performance.md"
     records_folder.mkdir(exist_ok=True)
-    for name, told in records.items():
-        (records_folder / f"{name}.json").write_text(json.dumps(told) + "\n")
+    for name, record in records.items():
+        (records_folder / f"{name}.json").write_text(json.dumps(record) + "\n")
     assert write_page(records_folder, page) == len(records)
     return page.read_text()
 
 
-def verdicts(folder: Path, records: dict[str, Told], what: str) -> list[str]:
-    """The first words of the last cells of those aims that hold some text."""
-    for name, told in records.items():
-        (folder / f"{name}.json").write_text(json.dumps(told))
+def verdicts(folder: Path, records: dict[str, JsonObject], text: str) -> list[str]:
+    """Return the first word of the last cell of each aim whose row contains a text."""
+    for name, record in records.items():
+        (folder / f"{name}.json").write_text(json.dumps(record))
     lines = aims_table(read_records(folder)).splitlines()
-    return [line.split(" | ")[-1].split(" ")[0].strip("*:") for line in lines if what in line]
+    return [line.split(" | ")[-1].split(" ")[0].strip("*:") for line in lines if text in line]
 
 
-def changed(told: Told, keys: list[Any], value: object) -> Told:
-    """A copy with one value replaced."""
-    told = json.loads(json.dumps(told))
-    place: Any = told
+def changed(record: JsonObject, keys: list[Any], value: object) -> JsonObject:
+    """Return a copy with one value replaced."""
+    record = json.loads(json.dumps(record))
+    place: Any = record
     for key in keys[:-1]:
         place = place[key]
     place[keys[-1]] = value
-    return told
+    return record
 
 
 LOAD_OF_1000 = ["catalogs", 0, "loads", "open 1000"]
 BETTER = "onward_is_times_better"
 FAST = ["Onward .95", "16", "requests_per_s"]
 
-LIMITS: list[tuple[str, Callable[[], Told], list[Any], object, object]] = [
+LIMITS: list[tuple[str, Callable[[], JsonObject], list[Any], object, object]] = [
     ("12 × plain FastAPI", peers, ["servers", "plain FastAPI", BETTER, *FAST], 12.0, 11.99),
     ("7 × plain FastAPI", peers, ["servers", "plain FastAPI", BETTER, "Onward", "16", "requests_per_s"], 7.0, 6.99),
     ("7 × plain FastAPI", peers, ["servers", "Onward", "recall_at_20"], 0.99, 0.9899),
@@ -224,12 +224,12 @@ LIMITS: list[tuple[str, Callable[[], Told], list[Any], object, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "record", "keys", "met", "missed"), LIMITS)
+@pytest.mark.parametrize(("aim", "make_record", "keys", "met", "missed"), LIMITS)
 def test_an_aim_is_met_up_to_its_limit_and_missed_beyond(
-    tmp_path: Path, what: str, record: Callable[[], Told], keys: list[Any], met: object, missed: object
+    tmp_path: Path, aim: str, make_record: Callable[[], JsonObject], keys: list[Any], met: object, missed: object
 ) -> None:
-    assert verdicts(tmp_path, {"one": changed(record(), keys, met)}, what) == ["met"]
-    assert verdicts(tmp_path, {"one": changed(record(), keys, missed)}, what) == ["missed"]
+    assert verdicts(tmp_path, {"one": changed(make_record(), keys, met)}, aim) == ["met"]
+    assert verdicts(tmp_path, {"one": changed(make_record(), keys, missed)}, aim) == ["missed"]
 
 
 @pytest.mark.parametrize(("of_two", "verdict"), [(901.0, "met"), (900.0, "missed")])
@@ -248,31 +248,31 @@ def test_every_aim_without_a_record_is_not_measured(tmp_path: Path) -> None:
     assert page.count("| not measured |") == len(AIMS)
 
 
-def test_a_peer_that_was_left_out_is_not_measured(tmp_path: Path) -> None:
+def test_a_peer_without_figures_is_not_measured(tmp_path: Path) -> None:
     assert verdicts(tmp_path, {"one": peers()}, "× BentoML") == ["not"]
 
 
 @pytest.mark.parametrize(("silent", "verdict"), [("mosec", "met"), ("Onward .95", "missed")])
-def test_a_server_that_never_answers_is_no_peer_to_beat_but_ours_would_lose(
+def test_a_peer_that_never_answers_is_ignored_but_onward_misses_the_aim_if_it_never_answers(
     tmp_path: Path, silent: str, verdict: str
 ) -> None:
-    told = changed(peers(), ["servers", silent, "connections", "16", "requests_per_s"], 0.0)
+    record = changed(peers(), ["servers", silent, "connections", "16", "requests_per_s"], 0.0)
     none = {"requests_per_s": None, "cpu_us_per_request": None}
-    told = changed(told, ["servers", "mosec", BETTER, "Onward .95", "16"], none)
-    assert verdicts(tmp_path, {"one": told}, "2 × mosec") == [verdict]
-    page_of(tmp_path, {"one": told})
+    record = changed(record, ["servers", "mosec", BETTER, "Onward .95", "16"], none)
+    assert verdicts(tmp_path, {"one": record}, "2 × mosec") == [verdict]
+    page_of(tmp_path, {"one": record})
 
 
-def test_a_machine_with_more_cores_meets_no_aim(tmp_path: Path) -> None:
+def test_records_of_a_machine_with_more_cores_are_ignored(tmp_path: Path) -> None:
     page = page_of(tmp_path, {"one": {**stages(), "cores": 64}})
     assert page.count("| not measured |") == len(AIMS)
 
 
-def test_a_record_without_a_filter_is_no_answer_to_an_aim_with_one(tmp_path: Path) -> None:
+def test_an_aim_with_a_filter_ignores_records_without_one(tmp_path: Path) -> None:
     assert verdicts(tmp_path, {"one": {**serving(), "filter": None}}, "p99 < 25 ms") == ["not"]
 
 
-def test_a_missed_aim_leads_to_a_section_of_the_page(tmp_path: Path) -> None:
+def test_a_missed_aim_links_to_a_section_of_the_page(tmp_path: Path) -> None:
     records = everything()
     records["stages"] = changed(stages(), ["telemetry", "share_of_request"], 0.2)
     page = page_of(tmp_path, records)
@@ -282,7 +282,7 @@ def test_a_missed_aim_leads_to_a_section_of_the_page(tmp_path: Path) -> None:
     assert headings.issuperset(links)
 
 
-def test_the_page_shows_every_picture_that_is_drawn(tmp_path: Path) -> None:
+def test_the_page_shows_every_plot(tmp_path: Path) -> None:
     page = page_of(tmp_path, everything())
     shown = set(re.findall(r"!\[[^]]*\]\(([^)]+)\)", page))
     assert shown == {f"performance/{path.name}" for path in (tmp_path / "performance").glob("*.png")}
@@ -302,7 +302,7 @@ def test_the_page_names_the_command_and_no_folder_of_a_bundle(tmp_path: Path) ->
     assert "somewhere" not in page
 
 
-def test_machines_stand_beside_their_records(tmp_path: Path) -> None:
+def test_each_machine_is_listed_with_its_records(tmp_path: Path) -> None:
     page = page_of(
         tmp_path, {"one": stages(), "two": {**stages(), "numpy": "2.5.0"}, "three": {**stages(), "cores": 4}}
     )
@@ -310,11 +310,11 @@ def test_machines_stand_beside_their_records(tmp_path: Path) -> None:
     assert "| Made up | 4 | 8 GiB | 3.11.1 | abc+ | numpy 2.4.6 | three |" in page
 
 
-def test_a_ramp_is_told_part_by_part(tmp_path: Path) -> None:
+def test_a_ramp_is_shown_by_interval(tmp_path: Path) -> None:
     parts = [{"rate_per_s": rate, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": None} for rate in (150.0, 900.0)]
     loads = {"open 100-1000": {**LOAD, "rate_per_s": 550.0, "parts": parts}}
-    told = changed({**serving(), "arrivals": "ramp"}, ["catalogs", 0, "loads"], loads)
-    page = page_of(tmp_path, {"one": told})
+    record = changed({**serving(), "arrivals": "ramp"}, ["catalogs", 0, "loads"], loads)
+    page = page_of(tmp_path, {"one": record})
     assert "--rates 100,1000 " in page
     assert "| 900 | 1.00 | 2.00 | – |" in page
 
@@ -323,7 +323,7 @@ def test_a_ramp_is_told_part_by_part(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("{", "is not one line of JSON"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         (json.dumps(MACHINE), "benchmark"),
         (json.dumps({**MACHINE, "benchmark": "weather"}), "weather"),
         (json.dumps(changed(stages(), ["connections", "16", "ratio"], "fast")), "connections.16.ratio"),
@@ -333,7 +333,7 @@ def test_a_ramp_is_told_part_by_part(tmp_path: Path) -> None:
         (json.dumps(changed(serving(), ["catalogs"], [])), "figures are missing"),
     ],
 )
-def test_a_damaged_record_is_refused_in_one_line_that_names_it(tmp_path: Path, text: str, reason: str) -> None:
+def test_an_invalid_record_is_refused_in_one_line_that_names_it(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "broken.json").write_text(text)
     with pytest.raises(InputError, match=reason) as refused:
         write_page(tmp_path, tmp_path / "page.md")
@@ -341,7 +341,7 @@ def test_a_damaged_record_is_refused_in_one_line_that_names_it(tmp_path: Path, t
     assert "\n" not in str(refused.value)
 
 
-def test_the_command_writes_the_page_or_says_why_not(tmp_path: Path) -> None:
+def test_the_command_writes_the_page_or_reports_the_reason(tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     arguments = [str(tmp_path / "records"), "--out", str(tmp_path / "new" / "page.md")]
     done = CliRunner().invoke(cli, arguments)

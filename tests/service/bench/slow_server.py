@@ -1,4 +1,4 @@
-"""A small real server whose capacity is known: it works on one request at a time, for so long."""
+"""A small real HTTP server of known capacity: it processes one request at a time, for a fixed duration."""
 
 import asyncio
 import threading
@@ -15,12 +15,12 @@ def response(status: int = 200, *headers: str) -> bytes:
 
 
 Answer = Callable[[int], bytes | None]
-"""By the number of the request; None drops the connection, nothing leaves it without an answer."""
+"""Takes the number of the request; None closes the connection, empty bytes leave the request unanswered."""
 
 
 @dataclass(frozen=True)
-class Plain:
-    """An interface whose body is a session and an item."""
+class PlainApi:
+    """An interface whose request body is a session id and an item id."""
 
     def request(self, session_id: str, item_id: str) -> bytes:
         return post("/", "localhost", f"{session_id} {item_id}".encode())
@@ -31,7 +31,7 @@ class Plain:
 
 @dataclass
 class SlowServer:
-    """What it does, and what it saw."""
+    """Its behaviour, and what it has received."""
 
     work_s: float
     answer: Answer
@@ -39,8 +39,8 @@ class SlowServer:
     bodies: list[str] = field(default_factory=list)
     connections: int = 0
     overlaps: int = 0
-    """Requests of a session that came while another of it was worked on."""
-    _working: set[str] = field(default_factory=set)
+    """Requests that arrived while another of the same session was in progress."""
+    _in_progress: set[str] = field(default_factory=set)
     _open: dict[asyncio.StreamWriter, "asyncio.Task[None] | None"] = field(default_factory=dict)
 
     async def run(self, is_up: threading.Event, done: asyncio.Event) -> None:
@@ -50,7 +50,7 @@ class SlowServer:
         is_up.set()
         await done.wait()
         for _ in range(5):
-            await asyncio.sleep(0.01)  # a connection that is accepted while the server closes is never closed itself
+            await asyncio.sleep(0.01)  # the server never closes a connection it accepts while it shuts down
         server.close()
         for writer in self._open:
             writer.transport.abort()
@@ -77,19 +77,19 @@ class SlowServer:
 
     async def _work(self, body: str) -> bytes | None:
         session = body.split()[0]
-        self.overlaps += session in self._working
-        self._working.add(session)
+        self.overlaps += session in self._in_progress
+        self._in_progress.add(session)
         self.bodies.append(body)
         number = len(self.bodies)
         async with self._lock:
             await asyncio.sleep(self.work_s)
-        self._working.discard(session)
+        self._in_progress.discard(session)
         return self.answer(number)
 
 
 @contextmanager
 def slow_server(work_s: float = 0.0, answer: Answer = lambda _number: response()) -> Iterator[SlowServer]:
-    """Run it in a thread."""
+    """Run the server in a thread."""
     server = SlowServer(work_s, answer)
     is_up, done = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()

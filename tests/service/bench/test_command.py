@@ -1,4 +1,4 @@
-"""`onward-service bench` as its users run it."""
+"""`onward-service bench`, run as a command."""
 
 import json
 import os
@@ -19,11 +19,11 @@ def bench(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_it_starts_a_service_and_tells_its_highest_rate_and_how_many_replicas_a_rate_needs(
+def test_it_starts_a_service_and_reports_its_highest_rate_and_the_replicas_for_a_rate(
     bundles: Path, tmp_path: Path
 ) -> None:
-    wanted = ("--slo", "p90=1ms,p99.9=2s,max=5s", "--rps", "100000", "--seconds", "0.5", "--out", "out", "--json")
-    ended = bench("--bundles", str(bundles), *wanted, cwd=tmp_path)
+    arguments = ("--slo", "p90=1ms,p99.9=2s,max=5s", "--rps", "100000", "--seconds", "0.5", "--out", "out", "--json")
+    ended = bench("--bundles", str(bundles), *arguments, cwd=tmp_path)
     figures: dict[str, Any] = json.loads(ended.stdout)
     assert figures["slo"] == "p90=1ms,p99.9=2000ms,max=5000ms"
     assert figures["items"] == 50
@@ -41,7 +41,7 @@ def test_it_starts_a_service_and_tells_its_highest_rate_and_how_many_replicas_a_
         assert figures["trials"][0]["rss_mib"] >= figures["trials"][0]["pss_mib"] > 0
 
 
-def test_a_service_that_runs_already_is_asked_at_its_address(bundles: Path, tmp_path: Path) -> None:
+def test_a_running_service_is_measured_at_its_url(bundles: Path, tmp_path: Path) -> None:
     with ServiceProcess(bundles).wait_until_ready() as service:
         ended = bench(
             *("--bundles", str(bundles), "--url", service.url, "--slo", "p50=0.001ms", "--seconds", "0.5"),
@@ -49,34 +49,34 @@ def test_a_service_that_runs_already_is_asked_at_its_address(bundles: Path, tmp_
             cwd=tmp_path,
         )
     assert ended.returncode == 1
-    assert ended.stdout.splitlines()[0] == "No rate that was tried meets p50=0.001ms: no number of replicas does."
+    assert ended.stdout.splitlines()[0] == "No rate that was tried meets p50=0.001ms, so more replicas do not help."
     assert "recall@20     1.000" in ended.stdout
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (("--slo", "p90"), "--slo: 'p90' is no objective"),
-        (("--filter", "{"), "--filter: no JSON"),
+        (("--slo", "p90"), "--slo: 'p90' is not an objective"),
+        (("--filter", "{"), "--filter: not JSON"),
         (("--filter", "[]"), "--filter: a condition has one of"),
         (("--filter", '{"attribute": "colour", "exists": true}'), "--filter: attribute: no item of the catalog"),
-        (("--url", "localhost"), "--url: 'localhost' is no address"),
+        (("--url", "localhost"), "--url: 'localhost' is not the address"),
         (("--url", "http://127.0.0.1:1"), "the service at http://127.0.0.1:1 is not ready"),
         (("--bundles", "nowhere"), "--bundles: nowhere: "),
         (("--workers", "0"), "Invalid value for '--workers'"),
         (("--redis-url", "http://x"), "the service did not start: REDIS_URL: "),
     ],
 )
-def test_a_fault_of_usage_is_one_line_and_code_2(
-    bundles: Path, tmp_path: Path, arguments: tuple[str, ...], told: str
+def test_a_usage_error_is_one_line_and_exit_code_2(
+    bundles: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     ended = bench("--bundles", str(bundles), *arguments, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f"error: {told}")
+    assert ended.stderr.startswith(f"error: {message}")
     assert ended.stderr.count("\n") == 1
 
 
-def test_what_is_no_onward_service_is_refused_in_one_line(bundles: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_not_onward_is_refused_in_one_line(bundles: Path, tmp_path: Path) -> None:
     def not_found(_number: int) -> bytes:
         return response(404)
 

@@ -1,4 +1,4 @@
-"""Requests go out when they are due; what the server, and what the generator does to them is told apart."""
+"""Requests are sent when they are due; delays of the server and of the generator are told apart."""
 
 import asyncio
 import time
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import pytest
 
 from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.generator import Generator, send
+from onward.service.bench.generator import LoadGenerator, run_load
 from onward.service.bench.load import ClosedLoad, OpenLoad
+from onward.service.bench.load_result import LoadRecord, LoadResult
 from onward.service.bench.open_loop import OpenLoop
-from onward.service.bench.outcome import Outcome, Record
-from tests.service.bench.slow_server import Plain, response, slow_server
+from tests.service.bench.slow_server import PlainApi, response, slow_server
 
 SESSIONS = tuple(tuple(f"{number}.{place}" for place in range(1 + number % 7)) for number in range(50))
 
 
 @dataclass(frozen=True)
-class SlowToRead(Plain):
-    """An interface whose answers keep the generator busy."""
+class SlowToRead(PlainApi):
+    """An interface whose responses keep the generator busy."""
 
     def fault(self, status: int, body: bytes) -> str | None:
         time.sleep(0.01)
@@ -27,23 +27,23 @@ class SlowToRead(Plain):
 
 
 def load(url: str, rate: float, seconds: float, **options: object) -> OpenLoad:
-    return OpenLoad(url, Plain(), SESSIONS, Arrivals(rate, seconds), **options)  # type: ignore[arg-type]  # by name
+    return OpenLoad(url, PlainApi(), SESSIONS, Arrivals(rate, seconds), **options)  # type: ignore[arg-type]  # by name
 
 
-def test_all_requests_are_sent_and_answered_over_connections_that_are_kept() -> None:
-    with slow_server() as server, Generator() as generator:
-        outcome = generator.ask(load(server.url, 300, 1.0, connections=20))
-    assert outcome.errors == {}
-    assert outcome.requests == outcome.answered == len(server.bodies) == len(Arrivals(300, 1.0).times(0))
+def test_all_requests_are_sent_and_answered_over_keep_alive_connections() -> None:
+    with slow_server() as server, LoadGenerator() as generator:
+        result = generator.run(load(server.url, 300, 1.0, connections=20))
+    assert result.errors == {}
+    assert result.requests == result.answered == len(server.bodies) == len(Arrivals(300, 1.0).times(0))
     assert server.connections == 20
-    assert outcome.p50_ms is not None
-    assert outcome.max_ms is not None
-    assert 0 < outcome.p50_ms <= outcome.max_ms
+    assert result.p50_ms is not None
+    assert result.max_ms is not None
+    assert 0 < result.p50_ms <= result.max_ms
 
 
 def test_a_session_has_one_request_in_flight_and_keeps_its_order() -> None:
     with slow_server(work_s=0.004) as server:
-        send(load(server.url, 400, 0.6))
+        run_load(load(server.url, 400, 0.6))
     assert server.overlaps == 0
     seen: dict[str, list[str]] = {}
     for session, item in map(str.split, server.bodies):
@@ -54,13 +54,13 @@ def test_a_session_has_one_request_in_flight_and_keeps_its_order() -> None:
     assert max(map(len, seen.values())) > 3
 
 
-def test_latency_counts_from_when_a_request_was_due_not_from_when_it_could_be_sent() -> None:
+def test_latency_counts_from_when_a_request_was_due_not_from_when_it_was_sent() -> None:
     with slow_server(work_s=0.01) as server:
-        outcome = send(load(server.url, 300, 0.5, connections=1))
-    assert outcome.max_ms is not None
-    assert outcome.max_ms > 1000 * 0.5 * 300 * 0.01 / 3  # the last one waits for about a second
-    assert outcome.rate_per_s == 300
-    assert outcome.achieved_per_s < 110
+        result = run_load(load(server.url, 300, 0.5, connections=1))
+    assert result.max_ms is not None
+    assert result.max_ms > 1000 * 0.5 * 300 * 0.01 / 3  # the last one waits for about a second
+    assert result.rate_per_s == 300
+    assert result.achieved_per_s < 110
 
 
 @pytest.mark.parametrize(
@@ -68,75 +68,75 @@ def test_latency_counts_from_when_a_request_was_due_not_from_when_it_could_be_se
     [
         (lambda number: response(503 if number % 3 == 0 else 200), "status 503"),
         (lambda number: None if number % 3 == 0 else response(), "connection lost"),
-        (lambda number: b"no http\r\n\r\n" if number % 3 == 0 else response(), "connection lost"),
+        (lambda number: b"not http\r\n\r\n" if number % 3 == 0 else response(), "connection lost"),
         (lambda number: b"" if number % 3 == 0 else response(), "no answer in time"),
     ],
 )
-def test_errors_are_counted_by_their_kind_and_do_not_end_the_load(answer: object, fault: str) -> None:
+def test_errors_are_counted_by_kind_and_do_not_end_the_load(answer: object, fault: str) -> None:
     with slow_server(answer=answer) as server:  # type: ignore[arg-type]  # of the parameters
-        outcome = send(load(server.url, 150, 0.5, connections=8, timeout_s=0.3))
-    assert set(outcome.errors) == {fault}
-    assert outcome.answered + outcome.errors[fault] == outcome.requests == len(Arrivals(150, 0.5).times(0))
-    assert outcome.errors[fault] >= outcome.requests // 6
+        result = run_load(load(server.url, 150, 0.5, connections=8, timeout_s=0.3))
+    assert set(result.errors) == {fault}
+    assert result.answered + result.errors[fault] == result.requests == len(Arrivals(150, 0.5).times(0))
+    assert result.errors[fault] >= result.requests // 6
 
 
-def test_a_connection_that_the_server_ends_after_an_answer_is_replaced() -> None:
+def test_a_connection_that_the_server_closes_after_a_response_is_replaced() -> None:
     with slow_server(answer=lambda _number: response(200, "Connection: close")) as server:
-        outcome = send(load(server.url, 100, 0.5, connections=4))
-    assert outcome.errors == {}
-    assert server.connections >= outcome.requests
+        result = run_load(load(server.url, 100, 0.5, connections=4))
+    assert result.errors == {}
+    assert server.connections >= result.requests
 
 
-def test_a_server_that_is_overloaded_is_not_waited_for_beyond_the_time_limit() -> None:
+def test_requests_to_an_overloaded_server_time_out() -> None:
     with slow_server(work_s=0.05) as server:
-        outcome = send(load(server.url, 400, 0.4, connections=2, timeout_s=0.3))
-    assert outcome.errors["no answer in time"] > 50
-    assert len(server.bodies) < outcome.requests / 2  # what waited for too long is not sent any more
+        result = run_load(load(server.url, 400, 0.4, connections=2, timeout_s=0.3))
+    assert result.errors["no answer in time"] > 50
+    assert len(server.bodies) < result.requests / 2  # a request that has timed out is not sent
 
 
-def test_a_generator_that_falls_behind_says_that_it_was_the_limit() -> None:
+def test_a_generator_that_is_always_busy_reports_itself_as_the_limit() -> None:
     with slow_server() as server:
-        outcome = send(OpenLoad(server.url, SlowToRead(), SESSIONS, Arrivals(300, 0.5), timeout_s=60))
-    assert outcome.generator_limited
-    assert outcome.limited_by is not None
-    assert "busy" in outcome.limited_by
+        result = run_load(OpenLoad(server.url, SlowToRead(), SESSIONS, Arrivals(300, 0.5), timeout_s=60))
+    assert result.generator_limited
+    assert result.limited_by is not None
+    assert "busy" in result.limited_by
 
 
-def test_a_generator_that_is_late_says_that_it_was_the_limit() -> None:
-    outcome = Outcome.of(Record(latencies_s=[0.01], lateness_s=[0.006], answered=1, seconds=1.0))
-    assert outcome.limited_by == "the generator was 6.00 ms late at p90, where the latency is 10.00 ms"
+def test_a_generator_that_is_late_reports_itself_as_the_limit() -> None:
+    result = LoadResult.of(LoadRecord(latencies_s=[0.01], lateness_s=[0.006], answered=1, seconds=1.0))
+    assert result.limited_by == "the generator was 6.00 ms late at p90, where the latency is 10.00 ms"
 
 
-def test_a_generator_that_needs_all_of_a_core_says_that_it_was_the_limit() -> None:
-    outcome = Outcome.of(Record(latencies_s=[0.01], answered=1, seconds=1.0, cpu_s=0.9))
-    assert outcome.limited_by == "the generator used 90% of a core"
+def test_a_generator_that_needs_all_of_a_core_reports_itself_as_the_limit() -> None:
+    result = LoadResult.of(LoadRecord(latencies_s=[0.01], answered=1, seconds=1.0, cpu_s=0.9))
+    assert result.limited_by == "the generator used 90% of a core"
 
 
-def test_a_ramp_tells_latencies_by_rate() -> None:
+def test_a_ramp_reports_latencies_by_rate() -> None:
     with slow_server() as server:
-        outcome = send(OpenLoad(server.url, Plain(), SESSIONS, Arrivals(50, 1.0, 450)))
-    assert [part.rate_per_s for part in outcome.parts] == [70, 110, 150, 190, 230, 270, 310, 350, 390, 430]
-    assert all(part.p50_ms is not None for part in outcome.parts)
+        result = run_load(OpenLoad(server.url, PlainApi(), SESSIONS, Arrivals(50, 1.0, 450)))
+    assert [part.rate_per_s for part in result.parts] == [70, 110, 150, 190, 230, 270, 310, 350, 390, 430]
+    assert all(part.p50_ms is not None for part in result.parts)
 
 
-def test_nothing_at_the_address_is_an_os_error_of_the_load() -> None:
+def test_a_load_raises_os_error_if_nothing_listens_at_its_url() -> None:
     with slow_server() as server:
         pass
     with pytest.raises(OSError, match=r"refused|Connect"):
         asyncio.run(OpenLoop(load(server.url, 10, 0.2)).run())
 
 
-def test_a_closed_loop_asks_over_so_many_connections_until_its_time_is_over() -> None:
+def test_a_closed_loop_keeps_its_connections_busy_until_its_time_is_over() -> None:
     with slow_server(work_s=0.002) as server:
-        outcome = send(ClosedLoad(server.url, Plain(), SESSIONS, connections=3, seconds=0.4))
+        result = run_load(ClosedLoad(server.url, PlainApi(), SESSIONS, connections=3, seconds=0.4))
     assert server.connections == 3
-    assert outcome.rate_per_s is None
-    assert outcome.errors == {}
-    assert outcome.requests == len(server.bodies) > 10
+    assert result.rate_per_s is None
+    assert result.errors == {}
+    assert result.requests == len(server.bodies) > 10
     assert server.overlaps == 0
 
 
-def test_a_closed_loop_counts_a_connection_that_is_lost() -> None:
+def test_a_closed_loop_counts_a_lost_connection() -> None:
     with slow_server(answer=lambda number: None if number == 5 else response()) as server:
-        outcome = send(ClosedLoad(server.url, Plain(), SESSIONS, connections=2, seconds=0.3))
-    assert Counter(outcome.errors) == {"connection lost": 1}
+        result = run_load(ClosedLoad(server.url, PlainApi(), SESSIONS, connections=2, seconds=0.3))
+    assert Counter(result.errors) == {"connection lost": 1}

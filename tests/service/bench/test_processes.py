@@ -1,4 +1,4 @@
-"""What processes use is told while their threads and children come and go."""
+"""Processor time and memory are read while threads and child processes start and end."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ import pytest
 
 from onward.service.bench.processes import PROC, cpu_seconds, memory
 
-pytestmark = pytest.mark.skipif(not PROC.exists(), reason="only Linux tells")
+pytestmark = pytest.mark.skipif(not PROC.exists(), reason="needs /proc")
 
 
 @pytest.fixture
 def restless() -> Iterator[subprocess.Popen[bytes]]:
-    """A process whose threads and children each end at once."""
+    """A process that keeps starting threads and children that end at once."""
     program = (
         "import subprocess, threading\n"
         "def start():\n"
@@ -31,20 +31,20 @@ def restless() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_what_ends_meanwhile_is_no_fault(restless: subprocess.Popen[bytes]) -> None:
+def test_a_thread_or_child_that_ends_during_the_reading_is_no_error(restless: subprocess.Popen[bytes]) -> None:
     for _ in range(300):
-        usage, held = cpu_seconds(restless.pid), memory(restless.pid)
-        assert usage is not None
-        assert usage.store_s is None
-        assert held is not None
-        assert 0 <= held.pss_bytes <= held.rss_bytes
+        cpu_time, memory_now = cpu_seconds(restless.pid), memory(restless.pid)
+        assert cpu_time is not None
+        assert cpu_time.store_s is None
+        assert memory_now is not None
+        assert 0 <= memory_now.pss_bytes <= memory_now.rss_bytes
 
 
 def test_the_time_of_a_busy_process_grows() -> None:
     def used() -> float:
-        usage = cpu_seconds(os.getpid())
-        assert usage is not None
-        return usage.workers_s
+        cpu_time = cpu_seconds(os.getpid())
+        assert cpu_time is not None
+        return cpu_time.workers_s
 
     before = used()
     busy = threading.Thread(target=lambda: sum(range(30_000_000)))

@@ -1,1 +1,1 @@
-"""How much load the service stands: visitors made up from a bundle, sent from a process of its own, and measured."""
+"""Load testing of the service: a workload drawn from a bundle, a load generator, and a search for the capacity."""

@@ -1,4 +1,4 @@
-"""How a server is asked for what comes next, and what is wrong with its answers."""
+"""The HTTP interface of a server under test: how to write a request and how to judge a response."""
 
 import json
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ DEGRADED = b'"degraded":[]'
 
 
 class Api(Protocol):
-    """A server's interface. It goes to the generator's process, so it can be pickled."""
+    """Writes requests and checks responses. Sent to the load generator's process, so it must be picklable."""
 
     def request(self, session_id: str, item_id: str) -> bytes:
-        """One whole HTTP/1.1 request, headers and body, on a connection that is kept: a visitor clicked an item."""
+        """Return a complete HTTP/1.1 keep-alive request, headers and body, for one click on an item."""
         ...
 
     def fault(self, status: int, body: bytes) -> str | None:
-        """Name what is wrong with an answer, None where it is good."""
+        """Return what is wrong with a response, None if it is good."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Onward:
-    """The interface of this service: the item is appended to its session, and answered in the same call."""
+    """This service: one call appends the item to its session and returns recommendations."""
 
     k: int = 20
     filter: dict[str, Any] | None = None
@@ -29,21 +29,21 @@ class Onward:
     key: str | None = None
 
     def request(self, session_id: str, item_id: str) -> bytes:
-        """POST /v1/recommendations."""
+        """Return a POST to /v1/recommendations."""
         query: dict[str, Any] = {"session_id": session_id, "items": [item_id], "k": self.k}
         if self.filter is not None:
             query["filter"] = self.filter
         return post("/v1/recommendations", self.host, json.dumps(query).encode(), self.key)
 
     def fault(self, status: int, body: bytes) -> str | None:
-        """Any status but 200, and an answer that went without its session."""
+        """Return what is wrong: any status but 200, or a degraded answer (given without its session)."""
         if status != 200:
             return f"status {status}"
         return None if DEGRADED in body else "degraded"
 
 
 def post(path: str, host: str, body: bytes, key: str | None = None) -> bytes:
-    """Write a POST of JSON."""
+    """Return an HTTP/1.1 POST request with a JSON body; `key` is sent as a bearer token."""
     authorization = "" if key is None else f"Authorization: Bearer {key}\r\n"
     return (
         f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}"

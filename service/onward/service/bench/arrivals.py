@@ -1,4 +1,4 @@
-"""When requests are due: independently of each other and of the answers, as visitors come."""
+"""Open-loop arrival times: a Poisson process, independent of the responses."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """A Poisson process of `rate` requests/s; with `until_rate`, one whose rate moves there in a straight line."""
+    """A Poisson process of `rate` requests/s; with `until_rate`, a linear ramp from one rate to the other."""
 
     rate: float
     seconds: float
@@ -16,27 +16,27 @@ class Arrivals:
 
     @property
     def last_rate(self) -> float:
-        """Requests/s at the end."""
+        """The rate at the end, in requests/s."""
         return self.rate if self.until_rate is None else self.until_rate
 
     @property
     def mean_rate(self) -> float:
-        """Requests/s on average."""
+        """The mean rate, in requests/s."""
         return (self.rate + self.last_rate) / 2
 
     def rate_at(self, time_s: float) -> float:
-        """Requests/s at a time."""
+        """Return the rate at a time since the start, in requests/s."""
         return self.rate + (self.last_rate - self.rate) * time_s / self.seconds
 
     def times(self, seed: int) -> NDArray[np.float64]:
-        """Seconds from the start, in order."""
+        """Draw arrival times, ascending, in seconds since the start."""
         expected = self.mean_rate * self.seconds
         gaps = np.random.default_rng(seed).exponential(size=round(expected + 6 * expected**0.5 + 10))
         counts = np.cumsum(gaps)
-        return self._when_expected(counts[counts < expected])
+        return self._times_of(counts[counts < expected])
 
-    def _when_expected(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """When so many requests are expected: rate * t + growth / 2 * t**2 = count, solved for t."""
+    def _times_of(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map cumulative counts of a unit-rate process to times: solve rate * t + growth / 2 * t**2 = count for t."""
         growth = (self.last_rate - self.rate) / self.seconds
         root = np.sqrt(self.rate**2 + 2 * growth * counts)
         times: NDArray[np.float64] = 2 * counts / (self.rate + root)

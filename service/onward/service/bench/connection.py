@@ -1,4 +1,4 @@
-"""A connection that is kept and carries one request at a time."""
+"""A keep-alive HTTP/1.1 connection that carries one request at a time."""
 
 import asyncio
 import ssl
@@ -8,68 +8,68 @@ from urllib.parse import urlsplit
 
 import httptools
 
-Answered = Callable[["Connection", int, bytes], None]
-"""With the status and the body."""
-Lost = Callable[["Connection"], None]
+OnResponse = Callable[["Connection", int, bytes], None]
+"""Takes the connection, the status and the body."""
+OnLost = Callable[["Connection"], None]
 
 
 class Connection(asyncio.Protocol):
-    """Sends bytes and tells of the answer."""
+    """Sends requests as bytes and calls back with each response."""
 
-    def __init__(self, answered: Answered, lost: Lost) -> None:
-        self._answered, self._lost = answered, lost
+    def __init__(self, on_response: OnResponse, on_lost: OnLost) -> None:
+        self._on_response, self._on_lost = on_response, on_lost
         self._parser = httptools.HttpResponseParser(self)
         self._body = b""
-        self.asked: int | None = None
+        self.in_flight: int | None = None
         """The number of the request in flight."""
         self.is_kept = True
-        """Whether another request may be sent."""
+        """Whether the server keeps the connection open for another request."""
 
     @classmethod
-    async def open(cls, url: str, answered: Answered, lost: Lost) -> Self:
+    async def open(cls, url: str, on_response: OnResponse, on_lost: OnLost) -> Self:
         """Connect to the host of a URL. Raises OSError."""
         parts = urlsplit(url)
         context = ssl.create_default_context() if parts.scheme == "https" else None
         port = parts.port or (443 if context else 80)
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: cls(answered, lost), parts.hostname or "", port, ssl=context
+            lambda: cls(on_response, on_lost), parts.hostname or "", port, ssl=context
         )
         return connection
 
     def send(self, number: int, request: bytes) -> None:
-        """Send a request; nothing else may be in flight."""
-        self.asked = number
+        """Send a request; no other may be in flight."""
+        self.in_flight = number
         self._transport.write(request)
 
     def close(self) -> None:
-        """Drop the connection, and an answer that may still come."""
-        self._lost = _ignore
+        """Close the connection at once and ignore a response that is still due."""
+        self._on_lost = _ignore
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """By asyncio."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
 
     def data_received(self, data: bytes) -> None:
-        """By asyncio."""
+        """Feed the parser; close the connection if the data is not HTTP."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """By asyncio."""
-        self._lost(self)
+        """Report that the connection has ended, unless it was closed from here."""
+        self._on_lost(self)
 
     def on_body(self, body: bytes) -> None:
-        """By the parser."""
+        """Collect a part of the response body, called by the parser."""
         self._body += body
 
     def on_message_complete(self) -> None:
-        """By the parser."""
+        """Report a complete response, called by the parser."""
         body, self._body = self._body, b""
         self.is_kept = self._parser.should_keep_alive()
-        self._answered(self, self._parser.get_status_code(), body)
+        self._on_response(self, self._parser.get_status_code(), body)
 
 
 def _ignore(_connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""A generator of load in a process of its own, so that it shares an interpreter with nothing that it measures."""
+"""Runs the load generator in a separate process, so that it shares no interpreter with the caller."""
 
 import asyncio
 import gc
@@ -10,12 +10,12 @@ from typing import Any, Self
 
 from onward.service.bench.closed_loop import ClosedLoop
 from onward.service.bench.load import Load, OpenLoad
+from onward.service.bench.load_result import LoadRecord, LoadResult
 from onward.service.bench.open_loop import OpenLoop
-from onward.service.bench.outcome import Outcome, Record
 
 
-class Generator:
-    """Sends one load after another; a context manager that ends its process."""
+class LoadGenerator:
+    """A process that runs one load at a time; a context manager that ends the process."""
 
     def __enter__(self) -> Self:
         self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=gc.disable)
@@ -26,40 +26,40 @@ class Generator:
     ) -> None:
         self._pool.shutdown()
 
-    def ask(self, load: Load) -> Outcome:
-        """Send a load and wait until it is over. Raises OSError where nothing answers at its URL."""
-        return self._pool.submit(send, load).result()
+    def run(self, load: Load) -> LoadResult:
+        """Run a load to its end. Raises OSError if nothing listens at its URL."""
+        return self._pool.submit(run_load, load).result()
 
 
-def send(load: Load) -> Outcome:
-    """Send a load from this process."""
+def run_load(load: Load) -> LoadResult:
+    """Run a load from this process."""
     gc.collect()
     if isinstance(load, OpenLoad):
-        return Outcome.of(_run(OpenLoop(load)), load.arrivals)
-    return Outcome.of(_run(ClosedLoop(load)))
+        return LoadResult.of(_run(OpenLoop(load)), load.arrivals)
+    return LoadResult.of(_run(ClosedLoop(load)))
 
 
-def _run(loop: OpenLoop | ClosedLoop) -> Record:
+def _run(loop: OpenLoop | ClosedLoop) -> LoadRecord:
     if sys.platform == "win32":
-        return asyncio.run(_watched(loop))
+        return asyncio.run(_watch(loop))
     import uvloop
 
-    return uvloop.run(_watched(loop))
+    return uvloop.run(_watch(loop))
 
 
-async def _watched(loop: OpenLoop | ClosedLoop) -> Record:
-    """Run to the end, or to the first fault in a callback, which nothing would wait for."""
-    faults: list[BaseException] = []
-    asking = asyncio.create_task(loop.run())
+async def _watch(loop: OpenLoop | ClosedLoop) -> LoadRecord:
+    """Run to the end, or raise the first exception of a callback, which asyncio would only log."""
+    errors: list[BaseException] = []
+    running = asyncio.create_task(loop.run())
 
     def stop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        faults.append(context.get("exception") or RuntimeError(context["message"]))
-        asking.cancel()
+        errors.append(context.get("exception") or RuntimeError(context["message"]))
+        running.cancel()
 
     asyncio.get_running_loop().set_exception_handler(stop)
     try:
-        return await asking
+        return await running
     except asyncio.CancelledError:
-        if faults:
-            raise faults[0] from None
+        if errors:
+            raise errors[0] from None
         raise

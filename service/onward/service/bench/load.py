@@ -1,17 +1,18 @@
-"""What a generator is to send."""
+"""The loads that a generator can run: open loop and closed loop."""
 
 from dataclasses import dataclass
 
 from onward.service.bench.api import Api
 from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.visits import Sessions
+from onward.service.bench.workload import Sessions
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLoad:
-    """Requests that are due at times of their own, whether the server keeps up or not.
+    """An open loop: requests are due at times that do not depend on the responses.
 
-    Latency counts from when a request was due. A session's next request is never sent before its last is answered.
+    Latency counts from when a request was due, which avoids coordinated omission. A session has at most one request in
+    flight, so its requests arrive in order.
     """
 
     url: str
@@ -25,7 +26,7 @@ class OpenLoad:
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoad:
-    """Connections that each send their next request when they have their answer."""
+    """A closed loop: each connection sends its next request as soon as it has the response to the last one."""
 
     url: str
     api: Api

@@ -1,4 +1,4 @@
-"""A picture of latency against rate."""
+"""Plot latency against rate."""
 
 from pathlib import Path
 
@@ -10,14 +10,12 @@ PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p99": "p99_ms", "p99.9": "p999
 
 
 def draw_latencies(capacity: Capacity, path: Path) -> None:
-    """Draw the percentiles of all trials, the limits of the objective, and the highest rate into a PNG."""
+    """Write a PNG with the latency percentiles of all load steps, the limits of the objective and the highest rate."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    trials = sorted(capacity.trials, key=lambda trial: trial.rate_per_s)
+    steps = sorted(capacity.steps, key=lambda step: step.rate_per_s)
     for label, name in PERCENTILES.items():
-        points = [
-            (trial.rate_per_s, ms) for trial in trials if (ms := getattr(trial.measurement.outcome, name)) is not None
-        ]
+        points = [(step.rate_per_s, ms) for step in steps if (ms := getattr(step.measurement.result, name)) is not None]
         axes.plot([rate for rate, _ in points], [ms for _, ms in points], marker="o", markersize=4, label=label)
     for limit in capacity.slo.limits:
         axes.axhline(limit.ms, color="grey", linestyle="--", linewidth=1)

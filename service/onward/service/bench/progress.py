@@ -1,45 +1,45 @@
-"""What a person sees while rates are tried: a line for each, and on a terminal what goes on."""
+"""Progress on stderr: a line for each load step, and on a terminal the current activity."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 
-from onward.service.bench.outcome import Outcome
+from onward.service.bench.load_result import LoadResult
 
-Tell = Callable[[Outcome, Sequence[str]], None]
-"""Takes what became of a trial, and what it fails the objective by."""
+ShowResult = Callable[[LoadResult, Sequence[str]], None]
+"""Takes the result of a load step, and how it misses the objective."""
 
 
 class Progress:
-    """Prints to stderr."""
+    """Prints progress to stderr."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        """Show what goes on."""
+    def activity(self, label: str) -> Iterator[None]:
+        """Show an activity on a terminal while the context lasts."""
         if not self._console.is_terminal:
             yield
             return
-        with self._console.status(what):
+        with self._console.status(label):
             yield
 
     @contextmanager
-    def trial(self, rate: float, seconds: float) -> Iterator[Tell]:
-        """Show the rate that is tried; gives what is to be told of it in the end."""
+    def step(self, rate: float, seconds: float) -> Iterator[ShowResult]:
+        """Show a load step as the current activity; yields a function that prints its result."""
 
-        def tell(outcome: Outcome, misses: Sequence[str]) -> None:
-            limited = f" (limited: {outcome.limited_by})" if outcome.limited_by else ""
+        def show_result(result: LoadResult, misses: Sequence[str]) -> None:
+            limited = f" (limited: {result.limited_by})" if result.limited_by else ""
             verdict = "misses: " + ", ".join(misses) if misses else "meets"
-            self._console.print(f"{rate:>8,.0f} requests/s  {latencies(outcome)}  {verdict}{limited}", markup=False)
+            self._console.print(f"{rate:>8,.0f} requests/s  {latencies(result)}  {verdict}{limited}", markup=False)
 
-        with self.doing(f"{rate:,.0f} requests/s for {seconds:g} s"):
-            yield tell
+        with self.activity(f"{rate:,.0f} requests/s for {seconds:g} s"):
+            yield show_result
 
 
-def latencies(outcome: Outcome) -> str:
-    """In one line."""
-    of = {"p50": outcome.p50_ms, "p90": outcome.p90_ms, "p99": outcome.p99_ms, "p99.9": outcome.p999_ms}
-    return "  ".join(f"{name} {'-' if ms is None else f'{ms:.1f}'} ms" for name, ms in of.items())
+def latencies(result: LoadResult) -> str:
+    """Format the latency percentiles in one line."""
+    percentiles = {"p50": result.p50_ms, "p90": result.p90_ms, "p99": result.p99_ms, "p99.9": result.p999_ms}
+    return "  ".join(f"{name} {'-' if ms is None else f'{ms:.1f}'} ms" for name, ms in percentiles.items())

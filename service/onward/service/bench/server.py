@@ -1,4 +1,4 @@
-"""A server that is measured: one started for it, with a session store of its own, or one that runs already."""
+"""The server under test: a process started for the benchmark, or a server that is running already."""
 
 import json
 import os
@@ -16,28 +16,29 @@ from urllib.request import urlopen
 
 START_TIMEOUT_S = 120.0
 ENCODER_TIMEOUT_S = 20.0
-"""For a compiled kernel, which a bundle serves without at first; a revision that knows of none says nothing."""
+"""For a kernel that is compiled after the start. Only a revision that logs no `encoding` event takes all of it."""
 STOP_TIMEOUT_S = 40.0
-LOOK_EVERY_S = 0.05
+POLL_INTERVAL_S = 0.05
 ANSWER_TIMEOUT_S = 5.0
-FOR_A_TRIAL = {
+BENCHMARK_ENVIRONMENT = {
     "SERVICE_API_KEYS": "",
     "SERVICE_RATE_LIMIT": "",
     "SERVICE_EVENT_LOG": "",
     "SERVICE_LOG_LEVEL": "info",
 }
-"""A deployment's own variables must keep no trial out, nor write its events down."""
+"""Overrides inherited settings that would reject the benchmark's requests or log its events."""
 
 
-class CannotMeasure(Exception):
-    """A server that does not answer as it should; one line that says why."""
+class MeasurementError(Exception):
+    """The server does not start or does not answer as it should; the message is one line."""
 
 
 class Server(NamedTuple):
-    """Where a server answers, and its first process where it runs here for this purpose."""
+    """The address of the server under test."""
 
     url: str
     pid: int | None = None
+    """Its main process if it was started here; None for a server that was running already."""
 
 
 @contextmanager
@@ -46,21 +47,23 @@ def started(
     *,
     workers: int = 1,
     redis_url: str | None = None,
-    source: Path | None = None,
     program: Sequence[str] = ("onward.service",),
+    python_path: Sequence[Path] = (),
 ) -> Iterator[Server]:
-    """Run the service on a free port, that of a `source` tree where one is named.
+    """Run the service on a free port of 127.0.0.1 until the context ends.
 
-    Its store is a private one, or that of a URL; `program` is a module that serves, and its first arguments.
-    Raises CannotMeasure.
+    Args:
+        redis_url: the session store; None for a private one that the service starts.
+        program: a module with a `serve` command, and the arguments that stand before `serve`.
+        python_path: folders to import from before all others; the working directory is never imported from.
+
+    Raises MeasurementError if it does not become ready.
     """
-    modules = [] if source else ["-P"]  # those of a source tree go before what is installed, no other folder's do
-    command = [sys.executable, *modules, "-m", *program, "serve", "--bundles", str(bundles.resolve())]
+    command = [sys.executable, "-P", "-m", *program, "serve", "--bundles", str(bundles.resolve())]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", "0", "--workers", str(workers)],
-            env=_environment(os.environ, redis_url),
-            cwd=source,
+            env=_environment(os.environ, redis_url, python_path),
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
@@ -81,7 +84,7 @@ def started(
 def wait_until_ready(
     url: str, process: "subprocess.Popen[bytes] | None" = None, timeout_s: float = START_TIMEOUT_S
 ) -> None:
-    """Wait until a bundle is live, at least for one answer. Raises CannotMeasure."""
+    """Poll /health/ready, at least once, until it answers 200. Raises MeasurementError at the timeout."""
     deadline_s = time.monotonic() + timeout_s
     while True:
         try:
@@ -94,13 +97,18 @@ def wait_until_ready(
         else:
             return
         if time.monotonic() >= deadline_s or (process is not None and process.poll() is not None):
-            raise CannotMeasure(f"the service at {url} is not ready: {reason}")
-        time.sleep(LOOK_EVERY_S)
+            raise MeasurementError(f"the service at {url} is not ready: {reason}")
+        time.sleep(POLL_INTERVAL_S)
 
 
-def _environment(inherited: Mapping[str, str], redis_url: str | None) -> dict[str, str]:
-    environment = {name: value for name, value in inherited.items() if name != "REDIS_URL"}
-    return environment | FOR_A_TRIAL | ({} if redis_url is None else {"REDIS_URL": redis_url})
+def _environment(inherited: Mapping[str, str], redis_url: str | None, python_path: Sequence[Path]) -> dict[str, str]:
+    environment = {name: value for name, value in inherited.items() if name != "REDIS_URL"} | BENCHMARK_ENVIRONMENT
+    if redis_url is not None:
+        environment["REDIS_URL"] = redis_url
+    if python_path:
+        folders = [*map(str, python_path), *filter(None, [inherited.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(folders)
+    return environment
 
 
 def _wait_for_address(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
@@ -113,24 +121,24 @@ def _wait_for_address(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
             if (words := _event(line).split())[:3] == ["Uvicorn", "running", "on"]:
                 return words[3]
         if has_ended:
-            last = lines[-1] if lines else "it said nothing"
-            raise CannotMeasure(f"the service did not start: {_event(last) or last.removeprefix('error: ')}")
-        time.sleep(LOOK_EVERY_S)
-    raise CannotMeasure(f"the service did not start within {START_TIMEOUT_S:.0f} s")
+            last = lines[-1] if lines else "it logged nothing"
+            raise MeasurementError(f"the service did not start: {_event(last) or last.removeprefix('error: ')}")
+        time.sleep(POLL_INTERVAL_S)
+    raise MeasurementError(f"the service did not start within {START_TIMEOUT_S:.0f} s")
 
 
 def _wait_for_encoder(process: "subprocess.Popen[bytes]", log: IO[str], workers: int) -> None:
-    """Wait until every worker has said what encodes from then on, or for as long as that may take."""
+    """Wait until every worker has logged which encoder it uses, at most `ENCODER_TIMEOUT_S`."""
     deadline_s = time.monotonic() + ENCODER_TIMEOUT_S
     while time.monotonic() < deadline_s and process.poll() is None:
         log.seek(0)
         if sum(_event(line) == "encoding" for line in log) >= workers:
             return
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_INTERVAL_S)
 
 
 def _event(line: str) -> str:
-    """What a line of the log tells of; a line that is still being written tells nothing."""
+    """Return the event name of a JSON log line; empty for any other line, also for one not yet complete."""
     try:
         return str(json.loads(line)["event"])
     except (ValueError, KeyError, TypeError):

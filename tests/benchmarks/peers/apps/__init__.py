@@ -1,1 +1,1 @@
-"""The peers' own programs: each runs in a process, and some in a virtual environment, of its own."""
+"""The programs of the peers: each runs in a separate process, some in a separate virtual environment."""

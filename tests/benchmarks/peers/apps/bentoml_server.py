@@ -16,10 +16,10 @@ from tests.benchmarks.peers.apps.model import REDIS_URL, Answer, Model, append
 
 @bentoml.service(workers=1, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 class Recommender:
-    """One query -> its answer."""
+    """Answers one query at a time."""
 
     def __init__(self) -> None:
-        self._model = Model.of_environment()
+        self._model = Model.from_environment()
         self._redis = Redis.from_url(os.environ[REDIS_URL], decode_responses=True)
 
     @bentoml.api(route="/recommendations")

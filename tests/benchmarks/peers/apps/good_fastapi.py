@@ -25,7 +25,7 @@ class Query(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.model = Model.of_environment()
+    app.state.model = Model.from_environment()
     app.state.redis = Redis.from_url(os.environ[REDIS_URL], decode_responses=True)
     yield
     await app.state.redis.aclose()

@@ -19,14 +19,14 @@ WAIT_S = 0.001
 
 
 class Batches(litserve.LitAPI):
-    """A batch of queries -> their answers."""
+    """Answers a batch of queries at a time."""
 
     def setup(self, device: str) -> None:
-        self._model = Model.of_environment()
+        self._model = Model.from_environment()
         self._redis = Redis.from_url(os.environ[REDIS_URL], decode_responses=True)
 
-    def predict(self, given: Any) -> Any:
-        return self.answers(given)
+    def predict(self, request: Any) -> Any:
+        return self.answers(request)
 
     def answers(self, queries: list[dict[str, Any]]) -> list[Answer]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -36,10 +36,10 @@ class Batches(litserve.LitAPI):
 
 
 class Singles(Batches):
-    """One query -> its answer."""
+    """Answers one query at a time."""
 
-    def predict(self, given: Any) -> Any:
-        return self.answers([given])[0]
+    def predict(self, request: Any) -> Any:
+        return self.answers([request])[0]
 
 
 if __name__ == "__main__":

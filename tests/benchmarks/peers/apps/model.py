@@ -1,4 +1,4 @@
-"""What lies behind the server in every peer but the plain one: a bundle's ONNX program and its FAISS index.
+"""The model of every peer but the plain one: a bundle's ONNX program and its FAISS index.
 
 Dimension key: B sessions, L positions, D embedding, P padded dimension, C candidates, k results.
 """
@@ -15,9 +15,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 BUNDLE, WEIGHTS, REDIS_URL, BATCH = "PEER_BUNDLE", "PEER_WEIGHTS", "REDIS_URL", "PEER_BATCH"
-"""The variables that name the bundle's folder, an eager encoder's weights, the session store and the largest batch."""
+"""Environment variables: the bundle's folder, an eager encoder's weights, the session store, the largest batch."""
 HOME = "PEER_HOME"
-"""The variable that names a folder for what a server keeps, by which every process of it is known."""
+"""Environment variable: a folder for a server's files; also identifies all processes of the server."""
 SESSION_LENGTH, SESSION_TTL_S = 50, 1800
 MIN_LENGTH = 2
 """The shortest input that the program is exported for."""
@@ -26,7 +26,7 @@ Answer = dict[str, list[dict[str, Any]]]
 
 
 class Model:
-    """Sessions of item ids -> answers, in the calling thread."""
+    """Answers queries about sessions of item ids, in the calling thread."""
 
     def __init__(self, folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -43,22 +43,22 @@ class Model:
         faiss.omp_set_num_threads(1)
 
     @classmethod
-    def of_environment(cls) -> "Model":
+    def from_environment(cls) -> "Model":
         return cls(Path(os.environ[BUNDLE]))
 
     def answers(self, sessions: Sequence[Sequence[str]], queries: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """One run of the program and one search for the sessions of all queries, which say how many items they want."""
+        """Answer a batch of queries by one run of the program and one search; each query gives its own k."""
         rows = [[self._rows[item_id] for item_id in session if item_id in self._rows] for session in sessions]
         items_BL = np.zeros((len(rows), max(MIN_LENGTH, *map(len, rows))), dtype=np.int64)
-        for session, of_session in enumerate(rows):
-            items_BL[session, items_BL.shape[1] - len(of_session) :] = of_session
+        for session, session_rows in enumerate(rows):
+            items_BL[session, items_BL.shape[1] - len(session_rows) :] = session_rows
         interests_BD = self._encoder.run(None, {"items_BL": items_BL})[0][:, 0]
         scores_Bk, rows_Bk = self._nearest(interests_BD, max(query["k"] for query in queries))
         lists = zip(rows_Bk.tolist(), scores_Bk.tolist(), queries, strict=True)
         return [self._answer(rows[: query["k"]], scores[: query["k"]]) for rows, scores, query in lists]
 
     def _nearest(self, interests_BD: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """By the index alone, or by the vectors among the candidates that an index of coarse codes finds."""
+        """Search the index; with a quantized one, re-rank its candidates by their vectors."""
         queries_BP = np.zeros((len(interests_BD), self._index.d), dtype=np.float32)
         queries_BP[:, : interests_BD.shape[1]] = interests_BD
         scores_BC, ids_BC = self._index.search(queries_BP, k * self._candidates_per_k)
@@ -74,12 +74,12 @@ class Model:
 
 
 def batch_size() -> int:
-    """How many queries a server may answer together."""
+    """Return the largest batch of queries."""
     return int(os.environ.get(BATCH, "1"))
 
 
 def append(pipeline: Any, session_id: str, items: Sequence[str]) -> None:
-    """Put into a pipeline what appends to a session and reads it: its replies are four, of which the last is wanted."""
+    """Add four calls to a pipeline that append to a session and read it; the fourth reply is the session."""
     key = f"session:{session_id}"
     pipeline.rpush(key, *items)
     pipeline.ltrim(key, -SESSION_LENGTH, -1)

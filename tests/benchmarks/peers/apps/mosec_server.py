@@ -18,11 +18,11 @@ WAIT_MS = 1
 
 
 class Batches(Worker):
-    """A batch of queries -> their answers."""
+    """Answers a batch of queries at a time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._model = Model.of_environment()
+        self._model = Model.from_environment()
         self._redis = Redis.from_url(os.environ[REDIS_URL], decode_responses=True)
 
     def deserialize(self, data: bytes) -> Any:
@@ -42,7 +42,7 @@ class Batches(Worker):
 
 
 class Singles(Batches):
-    """One query -> its answer."""
+    """Answers one query at a time."""
 
     def forward(self, data: Any) -> Any:
         return self.answers([data])[0]

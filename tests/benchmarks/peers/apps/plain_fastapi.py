@@ -39,7 +39,7 @@ class Recommendations(BaseModel):
 
 
 class Recommender:
-    """Item rows -> nearest items."""
+    """Recommends the nearest items of a session."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -56,8 +56,8 @@ class Recommender:
     def recommend(self, session: list[int], k: int) -> list[Item]:
         with torch.no_grad():
             interests_BD = self.encoder(plain_batch([session], [0])).numpy()
-        scores, found = self.index.search(interests_BD, k)
-        return [Item(id=self.ids[i + 1], score=score) for i, score in zip(found[0], scores[0], strict=True)]
+        scores, indices = self.index.search(interests_BD, k)
+        return [Item(id=self.ids[i + 1], score=score) for i, score in zip(indices[0], scores[0], strict=True)]
 
 
 @asynccontextmanager

@@ -24,10 +24,10 @@ from tests.benchmarks.peers.apps.model import HOME, REDIS_URL, Answer, Model, ap
 
 
 class Recommender:
-    """One query -> its answer."""
+    """Answers queries, one at a time or in batches."""
 
     def __init__(self) -> None:
-        self._model = Model.of_environment()
+        self._model = Model.from_environment()
         self._redis = Redis.from_url(os.environ[REDIS_URL], decode_responses=True)
         self._answer = self._in_batch if batch_size() > 1 else self._alone
 

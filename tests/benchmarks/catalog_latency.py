@@ -1,6 +1,6 @@
-"""What one catalog costs to load and to search: `python -m tests.benchmarks.catalog_figures BUNDLE`.
+"""Time to load and to search one catalog: `python -m tests.benchmarks.catalog_latency BUNDLE`.
 
-Prints one line of JSON; `tests.benchmarks.catalogs` runs it in a process of its own, of one thread.
+Prints one line of JSON; `tests.benchmarks.catalogs` runs it in a separate process with one thread.
 
 Dimension key: Q queries, K interests, D embedding.
 """
@@ -32,7 +32,7 @@ from onward.bundle import (
 )
 from onward.training.index.building import Vectors, flat_index
 from onward.training.index.tuning import Tuned, Tuning
-from tests.benchmarks.catalog_holder import K, sessions_of
+from tests.benchmarks.catalog_memory import K, sessions_of
 from tests.benchmarks.large_bundles import CATEGORIES, MAX_PRICE
 
 TARGETS = (0.95, 0.99)
@@ -40,14 +40,14 @@ FILTERS = {
     round(1 / CATEGORIES, 2): {"attribute": "category", "equals": "category-3"},
     0.5: {"attribute": "price", "range": {"max": MAX_PRICE / 2}},
 }
-"""By the share of items that pass them."""
+"""Filters by the share of items that pass them."""
 FLAT_QUERIES = 20
 SCANNED_QUERIES = 200
 Query = TypeVar("Query")
 
 
 def main(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")]) -> None:
-    """Print how long it takes to load and to search a bundle, in processor time of one thread."""
+    """Print the time to load a bundle, and to search it in processor time of one thread."""
     started = time.perf_counter()
     loaded = Bundle.load(bundle)
     loading_s = time.perf_counter() - started
@@ -72,32 +72,32 @@ def main(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")])
     )
 
 
-def timed_us(ask: Callable[[Query], object], questions: Sequence[Query] | NDArray[np.float32]) -> dict[str, float]:
-    """Median and 99th percentile of what each question takes, in microseconds of processor time.
+def timed_us(search: Callable[[Query], object], queries: Sequence[Query] | NDArray[np.float32]) -> dict[str, float]:
+    """Return the median and the 99th percentile over the queries, in microseconds of processor time.
 
-    All are asked once before, so that what they read of the bundle's files is mapped into memory.
+    All queries run once before, so that the parts of the bundle's files that they read are mapped into memory.
     """
     durations = []
-    for question in questions:
-        ask(question)
-    for question in questions:
+    for query in queries:
+        search(query)
+    for query in queries:
         started = time.thread_time_ns()
-        ask(question)
+        search(query)
         durations.append((time.thread_time_ns() - started) / 1000)
     return {"p50_us": round(median(durations), 1), "p99_us": round(quantiles(durations, n=100)[98], 1)}
 
 
 def _with_targets(bundle: Bundle, folder: Path, queries_QKD: NDArray[np.float32]) -> dict[str, Any]:
-    """The bundle's index tuned to each target, beside a flat one."""
+    """Measure the bundle's index tuned to each target recall, and a flat index for comparison."""
     info, vectors = bundle.manifest.index, Vectors(bundle.vectors_N1D)
     index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP_IFC)
     flat = Tuned("Flat", flat_index(vectors), SearchParameters(), 1.0).item_index(vectors)
-    of_flat = timed_us(lambda query: flat.search(query, K), queries_QKD[:FLAT_QUERIES])
+    flat_times = timed_us(lambda query: flat.search(query, K), queries_QKD[:FLAT_QUERIES])
     tuning = Tuning.of(vectors, queries_QKD, max(TARGETS))
     return {
-        "flat": of_flat,
+        "flat": flat_times,
         "targets": {
-            target: _at_target(replace(tuning, target_recall=target), info, index, of_flat["p50_us"])
+            target: _at_target(replace(tuning, target_recall=target), info, index, flat_times["p50_us"])
             for target in TARGETS
         },
     }
@@ -106,12 +106,12 @@ def _with_targets(bundle: Bundle, folder: Path, queries_QKD: NDArray[np.float32]
 def _at_target(tuning: Tuning, info: IndexInfo, index: faiss.Index, flat_us: float) -> dict[str, Any]:
     tuned = tuning.tuned(info.description, index, info.candidates_per_k)
     searched = tuned.item_index(tuning.vectors)
-    of_index = timed_us(lambda query: searched.search(query, K), tuning.queries_QKD)
+    index_times = timed_us(lambda query: searched.search(query, K), tuning.queries_QKD)
     return {
         "visits": tuned.effort.visits,
         "recall_at_20": round(tuned.recall, 4),
-        **of_index,
-        "share_of_flat": round(of_index["p50_us"] / flat_us, 5),
+        **index_times,
+        "share_flat_times": round(index_times["p50_us"] / flat_us, 5),
     }
 
 
@@ -120,34 +120,34 @@ def _filter(share: float) -> Filter:
 
 
 def _filtered(bundle: Bundle, share: float, queries_QKD: NDArray[np.float32]) -> dict[str, Any]:
-    """Searches under a filter, compared with scans of what passes it."""
+    """Measure searches under a filter; recall is against a scan of the eligible items."""
     started = time.perf_counter()
     eligible = bundle.catalog.eligible(_filter(share))
     first_s = time.perf_counter() - started
-    asked = queries_QKD[:SCANNED_QUERIES]
+    queries = queries_QKD[:SCANNED_QUERIES]
     return {
         "eligible": eligible.count,
         "first_use_ms": round(1000 * first_s, 1),
         "strategy": bundle.index.plan(eligible).strategy,
-        "recall_at_20": round(_recall(bundle.index, eligible, asked), 4),
-        **timed_us(lambda query: bundle.index.search(query, K, eligible=eligible), asked),
+        "recall_at_20": round(_recall(bundle.index, eligible, queries), 4),
+        **timed_us(lambda query: bundle.index.search(query, K, eligible=eligible), queries),
     }
 
 
 def _recall(index: ItemIndex, eligible: Eligible, queries_QKD: NDArray[np.float32]) -> float:
-    found = wanted = 0
+    hits = expected = 0
     for query_KD in queries_QKD:
         best = set(index.scan(query_KD, K, eligible=eligible).rows.tolist())
-        found += len(best.intersection(index.search(query_KD, K, eligible=eligible).rows.tolist()))
-        wanted += len(best)
-    return found / wanted
+        hits += len(best.intersection(index.search(query_KD, K, eligible=eligible).rows.tolist()))
+        expected += len(best)
+    return hits / expected
 
 
 def _retrieved(bundle: Bundle, sessions: list[SessionView], condition: Filter | None) -> dict[str, float]:
-    """Whole answers to sessions, encoded and searched."""
+    """Measure complete retrievals for sessions: encoding and search."""
     options = Options(K, filter=condition)
     bundle.retrieve(sessions[0], options)
-    return timed_us(lambda seen: bundle.retrieve(seen, options), sessions)
+    return timed_us(lambda session: bundle.retrieve(session, options), sessions)
 
 
 if __name__ == "__main__":

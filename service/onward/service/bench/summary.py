@@ -1,4 +1,4 @@
-"""What a capacity run found, for people and for programs."""
+"""The report of a capacity measurement, as text and as JSON."""
 
 import os
 import platform
@@ -6,32 +6,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from onward.service.bench.capacity import LOAD_SHARE, Capacity, Trial
+from onward.service.bench.capacity import LOAD_SHARE, Capacity, LoadStep
 from onward.service.bench.measurement import Cost
 from onward.service.bench.progress import latencies
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CapacityReport:
     """The capacity of a server, and what it was measured on."""
 
     capacity: Capacity
     recall: float
-    """The share of an exact search's first `k` items that the answers have."""
+    """Share of exact search's first `k` items that the answers contain."""
     recall_sessions: int
     k: int
     items: int
     workers: int | None
-    """None where the server was not started for this."""
+    """None if the server was running already."""
     wanted_rate_per_s: float | None
+    """The rate to count replicas for, if any."""
 
     @property
     def replicas(self) -> int | None:
-        """How many such servers carry the wanted rate."""
+        """The number of such servers for the wanted rate; None without such a rate, or if no number suffices."""
         return None if self.wanted_rate_per_s is None else self.capacity.replicas(self.wanted_rate_per_s)
 
     def figures(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the report as JSON."""
         best, limited_by = self.capacity.best, self.capacity.limited_by
         return {
             "benchmark": "capacity",
@@ -49,29 +50,29 @@ class Report:
             "wanted_rate_per_s": self.wanted_rate_per_s,
             "load_share": LOAD_SHARE,
             "replicas": self.replicas,
-            "trials": [_trial(trial) for trial in self.capacity.trials],
+            "trials": [_step_figures(step) for step in self.capacity.steps],
         }
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """Yield the report as lines of text."""
         capacity, best = self.capacity, self.capacity.best
         if best is None:
-            yield f"No rate that was tried meets {capacity.slo}: no number of replicas does."
+            yield f"No rate that was tried meets {capacity.slo}, so more replicas do not help."
         else:
             workers = "" if self.workers is None else f", {self.workers} worker{'s' if self.workers > 1 else ''}"
             yield f"highest rate  {best.rate_per_s:,.0f} requests/s within {capacity.slo}{workers}"
-            yield f"latency       {latencies(best.measurement.outcome)}"
+            yield f"latency       {latencies(best.measurement.result)}"
             yield from _cost_lines(best.measurement.cost)
-        yield f"recall@{self.k:<6} {self.recall:.3f} against exact search, in {self.recall_sessions} such sessions"
+        yield f"recall@{self.k:<6} {self.recall:.3f} against exact search, over {self.recall_sessions} sessions"
         if self.wanted_rate_per_s is not None and self.replicas is not None:
             yield (
                 f"replicas      {self.replicas} for {self.wanted_rate_per_s:,.0f} requests/s, each at up to "
                 f"{LOAD_SHARE:.0%} of its highest rate"
             )
         if capacity.limited_by is not None:
-            yield f"The service may stand more: at higher rates {capacity.limited_by}."
+            yield f"The service may handle more: at higher rates {capacity.limited_by}."
         if self.workers is not None:
-            yield "Generator, store and service shared this machine."
+            yield "The load generator, the store and the service shared this machine."
 
 
 def _cost_lines(cost: Cost) -> Iterator[str]:
@@ -79,9 +80,9 @@ def _cost_lines(cost: Cost) -> Iterator[str]:
         yield f"memory        {cost.pss_mib:,.0f} MiB (PSS; RSS {cost.rss_mib:,.0f} MiB), without the store"
     if cost.cpu_us_per_request is not None:
         store = cost.store_cpu_us_per_request
-        beside = "" if store is None else f", and {store:,.0f} us of the store"
-        yield f"processor     {cost.cpu_us_per_request:,.0f} us a request{beside}"
+        of_store = "" if store is None else f", and {store:,.0f} us of the store"
+        yield f"processor     {cost.cpu_us_per_request:,.0f} us per request{of_store}"
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
-    return {"seconds": trial.seconds, "misses": list(trial.misses), **trial.measurement.figures()}
+def _step_figures(step: LoadStep) -> dict[str, Any]:
+    return {"seconds": step.seconds, "misses": list(step.misses), **step.measurement.figures()}

@@ -1,4 +1,4 @@
-"""Made-up sessions with the sizes of public data sets, so that a benchmark needs none of them.
+"""Synthetic sessions with the sizes of public data sets, so that benchmarks need no download.
 
 Dimension key: S sessions, E events, N items.
 """
@@ -10,18 +10,18 @@ import numpy as np
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Sessions
 
-LONGEST = 14
-"""The longest session, in mean lengths."""
+MAX_LENGTH_FACTOR = 14
+"""The length of the longest session, in mean lengths."""
 SHORT_SESSIONS = 60_000
-"""How many sessions there are where they have no lasting users."""
+"""The number of sessions of a data set without users."""
 
 
 class Sizes(NamedTuple):
-    """What decides how long a step takes."""
+    """The sizes of a data set that determine the time of a training step."""
 
     items: int
     users: int
-    """0 where sessions have no lasting user."""
+    """0 if sessions have no user."""
     mean_length: float
 
 
@@ -34,20 +34,23 @@ SIZES = {
     "amazon_cds": Sizes(items=29_319, users=13_638, mean_length=26.7),
     "ml1m": Sizes(items=3_704, users=6_040, mean_length=163.6),
 }
-"""Of the training part of each data set, by its name in the recipes."""
+"""Sizes of the training part of each data set, by its name in recipe names."""
 
 
 def sizes_of(recipe_name: str) -> Sizes:
-    """Those of the data set in a recipe's name, MODEL-DATA-...; Diginetica's where it names none of these."""
+    """Return the sizes of the data set in a recipe's name, MODEL-DATA-...; those of Diginetica if it names none."""
     return next((SIZES[part] for part in recipe_name.split("-")[1:] if part in SIZES), DIGINETICA)
 
 
-def made_up_corpus(sizes: Sizes, *, seed: int) -> Corpus:
-    """Sessions of geometric lengths, from 2 items on, over items of power-law popularity; every event is a target."""
+def synthetic_corpus(sizes: Sizes, *, seed: int) -> Corpus:
+    """Draw sessions of geometric lengths from 2 on, over items of power-law popularity.
+
+    Every event is a target but the first of its session.
+    """
     generator = np.random.default_rng(seed)
     count = sizes.users or SHORT_SESSIONS
     lengths_S = 1 + generator.geometric(1 / (sizes.mean_length - 1), size=count)
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths_S, round(LONGEST * sizes.mean_length)))])
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths_S, round(MAX_LENGTH_FACTOR * sizes.mean_length)))])
     cumulative_N = np.cumsum(1 / np.arange(10, sizes.items + 10))
     rows_E = 1 + np.searchsorted(cumulative_N, generator.uniform(0, cumulative_N[-1], offsets[-1]))
     is_target_E = np.ones(len(rows_E), dtype=np.bool_)

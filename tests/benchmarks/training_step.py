@@ -1,4 +1,4 @@
-"""A step of training as `onward.training.trainer` takes it."""
+"""A training step as `onward.training.trainer` runs it."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from onward.training.data.examples import Batch
 from onward.training.models.encoder import SessionEncoder
 
 
-def take_step(encoder: SessionEncoder, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:
-    """Lower the loss on a batch by one step of the optimizers, and return what it was."""
+def training_step(encoder: SessionEncoder, optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> float:
+    """Update the encoder on a batch with the optimizers; return the loss before the update."""
     loss = encoder.loss(batch)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)

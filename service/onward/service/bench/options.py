@@ -1,4 +1,4 @@
-"""What is to be measured, as a command line says it."""
+"""The options of a capacity measurement, parsed from the command line."""
 
 import json
 from pathlib import Path
@@ -13,54 +13,54 @@ from onward.service.bench.api import Onward
 from onward.service.bench.slo import Slo
 
 
-class Unusable(ValueError):
-    """An option that cannot be used; one line that names it and says why."""
+class OptionError(ValueError):
+    """An unusable option; the message is one line that names the option."""
 
 
-class Wanted(NamedTuple):
-    """What is asked of whom, and how fast it must be."""
+class BenchOptions(NamedTuple):
+    """What to measure, and the objective."""
 
     bundles: Path
     bundle: Bundle
     url: str | None
-    """None for a service that is to be started."""
+    """None to start a service."""
     slo: Slo
     api: Onward
 
     @classmethod
-    def read(
+    def parse(
         cls, bundles: Path, *, url: str | None = None, slo: str, condition: str | None = None, key: str | None = None
     ) -> Self:
-        """Read the words. Raises Unusable."""
+        """Parse the options and load the bundle. Raises OptionError."""
         try:
             objective = Slo.parse(slo)
         except ValueError as error:
-            raise Unusable(f"--slo: {error}") from error
+            raise OptionError(f"--slo: {error}") from error
         host = "localhost" if url is None else _host(url)
         try:
             bundle = Bundle.load(bundles / "current", verify=False)
         except BundleError as error:
-            raise Unusable(f"--bundles: {bundles}: {error}") from error
-        api = Onward(filter=None if condition is None else read_filter(condition, bundle), host=host, key=key)
+            raise OptionError(f"--bundles: {bundles}: {error}") from error
+        api = Onward(filter=None if condition is None else parse_filter(condition, bundle), host=host, key=key)
         return cls(bundles, bundle, None if url is None else url.rstrip("/"), objective, api)
 
 
-def read_filter(condition: str, bundle: Bundle) -> dict[str, Any]:
-    """Read a filter that the bundle's catalog can answer. Raises Unusable."""
+def parse_filter(condition: str, bundle: Bundle) -> dict[str, Any]:
+    """Parse a filter and check it against the attributes of the bundle's catalog. Raises OptionError."""
     try:
         value: dict[str, Any] = json.loads(condition)
-        faults = Filter.model_validate(value).check(bundle.catalog.schema)
+        problems = Filter.model_validate(value).check(bundle.catalog.schema)
     except json.JSONDecodeError as error:
-        raise Unusable(f"--filter: no JSON: {error}") from error
+        raise OptionError(f"--filter: not JSON: {error}") from error
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        raise Unusable(f"--filter: {_place(fault['loc'])}{message_of(fault)}") from error
-    if faults:
-        raise Unusable(f"--filter: {_place(faults[0].path)}{faults[0].message}")
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise OptionError(f"--filter: {_prefix(problem['loc'])}{message_of(problem)}") from error
+    if problems:
+        raise OptionError(f"--filter: {_prefix(problems[0].path)}{problems[0].message}")
     return value
 
 
-def _place(path: tuple[str | int, ...]) -> str:
+def _prefix(path: tuple[str | int, ...]) -> str:
     return "".join(f"{part}: " for part in (".".join(map(str, path)),) if part)
 
 
@@ -71,5 +71,5 @@ def _host(url: str) -> str:
     except ValueError:
         is_usable = False
     if not is_usable:
-        raise Unusable(f"--url: {url!r} is no address of a service, as in http://127.0.0.1:8000")
+        raise OptionError(f"--url: {url!r} is not the address of a service; an example is http://127.0.0.1:8000")
     return parts.netloc

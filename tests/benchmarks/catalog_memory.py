@@ -1,6 +1,7 @@
-"""A process that holds a bundle as a worker of the service does: `python -m tests.benchmarks.catalog_holder BUNDLE`.
+"""Memory of a process that serves a bundle as a worker does: `python -m tests.benchmarks.catalog_memory BUNDLE`.
 
-It loads the bundle, answers, prints a line, waits for one, prints its memory in MB as JSON, and waits again.
+Loads the bundle, retrieves for some sessions and prints `ready`. After a line on stdin it prints its memory in MB as
+JSON; after another line it ends.
 """
 
 import json
@@ -15,22 +16,22 @@ from onward.bundle import Bundle, Options, SessionView
 
 K = 20
 SESSIONS = 400
-LONGEST = 8
+MAX_LENGTH = 8
 
 
 def sessions_of(bundle: Bundle) -> list[SessionView]:
-    """Sessions of one to eight items that stand near each other: an item and what is similar to it."""
+    """Draw sessions of one to eight similar items: an item and its nearest neighbours."""
     generator = np.random.default_rng(1)
     sessions = []
     for row in generator.integers(1, bundle.manifest.items + 1, SESSIONS).tolist():
-        similar = bundle.index.search(bundle.vectors_N1D[row : row + 1], LONGEST).rows
-        chosen = similar[: generator.integers(1, LONGEST + 1)].tolist()
-        sessions.append(SessionView([bundle.catalog.item_id(one) for one in chosen]))
+        similar = bundle.index.search(bundle.vectors_N1D[row : row + 1], MAX_LENGTH).rows
+        chosen = similar[: generator.integers(1, MAX_LENGTH + 1)].tolist()
+        sessions.append(SessionView([bundle.catalog.item_id(neighbour) for neighbour in chosen]))
     return sessions
 
 
 def memory_mb() -> dict[str, int]:
-    """Of this process: resident, its share of that beside others who map the same files, and its own alone."""
+    """Return this process's resident (RSS), proportional (PSS) and private memory."""
     rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
     sizes = {line.partition(":")[0]: int(line.split()[1]) for line in rollup if line.endswith("kB")}
     named = {"rss_mb": "Rss", "pss_mb": "Pss", "private_mb": "Private_Dirty"}
@@ -38,11 +39,11 @@ def memory_mb() -> dict[str, int]:
 
 
 def main(bundle: Annotated[Path, typer.Argument(exists=True, help="A bundle.")]) -> None:
-    """Hold a bundle and tell the memory that takes."""
+    """Hold a bundle and print the memory that it takes."""
     loaded = Bundle.load(bundle)
     loaded.catalog.make_columns()
-    for seen in sessions_of(loaded):
-        loaded.retrieve(seen, Options(K))
+    for session in sessions_of(loaded):
+        loaded.retrieve(session, Options(K))
     typer.echo("ready")
     sys.stdin.readline()
     typer.echo(json.dumps(memory_mb()))

@@ -1,0 +1,68 @@
+"""The functions of the service that benchmarks replace, all named here: adapt them when the service renames its own."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from onward.bundle.encoder.encoder import Encoder
+from onward.bundle.search.faiss_index import FaissIndex
+from onward.service import telemetry
+from onward.service.http import fast_route
+from onward.service.http.fast_protocol import FastPath
+from onward.service.http.routes import recommendations
+from onward.service.recommend.recommender import Recommender
+from onward.service.records.recorder import Recorder
+from onward.service.sessions import Listeners, RedisSessionStore
+
+
+class PatchPoint(NamedTuple):
+    """An attribute of the service that can be replaced."""
+
+    owner: Any
+    name: str
+
+    def replace(self, replacement: object) -> Any:
+        """Return a patch of the attribute: a context manager with `start` and `stop`."""
+        return patch.object(self.owner, self.name, replacement)
+
+
+(_FAST_ROUTE,) = recommendations.fast.routes
+
+HANDLE_REQUEST = PatchPoint(FastPath, "respond")
+"""Everything behind HTTP; a coroutine."""
+VALIDATE_BODY = PatchPoint(_FAST_ROUTE.body_field, "validate")  # type: ignore[attr-defined]  # a FastRoute has one
+PARSE_BODY = PatchPoint(fast_route, "_parsed")
+RECOMMEND = PatchPoint(Recommender, "recommend")
+"""Session store, encoder, search, items and record of one request; a coroutine."""
+APPEND_SESSIONS = PatchPoint(RedisSessionStore, "append_all")
+"""The store's call for a batch; a coroutine with a result for each session."""
+NOTIFY_LISTENERS = PatchPoint(Listeners, "applied")
+ENCODE = PatchPoint(Encoder, "encode")
+ENCODE_BATCH = PatchPoint(Encoder, "encode_all")
+SEARCH = PatchPoint(FaissIndex, "search")
+RECORD_ANSWER = PatchPoint(Recorder, "served")
+SERIALIZE_ANSWER = PatchPoint(recommendations, "recommendation_json")
+TELEMETRY = (
+    PatchPoint(telemetry, "answered"),
+    PatchPoint(telemetry, "retrieved"),
+    PatchPoint(telemetry, "store_answered"),
+)
+REQUEST_ID = PatchPoint(telemetry, "_accepted_request_id")
+"""Returns the id that the client sent, or none; the service then makes one."""
+
+NO_REQUEST_ID = "no-telemetry"
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Serve without metrics, log lines and generated request ids."""
+    with ExitStack() as patches:
+        for point in TELEMETRY:
+            patches.enter_context(point.replace(_do_nothing))
+        patches.enter_context(REQUEST_ID.replace(lambda _scope: NO_REQUEST_ID))
+        yield
+
+
+def _do_nothing(*_: object) -> None:
+    pass
