@@ -16,22 +16,16 @@ from onward.service.records import event_log
 from onward.service.records.answers import Answer
 from onward.service.records.event_log import EventLog
 from onward.service.sessions import AppliedEvent
+from tests.service.clock import Clock
 
 AFTERNOON_S = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
 
 
-class Clock:
-    """Moves only when a test moves it."""
-
-    now_s = AFTERNOON_S
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    clock = Clock()
+    clock.now_s = AFTERNOON_S
+    return clock
 
 
 @pytest.fixture

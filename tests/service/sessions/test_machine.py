@@ -85,7 +85,7 @@ class UnfinishedMerge:
 
     target: str
     session: ExpectedSession
-    arrived: bool
+    is_applied: bool
 
 
 class CrashError(Exception):
@@ -102,10 +102,10 @@ class CrashingStore(RedisSessionStore):
         self._crash("put aside")
         return move
 
-    async def _let_arrive(self, move: Any) -> int:
-        arrived = await super()._let_arrive(move)
-        self._crash("arrived")
-        return arrived
+    async def _apply_move(self, move: Any) -> int:
+        moved = await super()._apply_move(move)
+        self._crash("applied")
+        return moved
 
     def _crash(self, step: str) -> None:
         if self.crash_after == step:
@@ -179,20 +179,20 @@ class Sessions(RuleBasedStateMachine):
             return
         applied = self.finish_a_crashed_merge(source, into)
         if self.put_aside(source, into):
-            applied += self.let_arrive(source)
+            applied += self.apply_move(source)
             del self.aside[source]
         merged = self.run(self.store.merge(source, into))
         assert merged == MergeResult(applied, self.read(into).position)
         self.read(source)
 
     @precondition(lambda self: self.redis is not None)
-    @rule(source=session_ids, into=session_ids, step=st.sampled_from(["put aside", "arrived"]))
+    @rule(source=session_ids, into=session_ids, step=st.sampled_from(["put aside", "applied"]))
     def merge_and_crash(self, source: str, into: str, step: str) -> None:
         assert isinstance(self.store, CrashingStore)
         if source == into or not (self.put_aside(source, into) or source in self.aside):
             return
-        if step == "arrived":
-            self.let_arrive(source)
+        if step == "applied":
+            self.apply_move(source)
         self.store.crash_after = step
         with pytest.raises(CrashError):
             self.run(self.store.merge(source, into))
@@ -206,7 +206,7 @@ class Sessions(RuleBasedStateMachine):
         self.sessions.pop(session_id, None)
         self.aside.pop(session_id, None)
         for aside in self.aside.values():
-            aside.arrived &= aside.target != session_id
+            aside.is_applied &= aside.target != session_id
         self.read(session_id)
 
     @rule()
@@ -244,24 +244,24 @@ class Sessions(RuleBasedStateMachine):
         expected = self.sessions.get(source)
         if source in self.aside or expected is None or expected.count == 0:
             return False
-        self.aside[source] = UnfinishedMerge(target, deepcopy(expected), arrived=False)
+        self.aside[source] = UnfinishedMerge(target, deepcopy(expected), is_applied=False)
         self.generations += 1
         self.sessions[source] = ExpectedSession(generation=self.generations, event_ids=expected.event_ids)
         return True
 
-    def let_arrive(self, source: str) -> int:
+    def apply_move(self, source: str) -> int:
         aside = self.aside[source]
-        if not aside.arrived:
+        if not aside.is_applied:
             aside.session.event_ids |= self.sessions[source].event_ids if source in self.sessions else set()
             self.expected(aside.target).take_over(aside.session)
-            aside.arrived = True
+            aside.is_applied = True
         return len(aside.session.events)
 
     def finish_a_crashed_merge(self, source: str, target: str) -> int:
         if source not in self.aside:
             return 0
-        arrived = self.let_arrive(source)
-        return arrived if self.aside.pop(source).target == target else 0
+        moved = self.apply_move(source)
+        return moved if self.aside.pop(source).target == target else 0
 
 
 def test_a_store_agrees_with_the_model(kind: str, valkey: str) -> None:

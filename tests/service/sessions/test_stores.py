@@ -310,7 +310,7 @@ class TestInRedis:
             await store.append(target, sent, answer_id=answer_id(target))
         await store.merge("t", "s")
         await store.append("t", [view("d")], answer_id=answer_id("t"))
-        await store._take(
+        await store._merge_take(
             store._keys(session_digest("s"), "events", "ids", "state", "events-aside", "state-aside"),
             [60_000, "move", session_digest("t")],
         )

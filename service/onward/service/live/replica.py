@@ -90,11 +90,11 @@ class Replica:
                     if isinstance(outcome, Entry):
                         results[put.name] = outcome
                     elif outcome == "full":
-                        results[put.name] = LimitReached("As many names are stored as there may be.")
+                        results[put.name] = LimitReached("The maximum number of names is stored already.")
                 if len(results) == len(edits):
                     await self._catch_up()
                     return results
-        raise LiveStoreUnavailable("Too many others write the same; try again.")
+        raise LiveStoreUnavailable("Too many concurrent writes to the same names; try again.")
 
     def _edited(self, name: str, edit: Edit) -> Put:
         current = self.entries.get(name)

@@ -42,7 +42,7 @@ REJECTIONS: Mapping[int, Rejection] = {0: "conflict", -1: "full"}
 """By the code that the script returns."""
 
 
-class Page(NamedTuple):
+class ChangesPage(NamedTuple):
     """Entries of a store of some generation, in the order of their sequences."""
 
     generation: str
@@ -63,7 +63,7 @@ class VersionedStore(Protocol):
         """Put values, each by itself, unless another writer came first. Raises LiveStoreUnavailable."""
         ...
 
-    async def changes_since(self, generation: str | None, sequence: int) -> Page:
+    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
         """Return a page of the entries put after `sequence`.
 
         Starts from the beginning if the store has another generation, or lost entries that the reader has seen.
@@ -104,7 +104,7 @@ class RedisVersionedStore:
             for put, outcome in zip(puts, outcomes, strict=True)
         ]
 
-    async def changes_since(self, generation: str | None, sequence: int) -> Page:
+    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
         """Read a page by one run of a script; see `VersionedStore`. A malformed entry counts as removed."""
         async with _store_call():
             current, is_first, *fields = await self._read(self._keys[:3], [generation or "none", sequence, PAGE_SIZE])
@@ -112,7 +112,7 @@ class RedisVersionedStore:
             name.decode(): _parse_entry(int(sequence), text)
             for name, sequence, text in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
         }
-        return Page(current.decode(), entries, is_first=bool(is_first), is_last=len(fields) < 3 * PAGE_SIZE)
+        return ChangesPage(current.decode(), entries, is_first=bool(is_first), is_last=len(fields) < 3 * PAGE_SIZE)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -161,11 +161,11 @@ class InMemoryVersionedStore:
             self._generation = str(self._sequence)
         return outcomes
 
-    async def changes_since(self, generation: str | None, sequence: int) -> Page:
+    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
         """Return all changes as a single page."""
         is_first = generation != self._generation
         newer = {name: entry for name, entry in self._entries.items() if is_first or entry.sequence > sequence}
-        return Page(self._generation, newer, is_first=is_first, is_last=True)
+        return ChangesPage(self._generation, newer, is_first=is_first, is_last=True)
 
     async def close(self) -> None:
         """Do nothing: there are no connections."""

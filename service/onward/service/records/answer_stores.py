@@ -39,8 +39,8 @@ class RedisAnswerStore:
         self._ttl_ms = int(ttl / timedelta(milliseconds=1))
         self._clock = clock
         self._prefix = prefix
-        self._next = Script(redis, _script("answer_next.lua"))
-        self._claim = Script(redis, _script("answer_claim.lua"))
+        self._add_page = Script(redis, _script("answer_add_page.lua"))
+        self._attribute = Script(redis, _script("answer_attribute.lua"))
 
     def prepare_write(self, answer: Answer, *, reserved: bool) -> tuple[Command, ...]:
         """Return the commands that store an answer: at its reserved place, or in a list of its own that expires."""
@@ -68,7 +68,7 @@ class RedisAnswerStore:
         """Compare and add by one run of a script; see `AnswerStore`."""
         arguments: list[Argument] = [nonce_of(root_id), expected_pages, _entry(answer), self._ttl_ms]
         async with redis_call():
-            return bool(await self._next([self._key(root_id)], arguments))
+            return bool(await self._add_page([self._key(root_id)], arguments))
 
     async def attribute(self, claims: Sequence[AttributionClaim]) -> list[AnswerOrigin | None]:
         """Run a script for each claim, in one round trip; see `AnswerStore`."""
@@ -78,7 +78,7 @@ class RedisAnswerStore:
             for claim in claims
         ]
         async with redis_call():
-            replies = await self._claim.run_all(calls)  # an error reply to one claim does not fail the others
+            replies = await self._attribute.run_all(calls)  # an error reply to one claim does not fail the others
         return [
             AnswerOrigin(*(text.decode() for text in reply)) if isinstance(reply, list) and reply else None
             for reply in replies

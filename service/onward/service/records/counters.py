@@ -70,7 +70,9 @@ class RedisCounters:
         self._prefix = f"onward:{{{name}}}"
         self._max_counters = max_counters
         self._clock = clock
-        self._add = Script(redis, files("onward.service.records").joinpath("count.lua").read_text(encoding="utf-8"))
+        self._add = Script(
+            redis, files("onward.service.records").joinpath("add_to_counters.lua").read_text(encoding="utf-8")
+        )
 
     async def add(self, amounts: Mapping[str, float]) -> int:
         """Add to the counters by one run of a script; see `Counters`."""

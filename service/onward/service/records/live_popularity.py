@@ -26,7 +26,8 @@ class PopularityStore(Protocol):
 class LivePopularity:
     """Popularity by the events of all processes; this one adds its events with each `flush`.
 
-    Events without a positive weight are ignored. Between two flushes at most `MAX_ITEMS` items are counted.
+    Events without a positive weight are ignored. Between two flushes at most `MAX_ITEMS` items are counted;
+    events of further ones are lost.
     """
 
     def __init__(self, store: PopularityStore, *, half_life: timedelta, clock: Callable[[], float] = time.time) -> None:
@@ -77,7 +78,7 @@ class RedisPopularityStore:
         self._clock = clock
         self._keys = [f"onward:{{{name}}}:weights", f"onward:{{{name}}}:scale"]
         self._script = Script(
-            redis, files("onward.service.records").joinpath("popularity.lua").read_text(encoding="utf-8")
+            redis, files("onward.service.records").joinpath("live_popularity.lua").read_text(encoding="utf-8")
         )
 
     async def add(self, weights: Mapping[str, float]) -> Mapping[str, float]:

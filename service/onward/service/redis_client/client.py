@@ -97,7 +97,7 @@ async def redis_call() -> AsyncIterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise SessionStoreUnavailable("The store did not answer as it should in time.") from error
+        raise SessionStoreUnavailable("The store did not answer in time, or refused the call.") from error
 
 
 async def execute_or_raise(redis: RedisClient, *commands: Command) -> list[Any]:

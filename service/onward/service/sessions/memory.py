@@ -33,7 +33,7 @@ class InMemorySessionStore:
         self._evict_expired()
         stored = self._sessions.get(session_id) or _StoredSession(self._length)
         if at_least is not None and not stored.at.reaches(Position.parse(at_least)):
-            raise SessionBehind("The session is not at the position that was asked for, or ended since.")
+            raise SessionBehind("The session has not reached the requested position, or has ended.")
         if not events:
             return stored.session()
         self._keep(session_id, stored)

@@ -65,10 +65,10 @@ class RedisSessionStore:
             "MAX_ANSWERS": REMEMBERED_ANSWERS,
             "ANSWERS_TTL_MS": int(answer_ttl / timedelta(milliseconds=1)),
         }
-        self._apply = _script(redis, "session.lua", **limits)
-        self._take = _script(redis, "take.lua")
-        self._arrive = _script(redis, "arrive.lua")
-        self._clear = _script(redis, "clear.lua")
+        self._append_script = _script(redis, "append.lua", **limits)
+        self._merge_take = _script(redis, "merge_take.lua")
+        self._merge_apply = _script(redis, "merge_apply.lua")
+        self._merge_clear = _script(redis, "merge_clear.lua")
 
     @classmethod
     def connect(
@@ -107,9 +107,9 @@ class RedisSessionStore:
         source_digest, target_digest, name, applied = session_digest(source), session_digest(target), random_name(), 0
         with _MeasuredCall():
             while (move := await self._put_aside(source_digest, target_digest, name)) is not None:
-                arrived = await self._let_arrive(move)
-                applied += arrived if move.target == target_digest else 0
-                await self._clear(self._keys(source_digest, EVENTS_ASIDE, STATE_ASIDE), [move.name])
+                moved = await self._apply_move(move)
+                applied += moved if move.target == target_digest else 0
+                await self._merge_clear(self._keys(source_digest, EVENTS_ASIDE, STATE_ASIDE), [move.name])
                 if move.name == name:  # an unfinished move of an earlier call came first; events from now on stay
                     break
         return MergeResult(applied, (await self.append(target, ())).position)
@@ -129,7 +129,7 @@ class RedisSessionStore:
         """Run the script for each append as one pipeline, then retry those whose session was behind its position."""
         try:
             with _MeasuredCall():
-                replies = await self._apply.run_all(calls)
+                replies = await self._append_script.run_all(calls)
         except SessionStoreUnavailable as error:
             return [error] * len(calls)
         failed = [index for index, reply in enumerate(replies) if isinstance(reply, Exception) or _is_behind(reply)]
@@ -155,17 +155,17 @@ class RedisSessionStore:
         async with asyncio.timeout(self._timeout_s):
             while _is_behind(reply):
                 if time.perf_counter() > deadline_s or not _may_catch_up(reply, at_least):
-                    raise SessionBehind("The session is not at the position that was asked for, or ended since.")
+                    raise SessionBehind("The session has not reached the requested position, or has ended.")
                 await asyncio.sleep(RETRY_INTERVAL_S)
-                reply = await self._apply(keys, arguments)
+                reply = await self._append_script(keys, arguments)
         return reply
 
     async def _put_aside(self, source: str, target: str, name: str) -> "_Move | None":
         keys = self._keys(source, EVENTS, IDS, STATE, EVENTS_ASIDE, STATE_ASIDE)
-        state, events, event_ids = await self._take(keys, [self._ttl_ms, name, target])
+        state, events, event_ids = await self._merge_take(keys, [self._ttl_ms, name, target])
         return _Move.parse(state, events, event_ids) if state else None
 
-    async def _let_arrive(self, move: "_Move") -> int:
+    async def _apply_move(self, move: "_Move") -> int:
         arguments: list[Argument] = [
             self._length,
             self._ttl_ms,
@@ -178,7 +178,7 @@ class RedisSessionStore:
         for values in (move.events, move.marks, move.event_ids):
             arguments += (len(values), *values)
         keys = self._keys(move.target, EVENTS, IDS, STATE, MOVES)
-        applied: int = await self._arrive(keys, arguments)
+        applied: int = await self._merge_apply(keys, arguments)
         return applied
 
     def _keys(self, digest: str, *suffixes: str) -> list[str]:
@@ -226,7 +226,7 @@ class _MeasuredCall:
             telemetry.store_answered(time.perf_counter() - self._started_s)
         elif isinstance(error, RedisError | OSError):
             telemetry.store_failed(error)
-            raise SessionStoreUnavailable("The session store did not answer as it should in time.") from error
+            raise SessionStoreUnavailable("The session store did not answer in time, or refused the call.") from error
 
 
 def _script(redis: RedisClient, name: str, **constants: int) -> Script:
@@ -246,7 +246,7 @@ def _may_catch_up(reply: Any, at_least: str | None) -> bool:
 
 
 def _session(reply: Any) -> Session:
-    """Parse the reply of session.lua; malformed entries are left out and counted as foreign data."""
+    """Parse the reply of append.lua; malformed entries are left out and counted as foreign data."""
     outcomes, foreign, generation, count, marks, entries = reply
     events = StoredEvents.parse(entries)
     if foreign := foreign + events.foreign:

@@ -1,6 +1,6 @@
 -- First step of a merge: put the source session aside, and return what is aside. Events that arrive from now on start
 -- the source anew.
--- KEYS, in one hash slot: the source's events, ids and state, as in session.lua; the events and the state put aside.
+-- KEYS, in one hash slot: the source's events, ids and state, as in append.lua; the events and the state put aside.
 -- ARGV: time to live in ms, a name for this move, the digest of the target session.
 -- If an earlier move is still aside because its merge was interrupted, it is returned first, with its own name and
 -- target.

@@ -1,5 +1,5 @@
 -- Attribute an event to the answer that it names, once for each answer, item and type of event.
--- KEYS[1]: the answers of a session, a list, as answer_next.lua describes it. After the JSON of an answer follows a
+-- KEYS[1]: the answers of a session, a list, as answer_add_page.lua describes it. After the JSON of an answer follows a
 -- line for each claim that was made: type and item.
 -- ARGV: the answer's nonce, the item, the type, the earliest time (in ms) of answers that have not expired.
 -- Returns the answer's scenario, bundle and variant ("" for none), or an empty list if the claim is refused.

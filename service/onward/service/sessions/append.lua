@@ -52,13 +52,13 @@ if required ~= '0-0' then
   end
 end
 
-local outcomes, arrival, new_entries, changed_marks, applied = {}, nil, {}, {}, 0
+local outcomes, order, new_entries, changed_marks, applied = {}, nil, {}, {}, 0
 
 local function is_new(event_id)
   if event_id == '' then return true end
-  if arrival == nil then arrival = tonumber(call('ZRANGE', IDS, -1, -1, 'WITHSCORES')[2]) or 0 end
-  arrival = arrival + 1
-  return redis.call('ZADD', IDS, 'NX', arrival, event_id) == 1
+  if order == nil then order = tonumber(call('ZRANGE', IDS, -1, -1, 'WITHSCORES')[2]) or 0 end
+  order = order + 1
+  return redis.call('ZADD', IDS, 'NX', order, event_id) == 1
 end
 
 local function mark(field, time_ms)
@@ -113,7 +113,7 @@ if applied > 0 then
   if #new_entries > 0 and call('RPUSH', EVENTS, unpack(new_entries)) > MAX_EVENTS then
     redis.call('LTRIM', EVENTS, -MAX_EVENTS, -1)
   end
-  if arrival then redis.call('ZREMRANGEBYRANK', IDS, 0, -MAX_IDS - 1) end
+  if order then redis.call('ZREMRANGEBYRANK', IDS, 0, -MAX_IDS - 1) end
 end
 if #outcomes > 0 then
   for _, key in ipairs({EVENTS, IDS, STATE}) do redis.call('PEXPIRE', key, TTL_MS) end

@@ -1,12 +1,12 @@
--- Second step of a merge: merge what take.lua put aside into the target session, once for each move.
--- KEYS, in one hash slot: the target's events, ids and state, as in session.lua; the moves that arrived, a hash:
+-- Second step of a merge: merge what merge_take.lua put aside into the target session, once for each move.
+-- KEYS, in one hash slot: the target's events, ids and state, as in append.lua; the applied moves, a hash:
 -- name -> number of events.
 -- ARGV: events to keep, time to live in ms, event ids to remember, marks to remember, the generation of a target that
 -- begins, the name of the move, the count of events applied in the source; then three lists, each preceded by its
 -- length: events, marks (each followed by its time), event ids.
 -- Events are ordered by time, the target's own first among equals. An item is hidden if the mark is not older than the
 -- other session's last event of the item.
--- Returns the number of events that arrived.
+-- Returns the number of events that were moved.
 local EVENTS, IDS, STATE, MOVES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local max_events, ttl_ms, max_ids, max_marks = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local move, source_count = ARGV[6], tonumber(ARGV[7])
@@ -19,8 +19,8 @@ end
 
 local generation, count = unpack(redis.call('HMGET', STATE, 'birth', 'count'))
 generation, count = generation or ARGV[5], tonumber(count or 0) or 0
-local arrived_before = redis.call('HGET', MOVES, move)
-if arrived_before then return tonumber(arrived_before) end
+local applied_before = redis.call('HGET', MOVES, move)
+if applied_before then return tonumber(applied_before) end
 
 local next_argument = 8
 local function read_list()
@@ -30,9 +30,9 @@ local function read_list()
   for index = first, next_argument - 1 do values[#values + 1] = ARGV[index] end
   return values
 end
-local arriving, arriving_marks, arriving_ids = read_list(), read_list(), read_list()
+local moved, moved_marks, moved_ids = read_list(), read_list(), read_list()
 
-local merged, times = {}, {own = {}, arriving = {}}
+local merged, times = {}, {own = {}, moved = {}}
 local function add(event, origin)
   local time, item = string.match(event, '^(%d+) [^ ]+ ([^ ]+)$')
   if time == nil then return end
@@ -41,7 +41,7 @@ local function add(event, origin)
   times[origin][item] = math.max(times[origin][item] or 0, time)
 end
 for _, event in ipairs(redis.call('LRANGE', EVENTS, 0, -1)) do add(event, 'own') end
-for _, event in ipairs(arriving) do add(event, 'arriving') end
+for _, event in ipairs(moved) do add(event, 'moved') end
 table.sort(merged, function(a, b)
   return a.time < b.time or (a.time == b.time and a.index < b.index)
 end)
@@ -53,9 +53,9 @@ local function mark(field, time, other_origin)
   if string.match(field, '^[hp]:') then marks[field] = math.max(marks[field] or 0, time) end
 end
 local state = redis.call('HGETALL', STATE)
-for index = 1, #state, 2 do mark(state[index], tonumber(state[index + 1]) or 0, 'arriving') end
-for index = 1, #arriving_marks, 2 do
-  mark(arriving_marks[index], tonumber(arriving_marks[index + 1]) or 0, 'own')
+for index = 1, #state, 2 do mark(state[index], tonumber(state[index + 1]) or 0, 'moved') end
+for index = 1, #moved_marks, 2 do
+  mark(moved_marks[index], tonumber(moved_marks[index + 1]) or 0, 'own')
 end
 local fields = {}
 for field in pairs(marks) do fields[#fields + 1] = field end
@@ -63,7 +63,7 @@ table.sort(fields, function(a, b)
   return marks[a] > marks[b] or (marks[a] == marks[b] and a > b)
 end)
 
-redis.call('HSET', MOVES, move, #arriving)
+redis.call('HSET', MOVES, move, #moved)
 redis.call('DEL', EVENTS, STATE)
 count = count + source_count
 redis.call('HSET', STATE, 'birth', generation, 'count', count)
@@ -71,8 +71,8 @@ for index = 1, math.min(#fields, max_marks) do
   redis.call('HSET', STATE, fields[index], string.format('%.0f', marks[fields[index]]))
 end
 for index = math.max(1, #merged - max_events + 1), #merged do redis.call('RPUSH', EVENTS, merged[index].event) end
-local arrival = tonumber(redis.call('ZRANGE', IDS, -1, -1, 'WITHSCORES')[2]) or 0
-for index, event_id in ipairs(arriving_ids) do redis.call('ZADD', IDS, 'NX', arrival + index, event_id) end
+local last_order = tonumber(redis.call('ZRANGE', IDS, -1, -1, 'WITHSCORES')[2]) or 0
+for index, event_id in ipairs(moved_ids) do redis.call('ZADD', IDS, 'NX', last_order + index, event_id) end
 redis.call('ZREMRANGEBYRANK', IDS, 0, -max_ids - 1)
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ttl_ms) end
-return #arriving
+return #moved
