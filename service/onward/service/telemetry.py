@@ -28,7 +28,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # the library lacks it; these would add a series of timestamps to each series
+disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped library; these would add a series of timestamps to each series
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048)
 
@@ -43,7 +43,9 @@ _retrieval_seconds = Histogram(
 )
 _store_failures = Counter("onward_store_failures", "Store calls that failed or timed out.", ["reason"])
 _foreign_data = Counter("onward_store_foreign_data", "Session keys that held foreign data.")
-_degraded = Counter("onward_degraded_answers", "Answers made without a part, such as the session store.", ["missing"])
+_degraded = Counter(
+    "onward_degraded_answers", "Answers made without something, such as the session store.", ["missing"]
+)
 _recommended = Counter("onward_recommended_items", "Items recommended, by source.", ["source"])
 _unknown_items = Counter("onward_unknown_items", "Session items that are not in the catalog.")
 _events = Counter("onward_events", "Events received: applied, duplicate, rejected or failed.", ["outcome"])
@@ -170,7 +172,7 @@ def _recommended_by(source: str) -> Counter:
 
 
 def degraded(missing: str) -> None:
-    """Report an answer that was made without a part."""
+    """Report an answer that was made without something, such as the session store."""
     _degraded.labels(missing).inc()
 
 
@@ -257,7 +259,7 @@ def render_metrics() -> bytes:
     if MULTIPROCESS_FOLDER not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library lacks it
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # untyped library
     return generate_latest(registry)
 
 
@@ -294,6 +296,4 @@ def configure_logging(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    logging.getLogger("faiss.loader").setLevel(
-        logging.WARNING
-    )  # it logs every variant of its library that it tries to load
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it logs every build of FAISS that it tries to load
