@@ -17,12 +17,14 @@ class FaultProxy:
     def __init__(self, server: Path) -> None:
         self.fault: Fault = "none"
         self.accepted = 0
+        self.connected = asyncio.Event()
         self._server = server
         self._random = random.Random(3)
         self._handlers: set[asyncio.Task[None]] = set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        self.connected.set()
         self._handlers.add(asyncio.create_task(self._handle(reader, writer)))
 
     async def aclose(self) -> None:

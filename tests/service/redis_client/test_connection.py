@@ -232,8 +232,7 @@ async def test_an_attempt_to_connect_is_cancelled_when_the_client_is_closed(
 ) -> None:
     proxy.fault = "silence"
     waiting = asyncio.create_task(echo(through_proxy, "text"))
-    while not proxy.accepted:
-        await asyncio.sleep(0.01)
+    await proxy.connected.wait()
     await asyncio.sleep(0.01)
     await through_proxy.aclose()
     with pytest.raises(RedisConnectionError):

@@ -44,6 +44,7 @@ for index = 1, #state, 2 do
   end
 end
 
+-- Refuse if the session has not reached the required position.
 if required ~= '0-0' then
   local required_generation, required_count = string.match(required, '^(.*)%-(%d+)$')
   required_count = tonumber(required_count)
@@ -54,6 +55,7 @@ end
 
 local outcomes, order, new_entries, changed_marks, applied = {}, nil, {}, {}, 0
 
+-- Remember an event id, in order of arrival, and return whether it is new.
 local function is_new(event_id)
   if event_id == '' then return true end
   if order == nil then order = tonumber(call('ZRANGE', IDS, -1, -1, 'WITHSCORES')[2]) or 0 end
@@ -87,6 +89,7 @@ local function mark_fields()
   return fields
 end
 
+-- Store the changed marks and evict the oldest ones beyond the limit.
 local function store_marks()
   for field in pairs(changed_marks) do
     if marks[field] then
@@ -120,6 +123,7 @@ if #outcomes > 0 then
 end
 local events = table.concat(call('LRANGE', EVENTS, 0, -1), '\n')
 
+-- Reserve a place for the answer.
 if answer ~= '' then
   local length = redis.pcall('RPUSH', ANSWERS, answer)
   if type(length) ~= 'number' then

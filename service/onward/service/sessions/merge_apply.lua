@@ -32,6 +32,7 @@ local function read_list()
 end
 local moved, moved_marks, moved_ids = read_list(), read_list(), read_list()
 
+-- Merge the events of both sessions by time.
 local merged, times = {}, {own = {}, moved = {}}
 local function add(event, origin)
   local time, item = string.match(event, '^(%d+) [^ ]+ ([^ ]+)$')
@@ -46,6 +47,7 @@ table.sort(merged, function(a, b)
   return a.time < b.time or (a.time == b.time and a.index < b.index)
 end)
 
+-- Merge the marks; drop those of items that the other session came back to later.
 local marks = {}
 local function mark(field, time, other_origin)
   local hidden = string.match(field, '^h:(.*)$')
@@ -63,6 +65,7 @@ table.sort(fields, function(a, b)
   return marks[a] > marks[b] or (marks[a] == marks[b] and a > b)
 end)
 
+-- Write the merged session.
 redis.call('HSET', MOVES, move, #moved)
 redis.call('DEL', EVENTS, STATE)
 count = count + source_count
