@@ -1,4 +1,4 @@
-"""Real servers of Redis or Valkey, each as a process on a free port of this machine."""
+"""Redis or Valkey servers for tests, each a process on a free local port."""
 
 import socket
 import subprocess
@@ -19,7 +19,7 @@ SLOTS = 16_384
 
 
 class RedisServer:
-    """A server that can be killed, told things and started again on its port."""
+    """A server that can be killed and started again on its port."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port, self.bus_port = free_ports(2)
@@ -37,29 +37,29 @@ class RedisServer:
         return f"{HOST}:{self.port}"
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
-        own = ["--port", str(self.port), "--bind", HOST, "--dir", str(self._folder), "--save", ""]
+        """Start the server and wait until it answers."""
+        options = ["--port", str(self.port), "--bind", HOST, "--dir", str(self._folder), "--save", ""]
         if "--cluster-enabled" in self._options:
-            own += ["--cluster-port", str(self.bus_port)]
+            options += ["--cluster-port", str(self.bus_port)]
         self._process = subprocess.Popen(
-            [str(find_servers()[0]), *self._own_file(), *own, *self._options], stdout=subprocess.DEVNULL
+            [str(find_servers()[0]), *self._config_file(), *options, *self._options], stdout=subprocess.DEVNULL
         )
-        self.tell("ping")
+        self.execute("ping")
 
-    def tell(self, *command: str | int) -> Any:
-        """Run one command by a connection of its own."""
+    def execute(self, *command: str | int) -> Any:
+        """Execute a command over a new connection, which is retried until the server answers."""
         with Redis(host=HOST, port=self.port, retry=Retry(ConstantBackoff(0.01), START_TRIES)) as client:
             return client.execute_command(*command)
 
     def kill(self) -> None:
-        """End it at once, as a crash does."""
+        """Kill the process, as in a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
-    def _own_file(self) -> list[str]:
-        """Sentinel alone needs a file that it can write to."""
+    def _config_file(self) -> list[str]:
+        """Return the arguments that name a writable configuration file, which only Sentinel needs."""
         if "--sentinel" not in self._options:
             return []
         file = self._folder / "sentinel.conf"
@@ -69,19 +69,19 @@ class RedisServer:
 
 @contextmanager
 def redis_servers(folder: Path, count: int, *options: str) -> Iterator[list[RedisServer]]:
-    """Run several alike, until the block ends."""
-    with ExitStack() as running:
+    """Run several servers with the same options until the block ends."""
+    with ExitStack() as stack:
         servers = [RedisServer(folder, *options) for _ in range(count)]
         for server in servers:
-            running.callback(server.kill)
+            stack.callback(server.kill)
             server.start()
         yield servers
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(closing(socket.socket())) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Return local ports that are not in use."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for sock in sockets:
+            sock.bind((HOST, 0))
+        return [sock.getsockname()[1] for sock in sockets]

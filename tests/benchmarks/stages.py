@@ -37,7 +37,7 @@ from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
 from onward.service.bench.workload import Sessions, draw_sessions
 from onward.service.http.fast_protocol import FAST_PATH, FastPath
-from onward.service.server.embedded_store import private_store
+from onward.service.server.embedded_store import embedded_store
 from onward.service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore
 from onward.service.settings import Settings
 from onward.training.hardware import machine
@@ -187,7 +187,7 @@ def main(
     with suppress(KernelUnavailable):
         bundle.accelerate(bundles / "current")
     sessions = draw_sessions(bundle)
-    with private_store() as url:
+    with embedded_store() as url:
         if url is None:
             raise SystemExit("needs a session store: valkey-server, redis-server or the extra `embedded`")
         answer, with_it, without_it = uvloop.run(compare_telemetry(bundles, url, sessions, rounds))

@@ -18,9 +18,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple
@@ -108,11 +109,16 @@ class TracedService:
             self._server.should_exit = True
             self._thread.join()
 
-    def in_loop(self, action: Any) -> None:
+    def in_loop(self, action: Callable[[], None]) -> None:
         """Run a function in the thread of the event loop, and wait for it."""
         assert self._loop is not None
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (action(), done.set()))
+
+        def act() -> None:
+            action()
+            done.set()
+
+        self._loop.call_soon_threadsafe(act)
         done.wait()
 
     async def _serve(self) -> None:
@@ -170,7 +176,7 @@ def summary(calls: Sequence[Call]) -> dict[str, int]:
         "calls": len(calls),
         "functions": len({call[:3] for call in calls}),
         "files": len(set(files)),
-        "moves": sum(file != following for file, following in zip(files, files[1:], strict=False)),
+        "moves": sum(file != following for file, following in pairwise(files)),
         "depth": max(call.depth for call in calls) + 1,
     }
 

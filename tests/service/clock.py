@@ -1,4 +1,4 @@
-"""A clock for what grows older while a test runs."""
+"""A clock that tests set by hand."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,7 +6,7 @@ NOON_S = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 
 
 class Clock:
-    """Stands still at noon until it is told."""
+    """Starts at noon and moves only when a test moves it."""
 
     def __init__(self) -> None:
         self.now_s = NOON_S
@@ -14,5 +14,5 @@ class Clock:
     def __call__(self) -> float:
         return self.now_s
 
-    def pass_by(self, time: timedelta) -> None:
-        self.now_s += time.total_seconds()
+    def advance(self, duration: timedelta) -> None:
+        self.now_s += duration.total_seconds()

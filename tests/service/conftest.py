@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
 from onward.service.app import create_app
-from onward.service.redis_client import RedisCalls, connect
+from onward.service.redis_client import RedisClient, connect
 from onward.service.server.embedded_store import find_servers, run_server
 from onward.service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
@@ -58,7 +58,7 @@ async def redis(valkey: str) -> AsyncIterator["Redis"]:
 
 
 @pytest.fixture
-async def calls(valkey: str) -> AsyncIterator[RedisCalls]:
+async def calls(valkey: str) -> AsyncIterator[RedisClient]:
     """The private server as the service calls it."""
     calls = connect(valkey)
     yield calls

@@ -1,4 +1,4 @@
-"""The service as its users run it: a real process on a free port."""
+"""The service as a real process on a free port."""
 
 import json
 import os
@@ -17,7 +17,7 @@ READY_TIMEOUT_S = 60
 
 
 class ServiceProcess:
-    """`python -m service serve` in a process of its own; a context manager that ends it."""
+    """`python -m onward.service serve` in a process, which ends with the context."""
 
     def __init__(self, bundles: Path, *options: str, environment: dict[str, str] | None = None) -> None:
         inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
@@ -52,7 +52,7 @@ class ServiceProcess:
 
     @property
     def url(self) -> str:
-        """The address it listens on, once it does."""
+        """The address that it listens on; waits until it does."""
         assert self._listening.wait(READY_TIMEOUT_S), self.log
         return self._url
 
@@ -67,16 +67,16 @@ class ServiceProcess:
     def _is_ready(self, client: httpx.Client) -> bool:
         try:
             return client.get("/health/ready").status_code == 200
-        except httpx.ConnectError:  # the launcher of several workers tells its address before one of them listens
+        except httpx.ConnectError:  # the supervisor logs its address before a worker listens
             return False
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal, wait for the end and return the exit code."""
+        """Send a signal, wait until the process ends and return its exit code."""
         self._process.send_signal(number)
         return self._process.wait(60)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log lines of one kind so far."""
+        """Return the log lines of one event so far."""
         return [line for line in self.log if line["event"] == name]
 
     def _read_log(self) -> None:
@@ -92,5 +92,5 @@ class ServiceProcess:
 def wait_until(condition: Any, timeout_s: float = READY_TIMEOUT_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The changes of the live catalog are printed as a rebuild reads them."""
+"""The command `changes` prints the changes of the live catalog as `rebuild` reads them."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-async def test_changes_are_printed_as_a_rebuild_reads_them(valkey: str, tmp_path: Path) -> None:
+async def test_change_lines_are_readable_by_rebuild(valkey: str, tmp_path: Path) -> None:
     await patch(valkey)
     lines = await change_lines(valkey)
     (tmp_path / "changes.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -37,14 +37,14 @@ async def test_changes_are_printed_as_a_rebuild_reads_them(valkey: str, tmp_path
 
 
 @pytest.mark.parametrize("url", ["unix:///nowhere/socket", "memory://", "http://127.0.0.1"])
-def test_where_no_server_answers_one_line_says_so(url: str) -> None:
+def test_an_unusable_server_is_reported_in_one_line(url: str) -> None:
     code, output = run("--redis-url", url)
     assert code == 2
     assert output.startswith("error: --redis-url: ")
     assert output.count("\n") == 1
 
 
-def test_the_command_prints_what_is_there(valkey: str) -> None:
+def test_the_command_prints_all_changes(valkey: str) -> None:
     code, output = run("--redis-url", valkey)
     assert code == 0
     assert all(line.startswith('{"') for line in output.splitlines())

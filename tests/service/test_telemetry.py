@@ -16,7 +16,7 @@ async def failing(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("a secret")
 
 
-def test_a_fault_of_ours_is_answered_as_a_problem_that_tells_nothing_of_it() -> None:
+def test_an_unexpected_exception_is_answered_as_a_problem_without_its_message() -> None:
     client = TestClient(RequestTelemetry(failing), raise_server_exceptions=False)
     response = client.get("/anything", headers={"X-Request-ID": "trace-3"})
     assert (response.status_code, response.json()["code"]) == (500, "internal_error")
@@ -24,7 +24,7 @@ def test_a_fault_of_ours_is_answered_as_a_problem_that_tells_nothing_of_it() -> 
     assert "secret" not in response.text
 
 
-def test_every_answer_is_counted() -> None:
+def test_every_answer_is_counted_once() -> None:
     labels = {"method": "GET", "route": "/counted"}
 
     def counted() -> tuple[float | None, float | None, float | None]:
@@ -34,7 +34,7 @@ def test_every_answer_is_counted() -> None:
             REGISTRY.get_sample_value("onward_request_seconds_bucket", labels | {"le": "0.004"}),
         )
 
-    for number in range(2 * telemetry.COUNTED_AT_ONCE + 5):
+    for number in range(2 * telemetry.BATCH_SIZE + 5):
         telemetry.answered("GET", "/counted", 200 if number % 2 else 404, 0.003 if number % 2 else 0.5)
     telemetry.count_answers()
     assert counted() == (66, 67, 66)
@@ -49,7 +49,7 @@ telemetry.configure_logging("info")
 telemetry.begin({}, "trace-4")
 telemetry.bundle_refused("digest", 'line\\nbreak "quoted" \\x1b[31m')
 telemetry.answered("GET", "/", 200, 0.1)
-logging.getLogger("uvicorn.error").warning("of another library")
+logging.getLogger("uvicorn.error").warning("from a library")
 try:
     secret = "a caller's"
     1 / 0
@@ -61,7 +61,7 @@ except ZeroDivisionError as error:
 def test_every_log_line_is_one_json_object_with_the_request_id() -> None:
     logged = subprocess.run([sys.executable, "-c", LOGGED], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in logged.stderr.splitlines()]
-    assert [line["event"] for line in lines] == ["bundle refused", "of another library", "request failed"]
+    assert [line["event"] for line in lines] == ["bundle refused", "from a library", "request failed"]
     assert {line["request_id"] for line in lines} == {"trace-4"}
     assert lines[0]["reason"] == 'line\nbreak "quoted" \x1b[31m'
     assert lines[2]["exception"][0]["exc_type"] == "ZeroDivisionError"
@@ -69,7 +69,7 @@ def test_every_log_line_is_one_json_object_with_the_request_id() -> None:
     assert "a caller's" not in logged.stderr
 
 
-def test_onnxruntime_reports_to_nobody_and_leaves_no_file_of_its_reports(tmp_path: Path) -> None:
+def test_onnxruntime_sends_no_telemetry_and_leaves_no_file_of_it(tmp_path: Path) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     program = [sys.executable, "-c", "import onward.bundle"]
     subprocess.run(program, env=inherited | {"TMPDIR": str(tmp_path)}, check=True)

@@ -1,4 +1,4 @@
-"""Workers that serve live items and scenarios alone."""
+"""Small applications that serve only live items and scenarios, as workers to test with."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,25 +15,26 @@ from onward.service.http.routes import catalog as catalog_routes
 from onward.service.http.routes import scenarios as scenario_routes
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import LiveCatalog
-from onward.service.live.replicated_map import InMemoryVersionedStore, Replica, VersionedStore
+from onward.service.live.replica import Replica
+from onward.service.live.versioned_store import InMemoryVersionedStore, VersionedStore
 from onward.service.recommend.scenarios import Scenarios
 
 OFTEN = timedelta(seconds=0.02)
 
 
 def worker_app(bundles: Path, items: Callable[[], VersionedStore], scenarios: Callable[[], VersionedStore]) -> FastAPI:
-    """The endpoints of live items and scenarios alone, as one worker."""
+    """Return an application with the endpoints of live items and scenarios, each on a store of its own."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        item_mirror, scenario_mirror = Replica(items(), "items"), Replica(scenarios(), "scenarios")
-        catalog, named = LiveCatalog(item_mirror), Scenarios(scenario_mirror)
+        item_replica, scenario_replica = Replica(items(), "items"), Replica(scenarios(), "scenarios")
+        catalog, named_scenarios = LiveCatalog(item_replica), Scenarios(scenario_replica)
         live = LiveBundle(bundles, catalog)
         await live.refresh()
-        async with repeated(live.follow_catalog, OFTEN), repeated(named.follow, OFTEN):
-            yield {"live": live, "catalog": catalog, "scenarios": named}
-        await item_mirror.close()
-        await scenario_mirror.close()
+        async with repeated(live.follow_catalog, OFTEN), repeated(named_scenarios.follow, OFTEN):
+            yield {"live": live, "catalog": catalog, "scenarios": named_scenarios}
+        await item_replica.close()
+        await scenario_replica.close()
 
     app = FastAPI(lifespan=lifespan)
     app.add_middleware(EncodedSlashes)

@@ -26,13 +26,13 @@ from onward.service.http.routes.recommendations import BATCH_PATH
 from onward.service.http.routes.sessions import EVENTS_PATH
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import open_live_catalog
-from onward.service.live.replicated_map import FOLLOW_INTERVAL
+from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.recommend.explainer import Explainer
 from onward.service.recommend.next_pages import NextPages
 from onward.service.recommend.recommender import Recommender
 from onward.service.recommend.scenarios import open_scenarios
 from onward.service.records.recorder import COUNT_INTERVAL, open_recorder
-from onward.service.server.parent_death import end_with_parent
+from onward.service.server.parent_death import terminate_with_parent
 from onward.service.sessions import EventRules, InMemorySessionStore, Listeners, RedisSessionStore, SessionStore
 from onward.service.settings import IN_MEMORY, Settings
 
@@ -111,7 +111,7 @@ def _with_middleware(routes: FastRoutes, admission: Admission, settings: Setting
 def create_app_from_environment() -> Service:
     """Build the service of a worker process, configured by the SERVICE_* variables."""
     if multiprocessing.parent_process() is not None:
-        end_with_parent()
+        terminate_with_parent()
     settings = Settings()  # type: ignore[call-arg]  # the environment gives what has no default
     telemetry.configure_logging(settings.log_level)
     gc.set_threshold(*GC_THRESHOLDS)

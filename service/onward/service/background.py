@@ -1,4 +1,4 @@
-"""Work that is done again and again beside the requests, and that no fault ends."""
+"""Periodic background work that continues after exceptions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,23 +12,23 @@ CANCEL_INTERVAL_S = 0.1
 
 @asynccontextmanager
 async def repeated(work: Callable[[], Awaitable[None]], interval: timedelta) -> AsyncIterator[None]:
-    """Do `work` at once and then `interval` after each time it ended, until the block ends.
+    """Call `work` at once, and again `interval` after each call has returned, until the block ends.
 
-    A fault is logged and counted under the name of `work`, and the next time follows.
+    An exception is logged and counted under the qualified name of `work`; the calls continue.
     """
-    task = asyncio.create_task(_for_ever(work, interval.total_seconds()))
+    task = asyncio.create_task(_repeat(work, interval.total_seconds()))
     try:
         yield
     finally:
         while not task.done():
-            task.cancel()  # again and again: asyncio.wait_for swallows one that comes as what it waits for ends
+            task.cancel()  # repeated: asyncio.wait_for swallows a cancellation that comes as its awaitable completes
             await asyncio.wait({task}, timeout=CANCEL_INTERVAL_S)
 
 
-async def _for_ever(work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+async def _repeat(work: Callable[[], Awaitable[None]], interval_s: float) -> None:
     while True:
         try:
             await work()
-        except Exception as error:  # work that ends unseen would leave an old state for ever
+        except Exception as error:  # if the task ended here unnoticed, its state would be stale for good
             telemetry.background_failed(work.__qualname__, error)
         await asyncio.sleep(interval_s)

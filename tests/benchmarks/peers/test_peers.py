@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from onward.bundle import Bundle, ItemIndex
-from onward.service.server.embedded_store import private_store
+from onward.service.server.embedded_store import embedded_store
 from onward.training.errors import InputError
 from tests.benchmarks.peers.__main__ import groups, select_peers
 from tests.benchmarks.peers.answers import exact_answers, last_answers, recall
@@ -32,7 +32,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    with private_store() as url:
+    with embedded_store() as url:
         assert url is not None
         yield url
 

@@ -1,4 +1,4 @@
-"""The live bundle follows `current`, and nothing that is not whole ever goes live."""
+"""The live bundle follows `current`, and a damaged bundle never goes live."""
 
 import os
 import shutil
@@ -25,11 +25,11 @@ def damage(bundles: Path, digest: str) -> None:
 
 @contextmanager
 def log_lines(event: str) -> Iterator[list[str]]:
-    """The log lines of one kind, as they come."""
-    found: list[str] = []
+    """Collect the log lines of one event."""
+    collected: list[str] = []
     with structlog.testing.capture_logs() as lines:
-        yield found
-    found += [str(line) for line in lines if line["event"] == event]
+        yield collected
+    collected += [str(line) for line in lines if line["event"] == event]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def live(tmp_path: Path) -> LiveBundle:
     return LiveBundle(tmp_path)
 
 
-async def test_nothing_is_live_before_a_bundle_is_published(live: LiveBundle, tmp_path: Path) -> None:
+async def test_no_bundle_is_live_before_one_is_published(live: LiveBundle, tmp_path: Path) -> None:
     await live.refresh()
     with pytest.raises(NotReady, match="No bundle has been published"):
         _ = live.bundle
@@ -46,7 +46,7 @@ async def test_nothing_is_live_before_a_bundle_is_published(live: LiveBundle, tm
     assert live.bundle.digest == digest
 
 
-async def test_the_live_bundle_follows_current_there_and_back(live: LiveBundle, tmp_path: Path) -> None:
+async def test_the_live_bundle_follows_current_forward_and_back(live: LiveBundle, tmp_path: Path) -> None:
     digests = [publish_bundle(tmp_path, IDS, seed=seed) for seed in range(2)]
     for digest in (*digests, *digests):
         (tmp_path / "link").symlink_to(digest)
@@ -55,7 +55,7 @@ async def test_the_live_bundle_follows_current_there_and_back(live: LiveBundle, 
         assert live.bundle.digest == digest
 
 
-async def test_what_encodes_is_told_and_why_it_is_no_kernel(live: LiveBundle, tmp_path: Path) -> None:
+async def test_the_engine_is_logged_with_the_reason_if_it_is_no_kernel(live: LiveBundle, tmp_path: Path) -> None:
     publish_bundle(tmp_path, IDS)
     with log_lines("encoding") as lines:
         await live.refresh()
@@ -72,9 +72,7 @@ async def test_a_bundle_is_loaded_once(live: LiveBundle, tmp_path: Path) -> None
     assert live.bundle is before
 
 
-async def test_a_bad_bundle_is_refused_once_by_its_reason_and_the_one_before_serves_on(
-    live: LiveBundle, tmp_path: Path
-) -> None:
+async def test_a_damaged_bundle_is_refused_once_and_the_previous_one_serves(live: LiveBundle, tmp_path: Path) -> None:
     good = publish_bundle(tmp_path, IDS)
     await live.refresh()
     bad = publish_bundle(tmp_path, IDS, seed=1)
@@ -88,7 +86,7 @@ async def test_a_bad_bundle_is_refused_once_by_its_reason_and_the_one_before_ser
     assert len(refused) == 1
 
 
-async def test_a_good_bundle_after_a_bad_one_clears_the_refusal(live: LiveBundle, tmp_path: Path) -> None:
+async def test_a_sound_bundle_after_a_damaged_one_clears_the_refusal(live: LiveBundle, tmp_path: Path) -> None:
     damage(tmp_path, publish_bundle(tmp_path, IDS))
     await live.refresh()
     newest = publish_bundle(tmp_path, IDS, seed=2)
@@ -96,7 +94,7 @@ async def test_a_good_bundle_after_a_bad_one_clears_the_refusal(live: LiveBundle
     assert (live.bundle.digest, live.refusal) == (newest, None)
 
 
-async def test_going_back_from_a_bad_bundle_clears_its_refusal(live: LiveBundle, tmp_path: Path) -> None:
+async def test_moving_back_from_a_damaged_bundle_clears_the_refusal(live: LiveBundle, tmp_path: Path) -> None:
     good = publish_bundle(tmp_path, IDS)
     await live.refresh()
     damage(tmp_path, publish_bundle(tmp_path, IDS, seed=1))
@@ -107,14 +105,14 @@ async def test_going_back_from_a_bad_bundle_clears_its_refusal(live: LiveBundle,
     assert (live.bundle.digest, live.refusal) == (good, None)
 
 
-async def test_a_first_bundle_that_is_bad_is_told_to_whoever_asks(live: LiveBundle, tmp_path: Path) -> None:
+async def test_not_ready_names_the_reason_if_the_first_bundle_is_damaged(live: LiveBundle, tmp_path: Path) -> None:
     damage(tmp_path, publish_bundle(tmp_path, IDS))
     await live.refresh()
     with pytest.raises(NotReady, match=r"refused: vectors\.npy"):
         _ = live.bundle
 
 
-async def test_a_current_that_is_no_link_is_a_refusal_and_is_logged_once(live: LiveBundle, tmp_path: Path) -> None:
+async def test_a_current_that_is_not_a_link_is_refused_and_logged_once(live: LiveBundle, tmp_path: Path) -> None:
     (tmp_path / "current").mkdir()
     with log_lines("bundle refused") as refused:
         for _ in range(3):
@@ -124,7 +122,7 @@ async def test_a_current_that_is_no_link_is_a_refusal_and_is_logged_once(live: L
     assert live.refusal.reason.startswith("current: not a link")
 
 
-async def test_a_request_keeps_the_bundle_it_took_though_its_folder_is_gone(live: LiveBundle, tmp_path: Path) -> None:
+async def test_a_bundle_in_use_works_after_its_folder_was_deleted(live: LiveBundle, tmp_path: Path) -> None:
     digest = publish_bundle(tmp_path, IDS)
     await live.refresh()
     taken = live.bundle

@@ -1,4 +1,4 @@
-"""What becomes of an item counts at once for the worker that was told, and soon for every other."""
+"""Changes of items take effect at once in the worker that receives them, and soon in every other."""
 
 import asyncio
 import json
@@ -15,7 +15,8 @@ from onward.bundle.search.options import Options, SessionView
 from onward.service.errors import LiveStoreUnavailable
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch, LiveCatalog
-from onward.service.live.replicated_map import InMemoryVersionedStore, RedisVersionedStore, Replica, VersionedStore
+from onward.service.live.replica import Replica
+from onward.service.live.versioned_store import InMemoryVersionedStore, RedisVersionedStore, VersionedStore
 from onward.service.sessions import AppliedEvent
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until
@@ -62,14 +63,14 @@ def shown(bundle: Bundle, session: list[str], k: int = 30) -> list[str]:
     return [item.item_id for item in bundle.retrieve(SessionView(session), Options(k=k)).items]
 
 
-async def test_an_item_marked_unavailable_is_not_shown_until_it_is_back(live: LiveBundle) -> None:
+async def test_an_unavailable_item_is_not_shown_until_it_is_available_again(live: LiveBundle) -> None:
     await patch(live, "item-2", available=False)
     assert "item-2" not in shown(live.bundle, ["item-1"])
     await patch(live, "item-2", available=True)
     assert "item-2" in shown(live.bundle, ["item-1"])
 
 
-async def test_a_deleted_item_is_gone_until_it_is_put_back(live: LiveBundle) -> None:
+async def test_a_deleted_item_is_not_shown_until_it_is_restored(live: LiveBundle) -> None:
     await catalog_of(live).delete("item-2", live.bundle)
     await live.take_changes()
     assert "item-2" not in shown(live.bundle, ["item-1"])
@@ -78,7 +79,7 @@ async def test_a_deleted_item_is_gone_until_it_is_put_back(live: LiveBundle) -> 
     assert "item-2" in shown(live.bundle, ["item-1"])
 
 
-async def test_patches_add_up_and_leave_a_taken_bundle_as_it_is(live: LiveBundle) -> None:
+async def test_patches_accumulate_and_do_not_change_a_bundle_in_use(live: LiveBundle) -> None:
     before = live.bundle
     await patch(live, "item-2", attributes={"price": 3.5, "colour": "red"})
     await patch(live, "item-2", attributes={"brand": None})
@@ -87,18 +88,18 @@ async def test_patches_add_up_and_leave_a_taken_bundle_as_it_is(live: LiveBundle
     assert live.bundle.digest == before.digest
 
 
-async def test_a_new_item_is_shown_beside_those_it_is_like(live: LiveBundle) -> None:
+async def test_a_new_item_is_recommended_with_its_similar_items(live: LiveBundle) -> None:
     await patch(live, "new", similar_to=["item-5"])
     assert shown(live.bundle, ["item-5"], k=2) in (["item-5", "new"], ["new", "item-5"])
-    await patch(live, "nameless")
-    assert "nameless" not in shown(live.bundle, ["item-5"], k=50)
+    await patch(live, "unrelated")
+    assert "unrelated" not in shown(live.bundle, ["item-5"], k=50)
 
 
 def event(item_id: str, session: list[str], weight: float = 1.0) -> AppliedEvent:
     return AppliedEvent("s", item_id, "view", weight, 0, None, None, None, session)
 
 
-async def test_a_new_item_is_shown_once_it_was_seen_with_others_often_enough(live: LiveBundle) -> None:
+async def test_a_new_item_is_recommended_after_enough_co_occurrences(live: LiveBundle) -> None:
     await patch(live, "new")
     catalog = catalog_of(live)
     catalog.applied([event("new", ["item-9", "item-7", "new"], 2.0), event("item-7", ["new", "item-7"], 1.0)])
@@ -106,21 +107,21 @@ async def test_a_new_item_is_shown_once_it_was_seen_with_others_often_enough(liv
     await live.follow_catalog()
     assert catalog.cold_vector("new") is not None
     assert "new" in shown(live.bundle, ["item-7"])
-    made = catalog.cold_vector("new")
-    assert made is not None
-    assert (made.source, made.neighbours) == ("seen_with", ("item-7", "item-9"))
+    vector = catalog.cold_vector("new")
+    assert vector is not None
+    assert (vector.source, vector.neighbours) == ("seen_with", ("item-7", "item-9"))
 
 
-async def test_given_neighbours_stay_whatever_an_item_is_seen_with(live: LiveBundle) -> None:
+async def test_similar_items_take_precedence_over_co_occurrences(live: LiveBundle) -> None:
     await patch(live, "new", similar_to=["item-5"])
     catalog_of(live).applied([event("new", ["item-9", "new"], 50.0)])
     await live.follow_catalog()
-    made = catalog_of(live).cold_vector("new")
-    assert made is not None
-    assert made.neighbours == ("item-5",)
+    vector = catalog_of(live).cold_vector("new")
+    assert vector is not None
+    assert vector.neighbours == ("item-5",)
 
 
-async def test_a_new_bundle_goes_live_with_the_changes(tmp_path: Path) -> None:
+async def test_a_new_bundle_goes_live_with_all_changes(tmp_path: Path) -> None:
     publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)
     live = LiveBundle(tmp_path, LiveCatalog(Replica(memory(), "items")))
     await live.refresh()
@@ -134,34 +135,36 @@ async def test_a_new_bundle_goes_live_with_the_changes(tmp_path: Path) -> None:
     assert "item-2" not in answer
 
 
-async def test_a_deleted_item_is_not_shown_by_a_worker_that_just_began(catalog_bundles: Path) -> None:
-    source = memory()
-    first, second = (LiveBundle(catalog_bundles, LiveCatalog(Replica(source, "items"))) for _ in range(2))
+async def test_a_worker_that_starts_does_not_show_deleted_items(catalog_bundles: Path) -> None:
+    store = memory()
+    first, second = (LiveBundle(catalog_bundles, LiveCatalog(Replica(store, "items"))) for _ in range(2))
     await first.refresh()
     await catalog_of(first).delete("item-2", first.bundle)
     await second.refresh()
     assert "item-2" not in shown(second.bundle, ["item-1"])
 
 
-async def test_changes_made_at_once_are_all_there(live: LiveBundle) -> None:
+async def test_concurrent_changes_are_all_applied(live: LiveBundle) -> None:
     await asyncio.gather(*(patch(live, f"item-{number}", available=False) for number in range(1, 21)))
     assert set(shown(live.bundle, ["item-1"])) == set(IDS[20:])
 
 
-async def test_without_the_store_the_last_known_catalog_serves_on(live: LiveBundle) -> None:
-    class Away(InMemoryVersionedStore):
-        async def changes_since(self, birth: str | None, sequence: int) -> Any:
+async def test_the_last_known_catalog_serves_while_the_store_is_unavailable(live: LiveBundle) -> None:
+    class UnavailableStore(InMemoryVersionedStore):
+        async def changes_since(self, generation: str | None, sequence: int) -> Any:
             raise LiveStoreUnavailable
 
     await patch(live, "item-2", available=False)
-    catalog_of(live)._mirror._source = Away(max_names=1)
+    catalog_of(live)._replica._store = UnavailableStore(max_names=1)
     await live.follow_catalog()
     assert "item-2" not in shown(live.bundle, ["item-1"])
     with pytest.raises(LiveStoreUnavailable):
         await patch(live, "item-3", available=False)
 
 
-def test_every_worker_follows_within_a_second_and_a_later_one_too(catalog_bundles: Path, valkey: str) -> None:
+def test_other_workers_follow_within_a_second_and_a_later_worker_at_its_start(
+    catalog_bundles: Path, valkey: str
+) -> None:
     def redis(name: str) -> Callable[[], VersionedStore]:
         return lambda: RedisVersionedStore.connect(valkey, name, max_names=100)
 
@@ -169,19 +172,19 @@ def test_every_worker_follows_within_a_second_and_a_later_one_too(catalog_bundle
         return TestClient(worker_app(catalog_bundles, redis("worker-items"), redis("worker-scenarios")))
 
     with ExitStack() as workers:
-        one, other = (workers.enter_context(worker()) for _ in range(2))
-        assert one.patch("/v1/items/item-2", json={"available": False}).json()["recommendable"] is False
-        assert one.patch("/v1/items/new", json={"similar_to": ["item-5"]}).json()["recommendable"] is True
-        assert one.delete("/v1/items/item-3").status_code == 204
-        wait_until(lambda: other.get("/v1/items/item-3").status_code == 404, 1)
-        assert other.get("/v1/items/item-2").json()["not_recommendable"] == "unavailable"
-        assert other.get("/v1/items/new").json()["vector"] == {"source": "similar_to", "neighbours": ["item-5"]}
+        first, second = (workers.enter_context(worker()) for _ in range(2))
+        assert first.patch("/v1/items/item-2", json={"available": False}).json()["recommendable"] is False
+        assert first.patch("/v1/items/new", json={"similar_to": ["item-5"]}).json()["recommendable"] is True
+        assert first.delete("/v1/items/item-3").status_code == 204
+        wait_until(lambda: second.get("/v1/items/item-3").status_code == 404, 1)
+        assert second.get("/v1/items/item-2").json()["not_recommendable"] == "unavailable"
+        assert second.get("/v1/items/new").json()["vector"] == {"source": "similar_to", "neighbours": ["item-5"]}
     with worker() as later:
         assert later.get("/v1/items/item-3").status_code == 404
         assert later.get("/v1/items/new").json()["recommendable"] is True
 
 
-def test_an_item_is_shown_as_it_is_now(client: TestClient) -> None:
+def test_an_item_is_returned_with_its_changes(client: TestClient) -> None:
     item = client.get("/v1/items/item-2").json()
     assert item | {"bundle": ""} == {
         "id": "item-2",
@@ -199,18 +202,18 @@ def test_an_item_is_shown_as_it_is_now(client: TestClient) -> None:
     assert client.get("/v1/items/item-2").json() == changed.json()
 
 
-def test_a_new_item_says_what_it_lacks_and_what_it_goes_by(client: TestClient) -> None:
+def test_a_new_item_says_why_it_is_not_recommendable_or_how_its_vector_was_made(client: TestClient) -> None:
     new = client.patch("/v1/items/a%2Fnew~item", json={"attributes": {"shape": "round"}}).json()
     assert (new["available"], new["recommendable"], new["not_recommendable"]) == (True, False, "no_vector")
     assert "vector" not in new
-    known = client.patch("/v1/items/a%2Fnew~item", json={"attributes": {"brand": "apex", "price": 9}}).json()
-    assert known["recommendable"] is True
-    assert known["vector"]["source"] == "attributes"
-    assert known["vector"]["neighbours"][0] == "item-10"
-    assert known["popularity"] == 0
+    patched = client.patch("/v1/items/a%2Fnew~item", json={"attributes": {"brand": "apex", "price": 9}}).json()
+    assert patched["recommendable"] is True
+    assert patched["vector"]["source"] == "attributes"
+    assert patched["vector"]["neighbours"][0] == "item-10"
+    assert patched["popularity"] == 0
 
 
-def test_what_is_not_known_or_was_deleted_is_not_found(client: TestClient) -> None:
+def test_unknown_and_deleted_items_are_not_found(client: TestClient) -> None:
     assert client.get("/v1/items/nobody").json()["code"] == "item_not_found"
     assert client.delete("/v1/items/nobody").json()["code"] == "item_not_found"
     client.patch("/v1/items/new", json={})
@@ -239,7 +242,7 @@ def test_what_is_not_known_or_was_deleted_is_not_found(client: TestClient) -> No
         ([], "attributes are an object"),
     ],
 )
-def test_unusable_attributes_are_refused_by_what_they_should_be(
+def test_invalid_attributes_are_refused_with_what_is_expected(
     client: TestClient, attributes: Any, message: str
 ) -> None:
     body = json.dumps({"attributes": attributes}).encode()
@@ -250,7 +253,7 @@ def test_unusable_attributes_are_refused_by_what_they_should_be(
     assert client.get("/v1/items/item-2").json()["attributes"] == ATTRIBUTES[1]
 
 
-def test_values_at_their_limits_are_taken_as_they_are(client: TestClient) -> None:
+def test_values_at_their_limits_are_accepted(client: TestClient) -> None:
     attributes = {
         "text": "ü" * 1000,
         "list": ["x" * 1000, *("y" for _ in range(99))],
@@ -260,11 +263,11 @@ def test_values_at_their_limits_are_taken_as_they_are(client: TestClient) -> Non
         "a" * 64: "",
         "none": [],
     }
-    known = client.patch("/v1/items/new", json={"attributes": attributes}).json()
-    assert known["attributes"] == attributes
+    patched = client.patch("/v1/items/new", json={"attributes": attributes}).json()
+    assert patched["attributes"] == attributes
 
 
-def test_changes_of_one_item_have_a_limit_together(client: TestClient) -> None:
+def test_changed_attributes_of_one_item_are_limited_over_all_patches(client: TestClient) -> None:
     for part in "ab":
         answer = client.patch("/v1/items/new", json={"attributes": {f"{part}{number}": 1 for number in range(33)}})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
@@ -305,7 +308,7 @@ def test_a_batch_has_one_to_a_thousand_entries(client: TestClient) -> None:
         assert client.post("/v1/items:batch", json={"items": items}).status_code == 422
 
 
-def test_more_items_than_may_be_stored_are_told(client: TestClient) -> None:
+def test_items_beyond_the_limit_are_refused(client: TestClient) -> None:
     answer = client.post("/v1/items:batch", json={"items": [{"id": f"new-{number}"} for number in range(101)]}).json()
     assert answer["stored"] == 100
     assert answer["results"][-1]["error"]["code"] == "limit_reached"

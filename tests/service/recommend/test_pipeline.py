@@ -16,7 +16,7 @@ from onward.service.recommend import pipeline
 from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.query import DEFAULT_OPTIONS, PendingQuery, Query, Recommendation
 from onward.service.records.answers import Answer
-from onward.service.sessions import Append, EventRules, InMemorySessionStore, Listeners, Session
+from onward.service.sessions import EventRules, InMemorySessionStore, Listeners, Session, SessionAppend
 from tests.bundles import item_ids, publish_bundle
 
 
@@ -25,7 +25,7 @@ class CountingStore(InMemorySessionStore):
 
     calls = 0
 
-    async def append_all(self, appends: Sequence[Append]) -> list[Session | Any]:
+    async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | Any]:
         self.calls += 1
         return await super().append_all(appends)
 

@@ -1,4 +1,4 @@
-"""Ids of single answers."""
+"""Make the id of one answer."""
 
 from onward.service.records.answers import new_answer_ids
 

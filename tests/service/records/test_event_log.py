@@ -1,4 +1,4 @@
-"""What happened is written to files, one JSON object a line, and no trouble with them touches the requests."""
+"""Events and answers are written to files of JSON lines, and write errors never fail a request."""
 
 import json
 import os
@@ -16,22 +16,16 @@ from onward.service.records import event_log
 from onward.service.records.answers import Answer
 from onward.service.records.event_log import EventLog
 from onward.service.sessions import AppliedEvent
+from tests.service.clock import Clock
 
 AFTERNOON_S = datetime(2026, 11, 22, 12, 30, tzinfo=UTC).timestamp()
 
 
-class Clock:
-    """Stands still until it is told."""
-
-    now_s = AFTERNOON_S
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    clock = Clock()
+    clock.now_s = AFTERNOON_S
+    return clock
 
 
 @pytest.fixture
@@ -41,23 +35,23 @@ async def log(tmp_path: Path, clock: Clock) -> AsyncIterator[EventLog]:
     await log.close()
 
 
-def event(item_id: str, **known: Any) -> AppliedEvent:
+def event(item_id: str, **optional: Any) -> AppliedEvent:
     fields: dict[str, Any] = {
         "type": "view",
         "weight": 1.0,
         "value": None,
         "event_id": None,
         "recommendation_id": None,
-    } | known
+    } | optional
     return AppliedEvent(session_id="ítem \n{1}", item_id=item_id, timestamp_ms=7, session_items=(), **fields)
 
 
 def fill_the_disk(log: EventLog) -> None:
-    """Put a file that takes nothing into the place of the one that is written now."""
-    written = log._events._file
-    assert written._file is not None
-    written._file.close()
-    written._file = Path("/dev/full").open("wb")  # noqa: SIM115  # the log closes it
+    """Replace the file being written by one that accepts no data."""
+    log_file = log._events._file
+    assert log_file._file is not None
+    log_file._file.close()
+    log_file._file = Path("/dev/full").open("wb")  # noqa: SIM115  # the log closes it
 
 
 def files(folder: Path, kind: str = "events") -> list[Path]:
@@ -68,7 +62,7 @@ def lines(folder: Path, kind: str = "events") -> list[dict[str, Any]]:
     return [json.loads(line) for file in files(folder, kind) for line in file.read_text().splitlines()]
 
 
-async def test_an_event_is_a_line_with_all_that_is_known_of_it(log: EventLog, tmp_path: Path) -> None:
+async def test_an_event_is_a_line_with_all_fields_that_are_set(log: EventLog, tmp_path: Path) -> None:
     log.applied([event("a"), event("b", type="purchase", weight=5.0, value=9.5, event_id="1", recommendation_id="2")])
     await log.flush()
     plain = {"session_id": "ítem \n{1}", "item_id": "a", "timestamp_ms": 7, "type": "view", "weight": 1.0}
@@ -76,7 +70,7 @@ async def test_an_event_is_a_line_with_all_that_is_known_of_it(log: EventLog, tm
     assert lines(tmp_path) == [plain, full | {"value": 9.5, "event_id": "1", "recommendation_id": "2"}]
 
 
-async def test_an_answer_is_a_line_with_what_was_shown(log: EventLog, tmp_path: Path) -> None:
+async def test_an_answer_is_a_line_with_its_items(log: EventLog, tmp_path: Path) -> None:
     items = RetrievedItems.of([RetrievedItem("a", 1.5, "encoder", 0), RetrievedItem("b", 0.5, "popular")])
     log.served(Answer("id", 7, "digest", items, user_id="user-7", scenario="home", variant="x"), "visitor")
     log.served(Answer("id2", 8, "digest", RetrievedItems(), root_id="id"), None)
@@ -106,13 +100,15 @@ async def test_an_answer_is_a_line_with_what_was_shown(log: EventLog, tmp_path: 
     ]
 
 
-async def test_no_file_is_made_for_nothing(log: EventLog, tmp_path: Path) -> None:
+async def test_no_file_is_created_without_lines(log: EventLog, tmp_path: Path) -> None:
     await log.flush()
     await log.close()
     assert not files(tmp_path)
 
 
-async def test_a_file_ends_at_the_hour_and_is_named_by_its_start(log: EventLog, tmp_path: Path, clock: Clock) -> None:
+async def test_files_rotate_at_the_hour_and_are_named_by_their_start(
+    log: EventLog, tmp_path: Path, clock: Clock
+) -> None:
     for _ in range(4):
         log.applied([event("a")])
         await log.flush()
@@ -122,7 +118,7 @@ async def test_a_file_ends_at_the_hour_and_is_named_by_its_start(log: EventLog, 
     assert starts == ["events-20261122T123000Z.jsonl", "events-20261122T131000Z.jsonl"]
 
 
-async def test_a_file_ends_at_its_size(
+async def test_files_rotate_at_a_size(
     log: EventLog, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "MAX_FILE_BYTES", 250)
@@ -134,7 +130,7 @@ async def test_a_file_ends_at_its_size(
     assert [line["item_id"] for line in lines(tmp_path)] == [f"item-{number}" for number in range(6)]
 
 
-async def test_files_are_safe_on_the_disk_when_they_end(
+async def test_files_are_synced_to_disk_when_they_rotate(
     log: EventLog, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
@@ -150,24 +146,24 @@ async def test_files_are_safe_on_the_disk_when_they_end(
     assert len(synced) == 2
 
 
-async def test_two_processes_share_no_file(tmp_path: Path, clock: Clock) -> None:
+async def test_two_processes_never_share_a_file(tmp_path: Path, clock: Clock) -> None:
     for log in (EventLog(tmp_path, clock=clock), EventLog(tmp_path, clock=clock)):
         log.applied([event("a")])
         await log.close()
     assert len(files(tmp_path)) == 2
 
 
-async def test_what_the_disk_does_not_take_is_lost_and_counted_until_it_does_again(
+async def test_lines_are_lost_and_counted_until_the_disk_recovers(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[object] = []
-    note: dict[str, Callable[..., None]] = {
-        "records_lost": lambda what, count: told.append(count),
-        "recording_failed": lambda what, error: told.append(what),
-        "recording_works_again": lambda what: told.append("again"),
+    reported: list[object] = []
+    reporters: dict[str, Callable[..., None]] = {
+        "records_lost": lambda what, count: reported.append(count),
+        "recording_failed": lambda what, error: reported.append(what),
+        "recording_recovered": lambda what: reported.append("recovered"),
     }
-    for name, noted in note.items():
-        monkeypatch.setattr(telemetry, name, noted)
+    for name, reporter in reporters.items():
+        monkeypatch.setattr(telemetry, name, reporter)
     folder = tmp_path / "log"
     log = EventLog(folder, clock=clock)
     for count in (2, 3):
@@ -176,11 +172,11 @@ async def test_what_the_disk_does_not_take_is_lost_and_counted_until_it_does_aga
     folder.mkdir()
     log.applied([event("b")])
     await log.close()
-    assert told == [2, "event log", 3, "again"]
+    assert reported == [2, "event log", 3, "recovered"]
     assert [line["item_id"] for line in lines(folder)] == ["b"]
 
 
-async def test_after_a_write_that_failed_midway_a_new_file_begins(log: EventLog, tmp_path: Path, clock: Clock) -> None:
+async def test_a_failed_write_starts_a_new_file(log: EventLog, tmp_path: Path, clock: Clock) -> None:
     log.applied([event("a")])
     await log.flush()
     fill_the_disk(log)
@@ -193,7 +189,7 @@ async def test_after_a_write_that_failed_midway_a_new_file_begins(log: EventLog,
     assert [line["item_id"] for line in lines(tmp_path)] == ["a", "c"]
 
 
-async def test_of_more_lines_than_may_wait_the_oldest_are_lost_and_counted(
+async def test_lines_beyond_the_queue_limit_are_lost_oldest_first_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[int] = []

@@ -1,4 +1,4 @@
-"""Answers and the events that they led to are counted over all workers, by what told the answers apart."""
+"""Answers and attributed events are counted over all workers, grouped by the requested dimensions."""
 
 import itertools
 from datetime import timedelta
@@ -15,8 +15,8 @@ from onward.service.http.routes.metrics import router
 from onward.service.records.answer_stores import InMemoryAnswerStore
 from onward.service.records.answers import Answer, AnswerLog
 from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters
-from onward.service.records.online_metrics import MAX_WAITING, OnlineMetrics, Outcome
-from onward.service.redis_client import RedisCalls
+from onward.service.records.online_metrics import MAX_WAITING, OnlineMetrics, OutcomeCounts
+from onward.service.redis_client import RedisClient
 from onward.service.sessions import AppliedEvent
 from tests.service.clock import NOON_S, Clock
 from tests.service.records.answer_ids import new_answer_id
@@ -27,10 +27,10 @@ numbers = itertools.count()
 
 
 @pytest.fixture(params=["memory", "redis"])
-def counters(request: pytest.FixtureRequest, calls: RedisCalls, clock: Clock) -> Counters:
+def counters(request: pytest.FixtureRequest, calls: RedisClient, clock: Clock) -> Counters:
     if request.param == "memory":
-        return InMemoryCounters(most=20, clock=clock)
-    return RedisCounters(calls, name=f"metrics-{next(numbers)}", most=20, clock=clock)
+        return InMemoryCounters(max_counters=20, clock=clock)
+    return RedisCounters(calls, name=f"metrics-{next(numbers)}", max_counters=20, clock=clock)
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def metrics(answers: AnswerLog, counters: Counters) -> OnlineMetrics:
     return OnlineMetrics(answers, counters)
 
 
-async def serve(metrics: OnlineMetrics, answers: AnswerLog, items: str, **known: Any) -> str:
-    shown = RetrievedItems.of(RetrievedItem(item, 0.5, "encoder", 0) for item in items)
-    answer = Answer(new_answer_id(None), int(NOON_S * 1000), known.pop("bundle", "digest"), shown, **known)
+async def serve(metrics: OnlineMetrics, answers: AnswerLog, items: str, **fields: Any) -> str:
+    retrieved = RetrievedItems.of(RetrievedItem(item, 0.5, "encoder", 0) for item in items)
+    answer = Answer(new_answer_id(None), int(NOON_S * 1000), fields.pop("bundle", "digest"), retrieved, **fields)
     metrics.served(answer)
     answers.add(answer, reserved=False)
     await answers.flush()
@@ -56,25 +56,27 @@ def event(item_id: str, kind: str = "view", answer_id: str | None = None, value:
     return AppliedEvent("visitor", item_id, kind, 1.0, int(NOON_S * 1000), value, None, answer_id, [item_id])
 
 
-async def test_nothing_is_reported_before_anything_happened(metrics: OnlineMetrics) -> None:
+async def test_the_report_is_empty_without_answers(metrics: OnlineMetrics) -> None:
     await metrics.flush()
     report = await metrics.report(HOUR, ())
     assert (report.outcomes, report.unattributed) == ({}, 0)
 
 
-async def test_an_event_counts_for_the_answer_that_it_names(metrics: OnlineMetrics, answers: AnswerLog) -> None:
+async def test_an_event_is_attributed_to_the_answer_that_it_names(metrics: OnlineMetrics, answers: AnswerLog) -> None:
     answer_id = await serve(metrics, answers, "abc")
     await serve(metrics, answers, "ab")
     metrics.applied([event("a", "view", answer_id), event("b", "share", answer_id), event("c")])
     metrics.applied([event("a", "purchase", answer_id, value=12.5), event("b", "purchase", answer_id, value=0.25)])
     await metrics.flush()
     report = await metrics.report(HOUR, ())
-    expected = Outcome(2, 5, {"view": 1, "share": 1, "purchase": 2}, {"purchase": 12.75})
+    expected = OutcomeCounts(2, 5, {"view": 1, "share": 1, "purchase": 2}, {"purchase": 12.75})
     assert report.outcomes == {(): expected}
     assert report.unattributed == 0
 
 
-async def test_an_event_that_no_kept_answer_led_to_is_unattributed(metrics: OnlineMetrics, answers: AnswerLog) -> None:
+async def test_an_event_without_a_stored_answer_of_its_item_is_unattributed(
+    metrics: OnlineMetrics, answers: AnswerLog
+) -> None:
     answer_id = await serve(metrics, answers, "abc")
     metrics.applied([event("x", "view", answer_id), event("a", "view", new_answer_id(None)), event("a", "view", "?")])
     metrics.applied([event("a", "view", answer_id), event("a", "view", answer_id)])
@@ -86,14 +88,14 @@ async def test_an_event_that_no_kept_answer_led_to_is_unattributed(metrics: Onli
     assert report.unattributed == 5
 
 
-async def test_where_no_answers_are_kept_every_event_is_unattributed(counters: Counters) -> None:
+async def test_every_event_is_unattributed_if_no_answers_are_stored(counters: Counters) -> None:
     metrics = OnlineMetrics(None, counters)
     metrics.applied([event("a", "view", new_answer_id(None))])
     await metrics.flush()
     assert (await metrics.report(HOUR, ())).unattributed == 1
 
 
-async def test_outcomes_are_told_apart_by_what_is_asked(metrics: OnlineMetrics, answers: AnswerLog) -> None:
+async def test_outcomes_are_grouped_by_the_requested_dimensions(metrics: OnlineMetrics, answers: AnswerLog) -> None:
     home = await serve(metrics, answers, "a", scenario="home", variant="x")
     await serve(metrics, answers, "a", scenario="home", variant="y")
     await serve(metrics, answers, "a", scenario='"a", b', bundle="other")
@@ -112,7 +114,7 @@ async def test_counts_of_several_workers_add_up(counters: Counters, answers: Ans
     for worker in workers:
         await serve(worker, answers, "ab")
         await worker.flush()
-    assert (await workers[0].report(HOUR, ())).outcomes == {(): Outcome(3, 6)}
+    assert (await workers[0].report(HOUR, ())).outcomes == {(): OutcomeCounts(3, 6)}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ async def test_counts_of_several_workers_add_up(counters: Counters, answers: Ans
         (timedelta(days=30), timedelta(days=30), True, "hour"),
     ],
 )
-async def test_a_window_reaches_back_as_far_as_it_says(
+async def test_a_window_covers_its_length(
     metrics: OnlineMetrics,
     answers: AnswerLog,
     clock: Clock,
@@ -139,14 +141,14 @@ async def test_a_window_reaches_back_as_far_as_it_says(
 ) -> None:
     await serve(metrics, answers, "abc")
     await metrics.flush()
-    clock.pass_by(passed)
+    clock.advance(passed)
     report = await metrics.report(window, ())
     assert bool(report.outcomes) == is_within
     assert report.period.name == resolution
     assert report.since.timestamp() == pytest.approx(clock.now_s - window.total_seconds(), abs=3600)
 
 
-async def test_counters_that_callers_make_up_end_at_a_limit(
+async def test_the_number_of_counters_is_limited(
     metrics: OnlineMetrics, answers: AnswerLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[int] = []
@@ -156,21 +158,21 @@ async def test_counters_that_callers_make_up_end_at_a_limit(
     for _ in range(2):
         metrics.served(Answer("", 0, "digest", RetrievedItems()))
         await metrics.flush()
-    outcome = (await metrics.report(HOUR, ())).outcomes[()]
-    assert len(outcome.events) == 18  # of 20, with answers and impressions
-    assert outcome.answers == 3
-    assert sum(lost) == 2 * 12  # each by the minute and by the hour
+    counts = (await metrics.report(HOUR, ())).outcomes[()]
+    assert len(counts.events) == 18  # of 20, with answers and impressions
+    assert counts.answers == 3
+    assert sum(lost) == 2 * 12  # each for the minute and for the hour
 
 
-async def test_no_value_is_too_large_for_the_sum(metrics: OnlineMetrics, answers: AnswerLog) -> None:
+async def test_values_above_the_limit_are_not_summed(metrics: OnlineMetrics, answers: AnswerLog) -> None:
     answer_id = await serve(metrics, answers, "abc")
     values = {"a": 1e308, "b": 1e12, "c": 0.0}
     metrics.applied([event(item, "purchase", answer_id, value) for item, value in values.items()])
     await metrics.flush()
-    assert (await metrics.report(HOUR, ())).outcomes[()] == Outcome(1, 3, {"purchase": 3}, {"purchase": 1e12})
+    assert (await metrics.report(HOUR, ())).outcomes[()] == OutcomeCounts(1, 3, {"purchase": 3}, {"purchase": 1e12})
 
 
-async def test_of_more_events_than_may_wait_the_rest_is_lost_and_counted(
+async def test_events_beyond_the_queue_limit_are_lost_and_counted(
     metrics: OnlineMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[int] = []
@@ -180,7 +182,7 @@ async def test_of_more_events_than_may_wait_the_rest_is_lost_and_counted(
 
 
 class TestTheEndpoint:
-    """What is answered over HTTP."""
+    """GET /v1/metrics/online."""
 
     @pytest.fixture
     async def client(self, metrics: OnlineMetrics, answers: AnswerLog) -> TestClient:
@@ -189,7 +191,7 @@ class TestTheEndpoint:
         add_error_handlers(app)
 
         class Recorder:
-            """As much of one as the endpoint asks."""
+            """The part of a Recorder that the endpoint uses."""
 
             def __init__(self) -> None:
                 self.metrics = metrics
@@ -231,7 +233,7 @@ class TestTheEndpoint:
             "unattributed": 0,
         }
 
-    async def test_there_are_no_rates_of_nothing(
+    async def test_rates_are_absent_without_impressions_and_clicks(
         self, client: TestClient, metrics: OnlineMetrics, answers: AnswerLog
     ) -> None:
         await serve(metrics, answers, "")
@@ -246,7 +248,7 @@ class TestTheEndpoint:
         [(good, 200) for good in ("60", "60.5", "PT1M", "P30D", "2592000")]
         + [(bad, 422) for bad in ("59", "P31D", "soon", "-60", "1e999", "nan", "9" * 400, "", "P1Y")],
     )
-    async def test_a_window_is_from_one_minute_to_30_days(self, client: TestClient, window: str, status: int) -> None:
+    async def test_a_window_is_1_minute_to_30_days(self, client: TestClient, window: str, status: int) -> None:
         assert client.get("/v1/metrics/online", params={"window": window}).status_code == status
 
     @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ class TestTheEndpoint:
             ("bundle\n", 422),
         ],
     )
-    async def test_answers_are_told_apart_by_what_is_known(self, client: TestClient, by: str, status: int) -> None:
+    async def test_only_known_dimensions_are_accepted(self, client: TestClient, by: str, status: int) -> None:
         assert client.get("/v1/metrics/online", params={"by": by}).status_code == status
 
     @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ class TestTheEndpoint:
             ({"by": "item"}, "give scenario, bundle, variant or several of them, comma between"),
         ],
     )
-    async def test_an_unusable_query_is_told_what_to_give(
+    async def test_an_invalid_query_is_answered_with_what_is_expected(
         self, client: TestClient, query: dict[str, str], message: str
     ) -> None:
         (fault,) = client.get("/v1/metrics/online", params=query).json()["errors"]

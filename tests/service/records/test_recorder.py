@@ -1,4 +1,4 @@
-"""All that is recorded of answers and events is there in the end, and no place that fails stops the service."""
+"""Recorded answers and events reach every store, and a failing store does not stop the service."""
 
 import asyncio
 import itertools
@@ -49,16 +49,16 @@ def logged(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 async def outcome(recorder: Recorder, scenario: str | None) -> tuple[int, dict[str, int]]:
     report = await recorder.metrics.report(HOUR, ["scenario"])
-    found = report.outcomes[scenario or "",]
-    return found.answers, dict(found.events)
+    counts = report.outcomes[scenario or "",]
+    return counts.answers, dict(counts.events)
 
 
-async def test_answers_and_events_are_found_everywhere_within_moments(tmp_path: Path, url: str) -> None:
+async def test_answers_and_events_are_recorded_everywhere(tmp_path: Path, url: str) -> None:
     async with open_recorder(settings(tmp_path, url)) as recorder:
         served = answer(None)
         recorder.served(served)
         assert recorder.answers is not None
-        assert await recorder.answers.get(served.id) == served  # by the work beside the requests
+        assert await recorder.answers.get(served.id) == served  # written by the periodic flush
         recorder.applied([view("a", served.id), view("b", served.id), view("c", served.id)])
         await recorder.flush_counts()
         assert await outcome(recorder, served.scenario) == (1, {"view": 2})
@@ -67,7 +67,7 @@ async def test_answers_and_events_are_found_everywhere_within_moments(tmp_path: 
     assert [line["recommendation_id"] for line in logged(tmp_path, "answers")] == [served.id]
 
 
-async def test_a_page_is_counted_and_logged_but_kept_by_whoever_claimed_it(tmp_path: Path, url: str) -> None:
+async def test_a_next_page_is_counted_and_logged_but_not_stored_again(tmp_path: Path, url: str) -> None:
     async with open_recorder(settings(tmp_path, url)) as recorder:
         first = answer(None)
         page = Answer(
@@ -83,7 +83,7 @@ async def test_a_page_is_counted_and_logged_but_kept_by_whoever_claimed_it(tmp_p
         assert await outcome(recorder, first.scenario) == (2, {})
 
 
-async def test_what_waits_is_written_when_the_service_ends(tmp_path: Path, valkey: str) -> None:
+async def test_queued_records_are_written_when_the_service_ends(tmp_path: Path, valkey: str) -> None:
     served = answer("visitor")
     async with Redis.from_url(valkey) as redis:
         await redis.rpush(key := f"onward:session:{{{owner_of(served.id)}}}:answers", nonce_of(served.id))
@@ -96,7 +96,7 @@ async def test_what_waits_is_written_when_the_service_ends(tmp_path: Path, valke
     assert len(logged(tmp_path, "events")) == 1
 
 
-async def test_an_answer_of_a_session_without_its_place_is_counted_but_not_kept(tmp_path: Path, url: str) -> None:
+async def test_an_answer_without_a_reserved_place_is_counted_but_not_stored(tmp_path: Path, url: str) -> None:
     async with open_recorder(settings(tmp_path, url)) as recorder:
         served = answer("visitor")
         recorder.served(served, session_id="visitor", reserved=False)
@@ -107,9 +107,9 @@ async def test_an_answer_of_a_session_without_its_place_is_counted_but_not_kept(
         assert await outcome(recorder, served.scenario) == (1, {})
 
 
-async def test_a_deployment_may_keep_no_answers_and_no_log(tmp_path: Path, url: str) -> None:
-    bare = Settings(bundles=tmp_path, redis_url=SecretStr(url), answer_ttl=timedelta(0))
-    async with open_recorder(bare) as recorder:
+async def test_a_deployment_can_do_without_answers_and_event_log(tmp_path: Path, url: str) -> None:
+    minimal = Settings(bundles=tmp_path, redis_url=SecretStr(url), answer_ttl=timedelta(0))
+    async with open_recorder(minimal) as recorder:
         assert recorder.answers is None
         served = answer(None)
         recorder.served(served)
@@ -120,7 +120,7 @@ async def test_a_deployment_may_keep_no_answers_and_no_log(tmp_path: Path, url: 
     assert not logged(tmp_path, "")
 
 
-async def test_the_service_goes_on_and_ends_while_the_store_is_down(tmp_path: Path) -> None:
+async def test_the_recorder_runs_and_ends_while_the_store_is_down(tmp_path: Path) -> None:
     async with asyncio.timeout(20), open_recorder(settings(tmp_path, f"unix://{tmp_path}/nobody")) as recorder:
         recorder.served(answer(None))
         recorder.applied([view("a", "?")])

@@ -1,4 +1,4 @@
-"""Every test of calls runs on both event loops: the service has the fast one where there is one."""
+"""Run every test of the client on both event loops: the service uses uvloop if it is installed."""
 
 import asyncio
 from collections.abc import Callable, Mapping

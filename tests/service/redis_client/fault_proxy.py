@@ -1,4 +1,4 @@
-"""FaultProxy: a server as seen over a network that fails."""
+"""FaultProxy: a proxy that simulates network faults between client and server."""
 
 import asyncio
 import random
@@ -12,38 +12,42 @@ Fault = Literal["none", "slices", "silence", "garbage", "reset"]
 
 
 class FaultProxy:
-    """Hands on what is sent, its replies with the fault that is set."""
+    """Forwards requests to the server, and replies to the client with the current fault."""
 
     def __init__(self, server: Path) -> None:
         self.fault: Fault = "none"
         self.accepted = 0
+        self.connected = asyncio.Event()
         self._server = server
         self._random = random.Random(3)
         self._handlers: set[asyncio.Task[None]] = set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        self.connected.set()
         self._handlers.add(asyncio.create_task(self._handle(reader, writer)))
 
     async def aclose(self) -> None:
         for handler in self._handlers:
             handler.cancel()
         await asyncio.gather(*self._handlers, return_exceptions=True)
-        await asyncio.sleep(0.01)  # what was aborted is closed a turn later
+        await asyncio.sleep(0.01)  # aborted transports close in the next event-loop iteration
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        of_server, to_server = await asyncio.open_unix_connection(self._server)
-        tasks = [asyncio.create_task(one) for one in (self._hand_on(reader, to_server), self._reply(of_server, writer))]
+        from_server, to_server = await asyncio.open_unix_connection(self._server)
+        tasks = [
+            asyncio.create_task(copy) for copy in (self._forward(reader, to_server), self._reply(from_server, writer))
+        ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for end in (writer, to_server):
-                end.transport.abort()
+            for stream in (writer, to_server):
+                stream.transport.abort()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(2**16):
             writer.write(data)
 
@@ -68,7 +72,7 @@ class FaultProxy:
 
 @asynccontextmanager
 async def fault_proxy(server: Path, path: Path) -> AsyncIterator[FaultProxy]:
-    """Listen at a unix socket, for the server at another one."""
+    """Listen on a unix socket, as a proxy for the server at another one."""
     proxy = FaultProxy(server)
     listener = await asyncio.start_unix_server(proxy.accept, path)
     try:

@@ -1,4 +1,4 @@
-"""A URL of a store says where it is, and a wrong one what to change."""
+"""URLs of stores are parsed, and invalid ones are refused with what to change."""
 
 from datetime import timedelta
 
@@ -6,10 +6,10 @@ import pytest
 from redis.asyncio.connection import SSLConnection
 
 from onward.service.redis_client import Address, connect
-from onward.service.redis_client.calls import ServerCalls
+from onward.service.redis_client.client import ServerClient
 
 
-def test_sentinels_are_named_with_the_master_and_the_database_and_keys_of_both() -> None:
+def test_a_sentinel_url_names_hosts_master_database_and_both_passwords() -> None:
     url = "redis+sentinel://ann:s%40cret@one:1,two,[::1]:3/shop/2?client_name=onward&sentinel_password=other"
     address = Address.parse(url)
     assert address.hosts == (("one", 1), ("two", 26379), ("::1", 3))
@@ -18,14 +18,14 @@ def test_sentinels_are_named_with_the_master_and_the_database_and_keys_of_both()
     assert address.sentinel_options == {"password": "other"}
 
 
-def test_encryption_is_for_sentinels_and_the_master_alike() -> None:
+def test_encryption_applies_to_sentinels_and_master() -> None:
     address = Address.parse("rediss+sentinel://one/shop?ssl_ca_certs=/ca.pem")
     for options in (address.options, address.sentinel_options):
         assert options["connection_class"] is SSLConnection
         assert options["ssl_ca_certs"] == "/ca.pem"
 
 
-def test_a_cluster_is_named_by_some_of_its_nodes() -> None:
+def test_a_cluster_url_names_some_of_the_nodes() -> None:
     address = Address.parse("redis+cluster://:secret@one,two:7000")
     assert (address.kind, address.hosts) == ("cluster", (("one", 6379), ("two", 7000)))
     assert address.options == {"password": "secret"}
@@ -49,7 +49,7 @@ def test_a_cluster_is_named_by_some_of_its_nodes() -> None:
         ("redis://one:port", "ort"),
     ],
 )
-def test_a_wrong_url_is_refused_with_what_to_change_and_without_its_secrets(url: str, what_to_change: str) -> None:
+def test_an_invalid_url_is_refused_with_what_to_change_and_without_its_secrets(url: str, what_to_change: str) -> None:
     with pytest.raises(ValueError, match=what_to_change) as refused:
         Address.parse(url.replace("://", "://user:secret@"))
     assert "secret" not in str(refused.value)
@@ -66,8 +66,8 @@ def test_a_wrong_url_is_refused_with_what_to_change_and_without_its_secrets(url:
         "rediss+cluster://ann:secret@one?ssl_check_hostname=no",
     ],
 )
-async def test_what_a_url_says_is_what_connections_are_made_of(url: str) -> None:
-    calls = connect(url, timedelta(seconds=1))
-    if isinstance(calls, ServerCalls):
-        assert not calls._connection._new_connection().is_connected
-    await calls.aclose()
+async def test_connections_accept_the_options_of_a_url(url: str) -> None:
+    client = connect(url, timedelta(seconds=1))
+    if isinstance(client, ServerClient):
+        assert not client._connection._new_connection().is_connected
+    await client.aclose()

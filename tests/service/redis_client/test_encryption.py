@@ -1,4 +1,4 @@
-"""A connection that is to be encrypted is, or there is none."""
+"""A rediss:// connection is encrypted and verified, or refused."""
 
 import asyncio
 import shutil
@@ -23,19 +23,19 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of this machine that vouches for itself, and its key."""
+    """A self-signed certificate for this host, and its key."""
     folder = tmp_path_factory.mktemp("certificate")
     certificate, key = folder / "certificate.pem", folder / "key.pem"
-    of_what = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=IP:{HOST}", "-days", "2"]
+    subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=IP:{HOST}", "-days", "2"]
     kind = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command = ["openssl", "req", *kind, *of_what, "-keyout", str(key), "-out", str(certificate)]
+    command = ["openssl", "req", *kind, *subject, "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
 
 
 @asynccontextmanager
 async def encrypted(valkey: str, certificate: tuple[Path, Path]) -> AsyncIterator[str]:
-    """The address of the private server behind encryption."""
+    """The URL of the test server behind a TLS proxy."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certificate)
     proxy = FaultProxy(Path(valkey.removeprefix("unix://")))
@@ -47,18 +47,18 @@ async def encrypted(valkey: str, certificate: tuple[Path, Path]) -> AsyncIterato
         await proxy.aclose()
 
 
-async def test_calls_are_encrypted_and_stay_in_order(valkey: str, certificate: tuple[Path, Path]) -> None:
+async def test_calls_over_tls_get_their_own_replies(valkey: str, certificate: tuple[Path, Path]) -> None:
     async with encrypted(valkey, certificate) as url:
-        calls = connect(f"{url}?ssl_ca_certs={certificate[0]}", TIMEOUT)
+        client = connect(f"{url}?ssl_ca_certs={certificate[0]}", TIMEOUT)
         texts = [f"{number} " * 2_000 for number in range(100)]
-        found = await asyncio.gather(*(calls.replies([("ECHO", text)]) for text in texts))
-        assert [reply.decode() for (reply,) in found] == texts
-        await calls.aclose()
+        replies = await asyncio.gather(*(client.execute([("ECHO", text)]) for text in texts))
+        assert [reply.decode() for (reply,) in replies] == texts
+        await client.aclose()
 
 
-async def test_a_server_that_nobody_vouches_for_is_not_called(valkey: str, certificate: tuple[Path, Path]) -> None:
+async def test_a_server_with_an_untrusted_certificate_is_refused(valkey: str, certificate: tuple[Path, Path]) -> None:
     async with encrypted(valkey, certificate) as url:
-        calls = connect(url, TIMEOUT)
+        client = connect(url, TIMEOUT)
         with pytest.raises(RedisError):
-            await calls.replies([("ECHO", "text")])
-        await calls.aclose()
+            await client.execute([("ECHO", "text")])
+        await client.aclose()

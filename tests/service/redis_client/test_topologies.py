@@ -1,4 +1,4 @@
-"""Sessions and all else that the service keeps live on through a failover, in a cluster too."""
+"""All stores work behind Sentinels and in a cluster, and survive a failover."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ import pytest
 
 from onward.bundle import RetrievedItems
 from onward.service.errors import ServiceError, SessionStoreUnavailable
-from onward.service.live.replicated_map import Put, RedisVersionedStore
+from onward.service.live.versioned_store import Put, RedisVersionedStore
 from onward.service.records.answer_stores import RedisAnswerStore
 from onward.service.records.answers import Answer
 from onward.service.records.counters import RedisCounters
@@ -22,35 +22,35 @@ from tests.service.process import wait_until
 from tests.service.records.answer_ids import new_answer_id
 from tests.service.sessions.stores import LENGTH, append_to_all, known, read, stored_items, view
 
-pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # a failover is made once
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # each failover can happen only once
 
 MINUTE = timedelta(minutes=1)
 TIMEOUT = timedelta(milliseconds=500)
-BACK_WITHIN_S = 10.0
+RECOVERY_TIMEOUT_S = 10.0
 NODE_TIMEOUT_MS = 500
 
 
-def is_in_step(replica: RedisServer) -> bool:
-    return bool(replica.tell("info", "replication").get("master_link_status") == "up")
+def is_synchronized(replica: RedisServer) -> bool:
+    return bool(replica.execute("info", "replication").get("master_link_status") == "up")
 
 
 @pytest.fixture(scope="module")
 def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, RedisServer]]:
-    """The URL of three Sentinels, and the master that they watch over; it has a replica."""
+    """The URL of three Sentinels, and the master that they monitor, which has a replica."""
     folder = tmp_path_factory.mktemp("sentinel")
-    at_once = ("--repl-diskless-sync-delay", "0")
+    sync_at_once = ("--repl-diskless-sync-delay", "0")
     with ExitStack() as running:
-        master, replica = running.enter_context(redis_servers(folder, 2, *at_once))
-        replica.tell("replicaof", HOST, master.port)
-        wait_until(lambda: is_in_step(replica))
+        master, replica = running.enter_context(redis_servers(folder, 2, *sync_at_once))
+        replica.execute("replicaof", HOST, master.port)
+        wait_until(lambda: is_synchronized(replica))
         watchers = running.enter_context(redis_servers(folder, 3, "--sentinel"))
         for watcher in watchers:
-            watcher.tell("sentinel", "monitor", "shop", HOST, master.port, 2)
+            watcher.execute("sentinel", "monitor", "shop", HOST, master.port, 2)
             for option, value in (("down-after-milliseconds", 300), ("failover-timeout", 2_000)):
-                watcher.tell("sentinel", "set", "shop", option, value)
+                watcher.execute("sentinel", "set", "shop", option, value)
         for watcher in watchers:
-            wait_until(lambda watcher=watcher: len(watcher.tell("sentinel", "sentinels", "shop")) == 2)
-            wait_until(lambda watcher=watcher: len(watcher.tell("sentinel", "replicas", "shop")) == 1)
+            wait_until(lambda watcher=watcher: len(watcher.execute("sentinel", "sentinels", "shop")) == 2)
+            wait_until(lambda watcher=watcher: len(watcher.execute("sentinel", "replicas", "shop")) == 1)
         hosts = ",".join(watcher.address for watcher in watchers)
         yield f"redis+sentinel://{hosts}/shop/0", master
 
@@ -63,16 +63,16 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer
     with redis_servers(folder, 4, *options, "--repl-diskless-sync-delay", "0") as servers:
         first, *others = servers
         for number, server in enumerate(servers[:3]):
-            server.tell("cluster", "addslotsrange", SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1)
+            server.execute("cluster", "addslotsrange", SLOTS * number // 3, SLOTS * (number + 1) // 3 - 1)
         for other in others:
-            first.tell("cluster", "meet", HOST, other.port, other.bus_port)
+            first.execute("cluster", "meet", HOST, other.port, other.bus_port)
         for server in servers:
-            wait_until(lambda server=server: len(server.tell("cluster nodes")) == 4)
-        wait_until(lambda: first.tell("cluster myid").decode() in str(servers[3].tell("cluster nodes")))
-        servers[3].tell("cluster", "replicate", first.tell("cluster myid"))
-        wait_until(lambda: is_in_step(servers[3]))
+            wait_until(lambda server=server: len(server.execute("cluster nodes")) == 4)
+        wait_until(lambda: first.execute("cluster myid").decode() in str(servers[3].execute("cluster nodes")))
+        servers[3].execute("cluster", "replicate", first.execute("cluster myid"))
+        wait_until(lambda: is_synchronized(servers[3]))
         for server in servers:
-            wait_until(lambda server=server: server.tell("cluster info")["cluster_state"] == "ok")
+            wait_until(lambda server=server: server.execute("cluster info")["cluster_state"] == "ok")
         yield servers
 
 
@@ -90,21 +90,21 @@ async def open_store(url: str) -> AsyncIterator[RedisSessionStore]:
         await store.close()
 
 
-async def until_it_stores(store: RedisSessionStore, session_id: str) -> None:
-    deadline_s = time.monotonic() + BACK_WITHIN_S
+async def wait_until_it_stores(store: RedisSessionStore, session_id: str) -> None:
+    deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
     while time.monotonic() < deadline_s:
         with suppress(SessionStoreUnavailable):
             await store.append(session_id, [view("later", "later")])
             return
         await asyncio.sleep(0.02)
-    pytest.fail("it did not come back in time")
+    pytest.fail("the store did not recover in time")
 
 
-async def use_all(url: str) -> None:
-    """Whoever calls Redis in the service does so once."""
-    calls = connect(url, TIMEOUT)
-    mirrored = RedisVersionedStore.connect(url, "topologies", max_names=10, timeout=TIMEOUT)
-    async with open_store(url) as store, aclosing(calls):
+async def use_all_stores(url: str) -> None:
+    """Use every store of the service that is kept in Redis."""
+    client = connect(url, TIMEOUT)
+    versioned = RedisVersionedStore.connect(url, "topologies", max_names=10, timeout=TIMEOUT)
+    async with open_store(url) as store, aclosing(client):
         names = [f"visitor-{number}" for number in range(150)]
         for _ in range(2):
             sessions = await append_to_all(store, {name: [view(name, "1")] for name in names})
@@ -114,49 +114,47 @@ async def use_all(url: str) -> None:
         await store.delete(names[1])
         assert await stored_items(store, names[1]) == []
 
-        answers = RedisAnswerStore(calls, ttl=MINUTE)
+        answers = RedisAnswerStore(client, ttl=MINUTE)
         made = [Answer(new_answer_id(name), int(time.time() * 1000), "digest", RetrievedItems()) for name in names[:20]]
-        await answers.write([answers.packed(answer, reserved=False) for answer in made])
+        await answers.write([answers.prepare_write(answer, reserved=False) for answer in made])
         assert [await answers.pages(answer.id) for answer in made] == [[answer] for answer in made]
         await answers.forget(session_digest(names[0]))
 
-        counters = RedisCounters(calls, name="topologies")
+        counters = RedisCounters(client, name="topologies")
         await counters.add({"served": 2})
         assert (await counters.sums(MINUTE)).sums == {"served": 2}
-        assert await RedisPopularityStore(calls, half_life=MINUTE, name="topologies").add({"a": 1.5}) == {"a": 1.5}
+        assert await RedisPopularityStore(client, half_life=MINUTE, name="topologies").add({"a": 1.5}) == {"a": 1.5}
 
-        (entry,) = await mirrored.put([Put("x", 1, {"a": 1}, 0)])
-        assert list((await mirrored.changes_since(None, 0)).entries.values()) == [entry]
-        await mirrored.close()
+        (entry,) = await versioned.put([Put("x", 1, {"a": 1}, 0)])
+        assert list((await versioned.changes_since(None, 0)).entries.values()) == [entry]
+        await versioned.close()
 
 
 class TestSentinel:
-    """A master that Sentinels name."""
+    """A master behind Sentinels."""
 
-    async def test_all_that_is_kept_is_kept_at_the_master_and_a_failover_moves_it(
-        self, sentinels: tuple[str, RedisServer]
-    ) -> None:
+    async def test_all_stores_use_the_master_and_follow_a_failover(self, sentinels: tuple[str, RedisServer]) -> None:
         url, master = sentinels
-        await use_all(url)
+        await use_all_stores(url)
         async with open_store(url) as store:
             await store.append("visitor", [view("a", "1")])
-            master.tell("wait", 1, 1_000)
+            master.execute("wait", 1, 1_000)
             master.kill()
-            await until_it_stores(store, "visitor")
+            await wait_until_it_stores(store, "visitor")
             assert await stored_items(store, "visitor") == ["a", "later"]
 
-    async def test_sentinels_that_do_not_answer_are_passed(self, sentinels: tuple[str, RedisServer]) -> None:
-        async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def test_sentinels_that_do_not_answer_are_skipped(self, sentinels: tuple[str, RedisServer]) -> None:
+        async def never_reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
             writer.close()
 
         url, _ = sentinels
-        async with await asyncio.start_server(say_nothing, HOST, 0) as silent:
+        async with await asyncio.start_server(never_reply, HOST, 0) as silent:
             port = silent.sockets[0].getsockname()[1]
             async with open_store(url.replace("://", f"://{HOST}:{port},{HOST}:1,")) as store:
-                await until_it_stores(store, "another")
+                await wait_until_it_stores(store, "another")
 
-    async def test_a_service_that_nobody_knows_is_said_to_be_unavailable(
+    async def test_a_master_name_unknown_to_the_sentinels_is_unavailable(
         self, sentinels: tuple[str, RedisServer]
     ) -> None:
         async with open_store(sentinels[0].replace("/shop/", "/nobody/")) as store:
@@ -165,45 +163,45 @@ class TestSentinel:
 
 
 class TestCluster:
-    """Three masters, each with a third of the slots."""
+    """A cluster of three masters, each with a third of the hash slots."""
 
-    async def test_all_that_is_kept_lies_at_the_node_of_its_key(self, cluster: str, nodes: list[RedisServer]) -> None:
-        await use_all(cluster)
-        assert all(int(node.tell("dbsize")) > 50 for node in nodes[:3])
+    async def test_all_stores_use_the_node_of_each_key(self, cluster: str, nodes: list[RedisServer]) -> None:
+        await use_all_stores(cluster)
+        assert all(int(node.execute("dbsize")) > 50 for node in nodes[:3])
 
-    async def test_a_slot_that_moves_is_followed(self, cluster: str, nodes: list[RedisServer]) -> None:
-        calls = connect(cluster, TIMEOUT)
-        script = Script(calls, "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])")
-        by_slot = {int(nodes[1].tell("cluster", "keyslot", f"{{{number}}}")): number for number in range(60)}
+    async def test_commands_follow_a_slot_that_moves(self, cluster: str, nodes: list[RedisServer]) -> None:
+        client = connect(cluster, TIMEOUT)
+        script = Script(client, "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[1])")
+        by_slot = {int(nodes[1].execute("cluster", "keyslot", f"{{{number}}}")): number for number in range(60)}
         third = range(SLOTS // 3, SLOTS * 2 // 3)
         slot, number = next((slot, number) for slot, number in by_slot.items() if slot in third)
         key, absent = f"{{{number}}}:there", f"{{{number}}}:absent"
         source, target = nodes[1], nodes[2]
         assert await script([key], ["before"]) == b"before"
 
-        target.tell("cluster", "setslot", slot, "importing", source.tell("cluster myid"))
-        source.tell("cluster", "setslot", slot, "migrating", target.tell("cluster myid"))
-        replies = await calls.replies([("GET", key), ("SET", absent, "new"), ("GET", absent)])
+        target.execute("cluster", "setslot", slot, "importing", source.execute("cluster myid"))
+        source.execute("cluster", "setslot", slot, "migrating", target.execute("cluster myid"))
+        replies = await client.execute([("GET", key), ("SET", absent, "new"), ("GET", absent)])
         assert replies == [b"before", b"OK", b"new"]
-        assert source.tell("get", key) == b"before"
+        assert source.execute("get", key) == b"before"
 
-        source.tell("migrate", HOST, target.port, key, 0, 1_000)
+        source.execute("migrate", HOST, target.port, key, 0, 1_000)
         for node in nodes[:3]:
-            node.tell("cluster", "setslot", slot, "node", target.tell("cluster myid"))
+            node.execute("cluster", "setslot", slot, "node", target.execute("cluster myid"))
         for _ in range(2):
             assert await script([key], ["after"]) == b"after"
-        assert target.tell("get", key) == b"after"
-        await calls.aclose()
+        assert target.execute("get", key) == b"after"
+        await client.aclose()
 
-    async def test_a_failover_takes_over_what_was_stored(self, cluster: str, nodes: list[RedisServer]) -> None:
+    async def test_a_failover_keeps_what_was_stored(self, cluster: str, nodes: list[RedisServer]) -> None:
         names = [f"shopper-{number}" for number in range(100)]
         async with open_store(cluster) as store:
             await append_to_all(store, {name: [view("a", "1")] for name in names})
-            nodes[0].tell("wait", 1, 1_000)
+            nodes[0].execute("wait", 1, 1_000)
             nodes[0].kill()
             sessions = await append_to_all(store, {name: [view("b", "2")] for name in names})
             assert 0 < sum(isinstance(session, ServiceError) for session in sessions.values()) < len(names)
             for name in names:
-                await until_it_stores(store, name)
+                await wait_until_it_stores(store, name)
             items = [await stored_items(store, name) for name in names]
-            assert all(found[0] == "a" and found[-1] == "later" for found in items)
+            assert all(session_items[0] == "a" and session_items[-1] == "later" for session_items in items)

@@ -1,4 +1,4 @@
-"""The private session store starts at once, is ours alone, and ends with us."""
+"""The embedded session store is reachable only by its owner, and ends with the service."""
 
 import os
 import signal
@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from onward.service.server.embedded_store import StoreNotStarted, find_servers, private_store, run_server
+from onward.service.server.embedded_store import StoreNotStarted, embedded_store, find_servers, run_server
 from tests.service.process import wait_until
 
-KILLED_WITH_A_STORE = """
+KILL_WITH_STORE = """
 import os, signal
 from redis import Redis
-from onward.service.server.embedded_store import private_store
+from onward.service.server.embedded_store import embedded_store
 
-with private_store() as url:
+with embedded_store() as url:
     print("pid", Redis.from_url(url).info("server")["process_id"], flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -38,8 +38,8 @@ def executable(path: Path, text: str) -> Path:
     return path
 
 
-def test_it_is_reachable_by_its_owner_through_a_file_alone() -> None:
-    with private_store() as url:
+def test_it_is_reachable_only_through_a_socket_of_its_owner() -> None:
+    with embedded_store() as url:
         assert url is not None
         socket = Path(url.removeprefix("unix://"))
         assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
@@ -52,7 +52,7 @@ def test_it_is_reachable_by_its_owner_through_a_file_alone() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_it_ends_when_the_service_is_killed() -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED_WITH_A_STORE], capture_output=True, text=True, check=False)
+    killed = subprocess.run([sys.executable, "-c", KILL_WITH_STORE], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     pid = int(killed.stdout.rpartition("pid")[2])
     wait_until(lambda: not is_running(pid))
@@ -67,19 +67,19 @@ def test_a_server_on_path_comes_before_the_packaged_one(tmp_path: Path, monkeypa
     assert find_servers()[-1] == packaged
 
 
-def test_the_next_server_is_tried_where_one_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_server_is_tried_if_one_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = executable(tmp_path / "valkey-server", "#!/bin/sh\nexit 3\n")
     with pytest.raises(StoreNotStarted, match="ended with code 3"), run_server(broken):
         pass
     unusable = executable(tmp_path / "redis-server", "no program")
     servers = [broken, unusable, find_servers()[-1]]
     monkeypatch.setattr("onward.service.server.embedded_store.find_servers", lambda: servers)
-    with private_store() as url:
+    with embedded_store() as url:
         assert url is not None
         assert Redis.from_url(url).ping()
 
 
-def test_there_is_no_url_where_there_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_url_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onward.service.server.embedded_store.find_servers", list)
-    with private_store() as url:
+    with embedded_store() as url:
         assert url is None

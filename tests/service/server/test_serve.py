@@ -1,4 +1,4 @@
-"""The service as real processes: what it promises while bundles, stores, workers and signals come and go."""
+"""The service as real processes, while bundles, stores, workers and signals come and go."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ Answers = list[httpx.Response]
 
 
 def under_load(url: str, body: dict[str, Any], meanwhile: Callable[[], Awaitable[None]], callers: int = 4) -> Answers:
-    """Post recommendations from several callers until `meanwhile` is done; all answers, in the order they came."""
+    """Request recommendations from several callers until `meanwhile` is done; return all answers in order."""
 
     async def run() -> Answers:
         answers: Answers = []
@@ -65,7 +65,7 @@ def metric(url: str, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
-def test_bundles_swap_under_load_without_a_failed_or_mixed_answer(tmp_path: Path) -> None:
+def test_bundles_are_swapped_under_load_without_a_failed_or_mixed_answer(tmp_path: Path) -> None:
     digests = {publish_bundle(tmp_path, A_ITEMS, seed=0): "a"}
     with ServiceProcess(tmp_path).wait_until_ready() as service:
 
@@ -85,11 +85,11 @@ def test_bundles_swap_under_load_without_a_failed_or_mixed_answer(tmp_path: Path
             assert answer["unknown_item_ids"] == [item for item in BOTH if item[0] != prefix]
 
 
-def test_a_bad_bundle_is_refused_in_log_metric_and_readiness_while_the_old_one_serves(tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_reported_in_log_metric_and_readiness_while_the_old_one_serves(tmp_path: Path) -> None:
     good = publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path).wait_until_ready() as service:
 
-        async def publish_a_bad_one() -> None:
+        async def publish_a_damaged_one() -> None:
             staged = tmp_path / ("0" * 64)
             await asyncio.to_thread(shutil.copytree, tmp_path / good, staged)
             (staged / "ids.txt").write_text("")
@@ -97,7 +97,7 @@ def test_a_bad_bundle_is_refused_in_log_metric_and_readiness_while_the_old_one_s
             os.replace(tmp_path / "link", tmp_path / "current")
             await asyncio.to_thread(wait_until, lambda: service.events("bundle refused"))
 
-        answers = under_load(service.url, {"items": ["a1"]}, publish_a_bad_one)
+        answers = under_load(service.url, {"items": ["a1"]}, publish_a_damaged_one)
         assert {(answer.status_code, answer.json()["bundle"]) for answer in answers} == {(200, good)}
         readiness = httpx.get(f"{service.url}/health/ready").json()
         assert (readiness["status"], readiness["bundle"]) == ("ready", good)
@@ -107,7 +107,7 @@ def test_a_bad_bundle_is_refused_in_log_metric_and_readiness_while_the_old_one_s
         assert [line["reason"] for line in service.events("bundle refused")] == [readiness["refused"]["reason"]]
 
 
-def test_without_a_bundle_the_service_lives_and_becomes_ready_when_one_appears(tmp_path: Path) -> None:
+def test_the_service_runs_without_a_bundle_and_becomes_ready_when_one_appears(tmp_path: Path) -> None:
     with ServiceProcess(tmp_path) as service, service.client() as client:
         assert client.get("/health/live").status_code == 200
         for path in ("/health/ready", "/v1/items:popular", "/v1/sessions/s/recommendations"):
@@ -122,18 +122,18 @@ def test_without_a_bundle_the_service_lives_and_becomes_ready_when_one_appears(t
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_recommendations_go_on_when_the_store_dies_or_falls_silent(tmp_path: Path, fault: signal.Signals) -> None:
+def test_recommendations_continue_when_the_store_dies_or_hangs(tmp_path: Path, fault: signal.Signals) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with run_server(find_servers()[0]) as url:
         store_pid = int(Redis.from_url(url).info("server")["process_id"])
         with ServiceProcess(tmp_path, environment={"REDIS_URL": url}).wait_until_ready() as service:
 
-            async def end_the_store() -> None:
+            async def fail_the_store() -> None:
                 await asyncio.sleep(0.5)
                 os.kill(store_pid, fault)
                 await asyncio.sleep(1)
 
-            answers = under_load(service.url, {"session_id": "s", "items": ["a1"], "k": 3}, end_the_store)
+            answers = under_load(service.url, {"session_id": "s", "items": ["a1"], "k": 3}, fail_the_store)
             bodies = [answer.json() for answer in answers]
             assert {answer.status_code for answer in answers} == {200}
             assert bodies[0]["degraded"] == []
@@ -166,7 +166,7 @@ def test_two_workers_share_sessions_metrics_and_bundles_and_a_killed_one_is_repl
 
         workers = pids()
         assert len(workers) == 2
-        for number in range(40):  # each on a connection of its own, so that both workers are met
+        for number in range(40):  # each on a new connection, so that both workers serve some
             event = {"session_id": "shared", "item_id": f"a{number + 1}"}
             assert httpx.post(f"{service.url}/v1/events", json=event).json()["applied"] == 1
         assert httpx.get(f"{service.url}/v1/sessions/shared").json()["count"] == 40
@@ -182,7 +182,7 @@ def test_two_workers_share_sessions_metrics_and_bundles_and_a_killed_one_is_repl
         assert service.stop() == 0
 
 
-def test_no_worker_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
+def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     with ServiceProcess(tmp_path, "--workers", "2") as service:
         wait_until(lambda: len(service.events("Application startup complete.")) == 2)
         children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
@@ -214,9 +214,9 @@ def test_requests_in_flight_are_answered_before_the_service_stops(tmp_path: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_leaves_no_process_and_no_folder_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_no_process_or_folder_is_left_after_a_stop(tmp_path: Path, number: signal.Signals) -> None:
     publish_bundle(tmp_path, A_ITEMS)
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a socket's path has to be short
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a unix socket is limited
         temporary = Path(folder)
         with ServiceProcess(tmp_path, environment={"TMPDIR": folder}).wait_until_ready() as service:
             assert list(temporary.glob("onward-store-*"))
@@ -227,16 +227,16 @@ def test_a_stop_leaves_no_process_and_no_folder_behind(tmp_path: Path, number: s
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
-def test_every_log_line_is_json_and_a_fault_names_its_request(tmp_path: Path) -> None:
+def test_every_log_line_is_json_and_names_its_request(tmp_path: Path) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path, environment={"SERVICE_LOG_LEVEL": "debug"}).wait_until_ready() as service:
         evil = quote('\n{"event": "forged"}\x1b[31m')
         httpx.get(f"{service.url}/v1/items/{evil}/similar", headers={"X-Request-ID": "trace-9"})
         wait_until(lambda: any(line.get("request_id") == "trace-9" for line in service.log))
-        assert not service.events("forged")  # the process's log is read line by line as JSON
+        assert not service.events("forged")  # ServiceProcess parses each line of the log as JSON
 
 
-def test_threads_are_pinned_and_the_server_is_not_named(tmp_path: Path) -> None:
+def test_thread_pools_are_limited_and_the_server_header_is_absent(tmp_path: Path) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path).wait_until_ready() as service:
         environment = Path(f"/proc/{service.pid}/environ").read_bytes()
@@ -246,17 +246,19 @@ def test_threads_are_pinned_and_the_server_is_not_named(tmp_path: Path) -> None:
             response = httpx.post(f"{service.url}/v1/recommendations", json={"items": ["a1"]})
         assert "server" not in response.headers
         threads = len(list(Path(f"/proc/{service.pid}/task").iterdir()))
-        assert threads <= 3 + min(32, (os.cpu_count() or 1) + 4)  # the loop's own pool; none of OpenMP or BLAS
+        assert threads <= 3 + min(
+            32, (os.cpu_count() or 1) + 4
+        )  # the event loop's pool, but no pools of OpenMP or BLAS
 
 
-def test_odd_ids_survive_real_http(tmp_path: Path) -> None:
+def test_ids_of_any_characters_survive_http(tmp_path: Path) -> None:
     with ServiceProcess(tmp_path) as service, service.client() as client:
         for odd_id in ("a%2Fb", "a/b", "é日😀", "x" * 128, "{x}:*"):
             client.post("/v1/events", json={"session_id": odd_id, "item_id": odd_id})
             assert client.get(f"/v1/sessions/{quote(odd_id, safe='')}").json()["session_id"] == odd_id
 
 
-def test_a_huge_body_is_refused_without_being_kept(tmp_path: Path) -> None:
+def test_a_huge_body_is_refused_without_being_buffered(tmp_path: Path) -> None:
     with ServiceProcess(tmp_path) as service, service.client() as client:
         client.get("/health/live")
         before = resident_kib(service.pid)
@@ -265,7 +267,7 @@ def test_a_huge_body_is_refused_without_being_kept(tmp_path: Path) -> None:
             try:
                 headers = {"content-type": "application/json"}
                 statuses[client.post("/v1/recommendations", content=b" " * 10**7, headers=headers).status_code] += 1
-            except httpx.TransportError:  # it closes the connection while the body still comes
+            except httpx.TransportError:  # the service closes the connection before the body ends
                 statuses["closed"] += 1
         assert set(statuses) <= {413, "closed"}
         assert resident_kib(service.pid) - before < 10 * 1024
@@ -273,9 +275,9 @@ def test_a_huge_body_is_refused_without_being_kept(tmp_path: Path) -> None:
 
 
 def resident_kib(pid: int) -> int:
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1])
+    match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match[1])
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ def resident_kib(pid: int) -> int:
         (["--bundles", "."], {"SERVICE_MAX_IN_FLIGHT": "0"}, "SERVICE_MAX_IN_FLIGHT: "),
     ],
 )
-def test_an_unusable_setting_stops_the_start_with_one_line(
+def test_an_invalid_setting_stops_the_start_with_one_line(
     tmp_path: Path, options: list[str], environment: dict[str, str], message: str
 ) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
@@ -323,9 +325,9 @@ def test_help_shows_an_example() -> None:
     assert "REDIS_URL" in ended.stdout
 
 
-def test_a_temporary_folder_with_a_long_name_is_no_matter(tmp_path: Path) -> None:
+def test_a_long_path_of_the_temporary_folder_does_not_prevent_the_start(tmp_path: Path) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     deep = tmp_path / ("deep" * 25)
     deep.mkdir()
     with ServiceProcess(tmp_path, environment={"TMPDIR": str(deep)}).wait_until_ready() as service:
-        assert service.events("private session store started")
+        assert service.events("embedded session store started")

@@ -1,4 +1,4 @@
-"""Every test of the stores runs over each of them."""
+"""Fixtures that run every test of session stores over each implementation."""
 
 import itertools
 import random
@@ -34,7 +34,7 @@ def session_id() -> str:
 
 @pytest.fixture
 async def redis(valkey: str) -> AsyncIterator["Redis"]:
-    """The server itself, emptied."""
+    """A client of the server, whose data is deleted first."""
     async with Redis.from_url(valkey) as redis:
         await redis.flushall()
         yield redis

@@ -1,16 +1,16 @@
-"""Session stores and events to test them with."""
+"""Helpers to test session stores: how to open them, events, reading a session."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from onward.service.errors import ServiceError
 from onward.service.sessions import (
-    Append,
     Event,
     EventWeights,
     InMemorySessionStore,
     RedisSessionStore,
     Session,
+    SessionAppend,
     SessionStore,
 )
 
@@ -55,6 +55,8 @@ def known(session: Session | ServiceError) -> Session:
 async def append_to_all(
     store: SessionStore, events: Mapping[str, Sequence[Event]]
 ) -> dict[str, Session | ServiceError]:
-    """Apply events to several sessions by one call."""
-    sessions = await store.append_all([Append(name, own) for name, own in events.items()])
+    """Append events to several sessions in one call."""
+    sessions = await store.append_all(
+        [SessionAppend(session_id, session_events) for session_id, session_events in events.items()]
+    )
     return dict(zip(events, sessions, strict=True))

@@ -1,4 +1,4 @@
-"""Any course of events, merges, crashes, deletions and expiries leaves what a plain model of it says."""
+"""Stateful test: after random appends, merges, crashes, deletions and expiries a store agrees with a simple model."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -18,7 +18,7 @@ from onward.service.sessions import (
     Event,
     EventWeights,
     InMemorySessionStore,
-    Merged,
+    MergeResult,
     RedisSessionStore,
     Session,
     SessionStore,
@@ -27,7 +27,7 @@ from tests.service.sessions.stores import append_to_all
 
 LENGTH = 4
 TTL = timedelta(minutes=1)
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 session_ids = st.sampled_from(["visitor", "user", "other"])
 sent_events = st.builds(
@@ -40,10 +40,10 @@ sent_events = st.builds(
 
 
 @dataclass
-class Remembered:
+class ExpectedSession:
     """What a session should hold."""
 
-    life: int = 0
+    generation: int = 0
     count: int = 0
     events: list[Event] = field(default_factory=list)
     event_ids: set[str] = field(default_factory=set)
@@ -65,36 +65,35 @@ class Remembered:
             self.hidden_ms[event.item_id] = event.timestamp_ms
         return True
 
-    def take_over(self, other: "Remembered") -> None:
-        own = self.events
+    def take_over(self, other: "ExpectedSession") -> None:
         hidden: dict[str, int] = {}
-        for marks_ms, events in ((self.hidden_ms, other.events), (other.hidden_ms, own)):
+        for marks_ms, events in ((self.hidden_ms, other.events), (other.hidden_ms, self.events)):
             for item, ms in marks_ms.items():
                 if all(event.timestamp_ms <= ms for event in events if event.item_id == item):
                     hidden[item] = max(hidden.get(item, 0), ms)
         self.hidden_ms = hidden
         for item, ms in other.purchased_ms.items():
             self.purchased_ms[item] = max(self.purchased_ms.get(item, 0), ms)
-        self.events = sorted([*own, *other.events], key=lambda event: event.timestamp_ms)[-LENGTH:]
+        self.events = sorted([*self.events, *other.events], key=lambda event: event.timestamp_ms)[-LENGTH:]
         self.event_ids |= other.event_ids
         self.count += other.count
 
 
 @dataclass
-class Aside:
-    """What a merge that crashed left on its way."""
+class UnfinishedMerge:
+    """A session that a crashed merge has put aside."""
 
     target: str
-    session: Remembered
-    arrived: bool
+    session: ExpectedSession
+    is_applied: bool
 
 
 class CrashError(Exception):
-    """The process ended in the midst of a merge."""
+    """The process crashed during a merge."""
 
 
 class CrashingStore(RedisSessionStore):
-    """Ends in the midst of a merge where it is told to."""
+    """Crashes after a given step of a merge."""
 
     crash_after: str | None = None
 
@@ -103,10 +102,10 @@ class CrashingStore(RedisSessionStore):
         self._crash("put aside")
         return move
 
-    async def _let_arrive(self, move: Any) -> int:
-        arrived = await super()._let_arrive(move)
-        self._crash("arrived")
-        return arrived
+    async def _apply_move(self, move: Any) -> int:
+        moved = await super()._apply_move(move)
+        self._crash("applied")
+        return moved
 
     def _crash(self, step: str) -> None:
         if self.crash_after == step:
@@ -114,10 +113,10 @@ class CrashingStore(RedisSessionStore):
 
 
 class Sessions(RuleBasedStateMachine):
-    """A store beside its model."""
+    """Runs the same operations on a store and on the model."""
 
     url: ClassVar[str | None]
-    """Of the server; None for the store in memory."""
+    """URL of the server; None for the in-memory store."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,9 +128,9 @@ class Sessions(RuleBasedStateMachine):
             self.redis = Redis.from_url(self.url)
             self.run(self.redis.flushall())
             self.store = CrashingStore.connect(self.url, length=LENGTH, ttl=TTL, timeout=timedelta(seconds=5))
-        self.lives = 0
-        self.sessions: dict[str, Remembered] = {}
-        self.aside: dict[str, Aside] = {}
+        self.generations = 0
+        self.sessions: dict[str, ExpectedSession] = {}
+        self.aside: dict[str, UnfinishedMerge] = {}
         self.tokens: list[tuple[str, str, int, int]] = []
 
     def teardown(self) -> None:
@@ -140,15 +139,15 @@ class Sessions(RuleBasedStateMachine):
             self.run(self.redis.aclose())
         self.runner.close()
 
-    def run(self, call: Awaitable[Answer]) -> Answer:
-        async def wait() -> Answer:
+    def run(self, call: Awaitable[T]) -> T:
+        async def wait() -> T:
             return await call
 
         return self.runner.run(wait())
 
     @rule(session_id=session_ids, events=st.lists(sent_events, max_size=6))
     def append(self, session_id: str, events: list[Event]) -> None:
-        expected = self.remembered(session_id)
+        expected = self.expected(session_id)
         outcomes = [expected.apply(event) for event in events]
         session = self.run(self.store.append(session_id, events))
         assert list(session.outcomes) == outcomes
@@ -157,7 +156,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(first=st.lists(sent_events, min_size=1, max_size=3), second=st.lists(sent_events, min_size=1, max_size=3))
     def append_to_two(self, first: list[Event], second: list[Event]) -> None:
         sent = {"visitor": first, "user": second}
-        outcomes = {name: [self.remembered(name).apply(event) for event in events] for name, events in sent.items()}
+        outcomes = {name: [self.expected(name).apply(event) for event in events] for name, events in sent.items()}
         for name, session in self.run(append_to_all(self.store, sent)).items():
             assert isinstance(session, Session)
             assert list(session.outcomes) == outcomes[name]
@@ -166,9 +165,9 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: self.tokens)
     @rule(data=st.data())
     def read_at_a_position(self, data: st.DataObject) -> None:
-        session_id, token, life, count = data.draw(st.sampled_from(self.tokens))
-        remembered = self.sessions.get(session_id, Remembered())
-        if remembered.life == life and remembered.count >= count:
+        session_id, token, generation, count = data.draw(st.sampled_from(self.tokens))
+        expected = self.sessions.get(session_id, ExpectedSession())
+        if expected.generation == generation and expected.count >= count:
             self.check(session_id, self.run(self.store.append(session_id, (), at_least=token)))
         else:
             with pytest.raises(SessionBehind):
@@ -180,20 +179,20 @@ class Sessions(RuleBasedStateMachine):
             return
         applied = self.finish_a_crashed_merge(source, into)
         if self.put_aside(source, into):
-            applied += self.let_arrive(source)
+            applied += self.apply_move(source)
             del self.aside[source]
         merged = self.run(self.store.merge(source, into))
-        assert merged == Merged(applied, self.read(into).position)
+        assert merged == MergeResult(applied, self.read(into).position)
         self.read(source)
 
     @precondition(lambda self: self.redis is not None)
-    @rule(source=session_ids, into=session_ids, step=st.sampled_from(["put aside", "arrived"]))
+    @rule(source=session_ids, into=session_ids, step=st.sampled_from(["put aside", "applied"]))
     def merge_and_crash(self, source: str, into: str, step: str) -> None:
         assert isinstance(self.store, CrashingStore)
         if source == into or not (self.put_aside(source, into) or source in self.aside):
             return
-        if step == "arrived":
-            self.let_arrive(source)
+        if step == "applied":
+            self.apply_move(source)
         self.store.crash_after = step
         with pytest.raises(CrashError):
             self.run(self.store.merge(source, into))
@@ -207,11 +206,11 @@ class Sessions(RuleBasedStateMachine):
         self.sessions.pop(session_id, None)
         self.aside.pop(session_id, None)
         for aside in self.aside.values():
-            aside.arrived &= aside.target != session_id
+            aside.is_applied &= aside.target != session_id
         self.read(session_id)
 
     @rule()
-    def let_all_expire(self) -> None:
+    def expire_all(self) -> None:
         self.now_s += TTL.total_seconds()
         if self.redis is not None:
             self.run(self.redis.flushall())
@@ -220,10 +219,10 @@ class Sessions(RuleBasedStateMachine):
         for session_id in ("visitor", "user", "other"):
             self.read(session_id)
 
-    def remembered(self, session_id: str) -> Remembered:
+    def expected(self, session_id: str) -> ExpectedSession:
         if session_id not in self.sessions:
-            self.lives += 1
-            self.sessions[session_id] = Remembered(life=self.lives)
+            self.generations += 1
+            self.sessions[session_id] = ExpectedSession(generation=self.generations)
         return self.sessions[session_id]
 
     def read(self, session_id: str) -> Session:
@@ -232,40 +231,40 @@ class Sessions(RuleBasedStateMachine):
         return session
 
     def check(self, session_id: str, session: Session) -> None:
-        expected = self.sessions.get(session_id, Remembered())
+        expected = self.sessions.get(session_id, ExpectedSession())
         assert session.events == expected.events
         assert session.item_ids == [event.item_id for event in expected.events if event.item_id not in session.hidden]
         assert session.purchased == expected.purchased_ms.keys()
         assert session.hidden == expected.hidden_ms.keys()
         assert session.at.number == expected.count
         if expected.count:
-            self.tokens.append((session_id, session.position, expected.life, expected.count))
+            self.tokens.append((session_id, session.position, expected.generation, expected.count))
 
     def put_aside(self, source: str, target: str) -> bool:
-        remembered = self.sessions.get(source)
-        if source in self.aside or remembered is None or remembered.count == 0:
+        expected = self.sessions.get(source)
+        if source in self.aside or expected is None or expected.count == 0:
             return False
-        self.aside[source] = Aside(target, deepcopy(remembered), arrived=False)
-        self.lives += 1
-        self.sessions[source] = Remembered(life=self.lives, event_ids=remembered.event_ids)
+        self.aside[source] = UnfinishedMerge(target, deepcopy(expected), is_applied=False)
+        self.generations += 1
+        self.sessions[source] = ExpectedSession(generation=self.generations, event_ids=expected.event_ids)
         return True
 
-    def let_arrive(self, source: str) -> int:
+    def apply_move(self, source: str) -> int:
         aside = self.aside[source]
-        if not aside.arrived:
+        if not aside.is_applied:
             aside.session.event_ids |= self.sessions[source].event_ids if source in self.sessions else set()
-            self.remembered(aside.target).take_over(aside.session)
-            aside.arrived = True
+            self.expected(aside.target).take_over(aside.session)
+            aside.is_applied = True
         return len(aside.session.events)
 
     def finish_a_crashed_merge(self, source: str, target: str) -> int:
         if source not in self.aside:
             return 0
-        arrived = self.let_arrive(source)
-        return arrived if self.aside.pop(source).target == target else 0
+        moved = self.apply_move(source)
+        return moved if self.aside.pop(source).target == target else 0
 
 
-def test_a_store_does_what_its_model_does(kind: str, valkey: str) -> None:
+def test_a_store_agrees_with_the_model(kind: str, valkey: str) -> None:
     class OfThisKind(Sessions):
         url = valkey if kind == "redis" else None
 

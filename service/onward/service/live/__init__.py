@@ -1,1 +1,1 @@
-"""What changes while the service runs: the live bundle and the live catalog."""
+"""State that changes while the service runs: the live bundle and the live catalog."""

@@ -1,4 +1,4 @@
-"""LiveBundle: notice a new bundle, check it, swap it whole."""
+"""LiveBundle: notice a newly published bundle, verify it, and swap it in atomically."""
 
 import asyncio
 import gc
@@ -12,87 +12,87 @@ from onward.bundle.publish import CURRENT
 from onward.service import telemetry
 from onward.service.errors import NotReady
 from onward.service.live.catalog import LiveCatalog
-from onward.service.live.replicated_map import Entry
+from onward.service.live.versioned_store import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A bundle that must not serve, and why."""
+    """A bundle that was refused, and why."""
 
     digest: str
     reason: str
 
 
 class LiveBundle:
-    """The bundle that serves, replaced as `current` moves and as the live catalog changes.
+    """The bundle that serves, replaced when the `current` link moves and when the live catalog changes.
 
-    Whoever answers a request takes `bundle` once, so that no answer mixes two. A bundle is loaded and verified in a
-    thread; if it is refused, the one before serves on, and it is not tried again until `current` has moved.
+    A request reads `bundle` once, so that no answer mixes two bundles. A new bundle is loaded and verified in a thread.
+    If it is refused, the previous one continues to serve, and loading is not tried again until `current` moves.
     """
 
     def __init__(self, bundles: Path, catalog: LiveCatalog | None = None) -> None:
-        """Serve from a folder of bundles, with the changes of a live catalog."""
+        """Serve the current bundle of a folder, with the changes of a live catalog."""
         self._bundles = bundles
         self._catalog = catalog
         self._exported: Bundle | None = None
         self._bundle: Bundle | None = None
-        self._former: Bundle | None = None
+        self._previous: Bundle | None = None
         self._changes: Mapping[str, Entry] | None = None
-        self._in_turn = asyncio.Lock()
-        self._seen: str | None = None
+        self._lock = asyncio.Lock()
+        self._last_digest: str | None = None
         self.refusal: Refusal | None = None
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that serves now, with the live catalog's changes. Raises NotReady."""
+        """The serving bundle, with the live catalog's changes. Raises NotReady."""
         if self._bundle is None:
-            raise NotReady(self._why_not_ready())
+            raise NotReady(self._not_ready_reason())
         return self._bundle
 
     async def of(self, digest: str) -> Bundle | None:
-        """The published bundle of a digest, with the live catalog's changes; None where it is there no longer.
+        """Return the published bundle of a digest, with the live catalog's changes; None if it is gone.
 
-        The last one that is not live is kept, as it was exported, for those who ask about its answers.
+        The latest one that is not live is cached, as it was exported, so that its answers can be explained.
         """
         if self.bundle.digest == digest:
             return self.bundle
-        if self._former is None or self._former.digest != digest:
+        if self._previous is None or self._previous.digest != digest:
             try:
-                self._former = await asyncio.to_thread(Bundle.load, self._bundles / Path(digest).name, verify=False)
+                self._previous = await asyncio.to_thread(Bundle.load, self._bundles / Path(digest).name, verify=False)
             except BundleError:
                 return None
-        if self._former.digest != digest or not (self._bundles / digest).exists():
+        if self._previous.digest != digest or not (self._bundles / digest).exists():
             return None
         if self._catalog is None:
-            return self._former
-        return await asyncio.to_thread(self._catalog.applied_once, self._former)
+            return self._previous
+        return await asyncio.to_thread(self._catalog.applied_once, self._previous)
 
     async def refresh(self) -> None:
-        """Look at `current` once and, where it has moved, load what it names."""
+        """Check `current` once and load the bundle that it names, if it has moved."""
         try:
             digest = await asyncio.to_thread(current_digest, self._bundles)
-            if digest is not None and digest != self._seen:
+            if digest is not None and digest != self._last_digest:
                 await self._load(digest)
-                self._seen = digest
+                self._last_digest = digest
         except BundleError as error:
             self._refuse(CURRENT, str(error))
         telemetry.bundle_checked()
 
     async def follow_catalog(self) -> None:
-        """Look at the live catalog once and, where it has changed, let the bundle serve with it."""
+        """Send and read changes of the live catalog once, and apply them to the serving bundle."""
         if self._catalog is not None:
             await self._catalog.flush()
             await self._catalog.follow()
             await self.take_changes()
 
     async def take_changes(self) -> None:
-        """Let the bundle serve with all that this process knows of the live catalog; it does once this returns."""
-        async with self._in_turn:
+        """Apply the changes of the live catalog that this process knows; they are served when this returns."""
+        async with self._lock:
             if self._catalog is not None and self._exported is not None and self._changes is not self._catalog.entries:
                 await self._serve(self._exported)
 
     async def _serve(self, exported: Bundle) -> None:
-        """Serve a bundle with the live catalog's changes, which are made in a thread."""
+        """Swap in a bundle with the live catalog's changes, which are applied in a thread."""
         if self._catalog is None:
             self._exported = self._bundle = exported
             return
@@ -101,7 +101,7 @@ class LiveBundle:
         self._exported, self._bundle, self._changes = exported, bundle, changes
 
     async def _load(self, digest: str) -> None:
-        if self._bundle is not None and self._bundle.digest == digest:  # back from one that was refused
+        if self._bundle is not None and self._bundle.digest == digest:  # moved back from a refused bundle
             self.refusal = None
             return
         started = time.perf_counter()
@@ -111,19 +111,19 @@ class LiveBundle:
             self._refuse(digest, str(error))
             return
         if self._catalog is not None:
-            await self._catalog.follow()  # so that no deleted item is shown between the start and the first look
-        async with self._in_turn:
+            await self._catalog.follow()  # so that no deleted item is shown before the first periodic read
+        async with self._lock:
             await self._serve(bundle)
         self.refusal = None
         _freeze()
         telemetry.bundle_live(digest, bundle.manifest.model, bundle.manifest.items, time.perf_counter() - started)
         await asyncio.to_thread(bundle.index.touch)
-        await asyncio.to_thread(bundle.catalog.make_columns)  # before the first filter, or new item, needs them
+        await asyncio.to_thread(bundle.catalog.make_columns)  # before the first filter or new item needs them
         await asyncio.to_thread(self._accelerate, bundle)
         _freeze()
 
     def _accelerate(self, bundle: Bundle) -> None:
-        """Have the compiled kernel encode where there is one; the bundle serves meanwhile."""
+        """Switch to the compiled kernel of the encoder, if there is one; the bundle serves meanwhile."""
         reason = None
         try:
             bundle.accelerate(self._bundles / bundle.digest)
@@ -137,13 +137,13 @@ class LiveBundle:
             self.refusal = refusal
             telemetry.bundle_refused(digest, reason)
 
-    def _why_not_ready(self) -> str:
+    def _not_ready_reason(self) -> str:
         if self.refusal is not None:
             return f"The current bundle was refused: {self.refusal.reason}"
         return "No bundle has been published and loaded yet."
 
 
 def _freeze() -> None:
-    """What is here now stays: walking it again would hold up requests for tens of ms."""
+    """Exclude all objects that live now from garbage collection, which would block requests for tens of ms."""
     gc.collect()
     gc.freeze()

@@ -15,7 +15,7 @@ from onward.service.recommend.query import Missing, PendingQuery, Recommendation
 from onward.service.recommend.retrieval import is_short, retrieve_batch
 from onward.service.records.answers import Answer, new_answer_ids
 from onward.service.records.recorder import Recorder
-from onward.service.sessions import Append, AppliedEvent, Event, EventListener, EventRules, Session, SessionStore
+from onward.service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionAppend, SessionStore
 
 VIEW = "view"
 SESSION_STORE: Missing = "session_store"
@@ -52,7 +52,7 @@ class Pipeline:
             await asyncio.gather(*map(self._retrieve_in_thread, long))
 
     async def _read_sessions(self, batch: Sequence[PendingQuery]) -> None:
-        """Append the new events to each session, if they are to be stored, and read it."""
+        """SessionAppend the new events to each session, if they are to be stored, and read it."""
         started_s = time.perf_counter()
         events = self._new_events(batch)
         appends = list(self._appends(batch, events))
@@ -72,7 +72,7 @@ class Pipeline:
         now_ms = int(self._clock() * 1000)
         return [[self._rules.event_now(item_id, VIEW, now_ms) for item_id in pending.query.items] for pending in batch]
 
-    def _appends(self, batch: Sequence[PendingQuery], events: Sequence[Sequence[Event]]) -> Iterator[Append]:
+    def _appends(self, batch: Sequence[PendingQuery], events: Sequence[Sequence[Event]]) -> Iterator[SessionAppend]:
         """What to apply to each named session; a place for the answer is reserved if answers are kept."""
         reserves = self._recorder.answers is not None
         answer_ids = new_answer_ids([pending.query.session_id for pending in batch])
@@ -83,9 +83,9 @@ class Pipeline:
                 continue
             if query.store:
                 pending.has_reserved_place = reserves
-                yield Append(query.session_id, new_events, query.position, answer_id if reserves else None)
+                yield SessionAppend(query.session_id, new_events, query.position, answer_id if reserves else None)
             else:
-                yield Append(query.session_id, at_least=query.position)
+                yield SessionAppend(query.session_id, at_least=query.position)
 
     def _retrieve(self, batch: Sequence[PendingQuery]) -> None:
         """Retrieve in this thread for queries of one bundle."""

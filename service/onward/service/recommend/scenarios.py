@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from onward.service.errors import PreconditionFailed, ScenarioNotFound, ServiceError, UnknownScenario
-from onward.service.live.replicated_map import Entry, Replica, open_replica
+from onward.service.live.replica import Replica, open_replica
+from onward.service.live.versioned_store import Entry
 from onward.service.recommend.options import RecommendationOptions
 
 MAX_SCENARIOS = 1_000

@@ -1,1 +1,1 @@
-"""Records of what was recommended and what visitors did: answers, counters, popularity, event log."""
+"""Records of answers and events, written in the background: answers, counters, popularity, event log."""

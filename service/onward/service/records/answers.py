@@ -1,4 +1,4 @@
-"""Answers that were served: kept a while, for their explanation, their next pages and the events that they led to."""
+"""Served answers, kept for a while: to explain them, to make next pages, and to attribute events to them."""
 
 import asyncio
 import re
@@ -23,17 +23,17 @@ MAX_WAITING = 4_096
 OWNER_DIGITS = 32
 NONCE_DIGITS = 16
 FLUSH_INTERVAL = timedelta(milliseconds=20)
-LONGEST_WAIT_S = 0.15
-"""Of a reader, for an answer that another worker may be about to write."""
+MAX_READ_WAIT_S = 0.15
+"""How long a reader waits for an answer that another worker may not have written yet."""
 
 _ANSWER_ID = re.compile(rf"[0-9a-f]{{{OWNER_DIGITS + NONCE_DIGITS}}}")
 
 
 @dataclass(slots=True)
 class Answer:
-    """What was shown, and all that decided it. Of a session it holds what was known of it, but not its id.
+    """The items that were recommended, and all inputs that decided them; of the session its state, but not its id.
 
-    Nobody changes one; that Python would see to it is left out, since one is made for every request.
+    Treat it as immutable. The dataclass is not frozen because that would slow down its creation for every request.
     """
 
     id: str
@@ -42,57 +42,59 @@ class Answer:
     """The bundle's digest."""
     items: Annotated[RetrievedItems, BeforeValidator(whole_columns)]
     session_items: tuple[str, ...] = ()
-    """What the encoder was given, oldest first."""
+    """The input of the encoder, oldest first."""
     purchased: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     user_id: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Those that differ from their defaults, as a request writes them."""
+    """The options that differ from their defaults, as a request writes them."""
     changes_version: int = 0
-    """That of the live catalog."""
+    """The version of the live catalog."""
     scenario: str | None = None
     scenario_version: int | None = None
     variant: str | None = None
     root_id: str | None = None
-    """Of a next page: the answer that is the first page."""
+    """Set on a next page: the id of the answer that is the first page."""
     shown_before: tuple[str, ...] = ()
-    """Of a next page, where it is asked for by itself: what the pages before it showed."""
+    """Set on a next page that is read by itself: the items of the pages before it."""
 
     def json(self) -> bytes:
-        """Write it, without what is as by default; of plain values that takes less time than of the class."""
-        written = {"id": self.id, "made_ms": self.made_ms, "bundle": self.bundle, "items": self.items.columns()}
+        """Serialize the answer without default values; going over plain values is faster than pydantic on the class."""
+        values = {"id": self.id, "made_ms": self.made_ms, "bundle": self.bundle, "items": self.items.columns()}
         for name in _OPTIONAL:
             if value := getattr(self, name):
-                written[name] = value
-        return to_json(written)
+                values[name] = value
+        return to_json(values)
 
 
-_OPTIONAL = tuple(each.name for each in fields(Answer) if each.default != MISSING or each.default_factory != MISSING)
+_OPTIONAL = tuple(
+    column.name for column in fields(Answer) if column.default != MISSING or column.default_factory != MISSING
+)
 
 
-class Claim(NamedTuple):
-    """An event that says which answer led to it."""
+class AttributionClaim(NamedTuple):
+    """An event that names the answer which led to it."""
 
     answer_id: str
     item_id: str
     type: str
 
 
-class Origin(NamedTuple):
-    """What kind of answer led to an event; what the answer went without is empty."""
+class AnswerOrigin(NamedTuple):
+    """How an answer was made, which is what online metrics group by; an absent part is empty."""
 
     scenario: str
     bundle: str
     variant: str
 
     @classmethod
-    def of(cls, answer: Answer) -> "Origin":
-        """Tell an answer's kind."""
+    def of(cls, answer: Answer) -> "AnswerOrigin":
+        """Return the origin of an answer."""
         return cls(answer.scenario or "", answer.bundle, answer.variant or "")
 
 
 def new_answer_ids(session_ids: Sequence[str | None]) -> list[str]:
-    """Make an id for each: the digest of the session, without one a random one, and a nonce."""
+    """Return an id for each session: its digest, or a random one for None, and a nonce."""
     nonces = secrets.token_hex(len(session_ids) * NONCE_DIGITS // 2)
     return [
         (secrets.token_hex(OWNER_DIGITS // 2) if session_id is None else session_digest(session_id))
@@ -102,131 +104,134 @@ def new_answer_ids(session_ids: Sequence[str | None]) -> list[str]:
 
 
 def new_page_id(answer_id: str) -> str:
-    """Make the id of another page of an answer."""
+    """Return a new id for a next page of an answer."""
     return owner_of(answer_id) + secrets.token_hex(NONCE_DIGITS // 2)
 
 
 def shown_by(pages: Iterable[Answer]) -> tuple[str, ...]:
-    """Return the items that some pages show, in their order."""
+    """Return the items of pages, in order."""
     return tuple(item_id for page in pages for item_id in page.items.item_ids)
 
 
 def owner_of(answer_id: str) -> str:
-    """Return the part of an id that all answers of a session share."""
+    """Return the part of an answer's id that all answers of its session share."""
     return answer_id[:OWNER_DIGITS]
 
 
 def nonce_of(answer_id: str) -> str:
-    """Return the part of an id that tells the answers of a session apart."""
+    """Return the part of an answer's id that is unique among the answers of its session."""
     return answer_id[OWNER_DIGITS:]
 
 
-Packed = Any
-"""What a store of answers makes of one; only the store itself looks into it."""
+PreparedWrite = Any
+"""An answer in the form that a store writes, which is private to the store."""
 
 
 class AnswerStore(Protocol):
     """Keeps the last answers of each session for their time to live, and forgets them with the session."""
 
-    def packed(self, answer: Answer, *, reserved: bool) -> Packed:
-        """Make ready for `write` what is to be kept of an answer, while it is at hand.
+    def prepare_write(self, answer: Answer, *, reserved: bool) -> PreparedWrite:
+        """Prepare an answer for `write`, so that the answer itself need not be kept in memory until then.
 
-        `reserved`: its session was to reserve its place; where it has none then, it is dropped.
+        `reserved`: the append to its session has reserved a place for it. If the place is gone by the time of `write`,
+        because the session was deleted, the answer is dropped.
         """
         ...
 
-    async def write(self, answers: Sequence[Packed]) -> None:
-        """Keep packed answers. Raises SessionStoreUnavailable."""
+    async def write(self, answers: Sequence[PreparedWrite]) -> None:
+        """Store prepared answers. Raises SessionStoreUnavailable."""
         ...
 
     async def pages(self, answer_id: str) -> list[Answer] | None:
-        """Return all pages of the answer of which the id names one, the first page first.
+        """Return all pages of an answer in order, given the id of any of them.
 
-        An empty list means that there is none and will be none, None that one may still be written.
+        An empty list means that there are none and never will be; None means that the answer may still be written.
         Raises SessionStoreUnavailable.
         """
         ...
 
     async def claim_next(self, root_id: str, expected_pages: int, answer: Answer) -> bool:
-        """Keep another page of an answer, unless the answer is gone or has more than `expected_pages` by now.
+        """Add the next page of an answer and return whether it was added.
 
-        Raises SessionStoreUnavailable.
+        It is not if the answer is gone, or if another caller has added a page to the `expected_pages` (optimistic
+        concurrency). Raises SessionStoreUnavailable.
         """
         ...
 
-    async def attribute(self, claims: Sequence[Claim]) -> list[Origin | None]:
-        """Return where the item of each claim was shown; None where it was not, or the same claim was made before.
+    async def attribute(self, claims: Sequence[AttributionClaim]) -> list[AnswerOrigin | None]:
+        """Return the origin of the answer of each claim; None if the answer lacks the item, or for a repeated claim.
 
         Raises SessionStoreUnavailable.
         """
         ...
 
     async def forget(self, owner: str) -> None:
-        """Drop the answers of a session. Raises SessionStoreUnavailable."""
+        """Delete the answers of a session. Raises SessionStoreUnavailable."""
         ...
 
 
 class AnswerLog:
-    """The answers that this process served, written together every few milliseconds, after they were sent.
+    """Writes the answers of this process to a store, in batches every few milliseconds, after they were sent.
 
-    At most `MAX_WAITING` wait; of more the oldest are lost, and counted. So are those that the store does not take.
+    At most `MAX_WAITING` answers wait; beyond that the oldest are dropped. Dropped answers are counted, and so are
+    those of a write that failed.
     """
 
     def __init__(self, store: AnswerStore) -> None:
         self._store = store
-        self._waiting: OrderedDict[str, Packed] = OrderedDict()
+        self._waiting: OrderedDict[str, PreparedWrite] = OrderedDict()
         self._outages = OutageLog("answers")
         self._flushing = asyncio.Lock()
 
     def add(self, answer: Answer, *, reserved: bool) -> None:
-        """Have an answer written soon; `reserved` where the call to its session's store was to make a place for it."""
-        self._waiting[answer.id] = self._store.packed(answer, reserved=reserved)
+        """Queue an answer for the next flush; `reserved`: see `AnswerStore.prepare_write`."""
+        self._waiting[answer.id] = self._store.prepare_write(answer, reserved=reserved)
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popitem(last=False)
-            self._outages.lost(1)
+            self._outages.count_lost(1)
 
     async def flush(self) -> None:
-        """Write what waits, and wait for what is being written."""
+        """Write the queued answers; waits for a flush in progress."""
         async with self._flushing:
             if not self._waiting:
                 return
             answers, self._waiting = self._waiting, OrderedDict()
-            with self._outages.noted(len(answers)):
+            with self._outages.writing(len(answers)):
                 await self._store.write(list(answers.values()))
 
     async def get(self, answer_id: str) -> Answer | None:
-        """Return an answer, None where it is kept no longer or never was. Raises SessionStoreUnavailable."""
+        """Return an answer, None if it has expired or never existed. Raises SessionStoreUnavailable."""
         pages = await self.pages(answer_id)
         before = list(takewhile(lambda page: page.id != answer_id, pages))
         return replace(pages[len(before)], shown_before=shown_by(before)) if len(before) < len(pages) else None
 
     async def pages(self, answer_id: str) -> list[Answer]:
-        """Return all pages of the answer of which the id names one, the first page first; none where it is gone.
+        """Return all pages of an answer in order, given the id of any of them; an empty list if there are none.
 
-        Waits a little for an answer that may not have been written yet. Raises SessionStoreUnavailable.
+        Waits for a moment for an answer that may not have been written yet. Raises SessionStoreUnavailable.
         """
         if _ANSWER_ID.fullmatch(answer_id) is None:
             return []
-        give_up_s = time.monotonic() + LONGEST_WAIT_S
+        deadline_s = time.monotonic() + MAX_READ_WAIT_S
         while (pages := await self._store.pages(answer_id)) is None:
-            if time.monotonic() > give_up_s:
+            if time.monotonic() > deadline_s:
                 return []
             await asyncio.sleep(FLUSH_INTERVAL.total_seconds())
         return pages
 
     async def claim_next(self, root_id: str, expected_pages: int, answer: Answer) -> bool:
-        """See AnswerStore: of several who make the same page, one keeps it. The others begin anew with `pages`."""
+        """See `AnswerStore`. Of several callers that make the same page one succeeds; the others retry from `pages`."""
         return await self._store.claim_next(root_id, expected_pages, answer)
 
-    async def attribute(self, claims: Sequence[Claim]) -> list[Origin | None]:
-        """See AnswerStore. A claim that names no answer's id comes to nothing."""
-        sound = [claim for claim in dict.fromkeys(claims) if _ANSWER_ID.fullmatch(claim.answer_id)]
-        origins = dict(zip(sound, await self._store.attribute(sound), strict=True)) if sound else {}
+    async def attribute(self, claims: Sequence[AttributionClaim]) -> list[AnswerOrigin | None]:
+        """See `AnswerStore`. A claim with a malformed answer id has no origin."""
+        valid = [claim for claim in dict.fromkeys(claims) if _ANSWER_ID.fullmatch(claim.answer_id)]
+        origins = dict(zip(valid, await self._store.attribute(valid), strict=True)) if valid else {}
         return [origins.pop(claim, None) for claim in claims]
 
     async def forget(self, session_id: str) -> None:
-        """Drop the answers of a session, the ones that wait included. Raises SessionStoreUnavailable."""
+        """Delete the answers of a session, queued ones included. Raises SessionStoreUnavailable."""
         owner = session_digest(session_id)
-        for answer_id in [waiting for waiting in self._waiting if owner_of(waiting) == owner]:
+        for answer_id in [answer_id for answer_id in self._waiting if owner_of(answer_id) == owner]:
             del self._waiting[answer_id]
         await self._store.forget(owner)

@@ -1,4 +1,4 @@
-"""Counters by the minute and by the hour, in Redis or in memory."""
+"""Counters for each minute and each hour, in Redis or in memory."""
 
 import time
 from collections import defaultdict
@@ -7,25 +7,25 @@ from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Literal, NamedTuple, Protocol
 
-from onward.service.redis_client import RedisCalls, Script, ask, redis_call
+from onward.service.redis_client import RedisClient, Script, execute_or_raise, redis_call
 
 MAX_COUNTERS = 10_000
-"""Of one period: what callers can make up, such as types of events, must not fill the store."""
+"""In one period. Callers choose some of the names, such as types of events, and must not fill the store."""
 
 
 class Period(NamedTuple):
-    """A stretch of time with counters of its own, and how long these are kept."""
+    """A length of time with counters of its own, and how long they are retained."""
 
     name: Literal["minute", "hour"]
     length: timedelta
-    kept: timedelta
+    retention: timedelta
 
-    def number(self, moment_s: float) -> int:
-        """Return which of the periods since 1970 a moment lies in."""
-        return int(moment_s // self.length.total_seconds())
+    def number(self, time_s: float) -> int:
+        """Return the number of the period that contains a time, counted from 1970."""
+        return int(time_s // self.length.total_seconds())
 
     def start(self, number: int) -> datetime:
-        """Return when a period began."""
+        """Return the time at which a period starts."""
         return datetime.fromtimestamp(number * self.length.total_seconds(), UTC)
 
 
@@ -34,8 +34,8 @@ HOUR = Period("hour", timedelta(hours=1), timedelta(days=31))
 PERIODS = (MINUTE, HOUR)
 
 
-class Sums(NamedTuple):
-    """Counters over a time."""
+class CounterSums(NamedTuple):
+    """Sums of counters over whole periods from `since` until now."""
 
     since: datetime
     period: Period
@@ -43,17 +43,17 @@ class Sums(NamedTuple):
 
 
 class Counters(Protocol):
-    """Sums by name over the last two hours by the minute, over the last month by the hour."""
+    """Counts by name for each minute of the last two hours and each hour of the last month."""
 
     async def add(self, amounts: Mapping[str, float]) -> int:
-        """Add to the counters of this minute and hour, return how many of them there was no room for.
+        """Add to the counters of the current minute and hour; return how many additions were refused as too many names.
 
         Raises SessionStoreUnavailable.
         """
         ...
 
-    async def sums(self, window: timedelta) -> Sums:
-        """Sum up all minutes or, for a window of more than two hours, all hours that lie in it, if only in part.
+    async def sums(self, window: timedelta) -> CounterSums:
+        """Sum up all minutes that overlap the window; for a window of more than two hours, all hours that do.
 
         Raises SessionStoreUnavailable.
         """
@@ -61,82 +61,86 @@ class Counters(Protocol):
 
 
 class RedisCounters:
-    """Shared by every worker and replica: a hash for each minute and hour; one script, one round trip to add."""
+    """Shared by all workers and replicas: a hash for each minute and hour; `add` runs one script in one round trip."""
 
     def __init__(
-        self, redis: RedisCalls, *, name: str, most: int = MAX_COUNTERS, clock: Callable[[], float] = time.time
+        self, redis: RedisClient, *, name: str, max_counters: int = MAX_COUNTERS, clock: Callable[[], float] = time.time
     ) -> None:
         self._redis = redis
         self._prefix = f"onward:{{{name}}}"
-        self._most = most
+        self._max_counters = max_counters
         self._clock = clock
-        self._add = Script(redis, files("onward.service.records").joinpath("count.lua").read_text(encoding="utf-8"))
+        self._add = Script(
+            redis, files("onward.service.records").joinpath("add_to_counters.lua").read_text(encoding="utf-8")
+        )
 
     async def add(self, amounts: Mapping[str, float]) -> int:
-        """One run of the script."""
+        """Add to the counters by one run of a script; see `Counters`."""
         now_s = self._clock()
         keys = [self._key(period, period.number(now_s)) for period in PERIODS]
-        arguments: list[str | int | float] = [self._most]
-        arguments += [int((period.kept + period.length) / timedelta(milliseconds=1)) for period in PERIODS]
+        arguments: list[str | int | float] = [self._max_counters]
+        arguments += [int((period.retention + period.length) / timedelta(milliseconds=1)) for period in PERIODS]
         for name, amount in amounts.items():
             arguments += (name, amount)
         async with redis_call():
             return int(await self._add(keys, arguments))
 
-    async def sums(self, window: timedelta) -> Sums:
-        """One round trip."""
-        period, numbers = _covered(window, self._clock())
+    async def sums(self, window: timedelta) -> CounterSums:
+        """Read the hashes of all periods in one round trip; see `Counters`."""
+        period, numbers = _periods(window, self._clock())
         async with redis_call():
-            replies = await ask(self._redis, *(("HGETALL", self._key(period, number)) for number in numbers))
+            replies = await execute_or_raise(
+                self._redis, *(("HGETALL", self._key(period, number)) for number in numbers)
+            )
         sums: defaultdict[str, float] = defaultdict(float)
         for reply in replies:
             for name, amount in zip(reply[::2], reply[1::2], strict=True):
                 sums[name.decode()] += float(amount)
-        return Sums(period.start(numbers[0]), period, sums)
+        return CounterSums(period.start(numbers[0]), period, sums)
 
     def _key(self, period: Period, number: int) -> str:
         return f"{self._prefix}:{period.name}:{number}"
 
 
 class InMemoryCounters:
-    """For tests and a service of one process: the same promise, in a dict."""
+    """The counters of tests and of a service with one process, in a dict."""
 
-    def __init__(self, *, most: int = MAX_COUNTERS, clock: Callable[[], float] = time.time) -> None:
-        self._most = most
+    def __init__(self, *, max_counters: int = MAX_COUNTERS, clock: Callable[[], float] = time.time) -> None:
+        self._max_counters = max_counters
         self._clock = clock
         self._counters: defaultdict[tuple[Period, int], dict[str, float]] = defaultdict(dict)
 
     async def add(self, amounts: Mapping[str, float]) -> int:
-        """Add in this process."""
+        """Add to the counters of this process; see `Counters`."""
         now_s = self._clock()
-        self._forget_expired(now_s)
+        self._evict_expired(now_s)
         return sum(self._add(self._counters[period, period.number(now_s)], amounts) for period in PERIODS)
 
-    async def sums(self, window: timedelta) -> Sums:
-        """Sum up in this process."""
-        period, numbers = _covered(window, self._clock())
+    async def sums(self, window: timedelta) -> CounterSums:
+        """Sum up the counters of this process; see `Counters`."""
+        period, numbers = _periods(window, self._clock())
         sums: defaultdict[str, float] = defaultdict(float)
         for number in numbers:
             for name, amount in self._counters.get((period, number), {}).items():
                 sums[name] += amount
-        return Sums(period.start(numbers[0]), period, sums)
+        return CounterSums(period.start(numbers[0]), period, sums)
 
     def _add(self, counters: dict[str, float], amounts: Mapping[str, float]) -> int:
         refused = 0
         for name, amount in amounts.items():
-            if name in counters or len(counters) < self._most:
+            if name in counters or len(counters) < self._max_counters:
                 counters[name] = counters.get(name, 0) + amount
             else:
                 refused += 1
         return refused
 
-    def _forget_expired(self, now_s: float) -> None:
+    def _evict_expired(self, now_s: float) -> None:
         for period, number in list(self._counters):
-            if number < period.number(now_s - period.kept.total_seconds()):
+            if number < period.number(now_s - period.retention.total_seconds()):
                 del self._counters[period, number]
 
 
-def _covered(window: timedelta, now_s: float) -> tuple[Period, range]:
-    """Return the periods that a window up to now lies in."""
-    period = MINUTE if window <= MINUTE.kept else HOUR
+def _periods(window: timedelta, now_s: float) -> tuple[Period, range]:
+    """Return the kind and the numbers of the periods that overlap a window until now."""
+    period = MINUTE if window <= MINUTE.retention else HOUR
     return period, range(period.number(now_s - window.total_seconds()), period.number(now_s) + 1)

@@ -1,4 +1,4 @@
-"""EventLog: what happened, as files of JSON lines that training reads."""
+"""EventLog: events and answers as files of JSON lines, which training reads."""
 
 import asyncio
 import os
@@ -26,37 +26,37 @@ MAX_WAITING = 50_000
 class EventLog:
     """Appends the events and answers of this process to files of a folder, `events-*.jsonl` and `answers-*.jsonl`.
 
-    They are written in a thread, by each `flush`, and safe on the disk when a file ends: after 64 MiB, at the hour, and
-    at `close`. What the disk does not take is lost, and counted; so are the oldest of more than `MAX_WAITING` lines.
+    `flush` writes them in a thread. A file is rotated after 64 MiB, at each full hour and at `close`, and synced to
+    disk then. Lines that cannot be written are lost and counted, as are the oldest of more than `MAX_WAITING` lines.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._events = _Lines(_LogFile(folder, "events", clock))
-        self._answers = _Lines(_LogFile(folder, "answers", clock))
+        self._events = _LineQueue(_LogFile(folder, "events", clock))
+        self._answers = _LineQueue(_LogFile(folder, "answers", clock))
         self._clock = clock
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        """Have events written."""
+        """Queue events."""
         for event in events:
             self._events.add(_event_line(event))
 
     def served(self, answer: Answer, session_id: str | None) -> None:
-        """Have an answer written, with the session that it was given to."""
+        """Queue an answer, with the session that it was made for."""
         self._answers.add(_answer_line(answer, session_id))
 
     async def flush(self) -> None:
-        """Write what waits."""
-        for lines in (self._events, self._answers):
-            await lines.flush()
+        """Write all queued lines."""
+        for queue in (self._events, self._answers):
+            await queue.flush()
 
     async def close(self) -> None:
-        """Write what waits and make it safe."""
-        for lines in (self._events, self._answers):
-            await lines.close()
+        """Write all queued lines and sync the files to disk."""
+        for queue in (self._events, self._answers):
+            await queue.close()
 
 
-class _Lines:
-    """Lines that wait for a file."""
+class _LineQueue:
+    """Lines that wait to be written to a file."""
 
     def __init__(self, file: "_LogFile") -> None:
         self._file = file
@@ -64,44 +64,44 @@ class _Lines:
         self._outages = OutageLog("event log")
 
     def add(self, line: dict[str, Any]) -> None:
-        self._outages.lost(int(len(self._waiting) == MAX_WAITING))
+        self._outages.count_lost(int(len(self._waiting) == MAX_WAITING))
         self._waiting.append(line)
 
     async def flush(self) -> None:
         lines, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
-        with self._outages.noted(len(lines)):
+        with self._outages.writing(len(lines)):
             await asyncio.to_thread(self._file.write, lines)
 
     async def close(self) -> None:
         await self.flush()
-        with self._outages.noted(0):
-            await asyncio.to_thread(self._file.end)
+        with self._outages.writing(0):
+            await asyncio.to_thread(self._file.rotate)
 
 
 class _LogFile:
-    """The file that is written now; it has a new name for each stretch, so that no two processes share one."""
+    """The file being written; each has a random part in its name, so that no two processes write to the same one."""
 
     def __init__(self, folder: Path, kind: str, clock: Callable[[], float]) -> None:
         self._folder = folder
         self._kind = kind
         self._clock = clock
         self._file: BinaryIO | None = None
-        self._lock = RLock()  # a flush that was given up may still be at it
+        self._lock = RLock()  # the thread of a cancelled flush may still be writing
         self._hour = 0
 
     def write(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Append lines, in a new file where it is time for one. Raises OSError, and then begins a new one."""
+        """Append lines, to a new file if the hour has changed. After an OSError the next write starts a new file."""
         content = b"".join(to_json(line) + b"\n" for line in lines)
         hour = int(self._clock() // MAX_FILE_AGE.total_seconds())
         with self._lock:
             if hour != self._hour:
-                self.end()
+                self.rotate()
             if content:
                 self._hour = hour
                 self._append(content)
 
-    def end(self) -> None:
-        """Make the file safe and leave it, where there is one. Raises OSError."""
+    def rotate(self) -> None:
+        """Sync the current file to disk and close it, if there is one. Raises OSError."""
         with self._lock:
             file, self._file = self._file, None
             if file is not None:
@@ -109,21 +109,21 @@ class _LogFile:
                     os.fsync(file.fileno())
 
     def _append(self, content: bytes) -> None:
-        file = self._file = self._file or self._new()
+        file = self._file = self._file or self._open()
         try:
             file.write(content)
             file.flush()
         except OSError:
-            self._file = None  # it may end within a line
+            self._file = None  # its last line may be incomplete
             with suppress(OSError):
                 file.close()
             raise
         if file.tell() >= MAX_FILE_BYTES:
-            self.end()
+            self.rotate()
 
-    def _new(self) -> BinaryIO:
-        moment = datetime.fromtimestamp(self._clock(), UTC)
-        name = f"{self._kind}-{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.jsonl"
+    def _open(self) -> BinaryIO:
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        name = f"{self._kind}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.jsonl"
         return (self._folder / name).open("xb")
 
 

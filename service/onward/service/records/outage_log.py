@@ -1,4 +1,4 @@
-"""What is told when a place for records fails."""
+"""OutageLog: count lost records, and log when a destination of records fails and recovers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,28 +8,29 @@ from onward.service.errors import SessionStoreUnavailable
 
 
 class OutageLog:
-    """Counts the records of one kind that are lost, and logs when an outage begins and ends, not each loss."""
+    """Counts the lost records of one kind; logs the start and the end of an outage, not each loss."""
 
     def __init__(self, what: str) -> None:
+        """Name the kind of records, for the log and the metrics."""
         self._what = what
-        self._lasts = False
+        self._is_failing = False
 
     @contextmanager
-    def noted(self, records: int) -> Iterator[None]:
-        """Write `records` in this block; where the place for them fails, they are lost and all else goes on."""
+    def writing(self, records: int) -> Iterator[None]:
+        """Write `records` records in this block. If their destination fails, count them as lost and continue."""
         try:
             yield
         except (SessionStoreUnavailable, OSError) as error:
-            self.lost(records)
-            if not self._lasts:
+            self.count_lost(records)
+            if not self._is_failing:
                 telemetry.recording_failed(self._what, error.__cause__ or error)
-            self._lasts = True
+            self._is_failing = True
         else:
-            if self._lasts:
-                telemetry.recording_works_again(self._what)
-            self._lasts = False
+            if self._is_failing:
+                telemetry.recording_recovered(self._what)
+            self._is_failing = False
 
-    def lost(self, records: int) -> None:
-        """Count records that are dropped."""
+    def count_lost(self, records: int) -> None:
+        """Count records that were dropped."""
         if records:
             telemetry.records_lost(self._what, records)

@@ -1,4 +1,4 @@
-"""Recorder: all that is remembered of answers and events beside the requests."""
+"""Recorder: the records of answers and events, queued by requests and written in the background."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -18,16 +18,17 @@ from onward.service.records.live_popularity import (
     RedisPopularityStore,
 )
 from onward.service.records.online_metrics import OnlineMetrics
-from onward.service.redis_client import RedisCalls, connect
+from onward.service.redis_client import RedisClient, connect
 from onward.service.sessions import AppliedEvent
 from onward.service.settings import IN_MEMORY, Settings
 
 COUNT_INTERVAL = timedelta(seconds=1)
-NOTHING_KEPT = timedelta(0)
+NO_TTL = timedelta(0)
+"""The setting by which a deployment keeps no answers."""
 
 
 class Recorder:
-    """Is told of each answer that was sent and each event that was applied; both cost the request next to nothing."""
+    """Records each answer that was sent and each event that was applied; requests only add them to queues in memory."""
 
     def __init__(
         self,
@@ -36,69 +37,70 @@ class Recorder:
         popularity: LivePopularity,
         log: EventLog | None,
     ) -> None:
-        """Take None for what the deployment does not keep."""
+        """Take the places to record to; None for those that the deployment does not use."""
         self.answers = answers
         self.metrics = metrics
         self.popularity = popularity
         self._log = log
-        self._at_work: set[asyncio.Task[None]] = set()
+        self._flushes: set[asyncio.Task[None]] = set()
 
     def served(self, answer: Answer, *, session_id: str | None = None, reserved: bool = False) -> None:
-        """Take note of an answer.
+        """Record an answer.
 
         Args:
-            answer: what was sent.
-            session_id: whose it is; only the event log keeps it.
-            reserved: the append to this session was given the answer's id; only then is it kept for the session.
+            answer: the answer that was sent.
+            session_id: its session, which only the event log records.
+            reserved: whether the append to the session reserved a place for the answer; otherwise an answer of a
+                session is counted and logged but not kept.
         """
-        self._note(answer, session_id)
+        self._count_and_log(answer, session_id)
         if self.answers is not None and (reserved or session_id is None):
             self.answers.add(answer, reserved=reserved)
 
     def served_page(self, page: Answer) -> None:
-        """Take note of a next page, which is kept already since `AnswerLog.claim_next`."""
-        self._note(page, None)
+        """Record a next page, which `AnswerLog.claim_next` has stored already."""
+        self._count_and_log(page, None)
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        """Take note of events."""
+        """Record events."""
         self.metrics.applied(events)
         self.popularity.applied(events)
         if self._log is not None:
             self._log.applied(events)
 
     async def forget(self, session_id: str) -> None:
-        """Drop what is kept of a session; what is written to the event log stays. Raises SessionStoreUnavailable."""
+        """Delete the answers of a session; lines in the event log remain. Raises SessionStoreUnavailable."""
         if self.answers is not None:
             await self.answers.forget(session_id)
 
     async def flush_answers(self) -> None:
-        """Write the answers that wait."""
+        """Write the queued answers."""
         if self.answers is not None:
-            await self._to_its_end(self.answers.flush())
+            await self._shielded(self.answers.flush())
 
     async def flush_counts(self) -> None:
-        """Write all that waits, the answers first, since events are counted for answers that are kept."""
+        """Write everything that is queued: answers first, since events are attributed to stored answers."""
         await self.flush_answers()
-        await self._to_its_end(self.metrics.flush())
-        await self._to_its_end(self.popularity.flush())
+        await self._shielded(self.metrics.flush())
+        await self._shielded(self.popularity.flush())
         if self._log is not None:
-            await self._to_its_end(self._log.flush())
+            await self._shielded(self._log.flush())
 
     async def close(self) -> None:
-        """Write all that waits."""
-        await asyncio.gather(*self._at_work)
+        """Finish running flushes and write everything that is queued."""
+        await asyncio.gather(*self._flushes)
         await self.flush_counts()
         if self._log is not None:
             await self._log.close()
 
-    async def _to_its_end(self, flush: Coroutine[Any, Any, None]) -> None:
-        """Wait for a flush, which goes on when the waiting is given up: what it has taken would be lost."""
+    async def _shielded(self, flush: Coroutine[Any, Any, None]) -> None:
+        """Await a flush; it continues if the caller is cancelled, or the records that it dequeued would be lost."""
         task = asyncio.create_task(flush)
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
         await asyncio.shield(task)
 
-    def _note(self, answer: Answer, session_id: str | None) -> None:
+    def _count_and_log(self, answer: Answer, session_id: str | None) -> None:
         self.metrics.served(answer)
         if self._log is not None:
             self._log.served(answer, session_id)
@@ -106,21 +108,21 @@ class Recorder:
 
 @asynccontextmanager
 async def open_recorder(settings: Settings) -> AsyncIterator[Recorder]:
-    """Record where the settings say, beside the requests, until the block ends."""
+    """Run a recorder for the places that the settings name, with its periodic flushes, until the block ends."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
-    async with AsyncExitStack() as running:
+    async with AsyncExitStack() as stack:
         redis = None if url == IN_MEMORY else connect(url)
         if redis is not None:
-            running.push_async_callback(redis.aclose)
+            stack.push_async_callback(redis.aclose)
         recorder = _recorder(settings, redis)
-        running.push_async_callback(recorder.close)
-        await running.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
+        stack.push_async_callback(recorder.close)
+        await stack.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
         if recorder.answers is not None:
-            await running.enter_async_context(repeated(recorder.flush_answers, FLUSH_INTERVAL))
+            await stack.enter_async_context(repeated(recorder.flush_answers, FLUSH_INTERVAL))
         yield recorder
 
 
-def _recorder(settings: Settings, redis: RedisCalls | None) -> Recorder:
+def _recorder(settings: Settings, redis: RedisClient | None) -> Recorder:
     half_life = settings.popularity_half_life
     weights: PopularityStore
     counters: Counters
@@ -129,7 +131,7 @@ def _recorder(settings: Settings, redis: RedisCalls | None) -> Recorder:
     else:
         counters = RedisCounters(redis, name="metrics")
         weights = RedisPopularityStore(redis, half_life=half_life)
-    answers = None if settings.answer_ttl == NOTHING_KEPT else AnswerLog(_answer_store(settings.answer_ttl, redis))
+    answers = None if settings.answer_ttl == NO_TTL else AnswerLog(_answer_store(settings.answer_ttl, redis))
     return Recorder(
         answers,
         OnlineMetrics(answers, counters),
@@ -138,5 +140,5 @@ def _recorder(settings: Settings, redis: RedisCalls | None) -> Recorder:
     )
 
 
-def _answer_store(ttl: timedelta, redis: RedisCalls | None) -> AnswerStore:
+def _answer_store(ttl: timedelta, redis: RedisClient | None) -> AnswerStore:
     return InMemoryAnswerStore(ttl=ttl) if redis is None else RedisAnswerStore(redis, ttl=ttl)

@@ -1,7 +1,17 @@
-"""Calls of Redis or Valkey: of one server, of the master that Sentinels name, of a cluster."""
+"""A client of Redis or Valkey: a single server, the master behind Sentinels, or a cluster."""
 
 from onward.service.redis_client.address import SCHEMES, Address
-from onward.service.redis_client.calls import RedisCalls, Script, ask, connect, redis_call
-from onward.service.redis_client.wire import Argument, Command
+from onward.service.redis_client.client import RedisClient, Script, connect, execute_or_raise, redis_call
+from onward.service.redis_client.connection import Argument, Command
 
-__all__ = ["SCHEMES", "Address", "Argument", "Command", "RedisCalls", "Script", "ask", "connect", "redis_call"]
+__all__ = [
+    "SCHEMES",
+    "Address",
+    "Argument",
+    "Command",
+    "RedisClient",
+    "Script",
+    "connect",
+    "execute_or_raise",
+    "redis_call",
+]

@@ -1,4 +1,4 @@
-"""Address: what a URL says of a server, of the Sentinels that know it, or of a cluster."""
+"""Address: the URL of a server, of Sentinels or of a cluster, parsed and checked."""
 
 import re
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ SCHEMES = (
     "rediss+cluster://",
 )
 DEFAULT_PORTS = {"server": 6379, "sentinel": 26379, "cluster": 6379}
-OF_SENTINELS = "sentinel_"
-"""How options begin that are for the Sentinels themselves, as in ?sentinel_password=..."""
+SENTINEL_OPTION_PREFIX = "sentinel_"
+"""Prefix of query options for the connections to the Sentinels themselves, as in ?sentinel_password=..."""
 
 Kind = Literal["server", "sentinel", "cluster"]
 
@@ -29,20 +29,20 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?")
 
 
 class Address(NamedTuple):
-    """Where calls go, and with which options redis-py connects."""
+    """Where to connect, and with which options of redis-py."""
 
     kind: Kind
     hosts: tuple[tuple[str, int], ...]
-    """Of the Sentinels, or of some nodes of the cluster; none for a single server."""
+    """Host and port of the Sentinels, or of some nodes of the cluster; empty for a single server."""
     service: str
-    """The name that the Sentinels know the master by, else empty."""
+    """The name under which the Sentinels monitor the master; empty for the other kinds."""
     options: Mapping[str, Any]
-    """Of a connection; a single server's with its place."""
+    """Connection options; for a single server they include its host and port, or its socket path."""
     sentinel_options: Mapping[str, Any]
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read a URL. Raises ValueError, which says what to change and does not repeat the URL, as it holds secrets."""
+        """Parse a URL. Raises ValueError, which says what to change and omits the URL, as it may hold secrets."""
         scheme = _SCHEME.fullmatch(url.partition("://")[0])
         if scheme is None or not url.startswith(SCHEMES):
             raise ValueError(f"begins with one of {', '.join(SCHEMES)}")
@@ -50,52 +50,55 @@ class Address(NamedTuple):
             return cls("server", (), "", _options(url), {})
         kind: Kind = "sentinel" if scheme[2] == "sentinel" else "cluster"
         parts = urlsplit(url)
-        user, _, names = parts.netloc.rpartition("@")
-        hosts = tuple(_host(name, DEFAULT_PORTS[kind]) for name in names.split(","))
+        user, _, host_list = parts.netloc.rpartition("@")
+        hosts = tuple(_host(host, DEFAULT_PORTS[kind]) for host in host_list.split(","))
         service, database = _path(kind, parts.path)
         query = parse_qsl(parts.query)
-        encrypted = scheme[1]
+        base_scheme = scheme[1]
 
         def options(user: str, database: str, query: list[tuple[str, str]]) -> dict[str, Any]:
-            read = _options(f"{encrypted}://{user + '@' if user else ''}host/{database}?{urlencode(query)}")
-            del read["host"]
-            return read
+            """Let redis-py parse the options, as those of one server with a placeholder for its host."""
+            parsed = _options(f"{base_scheme}://{user + '@' if user else ''}host/{database}?{urlencode(query)}")
+            del parsed["host"]
+            return parsed
 
-        of_sentinels = [(name.removeprefix(OF_SENTINELS), value) for name, value in query if _is_of_sentinels(name)]
-        of_connections = [(name, value) for name, value in query if not _is_of_sentinels(name)]
-        encryption = [(name, value) for name, value in of_connections if name.startswith("ssl_")]
-        found = cls(
-            kind, hosts, service, options(user, database, of_connections), options("", "", encryption + of_sentinels)
+        sentinel_query = [
+            (name.removeprefix(SENTINEL_OPTION_PREFIX), value) for name, value in query if _is_for_sentinels(name)
+        ]
+        connection_query = [(name, value) for name, value in query if not _is_for_sentinels(name)]
+        tls_query = [(name, value) for name, value in connection_query if name.startswith("ssl_")]
+        address = cls(
+            kind, hosts, service, options(user, database, connection_query), options("", "", tls_query + sentinel_query)
         )
         if kind == "cluster":
-            _check(RedisCluster, {"host": "host", **found.options})
-        return found
+            _check(RedisCluster, {"host": "host", **address.options})
+        return address
 
 
-def _is_of_sentinels(name: str) -> bool:
-    return name.startswith(OF_SENTINELS)
+def _is_for_sentinels(name: str) -> bool:
+    return name.startswith(SENTINEL_OPTION_PREFIX)
 
 
 def _options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = dict(parse_url(url))
-    options.pop("max_connections", None)  # there is one
+    options.pop("max_connections", None)  # all callers share one connection
     _check(options.get("connection_class", Connection), options)
     return options
 
 
 def _check(client: type[Any], options: Mapping[str, Any]) -> None:
-    """Make one, which sends nothing yet."""
+    """Construct a client, which sends nothing yet. Raises ValueError if it does not accept the options."""
     try:
         client(**{name: value for name, value in options.items() if name != "connection_class"})
     except (TypeError, RedisError) as error:
         raise ValueError("has an option behind its ? that is unknown or unusable") from error
 
 
-def _host(name: str, default_port: int) -> tuple[str, int]:
-    found = _HOST.fullmatch(name)
-    if found is None or int(found[2] or 1) not in range(1, 65536):
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    match = _HOST.fullmatch(text)
+    if match is None or int(match[2] or 1) not in range(1, 65536):
         raise ValueError("names its hosts as in HOST:PORT,HOST:PORT")
-    return found[1].strip("[]"), int(found[2] or default_port)
+    return match[1].strip("[]"), int(match[2] or default_port)
 
 
 def _path(kind: Kind, path: str) -> tuple[str, str]:

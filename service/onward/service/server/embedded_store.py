@@ -1,4 +1,7 @@
-"""A private Valkey or Redis for a service that was given none: on a unix socket, ended with the service."""
+"""The embedded session store: a Valkey or Redis server that runs on a unix socket and ends with the service.
+
+It is used if REDIS_URL names no server.
+"""
 
 import shutil
 import subprocess
@@ -15,34 +18,34 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from onward.service import telemetry
-from onward.service.server.parent_death import end_with_parent
+from onward.service.server.parent_death import terminate_with_parent
 
 START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
-LONGEST_FOLDER = 70
+MAX_FOLDER_LENGTH = 70
 
 
 class StoreNotStarted(Exception):
-    """A server that could not be started; one line that says why."""
+    """A server did not start; the message says why in one line."""
 
 
 def find_servers() -> list[Path]:
-    """Return the servers to be had here, the best first: on PATH, then the one of the `embedded` extra."""
-    on_path = [found for name in ("valkey-server", "redis-server") if (found := shutil.which(name))]
+    """Return the installed server programs, the preferred first: those on PATH, then that of the `embedded` extra."""
+    on_path = [path for name in ("valkey-server", "redis-server") if (path := shutil.which(name))]
     return [*map(Path, on_path), *_packaged_server()]
 
 
 @contextmanager
-def private_store() -> Iterator[str | None]:
-    """Run a private session store and give its URL, None where no server is to be had or starts."""
-    with ExitStack() as running:
-        yield _start_first(find_servers(), running)
+def embedded_store() -> Iterator[str | None]:
+    """Run an embedded session store and yield its URL; None if no server is installed or starts."""
+    with ExitStack() as stack:
+        yield _start_first(find_servers(), stack)
 
 
-def _start_first(servers: list[Path], running: ExitStack) -> str | None:
+def _start_first(servers: list[Path], stack: ExitStack) -> str | None:
     for server in servers:
         try:
-            url = running.enter_context(run_server(server))
+            url = stack.enter_context(run_server(server))
         except (StoreNotStarted, OSError) as error:
             telemetry.store_not_started(str(server), str(error))
         else:
@@ -53,7 +56,7 @@ def _start_first(servers: list[Path], running: ExitStack) -> str | None:
 
 @contextmanager
 def run_server(server: Path) -> Iterator[str]:
-    """Run `server` on a unix socket of its own folder and give its URL. Raises StoreNotStarted."""
+    """Run a server on a unix socket in a temporary folder and yield its URL. Raises StoreNotStarted."""
     with tempfile.TemporaryDirectory(prefix="onward-store-", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
         socket = Path(folder) / "socket"
         process = subprocess.Popen(
@@ -61,8 +64,8 @@ def run_server(server: Path) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the service, which still needs its sessions to finish
-            preexec_fn=end_with_parent,
+            start_new_session=True,  # Ctrl-C is for the service alone, which needs the store until its last answer
+            preexec_fn=terminate_with_parent,
         )
         try:
             _wait_until_ready(process, socket)
@@ -77,15 +80,15 @@ def run_server(server: Path) -> Iterator[str]:
 
 
 def _short_folder() -> str:
-    """Choose where to put the socket: its path may have at most 104 bytes on some systems."""
+    """Return a folder for the socket, whose path is limited to 104 bytes on some systems."""
     folder = tempfile.gettempdir()
-    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"  # noqa: S108  # the folder made in it is private
+    return folder if len(folder) <= MAX_FOLDER_LENGTH else "/tmp"  # noqa: S108  # the folder created in it is private
 
 
 def _options(folder: Path, socket: Path) -> list[str]:
-    reachable_by_us_alone = ["--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "600"]
-    nothing_on_disk = ["--save", "", "--appendonly", "no", "--dir", str(folder), "--logfile", str(folder / "log")]
-    return [*reachable_by_us_alone, *nothing_on_disk, "--daemonize", "no"]
+    only_by_socket = ["--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "600"]
+    without_persistence = ["--save", "", "--appendonly", "no", "--dir", str(folder), "--logfile", str(folder / "log")]
+    return [*only_by_socket, *without_persistence, "--daemonize", "no"]
 
 
 def _packaged_server() -> list[Path]:

@@ -1,4 +1,4 @@
-"""A child process that does not outlive its parent, even where the parent is killed."""
+"""Terminate a child process when its parent ends, even if the parent was killed."""
 
 import ctypes
 import signal
@@ -9,7 +9,7 @@ PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def end_with_parent() -> None:
-    """Have Linux send this process SIGTERM when its parent ends; nothing of the kind exists elsewhere."""
+def terminate_with_parent() -> None:
+    """Have Linux send this process SIGTERM when its parent ends; on other systems this does nothing."""
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

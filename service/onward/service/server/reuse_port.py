@@ -1,8 +1,8 @@
-"""SharedAddress: an address at which each worker listens by itself, so that connections spread over them.
+"""ReusePortSocket: give each worker a listening socket of its own, so that the kernel balances connections over them.
 
-Of a socket that all workers share, whoever looks first accepts all connections that wait, and kept-alive ones stay
-there: of 16 connections one of two workers had 9 to 14. With a socket each, Linux gives every new connection to one of
-them by the hash of its addresses.
+If all workers shared one socket, the worker that polls first would accept all pending connections, and keep-alive
+connections stay with their worker: of 16 connections one of two workers had 9 to 14. With one socket each
+(SO_REUSEPORT), Linux assigns every new connection to one of them by the hash of its addresses.
 """
 
 import socket
@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, Self
 
-SPREADS = sys.platform == "linux"
-"""Whether the system spreads connections over the sockets of an address."""
+KERNEL_BALANCES = sys.platform == "linux"
+"""Whether the kernel balances connections over the sockets that share an address."""
 
 
-class SharedAddress(socket.socket):
-    """A bound socket that nobody listens to; what a worker process gets of it is a socket of its own."""
+class ReusePortSocket(socket.socket):
+    """A bound socket that never listens; unpickling it in a worker process makes another socket at the same address."""
 
     @classmethod
     def of(cls, bound: socket.socket) -> Self:
@@ -24,11 +24,11 @@ class SharedAddress(socket.socket):
         return cls(fileno=bound.detach())
 
     def __reduce__(self) -> tuple[Callable[..., socket.socket], tuple[Any, ...]]:
-        """Say how the socket of another process is made."""
-        return _another, (self.family, self.getsockname())
+        """Return how to make the socket of another process."""
+        return _bind_another, (self.family, self.getsockname())
 
 
-def _another(family: int, address: Any) -> socket.socket:
+def _bind_another(family: int, address: Any) -> socket.socket:
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,4 +1,4 @@
-"""Run the service: find a session store, start the workers, and leave nothing behind."""
+"""Run the service: find or start a session store, start the workers, and clean up at the end."""
 
 import os
 import signal
@@ -14,25 +14,25 @@ from uvicorn.supervisors import Multiprocess
 
 from onward.service import telemetry
 from onward.service.http.fast_protocol import FastProtocol
-from onward.service.server.embedded_store import private_store
-from onward.service.server.reuse_port import SPREADS, SharedAddress
+from onward.service.server.embedded_store import embedded_store
+from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket
 from onward.service.settings import IN_MEMORY, Settings
 
 
 class CannotServe(Exception):
-    """Settings that do not go together: one line that says what to change."""
+    """The settings contradict each other; the message says in one line what to change."""
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal says otherwise; what is in flight by then is answered. Raises CannotServe."""
+    """Serve until a signal stops the service; requests in flight are answered first. Raises CannotServe."""
     signal.signal(signal.SIGTERM, _stop)
     telemetry.configure_logging(settings.log_level)
-    with ExitStack() as running:
-        url = settings.redis_url.get_secret_value() if settings.redis_url else running.enter_context(private_store())
+    with ExitStack() as stack:
+        url = settings.redis_url.get_secret_value() if settings.redis_url else stack.enter_context(embedded_store())
         if (url or IN_MEMORY) == IN_MEMORY and settings.workers > 1:
             raise CannotServe("several workers cannot share sessions in memory: set REDIS_URL, or --workers 1")
         if settings.workers > 1:
-            os.environ[telemetry.MULTIPROCESS_FOLDER] = running.enter_context(
+            os.environ[telemetry.MULTIPROCESS_FOLDER] = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="onward-metrics-")
             )
         os.environ.update(settings.model_copy(update={"redis_url": SecretStr(url or IN_MEMORY)}).environment())
@@ -45,7 +45,7 @@ def serve(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=settings.rate_limit is not None,  # a caller's address counts for nothing else
+            proxy_headers=settings.rate_limit is not None,  # only the rate limit uses a caller's address
             lifespan="on",
             http=FastProtocol,
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
@@ -60,11 +60,11 @@ def _run(config: uvicorn.Config) -> None:
             server.run()
         else:
             bound = config.bind_socket()
-            Multiprocess(config, sockets=[SharedAddress.of(bound) if SPREADS else bound]).run()
+            Multiprocess(config, sockets=[ReusePortSocket.of(bound) if KERNEL_BALANCES else bound]).run()
     if config.workers == 1 and not server.started:
         sys.exit(STARTUP_FAILURE)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    """End in order: before the server runs at once, after it once it has drained, since it repeats the signal then."""
+    """Exit normally on SIGTERM. While uvicorn serves, it handles the signal first, drains, and then raises it again."""
     sys.exit(0)

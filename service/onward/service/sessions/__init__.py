@@ -1,8 +1,8 @@
-"""Sessions: what each visitor did last, kept in Redis or in memory."""
+"""Sessions: the latest events of each visitor, kept in Redis or in memory."""
 
 from onward.service.sessions.events import AppliedEvent, Event, EventListener, Listeners, SentEvent
 from onward.service.sessions.memory import InMemorySessionStore
-from onward.service.sessions.recording import Outcome, record
+from onward.service.sessions.recording import EventOutcome, record
 from onward.service.sessions.redis import RedisSessionStore
 from onward.service.sessions.rules import EVENT_TYPE, MAX_EVENT_AGE, EventRules, EventWeights
 from onward.service.sessions.session import Position, Session
@@ -10,8 +10,8 @@ from onward.service.sessions.store import (
     REMEMBERED_ANSWERS,
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
-    Append,
-    Merged,
+    MergeResult,
+    SessionAppend,
     SessionStore,
     session_digest,
 )
@@ -22,20 +22,20 @@ __all__ = [
     "REMEMBERED_ANSWERS",
     "REMEMBERED_EVENT_IDS",
     "REMEMBERED_MARKS",
-    "Append",
     "AppliedEvent",
     "Event",
     "EventListener",
+    "EventOutcome",
     "EventRules",
     "EventWeights",
     "InMemorySessionStore",
     "Listeners",
-    "Merged",
-    "Outcome",
+    "MergeResult",
     "Position",
     "RedisSessionStore",
     "SentEvent",
     "Session",
+    "SessionAppend",
     "SessionStore",
     "record",
     "session_digest",

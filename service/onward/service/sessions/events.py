@@ -1,4 +1,4 @@
-"""Event: what a visitor did with an item, and what its weight makes of it."""
+"""Event: what a visitor did with an item, and the effect of its weight on the session."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
@@ -9,10 +9,10 @@ Effect = Literal["enter", "purchase", "hide", "count"]
 
 
 class Event(NamedTuple):
-    """An item that a visitor met, what they did with it, and when, in milliseconds since 1970.
+    """An interaction of a visitor with an item, and when it happened, in milliseconds since 1970.
 
-    A weight above 0 lets the item enter the session, so that the encoder sees it; one below 0 hides it, until a later
-    event lets it enter again; 0 does neither.
+    A weight above 0 adds the item to the session, where the encoder sees it; one below 0 hides the item until a later
+    event of positive weight; 0 does neither.
     """
 
     item_id: str
@@ -30,7 +30,7 @@ class Event(NamedTuple):
 
 
 class SentEvent(NamedTuple):
-    """An event as a caller sent it, with what only those who listen to events need."""
+    """An event as a caller sent it, with the fields that only event listeners need."""
 
     session_id: str
     event: Event
@@ -39,7 +39,7 @@ class SentEvent(NamedTuple):
 
 
 class AppliedEvent(NamedTuple):
-    """An event that a store applied, for those who count, log or learn from events."""
+    """An event that a store applied, as event listeners count it, log it or learn from it."""
 
     session_id: str
     item_id: str
@@ -50,33 +50,33 @@ class AppliedEvent(NamedTuple):
     event_id: str | None
     recommendation_id: str | None
     session_items: Sequence[str]
-    """What the encoder sees of the session, oldest first, once all that was sent with the event is applied."""
+    """The items of the session that the encoder sees, oldest first, after all events sent with this one."""
 
 
 class EventListener(Protocol):
-    """Is told of every event that was applied, once; of none that was a duplicate, refused or not to be stored."""
+    """Receives every applied event once, and no event that was a duplicate, refused or not to be stored."""
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        """Take note of events without waiting for anything."""
+        """Take note of events, without waiting for anything."""
         ...
 
     async def forget(self, session_id: str) -> None:
-        """Drop what was noted of a session that was deleted. Raises SessionStoreUnavailable."""
+        """Drop what is kept of a session that was deleted. Raises SessionStoreUnavailable."""
         ...
 
 
 class Listeners:
-    """Several, told one after another."""
+    """Passes events on to several listeners, in order."""
 
     def __init__(self, *listeners: EventListener) -> None:
         self._listeners = listeners
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        """Tell all."""
+        """Pass events on to each listener."""
         for listener in self._listeners:
             listener.applied(events)
 
     async def forget(self, session_id: str) -> None:
-        """Tell all. Raises SessionStoreUnavailable."""
+        """Have each listener forget a session. Raises SessionStoreUnavailable."""
         for listener in self._listeners:
             await listener.forget(session_id)

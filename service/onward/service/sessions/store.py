@@ -1,4 +1,4 @@
-"""SessionStore: what each visitor did last, in Redis or in memory."""
+"""SessionStore: the contract of a store of sessions, kept by one in Redis and one in memory."""
 
 import hashlib
 import secrets
@@ -12,23 +12,23 @@ from onward.service.sessions.session import Session
 
 REMEMBERED_EVENT_IDS = 1_000
 REMEMBERED_MARKS = 1_000
-"""Items of one session that are remembered as purchased or hidden, however long ago; the newest by their time."""
+"""Items of one session that are remembered as purchased or hidden, whatever their age; the latest ones are kept."""
 REMEMBERED_ANSWERS = 40
-"""Entries of a session's list of answers: the place that is reserved for an answer, and the answer itself."""
+"""Entries in a session's list of answers; an answer takes two, the reserved place and the answer itself."""
 DIGEST_LENGTH = 32
-DIGESTS_KEPT = 4_096
-BIRTH_DIGITS = 12
+CACHED_DIGESTS = 4_096
+RANDOM_DIGITS = 12
 
 
-class Merged(NamedTuple):
-    """What a merge did to the session that it was made into: events it took over, and where that left it."""
+class MergeResult(NamedTuple):
+    """The outcome of a merge: the number of events that the target took over, and the target's position as a token."""
 
     applied: int
     position: str
 
 
-class Append(NamedTuple):
-    """What is to be applied to a session: see `SessionStore.append`."""
+class SessionAppend(NamedTuple):
+    """The arguments of one append: see `SessionStore.append`."""
 
     session_id: str
     events: Sequence[Event] = ()
@@ -37,65 +37,66 @@ class Append(NamedTuple):
 
 
 class SessionStore(Protocol):
-    """Remembers a session's last events until its time to live passes without a new one.
+    """Remembers the latest events of each session until its time to live passes without a new event.
 
-    Appends to one session are applied one after another, in the order the store takes them. An event with an id is
-    applied once: the last 1,000 ids of a session are remembered. What a call returned is stored; a call that raises
-    SessionStoreUnavailable may have been applied all the same.
+    Appends to one session are applied one after another, in the order in which the store receives them. Events with an
+    id are idempotent: the latest 1,000 ids of a session are remembered, and duplicates are not applied. What a call
+    returned is stored; a call that raises SessionStoreUnavailable may have been applied nevertheless.
     """
 
     async def append(
         self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
     ) -> Session:
-        """Apply events, none to read alone, and return the whole session.
+        """Apply events and return the session as it is then. Without events, only read it.
 
         Args:
-            session_id: whose events they are.
-            events: what is new, oldest first.
-            at_least: the position that the session must have reached; where it has not, after a short wait, nothing
-                is applied and SessionBehind raised.
-            answer_id: an answer for which a place is kept in the session's list of answers, as `answer_key` names it.
+            session_id: the session of the events.
+            events: new events, oldest first.
+            at_least: a position that the session must have reached. If it has not after a short wait, nothing is
+                applied and SessionBehind is raised.
+            answer_id: an answer for which to reserve a place in the session's list of answers.
 
         Raises SessionStoreUnavailable, SessionBehind.
         """
         ...
 
-    async def append_all(self, appends: Sequence[Append]) -> list[Session | ServiceError]:
-        """Do what `append` does for each, those of one session in order; what one raises stands in its place.
+    async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | ServiceError]:
+        """Do several appends, in order within each session; return for each the session, or the error it met.
 
-        One that is behind its position may be applied after others of its session.
+        An append that waits for a position may be applied after later ones of the same session.
         """
         ...
 
-    async def merge(self, source: str, target: str) -> Merged:
-        """Move all that a session has into another one, once, by the order of time; then the source is empty.
+    async def merge(self, source: str, target: str) -> MergeResult:
+        """Move all events and marks of one session into another, once, in the order of time; empty the source.
 
-        What is appended to the source meanwhile is moved, or stays there. After SessionStoreUnavailable the same
-        call goes on where it ended; what was on its way counts neither twice nor as lost within the time to live.
+        Events appended to the source meanwhile are either moved or stay there. The call is idempotent: repeated after
+        SessionStoreUnavailable it continues where it stopped, so that within the time to live no event is applied
+        twice or lost.
         """
         ...
 
     async def delete(self, session_id: str) -> None:
-        """Forget all about a session, its answers too. Raises SessionStoreUnavailable."""
+        """Delete a session and its answers. Raises SessionStoreUnavailable."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the store's connections."""
         ...
 
 
-@lru_cache(DIGESTS_KEPT)
+@lru_cache(CACHED_DIGESTS)
 def session_digest(session_id: str) -> str:
-    """Return what stands for a session in the store, where no id is to be read: 32 hexadecimal digits."""
+    """Return the 32 hexadecimal digits that stand for a session in the store, so that its id cannot be read there."""
     return hashlib.blake2b(session_id.encode(), digest_size=DIGEST_LENGTH // 2).hexdigest()
 
 
-def new_births(count: int) -> list[str]:
-    """Return names of sessions' new lives."""
-    names = secrets.token_hex(count * BIRTH_DIGITS // 2)
-    return [names[start : start + BIRTH_DIGITS] for start in range(0, len(names), BIRTH_DIGITS)]
+def random_names(count: int) -> list[str]:
+    """Return random names of 12 hexadecimal digits, for generations of sessions and for merges."""
+    digits = secrets.token_hex(count * RANDOM_DIGITS // 2)
+    return [digits[start : start + RANDOM_DIGITS] for start in range(0, len(digits), RANDOM_DIGITS)]
 
 
-def new_birth() -> str:
-    """Return the name of a session's new life."""
-    return new_births(1)[0]
+def random_name() -> str:
+    """Return one name as `random_names` does."""
+    return random_names(1)[0]

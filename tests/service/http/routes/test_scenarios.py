@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.search.options import Boost, Options, Pin
 from onward.service.errors import UnknownScenario
-from onward.service.live.replicated_map import InMemoryVersionedStore, RedisVersionedStore, Replica, VersionedStore
+from onward.service.live.replica import Replica
+from onward.service.live.versioned_store import InMemoryVersionedStore, RedisVersionedStore, VersionedStore
 from onward.service.recommend.options import MAX_PINS, RecommendationOptions
 from onward.service.recommend.scenarios import Scenarios
 from tests.bundles import item_ids, publish_bundle

@@ -9,7 +9,7 @@ from onward.service.http.openapi import problems
 from onward.service.http.routes.dependencies import PATH_PROBLEMS, RecorderDep
 from onward.service.http.schemas.metrics import AnswerOutcome, OnlineMetricsQuery, OnlineMetricsReport
 from onward.service.http.strict_json import StrictJSONRoute
-from onward.service.records.online_metrics import Dimension, Outcome
+from onward.service.records.online_metrics import Dimension, OutcomeCounts
 
 VIEW, CART, PURCHASE = "view", "cart", "purchase"
 
@@ -39,7 +39,7 @@ async def show_online_metrics(
     )
 
 
-def _outcome(group: dict[str, str], outcome: Outcome) -> AnswerOutcome:
+def _outcome(group: dict[str, str], outcome: OutcomeCounts) -> AnswerOutcome:
     clicks, purchases = outcome.events.get(VIEW, 0), outcome.events.get(PURCHASE, 0)
     return AnswerOutcome(
         **group,

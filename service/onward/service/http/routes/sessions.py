@@ -39,7 +39,7 @@ from onward.service.http.schemas.sessions import (
     StoredSession,
 )
 from onward.service.http.strict_json import StrictJSONRoute
-from onward.service.sessions import Event, EventListener, EventRules, Outcome, SentEvent, SessionStore, record
+from onward.service.sessions import Event, EventListener, EventOutcome, EventRules, SentEvent, SessionStore, record
 
 EVENTS_PATH = "/v1/events"
 
@@ -175,7 +175,7 @@ def _rejected(error: ServiceError) -> EventResult:
     return EventResult(status="rejected", error=EntryProblem.of(error))
 
 
-def _result(outcome: Outcome) -> EventResult:
+def _result(outcome: EventOutcome) -> EventResult:
     if outcome.status != "failed":
         return EventResult(status=outcome.status, position=outcome.position)
     error = EntryProblem(
@@ -184,7 +184,7 @@ def _result(outcome: Outcome) -> EventResult:
     return EventResult(status="failed", error=error)
 
 
-def _note(sent: Sequence[SentEvent], outcomes: Sequence[Outcome], *, rejected: int) -> None:
+def _note(sent: Sequence[SentEvent], outcomes: Sequence[EventOutcome], *, rejected: int) -> None:
     attributed = sum(
         one.recommendation_id is not None and outcome.status == "applied"
         for one, outcome in zip(sent, outcomes, strict=True)

@@ -1,4 +1,4 @@
-"""One connection carries the calls of many, and no fault of it gives a caller what is another's."""
+"""Calls of all callers are multiplexed on one connection, and no fault gives a caller the reply of another."""
 
 import asyncio
 import random
@@ -14,12 +14,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from onward.service.redis_client import RedisCalls, Script, connect
-from onward.service.redis_client.connection import PAUSE_S
-from onward.service.redis_client.wire import MAX_IN_FLIGHT, take_stream
+from onward.service.redis_client import RedisClient, Script, connect
+from onward.service.redis_client.connection import BACKOFF_S, MAX_IN_FLIGHT, take_stream
 from tests.service.redis_client.fault_proxy import Fault, FaultProxy, fault_proxy
 
-TIMEOUT = timedelta(milliseconds=300)  # a busy machine opens a connection within it
+TIMEOUT = timedelta(milliseconds=300)  # long enough to connect on a busy machine
 
 
 @pytest.fixture
@@ -29,26 +28,26 @@ async def proxy(valkey: str, tmp_path: Path) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-async def through_proxy(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[RedisCalls]:
+async def through_proxy(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[RedisClient]:
     calls = connect(f"unix://{tmp_path / 'proxy'}", TIMEOUT)
     yield calls
     await calls.aclose()
 
 
 @pytest.fixture
-async def patient(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[RedisCalls]:
+async def patient(proxy: FaultProxy, tmp_path: Path) -> AsyncIterator[RedisClient]:
     calls = connect(f"unix://{tmp_path / 'proxy'}", timedelta(seconds=10))
     yield calls
     await calls.aclose()
 
 
-async def echo(calls: RedisCalls, text: str) -> None:
-    """Ask for what no other caller asks for."""
-    (reply,) = await calls.replies([("ECHO", text)])
+async def echo(calls: RedisClient, text: str) -> None:
+    """Request a reply that no other caller expects."""
+    (reply,) = await calls.execute([("ECHO", text)])
     assert reply == text.encode()
 
 
-async def test_the_one_name_that_redis_py_does_not_promise_holds_the_stream(valkey: str) -> None:
+async def test_redis_py_has_the_private_attributes_that_take_stream_needs(valkey: str) -> None:
     connection = ConnectionPool.from_url(valkey).make_connection()  # type: ignore[no-untyped-call]  # redis-py
     await connection.connect()
     stream = take_stream(connection)
@@ -58,7 +57,9 @@ async def test_the_one_name_that_redis_py_does_not_promise_holds_the_stream(valk
     await stream.wait_closed()
 
 
-async def test_calls_of_one_turn_share_a_connection_and_a_write(valkey: str, calls: RedisCalls) -> None:
+async def test_calls_of_one_event_loop_iteration_share_a_connection_and_a_write(
+    valkey: str, calls: RedisClient
+) -> None:
     async with Redis.from_url(valkey) as redis:
         await echo(calls, "open")
         before = await redis.info("stats")
@@ -69,43 +70,43 @@ async def test_calls_of_one_turn_share_a_connection_and_a_write(valkey: str, cal
     assert after["total_connections_received"] == before["total_connections_received"]
 
 
-async def test_a_refused_command_fails_no_other(calls: RedisCalls) -> None:
-    good, refused, other = await calls.replies([("ECHO", "a"), ("NO-COMMAND", "x"), ("ECHO", "b")])
+async def test_a_refused_command_does_not_fail_others(calls: RedisClient) -> None:
+    good, refused, other = await calls.execute([("ECHO", "a"), ("NO-COMMAND", "x"), ("ECHO", "b")])
     assert (good, other) == (b"a", b"b")
     assert isinstance(refused, ResponseError)
-    assert await calls.replies([]) == []
+    assert await calls.execute([]) == []
 
 
-async def test_a_script_is_sent_whole_only_where_it_is_not_known(valkey: str, calls: RedisCalls) -> None:
+async def test_the_text_of_a_script_is_sent_only_if_the_server_lacks_it(valkey: str, calls: RedisClient) -> None:
     script = Script(calls, "return KEYS[1] .. ARGV[1]")
     async with Redis.from_url(valkey) as redis:
         for _ in range(2):
             await redis.script_flush()
             assert await script(["k"], [1]) == b"k1"
             await redis.script_flush()
-            assert await script.all([(["a"], ["1"]), (["b"], [b"2"])]) == [b"a1", b"b2"]
+            assert await script.run_all([(["a"], ["1"]), (["b"], [b"2"])]) == [b"a1", b"b2"]
     with pytest.raises(ResponseError, match="compiling"):
         await Script(calls, "nonsense")(["k"], [])
 
 
-async def test_what_cannot_be_sent_fails_its_caller_alone(calls: RedisCalls) -> None:
-    async def send_nonsense() -> None:
+async def test_an_unencodable_command_fails_only_its_caller(calls: RedisClient) -> None:
+    async def send_unencodable() -> None:
         with pytest.raises((TypeError, UnicodeEncodeError)):
-            await calls.replies([("ECHO", "ok"), ("ECHO", "\ud800")])
+            await calls.execute([("ECHO", "ok"), ("ECHO", "\ud800")])
 
-    await asyncio.gather(echo(calls, "a"), send_nonsense(), echo(calls, "b"))
+    await asyncio.gather(echo(calls, "a"), send_unencodable(), echo(calls, "b"))
 
 
 @pytest.mark.parametrize("fault", ["none", "slices"])
-async def test_answers_are_never_crossed_when_callers_give_up_at_any_moment(
-    proxy: FaultProxy, patient: RedisCalls, fault: Fault
+async def test_replies_reach_their_own_callers_when_calls_are_cancelled_at_random(
+    proxy: FaultProxy, patient: RedisClient, fault: Fault
 ) -> None:
     proxy.fault = fault
     numbers = random.Random(5)
-    given_up = 0
+    cancelled = 0
 
-    async def ask_or_give_up(text: str) -> None:
-        nonlocal given_up
+    async def echo_or_cancel(text: str) -> None:
+        nonlocal cancelled
         task = asyncio.create_task(echo(patient, text * numbers.randrange(1, 30)))
         for _ in range(numbers.randrange(30)):
             await asyncio.sleep(0)
@@ -114,22 +115,22 @@ async def test_answers_are_never_crossed_when_callers_give_up_at_any_moment(
         try:
             await task
         except asyncio.CancelledError:
-            given_up += 1
+            cancelled += 1
 
     for turn in range(20):
-        await asyncio.gather(*(ask_or_give_up(f"{turn}:{number};") for number in range(100)))
-    assert 200 < given_up < 1_800
+        await asyncio.gather(*(echo_or_cancel(f"{turn}:{number};") for number in range(100)))
+    assert 200 < cancelled < 1_800
     await echo(patient, "still the same connection")
     assert proxy.accepted == 1
 
 
 @pytest.mark.parametrize("fault", ["silence", "garbage", "reset"])
-async def test_a_connection_that_fails_fails_its_calls_in_time_and_gives_them_no_others_answer(
-    proxy: FaultProxy, through_proxy: RedisCalls, fault: Fault
+async def test_a_faulty_connection_fails_its_calls_in_time_without_crossing_replies(
+    proxy: FaultProxy, through_proxy: RedisClient, fault: Fault
 ) -> None:
     failed = 0
 
-    async def ask(text: str) -> None:
+    async def try_echo(text: str) -> None:
         nonlocal failed
         try:
             await echo(through_proxy, text)
@@ -138,40 +139,40 @@ async def test_a_connection_that_fails_fails_its_calls_in_time_and_gives_them_no
 
     for turn in range(3):
         proxy.fault = "none"
-        await asyncio.sleep(2 * PAUSE_S)
+        await asyncio.sleep(2 * BACKOFF_S)
         await echo(through_proxy, f"good-{turn}")
         proxy.fault = fault
         async with asyncio.timeout(20 * TIMEOUT.total_seconds()):
-            await asyncio.gather(*(ask(f"{turn}:{number}") for number in range(200)))
+            await asyncio.gather(*(try_echo(f"{turn}:{number}") for number in range(200)))
     assert failed > 200
     assert proxy.accepted <= 2 + 3 * 2, "there is no storm of connections"
 
 
-async def test_a_late_reply_reaches_nobody(proxy: FaultProxy, through_proxy: RedisCalls, valkey: str) -> None:
+async def test_a_late_reply_reaches_nobody(proxy: FaultProxy, through_proxy: RedisClient, valkey: str) -> None:
     await echo(through_proxy, "open")
     async with Redis.from_url(valkey) as redis:
         await redis.client_pause(900)
         with pytest.raises(RedisTimeoutError):
-            await through_proxy.replies([("SET", "late", "1")])
+            await through_proxy.execute([("SET", "late", "1")])
         await redis.client_unpause()
     await echo(through_proxy, "later")
     assert proxy.accepted == 2
 
 
-async def test_a_reply_that_came_while_the_event_loop_was_held_up_is_in_time(valkey: str) -> None:
+async def test_a_reply_received_while_the_event_loop_was_blocked_is_in_time(valkey: str) -> None:
     calls = connect(valkey, TIMEOUT)
     await echo(calls, "open")
     waiting = [asyncio.create_task(echo(calls, f"text {number}")) for number in range(3)]
     for _ in range(3):
         await asyncio.sleep(0)
-    held_until_s = time.monotonic() + 2 * TIMEOUT.total_seconds()
-    while time.monotonic() < held_until_s:
+    blocked_until_s = time.monotonic() + 2 * TIMEOUT.total_seconds()
+    while time.monotonic() < blocked_until_s:
         pass
     await asyncio.gather(*waiting)
     await calls.aclose()
 
 
-async def test_one_opening_at_a_time_is_tried_and_failures_are_fast(tmp_path: Path) -> None:
+async def test_one_attempt_to_connect_is_made_at_a_time_and_failures_are_fast(tmp_path: Path) -> None:
     accepted = 0
 
     async def accept_and_close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -183,32 +184,32 @@ async def test_one_opening_at_a_time_is_tried_and_failures_are_fast(tmp_path: Pa
         calls = connect(f"unix://{tmp_path / 'closing'}", TIMEOUT)
         for _ in range(20):
             failures = await asyncio.gather(
-                *(calls.replies([("ECHO", "x")]) for _ in range(50)), return_exceptions=True
+                *(calls.execute([("ECHO", "x")]) for _ in range(50)), return_exceptions=True
             )
             assert {type(failure) for failure in failures} == {RedisConnectionError}
         await calls.aclose()
     assert accepted <= 3
 
 
-async def test_more_calls_than_may_wait_are_refused_at_once(patient: RedisCalls) -> None:
+async def test_calls_beyond_the_limit_in_flight_are_refused_at_once(patient: RedisClient) -> None:
     await echo(patient, "open")
     commands = [("ECHO", "x")] * (MAX_IN_FLIGHT // 2)
-    waiting = [asyncio.create_task(patient.replies(commands)) for _ in range(2)]
+    waiting = [asyncio.create_task(patient.execute(commands)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(RedisError, match="Too many"):
-        await patient.replies([("ECHO", "one more")])
+        await patient.execute([("ECHO", "one more")])
     for replies in await asyncio.gather(*waiting):
         assert len(replies) == MAX_IN_FLIGHT // 2
     await echo(patient, "again")
 
 
-async def test_a_server_that_became_a_replica_is_left(valkey: str, calls: RedisCalls) -> None:
+async def test_the_connection_to_a_server_that_became_a_replica_is_closed(valkey: str, calls: RedisClient) -> None:
     async with Redis.from_url(valkey) as redis:
         await echo(calls, "open")
         before = (await redis.info("stats"))["total_connections_received"]
         await redis.replicaof("127.0.0.1", "1")
         try:
-            (refused,) = await calls.replies([("SET", "x", "y")])
+            (refused,) = await calls.execute([("SET", "x", "y")])
         finally:
             await redis.replicaof("NO", "ONE")
         assert isinstance(refused, ResponseError)
@@ -216,9 +217,7 @@ async def test_a_server_that_became_a_replica_is_left(valkey: str, calls: RedisC
         assert (await redis.info("stats"))["total_connections_received"] == before + 1
 
 
-async def test_what_is_in_flight_fails_when_the_connection_is_closed(
-    proxy: FaultProxy, through_proxy: RedisCalls
-) -> None:
+async def test_calls_in_flight_fail_when_the_client_is_closed(proxy: FaultProxy, through_proxy: RedisClient) -> None:
     await echo(through_proxy, "open")
     proxy.fault = "silence"
     waiting = asyncio.create_task(echo(through_proxy, "text"))
@@ -228,11 +227,12 @@ async def test_what_is_in_flight_fails_when_the_connection_is_closed(
         await waiting
 
 
-async def test_an_opening_that_goes_on_is_given_up_when_the_calls_are_closed(
-    proxy: FaultProxy, through_proxy: RedisCalls
+async def test_an_attempt_to_connect_is_cancelled_when_the_client_is_closed(
+    proxy: FaultProxy, through_proxy: RedisClient
 ) -> None:
     proxy.fault = "silence"
     waiting = asyncio.create_task(echo(through_proxy, "text"))
+    await proxy.connected.wait()
     await asyncio.sleep(0.01)
     await through_proxy.aclose()
     with pytest.raises(RedisConnectionError):
@@ -240,7 +240,7 @@ async def test_an_opening_that_goes_on_is_given_up_when_the_calls_are_closed(
 
 
 @pytest.mark.parametrize("user", ["", "onward:secret", "onward:wrong"])
-async def test_a_server_with_keys_lets_in_who_has_them(valkey: str, user: str) -> None:
+async def test_users_and_passwords_of_a_url_authenticate(valkey: str, user: str) -> None:
     async with Redis.from_url(valkey) as redis:
         await redis.acl_setuser("default", enabled=True, nopass=True)
         await redis.acl_setuser("onward", enabled=True, passwords=["+secret"], categories=["+@all"], keys=["mine:*"])
@@ -248,9 +248,9 @@ async def test_a_server_with_keys_lets_in_who_has_them(valkey: str, user: str) -
         try:
             if user.endswith("wrong"):
                 with pytest.raises(RedisError):
-                    await calls.replies([("GET", "mine:x")])
+                    await calls.execute([("GET", "mine:x")])
             else:
-                allowed, other = await calls.replies([("GET", "mine:x"), ("GET", "other")])
+                allowed, other = await calls.execute([("GET", "mine:x"), ("GET", "other")])
                 assert allowed is None
                 assert isinstance(other, ResponseError) == bool(user)
         finally:

@@ -1,15 +1,19 @@
--- Put a session aside to be moved into another one, and return what is aside; what comes from now on begins anew.
--- KEYS, in one slot: the session's events, ids and state, as session.lua keeps them; the events and the state aside.
--- ARGV: milliseconds to live, a name for this move, the digest of the session that it goes to.
--- What another call put aside and did not see arrive comes first, under its own name and to its own target.
--- Returns the state aside, an empty one where there was nothing to move; the events aside; the event ids, oldest first.
+-- First step of a merge: put the source session aside, and return what is aside. Events that arrive from now on start
+-- the source anew.
+-- KEYS, in one hash slot: the source's events, ids and state, as in append.lua; the events and the state put aside.
+-- ARGV: time to live in ms, a name for this move, the digest of the target session.
+-- If an earlier move is still aside because its merge was interrupted, it is returned first, with its own name and
+-- target.
+-- Returns the state that is aside (empty if there is nothing to move), the events that are aside, and the event ids,
+-- oldest first.
 local EVENTS, IDS, STATE, EVENTS_ASIDE, STATE_ASIDE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local TYPES = {[EVENTS] = 'list', [IDS] = 'zset', [STATE] = 'hash', [EVENTS_ASIDE] = 'list', [STATE_ASIDE] = 'hash'}
 
+-- Return whether a key holds data of its type; delete foreign data.
 local function holds(key)
-  local found = redis.call('TYPE', key).ok
-  if found ~= TYPES[key] then redis.call('DEL', key) end
-  return found == TYPES[key]
+  local actual = redis.call('TYPE', key).ok
+  if actual ~= TYPES[key] then redis.call('DEL', key) end
+  return actual == TYPES[key]
 end
 
 if not holds(STATE_ASIDE) then

@@ -1,0 +1,187 @@
+"""VersionedStore: JSON values by name, shared by all workers, with the changes since a version."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+from redis.exceptions import RedisError
+
+from onward.service.errors import LiveStoreUnavailable
+from onward.service.redis_client import Argument, RedisClient, Script, connect
+
+PAGE_SIZE = 1_000
+REMEMBERED_TOMBSTONES = 1_000
+
+
+class Entry(NamedTuple):
+    """The value under a name: JSON, or None for a tombstone, which marks a removed name."""
+
+    sequence: int
+    """The version at which it was put: larger than that of every earlier put, in all generations of the store."""
+    revision: int
+    """How often the name was put, this time and removals included; it starts again once a tombstone is forgotten."""
+    value: Any
+
+
+class Put(NamedTuple):
+    """A value to store under a name if the sequence of the current entry is `expected`, 0 for no entry."""
+
+    name: str
+    revision: int
+    value: Any
+    expected: int
+
+
+Rejection = Literal["conflict", "full"]
+"""Why a put was not done: another writer's put came first, or the store has as many names as it may."""
+REJECTIONS: Mapping[int, Rejection] = {0: "conflict", -1: "full"}
+"""By the code that the script returns."""
+
+
+class ChangesPage(NamedTuple):
+    """Entries of a store of some generation, in the order of their sequences."""
+
+    generation: str
+    entries: dict[str, Entry]
+    is_first: bool
+    """Whether the page is the first of the whole store, so that a name on no page of it does not exist."""
+    is_last: bool
+
+
+class VersionedStore(Protocol):
+    """Keeps JSON values by name with optimistic concurrency, and lists what was put since a version.
+
+    A store that was emptied, replaced, or forgot old tombstones has another generation, so that readers read all of it
+    again.
+    """
+
+    async def put(self, puts: Sequence[Put]) -> list[Entry | Rejection]:
+        """Put values, each by itself, unless another writer came first. Raises LiveStoreUnavailable."""
+        ...
+
+    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
+        """Return a page of the entries put after `sequence`.
+
+        Starts from the beginning if the store has another generation, or lost entries that the reader has seen.
+        Raises LiveStoreUnavailable.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the store's connections."""
+        ...
+
+
+class RedisVersionedStore:
+    """Shared by all workers and replicas: four keys in one hash slot; each call runs a script in one round trip."""
+
+    def __init__(self, redis: RedisClient, name: str, *, max_names: int) -> None:
+        self._redis = redis
+        self._keys = [f"onward:{{{name}}}:{part}" for part in ("state", "values", "changed", "removed")]
+        self._max_names = max_names
+        self._put = Script(redis, _script("versioned_store_put.lua"))
+        self._read = Script(redis, _script("versioned_store_read.lua"))
+
+    @classmethod
+    def connect(cls, url: str, name: str, *, max_names: int, timeout: timedelta = timedelta(seconds=2)) -> Self:
+        """Return a store at a URL, which connects lazily. No call is retried, and none takes longer than `timeout`."""
+        return cls(connect(url, timeout), name, max_names=max_names)
+
+    async def put(self, puts: Sequence[Put]) -> list[Entry | Rejection]:
+        """Put all values by one run of a script; see `VersionedStore`."""
+        arguments: list[Argument] = [self._max_names, REMEMBERED_TOMBSTONES]
+        for put in puts:
+            text = json.dumps([put.revision, put.value], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            arguments += (put.name, put.expected, text, int(put.value is None))
+        async with _store_call():
+            outcomes = await self._put(self._keys, arguments)
+        return [
+            REJECTIONS.get(outcome) or Entry(outcome, put.revision, put.value)
+            for put, outcome in zip(puts, outcomes, strict=True)
+        ]
+
+    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
+        """Read a page by one run of a script; see `VersionedStore`. A malformed entry counts as removed."""
+        async with _store_call():
+            current, is_first, *fields = await self._read(self._keys[:3], [generation or "none", sequence, PAGE_SIZE])
+        entries = {
+            name.decode(): _parse_entry(int(sequence), text)
+            for name, sequence, text in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
+        }
+        return ChangesPage(current.decode(), entries, is_first=bool(is_first), is_last=len(fields) < 3 * PAGE_SIZE)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._redis.aclose()
+
+
+@asynccontextmanager
+async def _store_call() -> AsyncIterator[None]:
+    """Turn a failure of the calls in this block into LiveStoreUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise LiveStoreUnavailable from error
+
+
+def _script(name: str) -> str:
+    return files("onward.service.live").joinpath(name).read_text(encoding="utf-8")
+
+
+def _parse_entry(sequence: int, text: bytes) -> Entry:
+    try:
+        revision, value = json.loads(text)
+        return Entry(sequence, int(revision), value)
+    except (ValueError, TypeError):
+        return Entry(sequence, 0, None)
+
+
+class InMemoryVersionedStore:
+    """The versioned store of tests and of a service with one process: entries in a dict."""
+
+    def __init__(self, *, max_names: int, clock: Callable[[], float] = time.time) -> None:
+        self._max_names = max_names
+        self._clock = clock
+        self._generation = ""
+        self._entries: dict[str, Entry] = {}
+        """Ordered by sequence."""
+        self._tombstones: dict[str, None] = {}
+        self._sequence = 0
+
+    async def put(self, puts: Sequence[Put]) -> list[Entry | Rejection]:
+        """Put values; half of the tombstones are forgotten, and a new generation begins, if there are too many."""
+        outcomes = [self._put(put) for put in puts]
+        if (surplus := len(self._tombstones) - REMEMBERED_TOMBSTONES) > 0:
+            for name in list(self._tombstones)[: surplus + REMEMBERED_TOMBSTONES // 2]:
+                del self._entries[name], self._tombstones[name]
+            self._generation = str(self._sequence)
+        return outcomes
+
+    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
+        """Return all changes as a single page."""
+        is_first = generation != self._generation
+        newer = {name: entry for name, entry in self._entries.items() if is_first or entry.sequence > sequence}
+        return ChangesPage(self._generation, newer, is_first=is_first, is_last=True)
+
+    async def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+    def _put(self, put: Put) -> Entry | Rejection:
+        current = self._entries.pop(put.name, None)  # popped, so that the new entry goes to the end of the dict
+        if (current.sequence if current else 0) != put.expected:
+            if current:
+                self._entries[put.name] = current
+            return "conflict"
+        if current is None and len(self._entries) - len(self._tombstones) >= self._max_names:
+            return "full"
+        self._sequence = max(self._sequence + 1, int(self._clock() * 1e6))
+        self._generation = self._generation or str(self._sequence)
+        self._tombstones.pop(put.name, None)
+        if put.value is None:
+            self._tombstones[put.name] = None
+        self._entries[put.name] = Entry(self._sequence, put.revision, put.value)
+        return self._entries[put.name]

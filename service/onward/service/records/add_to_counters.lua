@@ -1,0 +1,18 @@
+-- Add amounts to counters.
+-- KEYS: a hash of counters for each period, in one hash slot.
+-- ARGV: the most counters of one hash, the time to live of each hash in ms, then for each counter its name and an
+-- amount.
+-- Returns how many additions were refused because the hash was full.
+local first = #KEYS + 2
+local refused = 0
+for number, key in ipairs(KEYS) do
+  for index = first, #ARGV, 2 do
+    if redis.call('HLEN', key) < tonumber(ARGV[1]) or redis.call('HEXISTS', key, ARGV[index]) == 1 then
+      redis.call('HINCRBYFLOAT', key, ARGV[index], ARGV[index + 1])
+    else
+      refused = refused + 1
+    end
+  end
+  redis.call('PEXPIRE', key, ARGV[number + 1])
+end
+return refused
