@@ -13,7 +13,7 @@ from onward.service.http.fast_protocol import FastPath
 from onward.service.http.routes import recommendations
 from onward.service.recommend.recommender import Recommender
 from onward.service.records.recorder import Recorder
-from onward.service.sessions import Listeners, RedisSessionStore
+from onward.service.sessions import EventQueue, RedisSessionStore
 
 
 class PatchPoint(NamedTuple):
@@ -37,7 +37,7 @@ RECOMMEND = PatchPoint(Recommender, "recommend")
 """Session store, encoder, search, items and record of one request; a coroutine."""
 APPEND_SESSIONS = PatchPoint(RedisSessionStore, "append_all")
 """The store's call for a batch; a coroutine with a result for each session."""
-NOTIFY_LISTENERS = PatchPoint(Listeners, "applied")
+NOTIFY_LISTENERS = PatchPoint(EventQueue, "applied")
 ENCODE = PatchPoint(Encoder, "encode")
 ENCODE_BATCH = PatchPoint(Encoder, "encode_all")
 SEARCH = PatchPoint(FaissIndex, "search")

@@ -41,8 +41,8 @@ from onward.training.hardware import machine
 PACKAGES = Path(app.__file__).parents[1]
 """The folder of onward.service and onward.bundle."""
 WARM_UP_REQUESTS = 60
-TRACED_REQUESTS = 10
-QUIET_S = 0.1
+TRACED_REQUESTS = 30
+QUIET_S = 0.05
 """Pause before each traced request, in which background tasks finish."""
 START_TIMEOUT_S = 60.0
 

@@ -33,7 +33,14 @@ from onward.service.recommend.recommender import Recommender
 from onward.service.recommend.scenarios import open_scenarios
 from onward.service.records.recorder import COUNT_INTERVAL, open_recorder
 from onward.service.server.parent_death import terminate_with_parent
-from onward.service.sessions import EventRules, InMemorySessionStore, Listeners, RedisSessionStore, SessionStore
+from onward.service.sessions import (
+    DELIVERY_INTERVAL,
+    EventQueue,
+    EventRules,
+    InMemorySessionStore,
+    RedisSessionStore,
+    SessionStore,
+)
 from onward.service.settings import IN_MEMORY, Settings
 
 MAX_BODY_BYTES = 64 * 2**10
@@ -129,15 +136,17 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
     running.push_async_callback(catalog.close)
     running.push_async_callback(scenarios.close)
     recorder = await running.enter_async_context(open_recorder(settings))
+    events = EventQueue(recorder, catalog)
+    running.push_async_callback(events.flush)
     live = LiveBundle(settings.bundles, catalog)
     for work, interval in (
+        (events.flush, DELIVERY_INTERVAL),
         (live.refresh, settings.reload_interval),
         (live.follow_catalog, FOLLOW_INTERVAL),
         (scenarios.follow, FOLLOW_INTERVAL),
         (_count_answers, COUNT_INTERVAL),
     ):
         await running.enter_async_context(repeated(work, interval))
-    listener = Listeners(recorder, catalog)
     rules = EventRules(settings.event_weights, settings.max_event_age)
     return {
         "live": live,
@@ -145,9 +154,9 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "catalog": catalog,
         "scenarios": scenarios,
         "recorder": recorder,
-        "listener": listener,
+        "listener": events,
         "event_rules": rules,
-        "recommender": Recommender(live, store, scenarios, recorder, listener, rules),
+        "recommender": Recommender(live, store, scenarios, recorder, events, rules),
         "next_pages": NextPages(live, recorder),
         "explainer": Explainer(live, recorder),
     }

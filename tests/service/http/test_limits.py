@@ -21,7 +21,7 @@ from onward.service.recommend import options, scenarios
 from onward.service.recommend.next_pages import MAX_PAGES
 from onward.service.records.online_metrics import LONGEST_WINDOW
 from onward.service.sessions import REMEMBERED_ANSWERS, REMEMBERED_EVENT_IDS, REMEMBERED_MARKS
-from onward.service.sessions.rules import WEIGHT_OF_OTHER_TYPES, WEIGHTS
+from onward.service.sessions.events import WEIGHT_OF_OTHER_TYPES, WEIGHTS
 from onward.service.settings import Settings
 from tests.bundles import item_ids, publish_bundle
 from tests.service.http.test_admission import HalfSent

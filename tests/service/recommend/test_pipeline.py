@@ -13,10 +13,10 @@ from onward.bundle import Bundle, Options
 from onward.service import telemetry
 from onward.service.errors import SessionBehind
 from onward.service.recommend import pipeline
-from onward.service.recommend.pipeline import Pipeline
-from onward.service.recommend.query import DEFAULT_OPTIONS, PendingQuery, Query, Recommendation
+from onward.service.recommend.pipeline import PendingQuery, Pipeline
+from onward.service.recommend.query import DEFAULT_OPTIONS, Query, Recommendation
 from onward.service.records.answers import Answer
-from onward.service.sessions import EventRules, InMemorySessionStore, Listeners, Session, SessionAppend
+from onward.service.sessions import EventQueue, EventRules, InMemorySessionStore, Session, SessionAppend
 from tests.bundles import item_ids, publish_bundle
 
 
@@ -66,7 +66,7 @@ async def answered(
     bundle: Bundle, store: CountingStore, records: Records, *queries: Query
 ) -> list[Recommendation | BaseException]:
     batch = [PendingQuery(query, DEFAULT_OPTIONS, None, Options(5), bundle) for query in queries]
-    answering = Pipeline(store, records, Listeners(), EventRules(), lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # as much of a Recorder as the pipeline uses
+    answering = Pipeline(store, records, EventQueue(), EventRules(), lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # as much of a Recorder as the pipeline uses
     await answering.answer(batch)
     return await asyncio.gather(*(pending.result for pending in batch), return_exceptions=True)
 

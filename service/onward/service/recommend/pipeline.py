@@ -8,17 +8,74 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 
-from onward.bundle import Retrieval, SessionView
+from onward.bundle import Bundle, Options, Retrieval, RetrievalQuery, SessionView
 from onward.service import telemetry
 from onward.service.errors import ServiceError, SessionStoreUnavailable
-from onward.service.recommend.query import Missing, PendingQuery, Recommendation
+from onward.service.recommend.batcher import Pending
+from onward.service.recommend.options import RecommendationOptions
+from onward.service.recommend.query import Missing, Query, Recommendation
 from onward.service.recommend.retrieval import is_short, retrieve_batch
+from onward.service.recommend.scenarios import Scenario
 from onward.service.records.answers import Answer, new_answer_ids
 from onward.service.records.recorder import Recorder
 from onward.service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionAppend, SessionStore
 
 VIEW = "view"
 SESSION_STORE: Missing = "session_store"
+
+
+class PendingQuery(Pending[Recommendation]):
+    """A query on its way through the pipeline, with what each stage adds to it."""
+
+    __slots__ = (
+        "answer_id",
+        "bundle",
+        "degraded",
+        "has_reserved_place",
+        "options",
+        "position",
+        "query",
+        "retrieval_options",
+        "scenario",
+        "session",
+        "store_s",
+    )
+
+    def __init__(
+        self,
+        query: Query,
+        options: RecommendationOptions,
+        scenario: Scenario | None,
+        retrieval_options: Options,
+        bundle: Bundle,
+    ) -> None:
+        """Start with what the recommender resolved.
+
+        Args:
+            query: what the caller asks.
+            options: those that apply: the caller's own, else the scenario's, else defaults.
+            scenario: the scenario that the query names.
+            retrieval_options: `options` in the form that the bundle takes.
+            bundle: the live bundle when the query arrived; a bundle that goes live later does not change the answer.
+        """
+        super().__init__()
+        self.query = query
+        self.options = options
+        self.scenario = scenario
+        self.retrieval_options = retrieval_options
+        self.bundle = bundle
+        self.answer_id = ""
+        self.session = SessionView()
+        self.position: str | None = None
+        self.degraded: tuple[Missing, ...] = ()
+        self.has_reserved_place = False
+        """Whether the session's list of answers holds a place for this answer."""
+        self.store_s = 0.0
+
+    @property
+    def retrieval_query(self) -> RetrievalQuery:
+        """What is asked of the bundle, once the session is known."""
+        return RetrievalQuery(self.session, self.retrieval_options, self.query.user_id)
 
 
 class Pipeline:

@@ -8,8 +8,8 @@ from onward.bundle import Bundle, Options, Retrieval, UnknownItemError
 from onward.service.errors import InvalidRequest, ItemNotFound, ServiceError
 from onward.service.live.bundle import LiveBundle
 from onward.service.recommend.batcher import Batcher
-from onward.service.recommend.pipeline import Pipeline
-from onward.service.recommend.query import PendingQuery, Query, Recommendation
+from onward.service.recommend.pipeline import PendingQuery, Pipeline
+from onward.service.recommend.query import Query, Recommendation
 from onward.service.recommend.retrieval import retrieve_similar
 from onward.service.recommend.scenarios import Scenarios
 from onward.service.records.recorder import Recorder

@@ -1,10 +1,10 @@
-"""Recorder: the records of answers and events, queued by requests and written in the background."""
+"""Recorder: the records of answers and events, queued by requests and processed in the background."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from onward.service.background import repeated
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
@@ -23,12 +23,25 @@ from onward.service.sessions import AppliedEvent
 from onward.service.settings import IN_MEMORY, Settings
 
 COUNT_INTERVAL = timedelta(seconds=1)
+MAX_QUEUED = 1_000
+"""Answers that wait to be recorded; at so many they are recorded at once."""
 NO_TTL = timedelta(0)
 """The setting by which a deployment keeps no answers."""
 
 
+class _ServedAnswer(NamedTuple):
+    """An answer that was sent, and the other arguments of `Recorder.served`."""
+
+    answer: Answer
+    session_id: str | None
+    has_reserved_place: bool
+
+
 class Recorder:
-    """Records each answer that was sent and each event that was applied; requests only add them to queues in memory."""
+    """Records each answer that was sent and each event that was applied.
+
+    A request only appends its answer to a queue; every flush processes what is queued.
+    """
 
     def __init__(
         self,
@@ -42,10 +55,11 @@ class Recorder:
         self.metrics = metrics
         self.popularity = popularity
         self._log = log
+        self._queue: list[_ServedAnswer] = []
         self._flushes: set[asyncio.Task[None]] = set()
 
     def served(self, answer: Answer, *, session_id: str | None = None, reserved: bool = False) -> None:
-        """Record an answer.
+        """Queue an answer to be counted, logged and kept.
 
         Args:
             answer: the answer that was sent.
@@ -53,9 +67,9 @@ class Recorder:
             reserved: whether the append to the session reserved a place for the answer; otherwise an answer of a
                 session is counted and logged but not kept.
         """
-        self._count_and_log(answer, session_id)
-        if self.answers is not None and (reserved or session_id is None):
-            self.answers.add(answer, reserved=reserved)
+        self._queue.append(_ServedAnswer(answer, session_id, reserved))
+        if len(self._queue) >= MAX_QUEUED:
+            self._process_queue()
 
     def served_page(self, page: Answer) -> None:
         """Record a next page, which `AnswerLog.claim_next` has stored already."""
@@ -70,11 +84,13 @@ class Recorder:
 
     async def forget(self, session_id: str) -> None:
         """Delete the answers of a session; lines in the event log remain. Raises SessionStoreUnavailable."""
+        self._process_queue()
         if self.answers is not None:
             await self.answers.forget(session_id)
 
     async def flush_answers(self) -> None:
         """Write the queued answers."""
+        self._process_queue()
         if self.answers is not None:
             await self._shielded(self.answers.flush())
 
@@ -99,6 +115,13 @@ class Recorder:
         self._flushes.add(task)
         task.add_done_callback(self._flushes.discard)
         await asyncio.shield(task)
+
+    def _process_queue(self) -> None:
+        served, self._queue = self._queue, []
+        for answer, session_id, has_reserved_place in served:
+            self._count_and_log(answer, session_id)
+            if self.answers is not None and (has_reserved_place or session_id is None):
+                self.answers.add(answer, reserved=has_reserved_place)
 
     def _count_and_log(self, answer: Answer, session_id: str | None) -> None:
         self.metrics.served(answer)

@@ -1,10 +1,20 @@
 """Sessions: the latest events of each visitor, kept in Redis or in memory."""
 
-from onward.service.sessions.events import AppliedEvent, Event, EventListener, Listeners, SentEvent
+from onward.service.sessions.events import (
+    DELIVERY_INTERVAL,
+    EVENT_TYPE,
+    MAX_EVENT_AGE,
+    AppliedEvent,
+    Event,
+    EventListener,
+    EventQueue,
+    EventRules,
+    EventWeights,
+    SentEvent,
+)
 from onward.service.sessions.memory import InMemorySessionStore
 from onward.service.sessions.recording import EventOutcome, record
 from onward.service.sessions.redis import RedisSessionStore
-from onward.service.sessions.rules import EVENT_TYPE, MAX_EVENT_AGE, EventRules, EventWeights
 from onward.service.sessions.session import Position, Session
 from onward.service.sessions.store import (
     REMEMBERED_ANSWERS,
@@ -17,6 +27,7 @@ from onward.service.sessions.store import (
 )
 
 __all__ = [
+    "DELIVERY_INTERVAL",
     "EVENT_TYPE",
     "MAX_EVENT_AGE",
     "REMEMBERED_ANSWERS",
@@ -26,10 +37,10 @@ __all__ = [
     "Event",
     "EventListener",
     "EventOutcome",
+    "EventQueue",
     "EventRules",
     "EventWeights",
     "InMemorySessionStore",
-    "Listeners",
     "MergeResult",
     "Position",
     "RedisSessionStore",

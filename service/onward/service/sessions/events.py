@@ -1,9 +1,27 @@
-"""Event: what a visitor did with an item, and the effect of its weight on the session."""
+"""Events: what visitors did with items, the weights that decide their effect, and who is told of them."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Protocol, Self
+
+from onward.service.errors import EventTooOld
 
 PURCHASE = "purchase"
+WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {"view": 1, "cart": 3, "purchase": 5, "like": 2, "impression": 0, "dislike": -1}
+)
+WEIGHT_OF_OTHER_TYPES = 1.0
+MAX_WEIGHT = 1_000
+MAX_EVENT_AGE = timedelta(days=1)
+
+EVENT_TYPE = r"[a-z][a-z0-9_-]{0,31}"
+_WEIGHTS = re.compile(rf"(?:({EVENT_TYPE})=(-?\d+(?:\.\d+)?))")
+MAX_QUEUED = 1_000
+DELIVERY_INTERVAL = timedelta(seconds=0.25)
+"""Time between two deliveries of queued events."""
 
 Effect = Literal["enter", "purchase", "hide", "count"]
 
@@ -65,18 +83,79 @@ class EventListener(Protocol):
         ...
 
 
-class Listeners:
-    """Passes events on to several listeners, in order."""
+class EventQueue:
+    """Queues applied events; listeners get them in batches, in the background."""
 
-    def __init__(self, *listeners: EventListener) -> None:
+    def __init__(self, *listeners: EventListener, max_queued: int = MAX_QUEUED) -> None:
+        """Take the listeners, and the number of queued events at which they get them at once."""
         self._listeners = listeners
+        self._max_queued = max_queued
+        self._queue: list[AppliedEvent] = []
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        """Pass events on to each listener."""
-        for listener in self._listeners:
+        """Queue events."""
+        self._queue += events
+        if len(self._queue) >= self._max_queued:
+            self.deliver()
+
+    async def flush(self) -> None:
+        """Deliver the queued events; a coroutine, as background tasks are."""
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Pass the queued events on to each listener."""
+        events, self._queue = self._queue, []
+        for listener in self._listeners if events else ():
             listener.applied(events)
 
     async def forget(self, session_id: str) -> None:
         """Have each listener forget a session. Raises SessionStoreUnavailable."""
+        self.deliver()
         for listener in self._listeners:
             await listener.forget(session_id)
+
+
+@dataclass(frozen=True, slots=True)
+class EventWeights:
+    """The weight of each type of event: a deployment's own, or else the default."""
+
+    own: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `TYPE=WEIGHT,...`. Raises ValueError, which says how to write it."""
+        matches = [_WEIGHTS.fullmatch(part.strip()) for part in text.split(",") if part.strip()]
+        own = {match[1]: float(match[2]) for match in matches if match is not None}
+        if len(own) < len(matches) or any(abs(weight) > MAX_WEIGHT for weight in own.values()):
+            raise ValueError(
+                f"types and their weights, each once, -{MAX_WEIGHT} to {MAX_WEIGHT}, as in share=2,skip=-1"
+            )
+        if own.get(PURCHASE, 1.0) <= 0:
+            raise ValueError(f"a {PURCHASE} has a weight above 0")
+        return cls(own)
+
+    def __str__(self) -> str:
+        return ",".join(f"{kind}={weight:g}" for kind, weight in self.own.items())
+
+    def of(self, kind: str) -> float:
+        """Return the weight of a type of event."""
+        return self.own.get(kind, WEIGHTS.get(kind, WEIGHT_OF_OTHER_TYPES))
+
+
+@dataclass(frozen=True, slots=True)
+class EventRules:
+    """The weights of events, and the age up to which they are accepted."""
+
+    weights: EventWeights = field(default_factory=EventWeights)
+    max_age: timedelta = MAX_EVENT_AGE
+
+    def event(self, item_id: str, kind: str, happened: datetime | None, event_id: str | None, now: datetime) -> Event:
+        """Return an event, which happened `now` if no time is given. Raises EventTooOld."""
+        if happened is not None and now - happened > self.max_age:
+            raise EventTooOld(f"An event is taken for {self.max_age} after it happened; this one is older.")
+        timestamp_ms = int((happened or now).timestamp() * 1000)
+        return Event(item_id, kind, timestamp_ms, event_id, self.weights.of(kind))
+
+    def event_now(self, item_id: str, kind: str, now_ms: int) -> Event:
+        """Return an event without an id that happens now; a shorter way for events that callers send as bare items."""
+        return Event(item_id, kind, now_ms, None, self.weights.of(kind))

@@ -13,7 +13,6 @@ from onward.service.sessions.store import (
     REMEMBERED_MARKS,
     MergeResult,
     SessionAppend,
-    random_name,
 )
 
 
@@ -149,7 +148,7 @@ class _StoredSession:
         return True
 
     def _advance(self, steps: int) -> None:
-        generation = random_name() if self.at.generation == NO_GENERATION else self.at.generation
+        generation = new_generation() if self.at.generation == NO_GENERATION else self.at.generation
         self.at = Position(generation, self.at.number + steps)
 
     def _evict_marks(self) -> None:

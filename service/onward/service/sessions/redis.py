@@ -1,6 +1,7 @@
 """RedisSessionStore: sessions shared by all workers and replicas."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,7 +14,7 @@ from onward.service import telemetry
 from onward.service.errors import ServiceError, SessionBehind, SessionStoreUnavailable
 from onward.service.redis_client import Argument, RedisClient, Script, connect, execute_or_raise
 from onward.service.sessions.events import Event
-from onward.service.sessions.session import NO_GENERATION, START, Position, Session, StoredEvents
+from onward.service.sessions.session import NO_GENERATION, START, Position, Session, StoredEvents, new_generation
 from onward.service.sessions.store import (
     DIGEST_LENGTH,
     REMEMBERED_ANSWERS,
@@ -21,8 +22,6 @@ from onward.service.sessions.store import (
     REMEMBERED_MARKS,
     MergeResult,
     SessionAppend,
-    random_name,
-    random_names,
     session_digest,
 )
 
@@ -94,8 +93,8 @@ class RedisSessionStore:
 
     async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | ServiceError]:
         """Do several appends, in one round trip for each 100. Each append is atomic; together they are not."""
-        generations = random_names(len(appends))
-        calls = [self._call(append, generation) for append, generation in zip(appends, generations, strict=True)]
+        generation = new_generation()  # one for all: generations only tell the lives of one session apart
+        calls = [self._call(append, generation) for append in appends]
         sessions: list[Session | ServiceError] = []
         for first in range(0, len(calls), SESSIONS_PER_PIPELINE):
             chunk = slice(first, first + SESSIONS_PER_PIPELINE)
@@ -104,7 +103,8 @@ class RedisSessionStore:
 
     async def merge(self, source: str, target: str) -> MergeResult:
         """Put the source aside, merge what is aside into the target, delete it: three idempotent round trips."""
-        source_digest, target_digest, name, applied = session_digest(source), session_digest(target), random_name(), 0
+        source_digest, target_digest, applied = session_digest(source), session_digest(target), 0
+        name = secrets.token_hex(6)
         with _MeasuredCall():
             while (move := await self._put_aside(source_digest, target_digest, name)) is not None:
                 moved = await self._apply_move(move)
@@ -171,7 +171,7 @@ class RedisSessionStore:
             self._ttl_ms,
             REMEMBERED_EVENT_IDS,
             REMEMBERED_MARKS,
-            random_name(),
+            new_generation(),
             move.name,
             move.steps,
         ]

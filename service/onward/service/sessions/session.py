@@ -1,5 +1,6 @@
 """Session: what a store remembers of a visitor."""
 
+import secrets
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple, Self, overload
@@ -35,6 +36,11 @@ class Position(NamedTuple):
 
 START = Position(NO_GENERATION, 0)
 """The position of an empty session, which every session reaches."""
+
+
+def new_generation() -> str:
+    """Return a random name for the generation of sessions that begin now, 12 hexadecimal digits."""
+    return secrets.token_hex(6)
 
 
 class Session(NamedTuple):

@@ -1,7 +1,6 @@
 """SessionStore: the contract of a store of sessions, kept by one in Redis and one in memory."""
 
 import hashlib
-import secrets
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -17,7 +16,6 @@ REMEMBERED_ANSWERS = 40
 """Entries in a session's list of answers; an answer takes two, the reserved place and the answer itself."""
 DIGEST_LENGTH = 32
 CACHED_DIGESTS = 4_096
-RANDOM_DIGITS = 12
 
 
 class MergeResult(NamedTuple):
@@ -89,14 +87,3 @@ class SessionStore(Protocol):
 def session_digest(session_id: str) -> str:
     """Return the 32 hexadecimal digits that stand for a session in the store, so that its id cannot be read there."""
     return hashlib.blake2b(session_id.encode(), digest_size=DIGEST_LENGTH // 2).hexdigest()
-
-
-def random_names(count: int) -> list[str]:
-    """Return random names of 12 hexadecimal digits, for generations of sessions and for merges."""
-    digits = secrets.token_hex(count * RANDOM_DIGITS // 2)
-    return [digits[start : start + RANDOM_DIGITS] for start in range(0, len(digits), RANDOM_DIGITS)]
-
-
-def random_name() -> str:
-    """Return one name as `random_names` does."""
-    return random_names(1)[0]
