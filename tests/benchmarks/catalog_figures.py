@@ -108,7 +108,7 @@ def _at_target(tuning: Tuning, info: IndexInfo, index: faiss.Index, flat_us: flo
     searched = tuned.item_index(tuning.vectors)
     of_index = timed_us(lambda query: searched.search(query, K), tuning.queries_QKD)
     return {
-        "visits": tuned.effort.visits,
+        "visits": tuned.effort.search_width,
         "recall_at_20": round(tuned.recall, 4),
         **of_index,
         "share_of_flat": round(of_index["p50_us"] / flat_us, 5),

@@ -73,7 +73,7 @@ def under_mask(
         per_k = effort.candidates_per_k
 
         def search(query_KD: NDArray[np.float32]) -> NDArray[np.int64]:
-            ids, _ = faiss_index.search(query_KD, per_k * K, visits=visits, selector=eligible.selector)
+            ids, _ = faiss_index.search(query_KD, per_k * K, search_width=visits, selector=eligible.selector)
             rows: NDArray[np.int64] = ids[0] + 1
             if per_k == len(query_KD) == 1:
                 return rows
@@ -88,17 +88,17 @@ def under_mask(
         "eligible": eligible.count,
         "chosen": {
             "strategy": plan.strategy,
-            "visits": plan.visits,
+            "visits": plan.search_width,
             **measured(lambda query_KD: index.search(query_KD, K, eligible=eligible).rows, asked),
         },
         "scan": measured(lambda query_KD: index.scan(query_KD, K, eligible=eligible).rows, asked),
     }
-    if effort.visits is None:
+    if effort.search_width is None:
         return result
-    wider = faiss_index.at_most(ceil(effort.visits * eligible.items / max(1, eligible.count)))
+    wider = faiss_index.clamp_width(ceil(effort.search_width * eligible.items / max(1, eligible.count)))
     return {
         **result,
-        "masked": measured(visiting(effort.visits), asked),
+        "masked": measured(visiting(effort.search_width), asked),
         "wide": {"visits": wider, **measured(visiting(wider), asked)},
     }
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from onward.bundle import INDEX, MANIFEST, VECTORS, Bundle, BundleError, read_manifest, write_manifest
-from onward.bundle.bundle import _same_top
 from onward.bundle.files.manifest import (
     AVAILABLE,
     ENCODER_DATA,
@@ -19,6 +18,7 @@ from onward.bundle.files.manifest import (
     POPULARITY,
     REQUIRED_FILES,
 )
+from onward.bundle.probes import same_top
 from tests.bundles import item_ids, make_bundle, write_files, write_index
 
 IDS_OF_ITEMS = item_ids("a", 30)
@@ -254,12 +254,12 @@ def test_a_probe_allows_for_rounding_and_no_more(folder: Path, factor: float, lo
 def test_items_of_equal_score_may_change_places_in_a_probe(folder: Path) -> None:
     probe = Bundle.load(folder).manifest.probes[0]
     first, second, *others = probe.top
-    assert not _same_top((second, first, *others), probe.top)
+    assert not same_top((second, first, *others), probe.top)
     second = second.model_copy(update={"score": first.score * (1 - 1e-4)})
-    assert _same_top((second, first, *others), (first, second, *others))
+    assert same_top((second, first, *others), (first, second, *others))
 
 
 def test_an_item_that_ties_with_the_last_may_take_its_place_in_a_probe(folder: Path) -> None:
     *others, last = Bundle.load(folder).manifest.probes[0].top
-    assert _same_top((*others, last.model_copy(update={"item_id": "another"})), (*others, last))
-    assert not _same_top((others[0].model_copy(update={"item_id": "another"}), *others[1:], last), (*others, last))
+    assert same_top((*others, last.model_copy(update={"item_id": "another"})), (*others, last))
+    assert not same_top((others[0].model_copy(update={"item_id": "another"}), *others[1:], last), (*others, last))

@@ -245,7 +245,7 @@ def test_a_new_item_is_not_shown_before_it_has_a_vector(tmp_path: Path) -> None:
     catalog = write(tmp_path, ["a"]).changed([ItemChange("x", 1, {"price": 1}), ItemChange("y", 2, vector_D=VECTOR)])
     assert (catalog.row("x"), catalog.attributes(2)) == (2, {"price": 1})
     assert catalog.eligible().selected.tolist() == [1, 3]
-    assert catalog.cold_vectors_MD(3).tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert catalog.new_vectors_MD(3).tolist() == [[0, 0, 0], [1, 1, 1]]
     assert catalog.changed([ItemChange("x", 3, {"price": 1}, vector_D=VECTOR)]).eligible().count == 3
 
 
@@ -358,7 +358,7 @@ def test_columns_of_the_files_are_those_of_the_items(tmp_path: Path) -> None:
     schema = dict(stored.schema)
     of_files = Catalog.load(tmp_path, 3, schema).columns
     of_items = Columns(schema, 4, lambda: enumerate(ATTRIBUTES_OF_ALL_KINDS, start=1))
-    assert set(of_files._made) == set(schema) == set(ATTRIBUTES_OF_ALL_KINDS[0])
+    assert set(of_files._columns) == set(schema) == set(ATTRIBUTES_OF_ALL_KINDS[0])
     for name in schema:
         assert of_files[name].kind == of_items[name].kind
         for part in ("present_R", "values_V", "rows_V"):

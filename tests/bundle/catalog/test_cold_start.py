@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onward.bundle import Bundle
-from onward.bundle.catalog.cold_start import NEAREST, SEEN_ENOUGH, ColdItem, ColdStart, mean_vector
+from onward.bundle.catalog.cold_start import MAX_NEIGHBOURS, MIN_CO_OCCURRENCE, ColdItem, ColdStart, mean_vector
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("i", 40)
@@ -55,12 +55,12 @@ def test_a_single_neighbour_gives_its_own_vector(bundle: Bundle, cold_items: Col
 
 
 def test_items_seen_together_count_by_weight_once_they_are_enough(bundle: Bundle, cold_items: ColdStart) -> None:
-    too_few = {"i1": SEEN_ENOUGH - 1, "nobody": 100.0}
+    too_few = {"i1": MIN_CO_OCCURRENCE - 1, "nobody": 100.0}
     assert cold_items.vector(ColdItem(seen_with=too_few)) is None
-    cold = cold_items.vector(ColdItem({"brand": "acme"}, seen_with={"i2": 1.0, "i1": SEEN_ENOUGH}))
+    cold = cold_items.vector(ColdItem({"brand": "acme"}, seen_with={"i2": 1.0, "i1": MIN_CO_OCCURRENCE}))
     assert cold is not None
     assert (cold.source, cold.neighbours) == ("seen_with", ("i1", "i2"))
-    expected = mean_vector(vectors(bundle, ["i1", "i2"]), np.array([SEEN_ENOUGH, 1], dtype=np.float32))
+    expected = mean_vector(vectors(bundle, ["i1", "i2"]), np.array([MIN_CO_OCCURRENCE, 1], dtype=np.float32))
     np.testing.assert_array_equal(cold.vector_D, expected)
 
 
@@ -98,14 +98,14 @@ def test_what_says_little_makes_no_vector(cold_items: ColdStart, attributes: dic
 
 
 def test_of_equal_neighbours_the_most_popular_are_taken(tmp_path: Path) -> None:
-    ids = item_ids("i", 4 * NEAREST)
+    ids = item_ids("i", 4 * MAX_NEIGHBOURS)
     popularity = np.random.default_rng(3).permutation(len(ids) + 1).astype(np.float32)
     attributes = [{"brand": "acme" if number % 2 else "apex"} for number in range(len(ids))]
     bundle = make_bundle(tmp_path / "bundle", ids, attributes=attributes, popularity=popularity)
     cold = ColdStart(bundle.catalog, bundle.vectors_N1D).vector(ColdItem({"brand": "acme"}))
     assert cold is not None
     ranked = sorted(range(2, len(ids) + 1, 2), key=lambda row: -popularity[row])
-    assert cold.neighbours == tuple(f"i{row}" for row in ranked[:NEAREST])
+    assert cold.neighbours == tuple(f"i{row}" for row in ranked[:MAX_NEIGHBOURS])
 
 
 def test_a_mean_is_as_long_as_its_vectors_are_on_average() -> None:

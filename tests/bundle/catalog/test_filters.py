@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from onward.bundle.catalog.filters import MAX_DEPTH, MAX_NAMES_TOLD, Filter
+from onward.bundle.catalog.filters import MAX_DEPTH, MAX_NAMES_LISTED, Filter
 from onward.bundle.files.attributes import Columns, Schema, infer_schema
 from tests.bundle.conditions import attributes, conditions, holds
 
@@ -161,7 +161,7 @@ def test_what_a_catalog_cannot_answer_is_told_with_its_place(
 
 def test_an_unknown_attribute_is_told_some_of_the_known_ones() -> None:
     [fault] = Filter.model_validate(LEAF).check({f"a{number:02}": "number" for number in range(25)})
-    assert fault.message.endswith(f"a{MAX_NAMES_TOLD - 1:02} and 5 more")
+    assert fault.message.endswith(f"a{MAX_NAMES_LISTED - 1:02} and 5 more")
     [fault] = Filter.model_validate(LEAF).check({})
     assert fault.message == "the catalog's items have no attributes"
 

@@ -114,8 +114,8 @@ def test_columns_are_made_once_each_however_they_are_asked_for() -> None:
 
     columns = Columns({"x": "number", "y": "string"}, 1, items)
     assert columns["x"] is columns["x"]
-    columns.make_all()
-    columns.make_all()
+    columns.build_all()
+    columns.build_all()
     assert columns["y"].present_R.all()
     assert not columns["z"].present_R.any()
     assert len(passes) == 2

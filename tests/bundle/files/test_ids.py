@@ -32,14 +32,14 @@ def test_each_id_has_its_row_and_no_other_id_has_one(path: Path, values: list[st
 def test_alike_ids_are_told_apart_and_what_is_remembered_stays_bounded(
     tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ids_module, "KEPT", 500)
+    monkeypatch.setattr(ids_module, "CACHED_IDS", 500)
     values = [f"item-{number}" for number in range(count)]
     write_ids(tmp_path / "ids.txt", values)
     ids = Ids.load(tmp_path / "ids.txt", count)
     assert len(ids) == count
     assert [ids.row(value) for value in values] == list(range(1, count + 1))
     assert all(ids.row(f"item-{number}") is None for number in range(count, count + 1_000))
-    assert len(ids._kept_rows) <= 500
+    assert len(ids._cached_rows) <= 500
 
 
 def test_ids_of_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

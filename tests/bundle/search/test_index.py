@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onward.bundle import Candidates, FaissIndex, ItemIndex, SearchParameters, pad_dimension
 from onward.bundle.catalog.eligible import Eligible
-from onward.bundle.search.index import best_places, merged
+from onward.bundle.search.index import best_places, merge_candidates
 
 ITEMS, DIMENSION = 240, 6
 KINDS = {
@@ -76,7 +76,7 @@ def kind(request: pytest.FixtureRequest) -> tuple[str, SearchParameters]:
 
 
 def index_of(kind: tuple[str, SearchParameters], asked: Query) -> ItemIndex:
-    description, effort = kind
+    description, parameters = kind
     vectors_N1D = asked.vectors_R1D[: ITEMS + 1]
     vectors_NP = pad_dimension(vectors_N1D[1:], 16)
     index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
@@ -84,8 +84,8 @@ def index_of(kind: tuple[str, SearchParameters], asked: Query) -> ItemIndex:
         index.cp.min_points_per_centroid, index.cp.niter = 1, 2
     index.train(vectors_NP)
     index.add(vectors_NP)
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=effort)
-    return searched.with_cold(asked.vectors_R1D[ITEMS + 1 :])
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, parameters=parameters)
+    return searched.with_new_vectors(asked.vectors_R1D[ITEMS + 1 :])
 
 
 def pairs(found: Candidates) -> list[tuple[int, float]]:
@@ -126,7 +126,7 @@ def test_a_scan_can_add_to_the_scores(asked: Query, seed: int) -> None:
         asked.k,
         eligible=asked.eligible,
         hidden_rows=asked.hidden_rows,
-        added=lambda rows_C: added_R1[rows_C],
+        log_boost=lambda rows_C: added_R1[rows_C],
     )
     assert pairs(found) == asked.best(added_R1)
 
@@ -140,14 +140,14 @@ def test_a_flat_index_finds_what_the_scan_finds(asked: Query) -> None:
 
 
 @pytest.mark.parametrize(
-    ("description", "visits", "strategies"),
+    ("description", "search_width", "strategies"),
     [
         ("IVF32,Flat", 2, {1.0: "index", 0.95: "masked", 0.5: "wide", 0.3: "wide", 0.01: "scan", 0: "scan"}),
         ("Flat", None, {1.0: "index", 0.95: "masked", 0.5: "masked", 0.1: "scan", 0: "scan"}),
     ],
 )
 def test_the_fewer_items_are_eligible_the_wider_the_search_until_a_scan_is_cheaper(
-    description: str, visits: int | None, strategies: dict[float, str]
+    description: str, search_width: int | None, strategies: dict[float, str]
 ) -> None:
     random = np.random.default_rng(1)
     vectors_N1D = random.normal(size=(4_001, 16)).astype(np.float32)
@@ -155,7 +155,7 @@ def test_the_fewer_items_are_eligible_the_wider_the_search_until_a_scan_is_cheap
     index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors_N1D[1:])
     index.add(vectors_N1D[1:])
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=SearchParameters(visits))
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, parameters=SearchParameters(search_width))
     costs = []
     for share, strategy in strategies.items():
         rows_N1 = np.arange(4_001) <= share * 4_000
@@ -174,7 +174,7 @@ def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
     index = faiss.index_factory(16, "IVF32,Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors_N1D[1:])
     index.add(vectors_N1D[1:])
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=SearchParameters(4))
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, parameters=SearchParameters(4))
     eligible = Eligible(np.arange(4_001) % 4 == 1, items=4_000)
     masked = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=4)
     found = {"masked": 0, "wide": 0}
@@ -207,7 +207,7 @@ def test_of_equal_scores_the_smaller_row_comes_first() -> None:
     rows, interests = np.array([5, 2]), np.array([0, 1])
     one = Candidates(rows, np.array([2.0, 1.0]), interests, "masked")
     other = Candidates(rows - 1, np.array([2.0, 1.0]), interests, "scan")
-    together = merged((one, other), 3)
+    together = merge_candidates((one, other), 3)
     assert (together.rows.tolist(), together.strategy) == ([4, 5, 1], "scan")
 
 
@@ -215,10 +215,10 @@ def test_cold_items_of_before_are_replaced() -> None:
     vectors_N1D = np.eye(5, dtype=np.float32)[:, :4]
     flat = faiss.IndexFlatIP(4)
     flat.add(vectors_N1D[1:])
-    once = ItemIndex(FaissIndex(flat), vectors_N1D=vectors_N1D, effort=SearchParameters()).with_cold(
+    once = ItemIndex(FaissIndex(flat), vectors_N1D=vectors_N1D, parameters=SearchParameters()).with_new_vectors(
         np.full((2, 4), 9, dtype=np.float32)
     )
-    again = once.with_cold(np.full((1, 4), 8, dtype=np.float32))
+    again = once.with_new_vectors(np.full((1, 4), 8, dtype=np.float32))
     assert pairs(again.search(np.ones((1, 4), dtype=np.float32), 1)) == [(5, 32)]
     assert again.vectors(np.array([5, 0])).tolist() == [[8] * 4, vectors_N1D[0].tolist()]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onward.bundle import Boost, Bundle, Options, Pin, Retrieval, RetrievalQuery, RetrievedItem, SessionView
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.files.changes import ItemChange
-from onward.bundle.search.reranking import placed
+from onward.bundle.search.reranking import insert_pins
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("a", 60)
@@ -150,8 +150,8 @@ def test_boosts_of_many_levels_are_as_exact_as_those_of_few(exported: Bundle) ->
     few = exported.retrieve(SessionView(["a1"]), Options(60, boosts=tuple(several[:2]), exact=True))
     many = exported.retrieve(SessionView(["a1"]), Options(60, boosts=tuple(several), exact=True))
     plain = {item.item_id: item.score for item in exported.retrieve(SessionView(["a1"]), Options(60, exact=True)).items}
-    assert exported.levels.of(None, several[:2]).eligible
-    assert not exported.levels.of(None, several).eligible
+    assert exported.boost_levels.of(None, several[:2]).eligible
+    assert not exported.boost_levels.of(None, several).eligible
     for retrieval, asked in ((few, several[:2]), (many, several)):
         for place, item in enumerate(retrieval.items, start=1):
             row = exported.catalog.row(item.item_id)
@@ -159,9 +159,9 @@ def test_boosts_of_many_levels_are_as_exact_as_those_of_few(exported: Bundle) ->
             added = sum(
                 math.log(boost.factor) for boost in asked if exported.catalog.eligible(boost.filter).rows_R1[row]
             )
-            assert item.moved is not None
-            assert item.moved.place == place
-            assert item.moved[:2] == pytest.approx((plain[item.item_id], added), abs=1e-5)
+            assert item.details is not None
+            assert item.details.rank == place
+            assert item.details[:2] == pytest.approx((plain[item.item_id], added), abs=1e-5)
             assert item.score == pytest.approx(plain[item.item_id] + added, abs=1e-5)
 
 
@@ -171,9 +171,9 @@ def test_popular_and_similar_items_are_boosted_too(shop: Bundle) -> None:
     popular = shop.popular(Options(8, boosts=boosts))
     assert dear.issuperset(shown(popular))
     first = popular.items[0]
-    assert first.moved is not None
-    assert (first.item_id, first.source, first.moved.place) == ("a51", "popular", 1)
-    assert (first.score, *first.moved[:2]) == pytest.approx((1_000, 10, math.log(100)))
+    assert first.details is not None
+    assert (first.item_id, first.source, first.details.rank) == ("a51", "popular", 1)
+    assert (first.score, *first.details[:2]) == pytest.approx((1_000, 10, math.log(100)))
     similar = shop.similar("a1", Options(8, boosts=boosts))
     assert dear.issuperset(shown(similar))
     plain = {item.item_id: item.score for item in shop.similar("a1", Options(60)).items}
@@ -191,7 +191,7 @@ def test_pinned_items_stand_at_their_positions_and_the_others_keep_their_order(s
     assert shown(retrieval) == [last.item_id, *others[:2], plain.items[0].item_id, *others[2:8]]
     assert [item.source for item in retrieval.items] == ["pinned", *["encoder"] * 2, "pinned", *["encoder"] * 6]
     assert retrieval.items[0].score == pytest.approx(last.score, abs=1e-5)
-    assert [item.moved.place for item in retrieval.items if item.moved] == [None, 1, 2, None, 3, 4, 5, 6, 7, 8]
+    assert [item.details.rank for item in retrieval.items if item.details] == [None, 1, 2, None, 3, 4, 5, 6, 7, 8]
 
 
 def test_a_pinned_item_that_must_not_be_shown_is_told_with_the_rule(shop: Bundle) -> None:
@@ -215,9 +215,9 @@ def test_a_pinned_item_that_must_not_be_shown_is_told_with_the_rule(shop: Bundle
 
 def test_pins_beyond_a_short_answer_stand_at_its_end() -> None:
     one, two, three, four = (RetrievedItem(name, 0, "encoder") for name in "abcd")
-    assert list(placed([one, two], {2: three, 9: four}, 10)) == [one, three, two, four]
-    assert list(placed([], {9: four, 2: three}, 10)) == [three, four]
-    assert list(placed([one, two], {1: three}, 2)) == [three, one]
+    assert list(insert_pins([one, two], {2: three, 9: four}, 10)) == [one, three, two, four]
+    assert list(insert_pins([], {9: four, 2: three}, 10)) == [three, four]
+    assert list(insert_pins([one, two], {1: three}, 2)) == [three, one]
 
 
 def test_diverse_answers_mix_the_shelves_and_begin_with_the_best(shop: Bundle) -> None:
@@ -230,7 +230,7 @@ def test_diverse_answers_mix_the_shelves_and_begin_with_the_best(shop: Bundle) -
     assert shown(none) == shown(plain)
     assert shown(some)[0] == shown(plain)[0]
     assert all(shelves.count(shelf) <= 2 for shelf in set(shelves) - {None})
-    places = [item.moved.place for item in some.items if item.moved]
+    places = [item.details.rank for item in some.items if item.details]
     assert places != list(range(1, 11))
     ranked = shown(shop.retrieve(SessionView(["a1"]), Options(60)))
     assert [ranked[place - 1] for place in places if place] == shown(some)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from onward.bundle import Bundle, RetrievedItems, SessionView
 from onward.bundle.catalog.filters import And, Filter
-from onward.bundle.search.options import RetrievalQuery
+from onward.bundle.search.retrieval import RetrievalQuery
 from onward.service.errors import RecommendationGone, RecommendationNotFound
 from onward.service.http.schemas.explanations import Contribution, ExplainedItem, Explanation, Reason, WhyNot
 from onward.service.live.bundle import LiveBundle
@@ -82,8 +82,8 @@ def explained(bundle: Bundle, answer: Answer) -> Explanation:
             score=item.score,
             source=item.source,
             interest=item.interest,
-            boost=None if item.moved is None else item.moved.added or None,
-            place_before_diversity=None if item.moved is None else item.moved.place,
+            boost=None if item.details is None else item.details.log_boost or None,
+            place_before_diversity=None if item.details is None else item.details.rank,
         )
         if item.item_id in contributions:
             explained_item.contributions = _largest_first(wanted.seen, contributions[item.item_id])

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from onward.bundle.catalog.filters import Filter
-from onward.bundle.search.options import Boost, Options, Pin
+from onward.bundle.search.retrieval import Boost, Options, Pin
 from onward.service.errors import UnknownScenario
 from onward.service.live.replicated_map import InMemoryVersionedStore, RedisVersionedStore, Replica, VersionedStore
 from onward.service.recommend.options import MAX_PINS, RecommendationOptions
