@@ -198,7 +198,7 @@ class Bundle:
         encoded = 0
         for place, (session, (seen, options, _)) in enumerate(zip(sessions, queries, strict=True)):
             hidden_rows = self._hidden_rows(session, seen, options)
-            if session.is_encodable and options.searches_alone and not hidden_rows:
+            if session.is_encodable and options.is_plain_search and not hidden_rows:
                 batches[options.filter and options.filter.key, options.k].append((place, encoded))
                 answers.append(None)
             else:
@@ -238,7 +238,7 @@ class Bundle:
     def item_rank(
         self, item_id: str, query: RetrievalQuery, *, popular_now: Mapping[str, float] | None = None
     ) -> ItemRank:
-        """Return the rank of an item, which must be allowed in the answer, among all such items by boosted score.
+        """Return the rank of an item by boosted score among all items that the answer may contain, itself included.
 
         Pins and diversity are ignored. Raises UnknownItemError.
         """

@@ -1,6 +1,6 @@
 """Cold start: compute a vector for an item without training data, from the vectors of related items.
 
-Evidence, in this order, of which the first that exists is used:
+The first of these kinds of evidence that exists is used:
 1. items that the caller names as similar;
 2. co-occurrence: items of the same live sessions, once their weights sum to `MIN_CO_OCCURRENCE`;
 3. items that share its attributes.

@@ -16,7 +16,7 @@ class Eligible:
     """The rows that are available and pass a filter. Immutable and thread-safe."""
 
     def __init__(self, rows_R1: NDArray[np.bool_], *, items: int) -> None:
-        """Take a mask of the eligible rows, of which [0] is False; the index covers the first `items` rows."""
+        """Take a mask of the eligible rows, where [0] is False; the index covers the first `items` rows."""
         self.rows_R1 = rows_R1
         self.items = items
         self.count = int(np.count_nonzero(rows_R1))
@@ -42,7 +42,7 @@ class Eligible:
     def _masking(self, hidden_rows: Set[int]) -> Iterator[faiss.IDSelectorBitmap]:
         """Provide a selector from the pool of idle ones, with the bits of the hidden rows cleared inside the block.
 
-        That costs next to nothing, where a second selector would be tested for every vector of a search.
+        That costs next to nothing, whereas a second selector would be tested for every vector of a search.
         """
         try:
             mask = self._idle_masks.pop()

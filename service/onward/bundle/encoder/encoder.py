@@ -78,7 +78,7 @@ class Encoder:
         return encoder
 
     def encode(self, rows: Sequence[int], user_row: int = 0) -> NDArray[np.float32]:
-        """Return interests_KD of a session: its item rows, oldest first, of which the last `max_length` are read.
+        """Return interests_KD of a session, given its item rows, oldest first; only the last `max_length` are read.
 
         If the program knows users, `user_row` is the session's user, 0 for an unknown one.
         Raises ValueError for an empty session of an unknown user.

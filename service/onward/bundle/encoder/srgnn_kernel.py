@@ -224,13 +224,13 @@ def _encode(
         items_A: catalog rows of the items, session after session, oldest first.
         lengths_B: number of items of each session.
         places_A: the table row of each item.
-        table: full rows, of which this encoder reads 10 D numbers from column `start`; see `kernel_arrays.ROW`.
+        table: full rows; this encoder reads 10 D numbers of each from column `start`; see `kernel_arrays.ROW`.
         start: see `table`.
         weights: the arrays of `SRGNNArrays.of_sessions`, flat, followed by `places` (P, D) times `each`.
         size: D.
         scale: the length that an interest is scaled to, 0 to leave it as it is.
         last_item: the last row of the catalog.
-        interests: B rows, of which D columns from `first_column` on are written.
+        interests: B rows; D columns from `first_column` on are written.
         first_column: see `interests`.
 
     Raises IndexError for an item outside 1..`last_item`.

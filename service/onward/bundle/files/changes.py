@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 class ItemChange:
     """How one item differs from its bundle; for a new item, all that is known about it.
 
-    A later change of the item replaces this one, so it repeats whatever still differs. Dimension key: D embedding.
+    A later change of the item replaces this one, so it must repeat all differences. Dimension key: D embedding.
     """
 
     item_id: str

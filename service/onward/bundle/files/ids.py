@@ -1,7 +1,7 @@
 """Files of ids, one a line: line n is the id of row n.
 
 The ids stay in the memory-mapped file, which the processes of a machine share, and a hash table with open addressing
-finds their rows. For ten million ids a process needs 200 MB, where a list and a dict would need two gigabytes.
+finds their rows. For ten million ids a process needs 200 MB; a list and a dict would need two gigabytes.
 
 Dimension key: N ids, C a subset of them.
 """

@@ -41,7 +41,7 @@ MASK_ALONE_FROM = 0.9
 SELECTED_COST, COMPARED_COST = 8, 5
 """Costs of reading and comparing a single row, and of comparing a row inside a list; testing the latter costs 1."""
 GATHERED_COST = 5
-"""Cost of reading and comparing a single row, where a row of one matrix product over all rows costs 1."""
+"""Cost of reading and comparing a single row; a row of one matrix product over all rows costs 1."""
 
 
 class Candidates(NamedTuple):
@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 
 
 class ItemIndex:
-    """Inner-product search over rows 1..R: the index covers N, where a row's FAISS id is row - 1; M are scanned.
+    """Inner-product search over rows 1..R. FAISS searches the first N, by id row - 1; the M new ones are scanned.
 
     Thread-safe; each call runs in the thread that makes it.
     """

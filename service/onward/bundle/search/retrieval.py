@@ -73,7 +73,7 @@ class Options:
         return bool(self.boosts or self.pins or self.diversity)
 
     @property
-    def searches_alone(self) -> bool:
+    def is_plain_search(self) -> bool:
         """Whether the k best items of one index search are the answer."""
         return not (self.reranks or self.exact)
 
