@@ -102,7 +102,7 @@ def test_a_file_that_the_manifest_does_not_list_is_refused(folder: Path, name: s
 def test_a_file_of_unknown_name_is_refused_even_if_the_manifest_lists_it(folder: Path) -> None:
     files = json.loads((folder / MANIFEST).read_text())["files"]
     change_manifest(folder, files=files | {"../../etc/passwd": {"size": 1, "sha256": "0" * 64}})
-    assert refusal(folder) == "../../etc/passwd: no file of a bundle"
+    assert refusal(folder) == "../../etc/passwd: not a file of a bundle"
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ class Bundle:
             bundle.check_probes()
         return bundle
 
-    def accelerate(self, folder: Path) -> None:
+    def accelerate(self, folder: str | PathLike[str]) -> None:
         """Encode with a compiled kernel from now on, for this bundle and all that share its encoder.
 
         Takes seconds if the machine code has to be compiled. Raises KernelUnavailable if there is no usable kernel; the
@@ -151,11 +151,10 @@ class Bundle:
         """
         info = self.manifest.kernel
         if info is None:
-            raise KernelUnavailable("there is none for this encoder")
+            raise KernelUnavailable("the bundle has no kernel for this encoder")
         sessions = [self._resolve(SessionView(probe.items), None).rows for probe in self.manifest.probes]
-        self.encoder.accelerate(
-            folder, info, items=self.manifest.encodable_items, sessions=[rows for rows in sessions if rows]
-        )
+        known_sessions = [rows for rows in sessions if rows]
+        self.encoder.accelerate(Path(folder), info, items=self.manifest.encodable_items, sessions=known_sessions)
 
     def retrieve(
         self,
@@ -196,6 +195,7 @@ class Bundle:
         batches: defaultdict[Any, list[tuple[int, int]]] = defaultdict(list)
         answers: list[Retrieval | None] = []
         encoded = 0
+        # Group the queries that can share an index search, and answer the others one by one.
         for place, (session, (seen, options, _)) in enumerate(zip(sessions, queries, strict=True)):
             hidden_rows = self._hidden_rows(session, seen, options)
             if session.is_encodable and options.is_plain_search and not hidden_rows:

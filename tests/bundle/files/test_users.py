@@ -116,7 +116,7 @@ def test_a_missing_users_file_is_refused(folder: Path) -> None:
 
 def test_a_users_file_is_refused_if_the_manifest_has_no_users(folder: Path) -> None:
     change_manifest(folder, users=0)
-    assert refusal(folder) == f"{USERS}: no file of a bundle"
+    assert refusal(folder) == f"{USERS}: not a file of a bundle"
 
 
 def test_a_program_without_a_user_input_is_refused_if_the_bundle_has_users(folder: Path, tmp_path: Path) -> None:

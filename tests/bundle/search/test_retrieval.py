@@ -7,8 +7,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from pydantic_core import from_json, to_json
 
-from onward.bundle import Bundle, Options, Retrieval, SessionView, UnknownItemError
+from onward.bundle import (
+    Bundle,
+    Options,
+    RankingDetails,
+    Retrieval,
+    RetrievedItem,
+    RetrievedItems,
+    SessionView,
+    UnknownItemError,
+)
+from onward.bundle.search.retrieval import whole_columns
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("a", 60)
@@ -184,3 +196,22 @@ def test_recent_events_change_the_popular_items(bundle: Bundle) -> None:
     retrieval = bundle.retrieve(SessionView(["x"]), Options(60), popular_now=now)
     assert returned_ids(retrieval) == ["a40", *(item_id for item_id in popular if item_id != "a40")]
     assert retrieval.items[0].score == pytest.approx(500 + 1_000 * 21 / sum(range(1, 61)), rel=0.02)
+
+
+def test_items_round_trip_through_their_stored_columns() -> None:
+    items = RetrievedItems.of(
+        [
+            RetrievedItem("a", 2.5, "pinned", None, RankingDetails(2.0, 0.5, None)),
+            RetrievedItem("b", 1.0, "pinned", None, RankingDetails(1.0, 0.0, 1)),
+        ]
+    )
+    stored = from_json(to_json(items.columns()))
+    assert stored == {
+        "item_ids": ["a", "b"],
+        "scores": [2.5, 1.0],
+        "sources": "pinned",
+        "interests": None,
+        "moved": [[2.0, 0.5, None], [1.0, 0.0, 1]],
+    }
+    assert TypeAdapter(RetrievedItems).validate_python(whole_columns(stored)) == items
+    assert whole_columns(items) is items

@@ -31,6 +31,7 @@ from onward.bundle.files.attributes import Column, Kind, Schema, Table, comparab
 
 MAX_DEPTH = 8
 MAX_NODES = 100
+"""Conditions in a filter, at all levels of nesting."""
 MAX_BRANCHES = 20
 MAX_VALUES = 100
 MAX_TEXT = 1_000
@@ -42,7 +43,7 @@ _KINDS: dict[Kind, str] = {
     "strings": "a list of strings",
     "boolean": "true or false",
     "date": "a date",
-    "mixed": "of several kinds",
+    "mixed": "of mixed kinds",
 }
 _OPERANDS: dict[Kind, str] = {**_KINDS, "strings": "a string", "date": "a date or time by RFC 3339"}
 _ORDERED: tuple[Kind, ...] = ("number", "date")
@@ -61,7 +62,7 @@ def _described_as(expected: str) -> WrapValidator:
         try:
             return handler(value)
         except ValidationError as error:
-            raise PydanticCustomError("filter_value", "a value here is {expected}", {"expected": expected}) from error
+            raise PydanticCustomError("filter_value", "expected {expected}", {"expected": expected}) from error
 
     return WrapValidator(validate)
 
@@ -96,6 +97,8 @@ _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=Fal
 
 
 class _Node(BaseModel):
+    """Base of all conditions, which are the nodes of the tree."""
+
     model_config = _STRICT
 
 
@@ -294,7 +297,7 @@ class Filter(RootModel[Condition]):
             if nodes > MAX_NODES or depth > MAX_DEPTH:
                 raise PydanticCustomError(
                     "filter_too_large",
-                    "a filter has at most {nodes} conditions, at most {depth} within each other",
+                    "a filter has at most {nodes} conditions, nested at most {depth} deep",
                     {"nodes": MAX_NODES, "depth": MAX_DEPTH},
                 )
         return value
@@ -345,7 +348,7 @@ def _value_faults(
 
 
 def _advice(kind: Kind) -> str:
-    return "only exists can ask for it" if kind == "mixed" else f"compare it with {_OPERANDS[kind]}"
+    return "only exists can test it" if kind == "mixed" else f"compare it with {_OPERANDS[kind]}"
 
 
 def _unknown_attribute(schema: Schema) -> str:

@@ -20,7 +20,7 @@ def open_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise BundleError(f"{path.name}: no readable NumPy array") from error
+        raise BundleError(f"{path.name}: not a readable NumPy array") from error
     fits = len(array.shape) == len(shape) and all(w in (None, n) for w, n in zip(shape, array.shape, strict=True))
     if array.dtype != np.dtype(dtype) or not fits or not array.flags.c_contiguous:
         raise BundleError(f"{path.name}: {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape} in C order")

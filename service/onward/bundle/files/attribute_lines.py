@@ -77,7 +77,7 @@ def _write_lines(path: Path, attributes: Iterable[Mapping[str, Any]], items: int
             try:
                 line = json.dumps(dict(values), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
             except (TypeError, ValueError) as error:
-                raise BundleError(f"{path.name}: attributes of row {row} are no plain JSON: {error}") from error
+                raise BundleError(f"{path.name}: attributes of row {row} are not plain JSON: {error}") from error
             offsets.append(offsets[-1] + file.write(line + b"\n"))
     if len(offsets) != items + 1:
         raise BundleError(f"{path.name}: attributes of {len(offsets) - 1} items, expected {items}")

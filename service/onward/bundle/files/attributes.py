@@ -36,7 +36,7 @@ def infer_schema(items: Iterable[Mapping[str, Any]], known: Schema = MappingProx
     """Return the kind of every attribute of the items; attributes in `known` keep their kind.
 
     None counts as absent. Strings that are all RFC 3339 dates, with or without a time, are dates; a time without an
-    offset is UTC. Values of several kinds, and objects, are mixed.
+    offset is UTC. Attributes with values of more than one kind, or with objects, are mixed.
     """
     inferred: dict[str, Kind] = {}
     for attributes in items:

@@ -35,7 +35,7 @@ def read_columns(folder: Path, schema: Schema, size: int) -> dict[str, Column]:
         kind = schema[attribute]
         rows_V = open_array(folder / rows, np.int32, (None,))
         if len(rows_V) and not 0 < rows_V.min() <= rows_V.max() < size:
-            raise BundleError(f"{rows}: holds a row that is no item's")
+            raise BundleError(f"{rows}: contains a row without an item")
         columns[attribute] = Column(
             kind,
             open_array(folder / present, np.bool_, (size,)),
@@ -49,4 +49,4 @@ def _read_schema(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise BundleError(f"{path.name}: no JSON") from error
+        raise BundleError(f"{path.name}: not JSON") from error

@@ -106,13 +106,13 @@ def read_ids(path: Path, count: int) -> list[str]:
 def _map_file(path: Path, count: int) -> tuple[mmap.mmap, NDArray[np.int64]]:
     """Map the file and return the offset of each line, the last number being the file's size."""
     if not path.stat().st_size:
-        raise BundleError(f"{path.name}: 0 whole lines, expected {count}")
+        raise BundleError(f"{path.name}: 0 complete lines, expected {count}")
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     characters = np.frombuffer(content, dtype=np.uint8)
     ends = np.flatnonzero(characters == NEWLINE)
     if len(ends) != count or characters[-1] != NEWLINE:
-        raise BundleError(f"{path.name}: {len(ends)} whole lines, expected {count}")
+        raise BundleError(f"{path.name}: {len(ends)} complete lines, expected {count}")
     offsets_N1 = np.concatenate([[0], ends + 1])
     lengths_N = np.diff(offsets_N1) - 1
     is_visible_ascii = bool((characters < 0x7F).all()) and not bool(

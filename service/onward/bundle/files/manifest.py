@@ -284,7 +284,7 @@ def _check_names(names: set[str], manifest: Manifest) -> None:
     for name in sorted(required - names):
         raise BundleError(f"{name}: missing")
     for name in sorted(names - required - OPTIONAL_FILES):
-        raise BundleError(f"{name}: no file of a bundle")
+        raise BundleError(f"{name}: not a file of a bundle")
 
 
 def _is_digest(name: str) -> bool:

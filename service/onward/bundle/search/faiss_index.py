@@ -164,7 +164,7 @@ def _parameters_of(index: faiss.Index) -> tuple[type[Any], str | None]:
 
 def _check(name: str, index: faiss.Index, info: IndexInfo, items: int) -> None:
     if not isinstance(index, faiss.IndexFlat | faiss.IndexScalarQuantizer | faiss.IndexIVF | faiss.IndexHNSW):
-        raise BundleError(f"{name}: {type(index).__name__} is no flat index, inverted file or graph")
+        raise BundleError(f"{name}: {type(index).__name__} is not a flat index, an inverted file or an HNSW graph")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise BundleError(f"{name}: its metric is not the inner product")
     if (index.ntotal, index.d) != (items, info.padded_dimension):
