@@ -74,11 +74,13 @@ class Kernel:
         """Write the interests of B sessions, whose items are concatenated, into an array (B, D). Raises IndexError."""
         first_column = 0
         for part in self._parts:
-            table, places_A, start = self._table_NT, items_A, part.start
+            table, table_rows_A, start = self._table_NT, items_A, part.start
             if part.node is not None:
-                table, places_A, start = self._full_rows(part, *part.node, items_A), np.arange(len(items_A)), 0
+                table, table_rows_A, start = self._full_rows(part, *part.node, items_A), np.arange(len(items_A)), 0
             of_part = part.weights, part.size, part.scale
-            self._run(items_A, lengths_B, places_A, table, start, *of_part, self._last_item, interests, first_column)
+            self._run(
+                items_A, lengths_B, table_rows_A, table, start, *of_part, self._last_item, interests, first_column
+            )
             first_column += part.size
 
     def _full_rows(
@@ -105,8 +107,8 @@ def _parts(
             arrays.append(None if shape is None else weights[offset : offset + size].reshape(shape))
             offset += size
         stored = SRGNNArrays(*arrays)
-        attended_places = stored.places @ stored.each
-        flat = np.concatenate([array.ravel() for array in (*stored.of_sessions, attended_places)])
+        attended_positions = stored.positions @ stored.each
+        flat = np.concatenate([array.ravel() for array in (*stored.of_sessions, attended_positions)])
         flat.flags.writeable = False
         node = None if stored.node is None else (stored.node, stored.node_bias)
         yield _EncoderPart(start, info.dimension, flat, np.float32(info.scale or 0), node)

@@ -14,13 +14,19 @@ class SRGNNArrays(NamedTuple):
     """The weights of one encoder, in the order in which the file stores them; matrices are (from, to)."""
 
     cell_bias: Any
+    """The bias of messages between nodes: D numbers each for reset gate, update gate and candidate state."""
     last: Any
+    """Attention: the matrix that the last item is multiplied by, with `last_bias`."""
     last_bias: Any
     each: Any
+    """Attention: the matrix that each item is multiplied by."""
     gate: Any
+    """Attention: the vector that turns the sigmoid of the sum of both into a weight."""
     hybrid: Any
+    """The matrix from attention and last item to the interest, with `hybrid_bias`."""
     hybrid_bias: Any
-    places: Any
+    positions: Any
+    """Position embeddings, the most recent position last; zeros if the encoder has none."""
     node: Any
     """The matrix from an item's vector to the rest of its row, with `node_bias`; None if the table has full rows."""
     node_bias: Any
@@ -41,7 +47,7 @@ class SRGNNArrays(NamedTuple):
             gate=(dimension,),
             hybrid=(2 * dimension, dimension),
             hybrid_bias=(dimension,),
-            places=(length, dimension),
+            positions=(length, dimension),
             node=None if tabled else (dimension, (ROW - 1) * dimension),
             node_bias=None if tabled else ((ROW - 1) * dimension,),
         )

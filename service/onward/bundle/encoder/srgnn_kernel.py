@@ -47,7 +47,7 @@ _ROWS = types.Array(types.int64, 1, "C")
 _SIGNATURE = types.void(
     _ROWS,  # items_A
     _ROWS,  # lengths_B
-    _ROWS,  # places_A
+    _ROWS,  # table_rows_A
     _MATRIX,  # table
     types.int64,  # start
     _VECTOR,  # weights
@@ -124,7 +124,7 @@ def _edges(node_L: Any, count: int) -> Any:
 edges = numba.njit(**_OPTIONS)(_edges)
 
 
-def _step(first_M: Any, node_L: Any, places_L: Any, table: Any, start: int, cell_bias: Any, size: int) -> Any:
+def _step(first_M: Any, node_L: Any, table_rows_L: Any, table: Any, start: int, cell_bias: Any, size: int) -> Any:
     """Return the node states (M, D) after the propagation step, padded with zero rows to a multiple of 4."""
     source, target, into, out_of = edges(node_L, len(first_M))
     messages = np.empty((len(first_M), 3 * size), np.float32)
@@ -133,8 +133,8 @@ def _step(first_M: Any, node_L: Any, places_L: Any, table: Any, start: int, cell
             messages[node, k] = cell_bias[k]
     for edge in range(len(source)):
         before, after = source[edge], target[edge]
-        of_before = table[places_L[first_M[before]], start + size : start + 4 * size]
-        of_after = table[places_L[first_M[after]], start + 4 * size : start + 7 * size]
+        of_before = table[table_rows_L[first_M[before]], start + size : start + 4 * size]
+        of_after = table[table_rows_L[first_M[after]], start + 4 * size : start + 7 * size]
         into_share, out_share = _ONE / into[after], _ONE / out_of[before]
         to_after, to_before = messages[after], messages[before]
         for k in range(3 * size):
@@ -143,7 +143,7 @@ def _step(first_M: Any, node_L: Any, places_L: Any, table: Any, start: int, cell
             to_before[k] += out_share * of_after[k]
     states = np.zeros((len(first_M) + -len(first_M) % 4, size), np.float32)
     for node in range(len(first_M)):
-        row = table[places_L[first_M[node]], start : start + 10 * size]
+        row = table[table_rows_L[first_M[node]], start : start + 10 * size]
         message = messages[node]
         for k in range(size):
             reset = sigmoid(message[k] + row[7 * size + k])
@@ -208,7 +208,7 @@ add_product = numba.njit(**_OPTIONS)(_add_product)
 def _encode(
     items_A: NDArray[np.int64],
     lengths_B: NDArray[np.int64],
-    places_A: NDArray[np.int64],
+    table_rows_A: NDArray[np.int64],
     table: NDArray[np.float32],
     start: int,
     weights: NDArray[np.float32],
@@ -223,10 +223,10 @@ def _encode(
     Args:
         items_A: catalog rows of the items, session after session, oldest first.
         lengths_B: number of items of each session.
-        places_A: the table row of each item.
+        table_rows_A: the table row of each item.
         table: full rows; this encoder reads 10 D numbers of each from column `start`; see `kernel_arrays.ROW`.
         start: see `table`.
-        weights: the arrays of `SRGNNArrays.of_sessions`, flat, followed by `places` (P, D) times `each`.
+        weights: the arrays of `SRGNNArrays.of_sessions`, flat, followed by `positions` (P, D) times `each`.
         size: D.
         scale: the length that an interest is scaled to, 0 to leave it as it is.
         last_item: the last row of the catalog.
@@ -253,12 +253,12 @@ def _encode(
     begin = 0
     for session in range(len(lengths_B)):
         length = lengths_B[session]
-        items_L, places_L = items_A[begin : begin + length], places_A[begin : begin + length]
+        items_L, table_rows_L = items_A[begin : begin + length], table_rows_A[begin : begin + length]
         interest_D = interests[session, first_column : first_column + size]
         begin += length
         # The node states, and the query of the attention: the last item.
         first_M, node_L = nodes(items_L)
-        states = step(first_M, node_L, places_L, table, start, cell_bias, size)
+        states = step(first_M, node_L, table_rows_L, table, start, cell_bias, size)
         attended = product(states, each)
         last_D, query_D = np.empty(size, np.float32), np.empty(size, np.float32)
         for k in range(size):
