@@ -1,4 +1,4 @@
-"""Small real bundles, made without torch: random item vectors and an ONNX program that averages them."""
+"""Build small real bundles without torch: random item vectors and an ONNX program that averages them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -49,7 +49,7 @@ def write_files(
     seed: int = 0,
     vectors_ND: NDArray[np.float32] | None = None,
 ) -> Manifest:
-    """Write every file of a bundle but its manifest, which is returned without probes."""
+    """Write every file of a bundle except the manifest; return the manifest, without probes."""
     random = np.random.default_rng(seed)
     dimension = dimension if vectors_ND is None else vectors_ND.shape[1]
     vectors_N1D = random.normal(size=(len(ids) + 1, dimension)).astype(np.float32)
@@ -57,10 +57,10 @@ def write_files(
     if vectors_ND is not None:
         vectors_N1D[1:] = vectors_ND
     np.save(folder / VECTORS, vectors_N1D)
-    turns_KDD = [np.eye(dimension), *np.linalg.qr(random.normal(size=(interests - 1, dimension, dimension)))[0]]
-    tastes_U1D = random.normal(size=(len(users) + 1, dimension)).astype(np.float32)
-    tastes_U1D[0] = 0
-    program = mean_encoder(vectors_N1D, np.array(turns_KDD, dtype=np.float32), tastes_U1D)
+    rotations_KDD = [np.eye(dimension), *np.linalg.qr(random.normal(size=(interests - 1, dimension, dimension)))[0]]
+    users_U1D = random.normal(size=(len(users) + 1, dimension)).astype(np.float32)
+    users_U1D[0] = 0
+    program = mean_encoder(vectors_N1D, np.array(rotations_KDD, dtype=np.float32), users_U1D)
     onnx.save(program, folder / ENCODER)
     Users.write(folder, users)
     kinds = Catalog.write(
@@ -100,7 +100,7 @@ def write_index(path: Path, vectors_N1D: NDArray[np.float32], info: IndexInfo) -
 
 
 def add_probes(folder: Path, manifest: Manifest, ids: Sequence[str], users: Sequence[str] = ()) -> Manifest:
-    """Write the manifest with the answers to three short sessions, and to a user; returned as `publish` wants it."""
+    """Write the manifest with probes of three short sessions and of a user; return it for `publish`."""
     write_manifest(folder, manifest)
     bundle = Bundle.load(folder, verify=False)
     sessions = [ids[:1], ids[1:3], ids[2:8]]
@@ -113,7 +113,7 @@ def add_probes(folder: Path, manifest: Manifest, ids: Sequence[str], users: Sequ
 
 
 def make_bundle(folder: Path, ids: Sequence[str], **options: Any) -> Bundle:
-    """Write a whole bundle into `folder`, outside any folder of bundles, and load it; options as in write_files."""
+    """Write a complete bundle into `folder` and load it; options as in write_files."""
     folder.mkdir(parents=True, exist_ok=True)
     add_probes(folder, write_files(folder, ids, **options), ids, options.get("users", ()))
     return Bundle.load(folder)
@@ -127,18 +127,18 @@ def publish_bundle(bundles: Path, ids: Sequence[str], *, keep: int = 5, **option
 
 
 def mean_encoder(
-    vectors_N1D: NDArray[np.float32], turns_KDD: NDArray[np.float32], tastes_U1D: NDArray[np.float32]
+    vectors_N1D: NDArray[np.float32], rotations_KDD: NDArray[np.float32], users_U1D: NDArray[np.float32]
 ) -> onnx.ModelProto:
-    """Interest k is the mean vector of the session's items and the user's taste, turned by the k-th matrix."""
-    interests, dimension, _ = turns_KDD.shape
-    takes_users = len(tastes_U1D) > 1
+    """Build a program whose interest k is the items' mean vector plus the user's, rotated by the k-th matrix."""
+    interests, dimension, _ = rotations_KDD.shape
+    takes_users = len(users_U1D) > 1
     constants = {
         "vectors": vectors_N1D,
-        "tastes": tastes_U1D,
+        "user_vectors": users_U1D,
         "one": np.array(1, dtype=np.float32),
         "padding": np.array(0, dtype=np.int64),
         "axis": np.array([1], dtype=np.int64),
-        "turns": turns_KDD.transpose(1, 0, 2).reshape(dimension, interests * dimension),
+        "rotations": rotations_KDD.transpose(1, 0, 2).reshape(dimension, interests * dimension),
         "shape": np.array([-1, interests, dimension], dtype=np.int64),
     }
     nodes = [
@@ -146,13 +146,13 @@ def mean_encoder(
         helper.make_node("ReduceSum", ["vectors_BLD", "axis"], ["sum_BD"], keepdims=0),
         helper.make_node("Greater", ["items_BL", "padding"], ["valid_BL"]),
         helper.make_node("Cast", ["valid_BL"], ["count_BL"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceSum", ["count_BL", "axis"], ["counted_B1"], keepdims=1),
-        helper.make_node("Max", ["counted_B1", "one"], ["length_B1"]),
+        helper.make_node("ReduceSum", ["count_BL", "axis"], ["item_count_B1"], keepdims=1),
+        helper.make_node("Max", ["item_count_B1", "one"], ["length_B1"]),
         helper.make_node("Div", ["sum_BD", "length_B1"], ["mean_BD"]),
-        *([helper.make_node("Gather", ["tastes", "users_B"], ["taste_BD"])] if takes_users else []),
-        helper.make_node("Sum", ["mean_BD", "taste_BD"] if takes_users else ["mean_BD"], ["query_BD"]),
-        helper.make_node("MatMul", ["query_BD", "turns"], ["turned"]),
-        helper.make_node("Reshape", ["turned", "shape"], ["interests_BKD"]),
+        *([helper.make_node("Gather", ["user_vectors", "users_B"], ["user_BD"])] if takes_users else []),
+        helper.make_node("Sum", ["mean_BD", "user_BD"] if takes_users else ["mean_BD"], ["query_BD"]),
+        helper.make_node("MatMul", ["query_BD", "rotations"], ["rotated"]),
+        helper.make_node("Reshape", ["rotated", "shape"], ["interests_BKD"]),
     ]
     graph = helper.make_graph(
         nodes,

@@ -108,7 +108,7 @@ def _at_target(tuning: Tuning, info: IndexInfo, index: faiss.Index, flat_us: flo
     searched = tuned.item_index(tuning.vectors)
     index_times = timed_us(lambda query: searched.search(query, K), tuning.queries_QKD)
     return {
-        "visits": tuned.effort.visits,
+        "visits": tuned.effort.search_width,
         "recall_at_20": round(tuned.recall, 4),
         **index_times,
         "share_flat_times": round(index_times["p50_us"] / flat_us, 5),

@@ -73,7 +73,7 @@ def measure_strategies(
         per_k = parameters.candidates_per_k
 
         def search(query_KD: NDArray[np.float32]) -> NDArray[np.int64]:
-            ids, _ = faiss_index.search(query_KD, per_k * K, visits=visits, selector=eligible.selector)
+            ids, _ = faiss_index.search(query_KD, per_k * K, search_width=visits, selector=eligible.selector)
             rows: NDArray[np.int64] = ids[0] + 1
             if per_k == len(query_KD) == 1:
                 return rows
@@ -88,17 +88,17 @@ def measure_strategies(
         "eligible": eligible.count,
         "chosen": {
             "strategy": plan.strategy,
-            "visits": plan.visits,
+            "visits": plan.search_width,
             **measure(lambda query_KD: index.search(query_KD, K, eligible=eligible).rows, queries),
         },
         "scan": measure(lambda query_KD: index.scan(query_KD, K, eligible=eligible).rows, queries),
     }
-    if parameters.visits is None:
+    if parameters.search_width is None:
         return result
-    wider = faiss_index.at_most(ceil(parameters.visits * eligible.items / max(1, eligible.count)))
+    wider = faiss_index.clamp_width(ceil(parameters.search_width * eligible.items / max(1, eligible.count)))
     return {
         **result,
-        "masked": measure(visiting(parameters.visits), queries),
+        "masked": measure(visiting(parameters.search_width), queries),
         "wide": {"visits": wider, **measure(visiting(wider), queries)},
     }
 

@@ -1,4 +1,4 @@
-"""Small catalogs and filters drawn at random, and what a filter lets through written out item by item."""
+"""Random small catalogs and filters, and a reference implementation of filters."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -54,32 +54,34 @@ conditions = st.recursive(
 
 
 def holds(condition: Mapping[str, Any], item: Mapping[str, Any], schema: Schema) -> bool:
-    """Whether an item with these attributes meets a condition."""
+    """Return whether an item with these attributes meets a condition."""
     match condition:
         case {"and": inner}:
-            return all(holds(one, item, schema) for one in inner)
+            return all(holds(part, item, schema) for part in inner)
         case {"or": inner}:
-            return any(holds(one, item, schema) for one in inner)
+            return any(holds(part, item, schema) for part in inner)
         case {"not": inner}:
             return not holds(inner, item, schema)
     kind, value = schema.get(condition["attribute"]), item.get(condition["attribute"])
     if "exists" in condition:
         return bool((value is not None) == condition["exists"])
     values = (
-        [typed(kind, one) for one in value] if kind == "strings" and isinstance(value, list) else [typed(kind, value)]
+        [typed(kind, single) for single in value]
+        if kind == "strings" and isinstance(value, list)
+        else [typed(kind, value)]
     )
-    if any(one is None for one in values):
+    if any(single is None for single in values):
         return False
     if "range" not in condition:
-        asked = [typed(kind, one) for one in condition.get("in", [condition.get("equals")])]
-        return any(one in asked for one in values)
+        operands = [typed(kind, operand) for operand in condition.get("in", [condition.get("equals")])]
+        return any(single in operands for single in values)
     return kind in ("number", "date") and all(
         _within(values[0], name, typed(kind, bound)) for name, bound in condition["range"].items()
     )
 
 
 def typed(kind: str | None, value: Any) -> Any:
-    """A value of the kind as it compares, None for one of another kind."""
+    """Return a comparable value, None if the value is of another kind."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     match kind:
         case "number":

@@ -1,4 +1,4 @@
-"""`current` names a whole bundle, whatever happens to who publishes the next one."""
+"""`current` always links to a complete bundle, even if a publisher crashes."""
 
 import fcntl
 import os
@@ -49,7 +49,7 @@ for fatal_step in range(1, 1000):
             if not entry.name.startswith("."):
                 Bundle.load(entry)
         os._exit(0)
-    assert os.waitpid(checker, 0)[1] == 0, f"no whole bundle after step {fatal_step}"
+    assert os.waitpid(checker, 0)[1] == 0, f"no complete bundle after step {fatal_step}"
     if not killed:
         print(fatal_step - 1)
         break
@@ -60,13 +60,13 @@ def names(bundles: Path) -> set[str]:
     return {entry.name for entry in bundles.iterdir()}
 
 
-def test_a_published_bundle_is_the_current_one_under_its_digest(tmp_path: Path) -> None:
+def test_a_published_bundle_is_named_by_its_digest_and_current(tmp_path: Path) -> None:
     digest = publish_bundle(tmp_path, IDS)
     assert names(tmp_path) == {digest, "current", ".lock"}
     assert current_digest(tmp_path) == digest == Bundle.load(tmp_path / "current").digest
 
 
-def test_others_may_read_what_was_published(tmp_path: Path) -> None:
+def test_other_users_may_read_published_files(tmp_path: Path) -> None:
     folder = tmp_path / publish_bundle(tmp_path, IDS)
     umask = os.umask(0)
     os.umask(umask)
@@ -74,14 +74,14 @@ def test_others_may_read_what_was_published(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
 
 
-def test_the_newest_are_kept_and_the_current_one_always(tmp_path: Path) -> None:
+def test_the_newest_bundles_and_the_current_one_are_kept(tmp_path: Path) -> None:
     digests = [publish_bundle(tmp_path, IDS, seed=seed, keep=3) for seed in range(5)]
     assert names(tmp_path) == {*digests[2:], "current", ".lock"}
     assert publish_bundle(tmp_path, IDS, seed=9, keep=1) in names(tmp_path)
     assert len(names(tmp_path)) == 3
 
 
-def test_a_bundle_no_reader_would_take_is_not_published(tmp_path: Path) -> None:
+def test_a_bundle_that_does_not_load_is_not_published(tmp_path: Path) -> None:
     digest = publish_bundle(tmp_path, IDS)
     with stage(tmp_path) as folder:
         manifest = write_files(folder, IDS)
@@ -94,7 +94,7 @@ def test_a_bundle_no_reader_would_take_is_not_published(tmp_path: Path) -> None:
     assert current_digest(tmp_path) == digest
 
 
-def test_the_same_bundle_again_is_no_second_one(tmp_path: Path) -> None:
+def test_publishing_is_idempotent(tmp_path: Path) -> None:
     with stage(tmp_path) as folder:
         manifest = add_probes(folder, write_files(folder, IDS), IDS)
         digest = publish(folder, manifest, tmp_path)
@@ -104,16 +104,16 @@ def test_the_same_bundle_again_is_no_second_one(tmp_path: Path) -> None:
     assert names(tmp_path) == {digest, "current", ".lock"}
 
 
-def test_what_dead_publishers_left_is_removed_and_what_living_ones_write_stays(tmp_path: Path) -> None:
-    (tmp_path / ".staging-dead").mkdir()
-    (tmp_path / ".staging-dead" / "vectors.npy").write_bytes(b"half")
-    with stage(tmp_path) as living:
+def test_abandoned_staging_folders_are_removed_and_active_ones_stay(tmp_path: Path) -> None:
+    (tmp_path / ".staging-abandoned").mkdir()
+    (tmp_path / ".staging-abandoned" / "vectors.npy").write_bytes(b"half")
+    with stage(tmp_path) as active:
         publish_bundle(tmp_path, IDS)
-        assert living.is_dir()
-    assert not (tmp_path / ".staging-dead").exists()
+        assert active.is_dir()
+    assert not (tmp_path / ".staging-abandoned").exists()
 
 
-def test_a_publisher_killed_at_any_step_leaves_a_whole_current_bundle(tmp_path: Path) -> None:
+def test_a_publisher_killed_at_any_step_leaves_a_complete_current_bundle(tmp_path: Path) -> None:
     publish_bundle(tmp_path, IDS)
     program = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path)]
     done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
@@ -122,7 +122,7 @@ def test_a_publisher_killed_at_any_step_leaves_a_whole_current_bundle(tmp_path: 
     assert not list(tmp_path.glob(".staging-*"))
 
 
-def test_concurrent_publishers_take_turns_and_leave_whole_bundles(tmp_path: Path) -> None:
+def test_concurrent_publishers_take_turns_and_leave_complete_bundles(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         digests = list(pool.map(lambda seed: publish_bundle(tmp_path, IDS, seed=seed, keep=10), range(8)))
     assert names(tmp_path) == {*digests, "current", ".lock"}
@@ -130,7 +130,7 @@ def test_concurrent_publishers_take_turns_and_leave_whole_bundles(tmp_path: Path
     assert [Bundle.load(tmp_path / digest).digest for digest in digests] == digests
 
 
-def test_a_publisher_that_does_not_finish_is_named_by_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_another_publisher_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_bundle(tmp_path, IDS)
     monkeypatch.setattr(sys.modules["onward.bundle.publish"], "LOCK_TIMEOUT_S", 0.1)
     with (tmp_path / ".lock").open() as lock:

@@ -1,4 +1,14 @@
-"""The contract between training and service: how a bundle is written, published, loaded and asked."""
+"""Bundles: what training exports and the service serves. Load one and retrieve from it; neither side is needed.
+
+>>> from onward.bundle import Bundle, Options, SessionView
+>>> bundle = Bundle.load("bundles/current")
+>>> retrieval = bundle.retrieve(SessionView(["item-7", "item-9"]), Options(k=5))
+>>> for item in retrieval.items:
+...     print(item.item_id, item.score)
+
+`Bundle.load` takes the folder of one bundle, or a link to it such as `bundles/current`. An id that the catalog does not
+have is ignored and listed in `retrieval.unknown_item_ids`.
+"""
 
 from onward.bundle.bundle import Bundle, ItemRank, UnknownItemError
 from onward.bundle.catalog.catalog import Catalog
@@ -33,8 +43,20 @@ from onward.bundle.files.users import Users
 from onward.bundle.publish import current_digest, publish, stage
 from onward.bundle.search.faiss_index import FaissIndex, SearchParameters, pad_dimension
 from onward.bundle.search.index import Candidates, ItemIndex, Strategy
-from onward.bundle.search.options import Boost, Options, Pin, RetrievalQuery, SessionView
-from onward.bundle.search.retrieval import Moved, Retrieval, RetrievedItem, RetrievedItems, Rule, Source, User
+from onward.bundle.search.retrieval import (
+    Boost,
+    Options,
+    Pin,
+    RankingDetails,
+    Retrieval,
+    RetrievalQuery,
+    RetrievedItem,
+    RetrievedItems,
+    Rule,
+    SessionView,
+    Source,
+    User,
+)
 
 __all__ = [
     "ATTRIBUTES",
@@ -65,10 +87,10 @@ __all__ = [
     "KernelUnavailable",
     "Kind",
     "Manifest",
-    "Moved",
     "Options",
     "Pin",
     "Probe",
+    "RankingDetails",
     "Retrieval",
     "RetrievalQuery",
     "RetrievedItem",

@@ -1,9 +1,13 @@
-"""A bundle as one thing: everything that one answer needs, loaded whole and checked before it serves."""
+"""Load a bundle, check it, and retrieve from it.
+
+Dimension key: N items, R rows, D embedding, K interests, B sessions, I items to explain, L items of a session.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.encoder.encoder import Encoder, KernelUnavailable
-from onward.bundle.files.arrays import open_array
+from onward.bundle.files.arrays import check_vectors, open_array
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.manifest import (
     ENCODER,
@@ -28,18 +32,25 @@ from onward.bundle.files.manifest import (
     check_files,
     read_manifest,
 )
-from onward.bundle.files.users import UNKNOWN, Users
-from onward.bundle.search.boosts import BoostLevels
-from onward.bundle.search.index import Candidates, ItemIndex, shown_count
-from onward.bundle.search.options import Options, RetrievalQuery, SessionView
-from onward.bundle.search.popularity import Popularities
+from onward.bundle.files.users import UNKNOWN_USER, Users
+from onward.bundle.probes import probe_fault
+from onward.bundle.search.boosts import BoostLevelCache
+from onward.bundle.search.index import Candidates, ItemIndex, visible_count
+from onward.bundle.search.popularity import PopularityCache
 from onward.bundle.search.rankers import ByInterests, ByPopularity, BySimilarity, Ranker
-from onward.bundle.search.reranking import Reranking, pool
-from onward.bundle.search.retrieval import Retrieval, RetrievedItems, Rule, Source, User
+from onward.bundle.search.reranking import Reranker, pool_size
+from onward.bundle.search.retrieval import (
+    Options,
+    Retrieval,
+    RetrievalQuery,
+    RetrievedItems,
+    Rule,
+    SessionView,
+    Source,
+    User,
+)
 
-PROBE_TOLERANCE = 1e-3  # of the largest number compared: what another CPU's rounding may change
-FINITE_CHECK_ROWS = 65_536
-NOTHING: Set[int] = frozenset()
+NO_ROWS: Set[int] = frozenset()
 
 
 class UnknownItemError(LookupError):
@@ -47,35 +58,37 @@ class UnknownItemError(LookupError):
 
 
 class ItemRank(NamedTuple):
-    """An item's rank, from 1, and its score, boosts included."""
+    """An item's rank, from 1, and its score, including boosts."""
 
     rank: int
     score: float
 
 
-class _KnownSession(NamedTuple):
-    """What a bundle knows of a session."""
+class ResolvedSession(NamedTuple):
+    """A session with its ids resolved to the rows of a bundle."""
 
     rows: Sequence[int]
-    """Those that the encoder takes."""
+    """Rows that the encoder knows, oldest first."""
     known_rows: Sequence[int]
+    """Rows of the catalog, including new items."""
     user_row: int
     user: User | None
     unknown_item_ids: tuple[str, ...]
     anchor: int | None
-    """Where the encoder knows nothing of it, the row of the item that others are to be like."""
+    """If the session is not encodable, the row of its last item with a vector; similar items are then the answer."""
 
     @property
     def is_encodable(self) -> bool:
-        return bool(self.rows) or self.user_row != UNKNOWN
+        """Whether the encoder knows an item or the user of the session."""
+        return bool(self.rows) or self.user_row != UNKNOWN_USER
 
 
-NO_SESSION = _KnownSession((), (), UNKNOWN, None, (), None)
+NO_SESSION = ResolvedSession((), (), UNKNOWN_USER, None, (), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Encoder, index, vectors, catalog and users of one export. Immutable; several threads may use it at once."""
+    """Encoder, index, vectors, catalog and users of one export. Immutable and thread-safe."""
 
     digest: str
     manifest: Manifest
@@ -84,26 +97,26 @@ class Bundle:
     encoder: Encoder
     index: ItemIndex
     vectors_N1D: NDArray[np.float32]
-    levels: BoostLevels
-    popularities: Popularities
+    boost_levels: BoostLevelCache
+    popularity: PopularityCache
     exported: "Bundle | None" = None
-    """Without the changes that this one has; None where it has none."""
+    """The bundle as exported, if this one has live changes."""
     changes_version: int = 0
-    """The largest sequence of the changes."""
+    """The largest sequence of the live changes."""
 
     @classmethod
-    def load(cls, folder: Path, *, verify: bool = True) -> "Bundle":
-        """Load the bundle in `folder`, which may be a link to it.
+    def load(cls, folder: str | PathLike[str], *, verify: bool = True) -> "Bundle":
+        """Load a bundle from its folder or a link to it, such as `bundles/current`.
 
-        With `verify`, every file's SHA-256 is checked before it is parsed and the probes are run at the end; without,
-        only the manifest, sizes, types and shapes are. Raises BundleError, which names the file and the reason.
+        With `verify`, every file's SHA-256 is checked before parsing, and the probes are run at the end. Without it,
+        only the manifest, sizes, types and shapes are checked. Raises BundleError with the file and the reason.
         """
-        folder = folder.resolve()
+        folder = Path(folder).resolve()
         manifest, digest = read_manifest(folder)
         check_files(folder, manifest, hashes=verify)
         vectors_N1D = open_array(folder / VECTORS, np.float32, (manifest.items + 1, manifest.dimension))
         if verify:
-            _check_vectors(vectors_N1D)
+            check_vectors(VECTORS, vectors_N1D)
         catalog = Catalog.load(folder, manifest.items, manifest.attributes)
         bundle = cls(
             digest=digest,
@@ -120,31 +133,32 @@ class Bundle:
             ),
             index=ItemIndex.load(folder / INDEX, manifest.index, vectors_N1D=vectors_N1D),
             vectors_N1D=vectors_N1D,
-            levels=BoostLevels(catalog),
-            popularities=Popularities(catalog),
+            boost_levels=BoostLevelCache(catalog),
+            popularity=PopularityCache(catalog),
         )
         if verify:
             bundle.check_probes()
         return bundle
 
-    def accelerate(self, folder: Path) -> None:
-        """Let a compiled kernel encode from now on, for this bundle and all that share its encoder.
+    def accelerate(self, folder: str | PathLike[str]) -> None:
+        """Encode with a compiled kernel from now on, for this bundle and all that share its encoder.
 
-        It may take seconds, where machine code has yet to be made. Raises KernelUnavailable where it can't, and the
-        encoder program goes on encoding.
+        Takes seconds if the machine code has to be compiled. Raises KernelUnavailable if there is no usable kernel; the
+        encoder program then keeps encoding.
 
         Args:
-            folder: that this bundle was loaded from.
+            folder: the folder that this bundle was loaded from.
         """
         info = self.manifest.kernel
         if info is None:
-            raise KernelUnavailable("there is none for this encoder")
-        sessions = [self._session(SessionView(probe.items), None).rows for probe in self.manifest.probes]
-        self.encoder.accelerate(folder, info, items=self.manifest.encodable_items, sessions=[s for s in sessions if s])
+            raise KernelUnavailable("the bundle has no kernel for this encoder")
+        sessions = [self._resolve(SessionView(probe.items), None).rows for probe in self.manifest.probes]
+        known_sessions = [rows for rows in sessions if rows]
+        self.encoder.accelerate(Path(folder), info, items=self.manifest.encodable_items, sessions=known_sessions)
 
     def retrieve(
         self,
-        seen: SessionView,
+        session: SessionView,
         options: Options,
         *,
         user_id: str | None = None,
@@ -152,126 +166,125 @@ class Bundle:
     ) -> Retrieval:
         """Return the items most likely to follow a session.
 
-        Where the encoder knows nothing of the session, the items similar to the last one of which there is a vector,
-        and without any such the popular ones.
+        If the encoder knows nothing about the session, items similar to its last one with a vector are returned; if it
+        has none, popular items.
 
         Args:
-            seen: the session; ids that the catalog does not have are reported and left out.
-            options: what to show and how.
-            user_id: whose session it is. A user whom the encoder knows is answered without any known item too; one
-                whom it does not know is answered by the session alone.
-            popular_now: weights of recent events by item, an object that nobody changes, for the popular items.
+            session: the session; ids that the catalog does not have are reported and otherwise ignored.
+            options: which items to return and in which order.
+            user_id: the session's user. The encoder can answer for a user whom it knows without any known item; an
+                unknown user is ignored.
+            popular_now: weights of recent events by item, for the popular items; never change a mapping once passed.
         """
-        session = self._session(seen, user_id)
-        interests_KD = self.encoder.encode(session.rows, session.user_row) if session.is_encodable else None
-        hidden_rows = self._hidden_rows(session, seen, options)
-        ranker = self._ranker(session, options, interests_KD, popular_now)
-        return self._ranked(ranker, options, hidden_rows, session)
+        resolved = self._resolve(session, user_id)
+        interests_KD = self.encoder.encode(resolved.rows, resolved.user_row) if resolved.is_encodable else None
+        hidden_rows = self._hidden_rows(resolved, session, options)
+        ranker = self._ranker(resolved, options, interests_KD, popular_now)
+        return self._rank(ranker, options, hidden_rows, resolved)
 
     def retrieve_all(
-        self, wanted: Sequence[RetrievalQuery], *, popular_now: Mapping[str, float] | None = None
+        self, queries: Sequence[RetrievalQuery], *, popular_now: Mapping[str, float] | None = None
     ) -> list[Retrieval]:
-        """Return what `retrieve` returns for each, but for the rounding of scores, encoded and searched together.
+        """Answer a micro-batch of queries: what `retrieve` returns for each, but for the rounding of scores.
 
-        One by one are searched those from which something of their own is hidden, or that ask for more than a search.
+        All sessions are encoded together. Queries with the same filter and k are searched together, except those that
+        hide rows, re-rank or ask for an exact search, which are searched one by one.
         """
-        sessions = [self._session(one.seen, one.user_id) for one in wanted]
-        interests_BKD = self._encoded([session for session in sessions if session.is_encodable])
-        alike: defaultdict[Any, list[tuple[int, int]]] = defaultdict(list)
+        sessions = [self._resolve(query.seen, query.user_id) for query in queries]
+        interests_BKD = self._encode_all([session for session in sessions if session.is_encodable])
+        batches: defaultdict[Any, list[tuple[int, int]]] = defaultdict(list)
         answers: list[Retrieval | None] = []
         encoded = 0
-        for place, (session, (seen, options, _)) in enumerate(zip(sessions, wanted, strict=True)):
+        # Group the queries that can share an index search, and answer the others one by one.
+        for place, (session, (seen, options, _)) in enumerate(zip(sessions, queries, strict=True)):
             hidden_rows = self._hidden_rows(session, seen, options)
-            if session.is_encodable and options.searches_alone and not hidden_rows:
-                alike[options.filter and options.filter.key, options.k].append((place, encoded))
+            if session.is_encodable and options.is_plain_search and not hidden_rows:
+                batches[options.filter and options.filter.key, options.k].append((place, encoded))
                 answers.append(None)
             else:
                 interests_KD = interests_BKD[encoded] if session.is_encodable else None
                 ranker = self._ranker(session, options, interests_KD, popular_now)
-                answers.append(self._ranked(ranker, options, hidden_rows, session))
+                answers.append(self._rank(ranker, options, hidden_rows, session))
             encoded += session.is_encodable
-        for searches in alike.values():
-            options = wanted[searches[0][0]].options
+        for batch in batches.values():
+            options = queries[batch[0][0]].options
             eligible = self.catalog.eligible(options.filter)
-            some_BKD = interests_BKD[[number for _, number in searches]]
-            candidates = self.index.search_all(some_BKD, options.k, eligible=eligible)
-            for (place, _), found in zip(searches, candidates, strict=True):
-                answers[place] = self._retrieval(sessions[place], found, "encoder", shown=eligible.count)
+            batch_BKD = interests_BKD[[number for _, number in batch]]
+            results = self.index.search_all(batch_BKD, options.k, eligible=eligible)
+            for (place, _), candidates in zip(batch, results, strict=True):
+                answers[place] = self._retrieval(sessions[place], candidates, "encoder", eligible.count)
         return cast(list[Retrieval], answers)
 
-    def contributions(self, wanted: RetrievalQuery, item_ids: Sequence[str]) -> dict[str, list[float]]:
-        """Tell what each event of a session does for some items that the encoder brought.
+    def contributions(self, query: RetrievalQuery, item_ids: Sequence[str]) -> dict[str, list[float]]:
+        """Return how much each event of a session contributes to the scores of items that the encoder found.
 
-        Returns for each item a number for each place of the session: the item's score, without boosts, less what it
-        would be without that event, and 0 for an event that the encoder does not read. The only event that it reads
-        has the whole score, unless it knows the user.
+        Returns for each item one number for each place of the session: the item's score, without boosts, minus its
+        score without that event; 0 for an event that the encoder does not read. If the encoder reads a single event
+        and does not know the user, that event contributes the whole score.
         """
-        session = self._session(wanted.seen, wanted.user_id)
+        session = self._resolve(query.seen, query.user_id)
         if not item_ids or not session.is_encodable:
             return {}
         without = [session._replace(rows=(*session.rows[:n], *session.rows[n + 1 :])) for n in range(len(session.rows))]
-        interests_BKD = self._encoded([session, *(one for one in without if one.is_encodable)])
+        interests_BKD = self._encode_all([session, *(shorter for shorter in without if shorter.is_encodable)])
         vectors_ID = self.index.vectors(np.array([self._row(item_id) for item_id in item_ids]))
         scores_BI = (interests_BKD @ vectors_ID.T).max(axis=1)
-        left_IL = np.zeros((len(item_ids), len(session.rows)), dtype=np.float64)
-        left_IL[:, : len(scores_BI) - 1] = scores_BI[1:].T
-        done_IL = scores_BI[0][:, np.newaxis] - left_IL
-        of_places = np.zeros((len(item_ids), len(wanted.seen.item_ids)))
-        of_places[:, self._encodable_places(wanted.seen.item_ids)] = done_IL
-        return dict(zip(item_ids, of_places.tolist(), strict=True))
+        scores_without_IL = np.zeros((len(item_ids), len(session.rows)), dtype=np.float64)
+        scores_without_IL[:, : len(scores_BI) - 1] = scores_BI[1:].T
+        contributions = np.zeros((len(item_ids), len(query.seen.item_ids)))
+        contributions[:, self._encodable_places(query.seen.item_ids)] = scores_BI[0][:, np.newaxis] - scores_without_IL
+        return dict(zip(item_ids, contributions.tolist(), strict=True))
 
     def item_rank(
-        self, item_id: str, wanted: RetrievalQuery, *, popular_now: Mapping[str, float] | None = None
+        self, item_id: str, query: RetrievalQuery, *, popular_now: Mapping[str, float] | None = None
     ) -> ItemRank:
-        """Tell where an item that may be shown stands among all of these, by boosted scores, pins and diversity aside.
+        """Return the rank of an item by boosted score among all items that the answer may contain, itself included.
 
-        Raises UnknownItemError.
+        Pins and diversity are ignored. Raises UnknownItemError.
         """
-        session, options = self._session(wanted.seen, wanted.user_id), wanted.options
+        session, options = self._resolve(query.seen, query.user_id), query.options
         interests_KD = self.encoder.encode(session.rows, session.user_row) if session.is_encodable else None
         ranker = self._ranker(session, options, interests_KD, popular_now)
-        hidden_rows = self._hidden_rows(session, wanted.seen, options)
+        hidden_rows = self._hidden_rows(session, query.seen, options)
         rows = np.setdiff1d(self.catalog.eligible(options.filter).selected, [*hidden_rows])
         scores = self._boosted(ranker, rows, options)
-        own = float(
-            scores[np.searchsorted(rows, self._row(item_id))]
-        )  # computed beside the others, since rounding goes by the shape
-        return ItemRank(rank=1 + int(np.count_nonzero(scores > own)), score=own)
+        # Taken from the same product as the others: rounding depends on the shapes.
+        score = float(scores[np.searchsorted(rows, self._row(item_id))])
+        return ItemRank(rank=1 + int(np.count_nonzero(scores > score)), score=score)
 
     def similar(self, item_id: str, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
-        """Return the items nearest to an item, by the cosine of their vectors; popular ones where it has none.
+        """Return the items most similar to an item, by the cosine of their vectors; popular items if it has no vector.
 
         Raises UnknownItemError.
         """
         row = self._row(item_id)
-        ranker = self._without_encoder(row if self._has_vector(row) else None, options, popular_now)
-        return self._ranked(ranker, options, {row, *self._known_rows(options.exclude)})
+        ranker = self._ranker_without_encoder(row if self._has_vector(row) else None, options, popular_now)
+        return self._rank(ranker, options, {row, *self._known_rows(options.exclude)})
 
     def popular(self, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
-        """Return the most popular items, their popularity as the score."""
-        return self._ranked(
-            self._without_encoder(None, options, popular_now), options, set(self._known_rows(options.exclude))
-        )
+        """Return the most popular items, with their popularity as the score."""
+        ranker = self._ranker_without_encoder(None, options, popular_now)
+        return self._rank(ranker, options, set(self._known_rows(options.exclude)))
 
-    def rule_against(self, item_id: str, wanted: RetrievalQuery) -> Rule | None:
-        """Tell what keeps an item from an answer, whatever its score; None where nothing does."""
-        session = self._session(wanted.seen, wanted.user_id)
-        return self._rule_against(item_id, wanted.options, self._hidden_rows(session, wanted.seen, wanted.options))
+    def rule_against(self, item_id: str, query: RetrievalQuery) -> Rule | None:
+        """Return the rule that keeps an item out of an answer whatever its score, None if no rule does."""
+        session = self._resolve(query.seen, query.user_id)
+        return self._rule_against(item_id, query.options, self._hidden_rows(session, query.seen, query.options))
 
     def expected_products(self, options: Options, *, hidden: int) -> int:
-        """Estimate the multiplications of an answer to a session of which `hidden` items are not to be shown."""
+        """Estimate the multiplications of an answer that leaves out `hidden` items of its session."""
         eligible = self.catalog.eligible(options.filter)
         if not options.boosts:
             return self._products_of(eligible, options, hidden)
-        parts = self.levels.of(options.filter, options.boosts).eligible
-        if not parts:
+        levels = self.boost_levels.of(options.filter, options.boosts).eligible
+        if not levels:
             return self.manifest.interests * self.manifest.dimension * self.manifest.items
-        return sum(self._products_of(part, options, hidden) for part in parts)
+        return sum(self._products_of(level, options, hidden) for level in levels)
 
     def with_changes(self, changes: Sequence[ItemChange]) -> "Bundle":
-        """This bundle as exported, with all that became of its items since; those that it holds already are skipped.
+        """Return the exported bundle with all changes of its items since; changes that it includes are skipped.
 
-        It shares all large arrays with this one.
+        Changes of this bundle do not carry over. The result shares all large arrays with this one.
         """
         exported = self.exported or self
         later = [change for change in changes if change.sequence > self.manifest.folded_changes]
@@ -279,19 +292,19 @@ class Bundle:
         return replace(
             exported,
             catalog=catalog,
-            index=exported.index.with_cold(catalog.cold_vectors_MD(self.manifest.dimension)),
-            levels=BoostLevels(catalog),
-            popularities=Popularities(catalog),
+            index=exported.index.with_new_vectors(catalog.new_vectors_MD(self.manifest.dimension)),
+            boost_levels=BoostLevelCache(catalog),
+            popularity=PopularityCache(catalog),
             exported=exported,
             changes_version=max((change.sequence for change in changes), default=0),
         )
 
     def attributes(self, item_id: str) -> Mapping[str, Any]:
-        """Return what the catalog knows of an item. Raises UnknownItemError."""
+        """Return the attributes of an item. Raises UnknownItemError."""
         return self.catalog.attributes(self._row(item_id))
 
     def probe(self, item_ids: Sequence[str], k: int = 20, *, user_id: str | None = None) -> Probe:
-        """Record what this bundle answers to a session of which it knows an item, with its default options."""
+        """Record this bundle's answer to a session that has a known item, with default options."""
         interests_KD = self.encoder.encode(self._rows(item_ids)[0], self._user(user_id)[0])
         top = self.retrieve(SessionView(item_ids), Options(k), user_id=user_id).items
         return Probe(
@@ -302,7 +315,7 @@ class Bundle:
         )
 
     def check_probes(self) -> None:
-        """Raise BundleError unless the bundle has probes and answers each as it did at export, but for rounding."""
+        """Raise BundleError unless the bundle has probes and reproduces the answer of each, but for rounding."""
         if not self.manifest.probes:
             raise BundleError(f"{MANIFEST}: no probes, so nothing shows that the bundle answers as it did at export")
         for number, expected in enumerate(self.manifest.probes):
@@ -311,59 +324,66 @@ class Bundle:
             if expected.user_id is not None and self._user(expected.user_id)[1] != "known":
                 raise BundleError(f"probe {number}: its user is not in {USERS}")
             actual = self.probe(expected.items, len(expected.top), user_id=expected.user_id)
-            if not np.allclose(actual.interests, expected.interests, rtol=0, atol=_tolerance(expected.interests)):
-                raise BundleError(f"probe {number}: {ENCODER} gives other interests than at export")
-            if not _same_top(actual.top, expected.top):
-                raise BundleError(f"probe {number}: {INDEX} gives other items or scores than at export")
+            if fault := probe_fault(actual, expected):
+                raise BundleError(f"probe {number}: {fault}")
 
     def _products_of(self, eligible: Eligible, options: Options, hidden: int) -> int:
-        return self.index.expected_products(self.manifest.interests, pool(options), eligible=eligible, hidden=hidden)
+        k = pool_size(options)
+        return self.index.expected_products(self.manifest.interests, k, eligible=eligible, hidden=hidden)
 
-    def _session(self, seen: SessionView, user_id: str | None) -> _KnownSession:
-        known_rows, unknown_item_ids = self._rows(seen.item_ids)
+    def _resolve(self, session: SessionView, user_id: str | None) -> ResolvedSession:
+        known_rows, unknown_item_ids = self._rows(session.item_ids)
         user_row, user = self._user(user_id)
-        last = self.manifest.encodable_items
+        last = self.encoder.items
         rows = known_rows if max(known_rows, default=0) <= last else [row for row in known_rows if row <= last]
-        anchor = None if rows or user_row != UNKNOWN else self._anchor(known_rows)
-        return _KnownSession(rows, known_rows, user_row, user, unknown_item_ids, anchor)
+        anchor = None if rows or user_row != UNKNOWN_USER else self._last_with_vector(known_rows)
+        return ResolvedSession(rows, known_rows, user_row, user, unknown_item_ids, anchor)
 
-    def _anchor(self, rows: Sequence[int]) -> int | None:
+    def _last_with_vector(self, rows: Sequence[int]) -> int | None:
         return next((row for row in reversed(rows) if self._has_vector(row)), None)
 
-    def _encoded(self, sessions: Sequence[_KnownSession]) -> NDArray[np.float32]:
-        """interests_BKD of sessions that can be encoded."""
+    def _encode_all(self, sessions: Sequence[ResolvedSession]) -> NDArray[np.float32]:
+        """Return interests_BKD of encodable sessions."""
         if not sessions:
             return np.empty((0, self.manifest.interests, self.manifest.dimension), dtype=np.float32)
-        return self.encoder.encode_all([one.rows for one in sessions], [one.user_row for one in sessions])
+        return self.encoder.encode_all(
+            [session.rows for session in sessions], [session.user_row for session in sessions]
+        )
 
     def _encodable_places(self, item_ids: Sequence[str]) -> list[int]:
         rows = self.catalog.rows(item_ids)
-        return [place for place, row in enumerate(rows) if row is not None and row <= self.manifest.encodable_items]
+        return [place for place, row in enumerate(rows) if row is not None and row <= self.encoder.items]
 
     def _ranker(
         self,
-        session: _KnownSession,
+        session: ResolvedSession,
         options: Options,
         interests_KD: NDArray[np.float32] | None,
         popular_now: Mapping[str, float] | None,
     ) -> Ranker:
-        """What scores the items for a session."""
         if interests_KD is not None:
             return ByInterests(self.index, interests_KD, options.exact)
-        return self._without_encoder(session.anchor, options, popular_now)
+        return self._ranker_without_encoder(session.anchor, options, popular_now)
+
+    def _ranker_without_encoder(
+        self, anchor: int | None, options: Options, popular_now: Mapping[str, float] | None
+    ) -> Ranker:
+        if anchor is None:
+            return ByPopularity(self.popularity.of(popular_now))
+        return BySimilarity(self.index, self.index.vectors(np.array([anchor]))[0], options.exact)
 
     def _boosted(self, ranker: Ranker, rows_C: NDArray[np.int64], options: Options) -> NDArray[np.floating[Any]]:
         scores_C = ranker.scores(rows_C)
         if not options.boosts:
             return scores_C
-        return ranker.boosted(scores_C, self.levels.of(options.filter, options.boosts).added(rows_C))
+        return ranker.boosted(scores_C, self.boost_levels.of(options.filter, options.boosts).log_boost(rows_C))
 
     def _user(self, user_id: str | None) -> tuple[int, User | None]:
         """Return a user's row, and whether the encoder knows the user."""
         if user_id is None or not self.users:
-            return UNKNOWN, None
+            return UNKNOWN_USER, None
         row = self.users.row(user_id)
-        return row, "unknown" if row == UNKNOWN else "known"
+        return row, "unknown" if row == UNKNOWN_USER else "known"
 
     def _row(self, item_id: str) -> int:
         row = self.catalog.row(item_id)
@@ -372,7 +392,7 @@ class Bundle:
         return row
 
     def _rows(self, item_ids: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-        """Split a session into the rows of its known items and the ids of its unknown ones, each id once."""
+        """Return the rows of a session's known items, and the ids of its unknown ones without repetitions."""
         rows = self.catalog.rows(item_ids)
         known = [row for row in rows if row is not None]
         if len(known) == len(rows):
@@ -383,43 +403,40 @@ class Bundle:
     def _known_rows(self, item_ids: Iterable[str]) -> list[int]:
         return [row for item_id in item_ids if (row := self.catalog.row(item_id)) is not None]
 
-    def _hidden_rows(self, session: _KnownSession, seen: SessionView, options: Options) -> Set[int]:
-        """The rows that neither the caller nor the session wants to be shown, and that which others are to be like."""
-        wanted = self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
-        if not (wanted or options.exclude or seen.hidden or session.anchor):
-            return NOTHING
-        hidden_rows = set(session.known_rows) if wanted is True else set()
-        hidden_rows.update(self._known_rows(chain(options.exclude, seen.hidden, seen.purchased if wanted else ())))
-        if session.anchor is not None:
-            hidden_rows.add(session.anchor)
+    def _hidden_rows(self, resolved: ResolvedSession, session: SessionView, options: Options) -> Set[int]:
+        """Return the rows to leave out: those the options exclude, those the session hides, and the anchor."""
+        exclude_seen = self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
+        if not (exclude_seen or options.exclude or session.hidden or resolved.anchor):
+            return NO_ROWS
+        hidden_rows = set(resolved.known_rows) if exclude_seen is True else set()
+        purchased = session.purchased if exclude_seen else ()
+        hidden_rows.update(self._known_rows(chain(options.exclude, session.hidden, purchased)))
+        if resolved.anchor is not None:
+            hidden_rows.add(resolved.anchor)
         return hidden_rows
 
     def _has_vector(self, row: int) -> bool:
         return bool(self.index.vectors(np.array([row])).any())
 
-    def _without_encoder(self, anchor: int | None, options: Options, popular_now: Mapping[str, float] | None) -> Ranker:
-        if anchor is None:
-            return ByPopularity(self.popularities.now(popular_now))
-        return BySimilarity(self.index, self.index.vectors(np.array([anchor]))[0], options.exact)
-
-    def _ranked(
-        self, ranker: Ranker, options: Options, hidden_rows: Set[int], session: _KnownSession = NO_SESSION
+    def _rank(
+        self, ranker: Ranker, options: Options, hidden_rows: Set[int], session: ResolvedSession = NO_SESSION
     ) -> Retrieval:
         eligible = self.catalog.eligible(options.filter)
-        shown = shown_count(eligible, hidden_rows)
+        count = visible_count(eligible, hidden_rows)
         if not options.reranks:
-            found = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
-            return self._retrieval(session, found, ranker.source, shown=shown)
+            candidates = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
+            return self._retrieval(session, candidates, ranker.source, count)
         rules = {pin.item_id: self._rule_against(pin.item_id, options, hidden_rows) for pin in options.pins}
         pins = {pin.position: self._row(pin.item_id) for pin in options.pins if rules[pin.item_id] is None}
-        levels = self.levels.of(options.filter, options.boosts) if options.boosts else None
-        rearranging = Reranking(self.catalog, self.index, ranker, options, levels)
-        items, strategy = rearranging.items(eligible, hidden_rows, pins)
+        levels = self.boost_levels.of(options.filter, options.boosts) if options.boosts else None
+        reranker = Reranker(self.catalog, self.index, ranker, options, levels)
+        items, strategy = reranker.items(eligible, hidden_rows, pins)
         not_pinned = {item_id: rule for item_id, rule in rules.items() if rule is not None}
-        return Retrieval(items, session.unknown_item_ids, session.user, shown, strategy, not_pinned)
+        return Retrieval(items, session.unknown_item_ids, session.user, count, strategy, not_pinned)
 
-    def _retrieval(self, session: _KnownSession, found: Candidates, source: Source, *, shown: int) -> Retrieval:
-        return Retrieval(self._items(found, source), session.unknown_item_ids, session.user, shown, found.strategy)
+    def _retrieval(self, session: ResolvedSession, candidates: Candidates, source: Source, eligible: int) -> Retrieval:
+        items = self._items(candidates, source)
+        return Retrieval(items, session.unknown_item_ids, session.user, eligible, candidates.strategy)
 
     def _rule_against(self, item_id: str, options: Options, hidden_rows: Set[int]) -> Rule | None:
         row = self.catalog.row(item_id)
@@ -446,28 +463,3 @@ class Bundle:
             (source,) * len(item_ids),
             interests,
         )
-
-
-def _check_vectors(vectors_N1D: NDArray[np.float32]) -> None:
-    if vectors_N1D[0].any():
-        raise BundleError(f"{VECTORS}: row 0, the padding, is not zero")
-    for start in range(0, len(vectors_N1D), FINITE_CHECK_ROWS):
-        if not np.isfinite(vectors_N1D[start : start + FINITE_CHECK_ROWS]).all():
-            raise BundleError(f"{VECTORS}: holds NaN or infinity after row {start}")
-
-
-def _same_top(actual: Sequence[ScoredItem], expected: Sequence[ScoredItem]) -> bool:
-    """Compare two lists of items by score; items whose scores are equal within the tolerance may stand in any order."""
-    actual_scores, expected_scores = ([item.score for item in items] for items in (actual, expected))
-    tolerance = _tolerance(expected_scores)
-    if len(actual_scores) != len(expected_scores) or not np.allclose(
-        actual_scores, expected_scores, rtol=0, atol=tolerance
-    ):
-        return False
-    actual_by_id = {item.item_id: item.score for item in actual}
-    last = expected_scores[-1]
-    return all(abs(actual_by_id.get(item.item_id, last) - item.score) <= tolerance for item in expected)
-
-
-def _tolerance(numbers: Sequence[float] | Sequence[Sequence[float]]) -> float:
-    return PROBE_TOLERANCE * float(np.abs(numbers).max())

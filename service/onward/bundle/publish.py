@@ -1,7 +1,7 @@
-"""A new bundle goes live whole or not at all: staged, checked, synced, renamed, then pointed at by one rename.
+"""Publish bundles atomically: stage, check, sync to disk, rename, then replace the `current` link by a rename.
 
-`bundles/<digest>/` are bundles, `bundles/current` is a link to one of them, `bundles/.staging-*` are bundles in the
-making, each locked by the process that makes it, and `bundles/.lock` makes publishers take turns.
+`bundles/<digest>/` are published bundles, `bundles/current` is a link to one of them, `bundles/.staging-*` are bundles
+that are being written, each locked by the process that writes it, and `bundles/.lock` serializes publishers.
 """
 
 import fcntl
@@ -24,47 +24,47 @@ LOCK_TIMEOUT_S = 30.0
 
 @contextmanager
 def stage(bundles: Path) -> Iterator[Path]:
-    """Make an empty folder inside `bundles` to write a bundle into; what is not published is removed at the end."""
+    """Create an empty folder inside `bundles` to write a bundle into; it is removed at the end unless published."""
     bundles.mkdir(parents=True, exist_ok=True)
     folder = bundles / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
-    with _publishers_lock(bundles):
+    with _publisher_lock(bundles):
         folder.mkdir()
-        claim = _try_lock(folder)
+        lock = _try_lock(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if claim is not None:
-            os.close(claim)
+        if lock is not None:
+            os.close(lock)
 
 
 def publish(staging: Path, manifest: Manifest, bundles: Path, *, keep: int = 5) -> str:
     """Make the bundle written into `staging` the current one of `bundles` and return its digest.
 
     Args:
-        staging: a folder of `stage(bundles)` that holds every file but the manifest.
-        manifest: all but its `files`, which are measured here; it needs probes.
+        staging: a folder of `stage(bundles)` that contains every file except the manifest.
+        manifest: complete except for `files`, which is filled in here; it needs probes.
         bundles: the folder of bundles.
-        keep: number of bundles to keep, the newest first; the current one always stays.
+        keep: number of newest bundles to keep; the current one always stays.
 
-    Raises BundleError, with `current` as it was, where a reader would refuse the bundle, or where another publisher
-    does not finish.
+    Raises BundleError, leaving `current` unchanged, if the bundle does not load or another publisher holds the lock for
+    `LOCK_TIMEOUT_S`.
     """
     write_manifest(staging, manifest)
     digest = Bundle.load(staging).digest
     _sync_files(staging)
-    with _publishers_lock(bundles):
+    with _publisher_lock(bundles):
         _move_into_place(staging, bundles / digest)
         _sync(bundles)
-        _point_at(bundles, digest)
+        _replace_current(bundles, digest)
         _sync(bundles)
-        _remove_dead_stagings(bundles)
+        _remove_abandoned(bundles)
         _prune(bundles, keep)
     return digest
 
 
 def current_digest(bundles: Path) -> str | None:
-    """Return the digest that `current` names, None where there is no such link."""
+    """Return the digest that `current` links to, None if there is no such link."""
     try:
         return os.readlink(bundles / CURRENT)
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def _move_into_place(staging: Path, target: Path) -> None:
         raise BundleError(f"{target.name}: published before and damaged since ({error}); remove the folder") from error
 
 
-def _point_at(bundles: Path, digest: str) -> None:
+def _replace_current(bundles: Path, digest: str) -> None:
     link = bundles / f"{STAGING_PREFIX}{CURRENT}"
     link.unlink(missing_ok=True)
     link.symlink_to(digest)
@@ -99,20 +99,21 @@ def _prune(bundles: Path, keep: int) -> None:
         _remove(folder)
 
 
-def _remove_dead_stagings(bundles: Path) -> None:
+def _remove_abandoned(bundles: Path) -> None:
+    """Remove staging folders whose process has ended, which released their locks."""
     for folder in bundles.glob(f"{STAGING_PREFIX}*"):
         if folder.is_symlink():
             folder.unlink()
-        elif (claim := _try_lock(folder)) is not None:
+        elif (lock := _try_lock(folder)) is not None:
             shutil.rmtree(folder)
-            os.close(claim)
+            os.close(lock)
 
 
 def _remove(folder: Path) -> None:
-    """Remove a bundle so that no half of it is ever seen under its digest."""
-    doomed = folder.with_name(f"{STAGING_PREFIX}{folder.name}")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+    """Remove a bundle; renaming it first keeps readers from seeing half of it under its digest."""
+    renamed = folder.with_name(f"{STAGING_PREFIX}{folder.name}")
+    folder.rename(renamed)
+    shutil.rmtree(renamed)
 
 
 def _sync_files(folder: Path) -> None:
@@ -130,7 +131,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _publishers_lock(bundles: Path) -> Iterator[None]:
+def _publisher_lock(bundles: Path) -> Iterator[None]:
+    """Hold the lock of `bundles`. Raises BundleError after `LOCK_TIMEOUT_S` of waiting."""
     descriptor = os.open(bundles / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + LOCK_TIMEOUT_S
     try:
@@ -144,7 +146,7 @@ def _publishers_lock(bundles: Path) -> Iterator[None]:
 
 
 def _try_lock(folder: Path) -> int | None:
-    """Return a descriptor that holds the folder's lock until it is closed or its process ends, None if it is held."""
+    """Lock a folder until the returned descriptor is closed or the process ends; return None if it is locked."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     if _lock(descriptor):
         return descriptor

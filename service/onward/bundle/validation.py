@@ -1,8 +1,8 @@
-"""What pydantic found wrong, in words."""
+"""Readable messages for pydantic's validation errors."""
 
 from pydantic_core import ErrorDetails
 
 
 def message_of(fault: ErrorDetails) -> str:
-    """Say what is wrong: what a rule of ours says as it says it, anything else as pydantic does."""
+    """Return the message of one error: of a ValueError that a validator raised, its own text, else pydantic's."""
     return str(fault["ctx"]["error"]) if fault["type"] == "value_error" else fault["msg"]

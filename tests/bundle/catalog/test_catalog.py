@@ -59,7 +59,7 @@ def write(
 
 
 @given(items=items_of_any_kind)
-def test_ids_and_attributes_come_back_as_they_were_written(
+def test_ids_and_attributes_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, items: dict[str, dict[str, object]]
 ) -> None:
     catalog = write(tmp_path_factory.mktemp("catalog"), list(items), attributes=items.values())
@@ -79,24 +79,24 @@ def test_an_id_is_1_to_128_visible_characters(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "a b", "a\n", "\x00", "\u200b", "\u2028", "\ud800", "x" * 129])
-def test_what_cannot_be_seen_is_no_id(value: str) -> None:
+def test_an_empty_long_or_invisible_text_is_no_id(value: str) -> None:
     assert not is_valid_id(value)
 
 
 @pytest.mark.parametrize("ids", [["a", "a"], ["a", "b c"], ["a", ""]])
-def test_unusable_ids_are_not_written(tmp_path: Path, ids: list[str]) -> None:
+def test_invalid_ids_are_not_written(tmp_path: Path, ids: list[str]) -> None:
     with pytest.raises(BundleError, match=r"^ids.txt: line 2: "):
         write(tmp_path, ids)
 
 
 @pytest.mark.parametrize("popularity", [[0, 1], [0, 1, -1], [0, 1, float("nan")]])
-def test_unusable_popularity_is_not_written(tmp_path: Path, popularity: list[float]) -> None:
+def test_invalid_popularity_is_not_written(tmp_path: Path, popularity: list[float]) -> None:
     with pytest.raises(BundleError, match=r"^popularity.npy: "):
         write(tmp_path, ["a", "b"], popularity=popularity)
 
 
 @pytest.mark.parametrize("attributes", [[{}], [{}, {}, {}], [{}, {"price": float("inf")}], [{}, {"tags": {1}}]])
-def test_unusable_attributes_are_not_written(tmp_path: Path, attributes: list[object]) -> None:
+def test_invalid_attributes_are_not_written(tmp_path: Path, attributes: list[object]) -> None:
     with pytest.raises(BundleError, match=r"^attributes.jsonl: "):
         write(tmp_path, ["a", "b"], attributes=attributes)
 
@@ -110,17 +110,17 @@ def test_attributes_that_are_not_one_object_at_each_offset_are_refused(tmp_path:
     assert json.loads(content.splitlines()[1]) == {"price": 2}
 
 
-def test_the_most_popular_come_first_and_the_earlier_row_where_they_tie(tmp_path: Path) -> None:
+def test_ties_in_popularity_are_broken_by_the_smaller_row(tmp_path: Path) -> None:
     assert write(tmp_path, ["a", "b", "c"], popularity=[9, 1, 5, 1]).most_popular_rows.tolist() == [2, 1, 3]
 
 
 VECTOR = np.ones(3, dtype=np.float32)
-STORED_IDS, COLD_IDS = ["a", "b", "c", "d"], ["w", "x", "y", "z"]
+STORED_IDS, NEW_IDS = ["a", "b", "c", "d"], ["w", "x", "y", "z"]
 rows_of_files = st.lists(st.tuples(some_attributes, st.booleans()), min_size=4, max_size=4)
 changes = st.lists(
     st.builds(
         ItemChange,
-        item_id=st.sampled_from(STORED_IDS + COLD_IDS),
+        item_id=st.sampled_from(STORED_IDS + NEW_IDS),
         sequence=st.integers(1, 12),
         attributes=patches,
         available=st.none() | st.booleans(),
@@ -132,18 +132,18 @@ changes = st.lists(
 
 
 class Expected:
-    """What a catalog is after changes, item by item."""
+    """Reference implementation of a catalog after changes."""
 
     def __init__(self, files: Sequence[tuple[Mapping[str, Any], bool]], changes: Sequence[ItemChange]) -> None:
         newest: dict[str, ItemChange] = {}
         for change in changes:
             if change.item_id not in newest or newest[change.item_id].sequence <= change.sequence:
                 newest[change.item_id] = change
-        came = [change for change in newest.values() if change.item_id in COLD_IDS and not change.deleted]
-        came.sort(key=lambda change: (change.sequence, change.item_id))
-        self.ids = STORED_IDS + [change.item_id for change in came]
+        new = [change for change in newest.values() if change.item_id in NEW_IDS and not change.deleted]
+        new.sort(key=lambda change: (change.sequence, change.item_id))
+        self.ids = STORED_IDS + [change.item_id for change in new]
         before: dict[str, tuple[Mapping[str, Any], bool]] = dict(zip(STORED_IDS, files, strict=True))
-        before |= {change.item_id: ({}, change.vector_D is not None) for change in came}
+        before |= {change.item_id: ({}, change.vector_D is not None) for change in new}
         self.attributes: list[dict[str, Any]] = []
         self.available: list[bool] = []
         for item_id in self.ids:
@@ -172,13 +172,15 @@ def shown(catalog: Catalog, condition: Mapping[str, Any]) -> list[str]:
     return [catalog.item_id(row) for row in eligible.selected.tolist()]
 
 
-@given(files=rows_of_files, changes=changes, cut=st.integers(0, 10), asked=st.lists(conditions, min_size=1, max_size=3))
-def test_a_changed_catalog_is_what_the_changes_say_item_by_item(
+@given(
+    files=rows_of_files, changes=changes, cut=st.integers(0, 10), filters=st.lists(conditions, min_size=1, max_size=3)
+)
+def test_a_changed_catalog_equals_a_reference_implementation(
     tmp_path_factory: pytest.TempPathFactory,
     files: list[tuple[dict[str, Any], bool]],
     changes: list[ItemChange],
     cut: int,
-    asked: list[dict[str, Any]],
+    filters: list[dict[str, Any]],
 ) -> None:
     folder = tmp_path_factory.mktemp("catalog")
     available = [False, *(available for _, available in files)]
@@ -197,7 +199,7 @@ def test_a_changed_catalog_is_what_the_changes_say_item_by_item(
         assert [without_nulls(changed.attributes(row)) for row in rows] == expected.attributes
         assert changed.schema == expected.schema
         assert changed.eligible().rows_R1.tolist() == [False, *expected.available]
-        for condition in asked:
+        for condition in filters:
             assert shown(changed, condition) == expected.shown(condition)
             assert shown(changed, {"not": condition}) == expected.shown({"not": condition})
 
@@ -222,7 +224,7 @@ def test_the_order_in_which_changes_of_different_times_arrive_does_not_matter(
     assert one_by_one.eligible().rows_R1.tolist() == in_order.eligible().rows_R1.tolist()
 
 
-def test_a_deleted_item_is_understood_but_not_shown_and_a_deleted_cold_one_is_unknown(tmp_path: Path) -> None:
+def test_a_deleted_item_keeps_its_row_and_a_deleted_new_item_has_none(tmp_path: Path) -> None:
     catalog = write(tmp_path, ["a", "b"]).changed(
         [
             ItemChange("a", 1, deleted=True),
@@ -235,7 +237,7 @@ def test_a_deleted_item_is_understood_but_not_shown_and_a_deleted_cold_one_is_un
     assert catalog.eligible().selected.tolist() == [2, 3]
 
 
-def test_a_deleted_item_that_comes_back_is_shown_again(tmp_path: Path) -> None:
+def test_a_deleted_item_that_is_restored_is_shown_again(tmp_path: Path) -> None:
     catalog = write(tmp_path, ["a"]).changed([ItemChange("a", 1, deleted=True)]).changed([ItemChange("a", 2)])
     assert catalog.eligible().selected.tolist() == [1]
     assert not catalog.is_deleted("a")
@@ -245,11 +247,11 @@ def test_a_new_item_is_not_shown_before_it_has_a_vector(tmp_path: Path) -> None:
     catalog = write(tmp_path, ["a"]).changed([ItemChange("x", 1, {"price": 1}), ItemChange("y", 2, vector_D=VECTOR)])
     assert (catalog.row("x"), catalog.attributes(2)) == (2, {"price": 1})
     assert catalog.eligible().selected.tolist() == [1, 3]
-    assert catalog.cold_vectors_MD(3).tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert catalog.new_vectors_MD(3).tolist() == [[0, 0, 0], [1, 1, 1]]
     assert catalog.changed([ItemChange("x", 3, {"price": 1}, vector_D=VECTOR)]).eligible().count == 3
 
 
-def test_availability_and_the_attribute_that_tells_it_agree(tmp_path: Path) -> None:
+def test_a_changed_availability_also_changes_the_attribute(tmp_path: Path) -> None:
     catalog = write(tmp_path, ["a", "b"], attributes=[{"available": True}, {}])
     changed = catalog.changed([ItemChange("a", 1, available=False), ItemChange("b", 2, available=False)])
     assert [changed.attributes(row) for row in (1, 2)] == [{"available": False}] * 2
@@ -257,7 +259,7 @@ def test_availability_and_the_attribute_that_tells_it_agree(tmp_path: Path) -> N
     assert catalog.eligible().count == 2
 
 
-def test_a_filter_may_ask_for_an_attribute_that_only_changes_brought(tmp_path: Path) -> None:
+def test_a_filter_may_use_an_attribute_that_a_change_added(tmp_path: Path) -> None:
     condition = {"attribute": "sale", "equals": True}
     catalog = write(tmp_path, ["a", "b"], attributes=[{"price": 1}, {"price": 2}])
     changed = catalog.changed([ItemChange("b", 1, {"sale": True})])
@@ -266,7 +268,7 @@ def test_a_filter_may_ask_for_an_attribute_that_only_changes_brought(tmp_path: P
     assert (shown(catalog, condition), shown(changed, condition)) == ([], ["b"])
 
 
-def test_a_given_schema_is_believed_and_what_does_not_fit_it_compares_with_nothing(tmp_path: Path) -> None:
+def test_the_stored_schema_is_used_and_values_of_another_kind_match_nothing(tmp_path: Path) -> None:
     write(tmp_path, ["a", "b"], attributes=[{"price": 1}, {"price": "1"}])
     catalog = Catalog.load(tmp_path, 2, {"price": "number"})
     assert catalog.schema == {"price": "number"}
@@ -274,45 +276,45 @@ def test_a_given_schema_is_believed_and_what_does_not_fit_it_compares_with_nothi
     assert shown(catalog, {"attribute": "price", "exists": True}) == ["a", "b"]
 
 
-def test_the_same_filter_is_answered_from_memory(tmp_path: Path) -> None:
+def test_eligible_rows_of_a_filter_are_cached(tmp_path: Path) -> None:
     catalog = write(tmp_path, ["a"], attributes=[{"price": 1}])
-    asked = [Filter.model_validate({"attribute": "price", "equals": 1}) for _ in range(2)]
-    assert catalog.eligible(asked[0]) is catalog.eligible(asked[1])
+    filters = [Filter.model_validate({"attribute": "price", "equals": 1}) for _ in range(2)]
+    assert catalog.eligible(filters[0]) is catalog.eligible(filters[1])
     assert catalog.eligible() is catalog.eligible()
 
 
-def test_a_catalog_that_nobody_holds_is_freed_without_garbage_collection(tmp_path: Path) -> None:
+def test_an_unreferenced_catalog_is_freed_without_garbage_collection(tmp_path: Path) -> None:
     catalog = write(tmp_path, ["a"], attributes=[{"price": 1}])
     changed = catalog.changed([ItemChange("a", 1, {"price": 2}), ItemChange("x", 2, vector_D=VECTOR)])
-    for one in (catalog, changed):
-        assert shown(one, {"attribute": "price", "range": {"min": 0}})
+    for read in (catalog, changed):
+        assert shown(read, {"attribute": "price", "range": {"min": 0}})
     held: list[weakref.ref[Any]] = [weakref.ref(catalog), weakref.ref(changed), weakref.ref(changed._stored)]
     gc.disable()
     try:
-        del catalog, changed, one
+        del catalog, changed, read
         assert [reference() for reference in held] == [None] * 3
     finally:
         gc.enable()
 
 
-def test_threads_at_once_get_the_same_rows(tmp_path: Path) -> None:
+def test_concurrent_threads_get_the_same_rows(tmp_path: Path) -> None:
     ids = [f"a{number}" for number in range(2_000)]
     catalog = write(tmp_path, ids, attributes=[{"price": number, "brand": f"b{number % 7}"} for number in range(2_000)])
-    asked = [
+    filters = [
         Filter.model_validate(
             {"and": [{"attribute": "price", "range": {"min": low}}, {"attribute": "brand", "equals": "b3"}]}
         )
         for low in range(0, 2_000, 20)
     ]
     with ThreadPoolExecutor(4) as pool:
-        counts = list(pool.map(lambda condition: catalog.eligible(condition).count, asked * 2))
+        counts = list(pool.map(lambda condition: catalog.eligible(condition).count, filters * 2))
     assert (
         counts == [sum(number >= low and number % 7 == 3 for number in range(2_000)) for low in range(0, 2_000, 20)] * 2
     )
 
 
 @pytest.mark.parametrize("items", [50, 9_000])
-def test_the_most_popular_of_the_eligible_come_first_and_cold_ones_last(tmp_path: Path, items: int) -> None:
+def test_eligible_rows_are_ordered_by_popularity_with_new_items_last(tmp_path: Path, items: int) -> None:
     ids = [f"a{number}" for number in range(items)]
     popularity = np.random.default_rng(0).integers(0, items // 5, items + 1).astype(np.float32)
     catalog = write(
@@ -331,7 +333,7 @@ def test_the_most_popular_of_the_eligible_come_first_and_cold_ones_last(tmp_path
             assert catalog.popularity(found).tolist() == [popularity[row] if row <= items else 0 for row in found]
 
 
-def test_a_manifest_names_the_kinds_of_attributes_and_one_from_before_is_read_without_them(tmp_path: Path) -> None:
+def test_a_manifest_stores_the_schema_and_an_older_one_is_read_without_it(tmp_path: Path) -> None:
     options: dict[str, Any] = {"attributes": [{"price": number, "launched": "2026-01-01"} for number in range(9)]}
     bundle = make_bundle(tmp_path, [f"a{number}" for number in range(9)], **options)
     assert bundle.manifest.attributes == bundle.catalog.schema == {"price": "number", "launched": "date"}
@@ -353,12 +355,12 @@ ATTRIBUTES_OF_ALL_KINDS: list[dict[str, Any]] = [
 ]
 
 
-def test_columns_of_the_files_are_those_of_the_items(tmp_path: Path) -> None:
+def test_stored_columns_equal_those_built_from_the_items(tmp_path: Path) -> None:
     stored = write(tmp_path, ["a", "b", "c"], attributes=ATTRIBUTES_OF_ALL_KINDS)
     schema = dict(stored.schema)
     of_files = Catalog.load(tmp_path, 3, schema).columns
     of_items = Columns(schema, 4, lambda: enumerate(ATTRIBUTES_OF_ALL_KINDS, start=1))
-    assert set(of_files._made) == set(schema) == set(ATTRIBUTES_OF_ALL_KINDS[0])
+    assert set(of_files._columns) == set(schema) == set(ATTRIBUTES_OF_ALL_KINDS[0])
     for name in schema:
         assert of_files[name].kind == of_items[name].kind
         for part in ("present_R", "values_V", "rows_V"):
@@ -377,7 +379,7 @@ def test_columns_of_the_files_are_those_of_the_items(tmp_path: Path) -> None:
         ("attribute_0_present.npy", np.zeros(3, dtype=np.bool_)),
     ],
 )
-def test_columns_that_are_not_of_the_items_are_refused(tmp_path: Path, name: str, array: NDArray[np.generic]) -> None:
+def test_invalid_stored_columns_are_refused(tmp_path: Path, name: str, array: NDArray[np.generic]) -> None:
     write(tmp_path, ["a", "b", "c"], attributes=[{"price": 1}, {"price": 2}, {}])
     np.save(tmp_path / name, array)
     with pytest.raises(BundleError, match=f"^{name[:12]}"):

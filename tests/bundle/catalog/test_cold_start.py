@@ -1,4 +1,4 @@
-"""The vector of an item that no training saw comes from the items that it is like."""
+"""Cold start: the vector of a new item is computed from related items."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onward.bundle import Bundle
-from onward.bundle.catalog.cold_start import NEAREST, SEEN_ENOUGH, ColdItem, ColdStart, mean_vector
+from onward.bundle.catalog.cold_start import MAX_NEIGHBOURS, MIN_CO_OCCURRENCE, ColdItem, ColdStart, mean_vector
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("i", 40)
@@ -32,7 +32,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def cold_items(bundle: Bundle) -> ColdStart:
+def cold_start(bundle: Bundle) -> ColdStart:
     return ColdStart(bundle.catalog, bundle.vectors_N1D)
 
 
@@ -40,32 +40,32 @@ def vectors(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.float32]:
     return bundle.vectors_N1D[[bundle.catalog.row(item_id) or 0 for item_id in ids]]
 
 
-def test_given_neighbours_count_alike_and_before_all_else(bundle: Bundle, cold_items: ColdStart) -> None:
-    cold = cold_items.vector(ColdItem({"brand": "acme"}, ["i1", "nobody", "i2"], {"i3": 100.0}))
+def test_items_named_as_similar_have_equal_weights_and_take_precedence(bundle: Bundle, cold_start: ColdStart) -> None:
+    cold = cold_start.vector(ColdItem({"brand": "acme"}, ["i1", "nobody", "i2"], {"i3": 100.0}))
     assert cold is not None
     assert (cold.source, cold.neighbours) == ("similar_to", ("i1", "i2"))
     expected = mean_vector(vectors(bundle, ["i1", "i2"]), np.ones(2, dtype=np.float32))
     np.testing.assert_array_equal(cold.vector_D, expected)
 
 
-def test_a_single_neighbour_gives_its_own_vector(bundle: Bundle, cold_items: ColdStart) -> None:
-    cold = cold_items.vector(ColdItem(similar_to=["i7"]))
+def test_a_single_neighbour_passes_on_its_vector(bundle: Bundle, cold_start: ColdStart) -> None:
+    cold = cold_start.vector(ColdItem(similar_to=["i7"]))
     assert cold is not None
     np.testing.assert_allclose(cold.vector_D, vectors(bundle, ["i7"])[0], rtol=1e-6)
 
 
-def test_items_seen_together_count_by_weight_once_they_are_enough(bundle: Bundle, cold_items: ColdStart) -> None:
-    too_few = {"i1": SEEN_ENOUGH - 1, "nobody": 100.0}
-    assert cold_items.vector(ColdItem(seen_with=too_few)) is None
-    cold = cold_items.vector(ColdItem({"brand": "acme"}, seen_with={"i2": 1.0, "i1": SEEN_ENOUGH}))
+def test_co_occurrence_is_used_once_its_weights_reach_the_minimum(bundle: Bundle, cold_start: ColdStart) -> None:
+    too_few = {"i1": MIN_CO_OCCURRENCE - 1, "nobody": 100.0}
+    assert cold_start.vector(ColdItem(seen_with=too_few)) is None
+    cold = cold_start.vector(ColdItem({"brand": "acme"}, seen_with={"i2": 1.0, "i1": MIN_CO_OCCURRENCE}))
     assert cold is not None
     assert (cold.source, cold.neighbours) == ("seen_with", ("i1", "i2"))
-    expected = mean_vector(vectors(bundle, ["i1", "i2"]), np.array([SEEN_ENOUGH, 1], dtype=np.float32))
+    expected = mean_vector(vectors(bundle, ["i1", "i2"]), np.array([MIN_CO_OCCURRENCE, 1], dtype=np.float32))
     np.testing.assert_array_equal(cold.vector_D, expected)
 
 
-def test_a_rarer_shared_value_makes_nearer(cold_items: ColdStart) -> None:
-    cold = cold_items.vector(ColdItem({"brand": "apex", "tags": ["t3", "t3"]}))
+def test_a_rarer_shared_value_has_a_larger_weight(cold_start: ColdStart) -> None:
+    cold = cold_start.vector(ColdItem({"brand": "apex", "tags": ["t3", "t3"]}))
     assert cold is not None
     assert cold.source == "attributes"
     both = [
@@ -80,9 +80,9 @@ def test_a_rarer_shared_value_makes_nearer(cold_items: ColdStart) -> None:
     assert set(cold.neighbours[len(both) : len(both) + len(tagged)]) == set(tagged)
 
 
-def test_a_number_and_a_date_tell_among_items_that_share_a_value(cold_items: ColdStart) -> None:
-    by_price = cold_items.vector(ColdItem({"brand": "apex", "price": 21}))
-    by_date = cold_items.vector(ColdItem({"brand": "apex", "since": "2026-01-22T00:00:00Z"}))
+def test_numbers_and_dates_order_the_items_that_share_a_value(cold_start: ColdStart) -> None:
+    by_price = cold_start.vector(ColdItem({"brand": "apex", "price": 21}))
+    by_date = cold_start.vector(ColdItem({"brand": "apex", "since": "2026-01-22T00:00:00Z"}))
     assert by_price is not None
     assert by_date is not None
     assert by_price.neighbours[0] == by_date.neighbours[0] == "i22"
@@ -93,22 +93,22 @@ def test_a_number_and_a_date_tell_among_items_that_share_a_value(cold_items: Col
     [{}, {"price": 20}, {"tags": ["any"]}, {"sale": True}, {"brand": "unheard"}, {"brand": 7}, {"other": "acme"}],
     ids=str,
 )
-def test_what_says_little_makes_no_vector(cold_items: ColdStart, attributes: dict[str, Any]) -> None:
-    assert cold_items.vector(ColdItem(attributes)) is None
+def test_weak_evidence_gives_no_vector(cold_start: ColdStart, attributes: dict[str, Any]) -> None:
+    assert cold_start.vector(ColdItem(attributes)) is None
 
 
-def test_of_equal_neighbours_the_most_popular_are_taken(tmp_path: Path) -> None:
-    ids = item_ids("i", 4 * NEAREST)
+def test_ties_between_neighbours_are_broken_by_popularity(tmp_path: Path) -> None:
+    ids = item_ids("i", 4 * MAX_NEIGHBOURS)
     popularity = np.random.default_rng(3).permutation(len(ids) + 1).astype(np.float32)
     attributes = [{"brand": "acme" if number % 2 else "apex"} for number in range(len(ids))]
     bundle = make_bundle(tmp_path / "bundle", ids, attributes=attributes, popularity=popularity)
     cold = ColdStart(bundle.catalog, bundle.vectors_N1D).vector(ColdItem({"brand": "acme"}))
     assert cold is not None
     ranked = sorted(range(2, len(ids) + 1, 2), key=lambda row: -popularity[row])
-    assert cold.neighbours == tuple(f"i{row}" for row in ranked[:NEAREST])
+    assert cold.neighbours == tuple(f"i{row}" for row in ranked[:MAX_NEIGHBOURS])
 
 
-def test_a_mean_is_as_long_as_its_vectors_are_on_average() -> None:
+def test_a_mean_vector_has_the_mean_length_of_its_vectors() -> None:
     vectors_CD = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     weights_C = np.arange(1, 6, dtype=np.float32)
     mean_D = mean_vector(vectors_CD, weights_C)
@@ -119,5 +119,5 @@ def test_a_mean_is_as_long_as_its_vectors_are_on_average() -> None:
     assert mean_D @ direction_D == pytest.approx(np.linalg.norm(mean_D) * np.linalg.norm(direction_D), rel=1e-5)
 
 
-def test_vectors_that_cancel_out_make_none() -> None:
+def test_vectors_that_cancel_out_have_no_mean() -> None:
     assert mean_vector(np.array([[1, 0], [-1, 0]], dtype=np.float32), np.ones(2, dtype=np.float32)) is None

@@ -1,4 +1,4 @@
-"""What a filter may be, what it says of a catalog that cannot answer it, and what it lets through."""
+"""Validation of filters, faults that depend on the catalog, and the items that pass."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from onward.bundle.catalog.filters import MAX_DEPTH, MAX_NAMES_TOLD, Filter
+from onward.bundle.catalog.filters import MAX_DEPTH, MAX_NAMES_LISTED, Filter
 from onward.bundle.files.attributes import Columns, Schema, infer_schema
 from tests.bundle.conditions import attributes, conditions, holds
 
@@ -34,7 +34,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 @given(condition=conditions, items=st.lists(attributes, min_size=1, max_size=8))
-def test_a_filter_lets_through_what_the_rules_written_out_do(
+def test_a_filter_passes_the_same_items_as_a_reference_implementation(
     condition: dict[str, Any], items: list[dict[str, Any]]
 ) -> None:
     schema = infer_schema(items)
@@ -43,14 +43,14 @@ def test_a_filter_lets_through_what_the_rules_written_out_do(
 
 
 @given(condition=conditions)
-def test_a_filter_comes_back_from_its_json_and_equals_itself_alone(condition: dict[str, Any]) -> None:
+def test_a_filter_round_trips_through_json_and_equals_only_itself(condition: dict[str, Any]) -> None:
     read = Filter.model_validate(condition)
     assert json.loads(read.model_dump_json()) == condition
     assert Filter.model_validate_json(read.key) == read
     assert Body.model_validate(json.loads(Body(filter=read).model_dump_json())).filter == read
 
 
-def test_one_and_true_are_different_filters() -> None:
+def test_filters_for_1_and_true_differ() -> None:
     one, true = (Filter.model_validate({"attribute": "x", "equals": value}) for value in (1, True))
     assert one != true
     assert one == Filter.model_validate({"attribute": "x", "equals": 1.0})
@@ -67,7 +67,7 @@ def test_one_and_true_are_different_filters() -> None:
         {"attribute": "x" * 1_000, "equals": "y" * 1_000},
     ],
 )
-def test_a_filter_at_its_limits_is_read(condition: dict[str, Any]) -> None:
+def test_a_filter_at_the_size_limits_is_accepted(condition: dict[str, Any]) -> None:
     assert Filter.model_validate(condition).check({}) != []
 
 
@@ -104,17 +104,17 @@ def test_a_filter_at_its_limits_is_read(condition: dict[str, Any]) -> None:
         ("x", ()),
     ],
 )
-def test_what_is_no_filter_is_refused_where_it_is_wrong(condition: Any, path: tuple[str | int, ...]) -> None:
+def test_an_invalid_filter_is_refused_with_the_path_of_the_fault(condition: Any, path: tuple[str | int, ...]) -> None:
     with pytest.raises(ValidationError) as refused:
         Body.model_validate({"filter": condition})
     assert ("filter", *path) in {fault["loc"] for fault in refused.value.errors()}
 
 
-def test_nesting_without_end_is_refused_before_anything_walks_it() -> None:
+def test_very_deep_nesting_is_refused_before_recursive_validation() -> None:
     condition: dict[str, Any] = {}
     for _ in range(7_000):
         condition = {"not": condition}
-    with pytest.raises(ValidationError, match="at most 100 conditions, at most 8 within each other"):
+    with pytest.raises(ValidationError, match="at most 100 conditions, nested at most 8 deep"):
         Body.model_validate({"filter": condition})
 
 
@@ -138,7 +138,7 @@ def test_nesting_without_end_is_refused_before_anything_walks_it() -> None:
         (
             {"attribute": "odd", "equals": 1},
             ("equals",),
-            "odd is of several kinds; only exists can ask for it",
+            "odd is of mixed kinds; only exists can test it",
         ),
         (
             {"attribute": "secret", "exists": True},
@@ -147,7 +147,7 @@ def test_nesting_without_end_is_refused_before_anything_walks_it() -> None:
         ),
     ],
 )
-def test_what_a_catalog_cannot_answer_is_told_with_its_place(
+def test_a_condition_that_the_catalog_cannot_evaluate_is_reported_with_its_path(
     condition: dict[str, Any], path: tuple[str | int, ...], message: str
 ) -> None:
     for around, prefix in (
@@ -159,15 +159,15 @@ def test_what_a_catalog_cannot_answer_is_told_with_its_place(
         assert [(fault.path, fault.message) for fault in faults] == [((*prefix, *path), message)]
 
 
-def test_an_unknown_attribute_is_told_some_of_the_known_ones() -> None:
+def test_the_fault_of_an_unknown_attribute_lists_known_ones() -> None:
     [fault] = Filter.model_validate(LEAF).check({f"a{number:02}": "number" for number in range(25)})
-    assert fault.message.endswith(f"a{MAX_NAMES_TOLD - 1:02} and 5 more")
+    assert fault.message.endswith(f"a{MAX_NAMES_LISTED - 1:02} and 5 more")
     [fault] = Filter.model_validate(LEAF).check({})
     assert fault.message == "the catalog's items have no attributes"
 
 
 @given(condition=conditions)
-def test_a_filter_that_a_catalog_can_answer_has_no_faults_and_any_other_has(condition: dict[str, Any]) -> None:
+def test_only_conditions_that_the_catalog_cannot_evaluate_are_faults(condition: dict[str, Any]) -> None:
     faults = Filter.model_validate(condition).check(SCHEMA)
     asks_too_much = Filter.model_validate({"and": [condition, {"attribute": "price", "equals": "x"}]}).check(SCHEMA)
     assert len(asks_too_much) == len(faults) + 1

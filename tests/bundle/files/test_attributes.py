@@ -1,4 +1,4 @@
-"""Kinds of attributes and their columns."""
+"""Kinds of attributes, and their columns."""
 
 from typing import Any
 
@@ -31,15 +31,15 @@ from onward.bundle.files.attributes import Column, Columns, Kind, comparable, fi
         ([None, 1, None], "number"),
     ],
 )
-def test_an_attribute_is_of_the_kind_that_all_its_values_are_of(values: list[Any], kind: Kind) -> None:
+def test_the_kind_of_an_attribute_is_inferred_from_its_values(values: list[Any], kind: Kind) -> None:
     assert infer_schema({"x": value} for value in values) == {"x": kind}
 
 
-def test_an_attribute_that_is_always_null_is_none() -> None:
+def test_an_attribute_that_is_always_null_has_no_kind() -> None:
     assert infer_schema([{"x": None}, {}]) == {}
 
 
-def test_a_known_attribute_stays_of_its_kind() -> None:
+def test_a_known_attribute_keeps_its_kind() -> None:
     assert infer_schema([{"x": "soon", "y": 1}], known={"x": "date"}) == {"x": "date", "y": "number"}
 
 
@@ -69,7 +69,7 @@ def test_a_value_fits_its_kind_and_null_fits_any(kind: Kind, fitting: Any, misfi
         ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"),
     ],
 )
-def test_dates_compare_as_instants_of_utc(earlier: str, later: str) -> None:
+def test_dates_are_compared_as_instants(earlier: str, later: str) -> None:
     first, second = comparable("date", earlier), comparable("date", later)
     assert first is not None
     assert second is not None
@@ -81,7 +81,7 @@ def column_of(kind: Kind, values: list[Any]) -> Column:
     return Columns({"x": kind}, len(values), lambda: items)["x"]
 
 
-def test_a_list_has_a_value_for_each_text_and_is_there_without_any() -> None:
+def test_a_list_has_a_value_for_each_string_and_counts_as_present_when_empty() -> None:
     column = column_of("strings", [None, ["a", "b"], [], ["b"], "b"])
     assert column.present_R.tolist() == [False, True, True, True, True]
     assert column.rows_where(column.values_V == comparable("strings", "b")).tolist() == [
@@ -93,7 +93,7 @@ def test_a_list_has_a_value_for_each_text_and_is_there_without_any() -> None:
     ]
 
 
-def test_a_value_of_another_kind_is_there_but_compares_with_nothing() -> None:
+def test_a_value_of_another_kind_counts_as_present_but_matches_nothing() -> None:
     column = column_of("number", [None, 1, "1", True, 2.5])
     assert column.present_R.tolist() == [False, True, True, True, True]
     assert column.rows_where(np.ones(len(column.values_V), dtype=np.bool_)).tolist() == [
@@ -105,7 +105,7 @@ def test_a_value_of_another_kind_is_there_but_compares_with_nothing() -> None:
     ]
 
 
-def test_columns_are_made_once_each_however_they_are_asked_for() -> None:
+def test_every_column_is_built_once() -> None:
     passes = []
 
     def items() -> list[tuple[int, dict[str, Any]]]:
@@ -114,8 +114,8 @@ def test_columns_are_made_once_each_however_they_are_asked_for() -> None:
 
     columns = Columns({"x": "number", "y": "string"}, 1, items)
     assert columns["x"] is columns["x"]
-    columns.make_all()
-    columns.make_all()
+    columns.build_all()
+    columns.build_all()
     assert columns["y"].present_R.all()
     assert not columns["z"].present_R.any()
     assert len(passes) == 2

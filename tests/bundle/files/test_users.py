@@ -1,4 +1,4 @@
-"""A bundle whose encoder knows users, and one that must not serve for what it says of them."""
+"""Bundles whose encoder knows users, and bundles that are refused because of their users."""
 
 import json
 import shutil
@@ -26,20 +26,20 @@ SESSION = SessionView(["a1", "a2"])
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     make_bundle(folder, ITEMS, users=PEOPLE)
     return folder
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
+def folder(complete: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(complete, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
-def bundle(whole: Path) -> Bundle:
-    return Bundle.load(whole)
+def bundle(complete: Path) -> Bundle:
+    return Bundle.load(complete)
 
 
 def refusal(folder: Path) -> str:
@@ -74,13 +74,13 @@ def test_a_known_user_without_a_known_item_is_answered_by_the_encoder(bundle: Bu
     assert (known.user, unknown.user) == ("known", "unknown")
 
 
-def test_an_encoder_of_sessions_takes_no_notice_of_users(tmp_path: Path) -> None:
+def test_an_encoder_of_sessions_alone_ignores_users(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, ITEMS)
     assert bundle.retrieve(SESSION, Options(5), user_id="user-1") == bundle.retrieve(SESSION, Options(5))
     assert {item.source for item in bundle.retrieve(SessionView(), Options(5), user_id="user-1").items} == {"popular"}
 
 
-def test_a_manifest_from_before_users_is_read_as_one_without(tmp_path: Path) -> None:
+def test_an_older_manifest_without_a_users_field_is_read(tmp_path: Path) -> None:
     make_bundle(tmp_path, ITEMS)
     content = json.loads((tmp_path / MANIFEST).read_text())
     del content["users"]
@@ -98,13 +98,13 @@ def test_an_empty_session_of_an_unknown_user_has_no_interests(bundle: Bundle) ->
 @pytest.mark.parametrize(
     "ids", [PEOPLE[:-1], [*PEOPLE, "one-more"], [*PEOPLE[:-1], "user-1"], [*PEOPLE[:-1], "two words"]]
 )
-def test_ids_of_users_that_are_not_one_for_each_row_are_refused(folder: Path, ids: list[str]) -> None:
+def test_missing_repeated_or_invalid_user_ids_are_refused(folder: Path, ids: list[str]) -> None:
     (folder / USERS).write_text("".join(f"{user_id}\n" for user_id in ids))
     write_manifest(folder, read_manifest(folder)[0])
     assert refusal(folder).startswith(f"{USERS}: ")
 
 
-def test_users_without_their_file_are_refused(folder: Path) -> None:
+def test_a_missing_users_file_is_refused(folder: Path) -> None:
     (folder / USERS).unlink()
     assert refusal(folder) == f"{USERS}: No such file or directory in {folder}"
     files = {
@@ -114,12 +114,12 @@ def test_users_without_their_file_are_refused(folder: Path) -> None:
     assert refusal(folder) == f"{USERS}: missing"
 
 
-def test_a_file_of_users_that_nobody_asks_for_is_refused(folder: Path) -> None:
+def test_a_users_file_is_refused_if_the_manifest_has_no_users(folder: Path) -> None:
     change_manifest(folder, users=0)
-    assert refusal(folder) == f"{USERS}: no file of a bundle"
+    assert refusal(folder) == f"{USERS}: not a file of a bundle"
 
 
-def test_a_program_that_takes_no_users_is_refused_where_there_are_some(folder: Path, tmp_path: Path) -> None:
+def test_a_program_without_a_user_input_is_refused_if_the_bundle_has_users(folder: Path, tmp_path: Path) -> None:
     make_bundle(tmp_path / "other", ITEMS)
     shutil.copy(tmp_path / "other" / ENCODER, folder / ENCODER)
     write_manifest(folder, read_manifest(folder)[0])
@@ -133,7 +133,7 @@ def test_a_program_that_knows_fewer_users_is_refused(folder: Path) -> None:
     assert refusal(folder).startswith(f"{ENCODER}: ")
 
 
-def test_a_probe_of_a_user_who_is_gone_is_refused(folder: Path) -> None:
+def test_a_probe_of_a_missing_user_is_refused(folder: Path) -> None:
     (folder / USERS).write_text("".join(f"{user_id}\n" for user_id in [*PEOPLE[:-1], "another"]))
     write_manifest(folder, read_manifest(folder)[0])
     assert refusal(folder) == f"probe 3: its user is not in {USERS}"

@@ -1,4 +1,4 @@
-"""ItemIndex under masks against brute force. Small whole numbers make every inner product exact, and ties common."""
+"""ItemIndex with filters against brute force. Small integers make inner products exact, and ties frequent."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onward.bundle import Candidates, FaissIndex, ItemIndex, SearchParameters, pad_dimension
 from onward.bundle.catalog.eligible import Eligible
-from onward.bundle.search.index import best_places, merged
+from onward.bundle.search.index import best_places, merge_candidates
 
 ITEMS, DIMENSION = 240, 6
 KINDS = {
@@ -24,33 +24,33 @@ KINDS = {
 
 
 class Query(NamedTuple):
-    """A search of random vectors, of which some rows are eligible and some hidden."""
+    """A search in random vectors with some eligible and some hidden rows."""
 
     vectors_R1D: NDArray[np.float32]
-    cold: int
+    new_items: int
     interests_KD: NDArray[np.float32]
     eligible: Eligible
     hidden_rows: set[int]
     k: int
 
     def scores(self) -> dict[int, float]:
-        """The score of each row that may be shown."""
+        """Return the score of each row that may be returned."""
         best_R1 = (self.vectors_R1D @ self.interests_KD.T).max(axis=1)
         rows = set(np.flatnonzero(self.eligible.rows_R1).tolist()) - self.hidden_rows
         return {row: float(best_R1[row]) for row in rows}
 
-    def best(self, added: NDArray[np.float64] | None = None) -> list[tuple[int, float]]:
-        """The k best rows and their scores; of equals the smaller row first."""
+    def best(self, log_boost_R1: NDArray[np.float64] | None = None) -> list[tuple[int, float]]:
+        """Return the k best rows and their scores; ties are broken by the smaller row."""
         scores = self.scores().items()
-        raised = [(row, score + (0 if added is None else float(added[row]))) for row, score in scores]
-        return sorted(raised, key=lambda found: (-found[1], found[0]))[: self.k]
+        boosted = [(row, score + (0 if log_boost_R1 is None else float(log_boost_R1[row]))) for row, score in scores]
+        return sorted(boosted, key=lambda pair: (-pair[1], pair[0]))[: self.k]
 
 
 @st.composite
 def searches(draw: st.DrawFn) -> Query:
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    cold = draw(st.sampled_from([0, 0, 1, 7]))
-    rows = ITEMS + cold
+    new_items = draw(st.sampled_from([0, 0, 1, 7]))
+    rows = ITEMS + new_items
     centres = random.integers(-3, 4, size=(12, DIMENSION))
     vectors_R1D = (
         centres[random.integers(0, 12, rows + 1)] + random.integers(-1, 2, size=(rows + 1, DIMENSION))
@@ -62,7 +62,7 @@ def searches(draw: st.DrawFn) -> Query:
     hidden = random.choice(rows, size=draw(st.sampled_from([0, 3, 50, rows])), replace=False) + 1
     return Query(
         vectors_R1D,
-        cold,
+        new_items,
         random.integers(-2, 3, size=(draw(st.integers(1, 4)), DIMENSION)).astype(np.float32),
         Eligible(rows_R1, items=ITEMS),
         set(hidden.tolist()),
@@ -75,79 +75,79 @@ def kind(request: pytest.FixtureRequest) -> tuple[str, SearchParameters]:
     return KINDS[request.param]
 
 
-def index_of(kind: tuple[str, SearchParameters], asked: Query) -> ItemIndex:
-    description, effort = kind
-    vectors_N1D = asked.vectors_R1D[: ITEMS + 1]
+def index_of(kind: tuple[str, SearchParameters], query: Query) -> ItemIndex:
+    description, parameters = kind
+    vectors_N1D = query.vectors_R1D[: ITEMS + 1]
     vectors_NP = pad_dimension(vectors_N1D[1:], 16)
     index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
     if isinstance(index, faiss.IndexIVF):
         index.cp.min_points_per_centroid, index.cp.niter = 1, 2
     index.train(vectors_NP)
     index.add(vectors_NP)
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=effort)
-    return searched.with_cold(asked.vectors_R1D[ITEMS + 1 :])
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, parameters=parameters)
+    return searched.with_new_vectors(query.vectors_R1D[ITEMS + 1 :])
 
 
 def pairs(found: Candidates) -> list[tuple[int, float]]:
     return list(zip(found.rows.tolist(), found.scores.tolist(), strict=True))
 
 
-@given(asked=searches())
-def test_a_search_gives_as_many_eligible_items_as_there_are_or_are_wanted(
-    kind: tuple[str, SearchParameters], asked: Query
+@given(query=searches())
+def test_a_search_returns_k_eligible_items_or_all_if_there_are_fewer(
+    kind: tuple[str, SearchParameters], query: Query
 ) -> None:
-    found = index_of(kind, asked).search(
-        asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows
+    found = index_of(kind, query).search(
+        query.interests_KD, query.k, eligible=query.eligible, hidden_rows=query.hidden_rows
     )
-    scores = asked.scores()
-    assert len(set(found.rows.tolist())) == len(found.rows) == min(asked.k, len(scores))
+    scores = query.scores()
+    assert len(set(found.rows.tolist())) == len(found.rows) == min(query.k, len(scores))
     assert all(score <= scores[row] for row, score in pairs(found))
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
-    scores_CK = asked.vectors_R1D[found.rows] @ asked.interests_KD.T
+    scores_CK = query.vectors_R1D[found.rows] @ query.interests_KD.T
     assert scores_CK[np.arange(len(found.rows)), found.interests].tolist() == found.scores.tolist()
 
 
-@given(asked=searches())
-def test_an_exact_search_is_the_sorted_scan_of_the_eligible_items(
-    kind: tuple[str, SearchParameters], asked: Query
+@given(query=searches())
+def test_an_exact_search_equals_a_sorted_scan_of_the_eligible_items(
+    kind: tuple[str, SearchParameters], query: Query
 ) -> None:
-    found = index_of(kind, asked).search(
-        asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows, exact=True
+    found = index_of(kind, query).search(
+        query.interests_KD, query.k, eligible=query.eligible, hidden_rows=query.hidden_rows, exact=True
     )
-    assert pairs(found) == asked.best()
+    assert pairs(found) == query.best()
     assert found.strategy == "scan"
 
 
-@given(asked=searches(), seed=st.integers(0, 99))
-def test_a_scan_can_add_to_the_scores(asked: Query, seed: int) -> None:
-    added_R1 = np.random.default_rng(seed).choice([0.0, -0.5, 0.69], size=len(asked.vectors_R1D))
-    found = index_of(KINDS["flat"], asked).scan(
-        asked.interests_KD,
-        asked.k,
-        eligible=asked.eligible,
-        hidden_rows=asked.hidden_rows,
-        added=lambda rows_C: added_R1[rows_C],
+@given(query=searches(), seed=st.integers(0, 99))
+def test_a_scan_adds_the_log_boosts_to_the_scores(query: Query, seed: int) -> None:
+    log_boost_R1 = np.random.default_rng(seed).choice([0.0, -0.5, 0.69], size=len(query.vectors_R1D))
+    found = index_of(KINDS["flat"], query).scan(
+        query.interests_KD,
+        query.k,
+        eligible=query.eligible,
+        hidden_rows=query.hidden_rows,
+        log_boost=lambda rows_C: log_boost_R1[rows_C],
     )
-    assert pairs(found) == asked.best(added_R1)
+    assert pairs(found) == query.best(log_boost_R1)
 
 
-@given(asked=searches())
-def test_a_flat_index_finds_what_the_scan_finds(asked: Query) -> None:
-    found = index_of(KINDS["flat"], asked).search(
-        asked.interests_KD, asked.k, eligible=asked.eligible, hidden_rows=asked.hidden_rows
+@given(query=searches())
+def test_a_flat_index_finds_the_same_scores_as_a_scan(query: Query) -> None:
+    found = index_of(KINDS["flat"], query).search(
+        query.interests_KD, query.k, eligible=query.eligible, hidden_rows=query.hidden_rows
     )
-    assert found.scores.tolist() == [score for _, score in asked.best()]
+    assert found.scores.tolist() == [score for _, score in query.best()]
 
 
 @pytest.mark.parametrize(
-    ("description", "visits", "strategies"),
+    ("description", "search_width", "strategies"),
     [
         ("IVF32,Flat", 2, {1.0: "index", 0.95: "masked", 0.5: "wide", 0.3: "wide", 0.01: "scan", 0: "scan"}),
         ("Flat", None, {1.0: "index", 0.95: "masked", 0.5: "masked", 0.1: "scan", 0: "scan"}),
     ],
 )
-def test_the_fewer_items_are_eligible_the_wider_the_search_until_a_scan_is_cheaper(
-    description: str, visits: int | None, strategies: dict[float, str]
+def test_the_search_widens_as_fewer_items_are_eligible_until_a_scan_is_cheaper(
+    description: str, search_width: int | None, strategies: dict[float, str]
 ) -> None:
     random = np.random.default_rng(1)
     vectors_N1D = random.normal(size=(4_001, 16)).astype(np.float32)
@@ -155,7 +155,7 @@ def test_the_fewer_items_are_eligible_the_wider_the_search_until_a_scan_is_cheap
     index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors_N1D[1:])
     index.add(vectors_N1D[1:])
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=SearchParameters(visits))
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, parameters=SearchParameters(search_width))
     costs = []
     for share, strategy in strategies.items():
         rows_N1 = np.arange(4_001) <= share * 4_000
@@ -174,7 +174,7 @@ def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
     index = faiss.index_factory(16, "IVF32,Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors_N1D[1:])
     index.add(vectors_N1D[1:])
-    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, effort=SearchParameters(4))
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, parameters=SearchParameters(4))
     eligible = Eligible(np.arange(4_001) % 4 == 1, items=4_000)
     masked = faiss.SearchParametersIVF(sel=eligible.selector, nprobe=4)
     found = {"masked": 0, "wide": 0}
@@ -185,40 +185,40 @@ def test_a_wider_search_finds_what_a_mask_alone_misses() -> None:
     assert found["wide"] > 1.2 * found["masked"]
 
 
-@given(asked=searches(), seed=st.integers(0, 2**32), sessions=st.integers(1, 5))
-def test_several_sessions_are_searched_together_as_each_alone(
-    kind: tuple[str, SearchParameters], asked: Query, seed: int, sessions: int
+@given(query=searches(), seed=st.integers(0, 2**32), sessions=st.integers(1, 5))
+def test_sessions_searched_together_get_the_results_of_single_searches(
+    kind: tuple[str, SearchParameters], query: Query, seed: int, sessions: int
 ) -> None:
-    index = index_of(kind, asked)
-    shape = (sessions, *asked.interests_KD.shape)
+    index = index_of(kind, query)
+    shape = (sessions, *query.interests_KD.shape)
     interests_BKD = np.random.default_rng(seed).integers(-2, 3, size=shape).astype(np.float32)
-    together = index.search_all(interests_BKD, asked.k, eligible=asked.eligible)
+    together = index.search_all(interests_BKD, query.k, eligible=query.eligible)
     assert len(together) == sessions
     for interests_KD, found in zip(interests_BKD, together, strict=True):
-        alone = index.search(interests_KD, asked.k, eligible=asked.eligible)
+        alone = index.search(interests_KD, query.k, eligible=query.eligible)
         assert found.scores.tolist() == alone.scores.tolist()
         assert found.strategy == alone.strategy
-        assert all(asked.eligible.rows_R1[found.rows])
+        assert all(query.eligible.rows_R1[found.rows])
         assert len(set(found.rows.tolist())) == len(found.rows)
 
 
-def test_of_equal_scores_the_smaller_row_comes_first() -> None:
+def test_ties_in_scores_are_broken_by_the_smaller_row() -> None:
     assert best_places(np.array([1, 3, 3, 2, 3, 1], dtype=np.float32), 4).tolist() == [1, 2, 4, 3]
     rows, interests = np.array([5, 2]), np.array([0, 1])
-    one = Candidates(rows, np.array([2.0, 1.0]), interests, "masked")
-    other = Candidates(rows - 1, np.array([2.0, 1.0]), interests, "scan")
-    together = merged((one, other), 3)
+    first = Candidates(rows, np.array([2.0, 1.0]), interests, "masked")
+    second = Candidates(rows - 1, np.array([2.0, 1.0]), interests, "scan")
+    together = merge_candidates((first, second), 3)
     assert (together.rows.tolist(), together.strategy) == ([4, 5, 1], "scan")
 
 
-def test_cold_items_of_before_are_replaced() -> None:
+def test_new_vectors_replace_earlier_ones() -> None:
     vectors_N1D = np.eye(5, dtype=np.float32)[:, :4]
     flat = faiss.IndexFlatIP(4)
     flat.add(vectors_N1D[1:])
-    once = ItemIndex(FaissIndex(flat), vectors_N1D=vectors_N1D, effort=SearchParameters()).with_cold(
+    once = ItemIndex(FaissIndex(flat), vectors_N1D=vectors_N1D, parameters=SearchParameters()).with_new_vectors(
         np.full((2, 4), 9, dtype=np.float32)
     )
-    again = once.with_cold(np.full((1, 4), 8, dtype=np.float32))
+    again = once.with_new_vectors(np.full((1, 4), 8, dtype=np.float32))
     assert pairs(again.search(np.ones((1, 4), dtype=np.float32), 1)) == [(5, 32)]
     assert again.vectors(np.array([5, 0])).tolist() == [[8] * 4, vectors_N1D[0].tolist()]
 

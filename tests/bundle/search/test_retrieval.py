@@ -1,4 +1,4 @@
-"""Bundle.retrieve against a plain reading of what it promises."""
+"""Bundle.retrieve against brute force over every item."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,8 +7,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from pydantic_core import from_json, to_json
 
-from onward.bundle import Bundle, Options, Retrieval, SessionView, UnknownItemError
+from onward.bundle import (
+    Bundle,
+    Options,
+    RankingDetails,
+    Retrieval,
+    RetrievedItem,
+    RetrievedItems,
+    SessionView,
+    UnknownItemError,
+)
+from onward.bundle.search.retrieval import whole_columns
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("a", 60)
@@ -46,7 +58,7 @@ def brute_force(bundle: Bundle, session: list[str], hidden: set[str]) -> dict[st
 
 
 @given(session=sessions, excluded=st.sets(ids, max_size=60), k=st.integers(1, 70), exclude_seen=st.booleans())
-def test_an_exact_search_is_a_sorted_scan_of_the_eligible_items(
+def test_an_exact_retrieval_equals_a_sorted_scan_of_the_eligible_items(
     bundle: Bundle, session: list[str], excluded: set[str], k: int, exclude_seen: bool
 ) -> None:
     expected = brute_force(bundle, session, excluded | (set(session) if exclude_seen else set()))
@@ -56,7 +68,7 @@ def test_an_exact_search_is_a_sorted_scan_of_the_eligible_items(
 
 
 @given(session=sessions, excluded=st.sets(ids, max_size=60), k=st.integers(1, 70), exclude_seen=st.booleans())
-def test_every_search_fills_the_answer_with_eligible_items_once_and_best_first(
+def test_every_retrieval_returns_k_distinct_eligible_items_best_first(
     bundle: Bundle, session: list[str], excluded: set[str], k: int, exclude_seen: bool
 ) -> None:
     eligible = brute_force(bundle, session, excluded | (set(session) if exclude_seen else set()))
@@ -67,7 +79,7 @@ def test_every_search_fills_the_answer_with_eligible_items_once_and_best_first(
 
 
 @given(session=sessions, excluded=st.sets(ids, max_size=50), k=st.integers(1, 60))
-def test_a_flat_index_merges_interests_as_the_exact_scan_does(
+def test_a_flat_index_merges_interests_like_an_exact_scan(
     bundle: Bundle, session: list[str], excluded: set[str], k: int
 ) -> None:
     if bundle.manifest.index.description != "Flat":
@@ -79,7 +91,7 @@ def test_a_flat_index_merges_interests_as_the_exact_scan_does(
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_the_score_is_the_inner_product_with_the_interest_that_is_named(bundle: Bundle, exact: bool) -> None:
+def test_the_score_is_the_inner_product_with_the_reported_interest(bundle: Bundle, exact: bool) -> None:
     interests_KD = bundle.encoder.encode([1, 2])
     for item in bundle.retrieve(SessionView(["a1", "a2"]), Options(exact=exact)).items:
         scores_K = interests_KD @ bundle.vectors_N1D[IDS.index(item.item_id) + 1]
@@ -88,25 +100,25 @@ def test_the_score_is_the_inner_product_with_the_interest_that_is_named(bundle: 
         assert item.interest == scores_K.argmax() or not exact
 
 
-def test_unknown_items_are_reported_once_and_change_nothing_else(bundle: Bundle) -> None:
+def test_unknown_items_are_reported_once_and_otherwise_ignored(bundle: Bundle) -> None:
     with_unknown = bundle.retrieve(SessionView(["x", "a1", "y", "x", "a2"]), Options(10))
     assert with_unknown.unknown_item_ids == ("x", "y")
     assert with_unknown.items == bundle.retrieve(SessionView(["a1", "a2"]), Options(10)).items
 
 
 @pytest.mark.parametrize("session", [[], ["x"], ["A1", "a1 ", "á"]])
-def test_a_session_of_which_nothing_is_known_gets_the_popular_items(bundle: Bundle, session: list[str]) -> None:
+def test_a_session_without_known_items_gets_popular_items(bundle: Bundle, session: list[str]) -> None:
     retrieval = bundle.retrieve(SessionView(session), Options(3, ["a1", "unknown too"]))
     assert returned_ids(retrieval) == ["a2", "a4", "a5"]
     assert {item.source for item in retrieval.items} == {"popular"}
     assert [item.score for item in retrieval.items] == [59, 57, 56]
 
 
-def test_popular_items_end_where_no_more_are_eligible(bundle: Bundle) -> None:
+def test_popular_items_are_limited_to_the_eligible_ones(bundle: Bundle) -> None:
     assert returned_ids(bundle.popular(Options(100))) == AVAILABLE_IDS
 
 
-def test_only_the_most_recent_items_count(bundle: Bundle) -> None:
+def test_only_the_most_recent_items_are_encoded(bundle: Bundle) -> None:
     recent = IDS[20:30]
     assert (
         bundle.retrieve(SessionView([*IDS[:20], *recent]), Options(10)).items
@@ -114,20 +126,20 @@ def test_only_the_most_recent_items_count(bundle: Bundle) -> None:
     )
 
 
-def test_a_seen_item_is_left_out_even_where_the_encoder_no_longer_reads_it(bundle: Bundle) -> None:
+def test_a_seen_item_is_excluded_even_if_the_encoder_no_longer_reads_it(bundle: Bundle) -> None:
     long_session = IDS[:30]
     assert not set(returned_ids(bundle.retrieve(SessionView(long_session), Options(60, exclude_seen=True)))) & set(
         long_session
     )
 
 
-def test_the_bundle_says_whether_seen_items_come_back(tmp_path: Path) -> None:
+def test_the_bundle_decides_by_default_whether_seen_items_are_excluded(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, IDS, exclude_seen=True)
     assert "a1" not in returned_ids(bundle.retrieve(SessionView(["a1"]), Options(60)))
     assert "a1" in returned_ids(bundle.retrieve(SessionView(["a1"]), Options(60, exclude_seen=False)))
 
 
-def test_similar_items_are_the_nearest_vectors_and_never_the_item_itself(bundle: Bundle) -> None:
+def test_similar_items_are_the_nearest_by_cosine_without_the_item_itself(bundle: Bundle) -> None:
     lengths_N = np.linalg.norm(bundle.vectors_N1D[1:], axis=1)
     cosines_N = bundle.vectors_N1D[1:] @ bundle.vectors_N1D[5] / lengths_N / lengths_N[4]
     expected = [IDS[place] for place in np.argsort(-cosines_N) if IDS[place] not in UNAVAILABLE | {"a5", "a7"}]
@@ -137,28 +149,28 @@ def test_similar_items_are_the_nearest_vectors_and_never_the_item_itself(bundle:
     assert {(item.source, item.interest) for item in retrieval.items} == {("similar", None)}
 
 
-def test_an_unknown_item_has_no_similar_ones(bundle: Bundle) -> None:
+def test_similar_items_of_an_unknown_item_raise_an_error(bundle: Bundle) -> None:
     with pytest.raises(UnknownItemError):
         bundle.similar("x", Options(3))
 
 
-def test_threads_at_once_get_what_one_gets_alone(bundle: Bundle) -> None:
-    asked = [[IDS[number % 60], IDS[number * 7 % 60]] for number in range(200)]
-    alone = [bundle.retrieve(SessionView(session), Options(10, ["a9"])) for session in asked]
+def test_concurrent_threads_get_the_results_of_a_single_thread(bundle: Bundle) -> None:
+    queries = [[IDS[number % 60], IDS[number * 7 % 60]] for number in range(200)]
+    alone = [bundle.retrieve(SessionView(session), Options(10, ["a9"])) for session in queries]
     with ThreadPoolExecutor(4) as pool:
         assert (
-            list(pool.map(lambda session: bundle.retrieve(SessionView(session), Options(10, ["a9"])), asked)) == alone
+            list(pool.map(lambda session: bundle.retrieve(SessionView(session), Options(10, ["a9"])), queries)) == alone
         )
 
 
-def test_a_search_is_expected_to_cost_a_scan_where_the_visited_lists_are_unlikely_to_suffice(bundle: Bundle) -> None:
-    whole_scan = 60 * 16 * bundle.manifest.interests
-    assert bundle.expected_products(Options(20), hidden=0) == whole_scan
+def test_the_expected_cost_includes_a_scan_if_the_index_will_find_too_few(bundle: Bundle) -> None:
+    full_scan = 60 * 16 * bundle.manifest.interests
+    assert bundle.expected_products(Options(20), hidden=0) == full_scan
     short = bundle.expected_products(Options(1), hidden=0)
-    assert short == (whole_scan if bundle.manifest.index.nprobe is None else whole_scan * 6 // 60)
+    assert short == (full_scan if bundle.manifest.index.nprobe is None else full_scan * 6 // 60)
 
 
-def test_what_the_session_hides_or_purchased_is_left_out_as_asked(bundle: Bundle) -> None:
+def test_hidden_and_purchased_items_are_excluded_as_the_options_say(bundle: Bundle) -> None:
     seen = SessionView(["a1", "a2"], purchased=["a5", "unknown"], hidden=["a6"])
     left_out = {
         exclude_seen: set(AVAILABLE_IDS) - set(returned_ids(bundle.retrieve(seen, Options(60, ["a7"], exclude_seen))))
@@ -169,14 +181,14 @@ def test_what_the_session_hides_or_purchased_is_left_out_as_asked(bundle: Bundle
     assert left_out[True] == {"a1", "a2", "a5", "a6", "a7"}
 
 
-def test_an_answer_tells_how_many_items_it_was_chosen_from_and_how(bundle: Bundle) -> None:
+def test_an_answer_reports_the_number_of_eligible_items_and_the_strategy(bundle: Bundle) -> None:
     retrieval = bundle.retrieve(SessionView(["a1"]), Options(5, ["a1", "a2", "a3", "a1"]))
     assert (retrieval.eligible, retrieval.strategy) == (56 - 2, "masked")
     assert bundle.retrieve(SessionView(["a1"]), Options(5, exact=True)).strategy == "scan"
     assert bundle.popular(Options(5)).strategy is None
 
 
-def test_what_visitors_do_now_changes_what_is_popular(bundle: Bundle) -> None:
+def test_recent_events_change_the_popular_items(bundle: Bundle) -> None:
     popular = returned_ids(bundle.popular(Options(60)))
     assert returned_ids(bundle.popular(Options(60), popular_now={})) == popular
     now = {"a40": 500.0, "a2": 0.25, "a3": 10_000.0, "unknown": 5.0}
@@ -184,3 +196,22 @@ def test_what_visitors_do_now_changes_what_is_popular(bundle: Bundle) -> None:
     retrieval = bundle.retrieve(SessionView(["x"]), Options(60), popular_now=now)
     assert returned_ids(retrieval) == ["a40", *(item_id for item_id in popular if item_id != "a40")]
     assert retrieval.items[0].score == pytest.approx(500 + 1_000 * 21 / sum(range(1, 61)), rel=0.02)
+
+
+def test_items_round_trip_through_their_stored_columns() -> None:
+    items = RetrievedItems.of(
+        [
+            RetrievedItem("a", 2.5, "pinned", None, RankingDetails(2.0, 0.5, None)),
+            RetrievedItem("b", 1.0, "pinned", None, RankingDetails(1.0, 0.0, 1)),
+        ]
+    )
+    stored = from_json(to_json(items.columns()))
+    assert stored == {
+        "item_ids": ["a", "b"],
+        "scores": [2.5, 1.0],
+        "sources": "pinned",
+        "interests": None,
+        "moved": [[2.0, 0.5, None], [1.0, 0.0, 1]],
+    }
+    assert TypeAdapter(RetrievedItems).validate_python(whole_columns(stored)) == items
+    assert whole_columns(items) is items

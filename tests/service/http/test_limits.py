@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from onward.bundle.catalog import filters
 from onward.bundle.files.manifest import MAX_ID_LENGTH
-from onward.bundle.search.options import LARGEST_FACTOR, MAX_BOOSTS
+from onward.bundle.search.retrieval import LARGEST_FACTOR, MAX_BOOSTS
 from onward.service import app, fields
 from onward.service.errors import ServiceError
 from onward.service.http.schemas import base, catalog, recommendations, sessions

@@ -61,7 +61,7 @@ async def test_the_engine_is_logged_with_the_reason_if_it_is_no_kernel(live: Liv
         await live.refresh()
     assert len(lines) == 1
     assert "'engine': 'onnx'" in lines[0]
-    assert "there is none for this encoder" in lines[0]
+    assert "the bundle has no kernel for this encoder" in lines[0]
 
 
 async def test_a_bundle_is_loaded_once(live: LiveBundle, tmp_path: Path) -> None:

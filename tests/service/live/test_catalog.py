@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from onward.bundle import Bundle
-from onward.bundle.search.options import Options, SessionView
+from onward.bundle.search.retrieval import Options, SessionView
 from onward.service.errors import LiveStoreUnavailable
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch, LiveCatalog

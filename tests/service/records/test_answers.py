@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
 from onward.bundle import RetrievedItem, RetrievedItems
-from onward.bundle.search.retrieval import Moved
+from onward.bundle.search.retrieval import RankingDetails
 from onward.service import telemetry
 from onward.service.errors import SessionStoreUnavailable
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
@@ -65,7 +65,11 @@ EVERY_FIELD = Answer(
     int(NOON_S * 1000),
     "digest",
     RetrievedItems(
-        ("x", '"'), (0.1, 2.0), ("encoder", "pinned"), (3, None), (Moved(0.1, 0.5, 2), Moved(0.0, 0.0, None))
+        ("x", '"'),
+        (0.1, 2.0),
+        ("encoder", "pinned"),
+        (3, None),
+        (RankingDetails(0.1, 0.5, 2), RankingDetails(0.0, 0.0, None)),
     ),
     session_items=("y", "日本"),
     purchased=("y",),

@@ -38,7 +38,7 @@ def test_an_inverted_file_index_is_tuned_to_the_target(target: float) -> None:
     assert info.nprobe is not None
     assert info.recall_at_20 >= target
     searched = ItemIndex(
-        FaissIndex(index), vectors_N1D=vectors_N1D, effort=SearchParameters(info.nprobe, info.candidates_per_k)
+        FaissIndex(index), vectors_N1D=vectors_N1D, parameters=SearchParameters(info.nprobe, info.candidates_per_k)
     )
     overlaps = [
         len(

@@ -1,1 +1,1 @@
-"""Items of a bundle: ids, attributes, filters and changes since the export."""
+"""Items of a bundle: ids, attributes, filters, and changes since the export."""

@@ -1,7 +1,7 @@
-"""Item id <-> row, what is known of each item, and which may be shown.
+"""The catalog: item ids and rows, attributes, popularity, and the items that may be shown.
 
-Row 0 pads, rows 1..N are the items of the bundle's files, rows N+1..R the cold ones: items that came since, which the
-encoder does not know. Dimension key: N, R as said, M = R - N cold items, D embedding.
+Row 0 pads, rows 1..N are the items of the bundle's files, rows N+1..R are new items: added since the export and unknown
+to the encoder. Dimension key: N, R as above, M = R - N new items, D embedding.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,17 +18,19 @@ from onward.bundle.catalog.filters import Filter
 from onward.bundle.catalog.overlay_columns import OverlayColumns
 from onward.bundle.files.attributes import Columns, Kind, Schema, infer_schema
 from onward.bundle.files.changes import ItemChange
-from onward.bundle.files.items import FILTERS_KEPT, ItemText, StoredItems
+from onward.bundle.files.items import ItemText, StoredItems
 from onward.bundle.files.lru_cache import LRUCache
 
-SORTED_AT_ONCE = 4_096
-LEAST_CHUNK = 256
+CACHED_FILTERS = 64
+MAX_SORTED = 4_096
+"""Up to so many eligible rows are sorted by popularity; of more, a prefix of the popular rows is checked."""
+MIN_CHUNK = 256
 
 
 class Catalog:
-    """The items of a bundle with all that changed since. Ids are compared byte for byte, without normalisation.
+    """The items of a bundle with all changes since the export. Ids are compared byte for byte, without normalization.
 
-    Immutable; several threads may use it at once.
+    Immutable and thread-safe.
     """
 
     def __init__(
@@ -37,34 +39,37 @@ class Catalog:
         *,
         available_N1: NDArray[np.bool_],
         changes: Mapping[str, ItemChange],
-        cold: Sequence[ItemChange],
+        new_items: Sequence[ItemChange],
+        stored_masks: LRUCache[NDArray[np.bool_]] | None = None,
     ) -> None:
-        """Take the stored items and, of the changes, what they mean.
+        """Combine the stored items with the changes since the export.
 
         Args:
             stored: the items of the files.
             available_N1: which of these may be shown now.
-            changes: the newest of each item.
-            cold: the changes that brought the items of rows N+1..R, in that order.
+            changes: the latest change of each changed item.
+            new_items: the changes that added the items of rows N+1..R, in that order.
+            stored_masks: filter masks of the stored items, which all catalogs of these files share.
         """
-        self.cold = cold
+        self.new_items = new_items
         self.items = len(stored.ids)
         """N"""
         self._stored = stored
         self._available_N1 = available_N1
         self._changes = changes
-        self._cold_rows = {change.item_id: row for row, change in enumerate(cold, start=len(stored.ids) + 1)}
-        self._eligible = LRUCache[Eligible](FILTERS_KEPT)
-        self._available = self._found_eligible(None)
+        self._new_rows = {change.item_id: row for row, change in enumerate(new_items, start=len(stored.ids) + 1)}
+        self._stored_masks = LRUCache[NDArray[np.bool_]](CACHED_FILTERS) if stored_masks is None else stored_masks
+        self._eligible = LRUCache[Eligible](CACHED_FILTERS)
+        self._available = self._compute_eligible(None)
 
     @classmethod
     def load(cls, folder: Path, items: int, schema: Schema | None = None) -> "Catalog":
-        """Read the catalog of `items` items from a bundle's folder; a schema not given is inferred on demand.
+        """Read the catalog of `items` items from a bundle's folder; without a schema it is inferred on first use.
 
         Raises BundleError.
         """
         stored = StoredItems.load(folder, items, schema or {})
-        return cls(stored, available_N1=stored.available_N1, changes={}, cold=())
+        return cls(stored, available_N1=stored.available_N1, changes={}, new_items=())
 
     @staticmethod
     def write(
@@ -77,193 +82,201 @@ class Catalog:
         """Write the catalog's files into a bundle's folder and return the kind of every attribute, for the manifest.
 
         Args:
-            folder: where to.
-            ids: the id of each row from 1 on, N in all.
+            folder: the bundle's folder.
+            ids: the ids of rows 1..N.
             popularity: (N + 1,), non-negative, by row; [0] is written as 0.
-            attributes: one object for each row from 1 on, {} where nothing is known; plain JSON values.
+            attributes: an object of JSON values for each of rows 1..N, {} if nothing is known.
             available: (N + 1,), by row; [0] is written as False.
 
-        Raises BundleError where an id is unusable or repeated, or a length or value does not fit.
+        Raises BundleError if an id is invalid or repeated, or if a length or value does not fit.
         """
         return StoredItems.write(folder, ids, popularity, attributes, available)
 
     def changed(self, changes: Iterable[ItemChange]) -> "Catalog":
-        """Return the catalog after these changes, of which the newest of an item replaces all before.
+        """Return the catalog after these changes; the latest change of an item replaces all earlier ones.
 
-        A deleted item of the bundle keeps its row, so that sessions with it are understood, and is never shown; a
-        deleted cold one has none. Cold rows are in the order of their sequences. Costs what the changes do, and the
-        copy of N booleans.
+        A deleted item of the bundle keeps its row, so that the encoder still reads it in sessions, and is never shown;
+        a deleted new item has no row. New rows are ordered by the sequence of their change. The cost is proportional
+        to the number of changes, plus a copy of N booleans.
         """
-        newer = self._newer(changes)
+        latest = self._latest(changes)
         available_N1 = self._available_N1.copy()
-        for change in newer.values():
+        for change in latest.values():
             if (row := self._stored.ids.row(change.item_id)) is not None:
                 available_N1[row] = change.leaves_available(bool(self._stored.available_N1[row]))
         return Catalog(
             self._stored,
             available_N1=available_N1,
-            changes={**self._changes, **newer},
-            cold=self._cold_after(newer.values()),
+            changes={**self._changes, **latest},
+            new_items=self._new_items_after(latest.values()),
+            stored_masks=self._stored_masks,
         )
 
     def __len__(self) -> int:
         """R"""
-        return len(self._stored.ids) + len(self.cold)
+        return len(self._stored.ids) + len(self.new_items)
 
     def __contains__(self, item_id: str) -> bool:
         return self.row(item_id) is not None
 
     @property
     def popularity_N1(self) -> NDArray[np.float32]:
-        """Of the items of the bundle; cold ones have none."""
+        """The popularity of the bundle's items; new items have none."""
         return self._stored.popularity_N1
 
     @property
     def available_N1(self) -> NDArray[np.bool_]:
-        """Whether an item of the bundle may be shown."""
+        """Whether each of the bundle's items may be shown."""
         return self._available_N1
 
     @property
     def most_popular_rows(self) -> NDArray[np.int64]:
-        """Rows 1..N, shown or not, the most popular first, then the earlier one."""
+        """Rows 1..N, available or not, most popular first; ties are broken by the smaller row."""
         return self._stored.most_popular_rows
 
     def row(self, item_id: str) -> int | None:
-        """Return the item's row, None where the catalog does not have it; a deleted item of the bundle has one."""
-        return self._stored.ids.row(item_id) or self._cold_rows.get(item_id)
+        """Return the item's row, None if the catalog does not have it; a deleted item of the bundle has one."""
+        return self._stored.ids.row(item_id) or self._new_rows.get(item_id)
 
     def rows(self, item_ids: Sequence[str]) -> list[int | None]:
-        """Return the rows of some items, as `row` does."""
+        """Return the row of each item, as `row` does."""
         rows = self._stored.ids.rows(item_ids)
-        if self._cold_rows and None in rows:
-            return [row or self._cold_rows.get(item_id) for row, item_id in zip(rows, item_ids, strict=True)]
+        if self._new_rows and None in rows:
+            return [row or self._new_rows.get(item_id) for row, item_id in zip(rows, item_ids, strict=True)]
         return rows
 
     def item_id(self, row: int) -> str:
         """Return the id of a row from 1..R."""
-        return self._stored.ids.id_of(row) if row <= self.items else self.cold[row - 1 - self.items].item_id
+        return self._stored.ids.id_of(row) if row <= self.items else self.new_items[row - 1 - self.items].item_id
 
     def item_ids(self, rows: Sequence[int]) -> list[str]:
-        """Return the ids of some rows from 1..R."""
+        """Return the id of each row from 1..R."""
         if max(rows, default=0) <= self.items:
             return self._stored.ids.ids_of(rows)
         return [self.item_id(row) for row in rows]
 
     def is_deleted(self, item_id: str) -> bool:
-        """Whether the item was deleted since the bundle was made, be it one of the bundle or not."""
+        """Return whether the item was deleted since the export, whether or not the bundle contains it."""
         return item_id in self._changes and self._changes[item_id].deleted
 
     def attributes(self, row: int) -> Mapping[str, Any]:
-        """Read the attributes that the item of a row from 1..R has now."""
+        """Return the current attributes of a row from 1..R."""
         if row > self.items:
-            return self.cold[row - 1 - self.items].applied_to({})
+            return self.new_items[row - 1 - self.items].applied_to({})
         attributes, change = self._stored.attributes(row), self._changes.get(self._stored.ids.id_of(row))
         return attributes if change is None else change.applied_to(attributes)
 
     def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
-        """Write some items, which the catalog must have, as answers show them now."""
+        """Return JSON texts of items, which the catalog must have, with their current attributes."""
         if not self._changes:
             return self._stored.texts(item_ids)
         return [self._text(item_id) for item_id in item_ids]
 
     def popularity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The popularity of some rows from 1..R, 0 for cold ones."""
+        """Return the popularity of each row from 1..R, 0 for new items."""
         return self.popularity_N1[np.where(rows > self.items, 0, rows)]
 
-    def cold_vectors_MD(self, dimension: int) -> NDArray[np.float32]:
-        """The vectors of rows N+1..R; zeros for an item that has none yet."""
-        vectors_MD = np.zeros((len(self.cold), dimension), dtype=np.float32)
-        for place, change in enumerate(self.cold):
+    def new_vectors_MD(self, dimension: int) -> NDArray[np.float32]:
+        """Return the vectors of rows N+1..R; zeros for an item that has none yet."""
+        vectors_MD = np.zeros((len(self.new_items), dimension), dtype=np.float32)
+        for place, change in enumerate(self.new_items):
             if change.vector_D is not None:
                 vectors_MD[place] = change.vector_D
         return vectors_MD
 
     @property
     def columns(self) -> Columns:
-        """The attributes of rows 1..N as the bundle's files have them, without what changed since."""
+        """The attributes of rows 1..N as exported, without later changes."""
         return self._stored.columns
 
     @cached_property
     def schema(self) -> Schema:
-        """The kind of every attribute; of one that the bundle knows it is the bundle's, whatever came since."""
-        return infer_schema((change.patch for change in self._differing.values()), known=self._stored.schema)
+        """The kind of every attribute; changes add attributes but do not change the kinds of the bundle's."""
+        return infer_schema((change.patch for change in self._changed_rows.values()), known=self._stored.schema)
 
     def make_columns(self) -> None:
-        """Read all attributes now, in this thread, so that no request with a filter waits for it."""
-        self.columns.make_all()
+        """Read all attribute columns now, in this thread, so that no filtered request has to wait for it."""
+        self.columns.build_all()
 
     def eligible(self, condition: Filter | None = None) -> Eligible:
-        """Return the rows that may be shown and that the filter lets through; the last ones asked for are kept."""
+        """Return the rows that are available and pass the filter; the most recently used ones are cached."""
         if condition is None:
             return self._available
-        return self._eligible.get(condition.key, lambda: self._found_eligible(condition))
+        return self._eligible.get(condition.key, lambda: self._compute_eligible(condition))
 
     def knows_eligible(self, condition: Filter | None) -> bool:
-        """Whether `eligible` has only to look up what the filter lets through, not to find it out."""
+        """Return whether the result of `eligible` is cached."""
         return condition is None or condition.key in self._eligible
 
     def most_popular(self, eligible: Eligible, k: int, *, hidden_rows: Collection[int] = ()) -> NDArray[np.int64]:
-        """Return the k most popular rows that may be shown, and of equals the earlier one; cold items come last."""
+        """Return the k most popular eligible rows that are not hidden, new items last.
+
+        Ties are broken by the smaller row.
+        """
         hidden = np.array(list(hidden_rows), dtype=np.int64)
-        if eligible.count <= SORTED_AT_ONCE:
+        if eligible.count <= MAX_SORTED:
             rows = eligible.selected[~np.isin(eligible.selected, hidden)]
             return rows[np.argsort(-self.popularity(rows), kind="stable")][:k]
         best: list[NDArray[np.int64]] = []
-        start, chunk = 0, max(LEAST_CHUNK, 2 * (k + len(hidden)))
+        start, chunk = 0, max(MIN_CHUNK, 2 * (k + len(hidden)))
         while start < self.items and sum(map(len, best)) < k:
             rows = self.most_popular_rows[start : start + chunk]
             best.append(rows[eligible.rows_R1[rows] & ~np.isin(rows, hidden)])
             start, chunk = start + chunk, 4 * chunk
-        cold_rows = np.flatnonzero(eligible.rows_R1[self.items + 1 :]) + self.items + 1
-        return np.concatenate([*best, cold_rows[~np.isin(cold_rows, hidden)]])[:k]
+        new_rows = np.flatnonzero(eligible.rows_R1[self.items + 1 :]) + self.items + 1
+        return np.concatenate([*best, new_rows[~np.isin(new_rows, hidden)]])[:k]
 
-    def _newer(self, changes: Iterable[ItemChange]) -> dict[str, ItemChange]:
-        """The last of each item that is no older than what is known of it."""
-        newer: dict[str, ItemChange] = {}
+    def _latest(self, changes: Iterable[ItemChange]) -> dict[str, ItemChange]:
+        """Return the latest change of each item, without changes older than those this catalog has."""
+        latest: dict[str, ItemChange] = {}
         for change in changes:
-            known = newer.get(change.item_id) or self._changes.get(change.item_id)
+            known = latest.get(change.item_id) or self._changes.get(change.item_id)
             if known is None or known.sequence <= change.sequence:
-                newer[change.item_id] = change
-        return newer
+                latest[change.item_id] = change
+        return latest
 
-    def _cold_after(self, newer: Collection[ItemChange]) -> Sequence[ItemChange]:
-        came = {change.item_id: change for change in newer if self._stored.ids.row(change.item_id) is None}
-        if not came:
-            return self.cold
-        known = {change.item_id: change for change in self.cold} | came
+    def _new_items_after(self, latest: Collection[ItemChange]) -> Sequence[ItemChange]:
+        added = {change.item_id: change for change in latest if self._stored.ids.row(change.item_id) is None}
+        if not added:
+            return self.new_items
+        known = {change.item_id: change for change in self.new_items} | added
         present = (change for change in known.values() if not change.deleted)
         return sorted(present, key=lambda change: (change.sequence, change.item_id))
 
     def _text(self, item_id: str) -> ItemText:
         if item_id not in self._changes:
             return self._stored.texts([item_id])[0]
-        row = self._stored.ids.row(item_id) or self._cold_rows[item_id]
+        row = self._stored.ids.row(item_id) or self._new_rows[item_id]
         return ItemText.of(item_id, to_json(self.attributes(row)))
 
-    def _found_eligible(self, condition: Filter | None) -> Eligible:
-        rows_R1 = np.concatenate([self._available_N1, [change.shown for change in self.cold]]).astype(np.bool_)
+    def _compute_eligible(self, condition: Filter | None) -> Eligible:
+        rows_R1 = np.concatenate([self._available_N1, [change.shown for change in self.new_items]]).astype(np.bool_)
         if condition is not None:
-            rows_R1 &= self._passing(condition)
+            rows_R1 &= self._mask(condition)
         return Eligible(rows_R1, items=self.items)
 
-    def _passing(self, condition: Filter) -> NDArray[np.bool_]:
-        """passing_R1: by the files, but for the rows that differ from them."""
-        passing_R1 = np.zeros(len(self) + 1, dtype=np.bool_)
-        passing_R1[: self.items + 1] = self._stored.passing(condition)
-        if self._differing:
-            passing_R1[self._changed_columns.rows_C] = condition.mask(self._changed_columns)
-        return passing_R1
+    def _mask(self, condition: Filter) -> NDArray[np.bool_]:
+        """Return mask_R1 of the rows that pass the filter: the mask of the files, updated at the changed rows."""
+        mask_R1 = np.zeros(len(self) + 1, dtype=np.bool_)
+        mask_R1[: self.items + 1] = self._stored_mask(condition)
+        if self._changed_rows:
+            mask_R1[self._changed_columns.rows_C] = condition.mask(self._changed_columns)
+        return mask_R1
+
+    def _stored_mask(self, condition: Filter) -> NDArray[np.bool_]:
+        """Return mask_N1 of the rows that pass the filter by their stored attributes, available or not; maybe row 0."""
+        return self._stored_masks.get(condition.key, lambda: condition.mask(self._stored.columns))
 
     @cached_property
-    def _differing(self) -> Mapping[int, ItemChange]:
-        """The changes by the rows whose attributes are not, or not as they are now, in the bundle's files."""
+    def _changed_rows(self) -> Mapping[int, ItemChange]:
+        """The changes by row, for the rows whose attributes differ from the bundle's files."""
         edited = {
             row: change
             for item_id, change in self._changes.items()
             if change.edits and (row := self._stored.ids.row(item_id)) is not None
         }
-        return edited | dict(enumerate(self.cold, start=self.items + 1))
+        return edited | dict(enumerate(self.new_items, start=self.items + 1))
 
     @cached_property
     def _changed_columns(self) -> OverlayColumns:
-        return OverlayColumns(self._stored.columns, self.schema, self._differing)
+        return OverlayColumns(self._stored.columns, self.schema, self._changed_rows)

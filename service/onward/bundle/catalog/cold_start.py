@@ -1,16 +1,19 @@
-"""A vector for an item that no training saw, from those of items that are like it.
+"""Cold start: compute a vector for an item without training data, from the vectors of related items.
 
-What it goes by, the first that there is: items that it is said to be similar to; items that it is seen with in live
-sessions, once those meetings weigh `SEEN_ENOUGH`; items that share its attributes. The vector is the weighted mean of
-its neighbours' vectors, stretched to the weighted mean of their lengths, since a mean of vectors that differ is shorter
-than each of them and an inner product would bury it.
+The first of these kinds of evidence that exists is used:
+1. items that the caller names as similar;
+2. co-occurrence: items of the same live sessions, once their weights sum to `MIN_CO_OCCURRENCE`;
+3. items that share its attributes.
+
+The vector is the weighted mean of the neighbours' vectors, scaled to the weighted mean of their lengths: the mean of
+different vectors is shorter than each of them, and inner products would rank the new item too low.
 
 The weight of a neighbour:
-- said to be similar: 1;
-- seen together: the sum of the events' weights;
-- sharing attributes: for each shared text, list entry or truth value ln(N / n), where n of N items have it; nothing
-  where that is more than half of them. For each number and date exp(-|difference| / s) is added, with s the standard
-  deviation over all items; numbers alone make no neighbour, for that two things cost the same says little.
+- named as similar: 1;
+- co-occurrence: the sum of the events' weights;
+- shared attributes: ln(N / n) for each shared text, list entry or boolean, where n of N items have it; 0 if more than
+  half of them do. Each number and date adds exp(-|difference| / s), with s the standard deviation over all items, but
+  numbers alone make no neighbour: that two items cost the same says little.
 
 Dimension key: N items of the bundle, C neighbours, D embedding, V values of an attribute.
 """
@@ -25,24 +28,24 @@ from numpy.typing import NDArray
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.files.attributes import Column, comparable
 
-SEEN_ENOUGH = 5.0
-NEAREST = 20
+MIN_CO_OCCURRENCE = 5.0
+MAX_NEIGHBOURS = 20
 
 VectorSource = Literal["similar_to", "seen_with", "attributes"]
 
 
 @dataclass(frozen=True, slots=True)
 class ColdItem:
-    """What is known of an item that has no vector."""
+    """What is known about an item that has no vector."""
 
     attributes: Mapping[str, Any] = field(default_factory=dict)
     similar_to: Sequence[str] = ()
     seen_with: Mapping[str, float] = field(default_factory=dict)
-    """Item ids and how much each was seen with it."""
+    """Item ids and the weight of each one's co-occurrence with this item."""
 
 
 class ColdVector(NamedTuple):
-    """A vector, what it was made by, and the ids of the items that it was made from, the weightiest first."""
+    """A vector, the kind of evidence it was computed from, and the ids of its neighbours, largest weight first."""
 
     vector_D: NDArray[np.float32]
     source: VectorSource
@@ -50,114 +53,112 @@ class ColdVector(NamedTuple):
 
 
 class ColdStart:
-    """Makes vectors from those of one bundle's items; what it looks up in the catalog it indexes on first use.
-
-    To be used by one thread at a time.
-    """
+    """Computes vectors of new items for one bundle; indexes the attributes it needs on first use. Not thread-safe."""
 
     def __init__(self, catalog: Catalog, vectors_N1D: NDArray[np.float32]) -> None:
         self._catalog = catalog
         self._vectors_N1D = vectors_N1D
-        self._shared: dict[str, _SharedValues] = {}
-        self._scaled: dict[str, _ScaledNumbers] = {}
+        self._sorted_values: dict[str, _SortedValues] = {}
+        self._scaled_numbers: dict[str, _ScaledNumbers] = {}
 
     def vector(self, item: ColdItem) -> ColdVector | None:
-        """Make a vector by the first evidence that there is; None where there is none."""
+        """Compute a vector from the first kind of evidence that gives one, None if none does."""
         return (
             self._mean("similar_to", dict.fromkeys(self._rows(item.similar_to), 1.0))
-            or self._mean("seen_with", self._seen_with(item.seen_with))
-            or self._mean("attributes", self._alike(item.attributes))
+            or self._mean("seen_with", self._co_occurrence(item.seen_with))
+            or self._mean("attributes", self._sharing_attributes(item.attributes))
         )
 
     def _mean(self, source: VectorSource, weights: Mapping[int, float]) -> ColdVector | None:
-        rows = sorted(weights, key=lambda row: -weights[row])[:NEAREST]
+        rows = sorted(weights, key=lambda row: -weights[row])[:MAX_NEIGHBOURS]
         if not rows:
             return None
         vector_D = mean_vector(self._vectors_N1D[rows], np.array([weights[row] for row in rows], dtype=np.float32))
         return None if vector_D is None else ColdVector(vector_D, source, tuple(map(self._catalog.item_id, rows)))
 
     def _rows(self, item_ids: Iterable[str]) -> list[int]:
-        """The rows of those of the items that have a vector."""
+        """Return the rows of the items that have a vector."""
         rows = (self._catalog.row(item_id) for item_id in item_ids)
         return [row for row in rows if row is not None and row < len(self._vectors_N1D)]
 
-    def _seen_with(self, seen_with: Mapping[str, float]) -> dict[int, float]:
-        met = {row: weight for item_id, weight in seen_with.items() for row in self._rows([item_id])}
-        return met if sum(met.values()) >= SEEN_ENOUGH else {}
+    def _co_occurrence(self, seen_with: Mapping[str, float]) -> dict[int, float]:
+        weights = {row: weight for item_id, weight in seen_with.items() for row in self._rows([item_id])}
+        return weights if sum(weights.values()) >= MIN_CO_OCCURRENCE else {}
 
-    def _alike(self, attributes: Mapping[str, Any]) -> dict[int, float]:
-        """The items nearest by their attributes, of equals the most popular."""
+    def _sharing_attributes(self, attributes: Mapping[str, Any]) -> dict[int, float]:
+        """Return the rows with the largest attribute weights; ties are broken by popularity."""
         weights_N1 = np.zeros(len(self._vectors_N1D), dtype=np.float32)
         for name, value in attributes.items():
-            for single in _singles(value):
+            for single in _single_values(value):
                 sharing_rows, weight = self._sharing(name, single)
                 weights_N1[sharing_rows] += weight
         rows = np.flatnonzero(weights_N1)
         for name, value in attributes.items():
             weights_N1[rows] += self._closeness(name, value, rows)
-        if len(rows) > NEAREST:
-            rows = rows[weights_N1[rows] >= np.partition(weights_N1[rows], -NEAREST)[-NEAREST]]
-        rows = rows[np.lexsort((rows, -self._catalog.popularity_N1[rows], -weights_N1[rows]))][:NEAREST]
+        if len(rows) > MAX_NEIGHBOURS:
+            rows = rows[weights_N1[rows] >= np.partition(weights_N1[rows], -MAX_NEIGHBOURS)[-MAX_NEIGHBOURS]]
+        rows = rows[np.lexsort((rows, -self._catalog.popularity_N1[rows], -weights_N1[rows]))][:MAX_NEIGHBOURS]
         return dict(zip(rows.tolist(), weights_N1[rows].tolist(), strict=True))
 
     def _sharing(self, name: str, value: Any) -> tuple[NDArray[np.int32], float]:
-        """The rows that have the value, and what it weighs to share it."""
+        """Return the rows that have the value, and the weight of sharing it."""
         kind = self._catalog.schema.get(name)
         if kind not in ("string", "strings", "boolean") or (number := comparable(kind, value)) is None:
             return np.empty(0, dtype=np.int32), 0.0
-        if name not in self._shared:
-            self._shared[name] = _SharedValues.of(self._catalog.columns[name])
-        rows = self._shared[name].rows(number)
+        if name not in self._sorted_values:
+            self._sorted_values[name] = _SortedValues.of(self._catalog.columns[name])
+        rows = self._sorted_values[name].rows(number)
         items = len(self._vectors_N1D) - 1
         if not 0 < len(rows) <= items / 2:
             return rows[:0], 0.0
         return rows, float(np.log(items / len(rows)))
 
     def _closeness(self, name: str, value: Any, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """How close each row's number is to the value: 1 for the same, 0 where there is none."""
+        """Return how close each row's number is to the value: 1 if equal, 0 if the row has no number."""
         kind = self._catalog.schema.get(name)
         if kind not in ("number", "date") or (number := comparable(kind, value)) is None:
             return np.zeros(len(rows), dtype=np.float32)
-        if name not in self._scaled:
-            self._scaled[name] = _ScaledNumbers.of(self._catalog.columns[name], len(self._vectors_N1D))
-        return self._scaled[name].closeness(float(number), rows)
+        if name not in self._scaled_numbers:
+            self._scaled_numbers[name] = _ScaledNumbers.of(self._catalog.columns[name], len(self._vectors_N1D))
+        return self._scaled_numbers[name].closeness(float(number), rows)
 
 
-def _singles(value: Any) -> Iterable[Any]:
+def _single_values(value: Any) -> Iterable[Any]:
     return dict.fromkeys(text for text in value if isinstance(text, str)) if isinstance(value, list) else [value]
 
 
 def mean_vector(vectors_CD: NDArray[np.float32], weights_C: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """The weighted mean of vectors, stretched to the weighted mean of their lengths; None where they cancel out."""
+    """Return the weighted mean of vectors, scaled to the weighted mean of their lengths; None if they cancel out."""
     shares_C = weights_C / weights_C.sum()
     mean_D = shares_C @ vectors_CD
-    length, wanted = np.linalg.norm(mean_D), shares_C @ np.linalg.norm(vectors_CD, axis=1)
-    if not length > 1e-6 * wanted:
+    length, target_length = np.linalg.norm(mean_D), shares_C @ np.linalg.norm(vectors_CD, axis=1)
+    if not length > 1e-6 * target_length:
         return None
-    stretched_D: NDArray[np.float32] = (mean_D * (wanted / length)).astype(np.float32)
-    return stretched_D
+    scaled_D: NDArray[np.float32] = (mean_D * (target_length / length)).astype(np.float32)
+    return scaled_D
 
 
-class _SharedValues(NamedTuple):
-    """An attribute's values in order, each beside the row that has it."""
+class _SortedValues(NamedTuple):
+    """An attribute's values in ascending order, and the row of each."""
 
     values_V: NDArray[Any]
     rows_V: NDArray[np.int32]
 
     @classmethod
-    def of(cls, column: Column) -> "_SharedValues":
+    def of(cls, column: Column) -> "_SortedValues":
         order_V = np.argsort(column.values_V, kind="stable")
         return cls(column.values_V[order_V], column.rows_V[order_V])
 
     def rows(self, value: float) -> NDArray[np.int32]:
-        wanted = np.array(value, dtype=self.values_V.dtype)
+        """Return the rows that have the value."""
+        typed = np.array(value, dtype=self.values_V.dtype)
         return self.rows_V[
-            np.searchsorted(self.values_V, wanted, "left") : np.searchsorted(self.values_V, wanted, "right")
+            np.searchsorted(self.values_V, typed, "left") : np.searchsorted(self.values_V, typed, "right")
         ]
 
 
 class _ScaledNumbers(NamedTuple):
-    """An attribute's number for each row, NaN where there is none, and their standard deviation."""
+    """An attribute's number for each row, NaN if it has none, and their standard deviation."""
 
     numbers_N1: NDArray[np.float64]
     scale: float

@@ -1,6 +1,6 @@
-"""Which rows of a catalog may be shown.
+"""The rows of a catalog that may be shown, and their FAISS selectors.
 
-Dimension key: N items of the bundle, R rows with the cold ones behind them.
+Dimension key: N items of the bundle, R rows: N items and the new ones behind them.
 """
 
 from collections.abc import Iterator, Set
@@ -13,52 +13,49 @@ from numpy.typing import NDArray
 
 
 class Eligible:
-    """The rows that are available and pass a filter. Immutable; several threads may use it at once."""
+    """The rows that are available and pass a filter. Immutable and thread-safe."""
 
     def __init__(self, rows_R1: NDArray[np.bool_], *, items: int) -> None:
-        """Take the rows that may be shown, [0] being False; the first `items` of them are the index's."""
+        """Take a mask of the eligible rows, where [0] is False; the index covers the first `items` rows."""
         self.rows_R1 = rows_R1
         self.items = items
         self.count = int(np.count_nonzero(rows_R1))
         self.indexed_count = int(np.count_nonzero(rows_R1[: items + 1]))
-        self._spare: list[_Mask] = []
-
-    @property
-    def all_indexed(self) -> bool:
-        """Whether every item of the index may be shown."""
-        return self.indexed_count == self.items
+        self.all_indexed = self.indexed_count == items
+        """Whether every item of the index is eligible."""
+        self._idle_masks: list[_Mask] = []
 
     @cached_property
     def selector(self) -> faiss.IDSelectorBitmap:
-        """Those of rows 1..N, for FAISS; a row's id there is row - 1."""
+        """The eligible rows of 1..N for FAISS, where a row's id is row - 1."""
         return faiss.IDSelectorBitmap(self._bits())
 
     def selecting(self, hidden_rows: Set[int]) -> AbstractContextManager[faiss.IDSelectorBitmap | None]:
-        """Give the selector of the rows that are not hidden, None for all, to be used inside the block alone."""
-        return self._lent(hidden_rows) if hidden_rows else self._unlent
+        """Provide a selector of the eligible rows that are not hidden, valid inside the block; None selects all."""
+        return self._masking(hidden_rows) if hidden_rows else self._shared_selector
 
     @cached_property
-    def _unlent(self) -> nullcontext[faiss.IDSelectorBitmap | None]:
+    def _shared_selector(self) -> nullcontext[faiss.IDSelectorBitmap | None]:
         return nullcontext(None if self.all_indexed else self.selector)
 
     @contextmanager
-    def _lent(self, hidden_rows: Set[int]) -> Iterator[faiss.IDSelectorBitmap]:
-        """Lend a selector, of which the bits of hidden rows are put out and then lit again.
+    def _masking(self, hidden_rows: Set[int]) -> Iterator[faiss.IDSelectorBitmap]:
+        """Provide a selector from the pool of idle ones, with the bits of the hidden rows cleared inside the block.
 
-        That costs nothing beside the test of a second selector for every vector of a search.
+        That costs next to nothing, whereas a second selector would be tested for every vector of a search.
         """
         try:
-            mask = self._spare.pop()
+            mask = self._idle_masks.pop()
         except IndexError:
             mask = _Mask(self._bits())
-        changed = mask.put_out(hidden_rows, self.items)
+        cleared = mask.clear(hidden_rows, self.items)
         yield mask.selector
-        mask.restore(changed)
-        self._spare.append(mask)
+        mask.restore(cleared)
+        self._idle_masks.append(mask)
 
     @cached_property
     def selected(self) -> NDArray[np.int64]:
-        """The rows that may be shown, in order."""
+        """The eligible rows, ascending."""
         return np.flatnonzero(self.rows_R1)
 
     def _bits(self) -> NDArray[np.uint8]:
@@ -66,14 +63,14 @@ class Eligible:
 
 
 class _Mask:
-    """A selector whose bits one search at a time may change."""
+    """A selector whose bits one search at a time may clear."""
 
     def __init__(self, bits: NDArray[np.uint8]) -> None:
         self._bits = bits.data
         self.selector = faiss.IDSelectorBitmap(bits)
 
-    def put_out(self, rows: Set[int], items: int) -> list[tuple[int, int]]:
-        """Put out the bits of rows up to `items` and return what `restore` needs: places and the bytes there."""
+    def clear(self, rows: Set[int], items: int) -> list[tuple[int, int]]:
+        """Clear the bits of rows up to `items`; return the place and former value of each byte, for `restore`."""
         bits, changed = self._bits, []
         for row in rows:
             if row <= items:
@@ -83,6 +80,6 @@ class _Mask:
         return changed
 
     def restore(self, changed: list[tuple[int, int]]) -> None:
-        """Undo the last `put_out`."""
+        """Undo the last `clear`."""
         for place, byte in reversed(changed):
             self._bits[place] = byte

@@ -1,9 +1,9 @@
-"""Which items to show: a small tree of conditions on their attributes.
+"""Filters: a small tree of conditions on item attributes.
 
 {"and": [{"attribute": "price", "range": {"max": 20}}, {"not": {"attribute": "brand", "in": ["Acme", "Apex"]}}]}
 
-An item meets no comparison with an attribute that it lacks or has with a value of another kind than the schema's, so
-`not` of that comparison lets it through. Dimension key: R items of a table, V values of an attribute.
+A comparison is false for an item that lacks the attribute or whose value is not of the schema's kind; `not` of that
+comparison is then true. Dimension key: R items of a table, V values of an attribute.
 """
 
 import operator
@@ -31,10 +31,11 @@ from onward.bundle.files.attributes import Column, Kind, Schema, Table, comparab
 
 MAX_DEPTH = 8
 MAX_NODES = 100
+"""Conditions in a filter, at all levels of nesting."""
 MAX_BRANCHES = 20
 MAX_VALUES = 100
 MAX_TEXT = 1_000
-MAX_NAMES_TOLD = 20
+MAX_NAMES_LISTED = 20
 
 _KINDS: dict[Kind, str] = {
     "number": "a number",
@@ -42,7 +43,7 @@ _KINDS: dict[Kind, str] = {
     "strings": "a list of strings",
     "boolean": "true or false",
     "date": "a date",
-    "mixed": "of several kinds",
+    "mixed": "of mixed kinds",
 }
 _OPERANDS: dict[Kind, str] = {**_KINDS, "strings": "a string", "date": "a date or time by RFC 3339"}
 _ORDERED: tuple[Kind, ...] = ("number", "date")
@@ -55,13 +56,13 @@ _BOUNDS: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 def _described_as(expected: str) -> WrapValidator:
-    """One message for whatever is wrong with a value of several possible types."""
+    """Replace pydantic's errors, one for each type of a union, by a single message."""
 
     def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
         try:
             return handler(value)
         except ValidationError as error:
-            raise PydanticCustomError("filter_value", "a value here is {expected}", {"expected": expected}) from error
+            raise PydanticCustomError("filter_value", "expected {expected}", {"expected": expected}) from error
 
     return WrapValidator(validate)
 
@@ -82,13 +83,13 @@ Bound = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class FilterFault:
-    """Something that a filter asks and a catalog cannot answer: where in the tree, and why."""
+    """A condition that a catalog cannot evaluate: its path in the filter, and the reason."""
 
     path: tuple[str | int, ...]
     message: str
 
     def within(self, *path: str | int) -> "FilterFault":
-        """The same fault, seen from further up in the tree."""
+        """Return the same fault with a path from further up in the tree."""
         return FilterFault((*path, *self.path), self.message)
 
 
@@ -96,11 +97,13 @@ _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=Fal
 
 
 class _Node(BaseModel):
+    """Base of all conditions, which are the nodes of the tree."""
+
     model_config = _STRICT
 
 
 def _parsed(value: Any, handler: Callable[[Any], Any]) -> Any:
-    """Read a condition as the one kind of condition that its names tell, so that faults speak of that alone."""
+    """Validate a condition as the class that its keys determine, so that errors mention no other class."""
     if isinstance(value, _Node):
         return value
     for name, condition in _CONDITIONS.items():
@@ -116,85 +119,85 @@ _Branches = Annotated[list[Condition], Field(min_length=1, max_length=MAX_BRANCH
 
 
 class And(_Node):
-    """All of these."""
+    """True if all conditions are."""
 
     and_: Annotated[_Branches, Field(alias="and")]
 
     def mask(self, columns: Table) -> NDArray[np.bool_]:
-        """mask_R: the items that meet every condition."""
+        """Return mask_R: the items that meet every condition."""
         mask_R: NDArray[np.bool_] = np.logical_and.reduce([condition.mask(columns) for condition in self.and_])
         return mask_R
 
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
-        """Tell what a catalog of this schema cannot answer."""
+        """Yield the conditions that a catalog of this schema cannot evaluate."""
         for place, condition in enumerate(self.and_):
             yield from (fault.within("and", place) for fault in condition.faults(schema))
 
 
 class Or(_Node):
-    """At least one of these."""
+    """True if at least one condition is."""
 
     or_: Annotated[_Branches, Field(alias="or")]
 
     def mask(self, columns: Table) -> NDArray[np.bool_]:
-        """mask_R: the items that meet a condition."""
+        """Return mask_R: the items that meet at least one condition."""
         mask_R: NDArray[np.bool_] = np.logical_or.reduce([condition.mask(columns) for condition in self.or_])
         return mask_R
 
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
-        """Tell what a catalog of this schema cannot answer."""
+        """Yield the conditions that a catalog of this schema cannot evaluate."""
         for place, condition in enumerate(self.or_):
             yield from (fault.within("or", place) for fault in condition.faults(schema))
 
 
 class Not(_Node):
-    """Whatever this does not let through."""
+    """True if the condition is false."""
 
     not_: Annotated[Condition, Field(alias="not")]
 
     def mask(self, columns: Table) -> NDArray[np.bool_]:
-        """mask_R: the items that do not meet the condition."""
+        """Return mask_R: the items that do not meet the condition."""
         return ~self.not_.mask(columns)
 
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
-        """Tell what a catalog of this schema cannot answer."""
+        """Yield the conditions that a catalog of this schema cannot evaluate."""
         return (fault.within("not") for fault in self.not_.faults(schema))
 
 
 class Equals(_Node):
-    """The attribute is this value, or a list that holds it."""
+    """True if the attribute is this value, or a list that contains it."""
 
     attribute: AttributeName
     equals: Value
 
     def mask(self, columns: Table) -> NDArray[np.bool_]:
-        """mask_R: the items with the value."""
-        return _with_one_of(columns[self.attribute], [self.equals])
+        """Return mask_R: the items with the value."""
+        return _rows_with_any(columns[self.attribute], [self.equals])
 
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
-        """Tell what a catalog of this schema cannot answer."""
+        """Yield the conditions that a catalog of this schema cannot evaluate."""
         return _value_faults(schema, self.attribute, {("equals",): self.equals})
 
 
 class In(_Node):
-    """The attribute is one of these values, or a list that holds one."""
+    """True if the attribute is one of these values, or a list that contains one."""
 
     attribute: AttributeName
     in_: Annotated[list[Value], Field(alias="in", min_length=1, max_length=MAX_VALUES)]
 
     def mask(self, columns: Table) -> NDArray[np.bool_]:
-        """mask_R: the items with one of the values."""
-        return _with_one_of(columns[self.attribute], self.in_)
+        """Return mask_R: the items with one of the values."""
+        return _rows_with_any(columns[self.attribute], self.in_)
 
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
-        """Tell what a catalog of this schema cannot answer."""
+        """Yield the conditions that a catalog of this schema cannot evaluate."""
         return _value_faults(schema, self.attribute, {("in", place): value for place, value in enumerate(self.in_)})
 
 
 class Bounds(TypedDict, total=False):
-    """Numbers, or dates."""
+    """Bounds of a range: numbers, or dates."""
 
-    __pydantic_config__ = _STRICT  # type: ignore[misc]  # pydantic's way to configure what is no model
+    __pydantic_config__ = _STRICT  # type: ignore[misc]  # how pydantic configures a TypedDict
 
     min: Annotated[Bound, Field(description="Not less than this.")]
     max: Annotated[Bound, Field(description="Not more than this.")]
@@ -202,29 +205,29 @@ class Bounds(TypedDict, total=False):
     below: Annotated[Bound, Field(description="Less than this.")]
 
 
-def _bounded(bounds: Bounds) -> Bounds:
+def _not_empty(bounds: Bounds) -> Bounds:
     if not bounds:
         raise PydanticCustomError("filter_range", "a range has at least one of min, max, above and below")
     return bounds
 
 
 class InRange(_Node):
-    """The attribute, a number or a date, lies within these bounds."""
+    """True if the attribute, a number or a date, lies within the bounds."""
 
     attribute: AttributeName
-    range: Annotated[Bounds, AfterValidator(_bounded), Field(json_schema_extra={"minProperties": 1})]
+    range: Annotated[Bounds, AfterValidator(_not_empty), Field(json_schema_extra={"minProperties": 1})]
 
     def mask(self, columns: Table) -> NDArray[np.bool_]:
-        """mask_R: the items within all the bounds."""
+        """Return mask_R: the items within all bounds."""
         column = columns[self.attribute]
-        hit_V = np.full(len(column.values_V), column.kind in _ORDERED)
+        inside_V = np.full(len(column.values_V), column.kind in _ORDERED)
         for name, bound in self.range.items():
             number = comparable(column.kind, bound)
-            hit_V &= number is not None and _BOUNDS[name](column.values_V, number)
-        return column.rows_where(hit_V)
+            inside_V &= number is not None and _BOUNDS[name](column.values_V, number)
+        return column.rows_where(inside_V)
 
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
-        """Tell what a catalog of this schema cannot answer."""
+        """Yield the conditions that a catalog of this schema cannot evaluate."""
         kind = schema.get(self.attribute)
         if kind is None or kind in _ORDERED:
             yield from _value_faults(
@@ -235,18 +238,18 @@ class InRange(_Node):
 
 
 class Exists(_Node):
-    """The item has the attribute, or has it not."""
+    """True if the item has the attribute (`exists` true) or lacks it (false)."""
 
     attribute: AttributeName
     exists: bool
 
     def mask(self, columns: Table) -> NDArray[np.bool_]:
-        """mask_R: the items that have the attribute, or those that do not."""
+        """Return mask_R: the items that have the attribute, or those that do not."""
         present_R = columns[self.attribute].present_R
         return present_R if self.exists else ~present_R
 
     def faults(self, schema: Schema) -> Iterator[FilterFault]:
-        """Tell what a catalog of this schema cannot answer."""
+        """Yield the conditions that a catalog of this schema cannot evaluate."""
         return _value_faults(schema, self.attribute, {})
 
 
@@ -287,29 +290,29 @@ class Filter(RootModel[Condition]):
     @model_validator(mode="before")
     @classmethod
     def _small_enough(cls, value: Any) -> Any:
-        """Look at the size before anything else does, one level of the tree after the other."""
+        """Check the size level by level before any recursive validation."""
         level, nodes, depth = [value], 1, 1
         while level := [branch for condition in level for branch in _branches(condition)]:
             nodes, depth = nodes + len(level), depth + 1
             if nodes > MAX_NODES or depth > MAX_DEPTH:
                 raise PydanticCustomError(
                     "filter_too_large",
-                    "a filter has at most {nodes} conditions, at most {depth} within each other",
+                    "a filter has at most {nodes} conditions, nested at most {depth} deep",
                     {"nodes": MAX_NODES, "depth": MAX_DEPTH},
                 )
         return value
 
     def mask(self, columns: Table) -> NDArray[np.bool_]:
-        """mask_R: the items that the filter lets through."""
+        """Return mask_R: the items that pass the filter."""
         return self.root.mask(columns)
 
     def check(self, schema: Schema) -> list[FilterFault]:
-        """Tell what a catalog of this schema cannot answer, in order; nothing of it repeats the caller's values."""
+        """Return the conditions that a catalog of this schema cannot evaluate; the messages never repeat values."""
         return list(self.root.faults(schema))
 
     @cached_property
     def key(self) -> str:
-        """A text that another filter has only where it is the same, 1 and true being different."""
+        """The filter as JSON text, which identifies it; 1 and true differ."""
         return self.model_dump_json()
 
     def __eq__(self, other: object) -> bool:
@@ -320,14 +323,14 @@ class Filter(RootModel[Condition]):
 
 
 def _branches(value: Any) -> Sequence[Any]:
-    """The conditions directly within what may be a condition."""
+    """Return the conditions directly inside a value that has not been validated yet."""
     if not isinstance(value, dict):
         return ()
-    several = [branch for name in ("and", "or") if isinstance(value.get(name), list) for branch in value[name]]
-    return [*several, value["not"]] if "not" in value else several
+    branches = [branch for name in ("and", "or") if isinstance(value.get(name), list) for branch in value[name]]
+    return [*branches, value["not"]] if "not" in value else branches
 
 
-def _with_one_of(column: Column, values: Sequence[bool | float | str]) -> NDArray[np.bool_]:
+def _rows_with_any(column: Column, values: Sequence[bool | float | str]) -> NDArray[np.bool_]:
     numbers = [number for value in values if (number := comparable(column.kind, value)) is not None]
     return column.rows_where(np.isin(column.values_V, np.array(numbers, dtype=column.values_V.dtype)))
 
@@ -345,12 +348,12 @@ def _value_faults(
 
 
 def _advice(kind: Kind) -> str:
-    return "only exists can ask for it" if kind == "mixed" else f"compare it with {_OPERANDS[kind]}"
+    return "only exists can test it" if kind == "mixed" else f"compare it with {_OPERANDS[kind]}"
 
 
 def _unknown_attribute(schema: Schema) -> str:
     if not schema:
         return "the catalog's items have no attributes"
-    told = ", ".join(sorted(schema)[:MAX_NAMES_TOLD])
-    more = len(schema) - MAX_NAMES_TOLD
-    return f"no item of the catalog has this attribute; there are {told}" + (f" and {more} more" if more > 0 else "")
+    names = ", ".join(sorted(schema)[:MAX_NAMES_LISTED])
+    more = len(schema) - MAX_NAMES_LISTED
+    return f"no item of the catalog has this attribute; there are {names}" + (f" and {more} more" if more > 0 else "")

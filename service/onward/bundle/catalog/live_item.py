@@ -1,4 +1,4 @@
-"""What is stored of an item that changed while the service runs, and the file of such changes for a rebuild."""
+"""The change of an item in the live catalog, and the JSON Lines file of such changes that a rebuild reads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,36 +15,39 @@ from onward.bundle.validation import message_of
 
 
 class LiveItem(BaseModel):
-    """An item's difference to its bundle; of one that the bundle does not have, all that is known."""
+    """How an item differs from its bundle; for a new item, all that is known about it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     attributes: Mapping[str, Any] = {}
-    """None removes one."""
+    """Attributes that differ; None removes one."""
     available: bool | None = None
+    """None keeps the bundle's availability."""
     similar_to: tuple[str, ...] = ()
+    """Ids of the items that a new item is said to be similar to."""
     seen_with: Mapping[str, float] = {}
+    """Ids of items that live sessions contain together with a new item, and the weight of these co-occurrences."""
     deleted: bool = False
 
     @classmethod
     def of(cls, stored: Any) -> Self:
-        """Read what `stored` wrote; no difference where that is none of ours."""
+        """Parse the output of `stored`; anything that does not parse counts as no difference."""
         try:
             return cls.model_validate(stored or {})
         except ValidationError:
             return cls()
 
     def stored(self) -> dict[str, Any]:
-        """Write it as JSON."""
+        """Return the change as JSON values, without defaults."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def as_cold(self) -> ColdItem:
-        """Return what a vector can be made from."""
-        known = {name: value for name, value in self.attributes.items() if value is not None}
-        return ColdItem(known, self.similar_to, self.seen_with)
+        """Return the evidence that a vector can be computed from."""
+        attributes = {name: value for name, value in self.attributes.items() if value is not None}
+        return ColdItem(attributes, self.similar_to, self.seen_with)
 
     def change(self, item_id: str, sequence: int, vector_D: NDArray[float32] | None) -> ItemChange:
-        """Return it as a bundle takes it, with the vector of a new item."""
+        """Return the change in the form that `Bundle.with_changes` takes, with the vector of a new item."""
         return ItemChange(
             item_id=item_id,
             sequence=sequence,
@@ -56,7 +59,7 @@ class LiveItem(BaseModel):
 
 
 class StoredChange(LiveItem):
-    """A line of a file of changes."""
+    """One line of a file of changes."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -65,21 +68,21 @@ class StoredChange(LiveItem):
 
 
 def change_line(item_id: str, sequence: int, item: LiveItem) -> str:
-    """Write a line of a file of changes, without its end."""
+    """Return one line of a file of changes, without the newline."""
     change = StoredChange.model_validate({"item_id": item_id, "sequence": sequence, **item.stored()}, strict=False)
     return change.model_dump_json(exclude_defaults=True)
 
 
 def read_changes(path: Path) -> list[StoredChange]:
-    """Read a file of changes. Raises ValueError, which names the file, the line and what is wrong with it."""
+    """Read a file of changes. Raises ValueError with the file, the line and the fault."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no readable UTF-8 text") from error
-    return [_change(path, number, line) for number, line in enumerate(lines, start=1)]
+    return [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def _change(path: Path, number: int, line: str) -> StoredChange:
+def _parse_line(path: Path, number: int, line: str) -> StoredChange:
     try:
         change = StoredChange.model_validate_json(line)
     except ValidationError as error:

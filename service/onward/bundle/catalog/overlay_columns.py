@@ -1,6 +1,7 @@
-"""Columns of the few items that differ from a bundle's files. N items of the files, C of those that differ, V values.
+"""Attribute columns of the few items that changed since the export, computed from the files' columns and the changes.
 
-What a change leaves as it was is taken from the columns of the files, so that no item is read again.
+Values that a change leaves alone are copied from the files' columns, so that no item is read again.
+Dimension key: N items of the files, C changed items, V values.
 """
 
 from collections.abc import Mapping
@@ -8,34 +9,34 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.bundle.files.attributes import Column, Columns, GrowingColumn, Schema
+from onward.bundle.files.attributes import Column, ColumnBuilder, Columns, Schema
 from onward.bundle.files.changes import ItemChange
 
 
 class OverlayColumns:
-    """The attributes of the items that differ, by their place among these. Several threads may use it at once."""
+    """The attributes of C changed items, numbered by their place in `rows_C`. Thread-safe; computed on first use."""
 
     def __init__(self, stored: Columns, schema: Schema, changes: Mapping[int, ItemChange]) -> None:
-        """Take the files' columns, the schema with the changes and, by row, the change of each item that differs.
+        """Take the files' columns, the schema after the changes, and the change of each changed row.
 
-        A row behind those of the files is one of which they say nothing.
+        A row behind those of the files is a new item.
         """
         self.rows_C: NDArray[np.int64] = np.fromiter(changes, np.int64, len(changes))
         self._stored = stored
         self._schema = schema
         self._patches = [change.patch for change in changes.values()]
-        self._made: dict[str, Column] = {}
+        self._columns: dict[str, Column] = {}
 
     def __getitem__(self, name: str) -> Column:
-        """The column of an attribute; two threads may both make it."""
-        if name not in self._made:
+        """Return the column of an attribute; two threads may both compute it."""
+        if name not in self._columns:
             patched_C = np.array([name in patch for patch in self._patches], dtype=np.bool_)
-            self._made[name] = self._joined(name, patched_C)
-        return self._made[name]
+            self._columns[name] = self._merged(name, patched_C)
+        return self._columns[name]
 
-    def _joined(self, name: str, patched_C: NDArray[np.bool_]) -> Column:
-        """The files' values of the items where they count still, and behind them those of the changes."""
-        new = self._new(name, np.flatnonzero(patched_C))
+    def _merged(self, name: str, patched_C: NDArray[np.bool_]) -> Column:
+        """Concatenate the files' values of the items whose change does not set the attribute, and the changed ones."""
+        new = self._changed(name, np.flatnonzero(patched_C))
         if name not in self._stored.schema:
             return new
         old = self._stored[name]
@@ -53,8 +54,8 @@ class OverlayColumns:
             np.concatenate([places_V[kept_V], new.rows_V]),
         )
 
-    def _new(self, name: str, patched: NDArray[np.int64]) -> Column:
-        column = GrowingColumn(self._schema.get(name, "mixed"))
+    def _changed(self, name: str, patched: NDArray[np.int64]) -> Column:
+        builder = ColumnBuilder(self._schema.get(name, "mixed"))
         for place in patched.tolist():
-            column.add(place, self._patches[place][name])
-        return column.grown(len(self._patches))
+            builder.add(place, self._patches[place][name])
+        return builder.build(len(self._patches))

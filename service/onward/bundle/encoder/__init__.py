@@ -1,1 +1,1 @@
-"""From a session's item rows to its interests."""
+"""From the item rows of a session to its interests: the ONNX program, and a compiled kernel that replaces it."""

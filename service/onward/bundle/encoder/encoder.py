@@ -1,4 +1,4 @@
-"""Item rows -> interests, by the exported program or by a compiled kernel that gives the same."""
+"""Encode item rows as interests, by the exported ONNX program or by a compiled kernel that computes the same."""
 
 import os
 from collections.abc import Sequence
@@ -11,30 +11,35 @@ from numpy.typing import NDArray
 from onward.bundle.encoder.kernel import Kernel
 from onward.bundle.files.manifest import BundleError, KernelInfo
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels report to their maker unless this is set by now
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels send usage data unless this is set before the import
 
-import onnxruntime  # it reads the variable as it is imported
+import onnxruntime  # reads the variable on import
 
 ITEMS, USERS, INTERESTS = "items_BL", "users_B", "interests_BKD"
-MIN_LENGTH = 2  # the shortest input a session-graph program is exported for; a shorter session gets one more padding
-BATCH = 16  # sessions encoded at once: of more the padding costs more than it saves
-PARITY = 1e-5  # of the largest number compared: by how much a kernel may differ from the program
+MIN_LENGTH = 2
+"""The shortest input that a session-graph program is exported for; a session of one item is padded."""
+BATCH = 16
+"""Sessions encoded at once: in larger batches the padding costs more than batching saves."""
+KERNEL_TOLERANCE = 1e-5
+"""How much a kernel may differ from the program, relative to the largest number compared."""
 
 
 class KernelUnavailable(Exception):
-    """Why the program goes on encoding."""
+    """The compiled kernel cannot be used, so the ONNX program encodes; the message is the reason."""
 
 
 class Encoder:
     """An ONNX program from items_BL (int64 rows, oldest first, left-padded with 0) to interests_BKD (float32).
 
-    One that knows users takes users_B beside them: int64 rows, 0 for an unknown user.
+    A program that knows users also takes users_B: int64 rows, 0 for an unknown user.
 
-    Safe to use from several threads at once; each call runs in the thread that makes it. Where the bundle holds the
-    arrays of a compiled kernel, `accelerate` lets that encode from then on.
+    Thread-safe; each call runs in the thread that makes it. If the bundle has the arrays of a compiled kernel,
+    `accelerate` makes the kernel encode from then on.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, *, max_length: int) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, *, items: int, max_length: int) -> None:
+        self.items = items
+        """The last row that the program knows."""
         self._session = session
         self._takes_users = len(session.get_inputs()) > 1
         self._max_length = max_length
@@ -42,20 +47,22 @@ class Encoder:
 
     @property
     def engine(self) -> Literal["onnx", "kernel"]:
-        """What encodes."""
+        """Whether the ONNX program or the compiled kernel encodes."""
         return "onnx" if self._kernel is None else "kernel"
 
     @classmethod
     def load(
         cls, path: Path, *, items: int, dimension: int, interests: int, max_length: int, users: int = 0
     ) -> "Encoder":
-        """Load and try the program on the first and the last of `items` rows, and the last of `users`.
+        """Load the program and test it on the first and the last of `items` rows, and on the last of `users`.
 
-        Raises BundleError where it can't be loaded or does not give finite (1, interests, dimension) numbers.
+        Raises BundleError if it cannot be loaded or does not return finite numbers of shape (interests, dimension).
         """
         try:
             encoder = cls(
-                onnxruntime.InferenceSession(path, _options(), ["CPUExecutionProvider"]), max_length=max_length
+                onnxruntime.InferenceSession(path, _options(), ["CPUExecutionProvider"]),
+                items=items,
+                max_length=max_length,
             )
             encoder._check_signature(path.name, takes_users=users > 0)
             trials = [encoder.encode([1, items] * max_length)]
@@ -63,7 +70,7 @@ class Encoder:
                 trials += [encoder.encode([1, items] * max_length, users), encoder.encode([], users)]
         except BundleError:
             raise
-        except Exception as error:  # onnxruntime raises classes of its own, without a common base, for each fault
+        except Exception as error:  # the classes that onnxruntime raises have no common base
             raise BundleError(f"{path.name}: {_first_line(error)}") from error
         for trial_KD in trials:
             if trial_KD.shape != (interests, dimension) or not np.isfinite(trial_KD).all():
@@ -71,44 +78,44 @@ class Encoder:
         return encoder
 
     def encode(self, rows: Sequence[int], user_row: int = 0) -> NDArray[np.float32]:
-        """Return interests_KD of a session: its rows, oldest first, of which the last `max_length` count.
+        """Return interests_KD of a session, given its item rows, oldest first; only the last `max_length` are read.
 
-        Where the program knows users, the session is that of the user in `user_row`, 0 for an unknown one.
+        If the program knows users, `user_row` is the session's user, 0 for an unknown one.
         Raises ValueError for an empty session of an unknown user.
         """
         if not rows and not user_row:
             raise ValueError("an empty session of an unknown user has no interests")
         kernel = self._kernel
-        encoded = self._run([rows], [user_row]) if kernel is None else kernel.encode([rows[-self._max_length :]])
-        interests_KD: NDArray[np.float32] = encoded[0]
+        interests_1KD = self._run([rows], [user_row]) if kernel is None else kernel.encode([rows[-self._max_length :]])
+        interests_KD: NDArray[np.float32] = interests_1KD[0]
         return interests_KD
 
     def encode_all(self, sessions: Sequence[Sequence[int]], user_rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return interests_BKD of B sessions, each as `encode` has it but for rounding, those of one length together.
+        """Return interests_BKD of B sessions, equal to those of `encode` but for rounding.
 
-        By the program it is about three times as fast as one by one. Raises ValueError for an empty session of an
-        unknown user.
+        Batches of sessions of similar length make the program about three times as fast as one session at a time.
+        Raises ValueError for an empty session of an unknown user.
         """
         if not all(rows or user_row for rows, user_row in zip(sessions, user_rows, strict=True)):
             raise ValueError("an empty session of an unknown user has no interests")
         if self._kernel is not None:
             return self._kernel.encode([rows[-self._max_length :] for rows in sessions])
         by_length = sorted(range(len(sessions)), key=lambda number: len(sessions[number]))
-        parts = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)]
-        encoded = [self._run([sessions[n] for n in part], [user_rows[n] for n in part]) for part in parts]
+        batches = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)]
+        encoded = [self._run([sessions[n] for n in batch], [user_rows[n] for n in batch]) for batch in batches]
         interests_BKD: NDArray[np.float32] = np.concatenate(encoded)[np.argsort(by_length)]
         return interests_BKD
 
     def accelerate(self, folder: Path, info: KernelInfo, *, items: int, sessions: Sequence[Sequence[int]]) -> None:
-        """Let the bundle's kernel encode from now on.
+        """Compile or load the bundle's kernel, check it against the program, and encode with it from now on.
 
         Args:
-            folder: of the bundle.
-            info: its manifest's.
-            items: the last row that the encoder takes.
-            sessions: rows of real ones, for which the kernel must give the interests that the program gives.
+            folder: the bundle's folder.
+            info: the kernel's entry in the manifest.
+            items: the last row that the encoder knows.
+            sessions: item rows of sessions for which kernel and program must return the same interests.
 
-        Raises KernelUnavailable where it can't, or where it gives others; the program goes on encoding.
+        Raises KernelUnavailable if the kernel cannot be loaded or differs; the program then keeps encoding.
         """
         try:
             kernel = Kernel.load(folder, info, items=items, max_length=self._max_length)
@@ -116,12 +123,12 @@ class Encoder:
             raise KernelUnavailable("numba is not installed") from error
         except BundleError as error:
             raise KernelUnavailable(str(error)) from error
-        except Exception as error:  # numba and LLVM raise classes of their own, without a common base, for each fault
+        except Exception as error:  # the classes that numba and LLVM raise have no common base
             raise KernelUnavailable(f"it does not compile: {_first_line(error)}") from error
         for rows in sessions:
             expected_KD = self._run([rows], [0])[0]
             difference = np.abs(kernel.encode([rows[-self._max_length :]])[0] - expected_KD).max()
-            if not difference <= PARITY * max(1.0, np.abs(expected_KD).max()):
+            if not difference <= KERNEL_TOLERANCE * max(1.0, np.abs(expected_KD).max()):
                 raise KernelUnavailable(f"it differs from the program by {difference:.1e} on a probe")
         self._kernel = kernel
 
@@ -130,10 +137,10 @@ class Encoder:
         items_BL = np.zeros((len(recent), max(MIN_LENGTH, *map(len, recent))), dtype=np.int64)
         for session, rows in enumerate(recent):
             items_BL[session, items_BL.shape[1] - len(rows) :] = rows
-        given = {ITEMS: items_BL}
+        inputs = {ITEMS: items_BL}
         if self._takes_users:
-            given[USERS] = np.array(user_rows, dtype=np.int64)
-        interests_BKD: NDArray[np.float32] = self._session.run([INTERESTS], given)[0]
+            inputs[USERS] = np.array(user_rows, dtype=np.int64)
+        interests_BKD: NDArray[np.float32] = self._session.run([INTERESTS], inputs)[0]
         return interests_BKD
 
     def _check_signature(self, name: str, *, takes_users: bool) -> None:
@@ -148,10 +155,10 @@ class Encoder:
 def _options() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_mem_reuse = False  # one operation's buffer for another: 2 to 4 % of a run, for a few kilobytes
+    options.enable_mem_reuse = False  # reusing buffers between operations saves a few kilobytes for 2 to 4 % of a run
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 4  # faults come as exceptions; the library's own lines are no part of our log
+    options.log_severity_level = 4  # fatal only: errors are raised as exceptions, and its log lines are not ours
     return options
 
 

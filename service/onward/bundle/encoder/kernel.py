@@ -1,6 +1,6 @@
-"""An encoder that runs as machine code of its own: the interests of the encoder program in a fraction of its time.
+"""A compiled encoder: computes the interests of the ONNX program in a fraction of its time.
 
-Dimension key: B sessions, A items of all of them, N rows (row 0 pads), D embedding of a part, T numbers of a table's
+Dimension key: B sessions, A items of all of them, N rows (row 0 pads), D embedding of one encoder, T numbers of a table
 row.
 """
 
@@ -18,24 +18,27 @@ from onward.bundle.files.arrays import open_array
 from onward.bundle.files.manifest import TABLE, WEIGHTS, KernelInfo, KernelPart
 
 
-class _Part(NamedTuple):
+class _EncoderPart(NamedTuple):
+    """One encoder of an ensemble."""
+
     start: int
-    """The first of its columns in the table."""
+    """Its first column in the table."""
     size: int
+    """D"""
     weights: NDArray[np.float32]
-    """All that a session is encoded with once there are whole rows, as `srgnn_kernel.encode` takes it."""
+    """The `weights` argument of `srgnn_kernel.encode`."""
     scale: np.float32
-    """The length of an interest, 0 to leave it as it comes."""
+    """The length that an interest is scaled to, 0 to leave it as it is."""
     node: tuple[NDArray[np.float32], NDArray[np.float32]] | None
-    """A matrix and a bias that make the rest of a row of a vector; None where the table has whole rows."""
+    """Matrix and bias from an item's vector to the rest of its row; None if the table has full rows."""
 
 
 class Kernel:
-    """Encodes sessions by machine code; several threads may use it at once, and none holds up the others."""
+    """Encodes sessions by machine code. Thread-safe, and parallel: it releases the global interpreter lock."""
 
-    def __init__(self, table_NT: NDArray[np.float32], parts: Sequence[_Part]) -> None:
-        """Compile the kernel, or find it compiled. Raises ImportError where numba is not installed."""
-        from onward.bundle.encoder import srgnn_kernel  # it takes the optional numba, and a while
+    def __init__(self, table_NT: NDArray[np.float32], parts: Sequence[_EncoderPart]) -> None:
+        """Compile the kernel, or load it from the cache. Raises ImportError if numba is not installed."""
+        from onward.bundle.encoder import srgnn_kernel  # slow to import, and numba is optional
 
         self._run = srgnn_kernel.encode
         self._table_NT = table_NT
@@ -45,9 +48,9 @@ class Kernel:
 
     @classmethod
     def load(cls, folder: Path, info: KernelInfo, *, items: int, max_length: int) -> "Kernel":
-        """Map a bundle's table, which processes share, and its weights.
+        """Memory-map a bundle's table and weights, which the processes of a machine share.
 
-        Raises BundleError where they are not of their shapes, ImportError where numba is not installed.
+        Raises BundleError if their shapes are wrong, ImportError if numba is not installed.
         """
         width = sum((ROW if part.tabled else 1) * part.dimension for part in info.parts)
         table_NT = open_array(folder / TABLE, np.float32, (items + 1, width))
@@ -57,7 +60,7 @@ class Kernel:
         return cls(table_NT, list(_parts(info.parts, shapes, weights)))
 
     def encode(self, sessions: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Return interests_B1D of sessions of 1..max_length items. Raises IndexError for a row of no item."""
+        """Return interests_B1D of sessions of 1..max_length items. Raises IndexError for a row without an item."""
         items_A = np.fromiter(chain.from_iterable(sessions), np.int64)
         lengths_B = np.fromiter(map(len, sessions), np.int64, len(sessions))
         interests = np.empty((len(sessions), self._dimension), dtype=np.float32)
@@ -68,20 +71,22 @@ class Kernel:
         return interests[:, np.newaxis]
 
     def write(self, items_A: NDArray[np.int64], lengths_B: NDArray[np.int64], interests: NDArray[np.float32]) -> None:
-        """Write the interests of B sessions, whose items follow each other, into (B, D). Raises IndexError."""
+        """Write the interests of B sessions, whose items are concatenated, into an array (B, D). Raises IndexError."""
         first_column = 0
         for part in self._parts:
-            table, places_A, start = self._table_NT, items_A, part.start
+            table, table_rows_A, start = self._table_NT, items_A, part.start
             if part.node is not None:
-                table, places_A, start = self._whole_rows(part, *part.node, items_A), np.arange(len(items_A)), 0
+                table, table_rows_A, start = self._full_rows(part, *part.node, items_A), np.arange(len(items_A)), 0
             of_part = part.weights, part.size, part.scale
-            self._run(items_A, lengths_B, places_A, table, start, *of_part, self._last_item, interests, first_column)
+            self._run(
+                items_A, lengths_B, table_rows_A, table, start, *of_part, self._last_item, interests, first_column
+            )
             first_column += part.size
 
-    def _whole_rows(
-        self, part: _Part, matrix: NDArray[np.float32], bias: NDArray[np.float32], items_A: NDArray[np.int64]
+    def _full_rows(
+        self, part: _EncoderPart, matrix: NDArray[np.float32], bias: NDArray[np.float32], items_A: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """What a larger table would hold of these items, (A, 10 D)."""
+        """Compute the full table rows of items from their vectors, (A, 10 D)."""
         rows = np.empty((len(items_A), ROW * part.size), dtype=np.float32)
         rows[:, : part.size] = self._table_NT[items_A, part.start : part.start + part.size]
         np.matmul(rows[:, : part.size], matrix, out=rows[:, part.size :])
@@ -90,18 +95,21 @@ class Kernel:
         return rows
 
 
-def _parts(infos: Sequence[KernelPart], shapes: Sequence[SRGNNArrays], weights: NDArray[np.float32]) -> Iterator[_Part]:
-    start = done = 0
-    for info, of_part in zip(infos, shapes, strict=True):
+def _parts(
+    infos: Sequence[KernelPart], shapes: Sequence[SRGNNArrays], weights: NDArray[np.float32]
+) -> Iterator[_EncoderPart]:
+    """Split the weights file by encoder and array, and prepare the weights that the kernel takes."""
+    start = offset = 0
+    for info, part_shapes in zip(infos, shapes, strict=True):
         arrays = []
-        for shape in of_part:
+        for shape in part_shapes:
             size = 0 if shape is None else prod(shape)
-            arrays.append(None if shape is None else weights[done : done + size].reshape(shape))
-            done += size
-        read = SRGNNArrays(*arrays)
-        attended_places = read.places @ read.each
-        ready = np.concatenate([array.ravel() for array in (*read.of_sessions, attended_places)])
-        ready.flags.writeable = False
-        node = None if read.node is None else (read.node, read.node_bias)
-        yield _Part(start, info.dimension, ready, np.float32(info.scale or 0), node)
+            arrays.append(None if shape is None else weights[offset : offset + size].reshape(shape))
+            offset += size
+        stored = SRGNNArrays(*arrays)
+        attended_positions = stored.positions @ stored.each
+        flat = np.concatenate([array.ravel() for array in (*stored.of_sessions, attended_positions)])
+        flat.flags.writeable = False
+        node = None if stored.node is None else (stored.node, stored.node_bias)
+        yield _EncoderPart(start, info.dimension, flat, np.float32(info.scale or 0), node)
         start += (ROW if info.tabled else 1) * info.dimension

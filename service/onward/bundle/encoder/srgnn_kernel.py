@@ -1,10 +1,10 @@
-"""SR-GNN of one step as machine code for some sessions; to import it is to compile it, or to find it compiled.
+"""SR-GNN with one propagation step, compiled by numba. Importing this module compiles it, or loads compiled code.
 
 Dimension key: B sessions, A items of all of them, L items of one, M distinct ones, E edges between these, D embedding,
-T numbers of a table's row.
+T numbers of a table row.
 
-Source: Wu et al., "Session-based Recommendation with Graph Neural Networks", AAAI 2019; the table of what items are to
-each other: `onward.training.models.folded_srgnn`. What is here must be plain loops over numbers, which become vector
+Source: Wu et al., "Session-based Recommendation with Graph Neural Networks", AAAI 2019; the precomputed table of items:
+`onward.training.models.folded_srgnn`. The code consists of plain loops over numbers, which LLVM turns into vector
 instructions; tanh is a quotient of polynomials for the same reason.
 """
 
@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# A folder that the user names, else where an image was built with it, else where this user may write.
-_FOLDERS = ["UserProvidedCacheLocator", "onward.bundle.encoder.compiled_cache.CompiledCache"]
-_FOLDERS += ["InTreeCacheLocator", "UserWideCacheLocator"]
-os.environ.setdefault("NUMBA_CACHE_LOCATOR_CLASSES", ",".join(_FOLDERS))
+# Where numba looks for compiled code: a folder that the user names, code that was compiled when the image was built,
+# then folders that this user may write to.
+_CACHE_LOCATORS = ["UserProvidedCacheLocator", "onward.bundle.encoder.compiled_cache.CompiledCache"]
+_CACHE_LOCATORS += ["InTreeCacheLocator", "UserWideCacheLocator"]
+os.environ.setdefault("NUMBA_CACHE_LOCATOR_CLASSES", ",".join(_CACHE_LOCATORS))
 
-import numba  # noqa: E402  # it reads the variable as it is imported
+import numba  # noqa: E402  # reads the variable on import
 from numba import types  # noqa: E402
 
 _float = np.float32
 _ZERO, _HALF, _ONE = _float(0), _float(0.5), _float(1)
 _SMALLEST = _float(1e-24)
 
-# Minimax coefficients of tanh over +-_BOUND, where float32 reaches +-1: odd powers 13 to 1 over even powers 6 to 0.
-# Source: Eigen, `ptanh_float`; its error is a few units in the last place.
+# Minimax coefficients of tanh over +-_BOUND, where it rounds to +-1 in float32: odd powers 13 to 1 over even powers 6
+# to 0. Source: Eigen, `ptanh_float`; its error is a few units in the last place.
 _BOUND = _float(7.90531110763549805)
 _P13, _P11 = _float(-2.76076847742355e-16), _float(2.00018790482477e-13)
 _P9, _P7 = _float(-8.60467152213735e-11), _float(5.12229709037114e-08)
@@ -36,7 +37,7 @@ _Q6, _Q4 = _float(1.19825839466702e-06), _float(1.18534705686654e-04)
 _Q2, _Q0 = _float(2.26843463243900e-03), _float(4.89352518554385e-03)
 
 _OPTIONS: dict[str, Any] = {
-    "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # sums in any order; NaN and infinity stay what they are
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # sums in any order; NaN and infinity keep their meaning
     "error_model": "numpy",
     "nogil": True,
 }
@@ -46,7 +47,7 @@ _ROWS = types.Array(types.int64, 1, "C")
 _SIGNATURE = types.void(
     _ROWS,  # items_A
     _ROWS,  # lengths_B
-    _ROWS,  # places_A
+    _ROWS,  # table_rows_A
     _MATRIX,  # table
     types.int64,  # start
     _VECTOR,  # weights
@@ -84,7 +85,7 @@ sigmoid = numba.njit(**_OPTIONS)(_sigmoid)
 
 
 def _nodes(items_L: Any) -> Any:
-    """Where each distinct item stands first, (M,), and of every position the number of its item, (L,)."""
+    """Return the first position of each distinct item, (M,), and the node number of each position, (L,)."""
     length = len(items_L)
     first = np.empty(length, np.int64)
     node_L = np.empty(length, np.int64)
@@ -104,15 +105,15 @@ nodes = numba.njit(**_OPTIONS)(_nodes)
 
 
 def _edges(node_L: Any, count: int) -> Any:
-    """The steps from one node to the next, each once: (E,) from, (E,) to, and how many come into and leave each."""
-    taken = np.zeros((count, count), np.bool_)
+    """Return the distinct transitions between nodes: sources (E,), targets (E,), in-degrees and out-degrees (M,)."""
+    seen = np.zeros((count, count), np.bool_)
     source, target = np.empty(len(node_L), np.int64), np.empty(len(node_L), np.int64)
     into, out_of = np.zeros(count, np.float32), np.zeros(count, np.float32)
     edges = 0
     for place in range(len(node_L) - 1):
         before, after = node_L[place], node_L[place + 1]
-        if not taken[before, after]:
-            taken[before, after] = True
+        if not seen[before, after]:
+            seen[before, after] = True
             source[edges], target[edges] = before, after
             out_of[before] += _ONE
             into[after] += _ONE
@@ -123,8 +124,8 @@ def _edges(node_L: Any, count: int) -> Any:
 edges = numba.njit(**_OPTIONS)(_edges)
 
 
-def _step(first_M: Any, node_L: Any, places_L: Any, table: Any, start: int, cell_bias: Any, size: int) -> Any:
-    """The node states (M, D) after the propagation step, and rows of zeros up to a multiple of 4."""
+def _step(first_M: Any, node_L: Any, table_rows_L: Any, table: Any, start: int, cell_bias: Any, size: int) -> Any:
+    """Return the node states (M, D) after the propagation step, padded with zero rows to a multiple of 4."""
     source, target, into, out_of = edges(node_L, len(first_M))
     messages = np.empty((len(first_M), 3 * size), np.float32)
     for node in range(len(first_M)):
@@ -132,8 +133,8 @@ def _step(first_M: Any, node_L: Any, places_L: Any, table: Any, start: int, cell
             messages[node, k] = cell_bias[k]
     for edge in range(len(source)):
         before, after = source[edge], target[edge]
-        of_before = table[places_L[first_M[before]], start + size : start + 4 * size]
-        of_after = table[places_L[first_M[after]], start + 4 * size : start + 7 * size]
+        of_before = table[table_rows_L[first_M[before]], start + size : start + 4 * size]
+        of_after = table[table_rows_L[first_M[after]], start + 4 * size : start + 7 * size]
         into_share, out_share = _ONE / into[after], _ONE / out_of[before]
         to_after, to_before = messages[after], messages[before]
         for k in range(3 * size):
@@ -142,7 +143,7 @@ def _step(first_M: Any, node_L: Any, places_L: Any, table: Any, start: int, cell
             to_before[k] += out_share * of_after[k]
     states = np.zeros((len(first_M) + -len(first_M) % 4, size), np.float32)
     for node in range(len(first_M)):
-        row = table[places_L[first_M[node]], start : start + 10 * size]
+        row = table[table_rows_L[first_M[node]], start : start + 10 * size]
         message = messages[node]
         for k in range(size):
             reset = sigmoid(message[k] + row[7 * size + k])
@@ -156,7 +157,7 @@ step = numba.njit(**_OPTIONS)(_step)
 
 
 def _product(left: Any, right: Any) -> Any:
-    """left @ right, by blocks of four times four numbers of `left`, whose rows are a multiple of 4."""
+    """Return left @ right, in blocks of 4 x 4 numbers of `left`, whose number of rows is a multiple of 4."""
     rows, inner = left.shape
     columns = right.shape[1]
     result = np.zeros((rows, columns), np.float32)
@@ -207,7 +208,7 @@ add_product = numba.njit(**_OPTIONS)(_add_product)
 def _encode(
     items_A: NDArray[np.int64],
     lengths_B: NDArray[np.int64],
-    places_A: NDArray[np.int64],
+    table_rows_A: NDArray[np.int64],
     table: NDArray[np.float32],
     start: int,
     weights: NDArray[np.float32],
@@ -220,23 +221,24 @@ def _encode(
     """Write the interests of B sessions of 1..P items each into D columns of `interests`.
 
     Args:
-        items_A: rows of the catalog, session after session, oldest first.
-        lengths_B: how many items each session has.
-        places_A: where the rows of the table of these items stand.
-        table: rows of which this encoder reads 10 D numbers from column `start`; see `kernel_arrays.ROW`.
+        items_A: catalog rows of the items, session after session, oldest first.
+        lengths_B: number of items of each session.
+        table_rows_A: the table row of each item.
+        table: full rows; this encoder reads 10 D numbers of each from column `start`; see `kernel_arrays.ROW`.
         start: see `table`.
-        weights: `SRGNNArrays.of_sessions`, one after another, and the places (P, D) times `each`.
+        weights: the arrays of `SRGNNArrays.of_sessions`, flat, followed by `positions` (P, D) times `each`.
         size: D.
-        scale: the length of an interest, 0 to leave it as it comes.
+        scale: the length that an interest is scaled to, 0 to leave it as it is.
         last_item: the last row of the catalog.
-        interests: B rows, of which all D columns from `first_column` on are written.
+        interests: B rows; D columns from `first_column` on are written.
         first_column: see `interests`.
 
-    Raises IndexError for an item that is not one of 1..`last_item`.
+    Raises IndexError for an item outside 1..`last_item`.
     """
     for item in items_A:
         if item < 1 or item > last_item:
             raise IndexError("an item that is not one of the catalog")
+    # Split the flat weights into their arrays.
     area = size * size
     cell_bias, begin = weights[: 3 * size], 3 * size
     last, begin = weights[begin : begin + area].reshape((size, size)), begin + area
@@ -251,17 +253,19 @@ def _encode(
     begin = 0
     for session in range(len(lengths_B)):
         length = lengths_B[session]
-        items_L, places_L = items_A[begin : begin + length], places_A[begin : begin + length]
+        items_L, table_rows_L = items_A[begin : begin + length], table_rows_A[begin : begin + length]
         interest_D = interests[session, first_column : first_column + size]
         begin += length
+        # The node states, and the query of the attention: the last item.
         first_M, node_L = nodes(items_L)
-        states = step(first_M, node_L, places_L, table, start, cell_bias, size)
+        states = step(first_M, node_L, table_rows_L, table, start, cell_bias, size)
         attended = product(states, each)
-        last_D, asked_D = np.empty(size, np.float32), np.empty(size, np.float32)
+        last_D, query_D = np.empty(size, np.float32), np.empty(size, np.float32)
         for k in range(size):
             last_D[k] = states[node_L[length - 1], k] + positions[len(positions) - 1, k]
-            asked_D[k] = last_bias[k]
-        add_product(asked_D, last_D, last)
+            query_D[k] = last_bias[k]
+        add_product(query_D, last_D, last)
+        # Soft attention over the positions.
         global_D = np.zeros(size, np.float32)
         for place in range(length):
             node, position = node_L[place], len(positions) - length + place
@@ -269,9 +273,10 @@ def _encode(
             state_D, position_D = states[node], positions[position]
             share = _ZERO
             for k in range(size):
-                share += gate[k] * sigmoid(asked_D[k] + attended_D[k] + attended_position_D[k])
+                share += gate[k] * sigmoid(query_D[k] + attended_D[k] + attended_position_D[k])
             for k in range(size):
                 global_D[k] += share * (state_D[k] + position_D[k])
+        # The interest: a linear map of attention and last item, scaled if scores are cosines.
         for k in range(size):
             interest_D[k] = hybrid_bias[k]
         add_product(interest_D, global_D, hybrid[:size])
@@ -287,5 +292,5 @@ def _encode(
 
 try:
     encode = numba.njit(_SIGNATURE, cache=True, **_OPTIONS)(_encode)
-except (OSError, RuntimeError):  # there is no folder to keep it in
+except (OSError, RuntimeError):  # no writable cache folder
     encode = numba.njit(_SIGNATURE, **_OPTIONS)(_encode)

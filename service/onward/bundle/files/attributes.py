@@ -1,4 +1,4 @@
-"""What kind each attribute of the items is of, and its values in columns, which filters compare.
+"""The kinds of item attributes, and their values as columns, which filters compare.
 
 Dimension key: R items of a table, V values of an attribute.
 """
@@ -21,8 +21,8 @@ Kind = Literal["number", "string", "strings", "boolean", "date", "mixed"]
 Schema = Mapping[str, Kind]
 
 VALUE_TYPES: Mapping[Kind, type[np.generic]] = {"number": np.float64, "boolean": np.int8}
-"""Of a column's values; int64 for all other kinds."""
-DATES_KEPT = 4_096
+"""NumPy types of a column's values; int64 for all other kinds."""
+CACHED_DATES = 4_096
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -33,94 +33,97 @@ _DATE = re.compile(
 
 
 def infer_schema(items: Iterable[Mapping[str, Any]], known: Schema = MappingProxyType({})) -> dict[str, Kind]:
-    """Tell the kind of every attribute that the items have; `known` ones stay of their kind.
+    """Return the kind of every attribute of the items; attributes in `known` keep their kind.
 
-    None counts as absent. Texts that are all dates by RFC 3339, with or without a time, are dates; a time without an
-    offset is of UTC. Values of several kinds, and objects, are mixed.
+    None counts as absent. Strings that are all RFC 3339 dates, with or without a time, are dates; a time without an
+    offset is UTC. Attributes with values of more than one kind, or with objects, are mixed.
     """
-    found: dict[str, Kind] = {}
+    inferred: dict[str, Kind] = {}
     for attributes in items:
         for name, value in attributes.items():
-            if value is not None and name not in known and (kind := found.get(name)) != "mixed":
-                found[name] = _kind_of(value) if kind is None else _joined(kind, value)
-    return {**known, **found}
+            if value is not None and name not in known and (kind := inferred.get(name)) != "mixed":
+                inferred[name] = _kind_of(value) if kind is None else _common_kind(kind, value)
+    return {**known, **inferred}
 
 
 def fits(kind: Kind, value: Any) -> bool:
-    """Tell whether a value, which may be None, is of the kind."""
-    return value is None or _joined(kind, value) == kind
+    """Return whether a value is of the kind; None fits every kind."""
+    return value is None or _common_kind(kind, value) == kind
 
 
 def comparable(kind: Kind, value: Any) -> float | int | None:
-    """The number that a value compares by, of one text where the kind is strings; None where it is of another kind.
+    """Return the number that stands for a value in comparisons; None if the value is of another kind.
 
-    A number compares as a 64-bit float, a date as the microseconds from 1970 of its instant, a text by 64 bits of its
-    BLAKE2 digest: that a text is taken for one among a million others happens once in 10^13 times.
+    For the kind `strings` the value is one string of the list. A number is compared as a 64-bit float, a date as
+    microseconds since 1970, a string by 64 bits of its BLAKE2 digest: the probability that a string collides with one
+    of a million others is 10^-13.
     """
     return _COMPARABLE[kind](value)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What R items have of one attribute: value v, as `comparable` tells it, belongs to row rows_V[v].
+    """One attribute of R items: values_V[v], a number of `comparable`, belongs to row rows_V[v].
 
-    An item without the attribute, or with a value of another kind, has no value; a list has any number of them.
+    An item without the attribute, or with a value of another kind, has no value; a list has any number of values.
     """
 
     kind: Kind
     present_R: NDArray[np.bool_]
+    """Whether each item has the attribute, whatever the kind of its value."""
     values_V: NDArray[np.generic]
     rows_V: NDArray[np.int32]
 
-    def rows_where(self, hit_V: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Mark the rows of which a value is hit."""
+    def rows_where(self, matches_V: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return mask_R of the rows with at least one matching value."""
         mask_R = np.zeros(len(self.present_R), dtype=np.bool_)
-        mask_R[self.rows_V[hit_V]] = True
+        mask_R[self.rows_V[matches_V]] = True
         return mask_R
 
 
 class Table(Protocol):
-    """Columns by the name of their attribute, all of the same rows."""
+    """Columns of the same rows, by attribute name."""
 
     def __getitem__(self, name: str, /) -> Column:
-        """The column of an attribute, an empty one where the items have no such attribute."""
+        """Return the column of an attribute, an empty one if no item has it."""
         ...
 
 
 @dataclass(slots=True)
 class Columns:
-    """The attributes of R items as columns, each made when it is first asked for. Several threads may ask at once."""
+    """The attributes of R items as columns, each built on first use. Thread-safe."""
 
     schema: Schema
     size: int
     """R"""
     items: Callable[[], Iterable[tuple[int, Mapping[str, Any]]]]
-    """Reads the rows and attributes; rows that it leaves out have none."""
-    _made: dict[str, Column] = field(default_factory=dict)
-    _making: threading.Lock = field(default_factory=threading.Lock)
+    """Iterates over rows and their attributes; rows that it skips have none."""
+    _columns: dict[str, Column] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __getitem__(self, name: str) -> Column:
-        """The column of an attribute, an empty one where the schema does not have it."""
-        if name not in self._made:
-            self._make([name])
-        return self._made[name]
+        """Return the column of an attribute, an empty one if the schema does not have it."""
+        if name not in self._columns:
+            self._build([name])
+        return self._columns[name]
 
-    def make_all(self) -> None:
-        """Make every column of the schema in one pass over the items."""
-        self._make(list(self.schema))
+    def build_all(self) -> None:
+        """Build every column of the schema in one pass over the items."""
+        self._build(list(self.schema))
 
-    def _make(self, names: Sequence[str]) -> None:
-        with self._making:
-            missing = {name: GrowingColumn(self.schema.get(name, "mixed")) for name in names if name not in self._made}
-            asked = {name: column for name, column in missing.items() if name in self.schema}
-            for row, attributes in self.items() if asked else ():
-                for name, column in asked.items():
-                    column.add(row, attributes.get(name))
-            self._made.update({name: column.grown(self.size) for name, column in missing.items()})
+    def _build(self, names: Sequence[str]) -> None:
+        with self._lock:
+            missing = [name for name in names if name not in self._columns]
+            builders = {name: ColumnBuilder(self.schema.get(name, "mixed")) for name in missing}
+            in_schema = {name: builder for name, builder in builders.items() if name in self.schema}
+            for row, attributes in self.items() if in_schema else ():
+                for name, builder in in_schema.items():
+                    builder.add(row, attributes.get(name))
+            self._columns.update({name: builder.build(self.size) for name, builder in builders.items()})
 
 
-class GrowingColumn:
-    """A column in the making, to which values are added in any order of rows, at most one for each."""
+class ColumnBuilder:
+    """Builds a column; rows are added in any order, each at most once."""
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
@@ -129,17 +132,17 @@ class GrowingColumn:
         self._values: array[Any] = array({"number": "d", "boolean": "b"}.get(kind, "q"))
 
     def add(self, row: int, value: Any) -> None:
-        """Add what a row has of the attribute; None is nothing."""
+        """Add the attribute's value of a row; None means that the row has none."""
         if value is None:
             return
         self._present_rows.append(row)
-        for single in _singles(value) if self._kind == "strings" else (value,):
+        for single in _strings_of(value) if self._kind == "strings" else (value,):
             number = self._comparable(single)
             if number is not None:
                 self._rows.append(row)
                 self._values.append(number)
 
-    def grown(self, size: int) -> Column:
+    def build(self, size: int) -> Column:
         """Return the column of rows 0..size - 1."""
         present_R = np.zeros(size, dtype=np.bool_)
         present_R[np.array(self._present_rows, dtype=np.int32)] = True
@@ -147,8 +150,8 @@ class GrowingColumn:
         return Column(self._kind, present_R, values_V, np.array(self._rows, dtype=np.int32))
 
 
-def _singles(value: Any) -> Sequence[Any]:
-    """The texts of a list of texts; nothing of anything else."""
+def _strings_of(value: Any) -> Sequence[Any]:
+    """Return a list of strings as it is, and nothing for any other value."""
     return value if isinstance(value, list) and all(isinstance(single, str) for single in value) else ()
 
 
@@ -162,8 +165,8 @@ def _kind_of(value: Any) -> Kind:
     return "mixed" if _number(value) is None else "number"
 
 
-def _joined(kind: Kind, value: Any) -> Kind:
-    """The kind of values of `kind` and this one together."""
+def _common_kind(kind: Kind, value: Any) -> Kind:
+    """Return the kind of an attribute that has values of `kind` and this one."""
     if kind == "string" and isinstance(value, str):
         return kind
     other = _kind_of(value)
@@ -192,12 +195,12 @@ def _text(value: Any) -> int | None:
 
 
 def _instant(value: Any) -> int | None:
-    """Microseconds from 1970; None for what is no date by RFC 3339."""
-    return _instant_of_text(value) if isinstance(value, str) else None
+    """Return microseconds since 1970; None if the value is no RFC 3339 date."""
+    return _parse_date(value) if isinstance(value, str) else None
 
 
-@lru_cache(DATES_KEPT)
-def _instant_of_text(text: str) -> int | None:
+@lru_cache(CACHED_DATES)
+def _parse_date(text: str) -> int | None:
     if not _DATE.fullmatch(text):
         return None
     try:
@@ -208,7 +211,7 @@ def _instant_of_text(text: str) -> int | None:
 
 
 def _incomparable(value: Any) -> None:
-    """Values of several kinds are only there or not."""
+    """Values of a mixed attribute compare with nothing; only their presence counts."""
 
 
 _COMPARABLE: Mapping[Kind, Callable[[Any], float | int | None]] = {

@@ -1,4 +1,4 @@
-"""What became of an item since its bundle was exported."""
+"""Changes of items since their bundle was exported."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,31 +10,30 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ItemChange:
-    """One item's difference to a bundle; for an item that the bundle does not have, all that is known of it.
+    """How one item differs from its bundle; for a new item, all that is known about it.
 
-    A later change of the item takes the place of this one, so it repeats what still differs.
-    Dimension key: D embedding.
+    A later change of the item replaces this one, so it must repeat all differences. Dimension key: D embedding.
     """
 
     item_id: str
     sequence: int
-    """Larger for what changed later. A bundle that was rebuilt names the last one that it holds already."""
+    """Larger for later changes. A rebuilt bundle records the last one that it already includes."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Attributes that differ; None removes one."""
     available: bool | None = None
-    """None leaves it as it is; a new item is available."""
+    """None keeps the bundle's availability; a new item is then available."""
     deleted: bool = False
     vector_D: NDArray[np.float32] | None = None
-    """Of a new item; without one it is known but not recommendable yet."""
+    """The vector of a new item; without one it is known but not recommendable yet."""
 
     @property
     def edits(self) -> bool:
-        """Whether an attribute differs, `available` among them."""
+        """Whether an attribute differs, including `available`."""
         return bool(self.attributes) or self.available is not None
 
     @property
     def patch(self) -> Mapping[str, Any]:
-        """Attributes that differ, of which `available` agrees with the availability; None removes one."""
+        """The attributes that differ, with `available` set to the changed availability; None removes an attribute."""
         return self.attributes if self.available is None else {**self.attributes, "available": self.available}
 
     @property
@@ -43,9 +42,9 @@ class ItemChange:
         return self.vector_D is not None and self.leaves_available(True)
 
     def leaves_available(self, before: bool) -> bool:
-        """Whether an item that was available or not is so now."""
+        """Return whether the item is available now, given whether it was available before the change."""
         return not self.deleted and (before if self.available is None else self.available)
 
     def applied_to(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        """The attributes of an item that had these."""
+        """Return the attributes after the change, given those before it."""
         return {name: value for name, value in {**before, **self.patch}.items() if value is not None}

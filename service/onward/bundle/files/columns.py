@@ -1,7 +1,7 @@
-"""Columns of attributes in files, which the processes of a machine share instead of each reading all items for them.
+"""Attribute columns in memory-mapped files, shared by the processes of a machine, so that none has to parse all items.
 
-One file says which attributes there are and of what kinds; each of them has three more: which rows have it, its values,
-and the row of each value.
+One file lists the attributes and their kinds; each attribute has three more files: which rows have it, its values, and
+the row of each value.
 """
 
 import json
@@ -16,8 +16,8 @@ from onward.bundle.files.manifest import COLUMNS, BundleError, column_files
 
 
 def write_columns(folder: Path, columns: Columns) -> None:
-    """Write the columns of every attribute."""
-    columns.make_all()
+    """Write the column of every attribute."""
+    columns.build_all()
     for attribute, files in zip(columns.schema, column_files(len(columns.schema)), strict=True):
         column = columns[attribute]
         for name, array in zip(files, (column.present_R, column.values_V, column.rows_V), strict=True):
@@ -26,16 +26,16 @@ def write_columns(folder: Path, columns: Columns) -> None:
 
 
 def read_columns(folder: Path, schema: Schema, size: int) -> dict[str, Column]:
-    """Map the columns of `size` rows; none where the files have no columns of these kinds. Raises BundleError."""
-    described = _described(folder / COLUMNS) if (folder / COLUMNS).exists() else {}
-    if described != schema:
+    """Map the columns of `size` rows; none if the files have no columns of this schema. Raises BundleError."""
+    stored_schema = _read_schema(folder / COLUMNS) if (folder / COLUMNS).exists() else {}
+    if stored_schema != schema:
         return {}
     columns: dict[str, Column] = {}
-    for attribute, (present, values, rows) in zip(described, column_files(len(described)), strict=True):
+    for attribute, (present, values, rows) in zip(stored_schema, column_files(len(stored_schema)), strict=True):
         kind = schema[attribute]
         rows_V = open_array(folder / rows, np.int32, (None,))
         if len(rows_V) and not 0 < rows_V.min() <= rows_V.max() < size:
-            raise BundleError(f"{rows}: holds a row that is no item's")
+            raise BundleError(f"{rows}: contains a row without an item")
         columns[attribute] = Column(
             kind,
             open_array(folder / present, np.bool_, (size,)),
@@ -45,8 +45,8 @@ def read_columns(folder: Path, schema: Schema, size: int) -> dict[str, Column]:
     return columns
 
 
-def _described(path: Path) -> Any:
+def _read_schema(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise BundleError(f"{path.name}: no JSON") from error
+        raise BundleError(f"{path.name}: not JSON") from error

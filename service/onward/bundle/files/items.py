@@ -1,4 +1,4 @@
-"""The items as the files of a bundle have them. N items in rows 1..N; row 0 pads."""
+"""The items as stored in a bundle's files. Dimension key: N items in rows 1..N; row 0 pads."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -9,34 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from onward.bundle.catalog.filters import Filter
 from onward.bundle.files.arrays import open_array
 from onward.bundle.files.attribute_lines import AttributeLines
 from onward.bundle.files.attributes import Column, Columns, Kind, Schema
 from onward.bundle.files.columns import read_columns, write_columns
 from onward.bundle.files.ids import Ids, write_ids
-from onward.bundle.files.lru_cache import LRUCache
 from onward.bundle.files.manifest import AVAILABLE, IDS, POPULARITY, BundleError
 
-FILTERS_KEPT = 64
-TEXTS_KEPT = 65_536
+CACHED_TEXTS = 65_536
 
 
 class ItemText(NamedTuple):
-    """An item of an answer in JSON, with the comma before it: what comes before its score, and what comes last."""
+    """An item of an answer as JSON with a leading comma, split where its score is inserted."""
 
     start: bytes
     end: bytes
 
     @classmethod
     def of(cls, item_id: str, attributes: bytes) -> Self:
-        """Take the attributes in JSON."""
+        """Build the text from an id and the JSON of the attributes."""
         end = b"}" if attributes == b"{}" else b',"attributes":%b}' % attributes
         return cls(b',{"id":%b,"score":' % to_json(item_id), end)
 
 
 class StoredItems:
-    """Ids, popularity, availability and attributes. Immutable; several threads may use it at once."""
+    """Ids, popularity, availability and attributes. Immutable and thread-safe."""
 
     def __init__(
         self,
@@ -53,14 +50,13 @@ class StoredItems:
         self.available_N1 = available_N1
         self.most_popular_rows: NDArray[np.int64] = np.argsort(-popularity_N1[1:], kind="stable") + 1
         self._lines = lines
-        self._given_schema = schema
-        self._given_columns = columns
-        self._passing = LRUCache[NDArray[np.bool_]](FILTERS_KEPT)
+        self._stored_schema = schema
+        self._stored_columns = columns
         self._texts: dict[str, ItemText] = {}
 
     @classmethod
     def load(cls, folder: Path, items: int, schema: Schema) -> "StoredItems":
-        """Read `items` items from a bundle's folder; an empty schema is inferred on demand. Raises BundleError."""
+        """Read `items` items from a bundle's folder; an empty schema is inferred on first use. Raises BundleError."""
         return cls(
             Ids.load(folder / IDS, items),
             popularity_N1=_checked_popularity(open_array(folder / POPULARITY, np.float32, (items + 1,))),
@@ -78,7 +74,7 @@ class StoredItems:
         attributes: Iterable[Mapping[str, Any]],
         available: NDArray[np.bool_],
     ) -> dict[str, Kind]:
-        """Write what `load` reads and return its schema; as `Catalog.write`."""
+        """Write the files that `load` reads and return the schema; see `Catalog.write`."""
         for name, array in ((POPULARITY, popularity), (AVAILABLE, available)):
             if array.shape != (len(ids) + 1,):
                 raise BundleError(f"{name}: shape {array.shape} for {len(ids)} items, expected {(len(ids) + 1,)}")
@@ -95,37 +91,33 @@ class StoredItems:
 
     @cached_property
     def schema(self) -> Schema:
-        """The kind of every attribute, as the manifest has it or else as all items show it."""
-        return self._given_schema or self._lines.schema()
+        """The kind of every attribute, from the manifest or else inferred from all items."""
+        return self._stored_schema or self._lines.schema()
 
     @cached_property
     def columns(self) -> Columns:
-        """The attributes by row, as filters compare them; made on first use where the files do not have them."""
-        return Columns(self.schema, len(self.ids) + 1, self._lines.read_all, dict(self._given_columns))
+        """The attribute columns that filters compare; built on first use if the files do not have them."""
+        return Columns(self.schema, len(self.ids) + 1, self._lines.read_all, dict(self._stored_columns))
 
     def attributes(self, row: int) -> Mapping[str, Any]:
-        """Read the attributes of a row from 1..N."""
+        """Return the attributes of a row from 1..N."""
         return self._lines.read(row)
 
     def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
-        """Write some of the items as answers show them; those that were written lately are kept."""
-        kept = self._texts
+        """Return the JSON text of each item, as answers show it; recent ones are cached."""
+        cached = self._texts
         try:
-            return list(map(kept.__getitem__, item_ids))
+            return list(map(cached.__getitem__, item_ids))
         except KeyError:
-            return [kept.get(item_id) or self._text(item_id) for item_id in item_ids]
+            return [cached.get(item_id) or self._text(item_id) for item_id in item_ids]
 
     def _text(self, item_id: str) -> ItemText:
         row = self.ids.row(item_id)
         text = ItemText.of(item_id, b"{}" if row is None else self._lines.text(row))
-        if len(self._texts) >= TEXTS_KEPT:
+        if len(self._texts) >= CACHED_TEXTS:
             self._texts = {}
         self._texts[item_id] = text
         return text
-
-    def passing(self, condition: Filter) -> NDArray[np.bool_]:
-        """passing_N1: the rows that the filter lets through, available or not, and perhaps row 0."""
-        return self._passing.get(condition.key, lambda: condition.mask(self.columns))
 
 
 def _checked_popularity(popularity_N1: NDArray[np.float32]) -> NDArray[np.float32]:

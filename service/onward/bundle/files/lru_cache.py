@@ -1,36 +1,36 @@
-"""What was made last, kept to be given again."""
+"""A small least-recently-used cache."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
-class LRUCache(Generic[Made]):
-    """The `size` values that were asked for last, by key. Several threads may use it at once.
+class LRUCache(Generic[Value]):
+    """The `size` most recently used values, by key. Thread-safe.
 
-    Unlike functools.lru_cache around a method it holds no reference to what owns it: a bundle that a newer one
-    replaces is freed at once, which no garbage collection does for it.
+    Unlike functools.lru_cache around a method it holds no reference to the owner: a bundle that a newer one replaces is
+    freed at once, without waiting for garbage collection.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._values: OrderedDict[str, Made] = OrderedDict()
-        self._changing = threading.Lock()
+        self._values: OrderedDict[str, Value] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def get(self, key: str, make: Callable[[], Made]) -> Made:
-        """Return the value of `key`, making it where it is not there; two threads may both make it."""
-        with self._changing:
+    def get(self, key: str, compute: Callable[[], Value]) -> Value:
+        """Return the value of `key`, computing it if it is missing; two threads may both compute it."""
+        with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
-        value = make()
-        with self._changing:
+        value = compute()
+        with self._lock:
             self._values[key] = value
             while len(self._values) > self._size:
                 self._values.popitem(last=False)

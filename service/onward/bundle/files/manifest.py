@@ -1,4 +1,4 @@
-"""What a bundle holds and in which format: the one file that vouches for all others.
+"""The manifest: what a bundle contains and in which format, with the size and hash of every other file.
 
 Dimension key: N items, D embedding, K interests, L items of a session.
 """
@@ -25,127 +25,129 @@ from onward.bundle.validation import message_of
 
 MANIFEST = "manifest.json"
 ENCODER, ENCODER_DATA = "encoder.onnx", "encoder.onnx.data"
-TABLE, WEIGHTS = (
-    "encoder_table.npy",
-    "encoder_weights.npy",
-)  # float32, of a compiled kernel; the program reads the table
+TABLE, WEIGHTS = "encoder_table.npy", "encoder_weights.npy"
+"""float32 arrays of a compiled kernel; the encoder program reads the table too."""
 VECTORS = "vectors.npy"
 INDEX = "index.faiss"
 IDS, USERS = "ids.txt", "users.txt"
-COLUMNS = "attribute_columns.json"  # the attributes and kinds that `column_files` are of
+COLUMNS = "attribute_columns.json"
+"""The schema of the attributes whose columns are in `column_files`."""
 ATTRIBUTES, ATTRIBUTES_OFFSETS = "attributes.jsonl", "attributes_offsets.npy"
 AVAILABLE = "available.npy"
 POPULARITY = "popularity.npy"
-QUERIES = "queries.npy"  # float32 (Q, K, D): interests of real sessions, to tune another index on
+QUERIES = "queries.npy"
+"""float32 (Q, K, D): interests of real sessions, to tune another index on."""
 
 REQUIRED_FILES = frozenset(
     {ENCODER, VECTORS, INDEX, IDS, ATTRIBUTES, ATTRIBUTES_OFFSETS, AVAILABLE, POPULARITY},
 )
 OPTIONAL_FILES = frozenset({ENCODER_DATA, QUERIES, COLUMNS})
-FILES_OF_KERNEL = frozenset({TABLE, WEIGHTS})  # required where the manifest names a kernel, else no files of a bundle
-FILES_OF_USERS = frozenset({USERS})  # required where the encoder knows users, else no file of a bundle
+KERNEL_FILES = frozenset({TABLE, WEIGHTS})
+"""Required if the manifest names a kernel, else not allowed."""
+USER_FILES = frozenset({USERS})
+"""Required if the encoder knows users, else not allowed."""
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_ID_LENGTH = 128
 
 
 def column_files(attributes: int) -> list[tuple[str, str, str]]:
-    """The files of each attribute's column: which rows have it, its values, their rows; required beside COLUMNS."""
+    """Return the names of each attribute's files: rows that have it, its values, their rows. Required with COLUMNS."""
     parts = ("present", "values", "rows")
-    return [tuple(f"attribute_{number}_{part}.npy" for part in parts) for number in range(attributes)]  # type: ignore[misc]  # three
+    return [tuple(f"attribute_{number}_{part}.npy" for part in parts) for number in range(attributes)]  # type: ignore[misc]  # three parts
 
 
 class BundleError(Exception):
-    """A bundle that must not serve: one line that names the file and what is wrong with it."""
+    """A bundle that must not be served; the message is one line that names the file and the fault."""
 
 
 def is_valid_id(value: str) -> bool:
-    r"""Tell whether `value` is 1..128 visible characters, the regular expression ^[^\p{C}\p{Z}]{1,128}$."""
+    r"""Return whether `value` is 1..128 visible characters, the regular expression ^[^\p{C}\p{Z}]{1,128}$."""
     return 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and " " not in value
 
 
-class _Part(BaseModel):
-    """Settings of every part: immutable, no unknown field, no NaN."""
+class _ManifestPart(BaseModel):
+    """Base of all parts: immutable, no unknown field, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class FileEntry(_Part):
-    """What a file must be, to the byte."""
+class FileEntry(_ManifestPart):
+    """The expected size, in bytes, and hash of a file."""
 
     size: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class TriedIndex(_Part):
-    """An index that could have been taken, as the export tuned and measured it."""
+class TriedIndex(_ManifestPart):
+    """An index that the export tuned and measured, chosen or not."""
 
     description: str = Field(description="FAISS factory string, for example IVF256,SQfp16 or Flat.")
     nprobe: PositiveInt | None = Field(
-        default=None, description="Lists visited by a search; null for an index without lists."
+        default=None, description="Lists that a search reads; null for an index without lists."
     )
     ef_search: PositiveInt | None = Field(
-        default=None, description="Nodes that a search keeps in view; null for an index that is no graph."
+        default=None, description="Beam width of a search in a graph; null for an index that is no graph."
     )
     candidates_per_k: PositiveInt = Field(
-        default=1, description="Found by coarse codes for each of the k that the vectors themselves then choose."
+        default=1, description="Candidates found by quantized vectors for each of the k results chosen by exact scores."
     )
     recall_at_20: Annotated[float, Field(ge=0, le=1)] = Field(description="Against exact search, on real sessions.")
     search_us: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Processor time of a search, all measured in turn; null where it was not."
+        default=None, description="Processor time of a search, measured in turn with the others; null if not measured."
     )
 
 
 class IndexInfo(TriedIndex):
-    """How the index was built and how well it finds what an exact search finds."""
+    """How the index was built, and its recall against exact search."""
 
-    padded_dimension: PositiveInt = Field(multiple_of=16, description="D and the zeros behind it.")
-    queries: Annotated[int, Field(ge=0)] = Field(description="Number of sessions recall_at_20 was measured on.")
-    tried: tuple[TriedIndex, ...] = Field(default=(), description="What there was to choose from.")
+    padded_dimension: PositiveInt = Field(multiple_of=16, description="D plus the zeros appended to each vector.")
+    queries: Annotated[int, Field(ge=0)] = Field(description="Number of sessions that recall_at_20 was measured on.")
+    tried: tuple[TriedIndex, ...] = Field(default=(), description="The indexes that were compared.")
 
 
-class KernelPart(_Part):
-    """One encoder of those whose interests, end to end, are the bundle's."""
+class KernelPart(_ManifestPart):
+    """One encoder of an ensemble, whose interests are concatenated."""
 
-    dimension: PositiveInt = Field(description="Numbers of the interest that come of it.")
-    tabled: bool = Field(description="Whether the table holds all that it derives from an item, or the vector alone.")
+    dimension: PositiveInt = Field(description="Dimension of this encoder's interest.")
+    tabled: bool = Field(description="Whether the table holds everything derived from an item, or only its vector.")
     scale: PositiveFloat | None = Field(
-        description="Length of its interest, where the cosine is the score; null where the inner product is."
+        description="Length of the interest if scores are cosines; null if they are inner products."
     )
 
 
-class KernelInfo(_Part):
-    """What the compiled kernel of the bundle computes."""
+class KernelInfo(_ManifestPart):
+    """The model that the bundle's compiled kernel computes."""
 
     model: Literal["srgnn"]
     parts: tuple[KernelPart, ...] = Field(min_length=1)
 
 
-class Defaults(_Part):
-    """What a request means where it does not say."""
+class Defaults(_ManifestPart):
+    """Defaults of request options."""
 
     exclude_seen: bool
 
 
-class ScoredItem(_Part):
+class ScoredItem(_ManifestPart):
     """One item of a probe's answer."""
 
     item_id: str
     score: float
 
 
-class Probe(_Part):
-    """A session and what the bundle answered to it at export; it must answer the same before it serves."""
+class Probe(_ManifestPart):
+    """A session and the bundle's answer at export, which the bundle must reproduce before it is served."""
 
     items: tuple[str, ...] = Field(min_length=1)
     user_id: str | None = Field(
-        default=None, description="The known user whose session it is; null for an unknown one."
+        default=None, description="The known user whose session it is; null for an unknown user."
     )
     interests: tuple[tuple[float, ...], ...] = Field(min_length=1, description="K interests of D numbers.")
     top: tuple[ScoredItem, ...] = Field(min_length=1)
 
 
-class Manifest(_Part):
+class Manifest(_ManifestPart):
     """The content of manifest.json; the SHA-256 of its bytes is the bundle's name."""
 
     format_version: Literal[1] = 1
@@ -154,36 +156,36 @@ class Manifest(_Part):
     data_fingerprint: str
     created: AwareDatetime
     metrics: dict[str, float] = Field(
-        description="Of the training's fit that chose the epoch, on the validation examples that chose it, without the "
-        "index. Where the recipe refits on all examples, the encoder here is the refit's, which these do not measure."
+        description="Validation metrics, without the index, of the fit and the examples that chose the epoch. If the "
+        "recipe refits on all examples, the encoder here is that of the refit, which these do not measure."
     )
     items: PositiveInt = Field(description="N")
     encoder_items: PositiveInt | None = Field(
         default=None,
-        description="Of these, the first ones that the encoder knows, null for all; a rebuild took in those behind.",
+        description="Number of first items that the encoder knows, null for all; a rebuild added the others.",
     )
     dimension: PositiveInt = Field(description="D of the vectors and interests.")
     users: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="U: users that the encoder knows; 0 where it takes sessions alone."
+        default=0, description="U: users that the encoder knows; 0 if it reads sessions alone."
     )
     attributes: dict[str, Kind] = Field(
-        default_factory=dict, description="What kind each attribute of the items is of; found out anew where empty."
+        default_factory=dict, description="The kind of each item attribute; inferred from the items if empty."
     )
     folded_changes: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="The last change of the live catalog that the bundle's own catalog holds already."
+        default=0, description="Sequence of the last live catalog change that this bundle already includes."
     )
     interests: PositiveInt = Field(description="K")
     max_length: PositiveInt = Field(description="L: the most recent items of a session that the encoder reads.")
     metric: Literal["inner_product"] = "inner_product"
     defaults: Defaults
-    kernel: KernelInfo | None = Field(default=None, description="Where a compiled kernel knows the encoder.")
+    kernel: KernelInfo | None = Field(default=None, description="Present if a compiled kernel can compute the encoder.")
     index: IndexInfo
     files: dict[str, FileEntry] = Field(default_factory=dict, description="Every other file of the bundle.")
     probes: tuple[Probe, ...] = ()
 
     @property
     def encodable_items(self) -> int:
-        """The last row that the encoder takes."""
+        """The last row that the encoder knows."""
         return self.items if self.encoder_items is None else self.encoder_items
 
     @model_validator(mode="after")
@@ -202,9 +204,9 @@ class Manifest(_Part):
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
-    """Read a bundle's manifest and digest. Raises BundleError.
+    """Read a bundle's manifest and compute its digest. Raises BundleError.
 
-    A folder that is named by a digest must hold exactly the manifest of that digest.
+    If the folder's name is a digest, it must be the manifest's.
     """
     content = _read_small_file(folder / MANIFEST)
     digest = hashlib.sha256(content).hexdigest()
@@ -219,9 +221,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write `manifest` into `folder` with the size and SHA-256 of every file there, and return it so completed.
+    """Write the manifest into `folder`, with the size and SHA-256 of every file there; return it completed.
 
-    Raises BundleError where the folder lacks a file of a bundle or holds anything else.
+    Raises BundleError if the folder lacks a file of a bundle or contains any other file.
     """
     names = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
     _check_names(names, manifest)
@@ -231,7 +233,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
-    """Raise BundleError unless `folder` holds exactly the manifest's files, each regular and of its size and hash."""
+    """Raise BundleError unless `folder` contains exactly the manifest's files, regular, with equal sizes and hashes.
+
+    Hashes are compared only if `hashes` is true.
+    """
     _check_names(set(manifest.files), manifest)
     present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
     for name in sorted(present - set(manifest.files)):
@@ -245,7 +250,7 @@ def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Measure a file. Raises BundleError where it is missing or not a regular file."""
+    """Return a file's size and hash. Raises BundleError if it is missing or not a regular file."""
     size = _regular_file_size(path)
     with path.open("rb") as file:
         return FileEntry(size=size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
@@ -271,15 +276,15 @@ def _regular_file_size(path: Path) -> int:
 def _check_names(names: set[str], manifest: Manifest) -> None:
     required = REQUIRED_FILES
     if manifest.users:
-        required |= FILES_OF_USERS
+        required |= USER_FILES
     if manifest.kernel:
-        required |= FILES_OF_KERNEL
+        required |= KERNEL_FILES
     if COLUMNS in names:
         required |= {name for files in column_files(len(manifest.attributes)) for name in files}
     for name in sorted(required - names):
         raise BundleError(f"{name}: missing")
     for name in sorted(names - required - OPTIONAL_FILES):
-        raise BundleError(f"{name}: no file of a bundle")
+        raise BundleError(f"{name}: not a file of a bundle")
 
 
 def _is_digest(name: str) -> bool:

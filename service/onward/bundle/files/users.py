@@ -1,4 +1,4 @@
-"""User id -> row, for encoders that know users. Row 0 is any user that training did not see."""
+"""User ids and rows, for encoders that know users. Row 0 stands for every user that training did not see."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,23 +7,23 @@ from typing import Self
 from onward.bundle.files.ids import read_ids, write_ids
 from onward.bundle.files.manifest import USERS
 
-UNKNOWN = 0
+UNKNOWN_USER = 0
 
 
 class Users:
-    """The users of a bundle, who may be none. Ids are compared byte for byte, without normalisation."""
+    """The users of a bundle; may be empty. Ids are compared byte for byte, without normalization."""
 
     def __init__(self, ids: Sequence[str] = ()) -> None:
         self._rows = {user_id: row for row, user_id in enumerate(ids, start=1)}
 
     @classmethod
     def load(cls, folder: Path, users: int) -> Self:
-        """Read the `users` users of a bundle's folder. Raises BundleError."""
+        """Read `users` users from a bundle's folder. Raises BundleError."""
         return cls(read_ids(folder / USERS, users) if users else ())
 
     @staticmethod
     def write(folder: Path, ids: Sequence[str]) -> None:
-        """Write the id of each row from 1 on; no file where there is none. Raises BundleError for an unusable id."""
+        """Write the ids of rows 1..U; no file if there are none. Raises BundleError for an invalid or repeated id."""
         if ids:
             write_ids(folder / USERS, ids)
 
@@ -31,5 +31,5 @@ class Users:
         return len(self._rows)
 
     def row(self, user_id: str) -> int:
-        """Return the user's row, 0 for one who is unknown."""
-        return self._rows.get(user_id, UNKNOWN)
+        """Return the user's row, 0 for an unknown user."""
+        return self._rows.get(user_id, UNKNOWN_USER)

@@ -1,1 +1,1 @@
-"""From interests to ranked items: index, rankers, boosts, diversity."""
+"""From interests, a similar item or popularity to a ranked list: index search, boosts, diversity, re-ranking."""

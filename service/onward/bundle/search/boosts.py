@@ -1,6 +1,6 @@
-"""Boosts as levels: items that get the same boosts keep their order among each other, so each level is searched alone.
+"""Boosts grouped into levels: items of one level get the same boosts, so boosting does not change their order.
 
-Dimension key: R rows, C candidates.
+Each level can therefore be searched by unboosted scores. Dimension key: R rows, C candidates.
 """
 
 from collections.abc import Sequence
@@ -13,52 +13,55 @@ from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.files.lru_cache import LRUCache
-from onward.bundle.search.options import Boost
+from onward.bundle.search.retrieval import Boost
 
 MAX_LEVELS = 8
-"""Beyond so many searches one scan of all eligible items costs less."""
-REMEMBERED = 16
+"""With more levels one scan of all eligible items costs less than a search of each."""
+CACHED_BOOST_SETS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
-    """What the eligible rows get added to their scores, and the rows that get the same."""
+class BoostLevels:
+    """The log boost of each eligible row, and the eligible rows grouped by it."""
 
     eligible: tuple[Eligible, ...]
-    """One for each sum that a row gets; empty where there are more than MAX_LEVELS."""
-    sums: NDArray[np.float64]
-    codes_R1: NDArray[np.uint16]
+    """The rows of each level; empty if there are more than MAX_LEVELS levels."""
+    log_boosts: NDArray[np.float64]
+    """The log boost of each combination of boosts: bit b of its index is set if boost b applies."""
+    combinations_R1: NDArray[np.uint16]
+    """The combination of boosts that applies to each row."""
 
-    def added(self, rows_C: NDArray[np.int64]) -> NDArray[np.float64]:
-        """added_C: the sum of ln(factor) over the boosts that each row gets."""
-        return self.sums[self.codes_R1[rows_C]]
+    def log_boost(self, rows_C: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return for each row the sum of ln(factor) over the boosts that apply to it, (C,)."""
+        return self.log_boosts[self.combinations_R1[rows_C]]
 
 
-class BoostLevels:
-    """The levels of one catalog, remembered for the last sets of boosts. Several threads may ask at once."""
+class BoostLevelCache:
+    """The levels of one catalog for the most recently used sets of boosts. Thread-safe."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._remembered = LRUCache[Levels](REMEMBERED)
+        self._cache = LRUCache[BoostLevels](CACHED_BOOST_SETS)
 
-    def of(self, passing: Filter | None, boosts: Sequence[Boost]) -> Levels:
-        """Return the levels of the rows that may be shown and pass a filter."""
-        keys = [passing.key if passing else "", *(f"{boost.factor} {boost.filter.key}" for boost in boosts)]
-        return self._remembered.get("\n".join(keys), lambda: self._levels(passing, boosts))
+    def of(self, condition: Filter | None, boosts: Sequence[Boost]) -> BoostLevels:
+        """Return the levels of the rows that are available and pass the filter."""
+        keys = [condition.key if condition else "", *(f"{boost.factor} {boost.filter.key}" for boost in boosts)]
+        return self._cache.get("\n".join(keys), lambda: self._levels(condition, boosts))
 
-    def _levels(self, passing: Filter | None, boosts: Sequence[Boost]) -> Levels:
-        eligible = self._catalog.eligible(passing)
-        codes_R1 = np.zeros(len(eligible.rows_R1), dtype=np.uint16)  # bit b: the row gets boost b
+    def _levels(self, condition: Filter | None, boosts: Sequence[Boost]) -> BoostLevels:
+        eligible = self._catalog.eligible(condition)
+        combinations_R1 = np.zeros(len(eligible.rows_R1), dtype=np.uint16)
         for bit, boost in enumerate(boosts):
-            codes_R1 |= self._catalog.eligible(boost.filter).rows_R1.astype(np.uint16) << np.uint16(bit)
-        codes = np.arange(2 ** len(boosts))
-        sums = sum(
-            (np.log(boost.factor) * (codes >> bit & 1) for bit, boost in enumerate(boosts)), np.zeros(len(codes))
+            combinations_R1 |= self._catalog.eligible(boost.filter).rows_R1.astype(np.uint16) << np.uint16(bit)
+        combinations = np.arange(2 ** len(boosts))
+        log_boosts = sum(
+            (np.log(boost.factor) * (combinations >> bit & 1) for bit, boost in enumerate(boosts)),
+            np.zeros(len(combinations)),
         )
-        found = np.bincount(codes_R1[eligible.rows_R1], minlength=len(codes)) > 0
-        distinct = np.unique(sums[found])
+        occurs = np.bincount(combinations_R1[eligible.rows_R1], minlength=len(combinations)) > 0
+        distinct = np.unique(log_boosts[occurs])
         levels = [
-            Eligible(eligible.rows_R1 & (sums == one)[codes_R1], items=eligible.items)
-            for one in (distinct if len(distinct) <= MAX_LEVELS else ())
+            Eligible(eligible.rows_R1 & (log_boosts == level)[combinations_R1], items=eligible.items)
+            for level in (distinct if len(distinct) <= MAX_LEVELS else ())
         ]
-        return Levels(tuple(levels), sums, codes_R1)
+        return BoostLevels(tuple(levels), log_boosts, combinations_R1)

@@ -1,4 +1,4 @@
-"""Controllable diversity: fewer items of one category, or that are alike, among the k that are shown.
+"""Controllable diversity: choose k items that repeat fewer categories, or whose vectors are less similar.
 
 Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020, section 3.3.
 Dimension key: C candidates, D embedding, k results.
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 def diversify(
     scores_C: NDArray[np.float32], categories_C: NDArray[np.int64], k: int, weight: float
 ) -> NDArray[np.int64]:
-    """Choose k of C candidates, one by one, and return their places in the order of choice, or all where C < k.
+    """Choose k of C candidates greedily, or all if C < k; return their places in the order of choice.
 
-    The next one has the largest f(i) + weight * (number of the chosen whose category is not that of i), the greedy
-    rule of the paper; of equals the earlier candidate. For the paper's objective, which counts each pair of chosen
-    items from both sides, the greedy rule would have twice the weight; its code, like this, has not.
+    The next item has the largest f(i) + weight * (number of chosen items whose category is not that of i), the greedy
+    rule of the paper; ties are broken by the earlier candidate. For the paper's objective, which counts each pair of
+    chosen items twice, the greedy rule would have twice the weight; the paper's code, like this one, does not.
 
     Args:
         scores_C: any finite numbers, larger is better. f(i) is the score itself, as in the paper, so `weight` is in
-            units of the scores; give `in_unit_range(scores_C)` where it is to mean the same for every model.
+            units of the scores; pass `in_unit_range(scores_C)` to give it the same meaning for every model.
         categories_C: a number for each category.
-        k: how many to choose; k times the number of interests are enough candidates.
-        weight: 0 leaves the order of the scores.
+        k: number of items to choose; k times the number of interests are enough candidates.
+        weight: 0 keeps the order of the scores.
     """
     _, category_C = np.unique(categories_C, return_inverse=True)
     value_C = scores_C.astype(np.float64)
@@ -34,35 +34,35 @@ def diversify(
     for place in range(len(chosen)):
         best = int(value_C.argmax())
         chosen[place] = best
-        value_C[category_C == category_C[best]] -= weight  # the others would all gain it, which orders them alike
+        value_C[category_C == category_C[best]] -= weight  # same order as adding it to all others
         value_C[best] = -np.inf
     return chosen
 
 
 def in_unit_range(scores_C: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scores of some candidates moved and stretched to 0 for the lowest and 1 for the highest; equal ones to 0."""
+    """Scale scores linearly to 0 for the lowest and 1 for the highest; all become 0 if they are equal."""
     if len(scores_C) == 0:
         return scores_C
     lowest, highest = scores_C.min(), scores_C.max()
-    stretched_C: NDArray[np.float32] = (scores_C - lowest) / max(highest - lowest, np.finfo(np.float32).tiny)
-    return stretched_C
+    scaled_C: NDArray[np.float32] = (scores_C - lowest) / max(highest - lowest, np.finfo(np.float32).tiny)
+    return scaled_C
 
 
 def diversify_by_vectors(
     scores_C: NDArray[np.float32], vectors_CD: NDArray[np.float32], k: int, weight: float
 ) -> NDArray[np.int64]:
-    """Choose k of C candidates, one by one, and return their places in the order of choice, or all where C < k.
+    """Choose k of C candidates greedily, or all if C < k; return their places in the order of choice.
 
-    The next one has the largest (1 - weight) * score - weight * (largest cosine with one of the chosen), maximal
-    marginal relevance; of equals the earlier candidate.
+    Maximal marginal relevance: the next item has the largest (1 - weight) * score - weight * (largest cosine with a
+    chosen item); ties are broken by the earlier candidate.
 
     Source: Carbonell and Goldstein, "The use of MMR, diversity-based reranking", SIGIR 1998.
 
     Args:
-        scores_C: in the unit range, larger is better.
-        vectors_CD: of any length.
-        k: how many to choose.
-        weight: 0 leaves the order of the scores, 1 goes by the vectors alone but for the first.
+        scores_C: in 0..1, larger is better.
+        vectors_CD: item vectors of any length.
+        k: number of items to choose.
+        weight: 0 keeps the order of the scores; with 1 the vectors alone decide after the first item.
     """
     lengths_C1 = np.linalg.norm(vectors_CD, axis=1, keepdims=True)
     units_CD = vectors_CD / np.maximum(lengths_C1, np.finfo(np.float32).tiny)
@@ -78,7 +78,7 @@ def diversify_by_vectors(
 
 
 def category_numbers(values: Sequence[Any]) -> NDArray[np.int64]:
-    """A number for each item's category: its value, or the first of a list; an item without any has its own."""
+    """Number the categories of items: a value or the first of a list; an item without any is its own category."""
     numbers: dict[Any, int] = {}
     firsts = [(value[0] if value else None) if isinstance(value, list) else value for value in values]
     keys = [place if first is None else json.dumps(first, sort_keys=True) for place, first in enumerate(firsts)]

@@ -1,4 +1,4 @@
-"""A FAISS index, asked with as little around its own search as can be.
+"""A FAISS index, searched with as little overhead around FAISS's own code as possible.
 
 Dimension key: K interests, D embedding, P padded dimension, k results.
 """
@@ -13,31 +13,33 @@ from numpy.typing import NDArray
 
 from onward.bundle.files.manifest import BundleError, IndexInfo
 
-SHAPES_KEPT = 128
+CACHED_SHAPES = 128
 
 
 class SearchParameters(NamedTuple):
-    """How thoroughly to search."""
+    """How much of an index a search reads."""
 
-    visits: int | None = None
-    """Lists of an inverted file, or nodes that a search in a graph keeps in view; None where there is no choice."""
+    search_width: int | None = None
+    """nprobe of an inverted file (lists read), efSearch of a graph (its beam width); None for a flat index."""
     candidates_per_k: int = 1
-    """How many to find by the index's own, coarse scores for each of the k that the true scores choose."""
+    """Candidates to find by the index's quantized scores for each of the k results that exact scores then choose."""
 
 
 class FaissIndex:
-    """The nearest vectors by inner product. Safe to use from several threads; each call runs in that which makes it."""
+    """The nearest vectors by inner product. Thread-safe; each search runs in the thread that calls it."""
 
     def __init__(self, index: faiss.Index) -> None:
         self.items, self.dimension = int(index.ntotal), int(index.d)
         self.lists = int(index.nlist) if isinstance(index, faiss.IndexIVF) else None
+        """Number of lists of an inverted file, else None."""
         self.degree = int(index.hnsw.nb_neighbors(0)) if isinstance(index, faiss.IndexHNSW) else None
+        """Neighbours of a node in a graph's bottom layer, else None."""
         self._index = index
-        self._desk = _ThreadBuffers(index)
+        self._thread = _ThreadBuffers(index)
 
     @classmethod
     def load(cls, path: Path, info: IndexInfo, items: int) -> "FaissIndex":
-        """Map an index of `items` vectors into memory, so that the processes of a machine share it.
+        """Memory-map an index of `items` vectors, so that the processes of a machine share it.
 
         Raises BundleError.
         """
@@ -50,53 +52,53 @@ class FaissIndex:
 
     @property
     def kind(self) -> str:
-        """The name of its class, for messages."""
+        """The name of the FAISS class, for messages."""
         return type(self._index).__name__
 
     def search(
-        self, interests_KD: NDArray[np.float32], k: int, *, visits: int | None, selector: Any
+        self, interests_KD: NDArray[np.float32], k: int, *, search_width: int | None, selector: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Find ids_Kk, and scores_Kk, of the k nearest to each interest that the selector, None for any, lets through.
+        """Find the k nearest vectors to each interest that the selector lets through (None: all): ids_Kk, scores_Kk.
 
-        An id of -1 marks a place that could not be filled. The arrays are the thread's own and hold until it searches
-        again.
+        An id of -1 fills the places after the last result. The arrays belong to the calling thread and are overwritten
+        by its next search.
         """
-        desk, count = self._desk, len(interests_KD)
-        sheet = desk.sheet(count, k)
-        sheet.queries_KP[:, : interests_KD.shape[1]] = interests_KD
-        parameters = desk.parameters(visits, selector)
-        faiss.omp_set_num_threads(1)  # the setting belongs to the calling thread, so each call makes it
-        self._index.search_c(count, sheet.queries_at, k, sheet.scores_at, sheet.ids_at, parameters)
-        return sheet.ids_Kk, sheet.scores_Kk
+        thread, count = self._thread, len(interests_KD)
+        buffers = thread.buffers(count, k)
+        buffers.queries_KP[:, : interests_KD.shape[1]] = interests_KD
+        parameters = thread.parameters(search_width, selector)
+        faiss.omp_set_num_threads(1)  # the setting is per thread, so every call makes it
+        self._index.search_c(count, buffers.queries_pointer, k, buffers.scores_pointer, buffers.ids_pointer, parameters)
+        return buffers.ids_Kk, buffers.scores_Kk
 
     def touch(self) -> None:
-        """Read every list of an inverted file once, so that no later search waits for a page of it."""
+        """Read every list of an inverted file once, so that no later search waits for a page fault."""
         if self.lists is not None:
-            nowhere_1P, every = np.zeros((1, self.dimension), dtype=np.float32), faiss.IDSelectorRange(0, self.items)
-            self.search(nowhere_1P, 1, visits=self.lists, selector=every)
+            zero_1P, all_ids = np.zeros((1, self.dimension), dtype=np.float32), faiss.IDSelectorRange(0, self.items)
+            self.search(zero_1P, 1, search_width=self.lists, selector=all_ids)
 
-    def visited(self, visits: int | None) -> int:
-        """How many vectors a search is likely to look at."""
-        if visits is None:
+    def expected_comparisons(self, search_width: int | None) -> int:
+        """Estimate the number of vectors that a search compares."""
+        if search_width is None:
             return self.items
         if self.lists is not None:
-            return self.items * visits // self.lists
-        return min(self.items, visits * (self.degree or 1))
+            return self.items * search_width // self.lists
+        return min(self.items, search_width * (self.degree or 1))
 
-    def at_most(self, visits: int) -> int:
-        """As many visits, or all there are."""
-        return min(visits, self.items if self.lists is None else self.lists)
+    def clamp_width(self, search_width: int) -> int:
+        """Limit a search width to the number of lists, or of vectors in a graph."""
+        return min(search_width, self.items if self.lists is None else self.lists)
 
 
 class _SearchBuffers(NamedTuple):
-    """Arrays for a question and its answer, and where they are."""
+    """Input and output arrays of a search, and pointers to them."""
 
     queries_KP: NDArray[np.float32]
     scores_Kk: NDArray[np.float32]
     ids_Kk: NDArray[np.int64]
-    queries_at: Any
-    scores_at: Any
-    ids_at: Any
+    queries_pointer: Any
+    scores_pointer: Any
+    ids_pointer: Any
 
     @classmethod
     def of(cls, interests: int, k: int, dimension: int) -> "_SearchBuffers":
@@ -106,41 +108,41 @@ class _SearchBuffers(NamedTuple):
 
 
 class _ThreadBuffers(threading.local):
-    """What one thread asks with, made once: building it anew would cost a third of a search of 40 us."""
+    """Buffers and search parameters that a thread reuses: creating them would take a third of a search of 40 us."""
 
     def __init__(self, index: faiss.Index) -> None:
         self._dimension = int(index.d)
-        self._kind, self._visits = _parameters_of(index)
-        self._sheets: dict[tuple[int, int], _SearchBuffers] = {}
-        self._selecting = self._kind()
-        self._selector: Any = None
-        self._selecting_visits: int | None = None
-        self._plain: dict[int | None, Any] = {}
+        self._parameters_class, self._width_field = _parameters_of(index)
+        self._buffers: dict[tuple[int, int], _SearchBuffers] = {}
+        self._unmasked: dict[int | None, Any] = {}
+        self._masked = self._parameters_class()
+        self._masked_selector: Any = None
+        self._masked_width: int | None = None
 
-    def sheet(self, interests: int, k: int) -> _SearchBuffers:
-        sheet = self._sheets.get((interests, k))
-        if sheet is None:
-            if len(self._sheets) >= SHAPES_KEPT:
-                self._sheets.clear()
-            self._sheets[interests, k] = sheet = _SearchBuffers.of(interests, k, self._dimension)
-        return sheet
+    def buffers(self, interests: int, k: int) -> _SearchBuffers:
+        buffers = self._buffers.get((interests, k))
+        if buffers is None:
+            if len(self._buffers) >= CACHED_SHAPES:
+                self._buffers.clear()
+            self._buffers[interests, k] = buffers = _SearchBuffers.of(interests, k, self._dimension)
+        return buffers
 
-    def parameters(self, visits: int | None, selector: Any) -> Any:
+    def parameters(self, search_width: int | None, selector: Any) -> Any:
         if selector is None:
-            plain = self._plain.get(visits)
-            if plain is None:
-                self._plain[visits] = plain = self._set(self._kind(), visits)
-            return plain
-        if selector is not self._selector:  # what FAISS's classes are set to passes through Python of theirs
-            self._selecting.sel = self._selector = selector
-        if visits != self._selecting_visits:
-            self._set(self._selecting, visits)
-            self._selecting_visits = visits
-        return self._selecting
+            unmasked = self._unmasked.get(search_width)
+            if unmasked is None:
+                self._unmasked[search_width] = unmasked = self._set_width(self._parameters_class(), search_width)
+            return unmasked
+        if selector is not self._masked_selector:  # assigning to a field of a FAISS class runs Python code of FAISS
+            self._masked.sel = self._masked_selector = selector
+        if search_width != self._masked_width:
+            self._set_width(self._masked, search_width)
+            self._masked_width = search_width
+        return self._masked
 
-    def _set(self, parameters: Any, visits: int | None) -> Any:
-        if self._visits is not None:
-            setattr(parameters, self._visits, visits)
+    def _set_width(self, parameters: Any, search_width: int | None) -> Any:
+        if self._width_field is not None:
+            setattr(parameters, self._width_field, search_width)
         return parameters
 
 
@@ -152,7 +154,7 @@ def pad_dimension(vectors_ND: NDArray[np.float32], dimension: int) -> NDArray[np
 
 
 def _parameters_of(index: faiss.Index) -> tuple[type[Any], str | None]:
-    """The class of an index's search parameters, and which of them says how much to visit."""
+    """Return the class of an index's search parameters and the name of its field for the search width."""
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF, "nprobe"
     if isinstance(index, faiss.IndexHNSW):
@@ -162,7 +164,7 @@ def _parameters_of(index: faiss.Index) -> tuple[type[Any], str | None]:
 
 def _check(name: str, index: faiss.Index, info: IndexInfo, items: int) -> None:
     if not isinstance(index, faiss.IndexFlat | faiss.IndexScalarQuantizer | faiss.IndexIVF | faiss.IndexHNSW):
-        raise BundleError(f"{name}: {type(index).__name__} is no flat index, inverted file or graph")
+        raise BundleError(f"{name}: {type(index).__name__} is not a flat index, an inverted file or an HNSW graph")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise BundleError(f"{name}: its metric is not the inner product")
     if (index.ntotal, index.d) != (items, info.padded_dimension):

@@ -1,4 +1,4 @@
-"""What scores items: interests, an item that they are to be like, or popularity; and boosts of the scores.
+"""Rankers score items by a session's interests, by similarity to an item, or by popularity; and apply boosts.
 
 Dimension key: R rows, D embedding, K interests, C candidates, k results.
 """
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.bundle.catalog.eligible import Eligible
-from onward.bundle.search.boosts import Levels
-from onward.bundle.search.index import Candidates, ItemIndex, merged
-from onward.bundle.search.popularity import Popularity
+from onward.bundle.search.boosts import BoostLevels
+from onward.bundle.search.index import Candidates, ItemIndex, merge_candidates
+from onward.bundle.search.popularity import ItemPopularity
 from onward.bundle.search.retrieval import Source
 
 Scores = NDArray[np.floating[Any]]
@@ -22,54 +22,60 @@ SIMILAR_POOL = 200
 
 
 class Ranker(Protocol):
-    """Scores items by one of the things that can be known of a session."""
+    """Scores items by one kind of knowledge about a session."""
 
     source: ClassVar[Source]
 
-    def best(self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels | None = None) -> Candidates:
-        """The k best of the eligible rows that are not hidden, or all; with `levels` by boosted scores."""
+    def best(
+        self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels | None = None
+    ) -> Candidates:
+        """Return the k best eligible rows that are not hidden, or all if fewer; by boosted score with `levels`."""
         ...
 
     def scores(self, rows_C: NDArray[np.int64]) -> Scores:
-        """Score some rows."""
+        """Return the unboosted scores of rows, (C,)."""
         ...
 
-    def boosted(self, scores_C: Scores, added_C: Scores) -> Scores:
-        """Scores that are `added_C` more on the scale of a logarithm of odds."""
+    def boosted(self, scores_C: Scores, log_boost_C: Scores) -> Scores:
+        """Return the scores with boosts, whose logarithms add to the logits."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ByInterests:
-    """By the largest inner product with an interest of the session."""
+    """Scores by the largest inner product with an interest of the session."""
 
     source: ClassVar[Source] = "encoder"
     index: ItemIndex
     interests_KD: NDArray[np.float32]
     exact: bool = False
 
-    def best(self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels | None = None) -> Candidates:
-        """As the protocol says."""
+    def best(
+        self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels | None = None
+    ) -> Candidates:
+        """Search the index; with `levels` scan every eligible row, since the index knows no boosts."""
         if levels is not None:
-            return self.index.scan(self.interests_KD, k, eligible=eligible, hidden_rows=hidden_rows, added=levels.added)
+            return self.index.scan(
+                self.interests_KD, k, eligible=eligible, hidden_rows=hidden_rows, log_boost=levels.log_boost
+            )
         return self.index.search(self.interests_KD, k, eligible=eligible, hidden_rows=hidden_rows, exact=self.exact)
 
     def scores(self, rows_C: NDArray[np.int64]) -> Scores:
-        """As the protocol says."""
+        """Return the largest inner product of each row with an interest."""
         scores_C: Scores = (self.index.vectors(rows_C) @ self.interests_KD.T).max(axis=1)
         return scores_C
 
-    def boosted(self, scores_C: Scores, added_C: Scores) -> Scores:
-        """As the protocol says; the scores are logits already."""
-        return scores_C + added_C
+    def boosted(self, scores_C: Scores, log_boost_C: Scores) -> Scores:
+        """Add the log boosts: the scores are logits."""
+        return scores_C + log_boost_C
 
 
 @dataclass(frozen=True, slots=True)
 class BySimilarity:
-    """By the cosine with the vector of one item.
+    """Scores by the cosine with the vector of one item.
 
-    The cosine orders the items with the largest inner products, ten for each that is wanted and at least
-    `SIMILAR_POOL`; by itself the inner product would favour popular items, whose vectors are long.
+    Candidates are the items with the largest inner products, 10 k but at least `SIMILAR_POOL`; the cosine re-ranks
+    them. The inner product alone would favour popular items, whose vectors are long.
     """
 
     source: ClassVar[Source] = "similar"
@@ -77,59 +83,68 @@ class BySimilarity:
     vector_D: NDArray[np.float32]
     exact: bool = False
 
-    def best(self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels | None = None) -> Candidates:
-        """As the protocol says."""
-        near = ByInterests(self.index, self.vector_D[np.newaxis], self.exact)
-        pool = near.best(eligible, max(10 * k, SIMILAR_POOL), hidden_rows=hidden_rows, levels=levels)
+    def best(
+        self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels | None = None
+    ) -> Candidates:
+        """Search by inner product, then re-rank by cosine."""
+        by_product = ByInterests(self.index, self.vector_D[np.newaxis], self.exact)
+        pool = by_product.best(eligible, max(10 * k, SIMILAR_POOL), hidden_rows=hidden_rows, levels=levels)
         scores_C = self.scores(pool.rows)
         if levels is not None:
-            scores_C = self.boosted(scores_C, levels.added(pool.rows))
+            scores_C = self.boosted(scores_C, levels.log_boost(pool.rows))
         best = np.argsort(-scores_C, kind="stable")[:k]
         return Candidates(pool.rows[best], scores_C[best], pool.interests[best], pool.strategy)
 
     def scores(self, rows_C: NDArray[np.int64]) -> Scores:
-        """As the protocol says."""
+        """Return the cosine of each row with the item."""
         vectors_CD = self.index.vectors(rows_C)
         lengths_C = np.linalg.norm(vectors_CD, axis=1) * np.linalg.norm(self.vector_D)
         cosines_C: Scores = (vectors_CD @ self.vector_D) / np.maximum(lengths_C, np.finfo(np.float32).tiny)
         return cosines_C
 
-    def boosted(self, scores_C: Scores, added_C: Scores) -> Scores:
-        """As the protocol says, with the cosine for a logit."""
-        return scores_C + added_C
+    def boosted(self, scores_C: Scores, log_boost_C: Scores) -> Scores:
+        """Add the log boosts, as if the cosine were a logit."""
+        return scores_C + log_boost_C
 
 
 @dataclass(frozen=True, slots=True)
 class ByPopularity:
-    """By popularity, where nothing of the session is known."""
+    """Scores by popularity: the fallback if nothing is known about a session."""
 
     source: ClassVar[Source] = "popular"
-    popularity: Popularity
+    popularity: ItemPopularity
 
-    def best(self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels | None = None) -> Candidates:
-        """As the protocol says."""
+    def best(
+        self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels | None = None
+    ) -> Candidates:
+        """Take the most popular rows; with `levels` score and sort all eligible ones."""
         count = k if levels is None else eligible.count
         rows = self.popularity.best(eligible, count, hidden_rows)
         scores_C = self.scores(rows)
         if levels is not None:
-            scores_C = self.boosted(scores_C, levels.added(rows))
+            scores_C = self.boosted(scores_C, levels.log_boost(rows))
             best = np.lexsort((rows, -scores_C))[:k]
             rows, scores_C = rows[best], scores_C[best]
         return Candidates(rows, scores_C, np.zeros(len(rows), dtype=np.int64), None)
 
     def scores(self, rows_C: NDArray[np.int64]) -> Scores:
-        """As the protocol says."""
+        """Return the popularity of each row."""
         return self.popularity.scores(rows_C)
 
-    def boosted(self, scores_C: Scores, added_C: Scores) -> Scores:
-        """As the protocol says: a popularity is a multiple of a probability."""
-        return scores_C * np.exp(added_C)
+    def boosted(self, scores_C: Scores, log_boost_C: Scores) -> Scores:
+        """Multiply by the boosts: a popularity is proportional to a probability."""
+        return scores_C * np.exp(log_boost_C)
 
 
-def best_boosted(ranker: Ranker, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: Levels) -> Candidates:
-    """The k best of the eligible rows by boosted score: of each level the best by score, merged."""
+def best_boosted(
+    ranker: Ranker, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels
+) -> Candidates:
+    """Return the k best eligible rows by boosted score: search each level by score, then merge."""
     if not levels.eligible:
         return ranker.best(eligible, k, hidden_rows=hidden_rows, levels=levels)
-    found = [ranker.best(one, k, hidden_rows=hidden_rows) for one in levels.eligible]
-    boosted = [one._replace(scores=ranker.boosted(one.scores, levels.added(one.rows))) for one in found]
-    return merged(boosted, k)
+    by_level = [ranker.best(level, k, hidden_rows=hidden_rows) for level in levels.eligible]
+    boosted = [
+        candidates._replace(scores=ranker.boosted(candidates.scores, levels.log_boost(candidates.rows)))
+        for candidates in by_level
+    ]
+    return merge_candidates(boosted, k)

@@ -1,4 +1,4 @@
-"""Answers whose order is not that of the scores alone: boosts, diversity, pins.
+"""Re-ranking: answers whose order boosts, diversity or pins decide besides the scores.
 
 Dimension key: C candidates.
 """
@@ -11,97 +11,103 @@ from numpy.typing import NDArray
 
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
-from onward.bundle.search.boosts import Levels
+from onward.bundle.search.boosts import BoostLevels
 from onward.bundle.search.diversity import category_numbers, diversify, diversify_by_vectors, in_unit_range
 from onward.bundle.search.index import Candidates, ItemIndex, Strategy
-from onward.bundle.search.options import Options
 from onward.bundle.search.rankers import Ranker, best_boosted
-from onward.bundle.search.retrieval import Moved, RetrievedItem, RetrievedItems
+from onward.bundle.search.retrieval import Options, RankingDetails, RetrievedItem, RetrievedItems
 
 CATEGORY = "category"
-LEAST_POOL, POOL_PER_PLACE = 100, 5
+MIN_POOL, POOL_PER_RESULT = 100, 5
 
 
-def pool(options: Options) -> int:
-    """How many candidates an answer is chosen from."""
-    return max(LEAST_POOL, POOL_PER_PLACE * options.k) if options.diversity else options.k
+def pool_size(options: Options) -> int:
+    """Return the number of candidates that k items are chosen from."""
+    return max(MIN_POOL, POOL_PER_RESULT * options.k) if options.diversity else options.k
 
 
 @dataclass(frozen=True, slots=True)
-class Reranking:
-    """One answer in the making; `levels` where it has boosts."""
+class Reranker:
+    """Builds one answer with boosts, diversity and pins; `levels` is None without boosts."""
 
     catalog: Catalog
     index: ItemIndex
     ranker: Ranker
     options: Options
-    levels: Levels | None
+    levels: BoostLevels | None
 
     def items(
         self, eligible: Eligible, hidden_rows: Set[int], pins: Mapping[int, int]
     ) -> tuple[RetrievedItems, Strategy | None]:
-        """The answer, and how it was searched.
+        """Return the re-ranked items, and how they were searched.
 
         Args:
-            eligible: the rows that may be shown.
-            hidden_rows: but for these.
+            eligible: the rows that are available and pass the filter.
+            hidden_rows: rows to leave out.
             pins: the row to show at each position, from 1.
         """
         hidden_rows = hidden_rows | set(pins.values())
-        found = self._candidates(eligible, hidden_rows)
-        others = self._moved(found, self._chosen(found))
-        return RetrievedItems.of(placed(others, self._pinned(pins), self.options.k)), found.strategy
+        candidates = self._candidates(eligible, hidden_rows)
+        ranked = self._ranked_items(candidates, self._diversified(candidates))
+        return RetrievedItems.of(insert_pins(ranked, self._pinned_items(pins), self.options.k)), candidates.strategy
 
     def _candidates(self, eligible: Eligible, hidden_rows: Set[int]) -> Candidates:
         if self.levels is None:
-            return self.ranker.best(eligible, pool(self.options), hidden_rows=hidden_rows)
-        return best_boosted(self.ranker, eligible, pool(self.options), hidden_rows=hidden_rows, levels=self.levels)
+            return self.ranker.best(eligible, pool_size(self.options), hidden_rows=hidden_rows)
+        return best_boosted(self.ranker, eligible, pool_size(self.options), hidden_rows=hidden_rows, levels=self.levels)
 
-    def _chosen(self, found: Candidates) -> NDArray[np.int64]:
-        """The places of the candidates to show, in order."""
-        k, weight, by = self.options.k, self.options.diversity, self.options.diversity_by
+    def _diversified(self, candidates: Candidates) -> NDArray[np.int64]:
+        """Return the places of the candidates to show, in order."""
+        k, weight, attribute = self.options.k, self.options.diversity, self.options.diversity_by
         if not weight:
-            return np.arange(len(found.rows))
-        scores_C = in_unit_range(found.scores.astype(np.float32))
-        if by is None and CATEGORY not in self.catalog.schema:
-            return diversify_by_vectors(scores_C, self.index.vectors(found.rows), k, weight)
-        values = [self.catalog.attributes(row).get(by or CATEGORY) for row in found.rows.tolist()]
+            return np.arange(len(candidates.rows))
+        scores_C = in_unit_range(candidates.scores.astype(np.float32))
+        if attribute is None and CATEGORY not in self.catalog.schema:
+            return diversify_by_vectors(scores_C, self.index.vectors(candidates.rows), k, weight)
+        values = [self.catalog.attributes(row).get(attribute or CATEGORY) for row in candidates.rows.tolist()]
         return diversify(scores_C, category_numbers(values), k, weight)
 
-    def _moved(self, found: Candidates, places: NDArray[np.int64]) -> Iterator[RetrievedItem]:
-        added_C = self._added(found.rows)
-        plain_C = self.ranker.boosted(found.scores, -added_C)
-        columns = (found.rows, found.scores, found.interests, plain_C, added_C, np.arange(len(found.rows)))
+    def _ranked_items(self, candidates: Candidates, places: NDArray[np.int64]) -> Iterator[RetrievedItem]:
+        log_boost_C = self._log_boost(candidates.rows)
+        base_C = self.ranker.boosted(candidates.scores, -log_boost_C)
+        ranks_C = np.arange(1, len(candidates.rows) + 1)
+        columns = (candidates.rows, candidates.scores, candidates.interests, base_C, log_boost_C, ranks_C)
         by_interest = self.ranker.source == "encoder"
-        for row, score, interest, plain, added, place in zip(*(c[places].tolist() for c in columns), strict=True):
+        for row, score, interest, base, log_boost, rank in zip(*(c[places].tolist() for c in columns), strict=True):
             yield RetrievedItem(
                 self.catalog.item_id(row),
                 score,
                 self.ranker.source,
                 interest if by_interest else None,
-                Moved(plain, added, place + 1),
+                RankingDetails(base, log_boost, rank),
             )
 
-    def _pinned(self, pins: Mapping[int, int]) -> dict[int, RetrievedItem]:
+    def _pinned_items(self, pins: Mapping[int, int]) -> dict[int, RetrievedItem]:
+        """Return the pinned item of each position."""
         rows_C = np.array(list(pins.values()), dtype=np.int64)
         if not len(rows_C):
             return {}
-        plain_C, added_C = self.ranker.scores(rows_C), self._added(rows_C)
-        columns = (self.ranker.boosted(plain_C, added_C), plain_C, added_C)
+        base_C, log_boost_C = self.ranker.scores(rows_C), self._log_boost(rows_C)
+        columns = (self.ranker.boosted(base_C, log_boost_C), base_C, log_boost_C)
         return {
-            position: RetrievedItem(self.catalog.item_id(row), score, "pinned", None, Moved(plain, added, None))
-            for (position, row), score, plain, added in zip(pins.items(), *(c.tolist() for c in columns), strict=True)
+            position: RetrievedItem(
+                self.catalog.item_id(row), score, "pinned", None, RankingDetails(base, log_boost, None)
+            )
+            for (position, row), score, base, log_boost in zip(
+                pins.items(), *(column.tolist() for column in columns), strict=True
+            )
         }
 
-    def _added(self, rows_C: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.zeros(len(rows_C)) if self.levels is None else self.levels.added(rows_C)
+    def _log_boost(self, rows_C: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.zeros(len(rows_C)) if self.levels is None else self.levels.log_boost(rows_C)
 
 
-def placed(others: Iterable[RetrievedItem], pins: Mapping[int, RetrievedItem], k: int) -> Iterator[RetrievedItem]:
-    """The first k of an answer with the pinned items at their positions, or at its end where it is too short."""
-    rest, left = iter(others), dict(sorted(pins.items()))
+def insert_pins(ranked: Iterable[RetrievedItem], pins: Mapping[int, RetrievedItem], k: int) -> Iterator[RetrievedItem]:
+    """Yield the first k items with the pinned ones at their positions, or at the end if there are too few others."""
+    others, pending = iter(ranked), dict(sorted(pins.items()))
     for position in range(1, k + 1):
-        following = left.pop(position, None) or next(rest, None) or (left.pop(next(iter(left))) if left else None)
+        following = pending.pop(position, None) or next(others, None)
+        following = following or (pending.pop(next(iter(pending))) if pending else None)
         if following is None:
             return
         yield following

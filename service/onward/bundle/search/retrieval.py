@@ -1,76 +1,168 @@
-"""What a bundle answers."""
+"""What a retrieval takes and what it returns: session, options and query; items and their scores."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Self, overload
 
+from onward.bundle.catalog.filters import Filter
 from onward.bundle.search.index import Strategy
 
+ExcludeSeen = bool | Literal["purchased"]
 Source = Literal["encoder", "popular", "similar", "pinned"]
 User = Literal["known", "unknown"]
 Rule = Literal["unknown_item", "deleted", "unavailable", "filtered", "excluded"]
-"""What keeps an item from an answer: of these the first that does."""
+"""Why an item must not be in an answer: the first of these that applies."""
+
+MAX_BOOSTS = 10
+LEAST_FACTOR, LARGEST_FACTOR = 0.01, 100
 
 
-class Moved(NamedTuple):
-    """What an item's place is owed to besides its score."""
+@dataclass(frozen=True, slots=True)
+class Boost:
+    """Rank the items that pass a filter as if the encoder found them `factor` times as likely, 0.01..100."""
 
-    score: float
-    """Without boosts."""
-    added: float
-    """The sum of ln(factor) over the boosts that it got."""
-    place: int | None
-    """From 1, in the order of boosted scores without pinned items; None for a pinned item, which is not among them."""
+    filter: Filter
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not LEAST_FACTOR <= self.factor <= LARGEST_FACTOR:
+            raise ValueError(f"a boost's factor is {LEAST_FACTOR}..{LARGEST_FACTOR}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Show an item at a position, from 1."""
+
+    item_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Which items to return and in which order. Raises ValueError if options contradict each other."""
+
+    k: int = 20
+    """Number of items to return; fewer only if fewer are eligible."""
+    exclude: Collection[str] = ()
+    """Item ids to leave out."""
+    exclude_seen: ExcludeSeen | None = None
+    """Leave out all items of the session, or only the purchased ones; None means the bundle's default."""
+    filter: Filter | None = None
+    """Condition that every returned item passes."""
+    diversity: float = 0
+    """0..1: weight of the difference between the returned items against their scores, scaled to 0..1."""
+    diversity_by: str | None = None
+    """Attribute in which items should differ; None means `category`, or the vectors if no item has that attribute."""
+    boosts: tuple[Boost, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    """Different items at different positions 1..k."""
+    exact: bool = False
+    """Compare with every vector instead of searching the index."""
+
+    def __post_init__(self) -> None:
+        if len(self.boosts) > MAX_BOOSTS:
+            raise ValueError(f"at most {MAX_BOOSTS} boosts")
+        if self.pins:
+            self._check_pins()
+
+    @property
+    def reranks(self) -> bool:
+        """Whether anything but the scores decides the order: boosts, pins or diversity."""
+        return bool(self.boosts or self.pins or self.diversity)
+
+    @property
+    def is_plain_search(self) -> bool:
+        """Whether the k best items of one index search are the answer."""
+        return not (self.reranks or self.exact)
+
+    def _check_pins(self) -> None:
+        if any(not 1 <= pin.position <= self.k for pin in self.pins):
+            raise ValueError("a pin's position is 1..k")
+        items, positions = {pin.item_id for pin in self.pins}, {pin.position for pin in self.pins}
+        if min(len(items), len(positions)) < len(self.pins):
+            raise ValueError("pins are of different items at different positions")
+
+
+class SessionView(NamedTuple):
+    """A session as retrieval sees it: the items to encode, and the items that exclusion rules refer to."""
+
+    item_ids: Sequence[str] = ()
+    """Oldest first."""
+    purchased: Collection[str] = ()
+    hidden: Collection[str] = ()
+    """Items never to show in this session, such as disliked ones."""
+
+
+class RetrievalQuery(NamedTuple):
+    """A session, the options of its answer, and the user whose session it is."""
+
+    seen: SessionView
+    options: Options = Options()
+    user_id: str | None = None
+
+
+class RankingDetails(NamedTuple):
+    """How boosts, diversity and pins determined an item's rank."""
+
+    base_score: float
+    """The score without boosts."""
+    log_boost: float
+    """The sum of ln(factor) over the boosts that apply to the item."""
+    rank: int | None
+    """From 1, by boosted score, before diversity and pins; None for a pinned item."""
 
 
 class RetrievedItem(NamedTuple):
-    """An item of an answer: its score, what brought it, and for an encoder's item the number of the interest."""
+    """An item of an answer: its score, its source, and the number of the interest if an encoder found it."""
 
     item_id: str
     score: float
     source: Source
     interest: int | None = None
-    moved: Moved | None = None
-    """Where boosts, diversity or pins were asked for."""
+    details: RankingDetails | None = None
+    """Present if the options re-rank."""
 
 
 @dataclass(slots=True)
 class RetrievedItems(Sequence[RetrievedItem]):
-    """Items of an answer by column, so that it is made, kept and written as a few objects, not as many.
+    """The items of an answer, column by column: creating and storing it handles a few objects instead of many.
 
-    Nobody changes one; that Python would see to it is left out, since one is made for every answer.
+    Treat it as immutable; `frozen` is left out because one is created for every answer.
     """
 
     item_ids: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     sources: tuple[Source, ...] = ()
     interests: tuple[int | None, ...] = ()
-    moved: tuple[Moved | None, ...] = ()
-    """Empty where nothing was asked for that moves items."""
+    details: tuple[RankingDetails | None, ...] = ()
+    """Empty unless the options re-rank."""
 
     @classmethod
     def of(cls, items: Iterable[RetrievedItem]) -> Self:
-        """Take items one by one."""
+        """Collect single items into columns."""
         return cls(*zip(*items, strict=True))
 
     def columns(self) -> dict[str, object]:
-        """Return them by name; a value that is the same of all items stands once for all of them."""
+        """Return the columns for storage, by name; a value that all items share is stored once.
+
+        The ranking details are stored under the name "moved".
+        """
         columns: dict[str, object] = {
             "item_ids": self.item_ids,
             "scores": self.scores,
-            "sources": _once(self.sources),
-            "interests": _once(self.interests),
+            "sources": _collapse(self.sources),
+            "interests": _collapse(self.interests),
         }
-        return columns | {"moved": self.moved} if self.moved else columns
+        return columns | {"moved": self.details} if self.details else columns
 
     def __len__(self) -> int:
         return len(self.item_ids)
 
     def __iter__(self) -> Iterator[RetrievedItem]:
-        moved = self.moved or repeat(None)
-        return map(RetrievedItem, self.item_ids, self.scores, self.sources, self.interests, moved)
+        details = self.details or repeat(None)
+        return map(RetrievedItem, self.item_ids, self.scores, self.sources, self.interests, details)
 
     @overload
     def __getitem__(self, place: int) -> RetrievedItem: ...
@@ -80,30 +172,36 @@ class RetrievedItems(Sequence[RetrievedItem]):
         return tuple(self)[place]
 
 
-def _once(column: tuple[object, ...]) -> object:
+def _collapse(column: tuple[object, ...]) -> object:
     return column[0] if column and column.count(column[0]) == len(column) else column
 
 
 def whole_columns(columns: object) -> object:
-    """Make of what `RetrievedItems.columns` gave, once it was read again, columns with a value for each item."""
+    """Undo `RetrievedItems.columns` on its parsed JSON: return a list for each field, with a value for each item.
+
+    Anything else, such as `RetrievedItems` themselves, is returned as it is.
+    """
     if not isinstance(columns, dict) or not isinstance(item_ids := columns.get("item_ids"), list):
-        return columns  # of anyone's making
-    return {name: column if isinstance(column, list) else [column] * len(item_ids) for name, column in columns.items()}
+        return columns
+    return {
+        "details" if name == "moved" else name: column if isinstance(column, list) else [column] * len(item_ids)
+        for name, column in columns.items()
+    }
 
 
-NOTHING_REFUSED: Mapping[str, Rule] = MappingProxyType({})
+NO_PINS_REFUSED: Mapping[str, Rule] = MappingProxyType({})
 
 
 class Retrieval(NamedTuple):
-    """Items, best first, and what of the request the bundle does not know."""
+    """An answer: items, best first, and the parts of the query that the bundle does not know."""
 
     items: RetrievedItems
     unknown_item_ids: tuple[str, ...] = ()
     user: User | None = None
-    """Whether the encoder knows the user; None where none was named or the encoder takes sessions alone."""
+    """Whether the encoder knows the user; None if the query names none or the encoder reads sessions alone."""
     eligible: int = 0
-    """How many items might have been shown: available, let through by the filter, and not excluded."""
+    """Number of items that could have been returned: available, passing the filter, and not excluded."""
     strategy: Strategy | None = None
-    """How they were searched; None where no vectors were compared."""
-    not_pinned: Mapping[str, Rule] = NOTHING_REFUSED
-    """Items that were to be pinned but must not be shown."""
+    """How the vectors were searched; None if none were compared."""
+    not_pinned: Mapping[str, Rule] = NO_PINS_REFUSED
+    """Pinned items that must not be shown, with the rule that forbids it."""

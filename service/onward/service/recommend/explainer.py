@@ -81,8 +81,8 @@ def explain(bundle: Bundle, answer: Answer) -> Explanation:
             score=item.score,
             source=item.source,
             interest=item.interest,
-            boost=None if item.moved is None else item.moved.added or None,
-            place_before_diversity=None if item.moved is None else item.moved.place,
+            boost=None if item.details is None else item.details.log_boost or None,
+            place_before_diversity=None if item.details is None else item.details.rank,
         )
         if item.item_id in contributions:
             explained.contributions = _largest_first(query.seen, contributions[item.item_id])

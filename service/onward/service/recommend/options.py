@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from onward.bundle.catalog.filters import Filter, FilterFault
 from onward.bundle.files.attributes import Schema
-from onward.bundle.search.options import LARGEST_FACTOR, LEAST_FACTOR, MAX_BOOSTS, Boost, Options, Pin
+from onward.bundle.search.retrieval import LARGEST_FACTOR, LEAST_FACTOR, MAX_BOOSTS, Boost, Options, Pin
 from onward.service.errors import Fault, InvalidRequest
 from onward.service.fields import EMPTY_LIST, MAX_K, Id, K, StrictModel
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from onward.service.errors import ServiceError, SessionBehind
 from onward.service.sessions.events import Event
-from onward.service.sessions.session import NO_GENERATION, START, Position, Session
+from onward.service.sessions.session import NO_GENERATION, START, Position, Session, new_generation
 from onward.service.sessions.store import (
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from onward.bundle.catalog.filters import Filter
-from onward.bundle.search.options import Boost, Options, Pin
+from onward.bundle.search.retrieval import Boost, Options, Pin
 from onward.service.errors import UnknownScenario
 from onward.service.live.replica import Replica
 from onward.service.live.versioned_store import InMemoryVersionedStore, RedisVersionedStore, VersionedStore

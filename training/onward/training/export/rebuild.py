@@ -141,8 +141,8 @@ def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Call
     """The items as the service shows them with these changes, new ones behind the others."""
     cold_items = ColdStart(bundle.catalog, bundle.vectors_N1D)
     catalog = bundle.with_changes([_change(bundle, cold_items, change) for change in changes]).catalog
-    new = [change for change in catalog.cold if change.vector_D is not None]
-    left_out = [change for change in catalog.cold if change.vector_D is None]
+    new = [change for change in catalog.new_items if change.vector_D is not None]
+    left_out = [change for change in catalog.new_items if change.vector_D is None]
     if left_out:
         on_step(f"{len(left_out):,} new items have no vector yet; left out, they stay in the live catalog")
     last = max((change.sequence for change in changes), default=0)

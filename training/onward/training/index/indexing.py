@@ -144,8 +144,8 @@ def _described(tuned: Tuned, search_us: float | None) -> TriedIndex:
     is_file = isinstance(tuned.index, faiss.IndexIVF)
     return TriedIndex(
         description=tuned.description,
-        nprobe=tuned.effort.visits if is_file else None,
-        ef_search=None if is_file else tuned.effort.visits,
+        nprobe=tuned.effort.search_width if is_file else None,
+        ef_search=None if is_file else tuned.effort.search_width,
         candidates_per_k=tuned.effort.candidates_per_k,
         recall_at_20=tuned.recall,
         search_us=None if search_us is None else round(search_us, 1),

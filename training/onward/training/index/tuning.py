@@ -43,7 +43,7 @@ class Tuned(NamedTuple):
 
     def item_index(self, vectors: Vectors) -> ItemIndex:
         """As the service searches it."""
-        return ItemIndex(FaissIndex(self.index), vectors_N1D=vectors.vectors_N1D, effort=self.effort)
+        return ItemIndex(FaissIndex(self.index), vectors_N1D=vectors.vectors_N1D, parameters=self.effort)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Tuning:
         low, high = 0, at(1 if searched.lists else FIRST_VIEW)
         while not high.reaches(self.target_recall):
             visits = _visits(high)
-            wider = at(searched.at_most(2 * visits))
+            wider = at(searched.clamp_width(2 * visits))
             gains = wider.reaches(self.target_recall) or wider.recall >= high.recall + SATURATED
             if _visits(wider) == visits or not gains:
                 return wider
@@ -100,7 +100,7 @@ class Tuning:
 
     def _recall(self, index: FaissIndex, effort: SearchParameters) -> tuple[float, float]:
         """The mean over the queries, and its standard error."""
-        searched = ItemIndex(index, vectors_N1D=self.vectors.vectors_N1D, effort=effort)
+        searched = ItemIndex(index, vectors_N1D=self.vectors.vectors_N1D, parameters=effort)
         found_Q = [
             len(best.intersection(searched.search(query_KD, RECALL_AT).rows.tolist())) / len(best)
             for query_KD, best in zip(self.queries_QKD, self.best, strict=True)
@@ -139,4 +139,4 @@ def _best(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> set[int]:
 
 
 def _visits(tuned: Tuned) -> int:
-    return tuned.effort.visits or 0
+    return tuned.effort.search_width or 0

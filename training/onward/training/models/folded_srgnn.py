@@ -127,7 +127,7 @@ class _Head(nn.Module):
             gate=self.gate.weight,
             hybrid=self.hybrid.weight.T,
             hybrid_bias=self.hybrid.bias,
-            places=torch.zeros(self.max_length, self.dimension) if self.places_LD is None else self.places_LD,
+            positions=torch.zeros(self.max_length, self.dimension) if self.places_LD is None else self.places_LD,
             node=None if self.node is None else self.node.weight.T,
             node_bias=None if self.node is None else self.node.bias,
         )

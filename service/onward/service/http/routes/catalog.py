@@ -112,7 +112,7 @@ def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
     if row is None or live_catalog.is_deleted(item_id):
         raise ItemNotFound("Neither the live bundle nor the live catalog has this item.")
     recommendable = bool(catalog.eligible().rows_R1[row])
-    cold = None if row <= catalog.items else catalog.cold[row - 1 - catalog.items]
+    cold = None if row <= catalog.items else catalog.new_items[row - 1 - catalog.items]
     available = recommendable if cold is None else cold.leaves_available(True)
     reason: Any = None if recommendable else "no_vector" if available else "unavailable"
     return Item(
