@@ -186,5 +186,5 @@ def program(form: torch.nn.Module, folder: Path, encoder: SRGNN, items: int) -> 
 def kernel(form: FoldedSRGNN, folder: Path, encoder: SRGNN, items: int) -> Encoder:
     """Export a form of the encoder and compile its kernel to machine code."""
     accelerated = program(form, folder, encoder, items)
-    accelerated.accelerate(folder, form.kernel()[0], items=items, sessions=[[1, 2, 1, 3]])
+    accelerated.accelerate(folder, form.kernel()[0], sessions=[[1, 2, 1, 3]])
     return accelerated

@@ -25,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple
+from unittest.mock import patch
 
 import typer
 import uvicorn
@@ -96,18 +97,20 @@ class TracedService:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=lambda: uvloop.run(self._serve()), daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._encoding = threading.Event()
         self.port = int(self._socket.getsockname()[1])
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Serve in this block. Raises TimeoutError if no bundle goes live."""
-        self._thread.start()
-        try:
-            self._wait_until_ready()
-            yield
-        finally:
-            self._server.should_exit = True
-            self._thread.join()
+        with patch.object(telemetry, "encoding", lambda *_: self._encoding.set()):
+            self._thread.start()
+            try:
+                self._wait_until_ready()
+                yield
+            finally:
+                self._server.should_exit = True
+                self._thread.join()
 
     def in_loop(self, action: Callable[[], None]) -> None:
         """Run a function in the thread of the event loop, and wait for it."""
@@ -126,12 +129,13 @@ class TracedService:
         await self._server.serve(sockets=[self._socket])
 
     def _wait_until_ready(self) -> None:
+        """Wait until a bundle is live and the service has decided what encodes."""
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline_s:
             connection = HTTPConnection("127.0.0.1", self.port, timeout=START_TIMEOUT_S)
             try:
                 connection.request("GET", "/health/ready")
-                if connection.getresponse().status == 200:
+                if connection.getresponse().status == 200 and self._encoding.is_set():
                     return
             finally:
                 connection.close()

@@ -17,6 +17,7 @@ from onward.bundle.catalog.filters import Filter, FilterFault
 from onward.bundle.encoder.encoder import Encoder, KernelUnavailable
 from onward.bundle.files.attributes import Kind, Schema, fits, infer_schema
 from onward.bundle.files.changes import ItemChange
+from onward.bundle.files.ids import is_valid_id
 from onward.bundle.files.manifest import (
     ATTRIBUTES,
     ENCODER,
@@ -35,7 +36,6 @@ from onward.bundle.files.manifest import (
     Probe,
     ScoredItem,
     TriedIndex,
-    is_valid_id,
     read_manifest,
     write_manifest,
 )

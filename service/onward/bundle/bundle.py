@@ -154,7 +154,7 @@ class Bundle:
             raise KernelUnavailable("the bundle has no kernel for this encoder")
         sessions = [self._resolve(SessionView(probe.items), None).rows for probe in self.manifest.probes]
         known_sessions = [rows for rows in sessions if rows]
-        self.encoder.accelerate(Path(folder), info, items=self.manifest.encodable_items, sessions=known_sessions)
+        self.encoder.accelerate(Path(folder), info, sessions=known_sessions)
 
     def retrieve(
         self,
@@ -176,28 +176,24 @@ class Bundle:
                 unknown user is ignored.
             popular_now: weights of recent events by item, for the popular items; never change a mapping once passed.
         """
-        resolved = self._resolve(session, user_id)
-        interests_KD = self.encoder.encode(resolved.rows, resolved.user_row) if resolved.is_encodable else None
-        hidden_rows = self._hidden_rows(resolved, session, options)
-        ranker = self._ranker(resolved, options, interests_KD, popular_now)
-        return self._rank(ranker, options, hidden_rows, resolved)
+        return self.retrieve_all([RetrievalQuery(session, options, user_id)], popular_now=popular_now)[0]
 
     def retrieve_all(
         self, queries: Sequence[RetrievalQuery], *, popular_now: Mapping[str, float] | None = None
     ) -> list[Retrieval]:
-        """Answer a micro-batch of queries: what `retrieve` returns for each, but for the rounding of scores.
+        """Answer a micro-batch of queries, each as `retrieve` does; rounding of scores depends on the batch.
 
         All sessions are encoded together. Queries with the same filter and k are searched together, except those that
         hide rows, re-rank or ask for an exact search, which are searched one by one.
         """
-        sessions = [self._resolve(query.seen, query.user_id) for query in queries]
+        sessions = [self._resolve(query.session, query.user_id) for query in queries]
         interests_BKD = self._encode_all([session for session in sessions if session.is_encodable])
         batches: defaultdict[Any, list[tuple[int, int]]] = defaultdict(list)
         answers: list[Retrieval | None] = []
         encoded = 0
         # Group the queries that can share an index search, and answer the others one by one.
-        for place, (session, (seen, options, _)) in enumerate(zip(sessions, queries, strict=True)):
-            hidden_rows = self._hidden_rows(session, seen, options)
+        for place, (session, (view, options, _)) in enumerate(zip(sessions, queries, strict=True)):
+            hidden_rows = self._hidden_rows(session, view, options)
             if session.is_encodable and options.is_plain_search and not hidden_rows:
                 batches[options.filter and options.filter.key, options.k].append((place, encoded))
                 answers.append(None)
@@ -222,7 +218,7 @@ class Bundle:
         score without that event; 0 for an event that the encoder does not read. If the encoder reads a single event
         and does not know the user, that event contributes the whole score.
         """
-        session = self._resolve(query.seen, query.user_id)
+        session = self._resolve(query.session, query.user_id)
         if not item_ids or not session.is_encodable:
             return {}
         without = [session._replace(rows=(*session.rows[:n], *session.rows[n + 1 :])) for n in range(len(session.rows))]
@@ -231,8 +227,10 @@ class Bundle:
         scores_BI = (interests_BKD @ vectors_ID.T).max(axis=1)
         scores_without_IL = np.zeros((len(item_ids), len(session.rows)), dtype=np.float64)
         scores_without_IL[:, : len(scores_BI) - 1] = scores_BI[1:].T
-        contributions = np.zeros((len(item_ids), len(query.seen.item_ids)))
-        contributions[:, self._encodable_places(query.seen.item_ids)] = scores_BI[0][:, np.newaxis] - scores_without_IL
+        contributions = np.zeros((len(item_ids), len(query.session.item_ids)))
+        contributions[:, self._encodable_places(query.session.item_ids)] = (
+            scores_BI[0][:, np.newaxis] - scores_without_IL
+        )
         return dict(zip(item_ids, contributions.tolist(), strict=True))
 
     def item_rank(
@@ -242,10 +240,10 @@ class Bundle:
 
         Pins and diversity are ignored. Raises UnknownItemError.
         """
-        session, options = self._resolve(query.seen, query.user_id), query.options
+        session, options = self._resolve(query.session, query.user_id), query.options
         interests_KD = self.encoder.encode(session.rows, session.user_row) if session.is_encodable else None
         ranker = self._ranker(session, options, interests_KD, popular_now)
-        hidden_rows = self._hidden_rows(session, query.seen, options)
+        hidden_rows = self._hidden_rows(session, query.session, options)
         rows = np.setdiff1d(self.catalog.eligible(options.filter).selected, [*hidden_rows])
         scores = self._boosted(ranker, rows, options)
         # Taken from the same product as the others: rounding depends on the shapes.
@@ -268,8 +266,8 @@ class Bundle:
 
     def rule_against(self, item_id: str, query: RetrievalQuery) -> Rule | None:
         """Return the rule that keeps an item out of an answer whatever its score, None if no rule does."""
-        session = self._resolve(query.seen, query.user_id)
-        return self._rule_against(item_id, query.options, self._hidden_rows(session, query.seen, query.options))
+        session = self._resolve(query.session, query.user_id)
+        return self._rule_against(item_id, query.options, self._hidden_rows(session, query.session, query.options))
 
     def expected_products(self, options: Options, *, hidden: int) -> int:
         """Estimate the multiplications of an answer that leaves out `hidden` items of its session."""
@@ -328,7 +326,7 @@ class Bundle:
                 raise BundleError(f"probe {number}: {fault}")
 
     def _products_of(self, eligible: Eligible, options: Options, hidden: int) -> int:
-        k = pool_size(options)
+        k = pool_size(options) if options.reranks else options.k
         return self.index.expected_products(self.manifest.interests, k, eligible=eligible, hidden=hidden)
 
     def _resolve(self, session: SessionView, user_id: str | None) -> ResolvedSession:

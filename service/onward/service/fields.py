@@ -4,8 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from onward.bundle import is_valid_id
-from onward.bundle.files.manifest import MAX_ID_LENGTH
+from onward.bundle.files.ids import MAX_ID_LENGTH, checked_id
 
 MAX_K = 100
 EMPTY_LIST: Any = ()
@@ -13,15 +12,9 @@ EMPTY_LIST: Any = ()
 VISIBLE = "visible-characters"  # no pattern: few languages' regular expressions know these character classes
 
 
-def _valid_id(value: str) -> str:
-    if not is_valid_id(value):
-        raise ValueError(f"an id is 1 to {MAX_ID_LENGTH} visible characters")
-    return value
-
-
 Id = Annotated[
     str,
-    AfterValidator(_valid_id),
+    AfterValidator(checked_id),
     Field(
         description=r"1 to 128 visible characters, `^[^\p{C}\p{Z}]{1,128}$`; compared byte for byte.",
         json_schema_extra={"minLength": 1, "maxLength": MAX_ID_LENGTH, "format": VISIBLE},

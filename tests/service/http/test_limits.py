@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from onward.bundle.catalog import filters
-from onward.bundle.files.manifest import MAX_ID_LENGTH
+from onward.bundle.files.ids import MAX_ID_LENGTH
 from onward.bundle.search.retrieval import LARGEST_FACTOR, MAX_BOOSTS
 from onward.service import app, fields
 from onward.service.errors import ServiceError

@@ -34,7 +34,7 @@ class Records:
     """Takes every answer but those to a session named `faulty`."""
 
     answers = None
-    popularity = SimpleNamespace(scores=lambda: MappingProxyType({}))
+    popularity = SimpleNamespace(scores=MappingProxyType({}))
 
     def __init__(self) -> None:
         self.served_to: list[str | None] = []
@@ -104,7 +104,7 @@ async def test_what_one_meets_is_met_by_it_alone(bundle: Bundle, store: Counting
 async def test_a_retrieval_that_is_long_holds_up_no_other(
     bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "is_short", lambda _, query: "a1" not in query.seen.item_ids)
+    monkeypatch.setattr(pipeline, "is_short", lambda _, query: "a1" not in query.session.item_ids)
     told: list[int] = []
     monkeypatch.setattr(telemetry, "retrieved", lambda sources, *_: told.append(len(list(sources))))
     found = await answered(bundle, store, records, Query("long", ["a1"]), Query("one", ["a2"]), Query("two", ["a3"]))

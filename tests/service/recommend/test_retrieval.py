@@ -76,7 +76,7 @@ MIXED = [
 
 def test_a_batch_gives_what_each_query_gives_alone(bundle: Bundle) -> None:
     for query, found in zip(MIXED * 2, retrieval.retrieve_batch(bundle, MIXED * 2, NOTHING_POPULAR), strict=True):
-        alone = bundle.retrieve(query.seen, query.options)
+        alone = bundle.retrieve(query.session, query.options)
         assert isinstance(found, Retrieval)
         assert [item.item_id for item in found.items] == [item.item_id for item in alone.items]
         assert [item.score for item in found.items] == pytest.approx([item.score for item in alone.items])

@@ -42,24 +42,24 @@ def event(item_id: str, weight: float, clock: Clock, *, age_s: float = 0) -> App
 
 
 async def test_there_are_no_scores_without_events(live: LivePopularity) -> None:
-    assert live.scores() == {}
+    assert live.scores == {}
     await live.flush()
-    assert live.scores() == {}
+    assert live.scores == {}
 
 
 async def test_weights_add_up_and_the_heaviest_come_first(live: LivePopularity, clock: Clock) -> None:
     live.applied([event("a", 1, clock), event("b", 5, clock), event("a", 1, clock)])
     await live.flush()
     live.applied([event("c", 3, clock)])
-    assert dict(live.scores()) == {"b": 5, "a": 2}
+    assert dict(live.scores) == {"b": 5, "a": 2}
     await live.flush()
-    assert list(live.scores().items()) == [("b", 5), ("c", 3), ("a", 2)]
+    assert list(live.scores.items()) == [("b", 5), ("c", 3), ("a", 2)]
 
 
 async def test_events_without_a_positive_weight_are_ignored(live: LivePopularity, clock: Clock) -> None:
     live.applied([event("a", 0, clock), event("b", -1, clock)])
     await live.flush()
-    assert live.scores() == {}
+    assert live.scores == {}
 
 
 async def test_a_weight_halves_in_each_half_life(live: LivePopularity, clock: Clock) -> None:
@@ -68,29 +68,29 @@ async def test_a_weight_halves_in_each_half_life(live: LivePopularity, clock: Cl
     for decayed in (2, 1, 0.5):
         clock.now_s += DAY_S
         await live.flush()
-        assert live.scores() == pytest.approx({"a": decayed})
+        assert live.scores == pytest.approx({"a": decayed})
     live.applied([event("b", 0.25, clock)])
     await live.flush()
-    assert live.scores() == pytest.approx({"a": 0.5, "b": 0.25})
+    assert live.scores == pytest.approx({"a": 0.5, "b": 0.25})
 
 
 async def test_a_late_event_counts_with_its_decayed_weight(live: LivePopularity, clock: Clock) -> None:
     live.applied([event("late", 1, clock, age_s=2 * DAY_S), event("early", 1, clock, age_s=-300)])
     await live.flush()
-    assert live.scores() == pytest.approx({"early": 1, "late": 0.25})
+    assert live.scores == pytest.approx({"early": 1, "late": 0.25})
 
 
 async def test_weights_stay_exact_over_years(live: LivePopularity, clock: Clock) -> None:
     for _ in range(40):
         live.applied([event("steady", 1, clock), event("rare", 0.5, clock)])
         await live.flush()
-        assert live.scores() == pytest.approx({"steady": 1, "rare": 0.5})
+        assert live.scores == pytest.approx({"steady": 1, "rare": 0.5})
         clock.now_s += 100 * DAY_S
     clock.now_s += 3_000 * DAY_S
     await live.flush()
     live.applied([event("new", 1, clock)])
     await live.flush()
-    assert next(iter(live.scores().items())) == ("new", 1)
+    assert next(iter(live.scores.items())) == ("new", 1)
 
 
 async def test_a_clock_set_back_does_not_increase_weights(live: LivePopularity, clock: Clock) -> None:
@@ -99,16 +99,16 @@ async def test_a_clock_set_back_does_not_increase_weights(live: LivePopularity, 
     clock.now_s -= 10_000 * DAY_S
     live.applied([event("b", 2, clock)])
     await live.flush()
-    assert live.scores() == pytest.approx({"b": 2, "a": 1})
+    assert live.scores == pytest.approx({"b": 2, "a": 1})
     clock.now_s += DAY_S
     await live.flush()
-    assert live.scores() == pytest.approx({"b": 1, "a": 0.5})
+    assert live.scores == pytest.approx({"b": 1, "a": 0.5})
 
 
 async def test_the_lightest_items_beyond_the_limit_are_dropped(live: LivePopularity, clock: Clock) -> None:
     live.applied([event(f"item-{weight}", weight, clock) for weight in range(1, MAX_KEPT + 4)])
     await live.flush()
-    assert list(live.scores()) == [f"item-{weight}" for weight in range(MAX_KEPT + 3, 3, -1)]
+    assert list(live.scores) == [f"item-{weight}" for weight in range(MAX_KEPT + 3, 3, -1)]
 
 
 async def test_weights_of_several_workers_add_up(store: PopularityStore, clock: Clock) -> None:
@@ -116,7 +116,7 @@ async def test_weights_of_several_workers_add_up(store: PopularityStore, clock: 
     for worker in workers:
         worker.applied([event("a", 1, clock)])
         await worker.flush()
-    assert workers[-1].scores() == {"a": 3}
+    assert workers[-1].scores == {"a": 3}
 
 
 async def test_items_beyond_the_queue_limit_are_lost_and_counted(

@@ -62,7 +62,7 @@ async def test_answers_and_events_are_recorded_everywhere(tmp_path: Path, url: s
         recorder.applied([view("a", served.id), view("b", served.id), view("c", served.id)])
         await recorder.flush_counts()
         assert await outcome(recorder, served.scenario) == (1, {"view": 2})
-        assert recorder.popularity.scores()["a"] > 0
+        assert recorder.popularity.scores["a"] > 0
     assert [line["item_id"] for line in logged(tmp_path, "events")] == ["a", "b", "c"]
     assert [line["recommendation_id"] for line in logged(tmp_path, "answers")] == [served.id]
 
@@ -126,5 +126,5 @@ async def test_the_recorder_runs_and_ends_while_the_store_is_down(tmp_path: Path
         recorder.applied([view("a", "?")])
         await recorder.flush_answers()
         await recorder.flush_counts()
-        assert recorder.popularity.scores() == {}
+        assert recorder.popularity.scores == {}
     assert len(logged(tmp_path, "")) == 2

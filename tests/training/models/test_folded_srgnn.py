@@ -82,7 +82,7 @@ class Exported:
 
     def accelerated(self) -> Encoder:
         encoder = self.load()
-        encoder.accelerate(self.folder, self.info, items=ITEMS, sessions=SESSIONS)
+        encoder.accelerate(self.folder, self.info, sessions=SESSIONS)
         return encoder
 
     @torch.inference_mode()
@@ -153,7 +153,7 @@ def test_a_kernel_that_differs_from_the_program_does_not_encode(exported: Export
     encoder = exported.load()
     try:
         with pytest.raises(KernelUnavailable, match="differs from the program by"):
-            encoder.accelerate(exported.folder, exported.info, items=ITEMS, sessions=SESSIONS)
+            encoder.accelerate(exported.folder, exported.info, sessions=SESSIONS)
     finally:
         np.save(exported.folder / WEIGHTS, weights)
     assert encoder.engine == "onnx"

@@ -168,9 +168,12 @@ class Catalog:
 
     def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
         """Return JSON texts of items, which the catalog must have, with their current attributes."""
-        if not self._changes:
-            return self._stored.texts(item_ids)
-        return [self._text(item_id) for item_id in item_ids]
+        if self._changes:
+            return [self._text(item_id) for item_id in item_ids]
+        try:
+            return list(map(self._stored.cached_texts.__getitem__, item_ids))
+        except KeyError:
+            return list(map(self._stored.text, item_ids))
 
     def popularity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the popularity of each row from 1..R, 0 for new items."""
@@ -245,7 +248,7 @@ class Catalog:
 
     def _text(self, item_id: str) -> ItemText:
         if item_id not in self._changes:
-            return self._stored.texts([item_id])[0]
+            return self._stored.text(item_id)
         row = self._stored.ids.row(item_id) or self._new_rows[item_id]
         return ItemText.of(item_id, to_json(self.attributes(row)))
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onward.bundle.catalog.cold_start import ColdItem
 from onward.bundle.files.changes import ItemChange
-from onward.bundle.files.manifest import is_valid_id
+from onward.bundle.files.ids import is_valid_id
 from onward.bundle.validation import message_of
 
 

@@ -1,14 +1,14 @@
 """Encode item rows as interests, by the exported ONNX program or by a compiled kernel that computes the same."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.bundle.encoder.kernel import Kernel
+from onward.bundle.encoder.kernel import EMPTY_SESSION, Kernel
 from onward.bundle.files.manifest import BundleError, KernelInfo
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels send usage data unless this is set before the import
@@ -24,113 +24,43 @@ KERNEL_TOLERANCE = 1e-5
 """How much a kernel may differ from the program, relative to the largest number compared."""
 
 
+EncodeAll = Callable[[Sequence[Sequence[int]], Sequence[int]], NDArray[np.float32]]
+
+
 class KernelUnavailable(Exception):
-    """The compiled kernel cannot be used, so the ONNX program encodes; the message is the reason."""
+    """Why the ONNX program keeps encoding."""
 
 
-class Encoder:
+class Program:
     """An ONNX program from items_BL (int64 rows, oldest first, left-padded with 0) to interests_BKD (float32).
 
-    A program that knows users also takes users_B: int64 rows, 0 for an unknown user.
-
-    Thread-safe; each call runs in the thread that makes it. If the bundle has the arrays of a compiled kernel,
-    `accelerate` makes the kernel encode from then on.
+    A program that knows users also takes users_B: int64 rows, 0 for an unknown user. Thread-safe.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, *, items: int, max_length: int) -> None:
-        self.items = items
-        """The last row that the program knows."""
+    def __init__(self, session: onnxruntime.InferenceSession, *, max_length: int) -> None:
         self._session = session
         self._takes_users = len(session.get_inputs()) > 1
         self._max_length = max_length
-        self._kernel: Kernel | None = None
-
-    @property
-    def engine(self) -> Literal["onnx", "kernel"]:
-        """Whether the ONNX program or the compiled kernel encodes."""
-        return "onnx" if self._kernel is None else "kernel"
 
     @classmethod
-    def load(
-        cls, path: Path, *, items: int, dimension: int, interests: int, max_length: int, users: int = 0
-    ) -> "Encoder":
-        """Load the program and test it on the first and the last of `items` rows, and on the last of `users`.
-
-        Raises BundleError if it cannot be loaded or does not return finite numbers of shape (interests, dimension).
-        """
-        try:
-            encoder = cls(
-                onnxruntime.InferenceSession(path, _options(), ["CPUExecutionProvider"]),
-                items=items,
-                max_length=max_length,
-            )
-            encoder._check_signature(path.name, takes_users=users > 0)
-            trials = [encoder.encode([1, items] * max_length)]
-            if users:
-                trials += [encoder.encode([1, items] * max_length, users), encoder.encode([], users)]
-        except BundleError:
-            raise
-        except Exception as error:  # the classes that onnxruntime raises have no common base
-            raise BundleError(f"{path.name}: {_first_line(error)}") from error
-        for trial_KD in trials:
-            if trial_KD.shape != (interests, dimension) or not np.isfinite(trial_KD).all():
-                raise BundleError(f"{path.name}: gives no finite interests of shape {(interests, dimension)}")
-        return encoder
-
-    def encode(self, rows: Sequence[int], user_row: int = 0) -> NDArray[np.float32]:
-        """Return interests_KD of a session, given its item rows, oldest first; only the last `max_length` are read.
-
-        If the program knows users, `user_row` is the session's user, 0 for an unknown one.
-        Raises ValueError for an empty session of an unknown user.
-        """
-        if not rows and not user_row:
-            raise ValueError("an empty session of an unknown user has no interests")
-        kernel = self._kernel
-        interests_1KD = self._run([rows], [user_row]) if kernel is None else kernel.encode([rows[-self._max_length :]])
-        interests_KD: NDArray[np.float32] = interests_1KD[0]
-        return interests_KD
+    def load(cls, path: Path, *, max_length: int, takes_users: bool) -> "Program":
+        """Load a program. Raises BundleError for other inputs and outputs, and whatever onnxruntime raises."""
+        program = cls(onnxruntime.InferenceSession(path, _options(), ["CPUExecutionProvider"]), max_length=max_length)
+        program._check_signature(path.name, takes_users=takes_users)
+        return program
 
     def encode_all(self, sessions: Sequence[Sequence[int]], user_rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return interests_BKD of B sessions, equal to those of `encode` but for rounding.
+        """See `Encoder.encode_all`.
 
         Batches of sessions of similar length make the program about three times as fast as one session at a time.
-        Raises ValueError for an empty session of an unknown user.
         """
         if not all(rows or user_row for rows, user_row in zip(sessions, user_rows, strict=True)):
-            raise ValueError("an empty session of an unknown user has no interests")
-        if self._kernel is not None:
-            return self._kernel.encode([rows[-self._max_length :] for rows in sessions])
+            raise ValueError(EMPTY_SESSION)
         by_length = sorted(range(len(sessions)), key=lambda number: len(sessions[number]))
         batches = [by_length[start : start + BATCH] for start in range(0, len(by_length), BATCH)]
         encoded = [self._run([sessions[n] for n in batch], [user_rows[n] for n in batch]) for batch in batches]
         interests_BKD: NDArray[np.float32] = np.concatenate(encoded)[np.argsort(by_length)]
         return interests_BKD
-
-    def accelerate(self, folder: Path, info: KernelInfo, *, items: int, sessions: Sequence[Sequence[int]]) -> None:
-        """Compile or load the bundle's kernel, check it against the program, and encode with it from now on.
-
-        Args:
-            folder: the bundle's folder.
-            info: the kernel's entry in the manifest.
-            items: the last row that the encoder knows.
-            sessions: item rows of sessions for which kernel and program must return the same interests.
-
-        Raises KernelUnavailable if the kernel cannot be loaded or differs; the program then keeps encoding.
-        """
-        try:
-            kernel = Kernel.load(folder, info, items=items, max_length=self._max_length)
-        except ImportError as error:
-            raise KernelUnavailable("numba is not installed") from error
-        except BundleError as error:
-            raise KernelUnavailable(str(error)) from error
-        except Exception as error:  # the classes that numba and LLVM raise have no common base
-            raise KernelUnavailable(f"it does not compile: {_first_line(error)}") from error
-        for rows in sessions:
-            expected_KD = self._run([rows], [0])[0]
-            difference = np.abs(kernel.encode([rows[-self._max_length :]])[0] - expected_KD).max()
-            if not difference <= KERNEL_TOLERANCE * max(1.0, np.abs(expected_KD).max()):
-                raise KernelUnavailable(f"it differs from the program by {difference:.1e} on a probe")
-        self._kernel = kernel
 
     def _run(self, sessions: Sequence[Sequence[int]], user_rows: Sequence[int]) -> NDArray[np.float32]:
         recent = [rows[-self._max_length :] for rows in sessions]
@@ -150,6 +80,80 @@ class Encoder:
         if signature != [(ITEMS, "tensor(int64)", 2), *users, (INTERESTS, "tensor(float)", 3)]:
             taken = f"{ITEMS} and {USERS}" if takes_users else ITEMS
             raise BundleError(f"{name}: not a program from int64 {taken} to float32 {INTERESTS}")
+
+
+class Encoder:
+    """Encodes by the bundle's ONNX program, or once `accelerate` succeeded by its compiled kernel.
+
+    Thread-safe; each call runs in the thread that makes it.
+    """
+
+    def __init__(self, program: Program, *, items: int, max_length: int) -> None:
+        self.items = items
+        """The last row that the encoder knows."""
+        self.engine: Literal["onnx", "kernel"] = "onnx"
+        """What encodes."""
+        self.encode_all: EncodeAll = program.encode_all
+        """Return interests_BKD of B sessions, given the item rows and the user row of each.
+
+        A session's rows are in order, oldest first, and the last `max_length` are read. If the program knows users, a
+        user row is that of the session's user, 0 for an unknown one. Raises ValueError for an empty session of an
+        unknown user.
+        """
+        self._max_length = max_length
+
+    @classmethod
+    def load(
+        cls, path: Path, *, items: int, dimension: int, interests: int, max_length: int, users: int = 0
+    ) -> "Encoder":
+        """Load the program and test it on the first and the last of `items` rows, and on the last of `users`.
+
+        Raises BundleError if it cannot be loaded or does not return finite numbers of shape (interests, dimension).
+        """
+        try:
+            program = Program.load(path, max_length=max_length, takes_users=users > 0)
+            encoder = cls(program, items=items, max_length=max_length)
+            trials = [encoder.encode([1, items] * max_length)]
+            if users:
+                trials += [encoder.encode([1, items] * max_length, users), encoder.encode([], users)]
+        except BundleError:
+            raise
+        except Exception as error:  # the classes that onnxruntime raises have no common base
+            raise BundleError(f"{path.name}: {_first_line(error)}") from error
+        for trial_KD in trials:
+            if trial_KD.shape != (interests, dimension) or not np.isfinite(trial_KD).all():
+                raise BundleError(f"{path.name}: gives no finite interests of shape {(interests, dimension)}")
+        return encoder
+
+    def encode(self, rows: Sequence[int], user_row: int = 0) -> NDArray[np.float32]:
+        """Return interests_KD of one session; see `encode_all`."""
+        interests_KD: NDArray[np.float32] = self.encode_all([rows], [user_row])[0]
+        return interests_KD
+
+    def accelerate(self, folder: Path, info: KernelInfo, *, sessions: Sequence[Sequence[int]]) -> None:
+        """Compile or load the bundle's kernel, check it against the program, and encode with it from now on.
+
+        Args:
+            folder: the bundle's folder.
+            info: the kernel's entry in the manifest.
+            sessions: item rows of sessions for which kernel and program must return the same interests.
+
+        Raises KernelUnavailable if the kernel cannot be loaded or differs; the program then keeps encoding.
+        """
+        try:
+            kernel = Kernel.load(folder, info, items=self.items, max_length=self._max_length)
+        except ImportError as error:
+            raise KernelUnavailable("numba is not installed") from error
+        except BundleError as error:
+            raise KernelUnavailable(str(error)) from error
+        except Exception as error:  # the classes that numba and LLVM raise have no common base
+            raise KernelUnavailable(f"it does not compile: {_first_line(error)}") from error
+        for rows in sessions:
+            expected_KD = self.encode(rows)
+            difference = np.abs(kernel.encode_all([rows], [0])[0] - expected_KD).max()
+            if not difference <= KERNEL_TOLERANCE * max(1.0, np.abs(expected_KD).max()):
+                raise KernelUnavailable(f"it differs from the program by {difference:.1e} on a probe")
+        self.encode_all, self.engine = kernel.encode_all, "kernel"
 
 
 def _options() -> Any:

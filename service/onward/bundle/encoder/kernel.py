@@ -17,6 +17,8 @@ from onward.bundle.encoder.kernel_arrays import ROW, SRGNNArrays
 from onward.bundle.files.arrays import open_array
 from onward.bundle.files.manifest import TABLE, WEIGHTS, KernelInfo, KernelPart
 
+EMPTY_SESSION = "an empty session of an unknown user has no interests"
+
 
 class _EncoderPart(NamedTuple):
     """One encoder of an ensemble."""
@@ -36,12 +38,13 @@ class _EncoderPart(NamedTuple):
 class Kernel:
     """Encodes sessions by machine code. Thread-safe, and parallel: it releases the global interpreter lock."""
 
-    def __init__(self, table_NT: NDArray[np.float32], parts: Sequence[_EncoderPart]) -> None:
+    def __init__(self, table_NT: NDArray[np.float32], parts: Sequence[_EncoderPart], *, max_length: int) -> None:
         """Compile the kernel, or load it from the cache. Raises ImportError if numba is not installed."""
         from onward.bundle.encoder import srgnn_kernel  # slow to import, and numba is optional
 
         self._run = srgnn_kernel.encode
         self._table_NT = table_NT
+        self._max_length = max_length
         self._last_item = len(table_NT) - 1
         self._parts = parts
         self._dimension = sum(part.size for part in parts)
@@ -57,12 +60,18 @@ class Kernel:
         shapes = [SRGNNArrays.shapes(part.dimension, max_length, tabled=part.tabled) for part in info.parts]
         count = sum(prod(shape) for part in shapes for shape in part if shape is not None)
         weights = open_array(folder / WEIGHTS, np.float32, (count,))
-        return cls(table_NT, list(_parts(info.parts, shapes, weights)))
+        return cls(table_NT, list(_parts(info.parts, shapes, weights)), max_length=max_length)
 
-    def encode(self, sessions: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Return interests_B1D of sessions of 1..max_length items. Raises IndexError for a row without an item."""
-        items_A = np.fromiter(chain.from_iterable(sessions), np.int64)
-        lengths_B = np.fromiter(map(len, sessions), np.int64, len(sessions))
+    def encode_all(self, sessions: Sequence[Sequence[int]], _user_rows: Sequence[int]) -> NDArray[np.float32]:
+        """Return interests_B1D of sessions, of each the last `max_length` rows; a kernel knows no users.
+
+        Raises ValueError for an empty session, IndexError for a row without an item.
+        """
+        if not all(sessions):
+            raise ValueError(EMPTY_SESSION)
+        recent = [rows[-self._max_length :] for rows in sessions]
+        items_A = np.fromiter(chain.from_iterable(recent), np.int64)
+        lengths_B = np.fromiter(map(len, recent), np.int64, len(recent))
         interests = np.empty((len(sessions), self._dimension), dtype=np.float32)
         try:
             self.write(items_A, lengths_B, interests)

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.bundle.files.manifest import MAX_ID_LENGTH, BundleError, is_valid_id
+from onward.bundle.files.manifest import BundleError
+
+MAX_ID_LENGTH = 128
 
 PRIME, FACTOR = 1_610_612_741, 11_400_714_819_323_198_485
 """An id's hash is its bytes as one number modulo PRIME; FACTOR, 2^64 / 1.618, spreads it over the slots
@@ -21,6 +23,18 @@ PRIME, FACTOR = 1_610_612_741, 11_400_714_819_323_198_485
 MASK_64_BITS = 2**64 - 1
 NEWLINE = ord("\n")
 CACHED_IDS = 65_536
+
+
+def is_valid_id(value: str) -> bool:
+    r"""Return whether `value` is 1..128 visible characters, the regular expression ^[^\p{C}\p{Z}]{1,128}$."""
+    return 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and " " not in value
+
+
+def checked_id(value: str) -> str:
+    """Return a valid id. Raises ValueError for any other text."""
+    if not is_valid_id(value):
+        raise ValueError(f"an id is 1 to {MAX_ID_LENGTH} visible characters")
+    return value
 
 
 class Ids:

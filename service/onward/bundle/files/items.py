@@ -52,7 +52,8 @@ class StoredItems:
         self._lines = lines
         self._stored_schema = schema
         self._stored_columns = columns
-        self._texts: dict[str, ItemText] = {}
+        self.cached_texts: dict[str, ItemText] = {}
+        """JSON texts of items, by id."""
 
     @classmethod
     def load(cls, folder: Path, items: int, schema: Schema) -> "StoredItems":
@@ -103,20 +104,15 @@ class StoredItems:
         """Return the attributes of a row from 1..N."""
         return self._lines.read(row)
 
-    def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
-        """Return the JSON text of each item, as answers show it; recent ones are cached."""
-        cached = self._texts
-        try:
-            return list(map(cached.__getitem__, item_ids))
-        except KeyError:
-            return [cached.get(item_id) or self._text(item_id) for item_id in item_ids]
-
-    def _text(self, item_id: str) -> ItemText:
-        row = self.ids.row(item_id)
-        text = ItemText.of(item_id, b"{}" if row is None else self._lines.text(row))
-        if len(self._texts) >= CACHED_TEXTS:
-            self._texts = {}
-        self._texts[item_id] = text
+    def text(self, item_id: str) -> ItemText:
+        """Return the JSON text of an item, as answers show it, and cache it."""
+        text = self.cached_texts.get(item_id)
+        if text is None:
+            row = self.ids.row(item_id)
+            text = ItemText.of(item_id, b"{}" if row is None else self._lines.text(row))
+            if len(self.cached_texts) >= CACHED_TEXTS:
+                self.cached_texts = {}
+            self.cached_texts[item_id] = text
         return text
 
 

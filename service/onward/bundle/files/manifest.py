@@ -48,7 +48,6 @@ USER_FILES = frozenset({USERS})
 """Required if the encoder knows users, else not allowed."""
 
 MAX_MANIFEST_BYTES = 16 * 2**20
-MAX_ID_LENGTH = 128
 
 
 def column_files(attributes: int) -> list[tuple[str, str, str]]:
@@ -59,11 +58,6 @@ def column_files(attributes: int) -> list[tuple[str, str, str]]:
 
 class BundleError(Exception):
     """A bundle that must not be served; the message is one line that names the file and the fault."""
-
-
-def is_valid_id(value: str) -> bool:
-    r"""Return whether `value` is 1..128 visible characters, the regular expression ^[^\p{C}\p{Z}]{1,128}$."""
-    return 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and " " not in value
 
 
 class _ManifestPart(BaseModel):

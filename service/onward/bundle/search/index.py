@@ -139,8 +139,8 @@ class ItemIndex:
         if plan.strategy == "scan":
             return [self.search(interests_KD, k, eligible=eligible) for interests_KD in interests_BKD]
         sessions, interests, dimension = interests_BKD.shape
-        with eligible.selecting(frozenset()) as selector:
-            rows, scores = self._search_index(interests_BKD.reshape(-1, dimension), k, plan, selector)
+        selector = None if eligible.all_indexed else eligible.selector
+        rows, scores = self._search_index(interests_BKD.reshape(-1, dimension), k, plan, selector)
         rows_BKC, scores_BKC = rows.reshape(sessions, interests, -1), scores.reshape(sessions, interests, -1)
         return [
             self._completed(self._top_k(interests_KD, k, rows_KC, scores_KC, plan), interests_KD, k, eligible)

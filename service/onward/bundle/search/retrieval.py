@@ -1,7 +1,7 @@
 """What a retrieval takes and what it returns: session, options and query; items and their scores."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Self, overload
@@ -60,22 +60,19 @@ class Options:
     """Different items at different positions 1..k."""
     exact: bool = False
     """Compare with every vector instead of searching the index."""
+    reranks: bool = field(init=False)
+    """Whether anything but the scores decides the order: boosts, pins or diversity."""
+    is_plain_search: bool = field(init=False)
+    """Whether the k best items of one index search are the answer."""
 
     def __post_init__(self) -> None:
         if len(self.boosts) > MAX_BOOSTS:
             raise ValueError(f"at most {MAX_BOOSTS} boosts")
         if self.pins:
             self._check_pins()
-
-    @property
-    def reranks(self) -> bool:
-        """Whether anything but the scores decides the order: boosts, pins or diversity."""
-        return bool(self.boosts or self.pins or self.diversity)
-
-    @property
-    def is_plain_search(self) -> bool:
-        """Whether the k best items of one index search are the answer."""
-        return not (self.reranks or self.exact)
+        reranks = bool(self.boosts or self.pins or self.diversity)
+        object.__setattr__(self, "reranks", reranks)
+        object.__setattr__(self, "is_plain_search", not (reranks or self.exact))
 
     def _check_pins(self) -> None:
         if any(not 1 <= pin.position <= self.k for pin in self.pins):
@@ -98,7 +95,7 @@ class SessionView(NamedTuple):
 class RetrievalQuery(NamedTuple):
     """A session, the options of its answer, and the user whose session it is."""
 
-    seen: SessionView
+    session: SessionView
     options: Options = Options()
     user_id: str | None = None
 

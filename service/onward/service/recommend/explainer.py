@@ -38,7 +38,7 @@ class Explainer:
         bundle = await self._live.of(answer.bundle)
         if bundle is None:
             raise RecommendationGone("The bundle that gave this answer is gone.")
-        popular_now = self._recorder.popularity.scores()
+        popular_now = self._recorder.popularity.scores
         return await asyncio.to_thread(explain_stored, bundle, answer, why_not, popular_now)
 
 
@@ -51,7 +51,7 @@ def explain_stored(
     """
     query = _repeated_query(answer)
     if not COMPUTED.isdisjoint(answer.items.sources):
-        repeated = bundle.retrieve(query.seen, query.options, user_id=query.user_id)
+        repeated = bundle.retrieve(query.session, query.options, user_id=query.user_id)
         if not _is_same(repeated.items, answer.items):
             raise RecommendationGone("The live catalog has changed since: this answer cannot be given again.")
     explanation = explain(bundle, answer)
@@ -85,7 +85,7 @@ def explain(bundle: Bundle, answer: Answer) -> Explanation:
             place_before_diversity=None if item.details is None else item.details.rank,
         )
         if item.item_id in contributions:
-            explained.contributions = _largest_first(query.seen, contributions[item.item_id])
+            explained.contributions = _largest_first(query.session, contributions[item.item_id])
         items.append(explained)
     return Explanation(
         recommendation_id=answer.id,
@@ -146,6 +146,6 @@ def _specific_reason(rule: Reason, answer: Answer, query: RetrievalQuery, item_i
         return "shown_before"
     if item_id in answer.options.get("exclude", ()):
         return "excluded"
-    if item_id in query.seen.hidden:
+    if item_id in query.session.hidden:
         return "disliked"
-    return "purchased" if item_id in query.seen.purchased else "seen"
+    return "purchased" if item_id in query.session.purchased else "seen"

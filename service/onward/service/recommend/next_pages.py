@@ -52,7 +52,7 @@ class NextPages:
             raise RecommendationGone("The live bundle has not the attributes that the options of this answer ask for.")
         query = retrieval_query_of(root)
         options = replace(query.options, k=k or query.options.k, pins=(), exclude=(*query.options.exclude, *shown))
-        retrieval = await retrieve(bundle, query._replace(options=options), self._recorder.popularity.scores())
+        retrieval = await retrieve(bundle, query._replace(options=options), self._recorder.popularity.scores)
         page = replace(
             root,
             id=new_page_id(root.id),

@@ -207,7 +207,7 @@ class Pipeline:
         )
 
     def _popular_now(self) -> Mapping[str, float]:
-        return self._recorder.popularity.scores()
+        return self._recorder.popularity.scores
 
 
 def _bundle_identity(pending: PendingQuery) -> int:

@@ -90,4 +90,4 @@ class Recommender:
         return PendingQuery(query, options, scenario, options.as_options(exclude=query.exclude), bundle)
 
     def _popular_now(self) -> Mapping[str, float]:
-        return self._recorder.popularity.scores()
+        return self._recorder.popularity.scores

@@ -38,7 +38,7 @@ def _retrieved_or_error(
 
 def is_short(bundle: Bundle, query: RetrievalQuery) -> bool:
     """Return whether a retrieval takes less time than moving it to a thread is worth."""
-    return _is_short(bundle, query.options, hidden=len(query.options.exclude) + len(query.seen.item_ids))
+    return _is_short(bundle, query.options, hidden=len(query.options.exclude) + len(query.session.item_ids))
 
 
 async def retrieve(bundle: Bundle, query: RetrievalQuery, popular_now: Mapping[str, float]) -> Retrieval:

@@ -35,12 +35,9 @@ class LivePopularity:
         self._half_life_s = half_life.total_seconds()
         self._clock = clock
         self._weights: defaultdict[str, float] = defaultdict(float)
-        self._scores: Mapping[str, float] = {}
+        self.scores: Mapping[str, float] = {}
+        """The weights of the most popular items as of the last flush; a new object after each flush."""
         self._outages = OutageLog("popularity")
-
-    def scores(self) -> Mapping[str, float]:
-        """Return the weights of the most popular items as of the last flush; a new object after each flush."""
-        return self._scores
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
         """Count the weights of events, to be added by `flush`; a late event counts with its decayed weight."""
@@ -58,7 +55,7 @@ class LivePopularity:
         """Add the counted weights to the store and read the most popular items."""
         weights, self._weights = self._weights, defaultdict(float)
         with self._outages.writing(len(weights)):
-            self._scores = await self._store.add(weights)
+            self.scores = await self._store.add(weights)
 
 
 class RedisPopularityStore:
