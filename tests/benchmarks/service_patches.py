@@ -11,7 +11,7 @@ from onward.service import telemetry
 from onward.service.http import fast_route
 from onward.service.http.fast_protocol import FastPath
 from onward.service.http.routes import recommendations
-from onward.service.recommend.recommender import Recommender
+from onward.service.recommend.pipeline import Pipeline
 from onward.service.records.recorder import Recorder
 from onward.service.sessions import EventQueue, RedisSessionStore
 
@@ -32,8 +32,8 @@ class PatchPoint(NamedTuple):
 HANDLE_REQUEST = PatchPoint(FastPath, "respond")
 """Everything behind HTTP; a coroutine."""
 VALIDATE_BODY = PatchPoint(_FAST_ROUTE.body_field, "validate")  # type: ignore[attr-defined]  # a FastRoute has one
-PARSE_BODY = PatchPoint(fast_route, "_parsed")
-RECOMMEND = PatchPoint(Recommender, "recommend")
+PARSE_BODY = PatchPoint(fast_route, "parse_body")
+RECOMMEND = PatchPoint(Pipeline, "recommend")
 """Session store, encoder, search, items and record of one request; a coroutine."""
 APPEND_SESSIONS = PatchPoint(RedisSessionStore, "append_all")
 """The store's call for a batch; a coroutine with a result for each session."""

@@ -51,6 +51,8 @@ from onward.bundle.search.retrieval import (
 )
 
 NO_ROWS: Set[int] = frozenset()
+PRODUCTS_PER_SCANNED_ITEM = 40
+"""Multiplications that take as long as a look at one item's attributes."""
 
 
 class UnknownItemError(LookupError):
@@ -270,14 +272,27 @@ class Bundle:
         return self._rule_against(item_id, query.options, self._hidden_rows(session, query.session, query.options))
 
     def expected_products(self, options: Options, *, hidden: int) -> int:
-        """Estimate the multiplications of an answer that leaves out `hidden` items of its session."""
-        eligible = self.catalog.eligible(options.filter)
+        """Estimate the multiplications of an answer that leaves out `hidden` items of its session.
+
+        A pass over the attributes of all items, which re-ranking and an unknown filter take, counts as
+        `PRODUCTS_PER_SCANNED_ITEM` for each; an unknown filter is not evaluated, and the search behind it not counted.
+        """
+        scan = PRODUCTS_PER_SCANNED_ITEM * self.manifest.items
+        eligible = self.catalog.cached_eligible(options.filter)
+        if eligible is None:
+            return scan
+        if not options.reranks:
+            return self.index.expected_products(self.manifest.interests, options.k, eligible=eligible, hidden=hidden)
         if not options.boosts:
-            return self._products_of(eligible, options, hidden)
+            return scan + self._products_of_pool(eligible, options, hidden)
         levels = self.boost_levels.of(options.filter, options.boosts).eligible
         if not levels:
-            return self.manifest.interests * self.manifest.dimension * self.manifest.items
-        return sum(self._products_of(level, options, hidden) for level in levels)
+            return scan + self.manifest.interests * self.manifest.dimension * self.manifest.items
+        return scan + sum(self._products_of_pool(level, options, hidden) for level in levels)
+
+    def _products_of_pool(self, eligible: Eligible, options: Options, hidden: int) -> int:
+        k = pool_size(options)
+        return self.index.expected_products(self.manifest.interests, k, eligible=eligible, hidden=hidden)
 
     def with_changes(self, changes: Sequence[ItemChange]) -> "Bundle":
         """Return the exported bundle with all changes of its items since; changes that it includes are skipped.
@@ -324,10 +339,6 @@ class Bundle:
             actual = self.probe(expected.items, len(expected.top), user_id=expected.user_id)
             if fault := probe_fault(actual, expected):
                 raise BundleError(f"probe {number}: {fault}")
-
-    def _products_of(self, eligible: Eligible, options: Options, hidden: int) -> int:
-        k = pool_size(options) if options.reranks else options.k
-        return self.index.expected_products(self.manifest.interests, k, eligible=eligible, hidden=hidden)
 
     def _resolve(self, session: SessionView, user_id: str | None) -> ResolvedSession:
         known_rows, unknown_item_ids = self._rows(session.item_ids)

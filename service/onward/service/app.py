@@ -28,8 +28,9 @@ from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import open_live_catalog
 from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.recommend.explainer import Explainer
+from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
-from onward.service.recommend.recommender import Recommender
+from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.scenarios import open_scenarios
 from onward.service.records.recorder import COUNT_INTERVAL, open_recorder
 from onward.service.server.parent_death import terminate_with_parent
@@ -156,7 +157,8 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "recorder": recorder,
         "listener": events,
         "event_rules": rules,
-        "recommender": Recommender(live, store, scenarios, recorder, events, rules),
+        "pipeline": Pipeline(live, store, scenarios, recorder, events, rules),
+        "item_lists": ItemLists(live, recorder),
         "next_pages": NextPages(live, recorder),
         "explainer": Explainer(live, recorder),
     }

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
-from onward.bundle import Bundle, Options
+from onward.bundle import Bundle
 from onward.service import telemetry
 from onward.service.errors import SessionBehind
-from onward.service.recommend import pipeline
-from onward.service.recommend.pipeline import PendingQuery, Pipeline
-from onward.service.recommend.query import DEFAULT_OPTIONS, Query, Recommendation
+from onward.service.recommend import pipeline as pipeline_module
+from onward.service.recommend.options import RecommendationOptions
+from onward.service.recommend.pipeline import Pipeline
+from onward.service.recommend.query import Query, Recommendation
 from onward.service.records.answers import Answer
 from onward.service.sessions import EventQueue, EventRules, InMemorySessionStore, Session, SessionAppend
 from tests.bundles import item_ids, publish_bundle
+
+OPTIONS = RecommendationOptions(k=5)
 
 
 class CountingStore(InMemorySessionStore):
@@ -31,7 +34,7 @@ class CountingStore(InMemorySessionStore):
 
 
 class Records:
-    """Takes every answer but those to a session named `faulty`."""
+    """Records every answer except those of a session named `faulty`."""
 
     answers = None
     popularity = SimpleNamespace(scores=MappingProxyType({}))
@@ -42,7 +45,7 @@ class Records:
     def served(self, _answer: Answer, *, session_id: str | None, reserved: bool) -> None:
         assert not reserved
         if session_id == "faulty":
-            raise OSError("no place for it")
+            raise OSError("not recorded")
         self.served_to.append(session_id)
 
 
@@ -65,13 +68,13 @@ def store() -> CountingStore:
 async def answered(
     bundle: Bundle, store: CountingStore, records: Records, *queries: Query
 ) -> list[Recommendation | BaseException]:
-    batch = [PendingQuery(query, DEFAULT_OPTIONS, None, Options(5), bundle) for query in queries]
-    answering = Pipeline(store, records, EventQueue(), EventRules(), lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # as much of a Recorder as the pipeline uses
-    await answering.answer(batch)
-    return await asyncio.gather(*(pending.result for pending in batch), return_exceptions=True)
+    parts = SimpleNamespace(bundle=bundle), store, SimpleNamespace(), records, EventQueue(), EventRules()
+    pipeline = Pipeline(*parts, lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # as much of each as the pipeline uses
+    recommending = (pipeline.recommend(query._replace(options=OPTIONS)) for query in queries)
+    return await asyncio.gather(*recommending, return_exceptions=True)
 
 
-async def test_all_are_answered_by_one_call_of_the_store_and_each_what_it_alone_would_be(
+async def test_a_batch_takes_one_call_of_the_store_and_answers_each_query_as_alone(
     bundle: Bundle, store: CountingStore, records: Records
 ) -> None:
     asked = [
@@ -94,17 +97,17 @@ async def test_all_are_answered_by_one_call_of_the_store_and_each_what_it_alone_
     assert (await store.append("three", ())).item_ids == []
 
 
-async def test_what_one_meets_is_met_by_it_alone(bundle: Bundle, store: CountingStore, records: Records) -> None:
+async def test_a_query_that_fails_fails_alone(bundle: Bundle, store: CountingStore, records: Records) -> None:
     asked = [Query("one", ["a1"]), Query("faulty", ["a2"]), Query("two", ["a3"], position="x-9"), Query("three")]
     found = await answered(bundle, store, records, *asked)
     assert [type(one) for one in found] == [Recommendation, OSError, SessionBehind, Recommendation]
     assert records.served_to == ["one", "three"]
 
 
-async def test_a_retrieval_that_is_long_holds_up_no_other(
+async def test_a_long_retrieval_does_not_delay_the_others(
     bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "is_short", lambda _, query: "a1" not in query.session.item_ids)
+    monkeypatch.setattr(pipeline_module, "_is_short", lambda pending: "a1" not in pending.session.item_ids)
     told: list[int] = []
     monkeypatch.setattr(telemetry, "retrieved", lambda sources, *_: told.append(len(list(sources))))
     found = await answered(bundle, store, records, Query("long", ["a1"]), Query("one", ["a2"]), Query("two", ["a3"]))

@@ -15,7 +15,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from onward.service.server.embedded_store import find_servers
-from onward.service.sessions import RedisSessionStore, SessionStore, session_digest
+from onward.service.sessions import Position, RedisSessionStore, SessionStore, session_digest
 from tests.service.process import wait_until
 from tests.service.sessions.stores import LENGTH, append_to_all, event, open_store, read, stored_items, view
 
@@ -50,10 +50,10 @@ async def test_event_ids_are_known_in_both_sessions_after_a_merge(store: Session
 
 async def test_a_merge_advances_the_position_of_the_target(store: SessionStore, session_id: str) -> None:
     user = session_id + "-user"
-    before = (await store.append(user, [view("a")])).at
+    before = Position.parse((await store.append(user, [view("a")])).position)
     await store.append(session_id, [view("b"), event("impression", "c")])
     merged = await store.merge(session_id, user)
-    after = (await read(store, user)).at
+    after = Position.parse((await read(store, user)).position)
     assert merged.position == str(after)
     assert (after.generation, after.number) == (before.generation, before.number + 2)
 

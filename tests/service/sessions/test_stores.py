@@ -20,6 +20,7 @@ from onward.service.sessions import (
     REMEMBERED_MARKS,
     Event,
     InMemorySessionStore,
+    Position,
     RedisSessionStore,
     SessionStore,
     session_digest,
@@ -161,7 +162,7 @@ async def test_events_of_16_writers_are_kept_in_the_order_of_their_positions(
             for attempt in range(2):
                 session = await stores[(writer + attempt) % len(stores)].append(session_id, [view(name, name)])
                 if session.applied:
-                    acknowledged[session.at.number] = name
+                    acknowledged[Position.parse(session.position).number] = name
 
     await asyncio.gather(*map(write, range(16)))
     assert sorted(acknowledged) == list(range(1, 16 * 25 + 1))

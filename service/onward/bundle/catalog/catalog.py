@@ -207,9 +207,11 @@ class Catalog:
             return self._available
         return self._eligible.get(condition.key, lambda: self._compute_eligible(condition))
 
-    def knows_eligible(self, condition: Filter | None) -> bool:
-        """Return whether the result of `eligible` is cached."""
-        return condition is None or condition.key in self._eligible
+    def cached_eligible(self, condition: Filter | None) -> Eligible | None:
+        """Return what `eligible` returns if that is cached, else None."""
+        if condition is None:
+            return self._available
+        return self.eligible(condition) if condition.key in self._eligible else None
 
     def most_popular(self, eligible: Eligible, k: int, *, hidden_rows: Collection[int] = ()) -> NDArray[np.int64]:
         """Return the k most popular eligible rows that are not hidden, new items last.

@@ -43,6 +43,8 @@ SELECTED_COST, COMPARED_COST = 8, 5
 GATHERED_COST = 5
 """Cost of reading and comparing a single row; a row of one matrix product over all rows costs 1."""
 
+CACHED_PLANS = 1_024
+
 
 class Candidates(NamedTuple):
     """Matching items, best first: rows (int64), scores, and the number of the interest that matched each best."""
@@ -81,6 +83,7 @@ class ItemIndex:
         self._parameters = parameters
         self._new_MD = np.empty((0, vectors_N1D.shape[1]), np.float32) if new_vectors_MD is None else new_vectors_MD
         self._items = len(vectors_N1D) - 1
+        self._plans: dict[tuple[int, int], Plan] = {}
         self._unmasked_plan = self._index_plan("index", parameters.search_width, 1.0)
 
     @classmethod
@@ -184,9 +187,18 @@ class ItemIndex:
         return vectors_CD
 
     def plan(self, eligible: Eligible) -> Plan:
-        """Choose the search strategy by the number of eligible items."""
+        """Choose the search strategy by the number of eligible items; plans are cached."""
         if eligible.all_indexed:
             return self._unmasked_plan
+        counts = eligible.indexed_count, eligible.count
+        plan = self._plans.get(counts)
+        if plan is None:
+            if len(self._plans) >= CACHED_PLANS:
+                self._plans.clear()
+            self._plans[counts] = plan = self._masked_plan(eligible)
+        return plan
+
+    def _masked_plan(self, eligible: Eligible) -> Plan:
         width = self._parameters.search_width
         if width is None:
             return self._scan_plan(eligible) if self._is_sparse(eligible) else self._index_plan("masked", None, 1.0)

@@ -1,6 +1,5 @@
 """FastRoute: an endpoint that the framework documents but does not dispatch. See decision 14."""
 
-import json
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -11,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from onward.service.errors import MalformedRequest, ServiceError
 from onward.service.http.problems import on_invalid_request, on_service_error
 from onward.service.http.serialization import JSONBytes
-from onward.service.http.strict_json import StrictJSONRoute, parse, require_json
+from onward.service.http.strict_json import StrictJSONRoute, parse_body, require_json
 
 
 class ServicePart:
@@ -44,7 +43,7 @@ class FastRoute(StrictJSONRoute):
             require_json(request.scope)
             if content is None:
                 content = await _body(request.receive)
-            value, errors = body.validate(_parsed(content), {}, loc=("body",))
+            value, errors = body.validate(parse_body(content), {}, loc=("body",))
             if errors:
                 raise RequestValidationError(errors)
             arguments = {body.name: value}
@@ -117,14 +116,3 @@ async def _body(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _parsed(content: bytes) -> Any:
-    """Parse the content. Raises RequestValidationError as the framework does."""
-    if not content:
-        raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
-    try:
-        return parse(content)
-    except json.JSONDecodeError as error:
-        fault = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
-        raise RequestValidationError([{**fault, "ctx": {"error": error.msg}}]) from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import Scope
 
@@ -51,6 +52,17 @@ def parse(body: bytes) -> Any:
         raise json.JSONDecodeError("nested too deep", "", 0) from error
     except ValueError as error:
         raise json.JSONDecodeError("an integer of too many digits", "", 0) from error
+
+
+def parse_body(content: bytes) -> Any:
+    """Parse a required body. Raises RequestValidationError as the framework does."""
+    if not content:
+        raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}])
+    try:
+        return parse(content)
+    except json.JSONDecodeError as error:
+        fault = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error", "input": {}}
+        raise RequestValidationError([{**fault, "ctx": {"error": error.msg}}]) from error
 
 
 def require_json(scope: Scope) -> None:

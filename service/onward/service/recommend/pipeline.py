@@ -1,6 +1,7 @@
-"""The pipeline that answers queries: sessions from the store, retrieval from the bundle, then the records.
+"""The pipeline from a query to its recommendation: options, session, retrieval, record.
 
-Every stage handles a whole batch: one round trip to the store, one call of the encoder and one search.
+Queries that arrive in the same iteration of the event loop are one batch, which takes one round trip to the store, one
+call of the encoder and one search.
 """
 
 import asyncio
@@ -10,17 +11,18 @@ from itertools import chain, groupby
 
 from onward.bundle import Bundle, Options, Retrieval, RetrievalQuery, SessionView
 from onward.service import telemetry
-from onward.service.errors import ServiceError, SessionStoreUnavailable
-from onward.service.recommend.batcher import Pending
+from onward.service.errors import InvalidRequest, ServiceError, SessionStoreUnavailable
+from onward.service.live.bundle import LiveBundle
+from onward.service.recommend.batcher import Batcher, Pending
 from onward.service.recommend.options import RecommendationOptions
 from onward.service.recommend.query import Missing, Query, Recommendation
-from onward.service.recommend.retrieval import is_short, retrieve_batch
-from onward.service.recommend.scenarios import Scenario
+from onward.service.recommend.retrieval import INLINE_PRODUCTS
+from onward.service.recommend.scenarios import Scenario, Scenarios
 from onward.service.records.answers import Answer, new_answer_ids
 from onward.service.records.recorder import Recorder
 from onward.service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionAppend, SessionStore
 
-VIEW = "view"
+MAX_BATCH = 16
 SESSION_STORE: Missing = "session_store"
 
 
@@ -49,7 +51,7 @@ class PendingQuery(Pending[Recommendation]):
         retrieval_options: Options,
         bundle: Bundle,
     ) -> None:
-        """Start with what the recommender resolved.
+        """Start with what is known when the query arrives.
 
         Args:
             query: what the caller asks.
@@ -79,30 +81,71 @@ class PendingQuery(Pending[Recommendation]):
 
 
 class Pipeline:
-    """Answers batches of queries; each query fails or succeeds by itself."""
+    """Answers queries from the live bundle and the session store; without the store, from what the caller sent."""
 
     def __init__(
         self,
+        live: LiveBundle,
         store: SessionStore,
+        scenarios: Scenarios,
         recorder: Recorder,
         listener: EventListener,
         rules: EventRules,
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._live = live
         self._store = store
+        self._scenarios = scenarios
         self._recorder = recorder
         self._listener = listener
         self._rules = rules
         self._clock = clock
+        self._batcher = Batcher(self._answer, max_batch=MAX_BATCH)
 
-    async def answer(self, batch: Sequence[PendingQuery]) -> None:
+    async def recommend(self, query: Query) -> Recommendation:
+        """Append the items to the session, if one is named, and rank what is likely to come next.
+
+        Raises InvalidRequest, UnknownScenario, SessionBehind, NotReady.
+        """
+        pending = self._pending(query, self._live.bundle)
+        self._batcher.submit(pending, alone=query.position is not None)
+        return await pending.result
+
+    async def recommend_all(self, queries: Sequence[Query]) -> list[Recommendation | ServiceError]:
+        """Answer several queries, those of one session in order; an error takes the place of its query's answer."""
+        bundle = self._live.bundle
+        return await asyncio.gather(*(self._recommendation_or_error(query, bundle) for query in queries))
+
+    async def _recommendation_or_error(self, query: Query, bundle: Bundle) -> Recommendation | ServiceError:
+        try:
+            pending = self._pending(query, bundle)
+            self._batcher.submit(pending, alone=query.position is not None)
+            return await pending.result
+        except ServiceError as error:
+            return error
+
+    def _pending(self, query: Query, bundle: Bundle) -> PendingQuery:
+        """Resolve the options that apply and check them against the catalog. Raises InvalidRequest, UnknownScenario."""
+        scenario = None if query.scenario is None else self._scenarios.get(query.scenario)
+        options = query.options if scenario is None else query.options.over(scenario.options)
+        if options.uses_attributes:
+            schema = bundle.catalog.schema
+            if refusal := query.options.refusal(schema, *query.location):
+                raise refusal
+            fault = None if scenario is None else next(options.faults(schema), None)
+            if fault is not None:
+                place = ".".join(map(str, fault.path))
+                raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
+        return PendingQuery(query, options, scenario, options.as_options(exclude=query.exclude), bundle)
+
+    async def _answer(self, batch: Sequence[PendingQuery]) -> None:
         """Resolve every query of a batch: those with a short retrieval at once, each other one in a thread."""
         await self._read_sessions(batch)
         short: list[PendingQuery] = []
         long: list[PendingQuery] = []
         for pending in batch:
             if not pending.result.done():
-                (short if is_short(pending.bundle, pending.retrieval_query) else long).append(pending)
+                (short if _is_short(pending) else long).append(pending)
         for _, same_bundle in groupby(short, key=_bundle_identity):
             self._retrieve([*same_bundle])
         if long:
@@ -111,7 +154,8 @@ class Pipeline:
     async def _read_sessions(self, batch: Sequence[PendingQuery]) -> None:
         """SessionAppend the new events to each session, if they are to be stored, and read it."""
         started_s = time.perf_counter()
-        events = self._new_events(batch)
+        now_ms = int(self._clock() * 1000)
+        events = [self._rules.views(pending.query.items, now_ms) for pending in batch]
         appends = list(self._appends(batch, events))
         sessions = iter(await self._store.append_all(appends) if appends else ())
         store_s = time.perf_counter() - started_s
@@ -124,10 +168,6 @@ class Pipeline:
                 applied += [_applied(pending.query.session_id or "", event, session) for event in new_events]
         if applied:
             self._listener.applied(applied)
-
-    def _new_events(self, batch: Sequence[PendingQuery]) -> list[list[Event]]:
-        now_ms = int(self._clock() * 1000)
-        return [[self._rules.event_now(item_id, VIEW, now_ms) for item_id in pending.query.items] for pending in batch]
 
     def _appends(self, batch: Sequence[PendingQuery], events: Sequence[Sequence[Event]]) -> Iterator[SessionAppend]:
         """What to apply to each named session; a place for the answer is reserved if answers are kept."""
@@ -148,13 +188,13 @@ class Pipeline:
         """Retrieve in this thread for queries of one bundle."""
         started_s = time.perf_counter()
         queries = [pending.retrieval_query for pending in batch]
-        retrievals = retrieve_batch(batch[0].bundle, queries, self._popular_now())
+        retrievals = retrieve_batch(batch[0].bundle, queries, self._recorder.popularity.scores)
         self._resolve(batch, retrievals, time.perf_counter() - started_s)
 
     async def _retrieve_in_thread(self, pending: PendingQuery) -> None:
         started_s = time.perf_counter()
-        queries = [pending.retrieval_query]
-        retrievals = await asyncio.to_thread(retrieve_batch, pending.bundle, queries, self._popular_now())
+        queries, popular_now = [pending.retrieval_query], self._recorder.popularity.scores
+        retrievals = await asyncio.to_thread(retrieve_batch, pending.bundle, queries, popular_now)
         self._resolve([pending], retrievals, time.perf_counter() - started_s)
 
     def _resolve(
@@ -206,8 +246,23 @@ class Pipeline:
             retrieval_s,
         )
 
-    def _popular_now(self) -> Mapping[str, float]:
-        return self._recorder.popularity.scores
+
+def _is_short(pending: PendingQuery) -> bool:
+    hidden = len(pending.query.exclude) + len(pending.session.item_ids)
+    return pending.bundle.expected_products(pending.retrieval_options, hidden=hidden) <= INLINE_PRODUCTS
+
+
+def retrieve_batch(
+    bundle: Bundle, queries: Sequence[RetrievalQuery], popular_now: Mapping[str, float]
+) -> Sequence[Retrieval | Exception]:
+    """Retrieve for all queries at once; if that fails, one by one, so that only the failing ones fail."""
+    try:
+        return bundle.retrieve_all(queries, popular_now=popular_now)
+    except Exception as error:  # of any of the queries
+        if len(queries) == 1:
+            return [error]
+        telemetry.background_failed(bundle.retrieve_all.__qualname__, error)
+    return [retrieve_batch(bundle, [query], popular_now)[0] for query in queries]
 
 
 def _bundle_identity(pending: PendingQuery) -> int:

@@ -1,4 +1,4 @@
-"""What a caller asks of the recommender, and the answer."""
+"""What a caller asks of the pipeline, and the answer."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

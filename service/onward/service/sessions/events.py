@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from onward.service.errors import EventTooOld
 
-PURCHASE = "purchase"
+VIEW, PURCHASE = "view", "purchase"
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"view": 1, "cart": 3, "purchase": 5, "like": 2, "impression": 0, "dislike": -1}
 )
@@ -156,6 +156,7 @@ class EventRules:
         timestamp_ms = int((happened or now).timestamp() * 1000)
         return Event(item_id, kind, timestamp_ms, event_id, self.weights.of(kind))
 
-    def event_now(self, item_id: str, kind: str, now_ms: int) -> Event:
-        """Return an event without an id that happens now; a shorter way for events that callers send as bare items."""
-        return Event(item_id, kind, now_ms, None, self.weights.of(kind))
+    def views(self, item_ids: Sequence[str], now_ms: int) -> list[Event]:
+        """Return a view of each item that happens now, for callers that send bare items."""
+        weight = self.weights.of(VIEW)
+        return [Event(item_id, VIEW, now_ms, None, weight) for item_id in item_ids]

@@ -4,10 +4,11 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from secrets import token_hex
 
 from onward.service.errors import ServiceError, SessionBehind
 from onward.service.sessions.events import Event
-from onward.service.sessions.session import NO_GENERATION, START, Position, Session, new_generation
+from onward.service.sessions.session import GENERATION_BYTES, NO_GENERATION, START, Position, Session
 from onward.service.sessions.store import (
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
@@ -96,7 +97,7 @@ class _StoredSession:
 
     def session(self, outcomes: Sequence[bool] = ()) -> Session:
         return Session.of(
-            list(self.events), purchased=self.purchased_ms, hidden=self.hidden_ms, at=self.at, outcomes=outcomes
+            list(self.events), purchased=self.purchased_ms, hidden=self.hidden_ms, position=self.at, outcomes=outcomes
         )
 
     def apply(self, events: Iterable[Event]) -> list[bool]:
@@ -148,7 +149,7 @@ class _StoredSession:
         return True
 
     def _advance(self, steps: int) -> None:
-        generation = new_generation() if self.at.generation == NO_GENERATION else self.at.generation
+        generation = token_hex(GENERATION_BYTES) if self.at.generation == NO_GENERATION else self.at.generation
         self.at = Position(generation, self.at.number + steps)
 
     def _evict_marks(self) -> None:

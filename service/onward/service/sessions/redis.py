@@ -1,12 +1,13 @@
 """RedisSessionStore: sessions shared by all workers and replicas."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cached_property
 from importlib.resources import files
-from typing import Any, NamedTuple, Self
+from secrets import token_hex
+from typing import Any, NamedTuple, Self, overload
 
 from redis.exceptions import RedisError
 
@@ -14,7 +15,7 @@ from onward.service import telemetry
 from onward.service.errors import ServiceError, SessionBehind, SessionStoreUnavailable
 from onward.service.redis_client import Argument, RedisClient, Script, connect, execute_or_raise
 from onward.service.sessions.events import Event
-from onward.service.sessions.session import NO_GENERATION, START, Position, Session, StoredEvents, new_generation
+from onward.service.sessions.session import GENERATION_BYTES, NO_GENERATION, START, Position, Session
 from onward.service.sessions.store import (
     DIGEST_LENGTH,
     REMEMBERED_ANSWERS,
@@ -93,7 +94,7 @@ class RedisSessionStore:
 
     async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | ServiceError]:
         """Do several appends, in one round trip for each 100. Each append is atomic; together they are not."""
-        generation = new_generation()  # one for all: generations only tell the lives of one session apart
+        generation = token_hex(GENERATION_BYTES)  # one for all: generations only tell the lives of one session apart
         calls = [self._call(append, generation) for append in appends]
         sessions: list[Session | ServiceError] = []
         for first in range(0, len(calls), SESSIONS_PER_PIPELINE):
@@ -104,7 +105,7 @@ class RedisSessionStore:
     async def merge(self, source: str, target: str) -> MergeResult:
         """Put the source aside, merge what is aside into the target, delete it: three idempotent round trips."""
         source_digest, target_digest, applied = session_digest(source), session_digest(target), 0
-        name = secrets.token_hex(6)
+        name = token_hex(GENERATION_BYTES)
         with _MeasuredCall():
             while (move := await self._put_aside(source_digest, target_digest, name)) is not None:
                 moved = await self._apply_move(move)
@@ -171,7 +172,7 @@ class RedisSessionStore:
             self._ttl_ms,
             REMEMBERED_EVENT_IDS,
             REMEMBERED_MARKS,
-            new_generation(),
+            token_hex(GENERATION_BYTES),
             move.name,
             move.steps,
         ]
@@ -194,6 +195,70 @@ class RedisSessionStore:
         for event in append.events:
             arguments += (event.effect, event.event_id or "", event.timestamp_ms, event.type, event.item_id)
         return self._keys(session_digest(append.session_id), EVENTS, IDS, STATE, ANSWERS), arguments
+
+
+class StoredEvents(Sequence[Event]):
+    """The events of a session as Redis stores them, made into events lazily: most requests need only the item ids."""
+
+    def __init__(
+        self, times_ms: Sequence[str], types: Sequence[str], item_ids: Sequence[str], foreign: int = 0
+    ) -> None:
+        """Take the fields of all events as text, and the number of entries that were left out as malformed."""
+        self._times_ms = times_ms
+        self._types = types
+        self.item_ids = item_ids
+        self.foreign = foreign
+
+    @classmethod
+    def parse(cls, entries: bytes) -> Self:
+        """Parse one line for each event: its time in ms, type and item. Malformed lines are left out and counted."""
+        if not entries:
+            return cls([], [], [])
+        lines = entries.count(b"\n") + 1
+        try:
+            fields = entries.replace(b"\n", b" ").decode().split(" ")
+        except UnicodeDecodeError:
+            fields = []
+        # The fast path splits all lines at once; it is valid only if every line has three fields.
+        times_ms = fields[::3]
+        if len(fields) == 3 * lines and "" not in times_ms and "".join(times_ms).isdecimal():
+            return cls(times_ms, fields[1::3], fields[2::3])
+        events = [event for entry in entries.split(b"\n") if (event := _parse_event(entry)) is not None]
+        return cls(
+            [str(event.timestamp_ms) for event in events],
+            [event.type for event in events],
+            [event.item_id for event in events],
+            foreign=lines - len(events),
+        )
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        return self._events[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # unhashable, as a list is
+
+    @cached_property
+    def _events(self) -> list[Event]:
+        return list(map(Event, self.item_ids, self._types, map(int, self._times_ms)))
+
+
+def _parse_event(entry: bytes) -> Event | None:
+    try:
+        timestamp_ms, kind, item_id = entry.decode().split(" ")
+        return Event(item_id, kind, int(timestamp_ms))
+    except ValueError:
+        return None
 
 
 class _Move(NamedTuple):
@@ -257,7 +322,7 @@ def _session(reply: Any) -> Session:
         [item_id for item_id in events.item_ids if item_id not in hidden] if hidden else events.item_ids,
         purchased=purchased,
         hidden=hidden,
-        at=Position(generation.decode(errors="replace") or NO_GENERATION, count),
+        position=f"{generation.decode(errors='replace') or NO_GENERATION}-{count}",
         outcomes=[outcome == ord("1") for outcome in outcomes],
     )
 

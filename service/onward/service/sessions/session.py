@@ -1,13 +1,13 @@
 """Session: what a store remembers of a visitor."""
 
-import secrets
 from collections.abc import Iterable, Sequence
-from functools import cached_property
-from typing import NamedTuple, Self, overload
+from typing import NamedTuple, Self
 
 from onward.service.sessions.events import Event
 
 NO_GENERATION = "0"
+GENERATION_BYTES = 6
+"""Length of the random name of a generation, which is written in hexadecimal digits."""
 
 
 class Position(NamedTuple):
@@ -38,11 +38,6 @@ START = Position(NO_GENERATION, 0)
 """The position of an empty session, which every session reaches."""
 
 
-def new_generation() -> str:
-    """Return a random name for the generation of sessions that begin now, 12 hexadecimal digits."""
-    return secrets.token_hex(6)
-
-
 class Session(NamedTuple):
     """The state of a session after an append."""
 
@@ -53,7 +48,8 @@ class Session(NamedTuple):
     purchased: frozenset[str]
     hidden: frozenset[str]
     """Items that the visitor disliked and did not come back to."""
-    at: Position
+    position: str
+    """The position as a token."""
     outcomes: Sequence[bool]
     """For each event of the append, whether it was applied; otherwise it was a duplicate."""
 
@@ -64,13 +60,13 @@ class Session(NamedTuple):
         *,
         purchased: Iterable[str] = (),
         hidden: Iterable[str] = (),
-        at: Position = START,
+        position: Position = START,
         outcomes: Sequence[bool] = (),
     ) -> Self:
         """Make a session of what a store holds."""
         hidden = frozenset(hidden)
         item_ids = [event.item_id for event in events if event.item_id not in hidden]
-        return cls(events, item_ids, frozenset(purchased), hidden, at, outcomes)
+        return cls(events, item_ids, frozenset(purchased), hidden, str(position), outcomes)
 
     @property
     def applied(self) -> int:
@@ -78,75 +74,12 @@ class Session(NamedTuple):
         return sum(self.outcomes)
 
     @property
-    def position(self) -> str:
-        """The position as a token."""
-        return str(self.at)
+    def is_new(self) -> bool:
+        """Whether no event was ever applied to the session."""
+        return Position.parse(self.position).number == 0
 
     def positions(self) -> list[str]:
         """Return the token of the position after each event of the append."""
-        number = self.at.number - self.applied
-        return [str(self.at._replace(number=(number := number + applied))) for applied in self.outcomes]
-
-
-class StoredEvents(Sequence[Event]):
-    """The events of a session as Redis stores them, made into events lazily: most requests need only the item ids."""
-
-    def __init__(
-        self, times_ms: Sequence[str], types: Sequence[str], item_ids: Sequence[str], foreign: int = 0
-    ) -> None:
-        """Take the fields of all events as text, and the number of entries that were left out as malformed."""
-        self._times_ms = times_ms
-        self._types = types
-        self.item_ids = item_ids
-        self.foreign = foreign
-
-    @classmethod
-    def parse(cls, entries: bytes) -> Self:
-        """Parse one line for each event: its time in ms, type and item. Malformed lines are left out and counted."""
-        if not entries:
-            return cls([], [], [])
-        lines = entries.count(b"\n") + 1
-        try:
-            fields = entries.replace(b"\n", b" ").decode().split(" ")
-        except UnicodeDecodeError:
-            fields = []
-        # The fast path splits all lines at once; it is valid only if every line has three fields.
-        times_ms = fields[::3]
-        if len(fields) == 3 * lines and "" not in times_ms and "".join(times_ms).isdecimal():
-            return cls(times_ms, fields[1::3], fields[2::3])
-        events = [event for entry in entries.split(b"\n") if (event := _parse_event(entry)) is not None]
-        return cls(
-            [str(event.timestamp_ms) for event in events],
-            [event.type for event in events],
-            [event.item_id for event in events],
-            foreign=lines - len(events),
-        )
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-    @overload
-    def __getitem__(self, index: int) -> Event: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Event]: ...
-
-    def __getitem__(self, index: int | slice) -> Event | list[Event]:
-        return self._events[index]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # unhashable, as a list is
-
-    @cached_property
-    def _events(self) -> list[Event]:
-        return list(map(Event, self.item_ids, self._types, map(int, self._times_ms)))
-
-
-def _parse_event(entry: bytes) -> Event | None:
-    try:
-        timestamp_ms, kind, item_id = entry.decode().split(" ")
-        return Event(item_id, kind, int(timestamp_ms))
-    except ValueError:
-        return None
+        generation, number = Position.parse(self.position)
+        number -= self.applied
+        return [str(Position(generation, number := number + applied)) for applied in self.outcomes]

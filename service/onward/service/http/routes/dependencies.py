@@ -23,8 +23,9 @@ from onward.service.http.path_ids import IdConvertor
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import LiveCatalog
 from onward.service.recommend.explainer import Explainer
+from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
-from onward.service.recommend.recommender import Recommender
+from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.scenarios import Scenarios
 from onward.service.records.recorder import Recorder
 from onward.service.sessions import EventListener, EventRules, SessionStore
@@ -35,7 +36,8 @@ ADMISSION_PROBLEMS = (MissingKey, WrongKey, TooManyRequests, Overloaded, Interna
 BODY_PROBLEMS = (MalformedRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidRequest, *ADMISSION_PROBLEMS)
 PATH_PROBLEMS = (MalformedRequest, InvalidRequest, *ADMISSION_PROBLEMS)
 
-RecommenderDep = Annotated[Recommender, Depends(ServicePart("recommender"))]
+PipelineDep = Annotated[Pipeline, Depends(ServicePart("pipeline"))]
+ItemListsDep = Annotated[ItemLists, Depends(ServicePart("item_lists"))]
 StoreDep = Annotated[SessionStore, Depends(ServicePart("store"))]
 ScenariosDep = Annotated[Scenarios, Depends(ServicePart("scenarios"))]
 NextPagesDep = Annotated[NextPages, Depends(ServicePart("next_pages"))]

@@ -8,7 +8,7 @@ from onward.bundle import Bundle, Options, Retrieval
 from onward.service import telemetry
 from onward.service.errors import ItemNotFound, NotReady
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import PATH_PROBLEMS, ItemId, RecommenderDep
+from onward.service.http.routes.dependencies import PATH_PROBLEMS, ItemId, ItemListsDep
 from onward.service.http.schemas.items import ItemList, ListQuery
 from onward.service.http.serialization import JSONBytes, item_list_json
 from onward.service.http.strict_json import StrictJSONRoute
@@ -24,11 +24,11 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["items"])
 async def similar_items(
     item_id: ItemId,
     query: Annotated[ListQuery, Query()],
-    recommender: RecommenderDep,
+    item_lists: ItemListsDep,
     request: Request,
 ) -> JSONBytes:
     """List the items nearest to an item."""
-    bundle, retrieval = await recommender.similar(item_id, Options(k=query.k, exclude=query.exclude))
+    bundle, retrieval = await item_lists.similar(item_id, Options(k=query.k, exclude=query.exclude))
     return _item_list(bundle, retrieval, request)
 
 
@@ -37,11 +37,9 @@ async def similar_items(
     response_model=ItemList,
     responses=problems(*PATH_PROBLEMS, NotReady),
 )
-async def popular_items(
-    query: Annotated[ListQuery, Query()], recommender: RecommenderDep, request: Request
-) -> JSONBytes:
+async def popular_items(query: Annotated[ListQuery, Query()], item_lists: ItemListsDep, request: Request) -> JSONBytes:
     """List the most popular items."""
-    bundle, retrieval = recommender.popular(Options(k=query.k, exclude=query.exclude))
+    bundle, retrieval = item_lists.popular(Options(k=query.k, exclude=query.exclude))
     return _item_list(bundle, retrieval, request)
 
 

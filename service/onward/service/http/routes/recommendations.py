@@ -26,7 +26,7 @@ from onward.service.http.routes.dependencies import (
     PATH_PROBLEMS,
     ExplainerDep,
     NextPagesDep,
-    RecommenderDep,
+    PipelineDep,
     SessionId,
 )
 from onward.service.http.schemas.entries import InvalidEntry
@@ -61,7 +61,7 @@ RecommendationId = Annotated[Id, Path(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5
 )
 async def recommend(
     query: RecommendationQuery,
-    recommender: RecommenderDep,
+    pipeline: PipelineDep,
     request: Request,
 ) -> JSONBytes:
     """Append the newest items to the session, if one is named, and rank what is likely to come next.
@@ -71,7 +71,7 @@ async def recommend(
     says so; that of a user whom the encoder knows gets what suits the user. `user` says whether the encoder knows the
     user.
     """
-    recommendation = await recommender.recommend(_query(query))
+    recommendation = await pipeline.recommend(_query(query))
     took_ms = telemetry.elapsed_ms(request.scope)
     return _response(recommendation, took_ms, await _explanation(recommendation) if query.dry_run else None)
 
@@ -86,7 +86,7 @@ async def recommend(
 )
 async def recommend_for_many(
     body: RecommendationQueries,
-    recommender: RecommenderDep,
+    pipeline: PipelineDep,
     request: Request,
 ) -> JSONBytes:
     """Answer several queries at once, each as it would be by itself; one that fails does not stop the others.
@@ -94,7 +94,7 @@ async def recommend_for_many(
     Sessions are encoded together, which is faster than one by one.
     """
     queries = [_query_or_error(entry, number) for number, entry in enumerate(body.requests)]
-    answers = iter(await recommender.recommend_all([query for query in queries if isinstance(query, Query)]))
+    answers = iter(await pipeline.recommend_all([query for query in queries if isinstance(query, Query)]))
     took_ms, request_id = telemetry.elapsed_ms(request.scope), telemetry.request_id(request.scope)
     results: list[bytes | Problem] = []
     for entry, query in zip(body.requests, queries, strict=True):
@@ -118,7 +118,7 @@ async def recommend_for_many(
 async def recommend_for_session(
     session_id: SessionId,
     query: Annotated[SessionRecommendationQuery, QueryParameters()],
-    recommender: RecommenderDep,
+    pipeline: PipelineDep,
     request: Request,
 ) -> JSONBytes:
     """Rank what is likely to come next in a stored session; where nothing is stored, popular items.
@@ -126,7 +126,7 @@ async def recommend_for_session(
     With a `user_id` that the encoder knows, what suits the user counts too, and stands in for a session.
     """
     options = query.model_dump(include=query.model_fields_set & RecommendationOptions.model_fields.keys())
-    recommendation = await recommender.recommend(
+    recommendation = await pipeline.recommend(
         Query(
             session_id=session_id,
             user_id=query.user_id,

@@ -100,7 +100,7 @@ async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep)
 async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
     """Show all that is stored of a session."""
     session = await store.append(session_id, ())
-    if session.at.number == 0:
+    if session.is_new:
         raise SessionNotFound("Nothing is stored for this session.")
     return StoredSession(
         session_id=session_id,

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from starlette.testclient import TestClient
 
-from onward.service.recommend.recommender import MAX_BATCH
+from onward.service.recommend.pipeline import MAX_BATCH
 from onward.service.server.embedded_store import find_servers, run_server
 from tests.service.process import wait_until
 from tests.service.shop import (

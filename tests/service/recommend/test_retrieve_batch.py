@@ -1,0 +1,67 @@
+"""A batch of queries is retrieved at once, with the results that each query has alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onward.bundle import Bundle, Options, Retrieval, RetrievalQuery, RetrievedItems, SessionView
+from onward.bundle.catalog.filters import Filter
+from onward.service import telemetry
+from onward.service.recommend.pipeline import retrieve_batch
+from tests.bundles import item_ids, publish_bundle
+
+FILTER = Filter.model_validate({"attribute": "price", "equals": 1})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    attributes = [{"price": number % 2} for number in range(30)]
+    publish_bundle(tmp_path, item_ids("a", 30), attributes=attributes)
+    return Bundle.load(tmp_path / "current")
+
+
+MIXED = [
+    RetrievalQuery(SessionView(["a1"]), Options(5)),
+    RetrievalQuery(SessionView(["a2", "a3"]), Options(5)),
+    RetrievalQuery(SessionView(["a3", "none"]), Options(5)),
+    RetrievalQuery(SessionView(["a1"]), Options(3)),
+    RetrievalQuery(SessionView(["a1"]), Options(5, filter=FILTER)),
+    RetrievalQuery(SessionView(["a7"]), Options(5, filter=FILTER)),
+    RetrievalQuery(SessionView(["a1"]), Options(5, exclude=["a2"])),
+    RetrievalQuery(SessionView(["a4"]), Options(5, exclude_seen=True)),
+    RetrievalQuery(SessionView(["a4"]), Options(5, exact=True)),
+    RetrievalQuery(SessionView(["a4"]), Options(5, diversity=0.5)),
+    RetrievalQuery(SessionView(["none"]), Options(5)),
+    RetrievalQuery(SessionView([]), Options(100)),
+]
+
+
+def test_a_batch_gives_what_each_query_gives_alone(bundle: Bundle) -> None:
+    for query, found in zip(MIXED * 2, retrieve_batch(bundle, MIXED * 2, {}), strict=True):
+        alone = bundle.retrieve(query.session, query.options)
+        assert isinstance(found, Retrieval)
+        assert [item.item_id for item in found.items] == [item.item_id for item in alone.items]
+        assert [item.score for item in found.items] == pytest.approx([item.score for item in alone.items])
+        assert found._replace(items=RetrievedItems()) == alone._replace(items=RetrievedItems())
+
+
+def test_a_query_that_fails_fails_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    retrieve = Bundle.retrieve
+
+    def failing(self: Bundle, seen: SessionView, options: Options, **named: Any) -> Any:
+        if "a2" in seen.item_ids:
+            raise ValueError("a fault")
+        return retrieve(self, seen, options, **named)
+
+    def failing_batch(*_: Any, **__: Any) -> Any:
+        raise ValueError("a fault of one of them")
+
+    logged: list[str] = []
+    monkeypatch.setattr(Bundle, "retrieve", failing)
+    monkeypatch.setattr(Bundle, "retrieve_all", failing_batch)
+    monkeypatch.setattr(telemetry, "background_failed", lambda work, error: logged.append(str(error)))
+    found = retrieve_batch(bundle, MIXED, {})
+    assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
+    assert isinstance(found[1], ValueError)
+    assert logged == ["a fault of one of them"]
