@@ -68,7 +68,7 @@ class Exported:
 
     def __init__(self, encoder: SRGNN | Ensemble, max_table_bytes: int, folder: Path) -> None:
         self.encoder, self.folder = encoder, folder
-        members = [module for module in encoder.modules() if isinstance(module, SRGNN)]
+        members = [module.layers() for module in encoder.modules() if isinstance(module, SRGNN)]
         self.form = FoldedSRGNN(members, max_table_bytes=max_table_bytes)
         info = write_form(self.form, folder / "encoder.onnx", takes_users=False)
         assert info is not None
