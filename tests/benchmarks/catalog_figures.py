@@ -30,8 +30,8 @@ from onward.bundle import (
     SearchParameters,
     SessionView,
 )
-from onward.training.index.building import Vectors, flat_index
-from onward.training.index.tuning import Tuned, Tuning
+from onward.training.index.building import IndexVectors, flat_index
+from onward.training.index.tuning import IndexTuner, TunedIndex
 from tests.benchmarks.catalog_holder import K, sessions_of
 from tests.benchmarks.large_bundles import CATEGORIES, MAX_PRICE
 
@@ -89,11 +89,11 @@ def timed_us(ask: Callable[[Query], object], questions: Sequence[Query] | NDArra
 
 def _with_targets(bundle: Bundle, folder: Path, queries_QKD: NDArray[np.float32]) -> dict[str, Any]:
     """The bundle's index tuned to each target, beside a flat one."""
-    info, vectors = bundle.manifest.index, Vectors(bundle.vectors_N1D)
+    info, vectors = bundle.manifest.index, IndexVectors(bundle.vectors_N1D)
     index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP_IFC)
-    flat = Tuned("Flat", flat_index(vectors), SearchParameters(), 1.0).item_index(vectors)
+    flat = TunedIndex("Flat", flat_index(vectors), SearchParameters(), 1.0).item_index(vectors)
     of_flat = timed_us(lambda query: flat.search(query, K), queries_QKD[:FLAT_QUERIES])
-    tuning = Tuning.of(vectors, queries_QKD, max(TARGETS))
+    tuning = IndexTuner.of(vectors, queries_QKD, max(TARGETS))
     return {
         "flat": of_flat,
         "targets": {
@@ -103,7 +103,7 @@ def _with_targets(bundle: Bundle, folder: Path, queries_QKD: NDArray[np.float32]
     }
 
 
-def _at_target(tuning: Tuning, info: IndexInfo, index: faiss.Index, flat_us: float) -> dict[str, Any]:
+def _at_target(tuning: IndexTuner, info: IndexInfo, index: faiss.Index, flat_us: float) -> dict[str, Any]:
     tuned = tuning.tuned(info.description, index, info.candidates_per_k)
     searched = tuned.item_index(tuning.vectors)
     of_index = timed_us(lambda query: searched.search(query, K), tuning.queries_QKD)

@@ -15,9 +15,9 @@ from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.polars_engine import PolarsEngine
 from onward.training.errors import InputError
+from onward.training.evaluation.cases import EvaluationCase, questions
 from onward.training.evaluation.evaluation import evaluate_bundle
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
-from onward.training.evaluation.test_cases import Question, questions
 from onward.training.export.export import export, load_trained
 from onward.training.export.rebuild import rebuild
 from onward.training.recipe import RECIPES, Recipe
@@ -113,7 +113,7 @@ def test_the_evaluation_asks_for_the_user(bundle: Bundle, bundles: Path, histori
 
 
 def test_the_sampled_check_ranks_a_target_among_items_that_the_session_does_not_have(bundle: Bundle) -> None:
-    question = Question(["item-0", "item-4"], ["item-8"], "user-0")
+    question = EvaluationCase(["item-0", "item-4"], ["item-8"], "user-0")
     every_other = bundle.manifest.items - 3
     metrics = evaluate_sampled(bundle, [question], negatives=every_other, seed=0)
     options = Options(bundle.manifest.items, exact=True, exclude_seen=True)

@@ -10,8 +10,8 @@ import pytest
 from onward.training.baselines import BASELINES
 from onward.training.baselines.session_knn import VMIS_KNN, SessionKNN
 from onward.training.data.dataset import Dataset
+from onward.training.evaluation.cases import EvaluationCase, questions
 from onward.training.evaluation.evaluation import evaluate
-from onward.training.evaluation.test_cases import Question, questions
 from tests.training.data.conftest import Prepare
 
 REPOSITORY = Path(__file__).parents[3]
@@ -30,7 +30,7 @@ def opened(name: str, folder: Path) -> Dataset:
     return Prepare(folder)([str(source / "train.parquet")], test=[str(source / "test.parquet")])
 
 
-def serenades_metrics(method: SessionKNN, asked: list[Question]) -> dict[str, float]:
+def serenades_metrics(method: SessionKNN, asked: list[EvaluationCase]) -> dict[str, float]:
     """MRR@20 and hit rate@20 of the very next item; the session's last item is never an answer."""
     reciprocals = []
     for question in asked:

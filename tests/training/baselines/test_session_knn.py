@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.training.baselines import BASELINES
-from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, Method, SessionKNN
+from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN, SessionKNNOptions
 from onward.training.data.dataset import Dataset
+from onward.training.evaluation.cases import questions
 from onward.training.evaluation.evaluation import evaluate
-from onward.training.evaluation.test_cases import questions
 from tests.training.data.conftest import Prepare
 from tests.training.data.conftest import log as clicks
 
@@ -28,7 +28,7 @@ def four_sessions(tmp_path: Path) -> Dataset:
     return Prepare(tmp_path)(clicks(sessions), test=clicks({"t": "a b"}))
 
 
-def votes(dataset: Dataset, method: Method, *asked: str) -> dict[str, float]:
+def votes(dataset: Dataset, method: SessionKNNOptions, *asked: str) -> dict[str, float]:
     """What an answer's items got from neighbours, those without a vote left out."""
     answer = SessionKNN(dataset, "test", method=method).retrieve(asked, EVERY_ITEM)
     return {item.item_id: item.score - 1 for item in answer if item.score >= 1}
@@ -84,7 +84,7 @@ def test_without_a_known_item_the_most_popular_are_the_answer(four_sessions: Dat
         assert answer == BASELINES["popularity"](four_sessions, "test").retrieve(asked, 5)
 
 
-def voted_slowly(sessions: list[set[str]], method: Method, asked: list[str]) -> dict[str, float]:
+def voted_slowly(sessions: list[set[str]], method: SessionKNNOptions, asked: list[str]) -> dict[str, float]:
     """The definition, session by session."""
     events = asked[-method.last_events :] if method.last_events else asked
     steps_back = {item: len(events) - place for place, item in enumerate(events)}
@@ -117,7 +117,7 @@ def voted_slowly(sessions: list[set[str]], method: Method, asked: list[str]) -> 
     ),
     places=st.lists(st.integers(0, EVERY_ITEM - 1), min_size=1, max_size=12),
 )
-def test_votes_are_those_of_the_definition(dataset: Dataset, method: Method, places: list[int]) -> None:
+def test_votes_are_those_of_the_definition(dataset: Dataset, method: SessionKNNOptions, places: list[int]) -> None:
     known = [part for part in (dataset.sessions("train"), dataset.sessions("validation")) if len(part)]
     sessions = [
         set(part.item_ids[start:end])

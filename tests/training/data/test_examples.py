@@ -147,21 +147,23 @@ def starred(part: Sessions) -> dict[str, str]:
 
 
 def test_once_nothing_is_held_out_training_and_validation_stand_side_by_side(prepared: Prepare) -> None:
-    by_time = prepared(log(SESSIONS), SplitKind.TEMPORAL, validation=0.5, test_share=0.1).known()
+    by_time = prepared(log(SESSIONS), SplitKind.TEMPORAL, validation=0.5, test_share=0.1).training_and_validation()
     assert [starred(part) for part in by_time] == [{"u1": "a *b *c *d"}, {"u2": "b *c *d *e"}]
-    as_given = prepared(log(SESSIONS), SplitKind.GIVEN, validation=0.34, test=log({"u4": "a b"})).known()
+    as_given = prepared(
+        log(SESSIONS), SplitKind.GIVEN, validation=0.34, test=log({"u4": "a b"})
+    ).training_and_validation()
     assert [starred(part) for part in as_given] == [{"u1": "a *b *c *d", "u2": "b *c *d *e"}, {"u3": "c *a *b"}]
 
 
 def test_leaving_one_out_the_histories_of_validation_stand_for_both_parts(prepared: Prepare) -> None:
-    (known,) = prepared(HISTORIES, SplitKind.LEAVE_ONE_OUT).known()
+    (known,) = prepared(HISTORIES, SplitKind.LEAVE_ONE_OUT).training_and_validation()
     assert starred(known) == {"u1": "a *b *c", "u2": "b *c *d", "u3": "c *a"}
     assert known.users.tolist() == [1, 2, 3]
 
 
 def test_by_user_a_validation_user_is_known_whole_and_has_no_row(prepared: Prepare) -> None:
     dataset = prepared(log({f"u{n}": "a b c d e" for n in range(10)}).rename(USERS), SplitKind.BY_USER)
-    train, validation = dataset.known()
+    train, validation = dataset.training_and_validation()
     assert set(starred(train).values()) == set(starred(validation).values()) == {"a *b *c *d *e"}
     assert dataset.users() == list(starred(train))
     assert train.users.tolist() == list(range(1, 9))
@@ -174,9 +176,9 @@ def test_sessions_have_no_lasting_users(split: SplitKind, prepared: Prepare) -> 
     dataset = prepared(log(SESSIONS), split)
     assert dataset.users() == []
     assert not dataset.sessions("train").users.any()
-    assert Corpus.of(dataset, dataset.known()).users == 0
+    assert Corpus.of(dataset, dataset.training_and_validation()).users == 0
 
 
 def test_without_validation_the_training_part_is_all_that_is_known(prepared: Prepare) -> None:
-    (train,) = prepared(log(SESSIONS), validation=0.0).known()
+    (train,) = prepared(log(SESSIONS), validation=0.0).training_and_validation()
     assert starred(train) == {"u1": "a *b *c *d", "u2": "b *c *d *e", "u3": "c *a *b"}

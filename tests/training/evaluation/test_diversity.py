@@ -6,14 +6,14 @@ import pytest
 
 from onward.bundle import Bundle, Options, SessionView
 from onward.training.errors import InputError
+from onward.training.evaluation.cases import EvaluationCase, RankedItem
 from onward.training.evaluation.diversity import categories_of, diversified
-from onward.training.evaluation.evaluation import evaluate_answers
-from onward.training.evaluation.test_cases import Question, Ranked
+from onward.training.evaluation.evaluation import evaluate_cases
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("i", 60)
 SHELVES = [{"shelf": number % 4} if number < 50 else {} for number in range(60)]
-ASKED = [Question([item], [target]) for item, target in zip(IDS[:20], IDS[20:40], strict=True)]
+ASKED = [EvaluationCase([item], [target]) for item, target in zip(IDS[:20], IDS[20:40], strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def diversity_at_10(bundle: Bundle, weight: float) -> float:
     categories = categories_of(bundle.catalog, "shelf")
 
-    def answer(question: Question, k: int) -> Sequence[Ranked]:
+    def answer(question: EvaluationCase, k: int) -> Sequence[RankedItem]:
         return bundle.retrieve(SessionView(question.inputs), Options(k, exact=True)).items
 
-    metrics = evaluate_answers(
+    metrics = evaluate_cases(
         diversified(answer, categories, interests=2, weight=weight) if weight else answer,
         ASKED,
         items=len(IDS),
@@ -56,11 +56,11 @@ def test_more_weight_makes_lists_more_diverse_up_to_all_that_is_possible(bundle:
 
 
 def test_diverse_answers_are_ranked_by_their_place(bundle: Bundle) -> None:
-    def answer(question: Question, k: int) -> Sequence[Ranked]:
+    def answer(question: EvaluationCase, k: int) -> Sequence[RankedItem]:
         return bundle.retrieve(SessionView(question.inputs), Options(k, exact=True)).items
 
     categories = categories_of(bundle.catalog, "shelf")
-    answers = diversified(answer, categories, interests=2, weight=0.5)(Question(["i3"], []), 6)
+    answers = diversified(answer, categories, interests=2, weight=0.5)(EvaluationCase(["i3"], []), 6)
     assert [item.score for item in answers] == [0, -1, -2, -3, -4, -5]
-    assert answers[0].item_id == answer(Question(["i3"], []), 1)[0].item_id
+    assert answers[0].item_id == answer(EvaluationCase(["i3"], []), 1)[0].item_id
     assert len({item.item_id for item in answers}) == 6

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from onward.training.baselines import BASELINES, Scored
+from onward.training.baselines import BASELINES, ScoredItem
 from onward.training.data.dataset import Dataset
+from onward.training.evaluation.cases import EvaluationCase, questions
 from onward.training.evaluation.evaluation import evaluate
-from onward.training.evaluation.test_cases import Question, questions
 
 
 def test_every_target_is_asked_with_what_came_before_it(dataset: Dataset) -> None:
@@ -27,10 +27,10 @@ def test_targets_of_a_session_can_be_asked_together(dataset: Dataset) -> None:
 
 
 def test_metrics_of_a_known_ranking() -> None:
-    def retrieve(items: Sequence[str], k: int) -> list[Scored]:
-        return [Scored(item, -place) for place, item in enumerate("abcdef"[:k])]
+    def retrieve(items: Sequence[str], k: int) -> list[ScoredItem]:
+        return [ScoredItem(item, -place) for place, item in enumerate("abcdef"[:k])]
 
-    metrics = evaluate(retrieve, [Question(["x"], ["b"]), Question(["x"], ["d"])], items=10, ks=[3])
+    metrics = evaluate(retrieve, [EvaluationCase(["x"], ["b"]), EvaluationCase(["x"], ["d"])], items=10, ks=[3])
     assert metrics["recall@3"] == pytest.approx(1 / 2)
     assert metrics["mrr@3"] == pytest.approx(1 / 4)
     assert metrics["coverage@3"] == pytest.approx(3 / 10)
@@ -38,10 +38,10 @@ def test_metrics_of_a_known_ranking() -> None:
 
 
 def test_a_model_that_gives_every_item_one_score_finds_nothing() -> None:
-    def retrieve(items: Sequence[str], k: int) -> list[Scored]:
-        return [Scored(item, 0.0) for item in "abcdef"[:k]]
+    def retrieve(items: Sequence[str], k: int) -> list[ScoredItem]:
+        return [ScoredItem(item, 0.0) for item in "abcdef"[:k]]
 
-    assert evaluate(retrieve, [Question(["x"], ["a"])], items=6, ks=[3])["recall@3"] == 0
+    assert evaluate(retrieve, [EvaluationCase(["x"], ["a"])], items=6, ks=[3])["recall@3"] == 0
 
 
 def test_baselines_answer_with_k_different_items_best_first(dataset: Dataset) -> None:

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from onward.bundle import FaissIndex, ItemIndex, SearchParameters
 from onward.training.cli import cli
-from onward.training.index.building import Vectors, list_count
+from onward.training.index.building import IndexVectors, list_count
 from onward.training.index.indexing import build_index
 from onward.training.index.kind import FAST_RECALL, IndexKind
-from onward.training.index.tuning import Tuned, exact_rows
+from onward.training.index.tuning import TunedIndex, exact_rows
 
 
 def clustered(items: int, queries: int, dimension: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -55,7 +55,7 @@ def test_an_inverted_file_index_is_tuned_to_the_target(target: float) -> None:
     ("recall", "error", "reaches"), [(0.99, 0, True), (0.9921, 0.001, True), (0.9919, 0.001, False)]
 )
 def test_a_recall_that_might_be_luck_does_not_reach_the_target(recall: float, error: float, *, reaches: bool) -> None:
-    assert Tuned("Flat", None, SearchParameters(), recall, error).reaches(0.99) is reaches
+    assert TunedIndex("Flat", None, SearchParameters(), recall, error).reaches(0.99) is reaches
 
 
 def test_a_higher_target_visits_more_lists() -> None:
@@ -106,7 +106,7 @@ def test_vectors_of_a_file_give_the_exact_rows_that_brute_force_gives(tmp_path: 
     of_two_interests = queries_QKD.reshape(30, 2, 20)
     scores_QN = np.einsum("qkd,nd->qkn", of_two_interests, vectors_N1D[1:]).max(axis=1)
     expected = [set((1 + np.argsort(-scores_N)[:20]).tolist()) for scores_N in scores_QN]
-    assert exact_rows(Vectors(np.load(tmp_path / "vectors.npy", mmap_mode="r")), of_two_interests) == expected
+    assert exact_rows(IndexVectors(np.load(tmp_path / "vectors.npy", mmap_mode="r")), of_two_interests) == expected
 
 
 def test_a_fast_index_and_a_recall_are_not_both_asked_for(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onward.training.losses.augmentations import Augmentation, crop, mask, reorder, two_views
+from onward.training.losses.augmentations import Augmentation, augmented_views, crop, mask, reorder
 
 MASK = 99
 AUGMENTATION = Augmentation(crop=0.8, mask=0.5, reorder=0.8)
@@ -57,7 +57,7 @@ def test_reordering_shuffles_one_stretch() -> None:
 def test_the_two_views_are_altered_in_two_ways_and_the_session_is_not() -> None:
     items_BL = padded(SESSIONS)
     before_BL = items_BL.clone()
-    views = [unpadded(view_BL) for view_BL in two_views(items_BL, AUGMENTATION, MASK)]
+    views = [unpadded(view_BL) for view_BL in augmented_views(items_BL, AUGMENTATION, MASK)]
     torch.testing.assert_close(items_BL, before_BL, atol=0, rtol=0)
     seen = set()
     for session, *altered in zip(SESSIONS, *views, strict=True):
@@ -69,7 +69,7 @@ def test_the_two_views_are_altered_in_two_ways_and_the_session_is_not() -> None:
 
 
 def test_a_session_of_one_item_is_left_alone() -> None:
-    for view_BL in two_views(padded([[3], [4]]), Augmentation(crop=0.5, mask=1, reorder=1), MASK):
+    for view_BL in augmented_views(padded([[3], [4]]), Augmentation(crop=0.5, mask=1, reorder=1), MASK):
         assert unpadded(view_BL) == [[3], [4]]
 
 
@@ -77,6 +77,6 @@ def test_views_are_drawn_from_the_global_random_state() -> None:
     views = []
     for _ in range(2):
         torch.manual_seed(9)
-        views.append(torch.stack(two_views(padded(SESSIONS), AUGMENTATION, MASK)))
+        views.append(torch.stack(augmented_views(padded(SESSIONS), AUGMENTATION, MASK)))
     assert torch.equal(*views)
-    assert not torch.equal(views[0], torch.stack(two_views(padded(SESSIONS), AUGMENTATION, MASK)))
+    assert not torch.equal(views[0], torch.stack(augmented_views(padded(SESSIONS), AUGMENTATION, MASK)))

@@ -124,7 +124,7 @@ def test_with_several_interests_each_item_may_be_scored_by_its_nearest(kind: str
         loss = drawn(200_000, "uniform", log_q=True)  # so many that their sum is nearly that of all items
     scores_BN = (interests_BKD @ items.vectors()[1:].T).amax(dim=1)
     expected = torch.nn.functional.cross_entropy(scores_BN, targets_B - 1)
-    actual = loss.of_several(interests_BKD, targets_B, items, "nearest")
+    actual = loss.multi_interest(interests_BKD, targets_B, items, "nearest")
     torch.testing.assert_close(actual, expected, atol=0.02 if kind == "drawn" else 1e-5, rtol=0)
 
 
@@ -134,6 +134,6 @@ def test_with_several_interests_the_targets_own_may_score_all_items() -> None:
         items.embedding.weight[2] = torch.tensor([0.0, 3.0])
     interests_BKD = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     loss = NextItemLoss.of(FullSoftmax(kind="full_softmax"), POPULARITY)
-    actual = loss.of_several(interests_BKD, torch.tensor([2]), items, "of_target")
+    actual = loss.multi_interest(interests_BKD, torch.tensor([2]), items, "of_target")
     expected = torch.nn.functional.cross_entropy(interests_BKD[:, 1] @ items.vectors()[1:].T, torch.tensor([1]))
     torch.testing.assert_close(actual, expected, atol=0.02, rtol=0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onward.training.data.corpus import Corpus
 from onward.training.losses.objectives import FullSoftmax
-from onward.training.losses.user_negatives import UntouchedItems
+from onward.training.losses.user_negatives import UserNegativeSampler
 from onward.training.models.attrec import BPR, AttRec, AttRecOptions, Distance, Hinge, bpr, hinge, time_signal
 from onward.training.models.layers import Cosine, InnerProduct
 from tests.training.corpora import batch, corpus, sessions
@@ -179,7 +179,7 @@ def test_negatives_are_all_the_items_that_a_user_never_had_and_all_alike() -> No
     had = {1: {1, 2, 5}, 2: {6}, 3: set(range(1, 7))}
     walks = sessions([1, 5, 2, 1], [6, 6], [1, 2, 3, 4, 5, 6], users=[1, 2, 3])
     torch.manual_seed(0)
-    untouched = UntouchedItems(Corpus(6, 3, (walks,)))
+    untouched = UserNegativeSampler(Corpus(6, 3, (walks,)))
     for user, items in {**had, 0: set[int]()}.items():
         counts = np.bincount(untouched(torch.full((100, 60), user)).flatten().numpy(), minlength=7)
         free = [item for item in range(1, 7) if item not in items] or [6]

@@ -14,9 +14,9 @@ from onward.training.errors import InputError
 from onward.training.export.export import export
 from onward.training.recipe import Recipe
 from onward.training.results.page import write_page
-from onward.training.results.record import Ladder, RunRecord, Step, read_records
-from onward.training.results.recording import evaluate_and_record, evaluate_and_record_baselines
-from onward.training.results.summary import Spread
+from onward.training.results.record import Ladder, LadderStep, RunRecord, read_records
+from onward.training.results.recorded_evaluation import evaluate_and_record, evaluate_and_record_baselines
+from onward.training.results.summary import SeedStatistics
 from onward.training.trainer import train
 
 ANCHORS = """
@@ -155,8 +155,8 @@ def test_the_page_gives_mean_and_sample_deviation_over_seeds(records: Path, reco
 
 
 def test_the_deviation_is_that_of_a_sample() -> None:
-    assert Spread.of([1.0, 2.0, 3.0]) == Spread(2.0, 1.0)
-    assert Spread.of([1.0]) == Spread(1.0, None)
+    assert SeedStatistics.of([1.0, 2.0, 3.0]) == SeedStatistics(2.0, 1.0)
+    assert SeedStatistics.of([1.0]) == SeedStatistics(1.0, None)
 
 
 def test_the_page_shows_baselines_and_anchors_beside_the_recipe_and_says_where_it_loses(
@@ -188,7 +188,7 @@ def test_a_baseline_that_is_ahead_is_named(records: Path, record: RunRecord, tmp
 def test_a_ladder_counts_gains_from_the_last_step_that_was_kept(records: Path, tmp_path: Path) -> None:
     recalls = ((0.50, True), (0.49, False), (0.52, True))
     steps = tuple(
-        Step(step=name, change="x", validation={"recall@20": recall}, seconds=60, kept=kept)
+        LadderStep(step=name, change="x", validation={"recall@20": recall}, seconds=60, kept=kept)
         for name, (recall, kept) in zip("abc", recalls, strict=True)
     )
     ladder = Ladder(note="Two epochs, seed 1.", steps=steps)

@@ -34,7 +34,7 @@ class EngineName(StrEnum):
     SPARK = "spark"
 
 
-class HeldOut(StrEnum):
+class HeldOutPart(StrEnum):
     """Sessions that training did not see."""
 
     TEST = "test"
@@ -245,7 +245,7 @@ def export(
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles, meaning its current one.")],
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
-    part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    part: Annotated[HeldOutPart, typer.Option(help="Which sessions to ask.")] = HeldOutPart.TEST,
     run: Annotated[
         list[Path] | None, typer.Option(help="With --record: a run that the bundle was exported from; may be repeated.")
     ] = None,
@@ -284,7 +284,7 @@ def evaluate(
         raise InputError("--record keeps answers as they are served; leave out --category")
     with bundle_faults(bundle):
         if run and record is not None:
-            from onward.training.results.recording import evaluate_and_record
+            from onward.training.results.recorded_evaluation import evaluate_and_record
 
             metrics = evaluate_and_record(bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed)
         else:
@@ -303,7 +303,7 @@ def evaluate(
 @cli.command()
 def baselines(
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
-    part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    part: Annotated[HeldOutPart, typer.Option(help="Which sessions to ask.")] = HeldOutPart.TEST,
     hide_seen: Annotated[
         bool, typer.Option("--hide-seen", help="Answer with no item of the session, as for leave-one-out histories.")
     ] = False,
@@ -320,7 +320,7 @@ def baselines(
 
     _only_test_is_recorded(record, part)
     if record is not None:
-        from onward.training.results.recording import evaluate_and_record_baselines
+        from onward.training.results.recorded_evaluation import evaluate_and_record_baselines
 
         metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen)
     else:
@@ -440,8 +440,8 @@ def tune(
         raise typer.Exit(130)
 
 
-def _only_test_is_recorded(record: Path | None, part: HeldOut) -> None:
-    if record is not None and part is not HeldOut.TEST:
+def _only_test_is_recorded(record: Path | None, part: HeldOutPart) -> None:
+    if record is not None and part is not HeldOutPart.TEST:
         raise InputError("--record keeps answers about the test part; leave out --part")
 
 

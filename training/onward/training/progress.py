@@ -26,7 +26,7 @@ class EpochProgress:
         self._bars.update(self._task, advance=examples, loss=f"{loss:.4f}")
 
 
-class Progress:
+class TrainingProgress:
     """Prints how a training goes to stderr."""
 
     def __init__(self, model: str) -> None:

@@ -16,8 +16,8 @@ import torch
 from onward.training.data.dataset import Dataset, Sessions
 from onward.training.errors import InputError
 from onward.training.hardware import commit, machine
+from onward.training.learning_curve import draw_curve
 from onward.training.recipe import Recipe
-from onward.training.results.learning_curve import draw_curve
 
 WEIGHTS = "weights.pt"
 FITS = SELECTION, REFIT = "selection", "refit"
@@ -71,7 +71,7 @@ def prepare_run_folder(
 
 def sessions_of_fit(dataset: Dataset, fit: str) -> list[Sessions]:
     """The sessions that a fit learns from."""
-    return dataset.known() if fit == REFIT else [dataset.sessions("train")]
+    return dataset.training_and_validation() if fit == REFIT else [dataset.sessions("train")]
 
 
 def read_run(out: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from onward.training.errors import InputError
 from onward.training.evaluation.metrics import ranking_metrics
 from onward.training.interruption import Interruption, interruption
 from onward.training.models.encoder import SessionEncoder
-from onward.training.progress import EpochProgress, Progress
+from onward.training.progress import EpochProgress, TrainingProgress
 from onward.training.recipe import Recipe, TrainingOptions
 from onward.training.run_folder import (
     REFIT,
@@ -81,7 +81,7 @@ def train(
         device,
         together=dataset.info.targets == "together",
     )
-    with interruption() as interrupted, Progress(recipe.model) as progress:
+    with interruption() as interrupted, TrainingProgress(recipe.model) as progress:
         chosen = refit_epochs
         if chosen is None:
             selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
@@ -151,7 +151,9 @@ class Fit:
         if self.checkpoint.exists():
             self._load()
 
-    def run(self, interrupted: Interruption, progress: Progress, on_epoch: Callable[[dict[str, Any]], bool]) -> None:
+    def run(
+        self, interrupted: Interruption, progress: TrainingProgress, on_epoch: Callable[[dict[str, Any]], bool]
+    ) -> None:
         """Train until the last epoch, until validation or `on_epoch` ends it, or until interrupted."""
         going = True
         while going and self.state.epoch < self.epochs and not self._stopped_early():
@@ -181,7 +183,7 @@ class Fit:
             if interrupted:
                 return
 
-    def _finish_epoch(self, steps: int, progress: Progress) -> dict[str, Any]:
+    def _finish_epoch(self, steps: int, progress: TrainingProgress) -> dict[str, Any]:
         return_freed_memory()
         state = self.state
         state.epoch += 1

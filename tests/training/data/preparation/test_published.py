@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onward.training.data.dataset import Dataset, Part
+from onward.training.data.dataset import Dataset, PartName
 from onward.training.data.preparation.prepare_options import SplitKind
 from tests.training.data.conftest import Prepare, shown
 from tests.training.data.readers.oracle import srgnn_split
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def examples(dataset: Dataset, *parts: Part) -> int:
+def examples(dataset: Dataset, *parts: PartName) -> int:
     return sum(dataset.info.parts[part].examples for part in parts)
 
 

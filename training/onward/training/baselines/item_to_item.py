@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.training.baselines.past import Past
-from onward.training.baselines.popularity import Popularity, Scored
-from onward.training.data.dataset import Dataset, Part
+from onward.training.baselines.past_sessions import PastSessions
+from onward.training.baselines.popularity import PopularityBaseline, ScoredItem
+from onward.training.data.dataset import Dataset, PartName
 
 REACH = 10
 """How many places apart two items of a session may stand to count as a pair."""
@@ -22,13 +22,13 @@ FADING = 0.5
 class ItemToItem:
     """What stands near the session's items in other sessions, the latest item counting most; then the most popular."""
 
-    def __init__(self, dataset: Dataset, part: Part) -> None:
+    def __init__(self, dataset: Dataset, part: PartName) -> None:
         self._ids = dataset.item_ids()
         self._rows = {item: row for row, item in enumerate(self._ids, start=1)}
-        self._popularity = Popularity(dataset, part)
-        self._neighbours = _Neighbours.of(Past.before(dataset, part), size=len(self._ids) + 1)
+        self._popularity = PopularityBaseline(dataset, part)
+        self._neighbours = _Neighbours.of(PastSessions.before(dataset, part), size=len(self._ids) + 1)
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
         """The k best items."""
         recent = [self._rows[item] for item in reversed(item_ids) if item in self._rows][:REACH]
         weights: dict[int, float] = defaultdict(float)
@@ -46,7 +46,7 @@ class _Neighbours(NamedTuple):
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(cls, past: Past, size: int) -> "_Neighbours":
+    def of(cls, past: PastSessions, size: int) -> "_Neighbours":
         """Count the pairs of items up to `REACH` places apart, both ways, each as 1 / distance."""
         session = past.session_of_event()
         pairs, weights = [], []

@@ -6,33 +6,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onward.training.baselines.past import Past
-from onward.training.data.dataset import Dataset, Part
+from onward.training.baselines.past_sessions import PastSessions
+from onward.training.data.dataset import Dataset, PartName
 
 
-class Scored(NamedTuple):
+class ScoredItem(NamedTuple):
     """An item and its score."""
 
     item_id: str
     score: float
 
 
-class Popularity:
+class PopularityBaseline:
     """The items with the most events, whatever the session."""
 
-    def __init__(self, dataset: Dataset, part: Part) -> None:
+    def __init__(self, dataset: Dataset, part: PartName) -> None:
         ids = dataset.item_ids()
-        events_N = np.bincount(Past.before(dataset, part).rows, minlength=len(ids) + 1)[1:]
+        events_N = np.bincount(PastSessions.before(dataset, part).rows, minlength=len(ids) + 1)[1:]
         self.share = dict(zip(ids, (events_N / (events_N.sum() + 1)).tolist(), strict=True))
-        self._best = [Scored(ids[i], self.share[ids[i]]) for i in np.argsort(-events_N, kind="stable")]
+        self._best = [ScoredItem(ids[i], self.share[ids[i]]) for i in np.argsort(-events_N, kind="stable")]
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
         """The k most popular items; a score is a share of all events, below 1."""
         return self._best[:k]
 
-    def fill(self, own: dict[str, float], k: int) -> list[Scored]:
+    def fill(self, own: dict[str, float], k: int) -> list[ScoredItem]:
         """The items of `own` by score, filled up to k with popular ones; scores of `own` are 1 or more."""
-        best = [Scored(item, score) for item, score in sorted(own.items(), key=lambda pair: -pair[1])[:k]]
+        best = [ScoredItem(item, score) for item, score in sorted(own.items(), key=lambda pair: -pair[1])[:k]]
         others = (item for item in self._best[: k + len(own)] if item.item_id not in own)
         return best + [item for item, _ in zip(others, range(k - len(best)), strict=False)]
 
@@ -40,10 +40,10 @@ class Popularity:
 class PopularityInSession:
     """The session's own items by how often it has them, then by popularity; after them the most popular."""
 
-    def __init__(self, dataset: Dataset, part: Part) -> None:
-        self._popularity = Popularity(dataset, part)
+    def __init__(self, dataset: Dataset, part: PartName) -> None:
+        self._popularity = PopularityBaseline(dataset, part)
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
         """The k best items."""
         share = self._popularity.share
         own = {item: count + share[item] for item, count in Counter(item_ids).items() if item in share}

@@ -17,16 +17,16 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.training.baselines.past import Past
-from onward.training.baselines.popularity import Popularity, Scored
-from onward.training.data.dataset import Dataset, Part
+from onward.training.baselines.past_sessions import PastSessions
+from onward.training.baselines.popularity import PopularityBaseline, ScoredItem
+from onward.training.data.dataset import Dataset, PartName
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Method:
+class SessionKNNOptions:
     """How many sessions are looked at, and what counts how much."""
 
     last_events: int | None
@@ -43,7 +43,7 @@ class Method:
     """Of log(sessions / sessions that have the item): a factor of the votes for an item."""
 
 
-V_SKNN = Method(
+V_SKNN = SessionKNNOptions(
     last_events=None,
     candidates=5_000,
     neighbours=500,
@@ -54,7 +54,7 @@ V_SKNN = Method(
 """As its authors set it for Diginetica: Ludewig, Mauro, Latifi and Jannach, "Performance comparison of neural and
 non-neural approaches to session-based recommendation", RecSys 2019, single split, tables of rn5l/session-rec."""
 
-VMIS_KNN = Method(
+VMIS_KNN = SessionKNNOptions(
     last_events=4,
     candidates=1_502,
     neighbours=288,
@@ -69,20 +69,20 @@ last item out of the answer; here that is for who asks."""
 class SessionKNN:
     """The items of the sessions most like the one asked about, then the most popular."""
 
-    def __init__(self, dataset: Dataset, part: Part, *, method: Method) -> None:
-        past = Past.before(dataset, part)
+    def __init__(self, dataset: Dataset, part: PartName, *, method: SessionKNNOptions) -> None:
+        past = PastSessions.before(dataset, part)
         self._method = method
         self._ids = dataset.item_ids()
         self._rows = {item: row for row, item in enumerate(self._ids, start=1)}
-        self._popularity = Popularity(dataset, part)
+        self._popularity = PopularityBaseline(dataset, part)
         size = len(self._ids) + 1
         sessions, rows = np.divmod(np.unique(past.session_of_event() * size + past.rows), size)
-        self._items_of = _Lists.of(sessions, rows, len(past.offsets) - 1)
-        self._sessions_of = _Lists.of(rows, sessions, size)
+        self._items_of = _JaggedArray.of(sessions, rows, len(past.offsets) - 1)
+        self._sessions_of = _JaggedArray.of(rows, sessions, size)
         sharing_N = np.maximum(np.diff(self._sessions_of.offsets), 1)
         self._item_weight_N = method.item_weight(np.log((len(past.offsets) - 1) / sharing_N))
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
         """The k best items; a score is 1 + the votes for the item, and below 1 for a popular one."""
         sessions_S, vote_S = self._neighbours(item_ids)
         rows_V, session_V = self._items_of.joined(sessions_S)
@@ -114,7 +114,7 @@ class SessionKNN:
         return np.array([*steps_back], np.int64), np.array([*steps_back.values()], np.int64), len(events)
 
 
-class _Lists(NamedTuple):
+class _JaggedArray(NamedTuple):
     """Lists of numbers, one after another: list i is values[offsets[i]:offsets[i + 1]]."""
 
     values: Integers

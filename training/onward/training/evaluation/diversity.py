@@ -12,13 +12,13 @@ import numpy as np
 from onward.bundle import Catalog
 from onward.bundle.search.diversity import diversify, in_unit_range
 from onward.training.errors import InputError
-from onward.training.evaluation.test_cases import Answer, Question, Ranked
+from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem
 
-LEAST_POOL = 4
+MIN_CANDIDATES_PER_PLACE = 4
 """Candidates for each place of the answer, at least: as many as the paper's models have interests."""
 
 
-class Placed(NamedTuple):
+class RerankedItem(NamedTuple):
     """An item of an answer whose order is not that of the model's scores: the score is 0 for the first, -1, -2, ..."""
 
     item_id: str
@@ -41,7 +41,7 @@ def categories_of(catalog: Catalog, attribute: str) -> dict[str, int]:
     }
 
 
-def diversified(answer: Answer, categories: Mapping[str, int], *, interests: int, weight: float) -> Answer:
+def diversified(answer: CaseRanker, categories: Mapping[str, int], *, interests: int, weight: float) -> CaseRanker:
     """The same answers, chosen for their scores and for diverse categories from K candidates for each place.
 
     Args:
@@ -51,11 +51,11 @@ def diversified(answer: Answer, categories: Mapping[str, int], *, interests: int
         weight: see `diversify`; scores are put into the unit range first.
     """
 
-    def diverse(question: Question, k: int) -> Sequence[Ranked]:
-        candidates = answer(question, k * max(interests, LEAST_POOL))
+    def diverse(question: EvaluationCase, k: int) -> Sequence[RankedItem]:
+        candidates = answer(question, k * max(interests, MIN_CANDIDATES_PER_PLACE))
         scores_C = np.array([item.score for item in candidates], dtype=np.float32)
         categories_C = np.array([categories[item.item_id] for item in candidates], dtype=np.int64)
         chosen = diversify(in_unit_range(scores_C), categories_C, k, weight)
-        return [Placed(candidates[place].item_id, -float(rank)) for rank, place in enumerate(chosen.tolist())]
+        return [RerankedItem(candidates[place].item_id, -float(rank)) for rank, place in enumerate(chosen.tolist())]
 
     return diverse

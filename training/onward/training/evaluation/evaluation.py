@@ -11,11 +11,11 @@ import numpy as np
 
 from onward.bundle import Bundle, Options, SessionView
 from onward.training.baselines import BASELINES
-from onward.training.data.dataset import Dataset, Part
+from onward.training.data.dataset import Dataset, PartName
+from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases
 from onward.training.evaluation.diversity import categories_of, diversified
 from onward.training.evaluation.metrics import coverage, diversity, ranking_metrics
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
-from onward.training.evaluation.test_cases import Answer, Question, Ranked, held_out
 from onward.training.progress import counting
 
 CUTOFFS = (5, 10, 20, 50)
@@ -23,27 +23,27 @@ BEYOND = np.iinfo(np.int64).max
 """The rank of a target that is not in the list."""
 
 
-Retrieve = Callable[[Sequence[str], int], Sequence[Ranked]]
+SessionRanker = Callable[[Sequence[str], int], Sequence[RankedItem]]
 """The items that follow a session, oldest first, and how many are wanted -> the best of them, best first."""
 
 
 def evaluate(
-    retrieve: Retrieve,
-    asked: Sequence[Question],
+    retrieve: SessionRanker,
+    asked: Sequence[EvaluationCase],
     *,
     items: int,
     ks: Sequence[int] = CUTOFFS,
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """Metrics of what answers by the session alone; see `evaluate_answers`."""
-    return evaluate_answers(
+    return evaluate_cases(
         lambda question, k: retrieve(question.inputs, k), asked, items=items, ks=ks, on_answer=on_answer
     )
 
 
-def evaluate_answers(
-    answer: Answer,
-    asked: Sequence[Question],
+def evaluate_cases(
+    answer: CaseRanker,
+    asked: Sequence[EvaluationCase],
     *,
     items: int,
     ks: Sequence[int] = CUTOFFS,
@@ -67,7 +67,7 @@ def evaluate_answers(
     owners: list[int] = []
     lists: list[list[str]] = []
 
-    def ask(question: Question) -> Sequence[Ranked]:
+    def ask(question: EvaluationCase) -> Sequence[RankedItem]:
         return answer(question, max(ks) + 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -93,8 +93,8 @@ def _rank(scores: dict[str, float], target: str) -> int:
 
 
 def _in_turn(
-    pool: ThreadPoolExecutor, ask: Callable[[Question], Sequence[Ranked]], asked: Sequence[Question]
-) -> Iterator[Sequence[Ranked]]:
+    pool: ThreadPoolExecutor, ask: Callable[[EvaluationCase], Sequence[RankedItem]], asked: Sequence[EvaluationCase]
+) -> Iterator[Sequence[RankedItem]]:
     """`pool.map` in slices, so that only some thousand answers wait to be counted."""
     remaining = iter(asked)
     while chunk := list(islice(remaining, 2_000)):
@@ -104,7 +104,7 @@ def _in_turn(
 def evaluate_bundle(
     folder: Path,
     data: Path,
-    part: Part,
+    part: PartName,
     *,
     sampled_negatives: int = 0,
     seed: int = 0,
@@ -129,11 +129,11 @@ def evaluate_bundle(
         BundleError: the bundle is damaged.
     """
     bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
-    asked = held_out(Dataset.open(data), part)
+    asked = held_out_cases(Dataset.open(data), part)
     categories = categories_of(bundle.catalog, category) if category is not None else None
 
-    def answers(*, exact: bool) -> Answer:
-        def answer(question: Question, k: int) -> Sequence[Ranked]:
+    def answers(*, exact: bool) -> CaseRanker:
+        def answer(question: EvaluationCase, k: int) -> Sequence[RankedItem]:
             return bundle.retrieve(
                 SessionView(question.inputs), Options(k, exact=exact), user_id=question.user_id
             ).items
@@ -144,7 +144,7 @@ def evaluate_bundle(
 
     def metrics(*, exact: bool) -> dict[str, float]:
         with counting("exact search" if exact else "as served", len(asked)) as count:
-            return evaluate_answers(
+            return evaluate_cases(
                 answers(exact=exact),
                 asked,
                 items=bundle.manifest.items,
@@ -160,7 +160,7 @@ def evaluate_bundle(
     return report
 
 
-def evaluate_baselines(data: Path, part: Part, *, hide_seen: bool = False) -> dict[str, Any]:
+def evaluate_baselines(data: Path, part: PartName, *, hide_seen: bool = False) -> dict[str, Any]:
     """Metrics of every baseline, by its name.
 
     Args:
@@ -172,7 +172,7 @@ def evaluate_baselines(data: Path, part: Part, *, hide_seen: bool = False) -> di
         InputError: the dataset has no such part.
     """
     dataset = Dataset.open(data)
-    asked = held_out(dataset, part)
+    asked = held_out_cases(dataset, part)
     metrics: dict[str, Any] = {}
     for name, baseline in BASELINES.items():
         retrieve = baseline(dataset, part).retrieve
@@ -183,8 +183,8 @@ def evaluate_baselines(data: Path, part: Part, *, hide_seen: bool = False) -> di
     return metrics
 
 
-def _unseen(retrieve: Retrieve) -> Retrieve:
-    def unseen(item_ids: Sequence[str], k: int) -> list[Ranked]:
+def _unseen(retrieve: SessionRanker) -> SessionRanker:
+    def unseen(item_ids: Sequence[str], k: int) -> list[RankedItem]:
         seen = set(item_ids)
         return [item for item in retrieve(item_ids, k + len(seen)) if item.item_id not in seen][:k]
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from onward.bundle import Bundle
 from onward.training.errors import InputError
+from onward.training.evaluation.cases import EvaluationCase
 from onward.training.evaluation.metrics import ranking_metrics
-from onward.training.evaluation.test_cases import Question
 
 K = 10
 
 
 def evaluate_sampled(
     bundle: Bundle,
-    asked: Sequence[Question],
+    asked: Sequence[EvaluationCase],
     *,
     negatives: int,
     seed: int,
@@ -56,7 +56,7 @@ def evaluate_sampled(
     }
 
 
-def _scores(bundle: Bundle, question: Question) -> NDArray[np.float32]:
+def _scores(bundle: Bundle, question: EvaluationCase) -> NDArray[np.float32]:
     """scores_N1 of all rows; by popularity where nothing of the question is known, as it is served."""
     rows = _rows(bundle, question.inputs)
     user_row = 0 if question.user_id is None else bundle.users.row(question.user_id)
@@ -66,7 +66,9 @@ def _scores(bundle: Bundle, question: Question) -> NDArray[np.float32]:
     return scores_N1
 
 
-def _draw(generator: np.random.Generator, bundle: Bundle, question: Question, negatives: int) -> NDArray[np.int64]:
+def _draw(
+    generator: np.random.Generator, bundle: Bundle, question: EvaluationCase, negatives: int
+) -> NDArray[np.int64]:
     is_free_N1 = np.ones(bundle.manifest.items + 1, dtype=np.bool_)
     is_free_N1[[0, *_rows(bundle, question.inputs), *_rows(bundle, question.targets)]] = False
     free = np.flatnonzero(is_free_N1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onward.bundle import Bundle, Catalog, Kind, Manifest, publish, write_manifest
 
 
-class Asked(NamedTuple):
+class ProbeQuery(NamedTuple):
     """A session that a probe asks about: ids of its items, and of its user where it is to name one."""
 
     items: Sequence[str]
@@ -44,7 +44,7 @@ def json_attributes(attributes: pl.DataFrame) -> Iterator[dict[str, Any]]:
         yield {name: _json_value(value) for name, value in row.items() if value is not None}
 
 
-def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, asked: Sequence[Asked]) -> str:
+def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, asked: Sequence[ProbeQuery]) -> str:
     """Ask the staged bundle, keep its answers as probes, publish it and return its digest."""
     write_manifest(staging, manifest)
     bundle = Bundle.load(staging, verify=False)

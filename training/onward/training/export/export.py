@@ -29,7 +29,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.errors import InputError
-from onward.training.export.bundling import Asked, publish_with_probes, write_catalog
+from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
 from onward.training.export.onnx_program import write_program
 from onward.training.index.indexing import MAX_QUERIES, build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
@@ -43,7 +43,7 @@ PARITY = 1e-5
 PROBES = 5
 
 
-class Trained(NamedTuple):
+class TrainedRun(NamedTuple):
     """A run and the encoder that came of it."""
 
     run: Path
@@ -113,7 +113,7 @@ def export(
             index=index_info,
         )
         on_step("checking and publishing the bundle")
-        return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, encoder, examples))
+        return publish_with_probes(staging, manifest, bundles, probe_queries(dataset, encoder, examples))
 
 
 def exported_recipe(texts: Sequence[str]) -> str:
@@ -121,7 +121,7 @@ def exported_recipe(texts: Sequence[str]) -> str:
     return "\n".join(dict.fromkeys(texts))
 
 
-def load_trained(run: Path, dataset: Dataset) -> Trained:
+def load_trained(run: Path, dataset: Dataset) -> TrainedRun:
     """A run with its encoder, which has the weights of its best epoch and is in evaluation mode.
 
     Raises InputError where it has no weights yet or the data set is another than its own.
@@ -135,10 +135,10 @@ def load_trained(run: Path, dataset: Dataset) -> Trained:
     weights = read_tensors(run / WEIGHTS, torch.device("cpu"))
     encoder = recipe.build(Corpus.of(dataset, sessions_of_fit(dataset, weights["fit"])))
     encoder.load_state_dict(weights["encoder"])
-    return Trained(run, recipe, encoder.eval())
+    return TrainedRun(run, recipe, encoder.eval())
 
 
-def join(members: Sequence[Trained]) -> SessionEncoder:
+def join(members: Sequence[TrainedRun]) -> SessionEncoder:
     """The encoder of one run, or the ensemble of several. Raises InputError where they do not go together."""
     if len(members) == 1:
         return members[0].encoder
@@ -185,15 +185,15 @@ def check_parity(
             raise BundleError(f"{path.name}: differs from the trained encoder by {difference:.1e} on a real session")
 
 
-def probe_sessions(dataset: Dataset, encoder: SessionEncoder, examples: Examples) -> list[Asked]:
+def probe_queries(dataset: Dataset, encoder: SessionEncoder, examples: Examples) -> list[ProbeQuery]:
     """The inputs of a few examples as item ids; where the encoder knows users, every other one with its user."""
     items, users = dataset.item_ids(), dataset.users()
-    asked: list[Asked] = []
+    asked: list[ProbeQuery] = []
     for number in list(range(0, len(examples), max(1, len(examples) // PROBES)))[:PROBES]:
         batch = examples.gather(torch.tensor([number]))
         rows, user_row = batch.items_BL[batch.items_BL > 0].tolist(), int(batch.users_B)
         names_user = encoder.users and user_row and len(asked) % 2 == 0
-        asked.append(Asked([items[row - 1] for row in rows], users[user_row - 1] if names_user else None))
+        asked.append(ProbeQuery([items[row - 1] for row in rows], users[user_row - 1] if names_user else None))
     return asked
 
 

@@ -31,7 +31,7 @@ from onward.bundle.files.changes import ItemChange
 from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError
-from onward.training.export.bundling import Asked, availability, json_attributes, publish_with_probes
+from onward.training.export.bundling import ProbeQuery, availability, json_attributes, publish_with_probes
 from onward.training.index.indexing import build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
 
@@ -39,7 +39,7 @@ KEPT = (ENCODER, ENCODER_DATA, TABLE, WEIGHTS, QUERIES, USERS)
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class RebuiltCatalog:
     """The items of the new bundle, in rows 1..R.
 
     Dimension key: R items, D embedding.
@@ -126,7 +126,7 @@ def rebuild(
             }
         )
         on_step("checking and publishing the bundle")
-        asked = [Asked(probe.items, probe.user_id) for probe in current.manifest.probes]
+        asked = [ProbeQuery(probe.items, probe.user_id) for probe in current.manifest.probes]
         return publish_with_probes(staging, manifest, bundles, asked)
 
 
@@ -137,7 +137,7 @@ def _read(changes: Path) -> list[StoredChange]:
         raise InputError(str(error)) from error
 
 
-def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Callable[[str], object]) -> Items:
+def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Callable[[str], object]) -> RebuiltCatalog:
     """The items as the service shows them with these changes, new ones behind the others."""
     cold_items = ColdItems(bundle.catalog, bundle.vectors_N1D)
     catalog = bundle.with_changes([_change(bundle, cold_items, change) for change in changes]).catalog
@@ -147,7 +147,7 @@ def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Call
         on_step(f"{len(left_out):,} new items have no vector yet; left out, they stay in the live catalog")
     last = max((change.sequence for change in changes), default=0)
     ids = [*map(catalog.item_id, range(1, catalog.items + 1)), *(change.item_id for change in new)]
-    return Items(
+    return RebuiltCatalog(
         ids=ids,
         popularity_R1=np.concatenate([catalog.popularity_N1, np.zeros(len(new), dtype=np.float32)]),
         available_R1=np.concatenate([catalog.available_N1, np.array([change.shown for change in new], dtype=np.bool_)]),
@@ -172,7 +172,7 @@ def _attributes(catalog: Catalog, item_id: str) -> Mapping[str, Any]:
     return {**attributes, "available": False} if catalog.is_deleted(item_id) else attributes
 
 
-def _listed(bundle: Bundle, given: pl.DataFrame, on_step: Callable[[str], object]) -> Items:
+def _listed(bundle: Bundle, given: pl.DataFrame, on_step: Callable[[str], object]) -> RebuiltCatalog:
     """The bundle's items with what is given of each; those of which nothing is are not available."""
     ids = [bundle.catalog.item_id(row) for row in range(1, len(bundle.catalog) + 1)]
     known = pl.DataFrame({"item_id": ids})
@@ -185,7 +185,7 @@ def _listed(bundle: Bundle, given: pl.DataFrame, on_step: Callable[[str], object
     attributes = attributes.with_columns(
         available=pl.when(pl.col("listed")).then("available").otherwise(pl.lit(value=False))
     ).drop("listed")
-    return Items(
+    return RebuiltCatalog(
         ids=ids,
         popularity_R1=bundle.catalog.popularity_N1,
         available_R1=availability(attributes),

@@ -26,7 +26,7 @@ COARSE_VIEW, COARSE_THOROUGHNESS = 32, 200
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
+class IndexVectors:
     """The items' vectors, which may lie in a file."""
 
     vectors_N1D: NDArray[np.float32]
@@ -51,14 +51,14 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
+class InvertedLists:
     """Where the lists of an inverted file lie and which item is in which: made once for all codes."""
 
     centroids_CP: NDArray[np.float32]
     list_of_N: NDArray[np.int32]
 
     @classmethod
-    def of(cls, vectors: Vectors, lists: int) -> "Lists":
+    def of(cls, vectors: IndexVectors, lists: int) -> "InvertedLists":
         """Place so many lists by k-means over a sample of the items."""
         centroids_CP = k_means(vectors.sample(POINTS_PER_LIST * lists), lists)
         list_of_N = np.concatenate([nearest(block, centroids_CP) for _, block in vectors.blocks()])
@@ -71,7 +71,7 @@ def list_count(items: int) -> int:
     return int(max(1, min(wanted, 2 ** int(np.log2(max(items / LEAST_POINTS_PER_LIST, 1))))))
 
 
-def flat_index(vectors: Vectors) -> faiss.IndexFlatIP:
+def flat_index(vectors: IndexVectors) -> faiss.IndexFlatIP:
     """The vectors themselves, all of which a search compares."""
     index = faiss.IndexFlatIP(vectors.padded_dimension)
     for _, block in vectors.blocks():
@@ -79,7 +79,7 @@ def flat_index(vectors: Vectors) -> faiss.IndexFlatIP:
     return index
 
 
-def inverted_file(vectors: Vectors, lists: Lists, description: str) -> faiss.IndexIVF:
+def inverted_file(vectors: IndexVectors, lists: InvertedLists, description: str) -> faiss.IndexIVF:
     """An inverted file by its factory string, over lists that are there already."""
     use_all_cores()
     index = faiss.index_factory(vectors.padded_dimension, description, faiss.METRIC_INNER_PRODUCT)
@@ -94,7 +94,7 @@ def inverted_file(vectors: Vectors, lists: Lists, description: str) -> faiss.Ind
     return index
 
 
-def graph_index(vectors: Vectors, description: str) -> faiss.IndexHNSW:
+def graph_index(vectors: IndexVectors, description: str) -> faiss.IndexHNSW:
     """A navigable small-world graph by its factory string."""
     use_all_cores()
     index = faiss.index_factory(vectors.padded_dimension, description, faiss.METRIC_INNER_PRODUCT)

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from onward.bundle import IndexInfo, TriedIndex
 from onward.training.index.building import (
     NEIGHBOURS,
-    Lists,
-    Vectors,
+    IndexVectors,
+    InvertedLists,
     flat_index,
     graph_index,
     inverted_file,
     list_count,
 )
 from onward.training.index.kind import TARGET_RECALL, IndexKind
-from onward.training.index.tuning import RECALL_AT, Tuned, Tuning
+from onward.training.index.tuning import RECALL_AT, IndexTuner, TunedIndex
 
 FLAT_BELOW = 20_000
 """Items up to which scanning all of them takes less than half a millisecond."""
@@ -32,14 +32,14 @@ GRAPH_OF_LISTS_FROM = 4_096
 MAX_QUERIES = 1_000
 
 
-class Code(NamedTuple):
+class Quantizer(NamedTuple):
     """How the vectors of an inverted file are kept, and how many candidates it is worth to let them find for each."""
 
     name: str
     candidates_per_k: tuple[int, ...]
 
 
-CODES = (Code("SQfp16", (1,)), Code("SQ8", (2, 4)), Code("SQ4", (4, 8)))
+QUANTIZERS = (Quantizer("SQfp16", (1,)), Quantizer("SQ8", (2, 4)), Quantizer("SQ4", (4, 8)))
 """In 16, 8 and 4 bits a number; candidates by fewer bits are compared again by the vectors, which are there anyway."""
 
 
@@ -65,7 +65,7 @@ def build_index(
         target_recall: recall@20 against the exact search.
         on_step: told what goes on, for a progress display.
     """
-    vectors, queries_QKD = Vectors(vectors_N1D), queries_QKD[:MAX_QUERIES]
+    vectors, queries_QKD = IndexVectors(vectors_N1D), queries_QKD[:MAX_QUERIES]
     if kind is IndexKind.FLAT or (kind is IndexKind.AUTO and len(vectors) < FLAT_BELOW) or len(queries_QKD) == 0:
         info = IndexInfo(
             description="Flat",
@@ -75,7 +75,7 @@ def build_index(
         )
         return flat_index(vectors), info
     on_step(f"searching exactly for {len(queries_QKD):,} sessions")
-    tuning = Tuning.of(vectors, queries_QKD, target_recall)
+    tuning = IndexTuner.of(vectors, queries_QKD, target_recall)
     running, beaten = _running(_candidates(tuning, kind, on_step), target_recall)
     durations_us = tuning.search_us(running)
     timed = [_described(one, search_us) for one, search_us in zip(running, durations_us, strict=True)]
@@ -91,9 +91,9 @@ def build_index(
     return running[chosen].index, info
 
 
-def _running(candidates: Iterable[Tuned], target_recall: float) -> tuple[list[Tuned], list[TriedIndex]]:
+def _running(candidates: Iterable[TunedIndex], target_recall: float) -> tuple[list[TunedIndex], list[TriedIndex]]:
     """Those that reach the target, or that which finds most, and what is to be told of the others, which are let go."""
-    running: list[Tuned] = []
+    running: list[TunedIndex] = []
     beaten: list[TriedIndex] = []
     for one in candidates:
         if one.reaches(target_recall):
@@ -107,7 +107,7 @@ def _running(candidates: Iterable[Tuned], target_recall: float) -> tuple[list[Tu
     return running, beaten
 
 
-def _candidates(tuning: Tuning, kind: IndexKind, on_step: Callable[[str], object]) -> Iterator[Tuned]:
+def _candidates(tuning: IndexTuner, kind: IndexKind, on_step: Callable[[str], object]) -> Iterator[TunedIndex]:
     vectors, small = tuning.vectors, len(tuning.vectors) <= SMALL_BELOW
     if kind is IndexKind.AUTO and small:
         yield tuning.tuned("Flat", flat_index(vectors))
@@ -119,20 +119,22 @@ def _candidates(tuning: Tuning, kind: IndexKind, on_step: Callable[[str], object
         yield from _inverted_files(tuning, on_step)
 
 
-def _inverted_files(tuning: Tuning, on_step: Callable[[str], object]) -> Iterator[Tuned]:
+def _inverted_files(tuning: IndexTuner, on_step: Callable[[str], object]) -> Iterator[TunedIndex]:
     """Of few items also with half as many lists: there it is as much work to find the nearest lists as to read them."""
     count = list_count(len(tuning.vectors))
     if len(tuning.vectors) <= SMALL_BELOW and count > 1:
-        yield from _of_lists(tuning, count // 2, CODES[:1], on_step)
-    yield from _of_lists(tuning, count, CODES, on_step)
+        yield from _of_lists(tuning, count // 2, QUANTIZERS[:1], on_step)
+    yield from _of_lists(tuning, count, QUANTIZERS, on_step)
 
 
-def _of_lists(tuning: Tuning, count: int, codes: Sequence[Code], on_step: Callable[[str], object]) -> Iterator[Tuned]:
+def _of_lists(
+    tuning: IndexTuner, count: int, codes: Sequence[Quantizer], on_step: Callable[[str], object]
+) -> Iterator[TunedIndex]:
     on_step(f"placing {count:,} lists")
-    lists = Lists.of(tuning.vectors, count)
+    lists = InvertedLists.of(tuning.vectors, count)
     described = [(f"IVF{count},{code.name}", code.candidates_per_k) for code in codes]
     if count >= GRAPH_OF_LISTS_FROM:
-        described.append((f"IVF{count}_HNSW{NEIGHBOURS},{CODES[0].name}", CODES[0].candidates_per_k))
+        described.append((f"IVF{count}_HNSW{NEIGHBOURS},{QUANTIZERS[0].name}", QUANTIZERS[0].candidates_per_k))
     for description, candidates_per_k in described:
         on_step(f"building {description} and tuning it to recall@{RECALL_AT} of {tuning.target_recall}")
         index = inverted_file(tuning.vectors, lists, description)
@@ -140,7 +142,7 @@ def _of_lists(tuning: Tuning, count: int, codes: Sequence[Code], on_step: Callab
             yield tuning.tuned(description, index, per_k)
 
 
-def _described(tuned: Tuned, search_us: float | None) -> TriedIndex:
+def _described(tuned: TunedIndex, search_us: float | None) -> TriedIndex:
     is_file = isinstance(tuned.index, faiss.IndexIVF)
     return TriedIndex(
         description=tuned.description,

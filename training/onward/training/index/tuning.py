@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.bundle import FaissIndex, ItemIndex, SearchParameters
-from onward.training.index.building import Vectors, use_all_cores
+from onward.training.index.building import IndexVectors, use_all_cores
 
 RECALL_AT = 20
 TIMED_QUERIES, IN_A_ROW = 1_000, 20
@@ -27,7 +27,7 @@ FIRST_VIEW = 32
 """The fewest nodes that a search in a graph keeps in view."""
 
 
-class Tuned(NamedTuple):
+class TunedIndex(NamedTuple):
     """An index with an effort, and the share of the best items that it finds so."""
 
     description: str
@@ -41,32 +41,32 @@ class Tuned(NamedTuple):
         """Whether other sessions are likely to see such a recall."""
         return self.recall - ERRORS_TO_SPARE * self.error >= recall
 
-    def item_index(self, vectors: Vectors) -> ItemIndex:
+    def item_index(self, vectors: IndexVectors) -> ItemIndex:
         """As the service searches it."""
         return ItemIndex(FaissIndex(self.index), vectors_N1D=vectors.vectors_N1D, effort=self.effort)
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class IndexTuner:
     """Queries of real sessions and the items that an exact search finds for them."""
 
-    vectors: Vectors
+    vectors: IndexVectors
     queries_QKD: NDArray[np.float32]
     best: Sequence[set[int]]
     target_recall: float
 
     @classmethod
-    def of(cls, vectors: Vectors, queries_QKD: NDArray[np.float32], target_recall: float) -> "Tuning":
+    def of(cls, vectors: IndexVectors, queries_QKD: NDArray[np.float32], target_recall: float) -> "IndexTuner":
         """Search exactly for the queries."""
         return cls(vectors, queries_QKD, exact_rows(vectors, queries_QKD), target_recall)
 
-    def tuned(self, description: str, index: faiss.Index, candidates_per_k: int = 1) -> Tuned:
+    def tuned(self, description: str, index: faiss.Index, candidates_per_k: int = 1) -> TunedIndex:
         """The index with the least effort that reaches the target, or with the most that gains anything."""
         searched = FaissIndex(index)
 
-        def at(visits: int | None) -> Tuned:
+        def at(visits: int | None) -> TunedIndex:
             effort = SearchParameters(visits, candidates_per_k)
-            return Tuned(description, index, effort, *self._recall(searched, effort))
+            return TunedIndex(description, index, effort, *self._recall(searched, effort))
 
         if searched.lists is None and searched.degree is None:
             return at(None)
@@ -86,7 +86,7 @@ class Tuning:
                 low = _visits(middle)
         return high
 
-    def search_us(self, all_tuned: Sequence[Tuned]) -> list[float]:
+    def search_us(self, all_tuned: Sequence[TunedIndex]) -> list[float]:
         """Processor time of a search in each; a few different queries are asked of one, then of the next, and so on.
 
         The median of the few, in the quiet quarter of them: what else the machine does slows all down by turns.
@@ -108,7 +108,7 @@ class Tuning:
         return float(np.mean(found_Q)), float(np.std(found_Q) / np.sqrt(len(found_Q)))
 
 
-def exact_rows(vectors: Vectors, queries_QKD: NDArray[np.float32]) -> list[set[int]]:
+def exact_rows(vectors: IndexVectors, queries_QKD: NDArray[np.float32]) -> list[set[int]]:
     """The rows that an exact search finds for each query: of all queries at once, block by block of the items."""
     use_all_cores()
     queries, interests, dimension = queries_QKD.shape
@@ -138,5 +138,5 @@ def _best(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> set[int]:
     return {item + 1 for item in list(in_order)[:RECALL_AT] if item >= 0}
 
 
-def _visits(tuned: Tuned) -> int:
+def _visits(tuned: TunedIndex) -> int:
     return tuned.effort.visits or 0

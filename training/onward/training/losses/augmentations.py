@@ -30,7 +30,7 @@ class Augmentation(BaseModel):
     """Share that is shuffled, one stretch of the session."""
 
 
-def two_views(items_BL: Tensor, augmentation: Augmentation, mask_row: int) -> tuple[Tensor, Tensor]:
+def augmented_views(items_BL: Tensor, augmentation: Augmentation, mask_row: int) -> tuple[Tensor, Tensor]:
     """Each session altered in one of the three ways, and in another; a session of one item stays as it is twice."""
     altered_VBL = torch.stack(
         [

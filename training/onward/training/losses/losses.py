@@ -37,7 +37,7 @@ def full_softmax(
         product_dtype: precision of the three products; by default what `fast_product_dtype` names.
     """
     dtype = product_dtype or fast_product_dtype(sessions_BD.device)
-    loss: Tensor = _FullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)  # type: ignore[no-untyped-call]  # torch
+    loss: Tensor = _FusedFullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)  # type: ignore[no-untyped-call]  # torch
     return loss
 
 
@@ -67,7 +67,7 @@ def _weigh(sessions_BD: Tensor, items_NE: Tensor, shift_B: Tensor) -> tuple[Tens
     return weights_NB, summed_BE
 
 
-class _FullSoftmax(torch.autograd.Function):
+class _FusedFullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx, sessions_BD: Tensor, items_ND: Tensor, targets_B: Tensor, dtype: torch.dtype

@@ -59,44 +59,44 @@ class NextItemLoss(nn.Module, ABC):
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         """Batch mean of the cross-entropy of targets_B (item rows), in nats."""
 
-    def of_several(
+    def multi_interest(
         self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, negative_interest: NegativeInterest
     ) -> Tensor:
         """The same for sessions with K interests, of which the one nearest to the target scores it."""
         if negative_interest == "nearest":
-            return self._each_by_its_nearest(interests_BKD, targets_B, items)
+            return self._nearest_interest_loss(interests_BKD, targets_B, items)
         loss: Tensor = self(_nearest_interest(interests_BKD, items(targets_B)), targets_B, items)
         return loss
 
     @abstractmethod
-    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor: ...
+    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor: ...
 
     @staticmethod
     def of(objective: Objective, popularity_N1: NDArray[np.int64]) -> "NextItemLoss":
         """The loss that a recipe names, for items with these numbers of events."""
         if isinstance(objective, SampledSoftmax):
-            return _AmongDrawn(objective, NegativeSampler(popularity_N1, objective.distribution))
-        return _AmongAll()
+            return _SampledSoftmaxLoss(objective, NegativeSampler(popularity_N1, objective.distribution))
+        return _FullSoftmaxLoss()
 
 
-class _AmongAll(NextItemLoss):
+class _FullSoftmaxLoss(NextItemLoss):
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         return full_softmax(interests_BD, items.vectors(), targets_B)
 
-    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
+    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         scores_BN = (interests_BKD @ items.vectors()[PADDING + 1 :].T).amax(dim=1)
         return F.cross_entropy(scores_BN, targets_B - PADDING - 1)
 
 
-class _AmongDrawn(NextItemLoss):
+class _SampledSoftmaxLoss(NextItemLoss):
     def __init__(self, objective: SampledSoftmax, sampler: NegativeSampler) -> None:
         super().__init__()
         self.objective, self.sampler = objective, sampler
 
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
-        return self._each_by_its_nearest(interests_BD[:, None], targets_B, items)
+        return self._nearest_interest_loss(interests_BD[:, None], targets_B, items)
 
-    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
+    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         rows_S, log_expected_count_S = self.sampler(self.objective.negatives)
         target_BD, negative_SD = items(torch.cat([targets_B, rows_S])).split([len(targets_B), len(rows_S)])
         correction_S = log_expected_count_S if self.objective.log_q else torch.zeros_like(log_expected_count_S)

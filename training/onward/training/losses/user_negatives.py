@@ -12,7 +12,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Sessions
 
 
-class UntouchedItems(nn.Module):
+class UserNegativeSampler(nn.Module):
     """Draws items that a user never had, all alike and without a second try.
 
     A user's items, ascending, leave gaps: before the j-th of them (from 0) lie its row - 1 - j other items. The r-th

@@ -33,7 +33,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
 from onward.training.losses.objectives import FullSoftmax, NextItemLoss, SampledSoftmax
-from onward.training.losses.user_negatives import UntouchedItems
+from onward.training.losses.user_negatives import UserNegativeSampler
 from onward.training.models.encoder import UserEncoder
 from onward.training.models.layers import Cosine, InnerProduct
 
@@ -157,7 +157,7 @@ class AttRec(UserEncoder):
         self.time_LD: Tensor
         self.register_buffer("time_LD", time_signal(self.max_length, dimension), persistent=False)
         if isinstance(options.objective, Hinge | BPR):
-            self.untouched = UntouchedItems(corpus)
+            self.untouched = UserNegativeSampler(corpus)
         else:
             self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 

@@ -106,7 +106,7 @@ class MIND(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
         interests_BKD = self(batch.items_BL)
-        return self.next_item_loss.of_several(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
+        return self.next_item_loss.multi_interest(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
 
 
 def fewest_items(interests: int, *, adaptive: bool) -> Tensor:

@@ -37,7 +37,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.item_graph import ItemGraph
 from onward.training.data.padding import PADDING
-from onward.training.losses.augmentations import Augmentation, two_views
+from onward.training.losses.augmentations import Augmentation, augmented_views
 from onward.training.losses.objectives import NextItemLoss, Objective
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.layers import ItemTable, Similarity, places_from_end
@@ -144,7 +144,7 @@ class AttentionFusion(nn.Module):
         return 2 * torch.lerp(other_BD, own_BD, weight_BD)
 
 
-class TwoViews(NamedTuple):
+class TwoViewItems(NamedTuple):
     """The items in the space of both views."""
 
     graph_ND: Tensor
@@ -214,10 +214,10 @@ class MVCrec(SessionEncoder):
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the next item, and the contrast of altered views where the recipe gives it a weight."""
-        items, contrast = TwoViews(self._spread(), self.ids), self.options.contrast
+        items, contrast = TwoViewItems(self._spread(), self.ids), self.options.contrast
         if not contrast.weight:
             return self._next_item(*self._summaries(batch.items_BL, items), batch.next_items_B, items)
-        altered = two_views(batch.items_BL, contrast.augmentation, self.mask_row)
+        altered = augmented_views(batch.items_BL, contrast.augmentation, self.mask_row)
         all_CL = torch.cat([batch.items_BL, *altered])
         graph_CD, id_CD = self._summaries(all_CL, items, all_CL == self.mask_row)
         (graph_BD, *graph_altered), (id_BD, *id_altered) = graph_CD.chunk(3), id_CD.chunk(3)
@@ -228,10 +228,12 @@ class MVCrec(SessionEncoder):
         spread_ND: Tensor = self.item_graph(self.graph_items_ND, self.options.graph.layers)
         return spread_ND
 
-    def _items(self) -> TwoViews:
-        return TwoViews(self._spread() if self.training else self.spread_ND, self.ids)
+    def _items(self) -> TwoViewItems:
+        return TwoViewItems(self._spread() if self.training else self.spread_ND, self.ids)
 
-    def _summaries(self, items_BL: Tensor, items: TwoViews, hidden_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _summaries(
+        self, items_BL: Tensor, items: TwoViewItems, hidden_BL: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What the graph view's transformer reads of the sessions, and the id view's."""
         valid_BL = items_BL != PADDING
         rows_BL = items_BL if hidden_BL is None else items_BL.masked_fill(hidden_BL, PADDING)
@@ -255,7 +257,7 @@ class MVCrec(SessionEncoder):
         ]
         return torch.stack(losses).sum()
 
-    def _next_item(self, graph_BD: Tensor, id_BD: Tensor, targets_B: Tensor, items: TwoViews) -> Tensor:
+    def _next_item(self, graph_BD: Tensor, id_BD: Tensor, targets_B: Tensor, items: TwoViewItems) -> Tensor:
         loss: Tensor = self.next_item_loss(self._interests(graph_BD, id_BD), targets_B, items)
         return loss
 

@@ -239,7 +239,7 @@ class Re4(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """The recipe's objective for the interest nearest to the next item, and the backward flows by their weights."""
         flow = self.forward_flow(batch.items_BL)
-        loss = self.next_item_loss.of_several(
+        loss = self.next_item_loss.multi_interest(
             self._read_out(flow.interests_BKD), batch.next_items_B, self.items, self.options.negative_interest
         )
         return loss + self.backward_flows(flow)

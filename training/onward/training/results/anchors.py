@@ -11,11 +11,11 @@ from onward.training.errors import InputError
 FILE = "anchors.toml"
 
 
-class _Part(BaseModel):
+class _AnchorModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Column(_Part):
+class MetricColumn(_AnchorModel):
     """A metric that the page shows."""
 
     metric: str
@@ -24,7 +24,7 @@ class Column(_Part):
     """As the data set's papers name it: P@20."""
 
 
-class Anchor(_Part):
+class Anchor(_AnchorModel):
     """A row of figures that were published, or are aimed at."""
 
     name: str
@@ -35,12 +35,12 @@ class Anchor(_Part):
     """False where the protocol is another or unknown; such a row is shown, but nothing is measured by it."""
 
 
-class DataSet(_Part):
+class DataSetProfile(_AnchorModel):
     """How a data set is shown; the defaults are for one that the file does not name."""
 
     title: str
     protocol: str
-    columns: tuple[Column, ...] = Field(min_length=1)
+    columns: tuple[MetricColumn, ...] = Field(min_length=1)
     percent: bool
     """Whether figures, here and on the page, are percent rather than fractions."""
     published: tuple[Anchor, ...] = ()
@@ -56,17 +56,17 @@ class DataSet(_Part):
         return f"{figure:.2f}" if self.percent else f"{figure:.4f}"
 
 
-def unlisted(name: str) -> DataSet:
+def default_profile(name: str) -> DataSetProfile:
     """How a data set is shown that the file does not name."""
-    return DataSet(
+    return DataSetProfile(
         title=name,
         protocol="Full ranking over all items.",
-        columns=(Column(metric="recall@20", name="Recall@20"), Column(metric="mrr@20", name="MRR@20")),
+        columns=(MetricColumn(metric="recall@20", name="Recall@20"), MetricColumn(metric="mrr@20", name="MRR@20")),
         percent=True,
     )
 
 
-def read_anchors(records: Path) -> dict[str, DataSet]:
+def read_anchors(records: Path) -> dict[str, DataSetProfile]:
     """What `anchors.toml` in the folder of records says, by data set; nothing where there is no such file.
 
     Raises InputError that names the key.
@@ -76,7 +76,7 @@ def read_anchors(records: Path) -> dict[str, DataSet]:
         return {}
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
-        return TypeAdapter(dict[str, DataSet]).validate_python(table)
+        return TypeAdapter(dict[str, DataSetProfile]).validate_python(table)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: is not TOML: {error}") from error
     except ValidationError as error:

@@ -5,10 +5,10 @@ from os.path import relpath
 from pathlib import Path
 from shlex import quote
 
-from onward.training.results.anchors import Anchor, DataSet, read_anchors, unlisted
+from onward.training.results.anchors import Anchor, DataSetProfile, default_profile, read_anchors
 from onward.training.results.plots import CURVES, QUALITY, draw_curves, draw_quality
 from onward.training.results.record import DataRecords, Ladder, RunRecord, read_records
-from onward.training.results.summary import RecipeSummary, Spread, Standing, standings
+from onward.training.results.summary import Comparison, RecipeSummary, SeedStatistics, comparisons
 
 ABSENT = "–"
 
@@ -21,7 +21,9 @@ def write_page(records: Path, page: Path) -> int:
     data_sets = read_records(records)
     anchors = read_anchors(records)
     known = sorted(data_sets, key=lambda found: _place(found.name, list(anchors)))
-    sections = [_section(found, anchors.get(found.name) or unlisted(found.name), records, page) for found in known]
+    sections = [
+        _section(found, anchors.get(found.name) or default_profile(found.name), records, page) for found in known
+    ]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n\n".join([_head(records, page), *sections]) + "\n", encoding="utf-8")
     return sum(len(found.runs) for found in data_sets)
@@ -42,7 +44,7 @@ through its bundle: *as served*, by the index that answers requests, and *exact*
 count against the model. Where several seeds were run a figure is mean ± sample standard deviation."""
 
 
-def _section(records: DataRecords, data_set: DataSet, folder: Path, page: Path) -> str:
+def _section(records: DataRecords, data_set: DataSetProfile, folder: Path, page: Path) -> str:
     parts = [f"## {data_set.title}", data_set.protocol, _figures(records, data_set), _against_others(records, data_set)]
     if data_set.aims and records.runs:
         parts += ["### Aims", _aims(records, data_set)]
@@ -55,7 +57,7 @@ def _section(records: DataRecords, data_set: DataSet, folder: Path, page: Path) 
     return "\n\n".join(part for part in parts if part)
 
 
-def _figures(records: DataRecords, data_set: DataSet) -> str:
+def _figures(records: DataRecords, data_set: DataSetProfile) -> str:
     """Baselines, published rows and recipes, with what was published or measured of each metric."""
     columns = data_set.columns
     served, exact = [column.name for column in columns], [f"{column.name}, exact" for column in columns]
@@ -64,7 +66,7 @@ def _figures(records: DataRecords, data_set: DataSet) -> str:
     return _table(["", *served, *exact, "seeds", "source"], rows)
 
 
-def _baseline_rows(records: DataRecords, data_set: DataSet) -> Iterable[list[str]]:
+def _baseline_rows(records: DataRecords, data_set: DataSetProfile) -> Iterable[list[str]]:
     if records.baselines is None:
         return
     kind = "baseline, seen items hidden" if records.baselines.hide_seen else "baseline"
@@ -73,41 +75,41 @@ def _baseline_rows(records: DataRecords, data_set: DataSet) -> Iterable[list[str
         yield [f"{name} ({kind})", *figures, *[""] * len(figures), "", "here"]
 
 
-def _anchor_row(row: Anchor, data_set: DataSet) -> list[str]:
+def _anchor_row(row: Anchor, data_set: DataSetProfile) -> list[str]:
     figures = [data_set.text(row.figures[c.metric]) if c.metric in row.figures else ABSENT for c in data_set.columns]
     source = row.source if row.comparable else f"{row.source} (does not compare)"
     return [f"{row.name} (published)", *figures, *[""] * len(figures), "", source]
 
 
-def _recipe_row(summary: RecipeSummary, data_set: DataSet) -> list[str]:
+def _recipe_row(summary: RecipeSummary, data_set: DataSetProfile) -> list[str]:
     served = [_spread(summary.served(column.metric), data_set) for column in data_set.columns]
     exact = [_spread(summary.exact(column.metric), data_set) for column in data_set.columns]
     return [f"**{summary.recipe}**", *(f"**{text}**" for text in served), *exact, str(len(summary.runs)), "here"]
 
 
-def _against_others(records: DataRecords, data_set: DataSet) -> str:
+def _against_others(records: DataRecords, data_set: DataSetProfile) -> str:
     """Where others are ahead of our best recipe, and where not; nothing where there is no one to compare with."""
-    found = standings(records, data_set)
+    found = comparisons(records, data_set)
     lines = ["**Where we lose.** " + " ".join(_losses(found, data_set)), " ".join(_leads(found, data_set))]
     return "\n".join(line for line in lines if line) if found else ""
 
 
-def _losses(found: Sequence[Standing], data_set: DataSet) -> list[str]:
+def _losses(found: Sequence[Comparison], data_set: DataSetProfile) -> list[str]:
     lost = [_standing(one, data_set, "behind") for one in found if one.loses]
     return lost or ["By none of these metrics, among what is listed here."]
 
 
-def _leads(found: Sequence[Standing], data_set: DataSet) -> list[str]:
+def _leads(found: Sequence[Comparison], data_set: DataSetProfile) -> list[str]:
     return [_standing(one, data_set, "ahead of") for one in found if not one.loses]
 
 
-def _standing(one: Standing, data_set: DataSet, side: str) -> str:
+def _standing(one: Comparison, data_set: DataSetProfile, side: str) -> str:
     ours, rival = data_set.text(one.figure), data_set.text(one.rival_figure)
     gap = data_set.text(abs(one.figure - one.rival_figure))
     return f"{one.column}: our best, {one.ours} ({ours}), is {gap} {side} {one.rival} ({rival})."
 
 
-def _aims(records: DataRecords, data_set: DataSet) -> str:
+def _aims(records: DataRecords, data_set: DataSetProfile) -> str:
     rows = []
     for aim in data_set.aims:
         figures = [
@@ -118,7 +120,7 @@ def _aims(records: DataRecords, data_set: DataSet) -> str:
     return _table(["", *(column.name for column in data_set.columns), "reached by all metrics of", "source"], rows)
 
 
-def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSet) -> bool:
+def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSetProfile) -> bool:
     """Whether the mean as served is at least the aim, by every metric that it names."""
     spreads = {metric: summary.served(metric) for metric in aim.figures}
     return all(
@@ -139,13 +141,13 @@ def _sampled(runs: Sequence[RunRecord]) -> str:
     return f"{note}\n\n{table}"
 
 
-def _runs(records: DataRecords, data_set: DataSet) -> str:
+def _runs(records: DataRecords, data_set: DataSetProfile) -> str:
     head = ["recipe", "model", "seed", "commit", "bundle", "epochs chosen / run / at most", "training", "examples/s"]
     head += ["validation", "index (recall@20)", "encoder p50", "trained on", "evaluated on", "recorded"]
     return _table(head, [_run_row(run, data_set) for run in records.runs])
 
 
-def _run_row(run: RunRecord, data_set: DataSet) -> list[str]:
+def _run_row(run: RunRecord, data_set: DataSetProfile) -> list[str]:
     validation = ", ".join(f"{name} {_text(value, data_set)}" for name, value in run.validation.items())
     trained_on, evaluated_on = run.trained_on, run.machine
     return [
@@ -166,7 +168,7 @@ def _run_row(run: RunRecord, data_set: DataSet) -> list[str]:
     ]
 
 
-def _pictures(records: DataRecords, data_set: DataSet, folder: Path, page: Path) -> str:
+def _pictures(records: DataRecords, data_set: DataSetProfile, folder: Path, page: Path) -> str:
     curves, quality = folder / records.name / CURVES, folder / records.name / QUALITY
     draw_curves(records, data_set, curves)
     draw_quality(records, data_set, quality)
@@ -177,7 +179,7 @@ def _pictures(records: DataRecords, data_set: DataSet, folder: Path, page: Path)
     )
 
 
-def _ladder(ladder: Ladder, data_set: DataSet) -> str:
+def _ladder(ladder: Ladder, data_set: DataSetProfile) -> str:
     """Each step's figures and what they gain over the last step before it that was kept."""
     metrics = list(ladder.steps[0].validation)
     rows, base = [], ladder.steps[0].validation
@@ -193,19 +195,19 @@ def _ladder(ladder: Ladder, data_set: DataSet) -> str:
     return _table([*head, *(f"gain in {metric}" for metric in metrics), "training", "kept"], rows)
 
 
-def _gain(gain: float, data_set: DataSet) -> str:
+def _gain(gain: float, data_set: DataSetProfile) -> str:
     text = data_set.text(gain * data_set.scale)
     return text if text.startswith("-") else f"+{text}"
 
 
-def _spread(spread: Spread | None, data_set: DataSet) -> str:
+def _spread(spread: SeedStatistics | None, data_set: DataSetProfile) -> str:
     if spread is None:
         return ABSENT
     deviation = "" if spread.deviation is None else f" ± {_text(spread.deviation, data_set)}"
     return f"{_text(spread.mean, data_set)}{deviation}"
 
 
-def _text(fraction: float | None, data_set: DataSet) -> str:
+def _text(fraction: float | None, data_set: DataSetProfile) -> str:
     return ABSENT if fraction is None else data_set.text(fraction * data_set.scale)
 
 

@@ -8,14 +8,14 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from onward.training.results.anchors import DataSet
+from onward.training.results.anchors import DataSetProfile
 from onward.training.results.record import DataRecords
 from onward.training.results.summary import RecipeSummary
 
 CURVES, QUALITY = "curves.png", "quality.png"
 
 
-def draw_curves(records: DataRecords, data_set: DataSet, path: Path) -> None:
+def draw_curves(records: DataRecords, data_set: DataSetProfile, path: Path) -> None:
     """Draw a validation metric by epoch into a PNG: one line a run, one colour a recipe."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -39,7 +39,7 @@ def draw_curves(records: DataRecords, data_set: DataSet, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_quality(records: DataRecords, data_set: DataSet, path: Path) -> None:
+def draw_quality(records: DataRecords, data_set: DataSetProfile, path: Path) -> None:
     """Draw the first metric of the test part, as served, against the time of the encoder into a PNG; a dot a run."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -62,7 +62,7 @@ def draw_quality(records: DataRecords, data_set: DataSet, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _validated_metric(records: DataRecords, data_set: DataSet) -> str:
+def _validated_metric(records: DataRecords, data_set: DataSetProfile) -> str:
     """The first metric of the data set that training validates; else recall@20, which every training does."""
     validated = {metric for run in records.runs for epoch in run.curve for metric in epoch.validation}
     return next((column.metric for column in data_set.columns if column.metric in validated), "recall@20")

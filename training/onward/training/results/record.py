@@ -21,11 +21,11 @@ from onward.training.errors import InputError
 BASELINES, LADDER = "baselines.json", "ladder.json"
 
 
-class _Part(BaseModel):
+class _RecordModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Epoch(_Part):
+class Epoch(_RecordModel):
     """A point of the learning curve."""
 
     fit: str
@@ -38,7 +38,7 @@ class Epoch(_Part):
     """Empty in a refit."""
 
 
-class TrainedOn(_Part):
+class TrainedOn(_RecordModel):
     """What the training ran on."""
 
     processor: str
@@ -47,7 +47,7 @@ class TrainedOn(_Part):
     torch: str
 
 
-class _Record(_Part):
+class _EvaluationRecord(_RecordModel):
     """What every record says of its data set, of the code and of the machine that did the measuring."""
 
     data: str
@@ -62,7 +62,7 @@ class _Record(_Part):
     recorded: AwareDatetime
 
 
-class RunRecord(_Record):
+class RunRecord(_EvaluationRecord):
     """A finished run and what its bundle's answers about the test part are worth; metrics are fractions."""
 
     recipe: str
@@ -104,7 +104,7 @@ class RunRecord(_Record):
         return _write(self, records / self.data / f"{self.recipe}-seed{self.seed}.json")
 
 
-class BaselinesRecord(_Record):
+class BaselinesRecord(_EvaluationRecord):
     """What the answers of the baselines about the test part are worth, by their names; metrics are fractions."""
 
     hide_seen: bool
@@ -116,7 +116,7 @@ class BaselinesRecord(_Record):
         return _write(self, records / self.data / BASELINES)
 
 
-class Step(_Part):
+class LadderStep(_RecordModel):
     """One step of a ladder: what was tried on top of the last step that was kept."""
 
     step: str
@@ -128,12 +128,12 @@ class Step(_Part):
     kept: bool
 
 
-class Ladder(_Part):
+class Ladder(_RecordModel):
     """Improvements in the order in which they were tried, chosen by validation alone."""
 
     note: str
     """What all steps share: epochs, seed, machine."""
-    steps: tuple[Step, ...] = Field(min_length=1)
+    steps: tuple[LadderStep, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _steps_have_the_same_metrics(self) -> Self:
@@ -142,7 +142,7 @@ class Ladder(_Part):
         return self
 
 
-class DataRecords(_Part):
+class DataRecords(_RecordModel):
     """All records of one data set."""
 
     name: str

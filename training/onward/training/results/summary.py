@@ -6,12 +6,12 @@ from itertools import groupby
 from statistics import mean, stdev
 from typing import Self
 
-from onward.training.results.anchors import DataSet
+from onward.training.results.anchors import DataSetProfile
 from onward.training.results.record import DataRecords, RunRecord
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedStatistics:
     """Mean of a figure over seeds, and its sample standard deviation, None for a single seed."""
 
     mean: float
@@ -41,22 +41,22 @@ class RecipeSummary:
         grouped = ((name, tuple(group)) for name, group in groupby(sorted(runs, key=recipe), key=recipe))
         return [cls(name, group[0].model, group) for name, group in grouped]
 
-    def served(self, metric: str) -> Spread | None:
+    def served(self, metric: str) -> SeedStatistics | None:
         """Of a metric as served, a fraction; None where some run lacks it."""
         return self._spread(metric, lambda run: run.served)
 
-    def exact(self, metric: str) -> Spread | None:
+    def exact(self, metric: str) -> SeedStatistics | None:
         """Of a metric by exact search, a fraction; None where some run lacks it."""
         return self._spread(metric, lambda run: run.exact)
 
-    def _spread(self, metric: str, metrics: Callable[[RunRecord], Mapping[str, float]]) -> Spread | None:
+    def _spread(self, metric: str, metrics: Callable[[RunRecord], Mapping[str, float]]) -> SeedStatistics | None:
         if any(metric not in metrics(run) for run in self.runs):
             return None
-        return Spread.of([metrics(run)[metric] for run in self.runs])
+        return SeedStatistics.of([metrics(run)[metric] for run in self.runs])
 
 
 @dataclass(frozen=True)
-class Standing:
+class Comparison:
     """Our best recipe by one metric, as served, against the best that others have, in the unit of the data set."""
 
     column: str
@@ -71,7 +71,7 @@ class Standing:
         return self.figure < self.rival_figure
 
 
-def standings(records: DataRecords, data_set: DataSet) -> list[Standing]:
+def comparisons(records: DataRecords, data_set: DataSetProfile) -> list[Comparison]:
     """For each metric that we and others have figures of, who is ahead; others are comparable anchors and baselines."""
     found = []
     for column in data_set.columns:
@@ -83,11 +83,11 @@ def standings(records: DataRecords, data_set: DataSet) -> list[Standing]:
         rivals = rival_figures(records, data_set, column.metric)
         if ours and rivals:
             best, rival = max(ours, key=ours.__getitem__), max(rivals, key=rivals.__getitem__)
-            found.append(Standing(column.name, best, ours[best], rival, rivals[rival]))
+            found.append(Comparison(column.name, best, ours[best], rival, rivals[rival]))
     return found
 
 
-def rival_figures(records: DataRecords, data_set: DataSet, metric: str) -> dict[str, float]:
+def rival_figures(records: DataRecords, data_set: DataSetProfile, metric: str) -> dict[str, float]:
     """Comparable published figures and those of baselines, by name, in the unit of the data set."""
     rivals = {row.name: row.figures[metric] for row in data_set.published if row.comparable and metric in row.figures}
     for name, metrics in records.baselines.metrics.items() if records.baselines else ():

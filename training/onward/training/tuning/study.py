@@ -95,11 +95,11 @@ def tune(
     space = SearchSpace.of(recipe, specs)
     facts = {"recipe": recipe.text, "space": dict(specs), "data": dataset.info.fingerprint, "seed": seed}
     with interruption() as interrupted, _opened(out, facts, space) as study:
-        search = Search(study, space, data, out, seed, device_name, on_trial)
+        runner = TrialRunner(study, space, data, out, seed, device_name, on_trial)
         going = True
-        while going and search.finished() < trials and (deadline is None or time.monotonic() < deadline):
-            going = search.try_next() and not interrupted
-        return search.outcome(interrupted=not going)
+        while going and runner.finished() < trials and (deadline is None or time.monotonic() < deadline):
+            going = runner.try_next() and not interrupted
+        return runner.outcome(interrupted=not going)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def _opened(out: Path, facts: dict[str, Any], space: SearchSpace) -> Iterator[op
 
 
 @dataclass(frozen=True)
-class Search:
+class TrialRunner:
     """The trials of a study, one after another."""
 
     study: optuna.Study

@@ -5,19 +5,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.training.data.dataset import Dataset, Part
+from onward.training.data.dataset import Dataset, PartName
 
 
-class Past(NamedTuple):
+class PastSessions(NamedTuple):
     """Whole sessions in order of time, one after another: session s is rows[offsets[s]:offsets[s + 1]]; no row is 0."""
 
     rows: NDArray[np.int64]
     offsets: NDArray[np.int64]
 
     @classmethod
-    def before(cls, dataset: Dataset, part: Part) -> "Past":
+    def before(cls, dataset: Dataset, part: PartName) -> "PastSessions":
         """All that was known when `part` began: training, and validation too unless it is what will be asked."""
-        known = [dataset.sessions("train")] if part == "validation" else dataset.known()
+        known = [dataset.sessions("train")] if part == "validation" else dataset.training_and_validation()
         lengths = np.concatenate([np.diff(sessions.offsets) for sessions in known])
         rows = np.concatenate([sessions.rows for sessions in known])
         return cls(rows, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))

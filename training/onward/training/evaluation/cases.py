@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from onward.training.data.dataset import Dataset, Part, Sessions
+from onward.training.data.dataset import Dataset, PartName, Sessions
 from onward.training.errors import InputError
 
 
-class Question(NamedTuple):
+class EvaluationCase(NamedTuple):
     """One example: the items of a session so far, oldest first, and those that came next."""
 
     inputs: Sequence[str]
@@ -16,7 +16,7 @@ class Question(NamedTuple):
     """Of the user, where training saw one."""
 
 
-class Ranked(Protocol):
+class RankedItem(Protocol):
     """An item of an answer."""
 
     @property
@@ -25,11 +25,11 @@ class Ranked(Protocol):
     def score(self) -> float: ...  # noqa: D102  # said by the class
 
 
-Answer = Callable[[Question, int], Sequence[Ranked]]
+CaseRanker = Callable[[EvaluationCase, int], Sequence[RankedItem]]
 """A question, and how many items are wanted -> the best of them, best first."""
 
 
-def questions(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -> Iterator[Question]:
+def questions(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -> Iterator[EvaluationCase]:
     """Every example of `sessions`: one for each target, or one for all targets of a session together.
 
     `users` has the id of each user row from 1 on.
@@ -40,13 +40,13 @@ def questions(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) 
         user_id = users[user_row - 1] if user_row and users else None
         targets = [place for place in range(start + 1, end) if sessions.is_target[place]]
         if together and targets:
-            yield Question(ids[start : targets[0]], [ids[place] for place in targets], user_id)
+            yield EvaluationCase(ids[start : targets[0]], [ids[place] for place in targets], user_id)
         elif not together:
             for place in targets:
-                yield Question(ids[start:place], [ids[place]], user_id)
+                yield EvaluationCase(ids[start:place], [ids[place]], user_id)
 
 
-def held_out(dataset: Dataset, part: Part) -> list[Question]:
+def held_out_cases(dataset: Dataset, part: PartName) -> list[EvaluationCase]:
     """The examples of a part. Raises InputError when there are none."""
     together = dataset.info.targets == "together"
     asked = list(questions(dataset.sessions(part), together=together, users=dataset.users()))

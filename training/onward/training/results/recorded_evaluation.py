@@ -43,7 +43,7 @@ def evaluate_and_record(
     manifest, _ = read_manifest(bundle_folder.resolve())
     dataset = Dataset.open(data)
     _check_belongs_together(manifest, dataset, runs, bundle_folder)
-    members = [_Member.of(run) for run in runs]
+    members = [_RecordedRun.of(run) for run in runs]
     first = members[0]
     metrics = evaluate_bundle(folder, data, "test", sampled_negatives=sampled_negatives, seed=seed)
     record = RunRecord(
@@ -92,7 +92,7 @@ def encode_p50_ms(bundle: Bundle) -> float:
     return 1_000 * median(durations_s)
 
 
-class _Member(NamedTuple):
+class _RecordedRun(NamedTuple):
     """A run of a bundle."""
 
     facts: dict[str, Any]
@@ -101,7 +101,7 @@ class _Member(NamedTuple):
     epochs_chosen: int
 
     @classmethod
-    def of(cls, run: Path) -> "_Member":
+    def of(cls, run: Path) -> "_RecordedRun":
         """Read it. Raises InputError for one that is not at its end."""
         facts = read_run(run)
         recipe = Recipe.parse(facts["recipe"], f"{facts['recipe_name']}.toml")
@@ -149,7 +149,7 @@ def _joined_name(recipes: Sequence[str]) -> str:
     return "+".join(name if count == 1 else f"{name}-x{count}" for name, count in counts.items())
 
 
-def _unvalidated(members: Sequence[_Member]) -> Iterator[Epoch]:
+def _unvalidated(members: Sequence[_RecordedRun]) -> Iterator[Epoch]:
     """The epochs of several runs, of which no validation is that of what they make together."""
     return (epoch.model_copy(update={"validation": {}}) for member in members for epoch in member.curve)
 
