@@ -15,7 +15,7 @@ from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.polars_engine import PolarsEngine
 from onward.training.errors import InputError
-from onward.training.evaluation.cases import EvaluationCase, questions
+from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate_bundle
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
 from onward.training.export.export import export, load_trained
@@ -93,14 +93,14 @@ def test_the_bundle_knows_the_users_of_training_and_proves_itself_on_some(bundle
 
 def test_a_question_of_a_history_names_its_user(histories: Dataset) -> None:
     sessions = histories.sessions("test")
-    asked = list(questions(sessions, together=False, users=histories.users()))
+    asked = list(cases_of(sessions, together=False, users=histories.users()))
     assert [question.user_id for question in asked] == sessions.session_ids
-    assert {question.user_id for question in questions(sessions, together=False)} == {None}
+    assert {question.user_id for question in cases_of(sessions, together=False)} == {None}
 
 
 def test_the_evaluation_asks_for_the_user(bundle: Bundle, bundles: Path, histories: Dataset) -> None:
     metrics = evaluate_bundle(bundles, histories.folder, "test", sampled_negatives=10, seed=3)
-    asked = list(questions(histories.sessions("test"), together=False, users=histories.users()))
+    asked = list(cases_of(histories.sessions("test"), together=False, users=histories.users()))
     found = [
         question.targets[0] in [item.item_id for item in answer.items]
         for question in asked
@@ -125,7 +125,7 @@ def test_the_sampled_check_ranks_a_target_among_items_that_the_session_does_not_
 
 
 def test_equal_seeds_draw_equal_items(bundle: Bundle, histories: Dataset) -> None:
-    asked = list(questions(histories.sessions("test"), together=False, users=histories.users()))
+    asked = list(cases_of(histories.sessions("test"), together=False, users=histories.users()))
 
     def sampled(seed: int) -> dict[str, Any]:
         return evaluate_sampled(bundle, asked, negatives=5, seed=seed)

@@ -10,7 +10,7 @@ import pytest
 from onward.training.baselines import BASELINES
 from onward.training.baselines.session_knn import VMIS_KNN, SessionKNN
 from onward.training.data.dataset import Dataset
-from onward.training.evaluation.cases import EvaluationCase, questions
+from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate
 from tests.training.data.conftest import Prepare
 
@@ -53,7 +53,7 @@ def test_vmis_knn_on_the_sample_of_bol(
 ) -> None:
     """The readme of bolcom/serenade: what it prints for its sample, and the settings beside it."""
     dataset = opened("bol_sample", tmp_path)
-    asked = list(questions(dataset.sessions("test"), together=False))
+    asked = list(cases_of(dataset.sessions("test"), together=False))
     assert len(asked) == 931
     method = replace(VMIS_KNN, last_events=last_events, candidates=candidates, neighbours=neighbours)
     metrics = serenades_metrics(SessionKNN(dataset, "test", method=method), asked)
@@ -63,7 +63,7 @@ def test_vmis_knn_on_the_sample_of_bol(
 def test_v_sknn_on_diginetica(tmp_path: Path) -> None:
     """Ludewig et al. print 52.03 / 18.41 for a split of their own with as many days of test."""
     dataset = opened("diginetica", tmp_path)
-    asked = list(questions(dataset.sessions("test"), together=False))[::3]
+    asked = list(cases_of(dataset.sessions("test"), together=False))[::3]
     metrics = evaluate(BASELINES["v-sknn"](dataset, "test").retrieve, asked, items=dataset.info.items)
     assert metrics["recall@20"] == pytest.approx(0.5203, abs=0.015)
     assert metrics["mrr@20"] == pytest.approx(0.1841, abs=0.005)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onward.training.baselines import BASELINES
 from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN, SessionKNNOptions
 from onward.training.data.dataset import Dataset
-from onward.training.evaluation.cases import questions
+from onward.training.evaluation.cases import cases_of
 from onward.training.evaluation.evaluation import evaluate
 from tests.training.data.conftest import Prepare
 from tests.training.data.conftest import log as clicks
@@ -130,7 +130,7 @@ def test_votes_are_those_of_the_definition(dataset: Dataset, method: SessionKNNO
 
 def test_walks_are_answered_far_better_than_by_popularity(dataset: Dataset) -> None:
     """The sessions' items in no order give the circle, not the direction of the walk."""
-    asked = list(questions(dataset.sessions("test"), together=False))
+    asked = list(cases_of(dataset.sessions("test"), together=False))
     recall = {
         name: evaluate(BASELINES[name](dataset, "test").retrieve, asked, items=EVERY_ITEM, ks=[3])["recall@3"]
         for name in ("popularity", "v-sknn", "vmis-knn")

@@ -6,13 +6,13 @@ import pytest
 
 from onward.training.baselines import BASELINES, ScoredItem
 from onward.training.data.dataset import Dataset
-from onward.training.evaluation.cases import EvaluationCase, questions
+from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate
 
 
 def test_every_target_is_asked_with_what_came_before_it(dataset: Dataset) -> None:
     sessions = dataset.sessions("test")
-    asked = list(questions(sessions, together=False))
+    asked = list(cases_of(sessions, together=False))
     assert len(asked) == dataset.info.parts["test"].examples
     first = sessions.item_ids[: sessions.offsets[1]]
     assert [question.inputs for question in asked[: len(first) - 1]] == [first[:end] for end in range(1, len(first))]
@@ -21,7 +21,7 @@ def test_every_target_is_asked_with_what_came_before_it(dataset: Dataset) -> Non
 
 def test_targets_of_a_session_can_be_asked_together(dataset: Dataset) -> None:
     sessions = dataset.sessions("test")
-    asked = list(questions(sessions, together=True))
+    asked = list(cases_of(sessions, together=True))
     assert len(asked) == len(sessions)
     assert [*asked[0].inputs, *asked[0].targets] == sessions.item_ids[: sessions.offsets[1]]
 
@@ -54,7 +54,7 @@ def test_baselines_answer_with_k_different_items_best_first(dataset: Dataset) ->
 
 
 def test_item_to_item_finds_the_neighbours_and_popularity_does_not(dataset: Dataset) -> None:
-    asked = list(questions(dataset.sessions("test"), together=False))
+    asked = list(cases_of(dataset.sessions("test"), together=False))
     recall = {
         name: evaluate(baseline(dataset, "test").retrieve, asked, items=60, ks=[3])["recall@3"]
         for name, baseline in BASELINES.items()

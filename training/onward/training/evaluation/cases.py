@@ -1,4 +1,4 @@
-"""What held-out sessions ask: the items so far, and those that came next; and what an answer is."""
+"""Evaluation cases: the items of a held-out session so far, and the items that came next."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -8,31 +8,31 @@ from onward.training.errors import InputError
 
 
 class EvaluationCase(NamedTuple):
-    """One example: the items of a session so far, oldest first, and those that came next."""
+    """The items of a session so far, oldest first, and the items that came next."""
 
     inputs: Sequence[str]
     targets: Sequence[str]
     user_id: str | None = None
-    """Of the user, where training saw one."""
+    """The user, if training knows the user."""
 
 
 class RankedItem(Protocol):
-    """An item of an answer."""
+    """An item of a ranking, with its score."""
 
     @property
-    def item_id(self) -> str: ...  # noqa: D102  # said by the class
+    def item_id(self) -> str: ...  # noqa: D102  # described by the class
     @property
-    def score(self) -> float: ...  # noqa: D102  # said by the class
+    def score(self) -> float: ...  # noqa: D102  # described by the class
 
 
 CaseRanker = Callable[[EvaluationCase, int], Sequence[RankedItem]]
-"""A question, and how many items are wanted -> the best of them, best first."""
+"""Maps a case and k to the k best items, best first."""
 
 
-def questions(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -> Iterator[EvaluationCase]:
-    """Every example of `sessions`: one for each target, or one for all targets of a session together.
+def cases_of(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -> Iterator[EvaluationCase]:
+    """Yield a case for each target of `sessions`, or with `together` one case for all targets of each session.
 
-    `users` has the id of each user row from 1 on.
+    `users` holds the ids of user rows 1, 2, ...
     """
     ids = sessions.item_ids
     bounds = zip(sessions.offsets[:-1].tolist(), sessions.offsets[1:].tolist(), sessions.users.tolist(), strict=True)
@@ -47,9 +47,9 @@ def questions(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) 
 
 
 def held_out_cases(dataset: Dataset, part: PartName) -> list[EvaluationCase]:
-    """The examples of a part. Raises InputError when there are none."""
+    """Return the evaluation cases of a part. Raises InputError if there are none."""
     together = dataset.info.targets == "together"
-    asked = list(questions(dataset.sessions(part), together=together, users=dataset.users()))
-    if not asked:
+    cases = list(cases_of(dataset.sessions(part), together=together, users=dataset.users()))
+    if not cases:
         raise InputError(f"{dataset.folder}: has no {part} part; prepare it with one")
-    return asked
+    return cases
