@@ -25,7 +25,7 @@ from onward.bundle import (
     Catalog,
     stage,
 )
-from onward.bundle.catalog.cold_start import ColdItems
+from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.live_item import StoredChange, read_changes
 from onward.bundle.files.changes import ItemChange
 from onward.training.data.readers.attributes import read_attributes
@@ -139,8 +139,8 @@ def _read_changes(changes: Path) -> list[StoredChange]:
 
 def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Callable[[str], object]) -> RebuiltCatalog:
     """Return the items as the service shows them with these changes applied; new items come last."""
-    cold_items = ColdItems(bundle.catalog, bundle.vectors_N1D)
-    catalog = bundle.with_changes([_with_vector(bundle, cold_items, change) for change in changes]).catalog
+    cold_start = ColdStart(bundle.catalog, bundle.vectors_N1D)
+    catalog = bundle.with_changes([_with_vector(bundle, cold_start, change) for change in changes]).catalog
     new = [change for change in catalog.cold if change.vector_D is not None]
     left_out = [change for change in catalog.cold if change.vector_D is None]
     if left_out:
@@ -159,9 +159,9 @@ def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Call
     )
 
 
-def _with_vector(bundle: Bundle, cold_items: ColdItems, change: StoredChange) -> ItemChange:
+def _with_vector(bundle: Bundle, cold_start: ColdStart, change: StoredChange) -> ItemChange:
     is_new = bundle.catalog.row(change.item_id) is None and not change.deleted
-    cold = cold_items.vector(change.as_cold()) if is_new else None
+    cold = cold_start.vector(change.as_cold()) if is_new else None
     return change.change(change.item_id, change.sequence, None if cold is None else cold.vector_D)
 
 
@@ -178,7 +178,7 @@ def _with_attributes(bundle: Bundle, new: pl.DataFrame, on_step: Callable[[str],
     known = pl.DataFrame({"item_id": ids})
     without_vector = new.join(known, on="item_id", how="anti").height
     if without_vector:
-        on_step(f"{without_vector:,} items of the catalog are unknown to training and have no vector; left out")
+        on_step(f"{without_vector:,} items of the catalog have no vector, as training does not know them; left out")
     available = pl.col("available") if "available" in new.columns else pl.lit(None, pl.Boolean)
     listed = new.with_columns(available.alias("available"), listed=pl.lit(value=True))
     attributes = known.join(listed, on="item_id", how="left", maintain_order="left")
