@@ -104,11 +104,11 @@ def _with_targets(bundle: Bundle, folder: Path, queries_QKD: NDArray[np.float32]
 
 
 def _at_target(tuning: IndexTuner, info: IndexInfo, index: faiss.Index, flat_us: float) -> dict[str, Any]:
-    tuned = tuning.tuned(info.description, index, info.candidates_per_k)
+    tuned = tuning.tune(info.description, index, info.candidates_per_k)
     searched = tuned.item_index(tuning.vectors)
     of_index = timed_us(lambda query: searched.search(query, K), tuning.queries_QKD)
     return {
-        "visits": tuned.effort.visits,
+        "visits": tuned.parameters.visits,
         "recall_at_20": round(tuned.recall, 4),
         **of_index,
         "share_of_flat": round(of_index["p50_us"] / flat_us, 5),
