@@ -30,11 +30,11 @@ def opened(name: str, folder: Path) -> Dataset:
     return Prepare(folder)([str(source / "train.parquet")], test=[str(source / "test.parquet")])
 
 
-def serenades_metrics(method: SessionKNN, asked: list[EvaluationCase]) -> dict[str, float]:
+def serenades_metrics(options: SessionKNN, asked: list[EvaluationCase]) -> dict[str, float]:
     """MRR@20 and hit rate@20 of the very next item; the session's last item is never an answer."""
     reciprocals = []
     for question in asked:
-        answer = [item.item_id for item in method.retrieve(question.inputs, 21) if item.item_id != question.inputs[-1]]
+        answer = [item.item_id for item in options.retrieve(question.inputs, 21) if item.item_id != question.inputs[-1]]
         (target,) = question.targets
         reciprocals.append(1 / (1 + answer.index(target)) if target in answer[:20] else 0.0)
     return {"mrr": float(np.mean(reciprocals)), "hit rate": float(np.count_nonzero(reciprocals) / len(asked))}
@@ -55,8 +55,8 @@ def test_vmis_knn_on_the_sample_of_bol(
     dataset = opened("bol_sample", tmp_path)
     asked = list(cases_of(dataset.sessions("test"), together=False))
     assert len(asked) == 931
-    method = replace(VMIS_KNN, last_events=last_events, candidates=candidates, neighbours=neighbours)
-    metrics = serenades_metrics(SessionKNN(dataset, "test", method=method), asked)
+    options = replace(VMIS_KNN, last_events=last_events, candidates=candidates, neighbours=neighbours)
+    metrics = serenades_metrics(SessionKNN(dataset, "test", options=options), asked)
     assert {name: metrics[name] for name in published} == pytest.approx(published, abs=0.003)
 
 

@@ -28,9 +28,9 @@ def four_sessions(tmp_path: Path) -> Dataset:
     return Prepare(tmp_path)(clicks(sessions), test=clicks({"t": "a b"}))
 
 
-def votes(dataset: Dataset, method: SessionKNNOptions, *asked: str) -> dict[str, float]:
+def votes(dataset: Dataset, options: SessionKNNOptions, *asked: str) -> dict[str, float]:
     """What an answer's items got from neighbours, those without a vote left out."""
-    answer = SessionKNN(dataset, "test", method=method).retrieve(asked, EVERY_ITEM)
+    answer = SessionKNN(dataset, "test", options=options).retrieve(asked, EVERY_ITEM)
     return {item.item_id: item.score - 1 for item in answer if item.score >= 1}
 
 
@@ -64,8 +64,8 @@ def test_an_item_seen_twice_counts_where_it_was_seen_last(four_sessions: Dataset
 
 
 def test_only_the_last_events_are_looked_at(four_sessions: Dataset) -> None:
-    method = replace(VMIS_KNN, last_events=1)
-    assert votes(four_sessions, method, "e", "b") == votes(four_sessions, method, "b")
+    options = replace(VMIS_KNN, last_events=1)
+    assert votes(four_sessions, options, "e", "b") == votes(four_sessions, options, "b")
 
 
 def test_only_the_most_recent_sessions_are_candidates(four_sessions: Dataset) -> None:
@@ -84,31 +84,31 @@ def test_without_a_known_item_the_most_popular_are_the_answer(four_sessions: Dat
         assert answer == BASELINES["popularity"](four_sessions, "test").retrieve(asked, 5)
 
 
-def voted_slowly(sessions: list[set[str]], method: SessionKNNOptions, asked: list[str]) -> dict[str, float]:
+def voted_slowly(sessions: list[set[str]], options: SessionKNNOptions, asked: list[str]) -> dict[str, float]:
     """The definition, session by session."""
-    events = asked[-method.last_events :] if method.last_events else asked
+    events = asked[-options.last_events :] if options.last_events else asked
     steps_back = {item: len(events) - place for place, item in enumerate(events)}
     latest_first = sorted(steps_back, key=lambda item: steps_back[item])
     weight = {
-        item: method.place_weight(np.array([(len(events) + 1 - steps) / len(events)]))[0]
+        item: options.place_weight(np.array([(len(events) + 1 - steps) / len(events)]))[0]
         for item, steps in steps_back.items()
     }
     similarity, match = {}, {}
-    for number in [s for s, items in enumerate(sessions) if items & steps_back.keys()][-method.candidates :]:
+    for number in [s for s, items in enumerate(sessions) if items & steps_back.keys()][-options.candidates :]:
         shared = [item for item in latest_first if item in sessions[number]]
         similarity[number] = sum(weight[item] for item in shared)
-        match[number] = method.match_weight(np.array([steps_back[shared[0]]]))[0]
+        match[number] = options.match_weight(np.array([steps_back[shared[0]]]))[0]
     votes: dict[str, float] = {}
-    for number in sorted(similarity, key=lambda number: (similarity[number], number))[-method.neighbours :]:
+    for number in sorted(similarity, key=lambda number: (similarity[number], number))[-options.neighbours :]:
         for item in sessions[number]:
             votes[item] = votes.get(item, 0) + similarity[number] * match[number]
     rarity = {item: np.log(len(sessions) / sum(item in session for session in sessions)) for item in votes}
-    return {item: vote * method.item_weight(np.array([rarity[item]]))[0] for item, vote in votes.items()}
+    return {item: vote * options.item_weight(np.array([rarity[item]]))[0] for item, vote in votes.items()}
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    method=st.builds(
+    options=st.builds(
         replace,
         st.sampled_from([V_SKNN, VMIS_KNN]),
         last_events=st.none() | st.integers(1, 6),
@@ -117,7 +117,7 @@ def voted_slowly(sessions: list[set[str]], method: SessionKNNOptions, asked: lis
     ),
     places=st.lists(st.integers(0, EVERY_ITEM - 1), min_size=1, max_size=12),
 )
-def test_votes_are_those_of_the_definition(dataset: Dataset, method: SessionKNNOptions, places: list[int]) -> None:
+def test_votes_are_those_of_the_definition(dataset: Dataset, options: SessionKNNOptions, places: list[int]) -> None:
     known = [part for part in (dataset.sessions("train"), dataset.sessions("validation")) if len(part)]
     sessions = [
         set(part.item_ids[start:end])
@@ -125,7 +125,7 @@ def test_votes_are_those_of_the_definition(dataset: Dataset, method: SessionKNNO
         for start, end in zip(part.offsets[:-1], part.offsets[1:], strict=True)
     ]
     asked = [dataset.item_ids()[place] for place in places]
-    assert votes(dataset, method, *asked) == pytest.approx(voted_slowly(sessions, method, asked))
+    assert votes(dataset, options, *asked) == pytest.approx(voted_slowly(sessions, options, asked))
 
 
 def test_walks_are_answered_far_better_than_by_popularity(dataset: Dataset) -> None:

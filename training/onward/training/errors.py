@@ -1,4 +1,4 @@
-"""What a person who runs a command is told when something they gave is unusable."""
+"""Errors in a user's input, which a command prints in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ class InputError(Exception):
 
 @contextmanager
 def bundle_faults(where: Path) -> Iterator[None]:
-    """Tell what is wrong with a bundle below `where` as an InputError."""
+    """Raise a BundleError of the block as an InputError that names the folder `where`."""
     from onward.bundle import BundleError
 
     try:

@@ -1,4 +1,7 @@
-"""What needs no training: the floor that an encoder must beat, asked and answered as a bundle is."""
+"""Baselines without training, which an encoder must beat; they are evaluated like bundles.
+
+To add one, write a module with a class that meets `Baseline`, and add it to `BASELINES`.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,10 +16,10 @@ __all__ = ["BASELINES", "Baseline", "ScoredItem"]
 
 
 class Baseline(Protocol):
-    """Answers a session from what it counted beforehand; may be asked from several threads at once."""
+    """Ranks items for a session by statistics of past sessions. Thread-safe."""
 
     def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
-        """The k best items to follow a session, oldest first; the session's own may be among them."""
+        """Return the k best items to follow the session `item_ids`, oldest first; they may include its own items."""
         ...
 
 
@@ -24,7 +27,7 @@ BASELINES: dict[str, Callable[[Dataset, PartName], Baseline]] = {
     "popularity": PopularityBaseline,
     "popularity-in-session": PopularityInSession,
     "item-to-item": ItemToItem,
-    "v-sknn": partial(SessionKNN, method=V_SKNN),
-    "vmis-knn": partial(SessionKNN, method=VMIS_KNN),
+    "v-sknn": partial(SessionKNN, options=V_SKNN),
+    "vmis-knn": partial(SessionKNN, options=VMIS_KNN),
 }
-"""Each counts what comes before the part that it will be asked about."""
+"""Each is created from the dataset and the part to be evaluated on, and counts only events before that part."""

@@ -1,4 +1,4 @@
-"""What most visitors want, and what this one wanted before."""
+"""Popularity baselines: the most popular items of all sessions, and of the session itself."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class ScoredItem(NamedTuple):
 
 
 class PopularityBaseline:
-    """The items with the most events, whatever the session."""
+    """Ranks items by their number of events, whatever the session."""
 
     def __init__(self, dataset: Dataset, part: PartName) -> None:
         ids = dataset.item_ids()
@@ -27,24 +27,24 @@ class PopularityBaseline:
         self._best = [ScoredItem(ids[i], self.share[ids[i]]) for i in np.argsort(-events_N, kind="stable")]
 
     def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
-        """The k most popular items; a score is a share of all events, below 1."""
+        """Return the k most popular items; a score is the item's share of all events, below 1."""
         return self._best[:k]
 
-    def fill(self, own: dict[str, float], k: int) -> list[ScoredItem]:
-        """The items of `own` by score, filled up to k with popular ones; scores of `own` are 1 or more."""
-        best = [ScoredItem(item, score) for item, score in sorted(own.items(), key=lambda pair: -pair[1])[:k]]
-        others = (item for item in self._best[: k + len(own)] if item.item_id not in own)
+    def fill(self, scores: dict[str, float], k: int) -> list[ScoredItem]:
+        """Return the items of `scores` by score, filled up to k with popular ones; `scores` must be 1 or more."""
+        best = [ScoredItem(item, score) for item, score in sorted(scores.items(), key=lambda pair: -pair[1])[:k]]
+        others = (item for item in self._best[: k + len(scores)] if item.item_id not in scores)
         return best + [item for item, _ in zip(others, range(k - len(best)), strict=False)]
 
 
 class PopularityInSession:
-    """The session's own items by how often it has them, then by popularity; after them the most popular."""
+    """Ranks the session's own items by their count in it, ties by popularity; then the most popular items."""
 
     def __init__(self, dataset: Dataset, part: PartName) -> None:
         self._popularity = PopularityBaseline(dataset, part)
 
     def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
-        """The k best items."""
+        """Return the k best items."""
         share = self._popularity.share
-        own = {item: count + share[item] for item, count in Counter(item_ids).items() if item in share}
-        return self._popularity.fill(own, k)
+        scores = {item: count + share[item] for item, count in Counter(item_ids).items() if item in share}
+        return self._popularity.fill(scores, k)
