@@ -124,7 +124,7 @@ def test_a_run_that_is_not_at_its_end_is_not_recorded(
     run: Path, exported: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     longer = copy_run(run, tmp_path / "run", epochs=9)
-    with pytest.raises(InputError, match=r"is not at its end; go on with .* --resume"):
+    with pytest.raises(InputError, match=r"is not finished; resume it with .* --resume"):
         evaluate_and_record(exported, dataset.folder, [longer], tmp_path / "records")
 
 
@@ -138,9 +138,9 @@ def test_run_and_record_go_together_and_only_the_test_part_is_recorded(exported:
     command = ("evaluate", exported, "--data", dataset.folder)
     with pytest.raises(InputError, match="--run and --record go together"):
         invoke(*command, "--run", "run")
-    with pytest.raises(InputError, match="--record keeps answers about the test part"):
+    with pytest.raises(InputError, match="--record keeps metrics of the test part"):
         invoke(*command, "--run", "run", "--record", "records", "--part", "validation")
-    with pytest.raises(InputError, match="--record keeps answers about the test part"):
+    with pytest.raises(InputError, match="--record keeps metrics of the test part"):
         invoke("baselines", "--data", dataset.folder, "--record", "records", "--part", "validation")
 
 

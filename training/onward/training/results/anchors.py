@@ -1,4 +1,4 @@
-"""What is known of a data set beforehand: its protocol, what was published on it, and what is aimed at."""
+"""The profile of a data set for the page of results: its protocol, published figures and aims, from anchors.toml."""
 
 import tomllib
 from pathlib import Path
@@ -19,45 +19,45 @@ class MetricColumn(_AnchorModel):
     """A metric that the page shows."""
 
     metric: str
-    """As records name it: recall@20."""
+    """Its name in records: recall@20."""
     name: str
-    """As the data set's papers name it: P@20."""
+    """Its name in the data set's papers: P@20."""
 
 
 class Anchor(_AnchorModel):
-    """A row of figures that were published, or are aimed at."""
+    """A row of published figures, or of aims."""
 
     name: str
     figures: dict[str, float]
-    """By metric, in the unit of the data set."""
+    """Figures by metric, in the unit of the data set."""
     source: str
     comparable: bool = True
-    """False where the protocol is another or unknown; such a row is shown, but nothing is measured by it."""
+    """False if the protocol differs or is unknown; such a row is shown, but not compared with."""
 
 
 class DataSetProfile(_AnchorModel):
-    """How a data set is shown; the defaults are for one that the file does not name."""
+    """How the page presents a data set."""
 
     title: str
     protocol: str
     columns: tuple[MetricColumn, ...] = Field(min_length=1)
     percent: bool
-    """Whether figures, here and on the page, are percent rather than fractions."""
+    """Whether figures, in the file and on the page, are percent instead of fractions."""
     published: tuple[Anchor, ...] = ()
     aims: tuple[Anchor, ...] = ()
 
     @property
     def scale(self) -> float:
-        """What a fraction is multiplied by to be in the unit of the data set."""
+        """The factor from a fraction to the unit of the data set."""
         return 100.0 if self.percent else 1.0
 
     def text(self, figure: float) -> str:
-        """A figure as tables show it."""
+        """Format a figure for a table."""
         return f"{figure:.2f}" if self.percent else f"{figure:.4f}"
 
 
 def default_profile(name: str) -> DataSetProfile:
-    """How a data set is shown that the file does not name."""
+    """Return the profile of a data set that the file does not name."""
     return DataSetProfile(
         title=name,
         protocol="Full ranking over all items.",
@@ -67,7 +67,7 @@ def default_profile(name: str) -> DataSetProfile:
 
 
 def read_anchors(records: Path) -> dict[str, DataSetProfile]:
-    """What `anchors.toml` in the folder of records says, by data set; nothing where there is no such file.
+    """Read the profiles in `anchors.toml` of the folder of records, by data set; empty if there is no such file.
 
     Raises InputError that names the key.
     """

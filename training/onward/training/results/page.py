@@ -1,4 +1,4 @@
-"""The page of results: Markdown and pictures, made of records alone."""
+"""Write the page of results, Markdown with plots, from records alone."""
 
 from collections.abc import Iterable, Sequence
 from os.path import relpath
@@ -14,23 +14,24 @@ ABSENT = "–"
 
 
 def write_page(records: Path, page: Path) -> int:
-    """Write the page, and pictures beside the records, and return how many runs it tells of.
+    """Write the page, and its plots beside the records; return the number of runs on it.
 
-    Raises InputError when there are no records, or when one is damaged.
+    Raises InputError if there are no records, or one is damaged.
     """
     data_sets = read_records(records)
     anchors = read_anchors(records)
-    known = sorted(data_sets, key=lambda found: _place(found.name, list(anchors)))
+    data_sets = sorted(data_sets, key=lambda data_set: _place(data_set.name, list(anchors)))
     sections = [
-        _section(found, anchors.get(found.name) or default_profile(found.name), records, page) for found in known
+        _section(data_records, anchors.get(data_records.name) or default_profile(data_records.name), records, page)
+        for data_records in data_sets
     ]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n\n".join([_head(records, page), *sections]) + "\n", encoding="utf-8")
-    return sum(len(found.runs) for found in data_sets)
+    return sum(len(data_records.runs) for data_records in data_sets)
 
 
 def _place(name: str, listed: list[str]) -> tuple[int, str]:
-    """Data sets come in the order of the anchors, then by name."""
+    """Return the sort key of a data set: the order of the anchors, then the name."""
     return (listed.index(name) if name in listed else len(listed), name)
 
 
@@ -58,7 +59,7 @@ def _section(records: DataRecords, data_set: DataSetProfile, folder: Path, page:
 
 
 def _figures(records: DataRecords, data_set: DataSetProfile) -> str:
-    """Baselines, published rows and recipes, with what was published or measured of each metric."""
+    """Return the table of baselines, published rows and recipes with their figures."""
     columns = data_set.columns
     served, exact = [column.name for column in columns], [f"{column.name}, exact" for column in columns]
     rows = [*_baseline_rows(records, data_set), *(_anchor_row(row, data_set) for row in data_set.published)]
@@ -88,25 +89,25 @@ def _recipe_row(summary: RecipeSummary, data_set: DataSetProfile) -> list[str]:
 
 
 def _against_others(records: DataRecords, data_set: DataSetProfile) -> str:
-    """Where others are ahead of our best recipe, and where not; nothing where there is no one to compare with."""
-    found = comparisons(records, data_set)
-    lines = ["**Where we lose.** " + " ".join(_losses(found, data_set)), " ".join(_leads(found, data_set))]
-    return "\n".join(line for line in lines if line) if found else ""
+    """Say where others are ahead of our best recipe and where not; empty if there is nothing to compare with."""
+    compared = comparisons(records, data_set)
+    lines = ["**Where we lose.** " + " ".join(_losses(compared, data_set)), " ".join(_leads(compared, data_set))]
+    return "\n".join(line for line in lines if line) if compared else ""
 
 
-def _losses(found: Sequence[Comparison], data_set: DataSetProfile) -> list[str]:
-    lost = [_standing(one, data_set, "behind") for one in found if one.loses]
+def _losses(compared: Sequence[Comparison], data_set: DataSetProfile) -> list[str]:
+    lost = [_sentence(comparison, data_set, "behind") for comparison in compared if comparison.loses]
     return lost or ["By none of these metrics, among what is listed here."]
 
 
-def _leads(found: Sequence[Comparison], data_set: DataSetProfile) -> list[str]:
-    return [_standing(one, data_set, "ahead of") for one in found if not one.loses]
+def _leads(compared: Sequence[Comparison], data_set: DataSetProfile) -> list[str]:
+    return [_sentence(comparison, data_set, "ahead of") for comparison in compared if not comparison.loses]
 
 
-def _standing(one: Comparison, data_set: DataSetProfile, side: str) -> str:
-    ours, rival = data_set.text(one.figure), data_set.text(one.rival_figure)
-    gap = data_set.text(abs(one.figure - one.rival_figure))
-    return f"{one.column}: our best, {one.ours} ({ours}), is {gap} {side} {one.rival} ({rival})."
+def _sentence(comparison: Comparison, data_set: DataSetProfile, side: str) -> str:
+    ours, rival = data_set.text(comparison.figure), data_set.text(comparison.rival_figure)
+    gap = data_set.text(abs(comparison.figure - comparison.rival_figure))
+    return f"{comparison.column}: our best, {comparison.ours} ({ours}), is {gap} {side} {comparison.rival} ({rival})."
 
 
 def _aims(records: DataRecords, data_set: DataSetProfile) -> str:
@@ -121,7 +122,7 @@ def _aims(records: DataRecords, data_set: DataSetProfile) -> str:
 
 
 def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSetProfile) -> bool:
-    """Whether the mean as served is at least the aim, by every metric that it names."""
+    """Return whether the mean as served is at least the aim, in every metric that the aim names."""
     spreads = {metric: summary.served(metric) for metric in aim.figures}
     return all(
         spread is not None and spread.mean * data_set.scale >= aim.figures[metric] for metric, spread in spreads.items()
@@ -129,7 +130,7 @@ def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSetProfile) -> b
 
 
 def _sampled(runs: Sequence[RunRecord]) -> str:
-    """The check of many reimplementations."""
+    """Return the table of metrics among sampled items."""
     rows = [
         [run.recipe, str(run.seed), *(f"{value:.4f}" for name, value in run.sampled.items() if name != "negatives")]
         for run in runs
@@ -180,7 +181,7 @@ def _pictures(records: DataRecords, data_set: DataSetProfile, folder: Path, page
 
 
 def _ladder(ladder: Ladder, data_set: DataSetProfile) -> str:
-    """Each step's figures and what they gain over the last step before it that was kept."""
+    """Return the table of steps with their figures, and the gains over the last kept step before each."""
     metrics = list(ladder.steps[0].validation)
     rows, base = [], ladder.steps[0].validation
     for number, step in enumerate(ladder.steps):
