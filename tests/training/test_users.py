@@ -1,4 +1,4 @@
-"""Users from a log of histories to the answer: trained, exported, asked, evaluated, rebuilt."""
+"""Users from a log of histories to recommendations: training, export, retrieval, evaluation, rebuild."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ USERS, ITEMS, KINDS = 60, 40, 4
 
 @pytest.fixture(scope="module")
 def histories(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Users who each keep to one of four kinds of items, leave-one-out."""
+    """Users who each prefer one of four groups of items, split leave-one-out."""
     folder = tmp_path_factory.mktemp("histories")
     generator = np.random.default_rng(2)
     events = [
@@ -72,7 +72,7 @@ def bundle(bundles: Path) -> Bundle:
 
 
 @torch.inference_mode()
-def test_the_bundle_answers_each_user_as_torch_does(bundle: Bundle, run: Path, histories: Dataset) -> None:
+def test_the_bundle_ranks_for_each_user_as_torch_does(bundle: Bundle, run: Path, histories: Dataset) -> None:
     encoder = load_trained(run, histories).encoder
     examples = Examples.of([histories.sessions("test")], encoder.max_length, torch.device("cpu"))
     for number in range(0, len(examples), 9):
@@ -84,21 +84,21 @@ def test_the_bundle_answers_each_user_as_torch_does(bundle: Bundle, run: Path, h
         np.testing.assert_allclose(bundle.encoder.encode(rows, user_row), expected_KD, atol=1e-5)
 
 
-def test_the_bundle_knows_the_users_of_training_and_proves_itself_on_some(bundle: Bundle, histories: Dataset) -> None:
+def test_the_bundle_holds_the_users_of_training_and_probes_some(bundle: Bundle, histories: Dataset) -> None:
     assert bundle.manifest.users == len(bundle.users) == len(histories.users()) == USERS
     asked = [probe.user_id for probe in bundle.manifest.probes]
     assert asked.count(None) == 2
     assert all(bundle.users.row(user_id) for user_id in asked if user_id is not None)
 
 
-def test_a_question_of_a_history_names_its_user(histories: Dataset) -> None:
+def test_a_case_of_a_history_names_its_user(histories: Dataset) -> None:
     sessions = histories.sessions("test")
     asked = list(cases_of(sessions, together=False, users=histories.users()))
     assert [question.user_id for question in asked] == sessions.session_ids
     assert {question.user_id for question in cases_of(sessions, together=False)} == {None}
 
 
-def test_the_evaluation_asks_for_the_user(bundle: Bundle, bundles: Path, histories: Dataset) -> None:
+def test_the_evaluation_passes_the_user(bundle: Bundle, bundles: Path, histories: Dataset) -> None:
     metrics = evaluate_bundle(bundles, histories.folder, "test", sampled_negatives=10, seed=3)
     asked = list(cases_of(histories.sessions("test"), together=False, users=histories.users()))
     found = [
@@ -112,7 +112,7 @@ def test_the_evaluation_asks_for_the_user(bundle: Bundle, bundles: Path, histori
     assert metrics["sampled"]["negatives"] == 10
 
 
-def test_the_sampled_check_ranks_a_target_among_items_that_the_session_does_not_have(bundle: Bundle) -> None:
+def test_sampled_ranking_draws_items_that_are_not_in_the_session(bundle: Bundle) -> None:
     question = EvaluationCase(["item-0", "item-4"], ["item-8"], "user-0")
     every_other = bundle.manifest.items - 3
     metrics = evaluate_sampled(bundle, [question], negatives=every_other, seed=0)
@@ -124,7 +124,7 @@ def test_the_sampled_check_ranks_a_target_among_items_that_the_session_does_not_
         evaluate_sampled(bundle, [question], negatives=every_other + 1, seed=0)
 
 
-def test_equal_seeds_draw_equal_items(bundle: Bundle, histories: Dataset) -> None:
+def test_equal_seeds_sample_equal_items(bundle: Bundle, histories: Dataset) -> None:
     asked = list(cases_of(histories.sessions("test"), together=False, users=histories.users()))
 
     def sampled(seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Baselines reach what their authors report. ONWARD_DATA names the folder of public data sets."""
+"""Baselines reach the results their authors report. ONWARD_DATA names the folder of public data sets."""
 
 import os
 from dataclasses import replace
@@ -31,7 +31,7 @@ def opened(name: str, folder: Path) -> Dataset:
 
 
 def serenades_metrics(options: SessionKNN, asked: list[EvaluationCase]) -> dict[str, float]:
-    """MRR@20 and hit rate@20 of the very next item; the session's last item is never an answer."""
+    """MRR@20 and hit rate@20 of the next item; the session's last item is excluded."""
     reciprocals = []
     for question in asked:
         answer = [item.item_id for item in options.retrieve(question.inputs, 21) if item.item_id != question.inputs[-1]]
@@ -51,7 +51,7 @@ def serenades_metrics(options: SessionKNN, asked: list[EvaluationCase]) -> dict[
 def test_vmis_knn_on_the_sample_of_bol(
     tmp_path: Path, last_events: int, candidates: int, neighbours: int, published: dict[str, float]
 ) -> None:
-    """The readme of bolcom/serenade: what it prints for its sample, and the settings beside it."""
+    """The readme of bolcom/serenade: the published metrics of its sample, with their settings."""
     dataset = opened("bol_sample", tmp_path)
     asked = list(cases_of(dataset.sessions("test"), together=False))
     assert len(asked) == 931
@@ -61,7 +61,7 @@ def test_vmis_knn_on_the_sample_of_bol(
 
 
 def test_v_sknn_on_diginetica(tmp_path: Path) -> None:
-    """Ludewig et al. print 52.03 / 18.41 for a split of their own with as many days of test."""
+    """Ludewig et al. report 52.03 / 18.41 for a split of their own with the same number of test days."""
     dataset = opened("diginetica", tmp_path)
     asked = list(cases_of(dataset.sessions("test"), together=False))[::3]
     metrics = evaluate(BASELINES["v-sknn"](dataset, "test").retrieve, asked, items=dataset.info.items)

@@ -1,4 +1,4 @@
-"""V-SKNN and VMIS-kNN: by hand, against a slow form of the same definition, and on walks they can learn from."""
+"""V-SKNN and VMIS-kNN: by hand, against a slow implementation of the definition, and on random walks."""
 
 from dataclasses import replace
 from math import log
@@ -18,7 +18,7 @@ from tests.training.data.conftest import Prepare
 from tests.training.data.conftest import log as clicks
 
 EVERY_ITEM = 60
-"""Items of the walks."""
+"""Number of items of the walks."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def four_sessions(tmp_path: Path) -> Dataset:
 
 
 def votes(dataset: Dataset, options: SessionKNNOptions, *asked: str) -> dict[str, float]:
-    """What an answer's items got from neighbours, those without a vote left out."""
+    """The votes of the ranked items, without items that have no vote."""
     answer = SessionKNN(dataset, "test", options=options).retrieve(asked, EVERY_ITEM)
     return {item.item_id: item.score - 1 for item in answer if item.score >= 1}
 
@@ -58,12 +58,12 @@ def test_vmis_knn_by_hand(four_sessions: Dataset) -> None:
     )
 
 
-def test_an_item_seen_twice_counts_where_it_was_seen_last(four_sessions: Dataset) -> None:
+def test_a_repeated_item_counts_at_its_last_position(four_sessions: Dataset) -> None:
     """Of b, a, b the weights are 1 for b and 2/3 for a."""
     assert votes(four_sessions, VMIS_KNN, "b", "a", "b")["d"] == pytest.approx(2 / 3 * 0.8 * log(4))
 
 
-def test_only_the_last_events_are_looked_at(four_sessions: Dataset) -> None:
+def test_only_the_last_events_are_used(four_sessions: Dataset) -> None:
     options = replace(VMIS_KNN, last_events=1)
     assert votes(four_sessions, options, "e", "b") == votes(four_sessions, options, "b")
 
@@ -73,12 +73,12 @@ def test_only_the_most_recent_sessions_are_candidates(four_sessions: Dataset) ->
     assert votes(four_sessions, replace(V_SKNN, candidates=2), "c").keys() == {"a", "c", "d", "e"}
 
 
-def test_of_equally_similar_sessions_the_more_recent_are_neighbours(four_sessions: Dataset) -> None:
+def test_among_equally_similar_sessions_the_more_recent_are_neighbours(four_sessions: Dataset) -> None:
     assert votes(four_sessions, replace(V_SKNN, neighbours=1), "c").keys() == {"c", "e"}
 
 
 @pytest.mark.parametrize("asked", [[], ["never seen"]])
-def test_without_a_known_item_the_most_popular_are_the_answer(four_sessions: Dataset, asked: list[str]) -> None:
+def test_without_a_known_item_the_most_popular_items_are_returned(four_sessions: Dataset, asked: list[str]) -> None:
     for name in ("v-sknn", "vmis-knn"):
         answer = BASELINES[name](four_sessions, "test").retrieve(asked, 5)
         assert answer == BASELINES["popularity"](four_sessions, "test").retrieve(asked, 5)
@@ -117,7 +117,7 @@ def voted_slowly(sessions: list[set[str]], options: SessionKNNOptions, asked: li
     ),
     places=st.lists(st.integers(0, EVERY_ITEM - 1), min_size=1, max_size=12),
 )
-def test_votes_are_those_of_the_definition(dataset: Dataset, options: SessionKNNOptions, places: list[int]) -> None:
+def test_votes_equal_those_of_the_definition(dataset: Dataset, options: SessionKNNOptions, places: list[int]) -> None:
     known = [part for part in (dataset.sessions("train"), dataset.sessions("validation")) if len(part)]
     sessions = [
         set(part.item_ids[start:end])
@@ -128,8 +128,8 @@ def test_votes_are_those_of_the_definition(dataset: Dataset, options: SessionKNN
     assert votes(dataset, options, *asked) == pytest.approx(voted_slowly(sessions, options, asked))
 
 
-def test_walks_are_answered_far_better_than_by_popularity(dataset: Dataset) -> None:
-    """The sessions' items in no order give the circle, not the direction of the walk."""
+def test_session_knn_beats_popularity_on_walks(dataset: Dataset) -> None:
+    """The unordered items of sessions give the circle, but not the direction of the walk."""
     asked = list(cases_of(dataset.sessions("test"), together=False))
     recall = {
         name: evaluate(BASELINES[name](dataset, "test").retrieve, asked, items=EVERY_ITEM, ks=[3])["recall@3"]

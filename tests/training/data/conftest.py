@@ -1,4 +1,4 @@
-"""Small logs, prepared for real."""
+"""Fixtures that prepare small logs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def prepared(tmp_path: Path) -> Prepare:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left on the terminal."""
+    """The result of a command."""
 
     code: int
     out: str

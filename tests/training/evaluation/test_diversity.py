@@ -1,4 +1,4 @@
-"""Evaluation tells how diverse a bundle's answers are, and what more diversity does to them."""
+"""Evaluation measures the diversity of a bundle's rankings, and re-ranking increases it."""
 
 from collections.abc import Sequence
 
@@ -44,18 +44,18 @@ def test_items_of_one_value_share_a_category_and_so_do_items_without_any(bundle:
     assert categories["i51"] == categories["i60"] != categories["i1"]
 
 
-def test_an_attribute_that_no_item_has_is_told_with_those_there_are(bundle: Bundle) -> None:
+def test_an_unknown_attribute_is_an_error_that_lists_the_known_ones(bundle: Bundle) -> None:
     with pytest.raises(InputError, match=r"--category colour: no item of the bundle has this attribute; .*: shelf"):
         categories_of(bundle.catalog, "colour")
 
 
-def test_more_weight_makes_lists_more_diverse_up_to_all_that_is_possible(bundle: Bundle) -> None:
+def test_a_higher_weight_makes_lists_more_diverse_up_to_the_maximum(bundle: Bundle) -> None:
     plain, some, much = (diversity_at_10(bundle, weight) for weight in (0, 0.25, 1))
     assert plain < some <= much
     assert much == pytest.approx(1 - 5 * 2 / (10 * 9))  # ten places, five categories, each twice
 
 
-def test_diverse_answers_are_ranked_by_their_place(bundle: Bundle) -> None:
+def test_reranked_items_are_scored_by_their_place(bundle: Bundle) -> None:
     def answer(question: EvaluationCase, k: int) -> Sequence[RankedItem]:
         return bundle.retrieve(SessionView(question.inputs), Options(k, exact=True)).items
 

@@ -1,4 +1,4 @@
-"""Evaluation asks one session at a time and counts ties against the model."""
+"""Evaluation cases, metrics of rankings, and ties that count against the model."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate
 
 
-def test_every_target_is_asked_with_what_came_before_it(dataset: Dataset) -> None:
+def test_every_target_is_a_case_with_the_items_before_it(dataset: Dataset) -> None:
     sessions = dataset.sessions("test")
     asked = list(cases_of(sessions, together=False))
     assert len(asked) == dataset.info.parts["test"].examples
@@ -19,7 +19,7 @@ def test_every_target_is_asked_with_what_came_before_it(dataset: Dataset) -> Non
     assert [question.targets for question in asked[: len(first) - 1]] == [[item] for item in first[1:]]
 
 
-def test_targets_of_a_session_can_be_asked_together(dataset: Dataset) -> None:
+def test_targets_of_a_session_can_be_one_case(dataset: Dataset) -> None:
     sessions = dataset.sessions("test")
     asked = list(cases_of(sessions, together=True))
     assert len(asked) == len(sessions)
@@ -37,14 +37,14 @@ def test_metrics_of_a_known_ranking() -> None:
     assert metrics["examples"] == 2
 
 
-def test_a_model_that_gives_every_item_one_score_finds_nothing() -> None:
+def test_ties_count_against_the_model() -> None:
     def retrieve(items: Sequence[str], k: int) -> list[ScoredItem]:
         return [ScoredItem(item, 0.0) for item in "abcdef"[:k]]
 
     assert evaluate(retrieve, [EvaluationCase(["x"], ["a"])], items=6, ks=[3])["recall@3"] == 0
 
 
-def test_baselines_answer_with_k_different_items_best_first(dataset: Dataset) -> None:
+def test_baselines_return_k_different_items_best_first(dataset: Dataset) -> None:
     session = dataset.item_ids()[:3]
     for name, baseline in BASELINES.items():
         answer = baseline(dataset, "test").retrieve(session, 15)
@@ -53,7 +53,7 @@ def test_baselines_answer_with_k_different_items_best_first(dataset: Dataset) ->
         assert len(baseline(dataset, "test").retrieve(["never seen"], 15)) == 15, name
 
 
-def test_item_to_item_finds_the_neighbours_and_popularity_does_not(dataset: Dataset) -> None:
+def test_item_to_item_ranks_neighbours_and_popularity_does_not(dataset: Dataset) -> None:
     asked = list(cases_of(dataset.sessions("test"), together=False))
     recall = {
         name: evaluate(baseline(dataset, "test").retrieve, asked, items=60, ks=[3])["recall@3"]

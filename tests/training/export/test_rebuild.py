@@ -1,4 +1,4 @@
-"""A rebuild gives the current bundle another catalog or index, and leaves its encoder as it is."""
+"""A rebuild gives the current bundle another catalog or index and keeps its encoder."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def answer(bundles: Path) -> list[str]:
     return [item.item_id for item in Bundle.load(bundles / "current").retrieve(SessionView(SESSION), Options(5)).items]
 
 
-def test_another_index_gives_the_same_answers(bundles: Path) -> None:
+def test_another_index_gives_the_same_results(bundles: Path) -> None:
     before, old = answer(bundles), Bundle.load(bundles / "current")
     digest = rebuild(bundles, index=IndexKind.IVF)
     new = Bundle.load(bundles / "current")
@@ -35,7 +35,9 @@ def test_another_index_gives_the_same_answers(bundles: Path) -> None:
     assert (new.manifest.metrics, new.manifest.recipe) == (old.manifest.metrics, old.manifest.recipe)
 
 
-def test_a_new_catalog_says_what_is_recommended_and_known(bundles: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_new_catalog_decides_which_items_are_recommended_and_their_attributes(
+    bundles: Path, dataset: Dataset, tmp_path: Path
+) -> None:
     best, second, *_ = answer(bundles)
     listed = [
         {"item_id": item, "title": f"about {item}", "available": item != second}
@@ -69,12 +71,12 @@ def test_availability_and_attributes_stay_without_a_new_catalog(
     assert Bundle.load(bundles / "current").attributes(SESSION[0])["price"] == 9.5
 
 
-def test_there_is_nothing_to_rebuild_in_an_empty_folder(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_cannot_be_rebuilt(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no current bundle; export one first"):
         rebuild(tmp_path)
 
 
-def test_a_damaged_bundle_is_not_rebuilt_and_stays_as_it_is(bundles: Path) -> None:
+def test_a_damaged_bundle_is_not_rebuilt_or_changed(bundles: Path) -> None:
     digest = current_digest(bundles)
     vectors = bundles / "current" / "vectors.npy"
     vectors.write_bytes(vectors.read_bytes()[:-4])
@@ -89,7 +91,7 @@ def written(path: Path, *changes: dict[str, Any]) -> Path:
 
 
 def in_order(retrieval: Retrieval) -> list[str]:
-    """Ids by score, those of one score by id: a new item has the very vector of the one that it is like."""
+    """Ids by score, ties by id: a new item has the same vector as the item that it is similar to."""
     return [item.item_id for item in sorted(retrieval.items, key=lambda item: (-round(item.score, 4), item.item_id))]
 
 
@@ -152,13 +154,15 @@ def test_a_new_item_without_a_vector_stays_in_the_live_catalog(bundles: Path, tm
         ('{"item_id": "a", "sequence": 1, "colour": 3}', "line 2: colour: Extra inputs"),
     ],
 )
-def test_an_unusable_file_of_changes_is_told_by_its_line(bundles: Path, tmp_path: Path, line: str, fault: str) -> None:
+def test_an_invalid_changes_file_is_an_error_that_names_the_line(
+    bundles: Path, tmp_path: Path, line: str, fault: str
+) -> None:
     changes = tmp_path / "changes.jsonl"
     changes.write_text('{"item_id": "a", "sequence": 1}\n' + line + "\n")
     with pytest.raises(InputError, match=f"changes.jsonl: {fault}"):
         rebuild(bundles, changes=changes)
 
 
-def test_a_catalog_and_changes_are_taken_in_one_after_the_other(bundles: Path, tmp_path: Path) -> None:
+def test_items_and_changes_cannot_be_combined(bundles: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--items and --changes"):
         rebuild(bundles, items=tmp_path, changes=tmp_path)

@@ -32,7 +32,7 @@ def examples(dataset: Dataset, *parts: PartName) -> int:
     ("name", "train", "test", "items"),
     [("diginetica", 719_470, 60_858, 43_097), ("yoochoose1_64", 369_859, 55_898, 17_376)],
 )
-def test_given_splits_count_as_published(prepared: Prepare, name: str, train: int, test: int, items: int) -> None:
+def test_given_splits_have_the_published_sizes(prepared: Prepare, name: str, train: int, test: int, items: int) -> None:
     """SR-GNN (AAAI 2019), table 1; the items of yoochoose1_64 are those of its training sessions."""
     source = DATA / name
     dataset = prepared([str(source / "train.parquet")], test=[str(source / "test.parquet")], validation=0.1)

@@ -12,7 +12,7 @@ from onward.training.data.synthetic import generate
 @pytest.mark.parametrize(
     ("split", "gap_ms"), [(SplitKind.TEMPORAL, None), (SplitKind.TEMPORAL, 60_000), (SplitKind.BY_USER, None)]
 )
-def test_a_log_in_buckets_gives_the_dataset_of_one_in_memory(
+def test_a_log_in_buckets_gives_the_same_dataset_as_in_memory(
     tmp_path: Path, split: SplitKind, gap_ms: int | None
 ) -> None:
     generate(3_000, seed=5).write(tmp_path / "shop")
