@@ -291,9 +291,9 @@ def test_the_exported_program_takes_batches_of_any_size_and_length(encoder: Sess
         sessions = [session for session in SESSIONS if len(session) <= length]
         items_BL = padded(sessions, length)
         users_B = np.arange(len(sessions)) % (USERS + 1)
-        given = {"items_BL": items_BL.numpy(), "users_B": users_B}
-        taken = {value.name: given[value.name] for value in program.get_inputs()}
-        (interests_BKD,) = program.run(None, taken)
+        all_inputs = {"items_BL": items_BL.numpy(), "users_B": users_B}
+        used_inputs = {value.name: all_inputs[value.name] for value in program.get_inputs()}
+        (interests_BKD,) = program.run(None, used_inputs)
         np.testing.assert_allclose(interests_BKD, encode(encoder, sessions, users=users_B.tolist()).numpy(), atol=1e-5)
 
 

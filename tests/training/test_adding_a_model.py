@@ -22,8 +22,8 @@ CHANCE = 20 / 60
 
 def blocks(text: str) -> dict[str, tuple[str, str]]:
     """{path: (language, content)} of the page's files."""
-    found = re.findall(r"^\*\*`(.+?)`\*\*\n\n```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return {path: (language, content) for path, language, content in found}
+    files = re.findall(r"^\*\*`(.+?)`\*\*\n\n```(\w+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return {path: (language, content) for path, language, content in files}
 
 
 def commands(text: str) -> list[list[str]]:

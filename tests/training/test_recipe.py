@@ -23,7 +23,7 @@ def test_a_bundled_recipe_is_found_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         ("batch_size", "batchsize", "training.batchsize: unknown key; did you mean 'batch_size'?"),
         ("dimension", "dimensions", "encoder.dimensions: unknown key; did you mean 'dimension'?"),
@@ -33,13 +33,13 @@ def test_a_bundled_recipe_is_found_by_its_name() -> None:
         ("epochs = 8", "epochs = ", "is not TOML"),
     ],
 )
-def test_an_error_is_one_line_that_names_file_and_key(before: str, after: str, told: str, tmp_path: Path) -> None:
+def test_an_error_is_one_line_that_names_file_and_key(before: str, after: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(TEXT.replace(before, after, 1))
     with pytest.raises(InputError) as error:
         Recipe.load(path)
     assert str(error.value).startswith(f"{path}: ")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

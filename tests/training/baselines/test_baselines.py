@@ -34,8 +34,8 @@ def test_validation_is_not_counted_when_it_is_evaluated(prepared: Prepare, name:
 def test_histories_are_counted_once_if_several_parts_contain_them(prepared: Prepare) -> None:
     """Leave-one-out: the histories of validation continue those of training."""
     dataset = prepared(log({"u1": "a a b c d", "u2": "b b b c d"}), SplitKind.LEAVE_ONE_OUT)
-    answer = BASELINES["popularity"](dataset, "test").retrieve([], 3)
-    assert [(item.item_id, item.score) for item in answer] == [("b", 4 / 9), ("a", 2 / 9), ("c", 2 / 9)]
+    ranking = BASELINES["popularity"](dataset, "test").retrieve([], 3)
+    assert [(item.item_id, item.score) for item in ranking] == [("b", 4 / 9), ("a", 2 / 9), ("c", 2 / 9)]
 
 
 def test_items_of_the_session_can_be_excluded(prepared: Prepare) -> None:

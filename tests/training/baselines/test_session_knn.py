@@ -28,10 +28,10 @@ def four_sessions(tmp_path: Path) -> Dataset:
     return Prepare(tmp_path)(clicks(sessions), test=clicks({"t": "a b"}))
 
 
-def votes(dataset: Dataset, options: SessionKNNOptions, *asked: str) -> dict[str, float]:
+def votes(dataset: Dataset, options: SessionKNNOptions, *item_ids: str) -> dict[str, float]:
     """The votes of the ranked items, without items that have no vote."""
-    answer = SessionKNN(dataset, "test", options=options).retrieve(asked, EVERY_ITEM)
-    return {item.item_id: item.score - 1 for item in answer if item.score >= 1}
+    ranking = SessionKNN(dataset, "test", options=options).retrieve(item_ids, EVERY_ITEM)
+    return {item.item_id: item.score - 1 for item in ranking if item.score >= 1}
 
 
 def test_v_sknn_by_hand(four_sessions: Dataset) -> None:
@@ -77,16 +77,16 @@ def test_among_equally_similar_sessions_the_more_recent_are_neighbours(four_sess
     assert votes(four_sessions, replace(V_SKNN, neighbours=1), "c").keys() == {"c", "e"}
 
 
-@pytest.mark.parametrize("asked", [[], ["never seen"]])
-def test_without_a_known_item_the_most_popular_items_are_returned(four_sessions: Dataset, asked: list[str]) -> None:
+@pytest.mark.parametrize("item_ids", [[], ["never seen"]])
+def test_without_a_known_item_the_most_popular_items_are_returned(four_sessions: Dataset, item_ids: list[str]) -> None:
     for name in ("v-sknn", "vmis-knn"):
-        answer = BASELINES[name](four_sessions, "test").retrieve(asked, 5)
-        assert answer == BASELINES["popularity"](four_sessions, "test").retrieve(asked, 5)
+        ranking = BASELINES[name](four_sessions, "test").retrieve(item_ids, 5)
+        assert ranking == BASELINES["popularity"](four_sessions, "test").retrieve(item_ids, 5)
 
 
-def voted_slowly(sessions: list[set[str]], options: SessionKNNOptions, asked: list[str]) -> dict[str, float]:
+def voted_slowly(sessions: list[set[str]], options: SessionKNNOptions, item_ids: list[str]) -> dict[str, float]:
     """The definition, session by session."""
-    events = asked[-options.last_events :] if options.last_events else asked
+    events = item_ids[-options.last_events :] if options.last_events else item_ids
     steps_back = {item: len(events) - place for place, item in enumerate(events)}
     latest_first = sorted(steps_back, key=lambda item: steps_back[item])
     weight = {
@@ -124,15 +124,15 @@ def test_votes_equal_those_of_the_definition(dataset: Dataset, options: SessionK
         for part in known
         for start, end in zip(part.offsets[:-1], part.offsets[1:], strict=True)
     ]
-    asked = [dataset.item_ids()[place] for place in places]
-    assert votes(dataset, options, *asked) == pytest.approx(voted_slowly(sessions, options, asked))
+    item_ids = [dataset.item_ids()[place] for place in places]
+    assert votes(dataset, options, *item_ids) == pytest.approx(voted_slowly(sessions, options, item_ids))
 
 
 def test_session_knn_beats_popularity_on_walks(dataset: Dataset) -> None:
     """The unordered items of sessions give the circle, but not the direction of the walk."""
-    asked = list(cases_of(dataset.sessions("test"), together=False))
+    cases = list(cases_of(dataset.sessions("test"), together=False))
     recall = {
-        name: evaluate(BASELINES[name](dataset, "test").retrieve, asked, items=EVERY_ITEM, ks=[3])["recall@3"]
+        name: evaluate(BASELINES[name](dataset, "test").retrieve, cases, items=EVERY_ITEM, ks=[3])["recall@3"]
         for name in ("popularity", "v-sknn", "vmis-knn")
     }
     assert recall["v-sknn"] > 0.5 > 0.2 > recall["popularity"]

@@ -24,11 +24,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def diversity_at_10(bundle: Bundle, weight: float) -> float:
     categories = categories_of(bundle.catalog, "shelf")
 
-    def answer(question: EvaluationCase, k: int) -> Sequence[RankedItem]:
-        return bundle.retrieve(SessionView(question.inputs), Options(k, exact=True)).items
+    def ranker(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
+        return bundle.retrieve(SessionView(case.inputs), Options(k, exact=True)).items
 
     metrics = evaluate_cases(
-        diversified(answer, categories, interests=2, weight=weight) if weight else answer,
+        diversified(ranker, categories, interests=2, weight=weight) if weight else ranker,
         ASKED,
         items=len(IDS),
         ks=[10],
@@ -56,11 +56,11 @@ def test_a_higher_weight_makes_lists_more_diverse_up_to_the_maximum(bundle: Bund
 
 
 def test_reranked_items_are_scored_by_their_place(bundle: Bundle) -> None:
-    def answer(question: EvaluationCase, k: int) -> Sequence[RankedItem]:
-        return bundle.retrieve(SessionView(question.inputs), Options(k, exact=True)).items
+    def ranker(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
+        return bundle.retrieve(SessionView(case.inputs), Options(k, exact=True)).items
 
     categories = categories_of(bundle.catalog, "shelf")
-    answers = diversified(answer, categories, interests=2, weight=0.5)(EvaluationCase(["i3"], []), 6)
+    answers = diversified(ranker, categories, interests=2, weight=0.5)(EvaluationCase(["i3"], []), 6)
     assert [item.score for item in answers] == [0, -1, -2, -3, -4, -5]
-    assert answers[0].item_id == answer(EvaluationCase(["i3"], []), 1)[0].item_id
+    assert answers[0].item_id == ranker(EvaluationCase(["i3"], []), 1)[0].item_id
     assert len({item.item_id for item in answers}) == 6

@@ -109,9 +109,11 @@ def test_several_runs_become_one_encoder_that_sums_their_scores(
         expected_N = sum(encoder(torch.tensor([[1, 2, 3]]))[0, 0] @ encoder.item_vectors().T for encoder in encoders)
     assert isinstance(expected_N, torch.Tensor)
     ids = dataset.item_ids()
-    found = bundle.retrieve(SessionView(ids[:3]), Options(5)).items
-    assert [item.score for item in found] == pytest.approx([float(expected_N[ids.index(i.item_id) + 1]) for i in found])
-    assert found[0].score == pytest.approx(float(expected_N[1:].max()))
+    ranking = bundle.retrieve(SessionView(ids[:3]), Options(5)).items
+    assert [item.score for item in ranking] == pytest.approx(
+        [float(expected_N[ids.index(i.item_id) + 1]) for i in ranking]
+    )
+    assert ranking[0].score == pytest.approx(float(expected_N[1:].max()))
 
 
 def test_runs_with_different_serving_options_cannot_be_joined(

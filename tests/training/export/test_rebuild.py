@@ -19,17 +19,17 @@ from onward.training.index.kind import IndexKind
 SESSION = ["item-0-1", "item-0-2"]
 
 
-def answer(bundles: Path) -> list[str]:
+def ranked_ids(bundles: Path) -> list[str]:
     return [item.item_id for item in Bundle.load(bundles / "current").retrieve(SessionView(SESSION), Options(5)).items]
 
 
 def test_another_index_gives_the_same_results(bundles: Path) -> None:
-    before, old = answer(bundles), Bundle.load(bundles / "current")
+    before, old = ranked_ids(bundles), Bundle.load(bundles / "current")
     digest = rebuild(bundles, index=IndexKind.IVF)
     new = Bundle.load(bundles / "current")
     assert current_digest(bundles) == digest == new.digest != old.digest
     assert new.manifest.index.description.startswith("IVF")
-    assert answer(bundles) == before
+    assert ranked_ids(bundles) == before
     np.testing.assert_array_equal(new.vectors_N1D, old.vectors_N1D)
     assert new.attributes(SESSION[0]) == old.attributes(SESSION[0])
     assert (new.manifest.metrics, new.manifest.recipe) == (old.manifest.metrics, old.manifest.recipe)
@@ -38,7 +38,7 @@ def test_another_index_gives_the_same_results(bundles: Path) -> None:
 def test_a_new_catalog_decides_which_items_are_recommended_and_their_attributes(
     bundles: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    best, second, *_ = answer(bundles)
+    best, second, *_ = ranked_ids(bundles)
     listed = [
         {"item_id": item, "title": f"about {item}", "available": item != second}
         for item in dataset.item_ids()
@@ -46,10 +46,10 @@ def test_a_new_catalog_decides_which_items_are_recommended_and_their_attributes(
     ]
     catalog = tmp_path / "catalog.jsonl"
     catalog.write_text("".join(json.dumps(item) + "\n" for item in [*listed, {"item_id": "new", "title": "no vector"}]))
-    told: list[str] = []
-    rebuild(bundles, items=catalog, on_step=told.append)
-    assert any("1 items of the catalog have no vector" in step for step in told)
-    after = answer(bundles)
+    steps: list[str] = []
+    rebuild(bundles, items=catalog, on_step=steps.append)
+    assert any("1 items of the catalog have no vector" in step for step in steps)
+    after = ranked_ids(bundles)
     assert len(after) == 5
     assert {best, second}.isdisjoint(after)
     bundle = Bundle.load(bundles / "current")
@@ -62,12 +62,12 @@ def test_a_new_catalog_decides_which_items_are_recommended_and_their_attributes(
 def test_availability_and_attributes_stay_without_a_new_catalog(
     bundles: Path, tmp_path: Path, dataset: Dataset
 ) -> None:
-    best = answer(bundles)[0]
+    best = ranked_ids(bundles)[0]
     items = pl.DataFrame({"item_id": dataset.item_ids()})
     items.with_columns(available=pl.col("item_id") != best, price=9.5).write_parquet(tmp_path / "items.parquet")
     rebuild(bundles, items=tmp_path / "items.parquet")
     rebuild(bundles)
-    assert best not in answer(bundles)
+    assert best not in ranked_ids(bundles)
     assert Bundle.load(bundles / "current").attributes(SESSION[0])["price"] == 9.5
 
 
@@ -96,7 +96,7 @@ def in_order(retrieval: Retrieval) -> list[str]:
 
 
 def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -> None:
-    best, second, third, *_ = answer(bundles)
+    best, second, third, *_ = ranked_ids(bundles)
     old = Bundle.load(bundles / "current")
     changes = written(
         tmp_path / "changes.jsonl",
@@ -130,19 +130,19 @@ def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -
 
 
 def test_a_new_item_without_a_vector_stays_in_the_live_catalog(bundles: Path, tmp_path: Path) -> None:
-    best = answer(bundles)[0]
-    told: list[str] = []
+    best = ranked_ids(bundles)[0]
+    steps: list[str] = []
     changes = written(
         tmp_path / "changes.jsonl",
         {"item_id": "new", "sequence": 20},
         {"item_id": best, "sequence": 30, "available": False},
     )
-    rebuild(bundles, changes=changes, on_step=told.append)
+    rebuild(bundles, changes=changes, on_step=steps.append)
     new = Bundle.load(bundles / "current")
-    assert any("1 new items have no vector yet" in step for step in told)
+    assert any("1 new items have no vector yet" in step for step in steps)
     assert new.manifest.folded_changes == 19
     assert "new" not in new.catalog
-    assert best not in answer(bundles)
+    assert best not in ranked_ids(bundles)
 
 
 @pytest.mark.parametrize(

@@ -75,15 +75,15 @@ def test_lists_hold_enough_items_to_be_trained() -> None:
 
 def test_the_fastest_index_that_reaches_the_target_is_taken_and_all_are_listed() -> None:
     vectors_N1D, queries_QKD = clustered(21_000, 100, 24)
-    told: list[str] = []
-    index, info = build_index(vectors_N1D, queries_QKD, target_recall=FAST_RECALL, on_step=told.append)
+    steps: list[str] = []
+    index, info = build_index(vectors_N1D, queries_QKD, target_recall=FAST_RECALL, on_step=steps.append)
     files = {"IVF256,SQfp16", "IVF512,SQfp16", "IVF512,SQ8", "IVF512,SQ4"}
     assert {"Flat", "HNSW32"} | files == {one.description for one in info.tried}
     good = [one for one in info.tried if one.recall_at_20 >= FAST_RECALL]
     assert info.search_us == min(one.search_us for one in good if one.search_us is not None)
     assert {one.candidates_per_k > 1 for one in info.tried if one.description.endswith(("SQ8", "SQ4"))} == {True}
     assert all(one.search_us is not None for one in good)
-    assert sum(": recall@20" in line for line in told) == len(info.tried)
+    assert sum(": recall@20" in line for line in steps) == len(info.tried)
     assert (index.ntotal, index.d) == (21_000, info.padded_dimension)
 
 

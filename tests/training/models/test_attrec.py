@@ -63,11 +63,13 @@ def short_term(model: AttRec, session: list[int]) -> Tensor:
     """Section 3.2 of the paper, position by position."""
     rows = [vectors(model, item)[1] for item in session]
     places = range(5 - len(session), 5)
-    asked = [torch.relu(model.projection.weight @ (row + time(place))) for row, place in zip(rows, places, strict=True)]
+    queries = [
+        torch.relu(model.projection.weight @ (row + time(place))) for row, place in zip(rows, places, strict=True)
+    ]
     attended = []
-    for i, query in enumerate(asked):
+    for i, query in enumerate(queries):
         others = [j for j in range(len(session)) if j != i] or [i]
-        weights = torch.stack([query @ asked[j] / math.sqrt(D) for j in others]).softmax(dim=0)
+        weights = torch.stack([query @ queries[j] / math.sqrt(D) for j in others]).softmax(dim=0)
         attended.append(sum((weight * rows[j] for weight, j in zip(weights, others, strict=True)), torch.zeros(D)))
     return torch.stack(attended).mean(dim=0)
 
@@ -93,12 +95,12 @@ def score(model: AttRec, session: list[int], user: int, item: int) -> float:
 def test_one_inner_product_ranks_like_the_sum_of_the_halves(options: AttRecOptions) -> None:
     model = encoder(options)
     for user in (0, 2):
-        asked = SESSIONS if not user else [*SESSIONS, []]
-        interests_B1F = model(padded(*asked), torch.full((len(asked),), user))
-        for interest_1F, session in zip(interests_B1F, asked, strict=True):
-            found = model.item_vectors()[1:] @ interest_1F[0]
+        sessions = SESSIONS if not user else [*SESSIONS, []]
+        interests_B1F = model(padded(*sessions), torch.full((len(sessions),), user))
+        for interest_1F, session in zip(interests_B1F, sessions, strict=True):
+            scores = model.item_vectors()[1:] @ interest_1F[0]
             expected = torch.tensor([score(model, session, user, item) for item in range(1, ITEMS + 1)])
-            difference = found - expected  # the same number for every item
+            difference = scores - expected  # the same number for every item
             torch.testing.assert_close(difference, difference.mean().expand(ITEMS), atol=1e-5, rtol=0)
 
 

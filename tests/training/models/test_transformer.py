@@ -58,8 +58,8 @@ def torchs_own(model: TransformerEncoder) -> nn.TransformerEncoder:
 
 def test_states_equal_those_of_torchs_encoder(model: TransformerEncoder, states_BLD: Tensor) -> None:
     seen_LL = nn.Transformer.generate_square_subsequent_mask(LENGTH) if model.causal else None
-    whole = torchs_own(model)(states_BLD, mask=seen_LL)
-    torch.testing.assert_close(model(states_BLD, torch.ones(3, LENGTH).bool()), whole, atol=1e-5, rtol=1e-4)
+    expected = torchs_own(model)(states_BLD, mask=seen_LL)
+    torch.testing.assert_close(model(states_BLD, torch.ones(3, LENGTH).bool()), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_padding_is_masked_and_finite(model: TransformerEncoder, states_BLD: Tensor) -> None:

@@ -111,15 +111,15 @@ def test_trials_below_the_median_are_pruned(small: Recipe, dataset: Dataset, tmp
 
 def test_invalid_combinations_of_values_are_failed_trials(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     specs = {"training.optimizer": "adam,adamw", "training.sparse_updates": "false,true"}
-    said: list[str] = []
+    lines: list[str] = []
     outcome = tune(
-        small, specs, dataset.folder, tmp_path, trials=2, epochs=1, seed=9, device_name="cpu", on_trial=said.append
+        small, specs, dataset.folder, tmp_path, trials=2, epochs=1, seed=9, device_name="cpu", on_trial=lines.append
     )
     assert [trial.state for trial in outcome.trials] == ["complete", "fail"]
     assert outcome.trials[1].values == {"training.optimizer": "adamw", "training.sparse_updates": True}
     assert outcome.best == outcome.trials[0]
-    assert "trial 1: left out: " in said[-1]
-    assert "sparse_updates need" in said[-1]
+    assert "trial 1: left out: " in lines[-1]
+    assert "sparse_updates need" in lines[-1]
 
 
 def test_the_test_part_is_never_read(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_damaged_study_is_an_error_that_names_it(small: Recipe, dataset: Datas
 
 
 @pytest.mark.parametrize(
-    ("specs", "told"),
+    ("specs", "message"),
     [
         (
             {"training.learning_rat": "1..2"},
@@ -176,8 +176,8 @@ def test_a_damaged_study_is_an_error_that_names_it(small: Recipe, dataset: Datas
         ({}, "nothing to vary; add --vary KEY=SPEC or --space FILE"),
     ],
 )
-def test_an_invalid_key_or_spec_is_an_error_of_one_line(small: Recipe, specs: dict[str, str], told: str) -> None:
-    with pytest.raises(InputError, match=told) as refused:
+def test_an_invalid_key_or_spec_is_an_error_of_one_line(small: Recipe, specs: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
         SearchSpace.of(small, specs)
     assert "\n" not in str(refused.value)
 

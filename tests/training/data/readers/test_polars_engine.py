@@ -18,6 +18,6 @@ def test_a_log_in_buckets_gives_the_same_dataset_as_in_memory(
     generate(3_000, seed=5).write(tmp_path / "shop")
     preparation = Preparation(split=split, min_support=2, min_length=3, gap_ms=gap_ms)
     events = [str(tmp_path / "shop" / "events.parquet")]
-    whole = prepare(events, tmp_path / "whole", preparation, PolarsEngine)
+    in_memory = prepare(events, tmp_path / "whole", preparation, PolarsEngine)
     in_buckets = prepare(events, tmp_path / "buckets", preparation, partial(PolarsEngine, bucket_rows=500))
-    assert in_buckets.model_copy(update={"created": whole.created}) == whole
+    assert in_buckets.model_copy(update={"created": in_memory.created}) == in_memory
