@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from onward.training.baselines import BASELINES, ScoredItem
+from onward.training.baselines import BASELINES, BaselineItem
 from onward.training.data.dataset import Dataset
 from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate
@@ -27,8 +27,8 @@ def test_targets_of_a_session_can_be_one_case(dataset: Dataset) -> None:
 
 
 def test_metrics_of_a_known_ranking() -> None:
-    def retrieve(items: Sequence[str], k: int) -> list[ScoredItem]:
-        return [ScoredItem(item, -place) for place, item in enumerate("abcdef"[:k])]
+    def retrieve(items: Sequence[str], k: int) -> list[BaselineItem]:
+        return [BaselineItem(item, -place) for place, item in enumerate("abcdef"[:k])]
 
     metrics = evaluate(retrieve, [EvaluationCase(["x"], ["b"]), EvaluationCase(["x"], ["d"])], items=10, ks=[3])
     assert metrics["recall@3"] == pytest.approx(1 / 2)
@@ -38,8 +38,8 @@ def test_metrics_of_a_known_ranking() -> None:
 
 
 def test_ties_count_against_the_model() -> None:
-    def retrieve(items: Sequence[str], k: int) -> list[ScoredItem]:
-        return [ScoredItem(item, 0.0) for item in "abcdef"[:k]]
+    def retrieve(items: Sequence[str], k: int) -> list[BaselineItem]:
+        return [BaselineItem(item, 0.0) for item in "abcdef"[:k]]
 
     assert evaluate(retrieve, [EvaluationCase(["x"], ["a"])], items=6, ks=[3])["recall@3"] == 0
 

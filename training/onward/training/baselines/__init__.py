@@ -8,17 +8,17 @@ from functools import partial
 from typing import Protocol
 
 from onward.training.baselines.item_to_item import ItemToItem
-from onward.training.baselines.popularity import PopularityBaseline, PopularityInSession, ScoredItem
+from onward.training.baselines.popularity import BaselineItem, PopularityBaseline, PopularityInSession
 from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN
 from onward.training.data.dataset import Dataset, PartName
 
-__all__ = ["BASELINES", "Baseline", "ScoredItem"]
+__all__ = ["BASELINES", "Baseline", "BaselineItem"]
 
 
 class Baseline(Protocol):
     """Ranks items for a session by statistics of past sessions. Thread-safe."""
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[BaselineItem]:
         """Return the k best items to follow the session `item_ids`, oldest first; they may include its own items."""
         ...
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.training.baselines.past_sessions import PastSessions
-from onward.training.baselines.popularity import PopularityBaseline, ScoredItem
+from onward.training.baselines.popularity import BaselineItem, PopularityBaseline
 from onward.training.data.dataset import Dataset, PartName
 
 REACH = 10
@@ -28,7 +28,7 @@ class ItemToItem:
         self._popularity = PopularityBaseline(dataset, part)
         self._neighbours = _Neighbours.of(PastSessions.before(dataset, part), size=len(self._ids) + 1)
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[BaselineItem]:
         """Return the k best items."""
         recent = [self._rows[item] for item in reversed(item_ids) if item in self._rows][:REACH]
         weights: dict[int, float] = defaultdict(float)

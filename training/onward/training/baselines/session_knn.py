@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.training.baselines.past_sessions import PastSessions
-from onward.training.baselines.popularity import PopularityBaseline, ScoredItem
+from onward.training.baselines.popularity import BaselineItem, PopularityBaseline
 from onward.training.data.dataset import Dataset, PartName
 
 Floats = NDArray[np.float64]
@@ -82,7 +82,7 @@ class SessionKNN:
         sharing_N = np.maximum(np.diff(self._sessions_of.offsets), 1)
         self._item_weight_N = options.item_weight(np.log((len(past.offsets) - 1) / sharing_N))
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[ScoredItem]:
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[BaselineItem]:
         """Return the k best items; a score is 1 + the votes for the item, or below 1 without votes (popularity)."""
         sessions_S, vote_S = self._neighbours(item_ids)
         rows_V, session_V = self._items_of.joined(sessions_S)

@@ -23,8 +23,6 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 FORMAT_VERSION: Literal[1] = 1
 EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is_target")
 """Columns of a part's file: one row per event, sorted by session and position; `row` is 0 for an unknown item."""
-ITEM_COLUMNS = ("row", "item_id", "popularity")
-"""First columns of the items file; the item attributes follow."""
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
 
 

@@ -12,7 +12,6 @@ import polars as pl
 from onward.training.data.dataset import (
     EVENT_COLUMNS,
     INFO_FILE,
-    ITEM_COLUMNS,
     ITEMS_FILE,
     PARTS,
     DatasetInfo,
@@ -33,7 +32,7 @@ from onward.training.data.preparation.sessions import (
 )
 from onward.training.data.preparation.splits import Split
 from onward.training.data.preparation.steps import StepRunner, count, count_sessions
-from onward.training.data.readers.attributes import add_attributes, read_attributes
+from onward.training.data.readers.attributes import ITEM_COLUMNS, add_attributes, read_attributes
 from onward.training.data.readers.engine import Engine, Frame
 from onward.training.data.readers.events import DAY_MS, NO_INTERACTION
 from onward.training.data.readers.row_problems import RowProblem, describe_problems

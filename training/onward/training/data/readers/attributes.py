@@ -6,13 +6,14 @@ from pathlib import Path
 import narwhals as nw
 import polars as pl
 
-from onward.training.data.dataset import ITEM_COLUMNS
 from onward.training.data.readers.columns import ColumnNames, describe_columns
 from onward.training.data.readers.formats import Format, Layout, first_lines, format_of, layout
 from onward.training.data.readers.ids import first_failed, id_checks, id_text
 from onward.training.data.readers.row_problems import SHOWN_ROWS, RowProblem
 from onward.training.errors import InputError
 
+ITEM_COLUMNS = ("row", "item_id", "popularity")
+"""First columns of a dataset's items file, before the attributes, which may not use these names."""
 TRUTH = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 
 
