@@ -129,11 +129,11 @@ def test_a_subset_keeps_the_given_order() -> None:
 
 def test_an_epoch_has_every_example_once_in_batches_of_similar_length_shuffled_by_the_seed() -> None:
     examples = examples_of([sessions(*([*range(1, length + 2)] for length in range(1, 12)))])
-    batches = examples.shuffled(5, seed=1, epoch=0)
+    batches = examples.shuffled_batches(5, seed=1, epoch=0)
     assert sorted(torch.cat(batches).tolist()) == list(range(len(examples)))
     lengths = examples.ends_E - examples.starts_E
     assert sum(int(lengths[batch].max() - lengths[batch].min()) for batch in batches) <= lengths.max()
-    again, later, other = (examples.shuffled(5, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0)))
+    again, later, other = (examples.shuffled_batches(5, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0)))
     assert all(map(torch.equal, batches, again))
     assert not all(map(torch.equal, batches, later))
     assert not all(map(torch.equal, batches, other))

@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """One line that names the file, row or field and says what to do; a command prints it and exits with 2."""
+    """An error in a user's input: one line that names the file, row or field and says what to do.
+
+    A command prints it and exits with code 2.
+    """
 
 
 @contextmanager

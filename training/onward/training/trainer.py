@@ -157,7 +157,7 @@ class Fit:
         """Train until the last epoch, early stopping, a False of `on_epoch`, or an interruption."""
         wants_more = True
         while wants_more and self.state.epoch < self.epochs and not self._stopped_early():
-            batches = self.examples.shuffled(self.options.batch_size, self.seed, self.state.epoch)
+            batches = self.examples.shuffled_batches(self.options.batch_size, self.seed, self.state.epoch)
             with progress.epoch(self.name, self.state.epoch + 1, self.epochs, len(self.examples)) as bar:
                 self._train_epoch(batches, interrupted, bar)
             if interrupted:
@@ -275,7 +275,7 @@ def validation_metrics(
     encoder.eval()
     vectors_DN = encoder.item_vectors().T.contiguous()
     ranks_T = np.empty(len(examples), dtype=np.int64)
-    for examples_B in examples.in_order(EVALUATION_BATCH):
+    for examples_B in examples.sorted_batches(EVALUATION_BATCH):
         batch = examples.gather(examples_B)
         interests_BKD = encoder(*encoder.inputs(batch))
         scores_BN = interests_BKD[:, 0] @ vectors_DN

@@ -51,7 +51,7 @@ V_SKNN = SessionKNNOptions(
     match_weight=lambda steps_back: 1 / steps_back,
     item_weight=lambda rarity: 1 + 10 * rarity,
 )
-"""As its authors set it for Diginetica: Ludewig, Mauro, Latifi and Jannach, "Performance comparison of neural and
+"""Its authors' settings for Diginetica: Ludewig, Mauro, Latifi and Jannach, "Performance comparison of neural and
 non-neural approaches to session-based recommendation", RecSys 2019, single split, tables of rn5l/session-rec."""
 
 VMIS_KNN = SessionKNNOptions(
@@ -62,7 +62,7 @@ VMIS_KNN = SessionKNNOptions(
     match_weight=lambda steps_back: np.maximum(1 - steps_back / 10, 0),
     item_weight=lambda rarity: rarity,
 )
-"""As its authors set it for the sample of bol.com's clicks: the readme of bolcom/serenade. Their implementation removes
+"""Its authors' settings for the sample of bol.com's clicks: the readme of bolcom/serenade. Their implementation removes
 the session's last item from the ranking; here the caller may do so."""
 
 

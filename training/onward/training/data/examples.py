@@ -126,16 +126,16 @@ class Examples:
         return Batch(items_BL, targets_BT, self.users_E[examples_B])
 
     def seen(self, examples_B: Tensor) -> Tensor:
-        """Return the item rows of the whole session before each example's targets, padded: beyond `max_length` too."""
+        """Return the item rows of the whole session before each example's targets, left-padded, beyond `max_length`."""
         begins_B = self.begins_E[examples_B]
         indices_BL, valid_BL = self._before_end(examples_B, begins_B, int((self.ends_E[examples_B] - begins_B).max()))
         return self.rows[indices_BL].masked_fill(~valid_BL, PADDING)
 
-    def in_order(self, batch_size: int) -> list[Tensor]:
+    def sorted_batches(self, batch_size: int) -> list[Tensor]:
         """Return batches of all examples, sorted by length, for evaluation."""
         return list(self._by_length(torch.arange(len(self), device=self.rows.device)).split(batch_size))
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    def shuffled_batches(self, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
         """Return batches of all examples, each of similar lengths, in an order that `seed` and `epoch` determine."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         windows = torch.randperm(len(self), generator=generator).to(self.rows.device).split(batch_size * WINDOW_BATCHES)

@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx
 from onward.training.data.padding import PADDING
 
 EXPONENT_RANGE = 70.0  # exp(70) is still finite in bf16 and float32, with room for a sum over millions of items
-SMALLEST_TOTAL = 1e-20  # above it the weights of the likely items are normal numbers of both
+SMALLEST_TOTAL = 1e-20  # above it the weights of likely items are normal (not subnormal) numbers of both
 
 
 def fast_product_dtype(device: torch.device) -> torch.dtype:

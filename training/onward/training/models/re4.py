@@ -189,7 +189,7 @@ class Reconstruction(nn.Module):
             matrix_YD = (layer.weight @ blocks_LDD).flatten(0, 1)
             return F.linear(interests_XD, matrix_YD, layer(biases_LD).flatten()).view(-1, length, dimension)
 
-        logits_XLL = torch.tanh(through(self.key)) @ self.query_MD[places_L].T  # by attended place, by attending place
+        logits_XLL = torch.tanh(through(self.key)) @ self.query_MD[places_L].T  # key place, query place
         padding_BKL = ~valid_BL[:, None].expand(batch, interest_count, length)
         weights_XLL = logits_XLL.masked_fill(padding_BKL.flatten(0, 1)[:, :, None], -torch.inf).softmax(dim=1)
         return (weights_XLL.mT @ through(self.value)).view(batch, interest_count, length, dimension)

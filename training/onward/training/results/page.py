@@ -83,8 +83,8 @@ def _anchor_row(row: Anchor, data_set: DataSetProfile) -> list[str]:
 
 
 def _recipe_row(summary: RecipeSummary, data_set: DataSetProfile) -> list[str]:
-    served = [_spread(summary.served(column.metric), data_set) for column in data_set.columns]
-    exact = [_spread(summary.exact(column.metric), data_set) for column in data_set.columns]
+    served = [_mean_and_deviation(summary.served(column.metric), data_set) for column in data_set.columns]
+    exact = [_mean_and_deviation(summary.exact(column.metric), data_set) for column in data_set.columns]
     return [f"**{summary.recipe}**", *(f"**{text}**" for text in served), *exact, str(len(summary.runs)), "here"]
 
 
@@ -123,9 +123,10 @@ def _aims(records: DataRecords, data_set: DataSetProfile) -> str:
 
 def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSetProfile) -> bool:
     """Return whether the mean as served is at least the aim, in every metric that the aim names."""
-    spreads = {metric: summary.served(metric) for metric in aim.figures}
+    all_statistics = {metric: summary.served(metric) for metric in aim.figures}
     return all(
-        spread is not None and spread.mean * data_set.scale >= aim.figures[metric] for metric, spread in spreads.items()
+        statistics is not None and statistics.mean * data_set.scale >= aim.figures[metric]
+        for metric, statistics in all_statistics.items()
     )
 
 
@@ -201,10 +202,10 @@ def _gain(gain: float, data_set: DataSetProfile) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def _spread(spread: SeedStatistics | None, data_set: DataSetProfile) -> str:
-    if spread is None:
+def _mean_and_deviation(statistics: SeedStatistics | None, data_set: DataSetProfile) -> str:
+    if statistics is None:
         return ABSENT
-    deviation = "" if spread.deviation is None else f" ± {_text(spread.deviation, data_set)}"
+    deviation = "" if statistics.deviation is None else f" ± {_text(spread.deviation, data_set)}"
     return f"{_text(spread.mean, data_set)}{deviation}"
 
 
