@@ -123,10 +123,10 @@ def _aims(records: DataRecords, data_set: DataSetProfile) -> str:
 
 def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSetProfile) -> bool:
     """Return whether the mean as served is at least the aim, in every metric that the aim names."""
-    all_statistics = {metric: summary.served(metric) for metric in aim.figures}
+    by_metric = {metric: summary.served(metric) for metric in aim.figures}
     return all(
         statistics is not None and statistics.mean * data_set.scale >= aim.figures[metric]
-        for metric, statistics in all_statistics.items()
+        for metric, statistics in by_metric.items()
     )
 
 
@@ -205,8 +205,8 @@ def _gain(gain: float, data_set: DataSetProfile) -> str:
 def _mean_and_deviation(statistics: SeedStatistics | None, data_set: DataSetProfile) -> str:
     if statistics is None:
         return ABSENT
-    deviation = "" if statistics.deviation is None else f" ± {_text(spread.deviation, data_set)}"
-    return f"{_text(spread.mean, data_set)}{deviation}"
+    deviation = "" if statistics.deviation is None else f" ± {_text(statistics.deviation, data_set)}"
+    return f"{_text(statistics.mean, data_set)}{deviation}"
 
 
 def _text(fraction: float | None, data_set: DataSetProfile) -> str:
