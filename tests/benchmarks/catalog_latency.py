@@ -30,8 +30,8 @@ from onward.bundle import (
     SearchParameters,
     SessionView,
 )
-from onward.training.index.building import Vectors, flat_index
-from onward.training.index.tuning import Tuned, Tuning
+from onward.training.index.building import IndexVectors, flat_index
+from onward.training.index.tuning import IndexTuner, TunedIndex
 from tests.benchmarks.catalog_memory import K, sessions_of
 from tests.benchmarks.large_bundles import CATEGORIES, MAX_PRICE
 
@@ -89,11 +89,11 @@ def timed_us(search: Callable[[Query], object], queries: Sequence[Query] | NDArr
 
 def _with_targets(bundle: Bundle, folder: Path, queries_QKD: NDArray[np.float32]) -> dict[str, Any]:
     """Measure the bundle's index tuned to each target recall, and a flat index for comparison."""
-    info, vectors = bundle.manifest.index, Vectors(bundle.vectors_N1D)
+    info, vectors = bundle.manifest.index, IndexVectors(bundle.vectors_N1D)
     index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP_IFC)
-    flat = Tuned("Flat", flat_index(vectors), SearchParameters(), 1.0).item_index(vectors)
+    flat = TunedIndex("Flat", flat_index(vectors), SearchParameters(), 1.0).item_index(vectors)
     flat_times = timed_us(lambda query: flat.search(query, K), queries_QKD[:FLAT_QUERIES])
-    tuning = Tuning.of(vectors, queries_QKD, max(TARGETS))
+    tuning = IndexTuner.of(vectors, queries_QKD, max(TARGETS))
     return {
         "flat": flat_times,
         "targets": {
@@ -103,12 +103,12 @@ def _with_targets(bundle: Bundle, folder: Path, queries_QKD: NDArray[np.float32]
     }
 
 
-def _at_target(tuning: Tuning, info: IndexInfo, index: faiss.Index, flat_us: float) -> dict[str, Any]:
-    tuned = tuning.tuned(info.description, index, info.candidates_per_k)
+def _at_target(tuning: IndexTuner, info: IndexInfo, index: faiss.Index, flat_us: float) -> dict[str, Any]:
+    tuned = tuning.tune(info.description, index, info.candidates_per_k)
     searched = tuned.item_index(tuning.vectors)
     index_times = timed_us(lambda query: searched.search(query, K), tuning.queries_QKD)
     return {
-        "visits": tuned.effort.search_width,
+        "visits": tuned.parameters.search_width,
         "recall_at_20": round(tuned.recall, 4),
         **index_times,
         "share_flat_times": round(index_times["p50_us"] / flat_us, 5),

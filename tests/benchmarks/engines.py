@@ -93,7 +93,7 @@ def kernel_parts(folder: Path, sessions_of: Callable[[random.Random, int, int], 
     """
     torch.set_num_threads(1)
     items, encoder, generator = sizes_of(RECIPE).items, untrained(), random.Random(1)
-    form = FoldedSRGNN([encoder])
+    form = FoldedSRGNN([encoder.layers()])
     reference, complete = graph_in_python(encoder), kernel(form, folder / "parts", encoder, items)
     bare_kernel = Kernel.load(folder / "parts", form.kernel()[0], items=items, max_length=encoder.max_length)
     interests = np.empty((1, encoder.dimension), dtype=np.float32)
@@ -162,11 +162,13 @@ def engines_of(encoder: SRGNN, folder: Path, items: int) -> dict[str, Engine]:
         "torch, graph in tensors": graph_in_tensors,
         "onnx": program(encoder, folder / "plain", encoder, items).encode,
         "onnx, vectors folded": program(
-            FoldedSRGNN([encoder], max_table_bytes=0), folder / "vectors", encoder, items
+            FoldedSRGNN([encoder.layers()], max_table_bytes=0), folder / "vectors", encoder, items
         ).encode,
-        "onnx, table": program(FoldedSRGNN([encoder]), folder / "table", encoder, items).encode,
-        "kernel, vectors": kernel(FoldedSRGNN([encoder], max_table_bytes=0), folder / "kernel", encoder, items).encode,
-        "kernel, table": kernel(FoldedSRGNN([encoder]), folder / "kernel-table", encoder, items).encode,
+        "onnx, table": program(FoldedSRGNN([encoder.layers()]), folder / "table", encoder, items).encode,
+        "kernel, vectors": kernel(
+            FoldedSRGNN([encoder.layers()], max_table_bytes=0), folder / "kernel", encoder, items
+        ).encode,
+        "kernel, table": kernel(FoldedSRGNN([encoder.layers()]), folder / "kernel-table", encoder, items).encode,
     }
 
 

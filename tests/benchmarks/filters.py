@@ -29,7 +29,7 @@ from onward.bundle import (
     read_manifest,
 )
 from onward.training.hardware import machine
-from onward.training.index.building import Vectors
+from onward.training.index.building import IndexVectors
 from onward.training.index.tuning import exact_rows
 
 K = 20
@@ -117,7 +117,7 @@ def measure_index(
     generator = np.random.default_rng(1)
     index = ItemIndex.load(folder / INDEX, info, vectors_N1D=vectors_N1D)
     faiss_index = FaissIndex.load(folder / INDEX, info, len(vectors_N1D) - 1)
-    best = exact_rows(Vectors(vectors_N1D), queries_QKD)
+    best = exact_rows(IndexVectors(vectors_N1D), queries_QKD)
     queries = [Query(query, rows) for query, rows in zip(queries_QKD, best, strict=True)]
     parameters = SearchParameters(info.nprobe or info.ef_search, info.candidates_per_k)
     return {

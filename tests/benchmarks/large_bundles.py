@@ -17,8 +17,8 @@ from torch import nn
 
 from onward.bundle import ENCODER, INDEX, QUERIES, VECTORS, Catalog, Defaults, Encoder, Manifest, stage
 from onward.training.data.dataset import Dataset
-from onward.training.export.bundling import Asked, publish_with_probes
-from onward.training.export.export import Trained, exported_recipe
+from onward.training.export.bundling import ProbeQuery, publish_with_probes
+from onward.training.export.export import TrainedRun, exported_recipe
 from onward.training.export.onnx_program import write_program
 from onward.training.index.indexing import MAX_QUERIES, build_index
 from onward.training.models.encoder import SessionEncoder
@@ -31,7 +31,7 @@ BLOCK_ROWS = 262_144
 
 
 def publish_scaled(
-    trained: Trained,
+    trained: TrainedRun,
     dataset: Dataset,
     items: int,
     bundles: Path,
@@ -103,7 +103,7 @@ def publish_scaled(
             index=info,
         )
         steps.begin("checking and publishing the bundle")
-        probes = [Asked([ids[row - 1] for row in rows]) for rows in sessions[-PROBES:]]
+        probes = [ProbeQuery([ids[row - 1] for row in rows]) for rows in sessions[-PROBES:]]
         publish_with_probes(staging, manifest, bundles, probes)
     return {"structure": structures, "seconds": steps.seconds()}
 

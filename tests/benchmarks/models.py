@@ -61,7 +61,7 @@ def measure(name: str, items: int | None, seconds: float, threads: int) -> dict[
         every_position=encoder.every_position,
     )
     optimizers = make_optimizers(encoder, recipe.training)
-    batches = cycle(examples.shuffled(recipe.training.batch_size, seed=1, epoch=0))
+    batches = cycle(examples.shuffled_batches(recipe.training.batch_size, seed=1, epoch=0))
     for _ in range(3):  # warm-up
         training_step(encoder, optimizers, examples.gather(next(batches)))
     examples_seen = targets = steps = 0

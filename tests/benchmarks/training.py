@@ -104,7 +104,7 @@ def main(
     encoder = SRGNN(corpus, paper_options(dimension))
     examples = Examples.of(corpus.sessions, encoder.max_length, torch.device("cpu"))
     step, plain = trainer_step(encoder, examples), plain_step(PlainSRGNN.like(encoder), examples)
-    by_length = cycle(examples.shuffled(batch_size, seed=1, epoch=0))
+    by_length = cycle(examples.shuffled_batches(batch_size, seed=1, epoch=0))
     shuffled = cycle(torch.randperm(len(examples)).split(batch_size))
 
     probe_B = next(shuffled)

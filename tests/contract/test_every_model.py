@@ -1,4 +1,4 @@
-"""What the trainer, the exporter and the service rely on, proved for every model of MODELS."""
+"""The contract that the trainer, the exporter and the service rely on, tested for every model of MODELS."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -196,7 +196,7 @@ SESSIONS = [[1], [2, 2], [3, 4], [5, 6, 5, 7], [8, 9, 10, 8, 9, 10, 11, 12]]
 
 @pytest.fixture(params=FORMS, scope="module")
 def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
-    """Makes the same untrained encoder each time."""
+    """A function that creates the same untrained encoder on every call."""
 
     def untrained() -> SessionEncoder:
         model, options = FORMS[request.param]
@@ -232,7 +232,7 @@ def program(encoder: SessionEncoder, exported: Path) -> Encoder:
     )
 
 
-def test_every_model_is_held_to_this() -> None:
+def test_every_model_has_a_form() -> None:
     assert {model for model, _ in FORMS.values()} == set(MODELS)
 
 
@@ -244,7 +244,7 @@ def padded(sessions: list[list[int]], length: int) -> Tensor:
 def encode(
     encoder: SessionEncoder, sessions: list[list[int]], *, padding: int = 0, users: list[int] | None = None
 ) -> Tensor:
-    """Of the users in these rows; of unknown ones where none are given or the encoder takes sessions alone."""
+    """Encode for these user rows; for unknown users if none are given or the encoder reads sessions only."""
     items_BL = padded(sessions, max(2, *map(len, sessions)) + padding)
     users_B = torch.tensor(users if users is not None else [0] * len(sessions))
     interests_BKD: Tensor = encoder(*encoder.inputs(Batch(items_BL, items_BL, users_B)))
@@ -259,17 +259,17 @@ def test_interests_lie_in_the_space_of_the_item_vectors(encoder: SessionEncoder)
     assert encode(encoder, SESSIONS).isfinite().all()
 
 
-def test_a_session_is_encoded_alike_alone_and_among_others(encoder: SessionEncoder) -> None:
+def test_a_session_has_the_same_encoding_alone_and_in_a_batch(encoder: SessionEncoder) -> None:
     together = encode(encoder, SESSIONS)
     for session, interests_KD in zip(SESSIONS, together, strict=True):
         torch.testing.assert_close(encode(encoder, [session])[0], interests_KD, atol=1e-6, rtol=1e-5)
 
 
-def test_padding_does_not_matter(encoder: SessionEncoder) -> None:
+def test_padding_does_not_change_the_encoding(encoder: SessionEncoder) -> None:
     torch.testing.assert_close(encode(encoder, SESSIONS, padding=5), encode(encoder, SESSIONS), atol=1e-6, rtol=1e-5)
 
 
-def test_the_last_item_matters(encoder: SessionEncoder) -> None:
+def test_the_last_item_changes_the_encoding(encoder: SessionEncoder) -> None:
     one, other = encode(encoder, [[1, 2, 3], [1, 2, 4]])
     assert (one - other).abs().max() > 1e-5
 
@@ -291,18 +291,18 @@ def test_the_exported_program_takes_batches_of_any_size_and_length(encoder: Sess
         sessions = [session for session in SESSIONS if len(session) <= length]
         items_BL = padded(sessions, length)
         users_B = np.arange(len(sessions)) % (USERS + 1)
-        given = {"items_BL": items_BL.numpy(), "users_B": users_B}
-        taken = {value.name: given[value.name] for value in program.get_inputs()}
-        (interests_BKD,) = program.run(None, taken)
+        all_inputs = {"items_BL": items_BL.numpy(), "users_B": users_B}
+        used_inputs = {value.name: all_inputs[value.name] for value in program.get_inputs()}
+        (interests_BKD,) = program.run(None, used_inputs)
         np.testing.assert_allclose(interests_BKD, encode(encoder, sessions, users=users_B.tolist()).numpy(), atol=1e-5)
 
 
-def test_of_a_longer_session_the_newest_items_count(encoder: SessionEncoder, program: Encoder) -> None:
+def test_only_the_newest_items_of_a_long_session_count(encoder: SessionEncoder, program: Encoder) -> None:
     newest = list(range(1, MAX_LENGTH + 1))
     np.testing.assert_array_equal(program.encode([20, 21, 22, *newest]), program.encode(newest))
 
 
-def test_a_step_of_training_lowers_the_loss_and_leaves_padding_alone(make: Callable[[], SessionEncoder]) -> None:
+def test_a_training_step_lowers_the_loss_and_does_not_update_padding(make: Callable[[], SessionEncoder]) -> None:
     encoder = make()
     examples = Examples.of(
         [sessions(*SESSIONS, [2, 3, 4, 5, 6], [7, 8, 9, 10], users=[1, 2, 3, 4, 5, 1, 2])],

@@ -12,8 +12,8 @@ from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.polars_engine import PolarsEngine
 from onward.training.data.synthetic import generate
+from onward.training.evaluation.cases import held_out_cases
 from onward.training.evaluation.evaluation import evaluate, evaluate_bundle
-from onward.training.evaluation.test_cases import held_out
 from onward.training.export.export import export
 from onward.training.models import MODELS
 from onward.training.recipe import RECIPES, Recipe
@@ -40,7 +40,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def floor(dataset: Dataset) -> float:
     """recall@20 of the most popular items."""
     retrieve = BASELINES["popularity"](dataset, "test").retrieve
-    return evaluate(retrieve, held_out(dataset, "test"), items=len(dataset.item_ids()))["recall@20"]
+    return evaluate(retrieve, held_out_cases(dataset, "test"), items=len(dataset.item_ids()))["recall@20"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A small world that an encoder can learn: items in circles, and sessions that walk along them."""
+"""A small data set that an encoder can learn: items in circles, and sessions that walk along them."""
 
 import shutil
 from pathlib import Path
@@ -67,7 +67,7 @@ def run(recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def bundles(exported: Path, tmp_path: Path) -> Path:
-    """A folder of bundles to change, with the run's bundle as its current one."""
+    """A folder of bundles that a test may change, with the run's bundle as the current one."""
     shutil.copytree(exported, tmp_path / "bundles", symlinks=True)
     return tmp_path / "bundles"
 

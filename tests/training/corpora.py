@@ -1,4 +1,4 @@
-"""A corpus for encoders that need no training."""
+"""Corpora for encoders that are not trained."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from onward.training.data.examples import Batch
 
 
 def sessions(*rows: list[int], users: list[int] | None = None) -> Sessions:
-    """Whole sessions of these item rows, every item after the first a target."""
+    """Sessions of these item rows, in which every item after the first is a target."""
     lengths = [len(session) for session in rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     is_target = np.ones(sum(lengths), dtype=np.bool_)
@@ -23,7 +23,7 @@ def sessions(*rows: list[int], users: list[int] | None = None) -> Sessions:
 
 
 def corpus(items: int, *, users: int = 0) -> Corpus:
-    """Sessions in which every item stands beside the next, and the first items more often."""
+    """Sessions in which every item occurs beside the next one, and the first items more often."""
     walks = [[row, row % items + 1, (row + 1) % items + 1] for row in range(1, items + 1)]
     return Corpus(items, users, (sessions(*walks, *[[1, 2, 3]] * 3),))
 

@@ -1,4 +1,4 @@
-"""Data of users, not sessions: split leave-one-out or by user, it goes the same way from training to evaluation."""
+"""User histories, split leave-one-out or by user, from preparation to evaluation."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ CHANCE = 20 / 60
 
 
 @pytest.mark.parametrize("split", [SplitKind.LEAVE_ONE_OUT, SplitKind.BY_USER])
-def test_histories_are_learnt_from_and_evaluated(split: SplitKind, recipe: Recipe, tmp_path: Path) -> None:
+def test_histories_can_be_trained_on_and_evaluated(split: SplitKind, recipe: Recipe, tmp_path: Path) -> None:
     walks(600, seed=5).rename({"session_id": "user_id"}).write_parquet(tmp_path / "events.parquet")
     preparation = Preparation(split=split, min_support=1, min_length=3)
     prepare([str(tmp_path / "events.parquet")], tmp_path / "data", preparation, PolarsEngine)

@@ -1,4 +1,4 @@
-"""Recipes: complete, typed, and clear about what is wrong with them."""
+"""Recipes are complete and typed, and errors name the file and the key."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ TEXT = (RECIPES / "srgnn.toml").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_recipe_of_the_package_is_usable(path: Path) -> None:
+def test_every_bundled_recipe_is_valid(path: Path) -> None:
     recipe = Recipe.load(path)
     assert recipe.build(corpus(5)).max_length == recipe.encoder.max_length
     assert path.stem.startswith(recipe.model)
 
 
-def test_a_recipe_of_the_package_is_found_by_its_name() -> None:
+def test_a_bundled_recipe_is_found_by_its_name() -> None:
     assert Recipe.load(Path("srgnn")).text == TEXT
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         ("batch_size", "batchsize", "training.batchsize: unknown key; did you mean 'batch_size'?"),
         ("dimension", "dimensions", "encoder.dimensions: unknown key; did you mean 'dimension'?"),
@@ -33,22 +33,22 @@ def test_a_recipe_of_the_package_is_found_by_its_name() -> None:
         ("epochs = 8", "epochs = ", "is not TOML"),
     ],
 )
-def test_a_fault_is_one_line_that_names_file_and_key(before: str, after: str, told: str, tmp_path: Path) -> None:
+def test_an_error_is_one_line_that_names_file_and_key(before: str, after: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(TEXT.replace(before, after, 1))
     with pytest.raises(InputError) as error:
         Recipe.load(path)
     assert str(error.value).startswith(f"{path}: ")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_recipe_lists_those_there_are() -> None:
+def test_an_unknown_recipe_is_an_error_that_lists_the_bundled_ones() -> None:
     with pytest.raises(InputError, match=r"no such recipe; give a TOML file or one of: .*srgnn"):
         Recipe.load(Path("srgan"))
 
 
-def test_a_step_schedule_falls_after_each_few_epochs() -> None:
+def test_a_step_schedule_falls_every_few_epochs() -> None:
     schedule = StepSchedule(kind="step", every=3, factor=0.1)
     assert [schedule.multiplier(epoch, 0) for epoch in (0, 2, 3, 6)] == pytest.approx([1, 1, 0.1, 0.01])
 

@@ -1,4 +1,4 @@
-"""The training loop: it learns, it can be cut off anywhere, and it gives the same result twice."""
+"""The training loop learns, can be interrupted and resumed at any step, and is reproducible."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def unbroken(recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPath
     return out
 
 
-def test_it_learns_what_comes_next(unbroken: Path) -> None:
+def test_training_learns_to_predict_the_next_item(unbroken: Path) -> None:
     metrics = best_validation(unbroken)
     assert metrics["recall@20"] > 0.95  # 20 of 60 items by chance: 0.33
     assert metrics["mrr@20"] > 0.8  # the next item of the circle comes nine times in ten
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 
 
 @pytest.mark.parametrize("step", [3, 40, 150])
-def test_a_run_cut_off_by_ctrl_c_goes_on_to_the_same_result(
+def test_a_run_interrupted_by_ctrl_c_resumes_to_the_same_result(
     step: int, unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, calls, gather = tmp_path / "run", 0, Examples.gather
@@ -97,12 +97,14 @@ def test_a_run_is_never_overwritten_nor_mixed_with_another(unbroken: Path, recip
         train(recipe, dataset.folder, unbroken, device_name="cpu", seed=2, resume=True)
 
 
-def test_there_is_nothing_to_resume_in_an_empty_folder(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+def test_an_empty_folder_cannot_be_resumed(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run \(run.json is missing\)"):
         train(recipe, dataset.folder, tmp_path, device_name="cpu", resume=True)
 
 
-def test_a_damaged_checkpoint_is_named(recipe: Recipe, dataset: Dataset, unbroken: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_an_error_that_names_it(
+    recipe: Recipe, dataset: Dataset, unbroken: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
     checkpoint = out / "selection" / "checkpoint.pt"
@@ -121,7 +123,9 @@ def test_a_caller_may_end_a_fit_after_any_epoch(recipe: Recipe, dataset: Dataset
     ]
 
 
-def test_a_refit_alone_is_that_of_a_whole_run(unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_refit_alone_equals_that_of_a_whole_run(
+    unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
     chosen = sum(line["fit"] == "refit" for line in history(unbroken))
     train(recipe, dataset.folder, tmp_path, device_name="cpu", refit_epochs=chosen)
     assert {line["fit"] for line in history(tmp_path)} == {"refit"}
@@ -129,7 +133,7 @@ def test_a_refit_alone_is_that_of_a_whole_run(unbroken: Path, recipe: Recipe, da
         assert torch.equal(weight, weights(tmp_path)[name]), name
 
 
-def test_tables_updated_by_row_are_learnt_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+def test_sparse_updates_learn_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     sampled = '{ kind = "sampled_softmax", negatives = 30, distribution = "log_uniform", log_q = true }'
     text = recipe.text.replace('{ kind = "full_softmax" }', sampled)
     sparse = Recipe.parse(text.replace("sparse_updates = false", "sparse_updates = true"), "sparse")
@@ -138,7 +142,7 @@ def test_tables_updated_by_row_are_learnt_too(recipe: Recipe, dataset: Dataset, 
     assert max(recalls) > 0.8
 
 
-def test_a_device_that_is_not_there_is_refused(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+def test_an_unavailable_device_is_refused(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     for device in ("tpu", *([] if torch.cuda.is_available() else ["cuda"])):
         with pytest.raises(InputError, match=f"--device {device}"):
             train(recipe, dataset.folder, tmp_path / "run", device_name=device)

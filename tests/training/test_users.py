@@ -1,4 +1,4 @@
-"""Users from a log of histories to the answer: trained, exported, asked, evaluated, rebuilt."""
+"""Users from a log of histories to recommendations: training, export, retrieval, evaluation, rebuild."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.polars_engine import PolarsEngine
 from onward.training.errors import InputError
+from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate_bundle
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
-from onward.training.evaluation.test_cases import Question, questions
 from onward.training.export.export import export, load_trained
 from onward.training.export.rebuild import rebuild
 from onward.training.recipe import RECIPES, Recipe
@@ -28,7 +28,7 @@ USERS, ITEMS, KINDS = 60, 40, 4
 
 @pytest.fixture(scope="module")
 def histories(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Users who each keep to one of four kinds of items, leave-one-out."""
+    """Users who each prefer one of four groups of items, split leave-one-out."""
     folder = tmp_path_factory.mktemp("histories")
     generator = np.random.default_rng(2)
     events = [
@@ -72,7 +72,7 @@ def bundle(bundles: Path) -> Bundle:
 
 
 @torch.inference_mode()
-def test_the_bundle_answers_each_user_as_torch_does(bundle: Bundle, run: Path, histories: Dataset) -> None:
+def test_the_bundle_ranks_for_each_user_as_torch_does(bundle: Bundle, run: Path, histories: Dataset) -> None:
     encoder = load_trained(run, histories).encoder
     examples = Examples.of([histories.sessions("test")], encoder.max_length, torch.device("cpu"))
     for number in range(0, len(examples), 9):
@@ -84,51 +84,51 @@ def test_the_bundle_answers_each_user_as_torch_does(bundle: Bundle, run: Path, h
         np.testing.assert_allclose(bundle.encoder.encode(rows, user_row), expected_KD, atol=1e-5)
 
 
-def test_the_bundle_knows_the_users_of_training_and_proves_itself_on_some(bundle: Bundle, histories: Dataset) -> None:
+def test_the_bundle_holds_the_users_of_training_and_probes_some(bundle: Bundle, histories: Dataset) -> None:
     assert bundle.manifest.users == len(bundle.users) == len(histories.users()) == USERS
-    asked = [probe.user_id for probe in bundle.manifest.probes]
-    assert asked.count(None) == 2
-    assert all(bundle.users.row(user_id) for user_id in asked if user_id is not None)
+    user_ids = [probe.user_id for probe in bundle.manifest.probes]
+    assert user_ids.count(None) == 2
+    assert all(bundle.users.row(user_id) for user_id in user_ids if user_id is not None)
 
 
-def test_a_question_of_a_history_names_its_user(histories: Dataset) -> None:
+def test_a_case_of_a_history_names_its_user(histories: Dataset) -> None:
     sessions = histories.sessions("test")
-    asked = list(questions(sessions, together=False, users=histories.users()))
-    assert [question.user_id for question in asked] == sessions.session_ids
-    assert {question.user_id for question in questions(sessions, together=False)} == {None}
+    cases = list(cases_of(sessions, together=False, users=histories.users()))
+    assert [case.user_id for case in cases] == sessions.session_ids
+    assert {case.user_id for case in cases_of(sessions, together=False)} == {None}
 
 
-def test_the_evaluation_asks_for_the_user(bundle: Bundle, bundles: Path, histories: Dataset) -> None:
+def test_the_evaluation_passes_the_user(bundle: Bundle, bundles: Path, histories: Dataset) -> None:
     metrics = evaluate_bundle(bundles, histories.folder, "test", sampled_negatives=10, seed=3)
-    asked = list(questions(histories.sessions("test"), together=False, users=histories.users()))
-    found = [
-        question.targets[0] in [item.item_id for item in answer.items]
-        for question in asked
-        for answer in [bundle.retrieve(SessionView(question.inputs), Options(5), user_id=question.user_id)]
+    cases = list(cases_of(histories.sessions("test"), together=False, users=histories.users()))
+    hits = [
+        case.targets[0] in [item.item_id for item in retrieval.items]
+        for case in cases
+        for retrieval in [bundle.retrieve(SessionView(case.inputs), Options(5), user_id=case.user_id)]
     ]
-    assert metrics["recall@5"] == pytest.approx(np.mean(found), abs=1e-9)
+    assert metrics["recall@5"] == pytest.approx(np.mean(hits), abs=1e-9)
     assert metrics["recall@5"] > 0.5  # five items of the user's kind are left
     assert metrics["sampled"]["hit_rate@10"] >= metrics["sampled"]["mrr"] > 0.5
     assert metrics["sampled"]["negatives"] == 10
 
 
-def test_the_sampled_check_ranks_a_target_among_items_that_the_session_does_not_have(bundle: Bundle) -> None:
-    question = Question(["item-0", "item-4"], ["item-8"], "user-0")
+def test_sampled_ranking_draws_items_that_are_not_in_the_session(bundle: Bundle) -> None:
+    case = EvaluationCase(["item-0", "item-4"], ["item-8"], "user-0")
     every_other = bundle.manifest.items - 3
-    metrics = evaluate_sampled(bundle, [question], negatives=every_other, seed=0)
+    metrics = evaluate_sampled(bundle, [case], negatives=every_other, seed=0)
     options = Options(bundle.manifest.items, exact=True, exclude_seen=True)
-    ranking = bundle.retrieve(SessionView(question.inputs), options, user_id="user-0")
+    ranking = bundle.retrieve(SessionView(case.inputs), options, user_id="user-0")
     rank = [item.item_id for item in ranking.items].index("item-8") + 1
     assert metrics["mrr"] == pytest.approx(1 / rank)
     with pytest.raises(InputError, match=f"leaves only {every_other} items"):
-        evaluate_sampled(bundle, [question], negatives=every_other + 1, seed=0)
+        evaluate_sampled(bundle, [case], negatives=every_other + 1, seed=0)
 
 
-def test_equal_seeds_draw_equal_items(bundle: Bundle, histories: Dataset) -> None:
-    asked = list(questions(histories.sessions("test"), together=False, users=histories.users()))
+def test_equal_seeds_sample_equal_items(bundle: Bundle, histories: Dataset) -> None:
+    cases = list(cases_of(histories.sessions("test"), together=False, users=histories.users()))
 
     def sampled(seed: int) -> dict[str, Any]:
-        return evaluate_sampled(bundle, asked, negatives=5, seed=seed)
+        return evaluate_sampled(bundle, cases, negatives=5, seed=seed)
 
     assert sampled(1) == sampled(1) != sampled(2)
 
@@ -140,5 +140,5 @@ def test_a_rebuild_keeps_the_users(run: Path, tmp_path: Path) -> None:
     after = Bundle.load(tmp_path / "current")
     assert after.manifest.users == USERS
     assert [probe.user_id for probe in after.manifest.probes] == [probe.user_id for probe in before.manifest.probes]
-    asked = SessionView(), Options(5)
-    assert after.retrieve(*asked, user_id="user-3") == before.retrieve(*asked, user_id="user-3")
+    query = SessionView(), Options(5)
+    assert after.retrieve(*query, user_id="user-3") == before.retrieve(*query, user_id="user-3")

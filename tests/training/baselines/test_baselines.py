@@ -1,4 +1,4 @@
-"""Baselines count what comes before the part that is asked, and can keep a session's own items to themselves."""
+"""Baselines count only events before the evaluated part, and can exclude the session's own items."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ def prepared(tmp_path: Path) -> Prepare:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_validation_is_not_counted_when_it_is_asked(prepared: Prepare, name: str) -> None:
-    """Only the validation session has a, z and y together."""
+def test_validation_is_not_counted_when_it_is_evaluated(prepared: Prepare, name: str) -> None:
+    """Only the validation session contains a, z and y together."""
     dataset = prepared(
         log({"s1": "a b", "s2": "a b", "s3": "b c", "s4": "a z y y y y"}), test=log({"t": "a b"}), validation=0.25
     )
@@ -31,14 +31,14 @@ def test_validation_is_not_counted_when_it_is_asked(prepared: Prepare, name: str
     assert "y" in {item.item_id for item in asked_of_test}
 
 
-def test_histories_are_counted_once_however_many_parts_they_go_through(prepared: Prepare) -> None:
-    """Leave-one-out: validation's histories go on with those of training."""
+def test_histories_are_counted_once_if_several_parts_contain_them(prepared: Prepare) -> None:
+    """Leave-one-out: the histories of validation continue those of training."""
     dataset = prepared(log({"u1": "a a b c d", "u2": "b b b c d"}), SplitKind.LEAVE_ONE_OUT)
-    answer = BASELINES["popularity"](dataset, "test").retrieve([], 3)
-    assert [(item.item_id, item.score) for item in answer] == [("b", 4 / 9), ("a", 2 / 9), ("c", 2 / 9)]
+    ranking = BASELINES["popularity"](dataset, "test").retrieve([], 3)
+    assert [(item.item_id, item.score) for item in ranking] == [("b", 4 / 9), ("a", 2 / 9), ("c", 2 / 9)]
 
 
-def test_items_of_the_session_can_be_hidden(prepared: Prepare) -> None:
+def test_items_of_the_session_can_be_excluded(prepared: Prepare) -> None:
     """Of four targets one was seen before."""
     dataset = prepared(log({"s1": "a b c", "s2": "a b c"}), test=log({"t": "a b a", "u": "a b c"}))
     shown = evaluate_baselines(dataset.folder, "test")

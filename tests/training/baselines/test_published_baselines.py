@@ -1,4 +1,4 @@
-"""Baselines reach what their authors report. ONWARD_DATA names the folder of public data sets."""
+"""Baselines reach the results their authors report. ONWARD_DATA names the folder of public data sets."""
 
 import os
 from dataclasses import replace
@@ -10,8 +10,8 @@ import pytest
 from onward.training.baselines import BASELINES
 from onward.training.baselines.session_knn import VMIS_KNN, SessionKNN
 from onward.training.data.dataset import Dataset
+from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate
-from onward.training.evaluation.test_cases import Question, questions
 from tests.training.data.conftest import Prepare
 
 REPOSITORY = Path(__file__).parents[3]
@@ -30,14 +30,14 @@ def opened(name: str, folder: Path) -> Dataset:
     return Prepare(folder)([str(source / "train.parquet")], test=[str(source / "test.parquet")])
 
 
-def serenades_metrics(method: SessionKNN, asked: list[Question]) -> dict[str, float]:
-    """MRR@20 and hit rate@20 of the very next item; the session's last item is never an answer."""
+def serenades_metrics(knn: SessionKNN, cases: list[EvaluationCase]) -> dict[str, float]:
+    """MRR@20 and hit rate@20 of the next item; the session's last item is excluded."""
     reciprocals = []
-    for question in asked:
-        answer = [item.item_id for item in method.retrieve(question.inputs, 21) if item.item_id != question.inputs[-1]]
-        (target,) = question.targets
-        reciprocals.append(1 / (1 + answer.index(target)) if target in answer[:20] else 0.0)
-    return {"mrr": float(np.mean(reciprocals)), "hit rate": float(np.count_nonzero(reciprocals) / len(asked))}
+    for case in cases:
+        ranking = [item.item_id for item in knn.retrieve(case.inputs, 21) if item.item_id != case.inputs[-1]]
+        (target,) = case.targets
+        reciprocals.append(1 / (1 + ranking.index(target)) if target in ranking[:20] else 0.0)
+    return {"mrr": float(np.mean(reciprocals)), "hit rate": float(np.count_nonzero(reciprocals) / len(cases))}
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,19 @@ def serenades_metrics(method: SessionKNN, asked: list[Question]) -> dict[str, fl
 def test_vmis_knn_on_the_sample_of_bol(
     tmp_path: Path, last_events: int, candidates: int, neighbours: int, published: dict[str, float]
 ) -> None:
-    """The readme of bolcom/serenade: what it prints for its sample, and the settings beside it."""
+    """The readme of bolcom/serenade: the published metrics of its sample, with their settings."""
     dataset = opened("bol_sample", tmp_path)
-    asked = list(questions(dataset.sessions("test"), together=False))
-    assert len(asked) == 931
-    method = replace(VMIS_KNN, last_events=last_events, candidates=candidates, neighbours=neighbours)
-    metrics = serenades_metrics(SessionKNN(dataset, "test", method=method), asked)
+    cases = list(cases_of(dataset.sessions("test"), together=False))
+    assert len(cases) == 931
+    options = replace(VMIS_KNN, last_events=last_events, candidates=candidates, neighbours=neighbours)
+    metrics = serenades_metrics(SessionKNN(dataset, "test", options=options), cases)
     assert {name: metrics[name] for name in published} == pytest.approx(published, abs=0.003)
 
 
 def test_v_sknn_on_diginetica(tmp_path: Path) -> None:
-    """Ludewig et al. print 52.03 / 18.41 for a split of their own with as many days of test."""
+    """Ludewig et al. report 52.03 / 18.41 for a split of their own with the same number of test days."""
     dataset = opened("diginetica", tmp_path)
-    asked = list(questions(dataset.sessions("test"), together=False))[::3]
-    metrics = evaluate(BASELINES["v-sknn"](dataset, "test").retrieve, asked, items=dataset.info.items)
+    cases = list(cases_of(dataset.sessions("test"), together=False))[::3]
+    metrics = evaluate(BASELINES["v-sknn"](dataset, "test").retrieve, cases, items=dataset.info.items)
     assert metrics["recall@20"] == pytest.approx(0.5203, abs=0.015)
     assert metrics["mrr@20"] == pytest.approx(0.1841, abs=0.005)

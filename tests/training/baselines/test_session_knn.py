@@ -1,4 +1,4 @@
-"""V-SKNN and VMIS-kNN: by hand, against a slow form of the same definition, and on walks they can learn from."""
+"""V-SKNN and VMIS-kNN: by hand, against a slow implementation of the definition, and on random walks."""
 
 from dataclasses import replace
 from math import log
@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.training.baselines import BASELINES
-from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, Method, SessionKNN
+from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN, SessionKNNOptions
 from onward.training.data.dataset import Dataset
+from onward.training.evaluation.cases import cases_of
 from onward.training.evaluation.evaluation import evaluate
-from onward.training.evaluation.test_cases import questions
 from tests.training.data.conftest import Prepare
 from tests.training.data.conftest import log as clicks
 
 EVERY_ITEM = 60
-"""Items of the walks."""
+"""Number of items of the walks."""
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def four_sessions(tmp_path: Path) -> Dataset:
     return Prepare(tmp_path)(clicks(sessions), test=clicks({"t": "a b"}))
 
 
-def votes(dataset: Dataset, method: Method, *asked: str) -> dict[str, float]:
-    """What an answer's items got from neighbours, those without a vote left out."""
-    answer = SessionKNN(dataset, "test", method=method).retrieve(asked, EVERY_ITEM)
-    return {item.item_id: item.score - 1 for item in answer if item.score >= 1}
+def votes(dataset: Dataset, options: SessionKNNOptions, *item_ids: str) -> dict[str, float]:
+    """The votes of the ranked items, without items that have no vote."""
+    ranking = SessionKNN(dataset, "test", options=options).retrieve(item_ids, EVERY_ITEM)
+    return {item.item_id: item.score - 1 for item in ranking if item.score >= 1}
 
 
 def test_v_sknn_by_hand(four_sessions: Dataset) -> None:
@@ -58,14 +58,14 @@ def test_vmis_knn_by_hand(four_sessions: Dataset) -> None:
     )
 
 
-def test_an_item_seen_twice_counts_where_it_was_seen_last(four_sessions: Dataset) -> None:
+def test_a_repeated_item_counts_at_its_last_position(four_sessions: Dataset) -> None:
     """Of b, a, b the weights are 1 for b and 2/3 for a."""
     assert votes(four_sessions, VMIS_KNN, "b", "a", "b")["d"] == pytest.approx(2 / 3 * 0.8 * log(4))
 
 
-def test_only_the_last_events_are_looked_at(four_sessions: Dataset) -> None:
-    method = replace(VMIS_KNN, last_events=1)
-    assert votes(four_sessions, method, "e", "b") == votes(four_sessions, method, "b")
+def test_only_the_last_events_are_used(four_sessions: Dataset) -> None:
+    options = replace(VMIS_KNN, last_events=1)
+    assert votes(four_sessions, options, "e", "b") == votes(four_sessions, options, "b")
 
 
 def test_only_the_most_recent_sessions_are_candidates(four_sessions: Dataset) -> None:
@@ -73,42 +73,42 @@ def test_only_the_most_recent_sessions_are_candidates(four_sessions: Dataset) ->
     assert votes(four_sessions, replace(V_SKNN, candidates=2), "c").keys() == {"a", "c", "d", "e"}
 
 
-def test_of_equally_similar_sessions_the_more_recent_are_neighbours(four_sessions: Dataset) -> None:
+def test_among_equally_similar_sessions_the_more_recent_are_neighbours(four_sessions: Dataset) -> None:
     assert votes(four_sessions, replace(V_SKNN, neighbours=1), "c").keys() == {"c", "e"}
 
 
-@pytest.mark.parametrize("asked", [[], ["never seen"]])
-def test_without_a_known_item_the_most_popular_are_the_answer(four_sessions: Dataset, asked: list[str]) -> None:
+@pytest.mark.parametrize("item_ids", [[], ["never seen"]])
+def test_without_a_known_item_the_most_popular_items_are_returned(four_sessions: Dataset, item_ids: list[str]) -> None:
     for name in ("v-sknn", "vmis-knn"):
-        answer = BASELINES[name](four_sessions, "test").retrieve(asked, 5)
-        assert answer == BASELINES["popularity"](four_sessions, "test").retrieve(asked, 5)
+        ranking = BASELINES[name](four_sessions, "test").retrieve(item_ids, 5)
+        assert ranking == BASELINES["popularity"](four_sessions, "test").retrieve(item_ids, 5)
 
 
-def voted_slowly(sessions: list[set[str]], method: Method, asked: list[str]) -> dict[str, float]:
+def voted_slowly(sessions: list[set[str]], options: SessionKNNOptions, item_ids: list[str]) -> dict[str, float]:
     """The definition, session by session."""
-    events = asked[-method.last_events :] if method.last_events else asked
+    events = item_ids[-options.last_events :] if options.last_events else item_ids
     steps_back = {item: len(events) - place for place, item in enumerate(events)}
     latest_first = sorted(steps_back, key=lambda item: steps_back[item])
     weight = {
-        item: method.place_weight(np.array([(len(events) + 1 - steps) / len(events)]))[0]
+        item: options.place_weight(np.array([(len(events) + 1 - steps) / len(events)]))[0]
         for item, steps in steps_back.items()
     }
     similarity, match = {}, {}
-    for number in [s for s, items in enumerate(sessions) if items & steps_back.keys()][-method.candidates :]:
+    for number in [s for s, items in enumerate(sessions) if items & steps_back.keys()][-options.candidates :]:
         shared = [item for item in latest_first if item in sessions[number]]
         similarity[number] = sum(weight[item] for item in shared)
-        match[number] = method.match_weight(np.array([steps_back[shared[0]]]))[0]
+        match[number] = options.match_weight(np.array([steps_back[shared[0]]]))[0]
     votes: dict[str, float] = {}
-    for number in sorted(similarity, key=lambda number: (similarity[number], number))[-method.neighbours :]:
+    for number in sorted(similarity, key=lambda number: (similarity[number], number))[-options.neighbours :]:
         for item in sessions[number]:
             votes[item] = votes.get(item, 0) + similarity[number] * match[number]
     rarity = {item: np.log(len(sessions) / sum(item in session for session in sessions)) for item in votes}
-    return {item: vote * method.item_weight(np.array([rarity[item]]))[0] for item, vote in votes.items()}
+    return {item: vote * options.item_weight(np.array([rarity[item]]))[0] for item, vote in votes.items()}
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    method=st.builds(
+    options=st.builds(
         replace,
         st.sampled_from([V_SKNN, VMIS_KNN]),
         last_events=st.none() | st.integers(1, 6),
@@ -117,22 +117,22 @@ def voted_slowly(sessions: list[set[str]], method: Method, asked: list[str]) -> 
     ),
     places=st.lists(st.integers(0, EVERY_ITEM - 1), min_size=1, max_size=12),
 )
-def test_votes_are_those_of_the_definition(dataset: Dataset, method: Method, places: list[int]) -> None:
+def test_votes_equal_those_of_the_definition(dataset: Dataset, options: SessionKNNOptions, places: list[int]) -> None:
     known = [part for part in (dataset.sessions("train"), dataset.sessions("validation")) if len(part)]
     sessions = [
         set(part.item_ids[start:end])
         for part in known
         for start, end in zip(part.offsets[:-1], part.offsets[1:], strict=True)
     ]
-    asked = [dataset.item_ids()[place] for place in places]
-    assert votes(dataset, method, *asked) == pytest.approx(voted_slowly(sessions, method, asked))
+    item_ids = [dataset.item_ids()[place] for place in places]
+    assert votes(dataset, options, *item_ids) == pytest.approx(voted_slowly(sessions, options, item_ids))
 
 
-def test_walks_are_answered_far_better_than_by_popularity(dataset: Dataset) -> None:
-    """The sessions' items in no order give the circle, not the direction of the walk."""
-    asked = list(questions(dataset.sessions("test"), together=False))
+def test_session_knn_beats_popularity_on_walks(dataset: Dataset) -> None:
+    """The unordered items of sessions give the circle, but not the direction of the walk."""
+    cases = list(cases_of(dataset.sessions("test"), together=False))
     recall = {
-        name: evaluate(BASELINES[name](dataset, "test").retrieve, asked, items=EVERY_ITEM, ks=[3])["recall@3"]
+        name: evaluate(BASELINES[name](dataset, "test").retrieve, cases, items=EVERY_ITEM, ks=[3])["recall@3"]
         for name in ("popularity", "v-sknn", "vmis-knn")
     }
     assert recall["v-sknn"] > 0.5 > 0.2 > recall["popularity"]

@@ -1,4 +1,4 @@
-"""Small logs, prepared for real."""
+"""Fixtures that prepare small logs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from onward.training.__main__ import main
-from onward.training.data.dataset import Dataset, Part
+from onward.training.data.dataset import Dataset, PartName
 from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.polars_engine import PolarsEngine
@@ -29,7 +29,7 @@ def log(sessions: dict[str, str], *, minutes_apart: int = 60) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["session_id", "item_id", "timestamp"], orient="row")
 
 
-def shown(dataset: Dataset, part: Part) -> dict[str, str]:
+def shown(dataset: Dataset, part: PartName) -> dict[str, str]:
     """A part's sessions in order, {"s1": "a *b *c"} with a star at each target."""
     sessions = dataset.sessions(part)
     words = ["*" * bool(target) + item for item, target in zip(sessions.item_ids, sessions.is_target, strict=True)]
@@ -79,7 +79,7 @@ def prepared(tmp_path: Path) -> Prepare:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left on the terminal."""
+    """The result of a command."""
 
     code: int
     out: str

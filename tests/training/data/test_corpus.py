@@ -1,4 +1,4 @@
-"""What an encoder may know before its first step is what its fit may learn from."""
+"""The corpus of an encoder holds only the sessions that its fit may learn from."""
 
 import numpy as np
 
@@ -15,15 +15,15 @@ def test_popularity_counts_the_events_of_all_parts() -> None:
     assert corpus.popularity().tolist() == [0, 1, 3, 0, 1]
 
 
-def test_items_unknown_to_training_are_not_popular() -> None:
+def test_items_unknown_to_training_are_not_counted() -> None:
     assert Corpus(2, 0, (sessions([1, 0, 0]),)).popularity().tolist() == [0, 1, 0]
 
 
-def test_a_corpus_without_sessions_knows_nothing() -> None:
+def test_a_corpus_without_sessions_has_no_popularity() -> None:
     assert Corpus(3, 0, (NONE,)).popularity().tolist() == [0, 0, 0, 0]
 
 
-def test_the_first_fit_sees_training_alone_and_the_second_validation_too(dataset: Dataset) -> None:
+def test_the_first_fit_has_training_only_and_the_refit_validation_too(dataset: Dataset) -> None:
     selection, refit = (Corpus.of(dataset, sessions_of_fit(dataset, fit)) for fit in (SELECTION, REFIT))
     training, validation = (dataset.info.parts[part].events for part in ("train", "validation"))
     assert selection.items == refit.items == len(dataset.item_ids())

@@ -23,7 +23,7 @@ def test_a_dataset_reads_back_as_it_was_written(prepared: Prepare) -> None:
     assert dataset.popularity().tolist() == [0, 2, 2, 2]
 
 
-def test_the_files_hold_what_the_contract_says(prepared: Prepare) -> None:
+def test_the_files_have_the_documented_columns(prepared: Prepare) -> None:
     folder = prepared(EVENTS).folder
     assert pl.read_parquet_schema(folder / "train.parquet") == {
         "session_id": pl.String,
@@ -41,7 +41,7 @@ def test_the_files_hold_what_the_contract_says(prepared: Prepare) -> None:
     assert sorted(file.name for file in folder.iterdir()) == ["dataset.json", "items.parquet", "train.parquet"]
 
 
-def test_the_counts_are_those_of_the_rows(prepared: Prepare) -> None:
+def test_the_counts_match_the_rows(prepared: Prepare) -> None:
     info = prepared(EVENTS, test=log({"t1": "a x"})).info
     assert info.parts["train"].model_dump() == {"events": 6, "sessions": 3, "items": 3, "examples": 3}
     assert info.parts["test"].model_dump() == {"events": 2, "sessions": 1, "items": 2, "examples": 1}
@@ -49,7 +49,7 @@ def test_the_counts_are_those_of_the_rows(prepared: Prepare) -> None:
     assert info.sources == ("events.parquet", "test.parquet")
 
 
-def test_the_fingerprint_tells_other_rows_and_nothing_else(prepared: Prepare) -> None:
+def test_the_fingerprint_depends_on_the_rows_only(prepared: Prepare) -> None:
     fingerprint = prepared(EVENTS).info.fingerprint
     assert prepared(EVENTS).info.fingerprint == fingerprint
     assert prepared(log({"s1": "a b a", "s2": "c", "s3": "b a"})).info.fingerprint != fingerprint

@@ -1,4 +1,4 @@
-"""Which examples sessions come to: their inputs, targets, users, and what was seen before."""
+"""The examples of sessions: their inputs, targets, users and seen items."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ def test_every_prefix_is_an_example() -> None:
     assert pairs(examples_of([sessions([1, 2, 3], [4], [5, 5])])) == [([1], [2]), ([1, 2], [3]), ([5], [5])]
 
 
-def test_of_a_long_prefix_the_newest_items_are_the_input() -> None:
+def test_the_input_of_a_long_prefix_is_its_newest_items() -> None:
     assert pairs(examples_of([sessions([1, 2, 3, 4, 5])], 2)) == [
         ([1], [2]),
         ([1, 2], [3]),
@@ -60,13 +60,13 @@ def test_only_targets_make_examples() -> None:
     assert pairs(examples_of([part])) == [([1, 2], [3]), ([1, 2, 3], [4]), ([5, 6], [7])]
 
 
-def test_a_target_with_nothing_before_it_is_no_example() -> None:
+def test_a_target_without_an_item_before_it_is_no_example() -> None:
     part = sessions([1, 2], [3, 4])
     part.is_target[:] = True
     assert pairs(examples_of([part])) == [([1], [2]), ([3], [4])]
 
 
-def test_parts_stand_one_after_another_and_never_run_into_each_other() -> None:
+def test_examples_do_not_cross_parts() -> None:
     parts = [sessions([1, 2]), sessions([3, 4, 5])]
     assert pairs(examples_of(parts, horizon=3)) == [([1], [2]), ([3], [4, 5]), ([3, 4], [5])]
 
@@ -79,19 +79,19 @@ def test_a_horizon_gives_the_next_items_up_to_the_end_of_the_session() -> None:
     assert batch.next_items_B.tolist() == [2, 3, 4, 6]
 
 
-def test_at_every_position_a_session_is_one_stretch_with_a_target_behind_each_item() -> None:
+def test_with_every_position_a_session_is_one_window_with_a_target_after_each_item() -> None:
     examples = examples_of([sessions([1, 2, 3, 4], [5], [6, 7])], every_position=True)
     batch = gathered(examples)
     assert batch.items_BL.tolist() == [[1, 2, 3], [0, 0, 6]]
     assert batch.targets_BT.tolist() == [[2, 3, 4], [0, 0, 7]]
 
 
-def test_a_long_session_is_cut_into_stretches_from_its_end_and_every_target_counts_once() -> None:
+def test_a_long_session_is_cut_into_windows_from_its_end_and_has_every_target_once() -> None:
     examples = examples_of([sessions([1, 2, 3, 4, 5, 6, 7, 8])], 3, every_position=True)
     assert pairs(examples) == [([5, 6, 7], [6, 7, 8]), ([2, 3, 4], [3, 4, 5]), ([1], [2])]
 
 
-def test_at_every_position_only_targets_are_targets() -> None:
+def test_with_every_position_only_targets_are_targets() -> None:
     part = sessions([1, 2, 3, 4])
     part.is_target[2] = False
     batch = gathered(examples_of([part], every_position=True))
@@ -99,7 +99,7 @@ def test_at_every_position_only_targets_are_targets() -> None:
     assert batch.targets_BT.tolist() == [[2, 0, 4]]
 
 
-def test_targets_together_share_the_input_before_the_first_of_them() -> None:
+def test_targets_together_share_the_input_before_the_first_target() -> None:
     part = sessions([1, 2, 3, 4], [5, 6, 7, 8])
     part.is_target[[1, 5, 6]] = False
     examples = examples_of([part], together=True)
@@ -107,61 +107,63 @@ def test_targets_together_share_the_input_before_the_first_of_them() -> None:
     assert examples.groups_E.tolist() == [0, 0, 1]
 
 
-def test_a_batch_knows_whose_sessions_it_holds() -> None:
+def test_a_batch_holds_the_users_of_its_sessions() -> None:
     parts = [sessions([1, 2], [3, 4, 5], users=[8, 0]), sessions([6, 7], users=[9])]
     for every_position, users in ((False, [8, 0, 0, 9]), (True, [8, 0, 9])):
         examples = examples_of(parts, every_position=every_position)
         assert gathered(examples).users_B.tolist() == users
 
 
-def test_seen_is_all_of_the_session_however_short_the_input() -> None:
+def test_seen_is_the_whole_session_even_if_the_input_is_shorter() -> None:
     examples = examples_of([sessions([1, 2, 3, 4], [5, 6])], 1)
     assert gathered(examples).items_BL.tolist() == [[0, 1], [0, 2], [0, 3], [0, 5]]
     assert examples.seen(torch.arange(4)).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [0, 0, 5]]
 
 
-def test_a_subset_keeps_the_order_it_was_chosen_in() -> None:
+def test_a_subset_keeps_the_given_order() -> None:
     examples = examples_of([sessions([1, 2, 3, 4])])
     chosen = examples.subset(torch.tensor([2, 0]))
     assert pairs(chosen) == [([1, 2, 3], [4]), ([1], [2])]
     assert chosen.groups_E.tolist() == examples.groups_E[[2, 0]].tolist()
 
 
-def test_an_epoch_takes_every_example_once_by_about_one_length_and_as_the_seed_says() -> None:
+def test_an_epoch_has_every_example_once_in_batches_of_similar_length_shuffled_by_the_seed() -> None:
     examples = examples_of([sessions(*([*range(1, length + 2)] for length in range(1, 12)))])
-    batches = examples.shuffled(5, seed=1, epoch=0)
+    batches = examples.shuffled_batches(5, seed=1, epoch=0)
     assert sorted(torch.cat(batches).tolist()) == list(range(len(examples)))
     lengths = examples.ends_E - examples.starts_E
     assert sum(int(lengths[batch].max() - lengths[batch].min()) for batch in batches) <= lengths.max()
-    again, later, other = (examples.shuffled(5, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0)))
+    again, later, other = (examples.shuffled_batches(5, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0)))
     assert all(map(torch.equal, batches, again))
     assert not all(map(torch.equal, batches, later))
     assert not all(map(torch.equal, batches, other))
 
 
 def starred(part: Sessions) -> dict[str, str]:
-    """Its sessions, {"s1": "a *b *c"} with a star at each target."""
+    """The sessions as {"s1": "a *b *c"}, with a star at each target."""
     words = ["*" * bool(target) + item for item, target in zip(part.item_ids, part.is_target, strict=True)]
     cuts = zip(part.offsets[:-1], part.offsets[1:], strict=True)
     return {session: " ".join(words[start:end]) for session, (start, end) in zip(part.session_ids, cuts, strict=True)}
 
 
-def test_once_nothing_is_held_out_training_and_validation_stand_side_by_side(prepared: Prepare) -> None:
-    by_time = prepared(log(SESSIONS), SplitKind.TEMPORAL, validation=0.5, test_share=0.1).known()
+def test_training_and_validation_are_both_parts_with_nothing_held_out(prepared: Prepare) -> None:
+    by_time = prepared(log(SESSIONS), SplitKind.TEMPORAL, validation=0.5, test_share=0.1).training_and_validation()
     assert [starred(part) for part in by_time] == [{"u1": "a *b *c *d"}, {"u2": "b *c *d *e"}]
-    as_given = prepared(log(SESSIONS), SplitKind.GIVEN, validation=0.34, test=log({"u4": "a b"})).known()
+    as_given = prepared(
+        log(SESSIONS), SplitKind.GIVEN, validation=0.34, test=log({"u4": "a b"})
+    ).training_and_validation()
     assert [starred(part) for part in as_given] == [{"u1": "a *b *c *d", "u2": "b *c *d *e"}, {"u3": "c *a *b"}]
 
 
-def test_leaving_one_out_the_histories_of_validation_stand_for_both_parts(prepared: Prepare) -> None:
-    (known,) = prepared(HISTORIES, SplitKind.LEAVE_ONE_OUT).known()
+def test_with_leave_one_out_the_validation_histories_include_training(prepared: Prepare) -> None:
+    (known,) = prepared(HISTORIES, SplitKind.LEAVE_ONE_OUT).training_and_validation()
     assert starred(known) == {"u1": "a *b *c", "u2": "b *c *d", "u3": "c *a"}
     assert known.users.tolist() == [1, 2, 3]
 
 
-def test_by_user_a_validation_user_is_known_whole_and_has_no_row(prepared: Prepare) -> None:
+def test_with_split_by_user_a_validation_user_has_a_whole_history_and_no_row(prepared: Prepare) -> None:
     dataset = prepared(log({f"u{n}": "a b c d e" for n in range(10)}).rename(USERS), SplitKind.BY_USER)
-    train, validation = dataset.known()
+    train, validation = dataset.training_and_validation()
     assert set(starred(train).values()) == set(starred(validation).values()) == {"a *b *c *d *e"}
     assert dataset.users() == list(starred(train))
     assert train.users.tolist() == list(range(1, 9))
@@ -170,13 +172,13 @@ def test_by_user_a_validation_user_is_known_whole_and_has_no_row(prepared: Prepa
 
 
 @pytest.mark.parametrize("split", [SplitKind.TEMPORAL, SplitKind.GIVEN])
-def test_sessions_have_no_lasting_users(split: SplitKind, prepared: Prepare) -> None:
+def test_sessions_have_no_users(split: SplitKind, prepared: Prepare) -> None:
     dataset = prepared(log(SESSIONS), split)
     assert dataset.users() == []
     assert not dataset.sessions("train").users.any()
-    assert Corpus.of(dataset, dataset.known()).users == 0
+    assert Corpus.of(dataset, dataset.training_and_validation()).users == 0
 
 
-def test_without_validation_the_training_part_is_all_that_is_known(prepared: Prepare) -> None:
-    (train,) = prepared(log(SESSIONS), validation=0.0).known()
+def test_without_validation_there_is_the_training_part_only(prepared: Prepare) -> None:
+    (train,) = prepared(log(SESSIONS), validation=0.0).training_and_validation()
     assert starred(train) == {"u1": "a *b *c *d", "u2": "b *c *d *e", "u3": "c *a *b"}

@@ -1,4 +1,4 @@
-"""The item graph against pairs counted one by one."""
+"""The item graph against a dense matrix of co-occurrences."""
 
 from itertools import combinations
 
@@ -30,7 +30,7 @@ def adjacency(reach: int) -> Tensor:
     return roots_N[:, None] * links_NN * roots_N
 
 
-def test_vectors_spread_as_over_the_dense_graph() -> None:
+def test_vectors_propagate_as_over_the_dense_graph() -> None:
     vectors_ND = torch.randn(ITEMS + 1, 4)
     for reach in (1, 3):
         matrix_NN = adjacency(reach).float()
@@ -38,7 +38,7 @@ def test_vectors_spread_as_over_the_dense_graph() -> None:
         torch.testing.assert_close(graph(reach)(vectors_ND, layers=2), expected_ND)
 
 
-def test_the_gradient_is_that_of_the_dense_graph() -> None:
+def test_the_gradient_equals_that_of_the_dense_graph() -> None:
     vectors_ND = torch.randn(ITEMS + 1, 4, requires_grad=True)
     weights_ND = torch.randn(ITEMS + 1, 4)
     (graph(3)(vectors_ND, layers=2) * weights_ND).sum().backward()
@@ -49,25 +49,25 @@ def test_the_gradient_is_that_of_the_dense_graph() -> None:
     )
 
 
-def test_padding_has_no_neighbour_and_an_unseen_item_only_itself() -> None:
+def test_padding_has_no_neighbour_and_an_item_without_events_only_itself() -> None:
     spread_ND = graph(3)(torch.eye(ITEMS + 1), layers=1)
     assert spread_ND[0].tolist() == [1, *[0] * ITEMS]
     assert spread_ND[7].tolist() == [*[0] * ITEMS, 2]
 
 
-def test_sessions_do_not_run_into_each_other() -> None:
+def test_edges_do_not_cross_sessions() -> None:
     spread_ND = graph(1)(torch.eye(ITEMS + 1), layers=1)
     assert not spread_ND[5, 3]  # 3 stands alone in a session between those of 5
     assert not spread_ND[1, 3]
 
 
-def test_a_catalog_of_a_million_items_is_linked_without_a_matrix() -> None:
+def test_the_graph_of_a_million_items_needs_no_dense_matrix() -> None:
     rows = np.random.default_rng(1).integers(1, 1_000_001, size=3_000)
     linked = ItemGraph(Corpus(1_000_000, 0, (sessions(*rows.reshape(-1, 6).tolist()),)), 3)
     assert 1_000_000 < len(linked.neighbours_E) < 1_000_000 + 2 * 3 * 3_000
     assert linked(torch.ones(1_000_001, 1), layers=1).isfinite().all()
 
 
-def test_without_sessions_items_have_only_themselves() -> None:
+def test_without_sessions_items_have_self_loops_only() -> None:
     lonely = ItemGraph(Corpus(2, 0, ()), 3)
     torch.testing.assert_close(lonely(torch.ones(3, 1), layers=2), torch.tensor([[1.0], [3.0], [3.0]]))

@@ -40,14 +40,14 @@ def recall_at_20(shop: Shop, *context: str) -> float:
     return len(later.join(top, on=[*context, "item_id"], how="semi")) / len(later)
 
 
-def test_equal_seeds_give_equal_shops_and_others_others() -> None:
+def test_equal_seeds_give_equal_shops_and_different_seeds_different_ones() -> None:
     first, same, other = (generate(2_000, seed) for seed in (1, 1, 2))
     assert first.events.equals(same.events)
     assert first.items.equals(same.items)
     assert not first.events.equals(other.events)
 
 
-def test_item_to_item_beats_popularity_and_the_item_before_the_last_tells_more(shop: Shop) -> None:
+def test_item_to_item_beats_popularity_and_the_item_before_the_last_adds_information(shop: Shop) -> None:
     popularity = recall_at_20(shop, "everything")
     item_to_item = recall_at_20(shop, "last")
     whole_session = recall_at_20(shop, "kind", "colour")
@@ -82,7 +82,7 @@ def test_popularity_drifts_over_four_weeks(shop: Shop) -> None:
     assert np.corrcoef(first, last)[0, 1] < 0.99
 
 
-def test_items_are_told_apart_and_a_few_are_not_available(shop: Shop) -> None:
+def test_titles_are_unique_and_a_few_items_are_not_available(shop: Shop) -> None:
     items = shop.items
     assert items["title"].is_unique().all()
     assert items["title"].str.contains(r"^[A-Z][a-z]+ [a-z]+ [a-z]+ \d+$").all()
@@ -91,7 +91,7 @@ def test_items_are_told_apart_and_a_few_are_not_available(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("events", [1_000, 1_001, 7_777])
-def test_a_shop_has_exactly_the_events_asked_for(events: int) -> None:
+def test_a_shop_has_exactly_the_requested_number_of_events(events: int) -> None:
     shop = generate(events, seed=0)
     assert len(shop.events) == events
     assert set(shop.events["item_id"]) <= set(shop.items["item_id"])

@@ -1,62 +1,62 @@
-"""Evaluation asks one session at a time and counts ties against the model."""
+"""Evaluation cases, metrics of rankings, and ties that count against the model."""
 
 from collections.abc import Sequence
 
 import pytest
 
-from onward.training.baselines import BASELINES, Scored
+from onward.training.baselines import BASELINES, BaselineItem
 from onward.training.data.dataset import Dataset
+from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate
-from onward.training.evaluation.test_cases import Question, questions
 
 
-def test_every_target_is_asked_with_what_came_before_it(dataset: Dataset) -> None:
+def test_every_target_is_a_case_with_the_items_before_it(dataset: Dataset) -> None:
     sessions = dataset.sessions("test")
-    asked = list(questions(sessions, together=False))
-    assert len(asked) == dataset.info.parts["test"].examples
+    cases = list(cases_of(sessions, together=False))
+    assert len(cases) == dataset.info.parts["test"].examples
     first = sessions.item_ids[: sessions.offsets[1]]
-    assert [question.inputs for question in asked[: len(first) - 1]] == [first[:end] for end in range(1, len(first))]
-    assert [question.targets for question in asked[: len(first) - 1]] == [[item] for item in first[1:]]
+    assert [case.inputs for case in cases[: len(first) - 1]] == [first[:end] for end in range(1, len(first))]
+    assert [case.targets for case in cases[: len(first) - 1]] == [[item] for item in first[1:]]
 
 
-def test_targets_of_a_session_can_be_asked_together(dataset: Dataset) -> None:
+def test_targets_of_a_session_can_be_one_case(dataset: Dataset) -> None:
     sessions = dataset.sessions("test")
-    asked = list(questions(sessions, together=True))
-    assert len(asked) == len(sessions)
-    assert [*asked[0].inputs, *asked[0].targets] == sessions.item_ids[: sessions.offsets[1]]
+    cases = list(cases_of(sessions, together=True))
+    assert len(cases) == len(sessions)
+    assert [*cases[0].inputs, *cases[0].targets] == sessions.item_ids[: sessions.offsets[1]]
 
 
 def test_metrics_of_a_known_ranking() -> None:
-    def retrieve(items: Sequence[str], k: int) -> list[Scored]:
-        return [Scored(item, -place) for place, item in enumerate("abcdef"[:k])]
+    def retrieve(items: Sequence[str], k: int) -> list[BaselineItem]:
+        return [BaselineItem(item, -place) for place, item in enumerate("abcdef"[:k])]
 
-    metrics = evaluate(retrieve, [Question(["x"], ["b"]), Question(["x"], ["d"])], items=10, ks=[3])
+    metrics = evaluate(retrieve, [EvaluationCase(["x"], ["b"]), EvaluationCase(["x"], ["d"])], items=10, ks=[3])
     assert metrics["recall@3"] == pytest.approx(1 / 2)
     assert metrics["mrr@3"] == pytest.approx(1 / 4)
     assert metrics["coverage@3"] == pytest.approx(3 / 10)
     assert metrics["examples"] == 2
 
 
-def test_a_model_that_gives_every_item_one_score_finds_nothing() -> None:
-    def retrieve(items: Sequence[str], k: int) -> list[Scored]:
-        return [Scored(item, 0.0) for item in "abcdef"[:k]]
+def test_ties_count_against_the_model() -> None:
+    def retrieve(items: Sequence[str], k: int) -> list[BaselineItem]:
+        return [BaselineItem(item, 0.0) for item in "abcdef"[:k]]
 
-    assert evaluate(retrieve, [Question(["x"], ["a"])], items=6, ks=[3])["recall@3"] == 0
+    assert evaluate(retrieve, [EvaluationCase(["x"], ["a"])], items=6, ks=[3])["recall@3"] == 0
 
 
-def test_baselines_answer_with_k_different_items_best_first(dataset: Dataset) -> None:
+def test_baselines_return_k_different_items_best_first(dataset: Dataset) -> None:
     session = dataset.item_ids()[:3]
     for name, baseline in BASELINES.items():
-        answer = baseline(dataset, "test").retrieve(session, 15)
-        assert len({item.item_id for item in answer}) == 15, name
-        assert [item.score for item in answer] == sorted((item.score for item in answer), reverse=True), name
+        ranking = baseline(dataset, "test").retrieve(session, 15)
+        assert len({item.item_id for item in ranking}) == 15, name
+        assert [item.score for item in ranking] == sorted((item.score for item in ranking), reverse=True), name
         assert len(baseline(dataset, "test").retrieve(["never seen"], 15)) == 15, name
 
 
-def test_item_to_item_finds_the_neighbours_and_popularity_does_not(dataset: Dataset) -> None:
-    asked = list(questions(dataset.sessions("test"), together=False))
+def test_item_to_item_ranks_neighbours_and_popularity_does_not(dataset: Dataset) -> None:
+    cases = list(cases_of(dataset.sessions("test"), together=False))
     recall = {
-        name: evaluate(baseline(dataset, "test").retrieve, asked, items=60, ks=[3])["recall@3"]
+        name: evaluate(baseline(dataset, "test").retrieve, cases, items=60, ks=[3])["recall@3"]
         for name, baseline in BASELINES.items()
     }
     assert recall["item-to-item"] > 0.75  # the next item of a circle is among the three nearest
@@ -65,6 +65,6 @@ def test_item_to_item_finds_the_neighbours_and_popularity_does_not(dataset: Data
 
 def test_popularity_in_session_puts_the_sessions_own_items_first(dataset: Dataset) -> None:
     a, b, c = dataset.item_ids()[:3]
-    answer = BASELINES["popularity-in-session"](dataset, "test").retrieve([a, b, b, c], 3)
-    assert answer[0].item_id == b
-    assert {item.item_id for item in answer} == {a, b, c}
+    ranking = BASELINES["popularity-in-session"](dataset, "test").retrieve([a, b, b, c], 3)
+    assert ranking[0].item_id == b
+    assert {item.item_id for item in ranking} == {a, b, c}

@@ -1,4 +1,4 @@
-"""A run becomes a bundle that answers as the trained encoder does."""
+"""A run is exported as a bundle that ranks like the trained encoder."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def bundle(exported: Path) -> Bundle:
 
 
 @torch.inference_mode()
-def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
+def test_the_bundle_gives_the_same_interests_and_ranking_as_torch(
     run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
 ) -> None:
     encoder = load_trained(run, dataset).encoder
@@ -41,7 +41,7 @@ def test_the_bundle_gives_the_interests_and_the_order_that_torch_gives(
         assert [item.score for item in retrieved] == pytest.approx(scores_N.tolist(), abs=1e-5)
 
 
-def test_machine_code_answers_the_probes_as_the_program_does(exported: Path) -> None:
+def test_the_compiled_kernel_passes_the_probes(exported: Path) -> None:
     bundle = Bundle.load(exported / "current")
     engine_before = bundle.encoder.engine
     bundle.accelerate(exported / "current")
@@ -49,7 +49,7 @@ def test_machine_code_answers_the_probes_as_the_program_does(exported: Path) -> 
     bundle.check_probes()
 
 
-def test_the_manifest_says_what_was_trained_on_what(
+def test_the_manifest_records_model_recipe_and_data(
     run: Path, bundle: Bundle, recipe: Recipe, dataset: Dataset
 ) -> None:
     manifest = bundle.manifest
@@ -66,20 +66,20 @@ def test_the_bundle_holds_no_path_of_the_machine_that_made_it(exported: Path) ->
         assert str(Path.cwd()).encode() not in file.read_bytes(), file.name
 
 
-def test_exporting_again_moves_current_and_keeps_the_bundle_before(run: Path, bundles: Path, bundle: Bundle) -> None:
+def test_exporting_again_moves_current_and_keeps_the_previous_bundle(run: Path, bundles: Path, bundle: Bundle) -> None:
     digest = export([run], bundles)
     assert current_digest(bundles) == digest != bundle.digest
     assert (bundles / bundle.digest).is_dir()
 
 
-def test_an_inverted_file_index_reaches_the_recall_it_was_tuned_to(run: Path, tmp_path: Path) -> None:
+def test_an_inverted_file_reaches_its_target_recall(run: Path, tmp_path: Path) -> None:
     export([run], tmp_path, index=IndexKind.IVF)
     info = Bundle.load(tmp_path / "current").manifest.index
     assert info.description.startswith("IVF")
     assert info.recall_at_20 >= 0.99
 
 
-def test_another_data_set_than_the_run_was_trained_on_is_refused(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_data_set_other_than_the_runs_is_refused(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     other = tmp_path / "run"
     other.mkdir()
@@ -97,7 +97,7 @@ def test_a_run_without_a_complete_epoch_is_refused(run: Path, tmp_path: Path) ->
     assert not (tmp_path / "bundles").exists()
 
 
-def test_several_runs_become_one_encoder_that_adds_up_their_scores(
+def test_several_runs_become_one_encoder_that_sums_their_scores(
     run: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
     train(recipe, dataset.folder, tmp_path / "other", device_name="cpu", epochs=1, seed=2)
@@ -109,12 +109,14 @@ def test_several_runs_become_one_encoder_that_adds_up_their_scores(
         expected_N = sum(encoder(torch.tensor([[1, 2, 3]]))[0, 0] @ encoder.item_vectors().T for encoder in encoders)
     assert isinstance(expected_N, torch.Tensor)
     ids = dataset.item_ids()
-    found = bundle.retrieve(SessionView(ids[:3]), Options(5)).items
-    assert [item.score for item in found] == pytest.approx([float(expected_N[ids.index(i.item_id) + 1]) for i in found])
-    assert found[0].score == pytest.approx(float(expected_N[1:].max()))
+    ranking = bundle.retrieve(SessionView(ids[:3]), Options(5)).items
+    assert [item.score for item in ranking] == pytest.approx(
+        [float(expected_N[ids.index(i.item_id) + 1]) for i in ranking]
+    )
+    assert ranking[0].score == pytest.approx(float(expected_N[1:].max()))
 
 
-def test_runs_that_do_not_serve_alike_cannot_be_joined(
+def test_runs_with_different_serving_options_cannot_be_joined(
     run: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
     hiding = Recipe.parse(recipe.text.replace("exclude_seen = false", "exclude_seen = true"), "hiding")

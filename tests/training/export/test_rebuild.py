@@ -1,4 +1,4 @@
-"""A rebuild gives the current bundle another catalog or index, and leaves its encoder as it is."""
+"""A rebuild gives the current bundle another catalog or index and keeps its encoder."""
 
 import json
 from pathlib import Path
@@ -19,24 +19,26 @@ from onward.training.index.kind import IndexKind
 SESSION = ["item-0-1", "item-0-2"]
 
 
-def answer(bundles: Path) -> list[str]:
+def ranked_ids(bundles: Path) -> list[str]:
     return [item.item_id for item in Bundle.load(bundles / "current").retrieve(SessionView(SESSION), Options(5)).items]
 
 
-def test_another_index_gives_the_same_answers(bundles: Path) -> None:
-    before, old = answer(bundles), Bundle.load(bundles / "current")
+def test_another_index_gives_the_same_results(bundles: Path) -> None:
+    before, old = ranked_ids(bundles), Bundle.load(bundles / "current")
     digest = rebuild(bundles, index=IndexKind.IVF)
     new = Bundle.load(bundles / "current")
     assert current_digest(bundles) == digest == new.digest != old.digest
     assert new.manifest.index.description.startswith("IVF")
-    assert answer(bundles) == before
+    assert ranked_ids(bundles) == before
     np.testing.assert_array_equal(new.vectors_N1D, old.vectors_N1D)
     assert new.attributes(SESSION[0]) == old.attributes(SESSION[0])
     assert (new.manifest.metrics, new.manifest.recipe) == (old.manifest.metrics, old.manifest.recipe)
 
 
-def test_a_new_catalog_says_what_is_recommended_and_known(bundles: Path, dataset: Dataset, tmp_path: Path) -> None:
-    best, second, *_ = answer(bundles)
+def test_a_new_catalog_decides_which_items_are_recommended_and_their_attributes(
+    bundles: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    best, second, *_ = ranked_ids(bundles)
     listed = [
         {"item_id": item, "title": f"about {item}", "available": item != second}
         for item in dataset.item_ids()
@@ -44,10 +46,10 @@ def test_a_new_catalog_says_what_is_recommended_and_known(bundles: Path, dataset
     ]
     catalog = tmp_path / "catalog.jsonl"
     catalog.write_text("".join(json.dumps(item) + "\n" for item in [*listed, {"item_id": "new", "title": "no vector"}]))
-    told: list[str] = []
-    rebuild(bundles, items=catalog, on_step=told.append)
-    assert any("1 items of the catalog have no vector" in step for step in told)
-    after = answer(bundles)
+    steps: list[str] = []
+    rebuild(bundles, items=catalog, on_step=steps.append)
+    assert any("1 items of the catalog have no vector" in step for step in steps)
+    after = ranked_ids(bundles)
     assert len(after) == 5
     assert {best, second}.isdisjoint(after)
     bundle = Bundle.load(bundles / "current")
@@ -60,21 +62,21 @@ def test_a_new_catalog_says_what_is_recommended_and_known(bundles: Path, dataset
 def test_availability_and_attributes_stay_without_a_new_catalog(
     bundles: Path, tmp_path: Path, dataset: Dataset
 ) -> None:
-    best = answer(bundles)[0]
+    best = ranked_ids(bundles)[0]
     items = pl.DataFrame({"item_id": dataset.item_ids()})
     items.with_columns(available=pl.col("item_id") != best, price=9.5).write_parquet(tmp_path / "items.parquet")
     rebuild(bundles, items=tmp_path / "items.parquet")
     rebuild(bundles)
-    assert best not in answer(bundles)
+    assert best not in ranked_ids(bundles)
     assert Bundle.load(bundles / "current").attributes(SESSION[0])["price"] == 9.5
 
 
-def test_there_is_nothing_to_rebuild_in_an_empty_folder(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_cannot_be_rebuilt(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no current bundle; export one first"):
         rebuild(tmp_path)
 
 
-def test_a_damaged_bundle_is_not_rebuilt_and_stays_as_it_is(bundles: Path) -> None:
+def test_a_damaged_bundle_is_not_rebuilt_or_changed(bundles: Path) -> None:
     digest = current_digest(bundles)
     vectors = bundles / "current" / "vectors.npy"
     vectors.write_bytes(vectors.read_bytes()[:-4])
@@ -89,12 +91,12 @@ def written(path: Path, *changes: dict[str, Any]) -> Path:
 
 
 def in_order(retrieval: Retrieval) -> list[str]:
-    """Ids by score, those of one score by id: a new item has the very vector of the one that it is like."""
+    """Ids by score, ties by id: a new item has the same vector as the item that it is similar to."""
     return [item.item_id for item in sorted(retrieval.items, key=lambda item: (-round(item.score, 4), item.item_id))]
 
 
 def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -> None:
-    best, second, third, *_ = answer(bundles)
+    best, second, third, *_ = ranked_ids(bundles)
     old = Bundle.load(bundles / "current")
     changes = written(
         tmp_path / "changes.jsonl",
@@ -128,19 +130,19 @@ def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -
 
 
 def test_a_new_item_without_a_vector_stays_in_the_live_catalog(bundles: Path, tmp_path: Path) -> None:
-    best = answer(bundles)[0]
-    told: list[str] = []
+    best = ranked_ids(bundles)[0]
+    steps: list[str] = []
     changes = written(
         tmp_path / "changes.jsonl",
         {"item_id": "new", "sequence": 20},
         {"item_id": best, "sequence": 30, "available": False},
     )
-    rebuild(bundles, changes=changes, on_step=told.append)
+    rebuild(bundles, changes=changes, on_step=steps.append)
     new = Bundle.load(bundles / "current")
-    assert any("1 new items have no vector yet" in step for step in told)
+    assert any("1 new items have no vector yet" in step for step in steps)
     assert new.manifest.folded_changes == 19
     assert "new" not in new.catalog
-    assert best not in answer(bundles)
+    assert best not in ranked_ids(bundles)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +154,15 @@ def test_a_new_item_without_a_vector_stays_in_the_live_catalog(bundles: Path, tm
         ('{"item_id": "a", "sequence": 1, "colour": 3}', "line 2: colour: Extra inputs"),
     ],
 )
-def test_an_unusable_file_of_changes_is_told_by_its_line(bundles: Path, tmp_path: Path, line: str, fault: str) -> None:
+def test_an_invalid_changes_file_is_an_error_that_names_the_line(
+    bundles: Path, tmp_path: Path, line: str, fault: str
+) -> None:
     changes = tmp_path / "changes.jsonl"
     changes.write_text('{"item_id": "a", "sequence": 1}\n' + line + "\n")
     with pytest.raises(InputError, match=f"changes.jsonl: {fault}"):
         rebuild(bundles, changes=changes)
 
 
-def test_a_catalog_and_changes_are_taken_in_one_after_the_other(bundles: Path, tmp_path: Path) -> None:
+def test_items_and_changes_cannot_be_combined(bundles: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--items and --changes"):
         rebuild(bundles, items=tmp_path, changes=tmp_path)

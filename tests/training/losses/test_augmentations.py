@@ -1,10 +1,10 @@
-"""Altered views: what each way of altering keeps, and that the session itself stays as it is."""
+"""Each augmentation keeps what it should, and the session itself is unchanged."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from onward.training.losses.augmentations import Augmentation, crop, mask, reorder, two_views
+from onward.training.losses.augmentations import Augmentation, augmented_views, crop, mask, reorder
 
 MASK = 99
 AUGMENTATION = Augmentation(crop=0.8, mask=0.5, reorder=0.8)
@@ -27,7 +27,7 @@ def unpadded(items_BL: Tensor) -> list[list[int]]:
     return rows
 
 
-def test_a_crop_is_a_stretch_of_the_session_anywhere_in_it() -> None:
+def test_a_crop_is_a_slice_at_any_place_of_the_session() -> None:
     cropped = unpadded(crop(padded(SESSIONS), 0.8))
     for session, kept in zip(SESSIONS, cropped, strict=True):
         stretches = [session[i : i + len(kept)] for i in range(len(session) - len(kept) + 1)]
@@ -36,7 +36,7 @@ def test_a_crop_is_a_stretch_of_the_session_anywhere_in_it() -> None:
     assert {kept[0] for kept in cropped[2::4]} == {1, 2, 3}
 
 
-def test_a_mask_hides_its_share_of_the_items_anywhere_and_no_padding() -> None:
+def test_a_mask_replaces_its_share_of_the_items_and_no_padding() -> None:
     masked = unpadded(mask(padded(SESSIONS), 0.5, MASK))
     for session, left in zip(SESSIONS, masked, strict=True):
         assert left.count(MASK) == len(session) // 2
@@ -44,7 +44,7 @@ def test_a_mask_hides_its_share_of_the_items_anywhere_and_no_padding() -> None:
     assert {place for left in masked[2::4] for place, item in enumerate(left) if item == MASK} == set(range(10))
 
 
-def test_reordering_shuffles_one_stretch() -> None:
+def test_reordering_shuffles_one_slice() -> None:
     reordered = unpadded(reorder(padded(SESSIONS), 0.8))
     for session, moved in zip(SESSIONS, reordered, strict=True):
         assert sorted(moved) == sorted(session)
@@ -54,10 +54,10 @@ def test_reordering_shuffles_one_stretch() -> None:
     assert reordered[1::4] == SESSIONS[1::4]  # of two items the share is one
 
 
-def test_the_two_views_are_altered_in_two_ways_and_the_session_is_not() -> None:
+def test_the_two_views_have_different_augmentations_and_the_session_is_unchanged() -> None:
     items_BL = padded(SESSIONS)
     before_BL = items_BL.clone()
-    views = [unpadded(view_BL) for view_BL in two_views(items_BL, AUGMENTATION, MASK)]
+    views = [unpadded(view_BL) for view_BL in augmented_views(items_BL, AUGMENTATION, MASK)]
     torch.testing.assert_close(items_BL, before_BL, atol=0, rtol=0)
     seen = set()
     for session, *altered in zip(SESSIONS, *views, strict=True):
@@ -68,8 +68,8 @@ def test_the_two_views_are_altered_in_two_ways_and_the_session_is_not() -> None:
     assert len(seen) == 6
 
 
-def test_a_session_of_one_item_is_left_alone() -> None:
-    for view_BL in two_views(padded([[3], [4]]), Augmentation(crop=0.5, mask=1, reorder=1), MASK):
+def test_a_session_of_one_item_is_not_augmented() -> None:
+    for view_BL in augmented_views(padded([[3], [4]]), Augmentation(crop=0.5, mask=1, reorder=1), MASK):
         assert unpadded(view_BL) == [[3], [4]]
 
 
@@ -77,6 +77,6 @@ def test_views_are_drawn_from_the_global_random_state() -> None:
     views = []
     for _ in range(2):
         torch.manual_seed(9)
-        views.append(torch.stack(two_views(padded(SESSIONS), AUGMENTATION, MASK)))
+        views.append(torch.stack(augmented_views(padded(SESSIONS), AUGMENTATION, MASK)))
     assert torch.equal(*views)
-    assert not torch.equal(views[0], torch.stack(two_views(padded(SESSIONS), AUGMENTATION, MASK)))
+    assert not torch.equal(views[0], torch.stack(augmented_views(padded(SESSIONS), AUGMENTATION, MASK)))

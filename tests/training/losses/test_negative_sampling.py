@@ -1,4 +1,4 @@
-"""Negatives are drawn as often as their sampler says."""
+"""Negatives are sampled with the frequencies of their distribution."""
 
 import math
 
@@ -24,7 +24,7 @@ def probabilities(distribution: Distribution) -> list[float]:
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "log_uniform"])
-def test_items_are_drawn_as_often_as_the_law_says(distribution: Distribution) -> None:
+def test_items_are_sampled_with_the_frequencies_of_the_distribution(distribution: Distribution) -> None:
     torch.manual_seed(1)
     rows_S, _ = sampler(distribution)(DRAWN)
     counts_N = np.bincount(rows_S.numpy(), minlength=ITEMS + 1)
@@ -35,7 +35,7 @@ def test_items_are_drawn_as_often_as_the_law_says(distribution: Distribution) ->
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "log_uniform"])
-def test_the_expected_count_of_a_negative_is_that_of_its_law(distribution: Distribution) -> None:
+def test_the_expected_count_of_a_negative_is_that_of_the_distribution(distribution: Distribution) -> None:
     torch.manual_seed(1)
     rows_S, log_expected_count_S = sampler(distribution)(500)
     rank_of = {int(row) + 1: rank for rank, row in enumerate(np.argsort(-POPULARITY[1:]))}
@@ -45,11 +45,11 @@ def test_the_expected_count_of_a_negative_is_that_of_its_law(distribution: Distr
     assert log_expected_count_S.dtype == torch.float32
 
 
-def test_the_most_popular_item_is_drawn_most_often_and_equals_go_by_row() -> None:
+def test_the_most_popular_item_is_sampled_most_often_and_ties_are_ordered_by_row() -> None:
     assert NegativeSampler(np.array([0, 3, 9, 3, 5]), "log_uniform").rows_N.tolist() == [2, 4, 1, 3]
 
 
-def test_the_ends_of_the_random_range_give_items(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_extremes_of_the_random_range_give_valid_items(monkeypatch: pytest.MonkeyPatch) -> None:
     for chance in (0.0, np.nextafter(1.0, 0.0)):
         monkeypatch.setattr(
             torch, "rand", lambda count, chance=chance, **_: torch.full((count,), chance, dtype=torch.float64)
@@ -60,14 +60,14 @@ def test_the_ends_of_the_random_range_give_items(monkeypatch: pytest.MonkeyPatch
             assert negatives.log_expected_count_S.isfinite().all()
 
 
-def test_a_catalog_of_one_item_has_that_one_negative() -> None:
+def test_a_catalog_of_one_item_has_one_negative() -> None:
     for distribution in ("uniform", "log_uniform"):
         rows_S, log_expected_count_S = NegativeSampler(np.array([0, 7]), distribution)(4)
         assert rows_S.tolist() == [1] * 4
         assert log_expected_count_S.tolist() == pytest.approx([math.log(4)] * 4)
 
 
-def test_the_draw_follows_the_seed_and_leaves_no_state_behind() -> None:
+def test_samples_depend_on_the_seed_and_buffers_are_not_saved() -> None:
     torch.manual_seed(3)
     one = sampler("log_uniform")(50).rows_S
     torch.manual_seed(3)

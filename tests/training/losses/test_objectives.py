@@ -1,4 +1,4 @@
-"""The next item against all others, and against some that are drawn."""
+"""The objectives: full softmax and sampled softmax."""
 
 import math
 
@@ -33,7 +33,7 @@ def drawn(negatives: int, distribution: Distribution, *, log_q: bool) -> NextIte
     return NextItemLoss.of(objective, POPULARITY)
 
 
-def test_a_sampled_softmax_is_the_one_worked_by_hand() -> None:
+def test_sampled_softmax_by_hand() -> None:
     negative_BS = torch.tensor([[1.0, 0.5, -2.0], [0.0, 3.0, 1.0]])
     loss = sampled_softmax(
         SCORES,
@@ -46,7 +46,7 @@ def test_a_sampled_softmax_is_the_one_worked_by_hand() -> None:
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
 
 
-def test_negatives_that_all_hit_the_target_leave_nothing_to_learn() -> None:
+def test_if_all_negatives_hit_the_target_the_loss_is_zero() -> None:
     hit_BS = torch.ones(2, 3, dtype=torch.bool)
     scores_B = SCORES.clone().requires_grad_()
     loss = sampled_softmax(scores_B, torch.zeros(2, 3), log_expected_count_S=torch.zeros(3), accidental_hit_BS=hit_BS)
@@ -73,7 +73,7 @@ def test_extreme_scores_have_finite_losses_and_gradients(score: float) -> None:
 
 
 @pytest.mark.parametrize("similarity", [InnerProduct(kind="inner_product"), Cosine(kind="cosine", scale=8)])
-def test_among_all_items_it_is_the_cross_entropy_over_the_table(similarity: InnerProduct | Cosine) -> None:
+def test_full_softmax_is_the_cross_entropy_over_the_table(similarity: InnerProduct | Cosine) -> None:
     items, (interests_BD, targets_B) = table(similarity), problem()
     loss = NextItemLoss.of(FullSoftmax(kind="full_softmax"), POPULARITY)(interests_BD, targets_B, items)
     plain = torch.nn.functional.cross_entropy(interests_BD @ items.vectors()[1:].T, targets_B - 1)
@@ -81,7 +81,7 @@ def test_among_all_items_it_is_the_cross_entropy_over_the_table(similarity: Inne
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "log_uniform"])
-def test_with_log_q_many_negatives_come_to_the_softmax_over_all_others(distribution: Distribution) -> None:
+def test_with_log_q_many_negatives_approximate_the_full_softmax(distribution: Distribution) -> None:
     items, (interests_BD, targets_B) = table(InnerProduct(kind="inner_product")), problem()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_with_log_q_many_negatives_come_to_the_softmax_over_all_others(distribut
     assert loss.item() == pytest.approx(plain.item(), abs=0.01)
 
 
-def test_without_log_q_the_scores_are_taken_as_they_are() -> None:
+def test_without_log_q_the_scores_are_not_corrected() -> None:
     items, (interests_BD, targets_B) = table(InnerProduct(kind="inner_product")), problem()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_without_log_q_the_scores_are_taken_as_they_are() -> None:
     assert loss.item() != pytest.approx(corrected.item())
 
 
-def test_a_sampled_loss_reaches_only_the_rows_of_targets_and_negatives() -> None:
+def test_a_sampled_loss_has_gradients_only_for_targets_and_negatives() -> None:
     items, (interests_BD, targets_B) = table(Cosine(kind="cosine", scale=8)), problem()
     items.embedding.sparse = True
     torch.manual_seed(1)
@@ -124,16 +124,16 @@ def test_with_several_interests_each_item_may_be_scored_by_its_nearest(kind: str
         loss = drawn(200_000, "uniform", log_q=True)  # so many that their sum is nearly that of all items
     scores_BN = (interests_BKD @ items.vectors()[1:].T).amax(dim=1)
     expected = torch.nn.functional.cross_entropy(scores_BN, targets_B - 1)
-    actual = loss.of_several(interests_BKD, targets_B, items, "nearest")
+    actual = loss.multi_interest(interests_BKD, targets_B, items, "nearest")
     torch.testing.assert_close(actual, expected, atol=0.02 if kind == "drawn" else 1e-5, rtol=0)
 
 
-def test_with_several_interests_the_targets_own_may_score_all_items() -> None:
+def test_with_several_interests_the_targets_interest_may_score_all_items() -> None:
     items = ItemTable(len(POPULARITY) - 1, 2, InnerProduct(kind="inner_product"))
     with torch.no_grad():
         items.embedding.weight[2] = torch.tensor([0.0, 3.0])
     interests_BKD = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     loss = NextItemLoss.of(FullSoftmax(kind="full_softmax"), POPULARITY)
-    actual = loss.of_several(interests_BKD, torch.tensor([2]), items, "of_target")
+    actual = loss.multi_interest(interests_BKD, torch.tensor([2]), items, "of_target")
     expected = torch.nn.functional.cross_entropy(interests_BKD[:, 1] @ items.vectors()[1:].T, torch.tensor([1]))
     torch.testing.assert_close(actual, expected, atol=0.02, rtol=0)

@@ -1,4 +1,4 @@
-"""AttRec against its equations, written out for one session, and its space against plain distances."""
+"""AttRec against its equations, written out for one session, and its inner products against plain distances."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onward.training.data.corpus import Corpus
 from onward.training.losses.objectives import FullSoftmax
-from onward.training.losses.user_negatives import UntouchedItems
+from onward.training.losses.user_negatives import UserNegativeSampler
 from onward.training.models.attrec import BPR, AttRec, AttRecOptions, Distance, Hinge, bpr, hinge, time_signal
 from onward.training.models.layers import Cosine, InnerProduct
 from tests.training.corpora import batch, corpus, sessions
@@ -34,7 +34,7 @@ SESSIONS = [[5], [1, 2], [1, 1], [3, 4, 3], [1, 2, 3, 2, 4]]
 
 
 def encoder(options: AttRecOptions = PAPER, users: int = USERS) -> AttRec:
-    """With vectors so long that some lie outside the unit ball."""
+    """Scale vectors so that some are outside the unit ball."""
     torch.manual_seed(3)
     model = AttRec(corpus(ITEMS, users=users), options).eval()
     with torch.no_grad():
@@ -53,7 +53,7 @@ def in_ball(vector: Tensor) -> Tensor:
 
 
 def vectors(model: AttRec, item: int) -> tuple[Tensor, Tensor]:
-    """V and X of an item, as they are compared."""
+    """V and X of an item, as they are scored."""
     both = model.items.embedding.weight[item]
     halves = (both[:D], both[D:])
     return (in_ball(halves[0]), in_ball(halves[1])) if isinstance(model.options.score, Distance) else halves
@@ -63,11 +63,13 @@ def short_term(model: AttRec, session: list[int]) -> Tensor:
     """Section 3.2 of the paper, position by position."""
     rows = [vectors(model, item)[1] for item in session]
     places = range(5 - len(session), 5)
-    asked = [torch.relu(model.projection.weight @ (row + time(place))) for row, place in zip(rows, places, strict=True)]
+    queries = [
+        torch.relu(model.projection.weight @ (row + time(place))) for row, place in zip(rows, places, strict=True)
+    ]
     attended = []
-    for i, query in enumerate(asked):
+    for i, query in enumerate(queries):
         others = [j for j in range(len(session)) if j != i] or [i]
-        weights = torch.stack([query @ asked[j] / math.sqrt(D) for j in others]).softmax(dim=0)
+        weights = torch.stack([query @ queries[j] / math.sqrt(D) for j in others]).softmax(dim=0)
         attended.append(sum((weight * rows[j] for weight, j in zip(weights, others, strict=True)), torch.zeros(D)))
     return torch.stack(attended).mean(dim=0)
 
@@ -78,7 +80,7 @@ def time(place: int) -> Tensor:
 
 
 def score(model: AttRec, session: list[int], user: int, item: int) -> float:
-    """By the sum of two halves; of an unknown user the short half alone, without a session the long one alone."""
+    """The sum of two halves: an unknown user has the session half only, an empty session the user half only."""
     v, x = vectors(model, item)
     weight = 0.0 if not user else 1.0 if not session else 0.2
     m = short_term(model, session) if session else torch.zeros(D)
@@ -90,20 +92,20 @@ def score(model: AttRec, session: list[int], user: int, item: int) -> float:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("options", [PAPER, INNER], ids=["distance", "inner product"])
-def test_one_inner_product_ranks_as_the_two_halves_do(options: AttRecOptions) -> None:
+def test_one_inner_product_ranks_like_the_sum_of_the_halves(options: AttRecOptions) -> None:
     model = encoder(options)
     for user in (0, 2):
-        asked = SESSIONS if not user else [*SESSIONS, []]
-        interests_B1F = model(padded(*asked), torch.full((len(asked),), user))
-        for interest_1F, session in zip(interests_B1F, asked, strict=True):
-            found = model.item_vectors()[1:] @ interest_1F[0]
+        sessions = SESSIONS if not user else [*SESSIONS, []]
+        interests_B1F = model(padded(*sessions), torch.full((len(sessions),), user))
+        for interest_1F, session in zip(interests_B1F, sessions, strict=True):
+            scores = model.item_vectors()[1:] @ interest_1F[0]
             expected = torch.tensor([score(model, session, user, item) for item in range(1, ITEMS + 1)])
-            difference = found - expected  # the same number for every item
+            difference = scores - expected  # the same number for every item
             torch.testing.assert_close(difference, difference.mean().expand(ITEMS), atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
-def test_item_vectors_are_held_in_the_unit_ball() -> None:
+def test_item_vectors_are_in_the_unit_ball() -> None:
     model = encoder()
     vectors_NF = model.item_vectors()
     assert model.items.embedding.weight[:, :D].norm(dim=1).max() > 1
@@ -114,7 +116,7 @@ def test_item_vectors_are_held_in_the_unit_ball() -> None:
 
 
 @torch.inference_mode()
-def test_a_corpus_without_users_has_the_short_half_alone() -> None:
+def test_a_corpus_without_users_has_the_session_half_only() -> None:
     model = encoder(users=0)
     assert model.item_vectors().shape[1] == D + 1
     interest_F = model(padded([1, 2]))[0, 0]
@@ -124,7 +126,7 @@ def test_a_corpus_without_users_has_the_short_half_alone() -> None:
 
 
 def short_of(model: AttRec, session: list[int]) -> Tensor:
-    """m, taken back out of the query of a session."""
+    """m, recovered from the query of a session."""
     interest: Tensor = model(padded(session))[0, 0, :D] / 2
     return interest
 
@@ -139,7 +141,7 @@ def test_cosines_of_both_halves_are_weighted_and_scaled() -> None:
     torch.testing.assert_close(vectors_NF[1:].norm(dim=1), torch.full((ITEMS,), math.sqrt(2)))
 
 
-def test_losses_of_worked_gaps() -> None:
+def test_losses_by_hand() -> None:
     gaps = torch.tensor([-1.0, -0.2, 0.3])
     assert float(hinge(gaps, 0.5)) == pytest.approx((0 + 0.3 + 0.8) / 3)
     expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-0.2)) + math.log(1 + math.exp(0.3))) / 3
@@ -157,7 +159,7 @@ def test_gradients_of_extreme_gaps_are_finite() -> None:
 @pytest.mark.parametrize(
     "options", [PAPER, INNER, PAPER.model_copy(update={"objective": FullSoftmax(kind="full_softmax")})]
 )
-def test_targets_that_are_not_there_do_not_count(options: AttRecOptions) -> None:
+def test_padding_targets_do_not_count(options: AttRecOptions) -> None:
     model = encoder(options)
     one = batch([[1, 2], [3]], [4, 5], [1, 2])
     losses = []
@@ -175,11 +177,11 @@ def test_targets_that_are_not_there_do_not_count(options: AttRecOptions) -> None
     assert not gradient[0].any()
 
 
-def test_negatives_are_all_the_items_that_a_user_never_had_and_all_alike() -> None:
+def test_negatives_are_uniform_over_the_items_that_a_user_never_had() -> None:
     had = {1: {1, 2, 5}, 2: {6}, 3: set(range(1, 7))}
     walks = sessions([1, 5, 2, 1], [6, 6], [1, 2, 3, 4, 5, 6], users=[1, 2, 3])
     torch.manual_seed(0)
-    untouched = UntouchedItems(Corpus(6, 3, (walks,)))
+    untouched = UserNegativeSampler(Corpus(6, 3, (walks,)))
     for user, items in {**had, 0: set[int]()}.items():
         counts = np.bincount(untouched(torch.full((100, 60), user)).flatten().numpy(), minlength=7)
         free = [item for item in range(1, 7) if item not in items] or [6]

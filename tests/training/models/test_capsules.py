@@ -1,4 +1,4 @@
-"""Capsules against numbers worked by hand and against the routing written out item by item."""
+"""Capsules by hand, and against a routing that loops over items."""
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def test_the_gradient_of_a_squashed_zero_is_finite() -> None:
     assert vector.grad.isfinite().all()
 
 
-def test_routing_gives_what_the_algorithm_gives() -> None:
+def test_routing_matches_the_algorithm() -> None:
     votes_BKLD, logits_BK1L = drawn()
     for rounds in (1, 2, 3):
         capsules_BKD = route(votes_BKLD, logits_BK1L, torch.ones(B, L, dtype=torch.bool), rounds)
@@ -49,7 +49,7 @@ def test_routing_gives_what_the_algorithm_gives() -> None:
             torch.testing.assert_close(capsules_KD, by_the_algorithm(votes_KLD, logits_K1L[:, 0], rounds))
 
 
-def test_votes_shared_by_all_interests_are_as_the_same_votes_for_each() -> None:
+def test_shared_votes_equal_the_same_votes_for_each_interest() -> None:
     votes_BKLD, logits_BK1L = drawn()
     shared_B1LD = votes_BKLD[:, :1]
     valid_BL = torch.ones(B, L, dtype=torch.bool)
@@ -59,7 +59,7 @@ def test_votes_shared_by_all_interests_are_as_the_same_votes_for_each() -> None:
     )
 
 
-def test_padding_has_no_share() -> None:
+def test_padding_has_no_weight() -> None:
     votes_BKLD, logits_BK1L = drawn()
     valid_BL = torch.tensor([[False, True, True, True]] * B)
     torch.testing.assert_close(
@@ -68,7 +68,7 @@ def test_padding_has_no_share() -> None:
     )
 
 
-def test_an_interest_with_a_logit_of_minus_infinity_takes_nothing_from_the_others() -> None:
+def test_an_interest_with_a_logit_of_minus_infinity_has_no_weight() -> None:
     votes_BKLD, logits_BK1L = drawn()
     valid_BL = torch.ones(B, L, dtype=torch.bool)
     without = logits_BK1L.clone()
@@ -78,7 +78,7 @@ def test_an_interest_with_a_logit_of_minus_infinity_takes_nothing_from_the_other
     assert not capsules_BKD[:, 2].any()
 
 
-def test_the_gradient_flows_through_the_last_round_alone() -> None:
+def test_the_gradient_flows_through_the_last_round_only() -> None:
     votes_BKLD, _ = drawn()
     valid_BL = torch.ones(B, L, dtype=torch.bool)
     votes_BKLD.requires_grad_()

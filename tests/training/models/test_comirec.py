@@ -1,4 +1,4 @@
-"""ComiRec-SA and -DR against their equations, written out for one session, and what the loss looks at."""
+"""ComiRec-SA and -DR against their equations, written out for one session, and their losses."""
 
 from math import log
 
@@ -79,14 +79,14 @@ def dr_by_the_equations(model: ComiRecDR, session: list[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def test_attention_gives_what_the_equations_give_for_each_session() -> None:
+def test_attention_matches_the_equations_for_each_session() -> None:
     model = sa().eval()
     for interests_KD, session in zip(model(BATCH.items_BL), SESSIONS, strict=True):
         torch.testing.assert_close(interests_KD, sa_by_the_equations(model, session))
 
 
 @torch.inference_mode()
-def test_routing_gives_what_the_equations_give_for_each_session() -> None:
+def test_routing_matches_the_equations_for_each_session() -> None:
     for rounds in (1, 3):
         model = dr(rounds=rounds).eval()
         for interests_KD, session in zip(model(BATCH.items_BL), SESSIONS, strict=True):
@@ -115,7 +115,7 @@ def test_the_loss_is_that_of_the_interest_nearest_to_the_target() -> None:
         assert farthest > 1.05 * nearest
 
 
-def test_concentration_adds_up_the_squared_variance_of_each_interest() -> None:
+def test_concentration_sums_the_squared_variance_of_each_interest() -> None:
     weights_BKL = torch.tensor([[[0, 1, 0, 0.0], [0.25, 0.25, 0.25, 0.25]], [[0, 0, 0.75, 0.25], [0, 0, 0.5, 0.5]]])
     valid_BL = torch.tensor([[True] * 4, [False, False, True, True]])
     one_of_four, three_to_one = (0.75**2 + 3 * 0.25**2) ** 2, (2 * 0.25**2) ** 2
@@ -139,26 +139,26 @@ def test_interests_can_start_as_means_of_items() -> None:
 
 
 @torch.inference_mode()
-def test_with_the_cosine_every_interest_has_one_length() -> None:
+def test_with_the_cosine_all_interests_have_the_same_length() -> None:
     similarity = Cosine(kind="cosine", scale=12)
     for model in (sa(similarity=similarity), dr(similarity=similarity, initial="item_means")):
         torch.testing.assert_close(model(BATCH.items_BL).norm(dim=2), torch.full((len(SESSIONS), INTERESTS), 12.0))
 
 
 @torch.inference_mode()
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     for model in (sa(dropout=0.5), dr(dropout=0.5)):
         assert not torch.equal(model.train()(BATCH.items_BL), model(BATCH.items_BL))
         assert torch.equal(model.eval()(BATCH.items_BL), model(BATCH.items_BL))
 
 
-def test_one_interest_is_its_own_control() -> None:
+def test_with_one_interest_both_negative_interests_agree() -> None:
     for model in (sa(interests=1), dr(interests=1)):
         assert model(BATCH.items_BL).shape == (len(SESSIONS), 1, DIMENSION)
         assert model.loss(BATCH).item() < 2 * log(ITEMS + 20)
 
 
-def test_long_items_give_finite_gradients_and_padding_learns_nothing() -> None:
+def test_long_vectors_give_finite_gradients_and_padding_is_not_updated() -> None:
     for model in (sa(concentration_penalty=1), dr()):
         with torch.no_grad():
             model.items.embedding.weight.mul_(1e3)

@@ -1,4 +1,4 @@
-"""The serving form of SR-GNN, as a program and as machine code, gives what the encoder gives."""
+"""The serving form of SR-GNN, as a program and as a compiled kernel, gives the interests of the encoder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -64,11 +64,11 @@ FORMS: dict[str, tuple[Callable[[], SRGNN | Ensemble], int]] = {
 
 
 class Exported:
-    """An encoder, its folded form and the program of that."""
+    """An encoder, its folded form and the exported program of that form."""
 
     def __init__(self, encoder: SRGNN | Ensemble, max_table_bytes: int, folder: Path) -> None:
         self.encoder, self.folder = encoder, folder
-        members = [module for module in encoder.modules() if isinstance(module, SRGNN)]
+        members = [module.layers() for module in encoder.modules() if isinstance(module, SRGNN)]
         self.form = FoldedSRGNN(members, max_table_bytes=max_table_bytes)
         info = write_form(self.form, folder / "encoder.onnx", takes_users=False)
         assert info is not None
@@ -123,7 +123,7 @@ def test_the_kernel_gives_the_same_interests(exported: Exported) -> None:
         )
 
 
-def test_the_kernel_encodes_several_sessions_as_one_by_one(exported: Exported) -> None:
+def test_the_kernel_encodes_several_sessions_as_it_does_each_alone(exported: Exported) -> None:
     encoder = exported.accelerated()
     together = encoder.encode_all(SESSIONS, [0] * len(SESSIONS))
     for session, interests_KD in zip(SESSIONS, together, strict=True):
@@ -136,7 +136,7 @@ def test_the_kernel_reads_no_row_beyond_the_table(exported: Exported, rows: list
         exported.accelerated().encode(rows)
 
 
-def test_the_program_reads_the_very_table_that_the_kernel_maps(exported: Exported) -> None:
+def test_the_program_reads_the_table_file_of_the_kernel(exported: Exported) -> None:
     table_NT = np.load(exported.folder / TABLE)
     np.save(exported.folder / TABLE, np.zeros_like(table_NT))
     try:
@@ -147,7 +147,7 @@ def test_the_program_reads_the_very_table_that_the_kernel_maps(exported: Exporte
     assert not (exported.folder / "encoder.onnx.data").exists()
 
 
-def test_a_kernel_that_differs_from_the_program_does_not_encode(exported: Exported) -> None:
+def test_a_kernel_that_differs_from_the_program_is_not_used(exported: Exported) -> None:
     weights = np.load(exported.folder / WEIGHTS)
     np.save(exported.folder / WEIGHTS, weights * np.float32(1.01))
     encoder = exported.load()
@@ -160,7 +160,7 @@ def test_a_kernel_that_differs_from_the_program_does_not_encode(exported: Export
     np.testing.assert_allclose(encoder.encode([1, 2]), exported.expected([1, 2]), atol=1e-5)
 
 
-def test_weights_of_another_shape_are_not_read(exported: Exported) -> None:
+def test_weights_of_a_wrong_shape_are_refused(exported: Exported) -> None:
     weights = np.load(exported.folder / WEIGHTS)
     np.save(exported.folder / WEIGHTS, weights[:-1])
     try:
@@ -170,7 +170,7 @@ def test_weights_of_another_shape_are_not_read(exported: Exported) -> None:
         np.save(exported.folder / WEIGHTS, weights)
 
 
-def test_the_graph_has_the_weights_of_the_one_that_training_builds_but_for_repeated_items() -> None:
+def test_the_graph_gives_the_same_neighbour_means_as_that_of_training() -> None:
     items_BL = torch.tensor([[0, 0, 1, 2, 3, 1, 4]])
     lean, plain = NeighbourMeans.of(items_BL), SessionGraph.of(items_BL)
     states_BLD = torch.randn(5, 3)[items_BL]
@@ -178,12 +178,12 @@ def test_the_graph_has_the_weights_of_the_one_that_training_builds_but_for_repea
         torch.testing.assert_close((own @ states_BLD)[:, 2:], (expected @ states_BLD)[:, 2:])
 
 
-def test_more_steps_than_one_do_not_fold() -> None:
+def test_an_encoder_of_several_steps_is_not_folded() -> None:
     encoder = srgnn(PAPER.model_copy(update={"steps": 2}))
     assert encoder.serving_form() is encoder
 
 
-def test_an_ensemble_of_encoders_that_read_different_lengths_folds_each() -> None:
+def test_encoders_of_different_lengths_are_folded_separately() -> None:
     encoder = Ensemble([srgnn(PAPER), srgnn(IMPROVED.model_copy(update={"max_length": 4}))]).eval()
     form = encoder.serving_form()
     assert not isinstance(form, FoldedSRGNN)

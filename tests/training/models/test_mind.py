@@ -1,4 +1,4 @@
-"""MIND against its equations, written out for one session, and how many interests a session has."""
+"""MIND against its equations, written out for one session, and the number of interests of a session."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def by_the_equations(model: MIND, session: list[int], interests: int) -> Tensor:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("projection", [True, False])
-def test_a_batch_gives_what_the_equations_give_for_each_session(projection: bool) -> None:
+def test_a_batch_matches_the_equations_for_each_session(projection: bool) -> None:
     model = mind(projection=projection).eval()
     for interests_KD, session, count in zip(model(BATCH.items_BL), SESSIONS, HAS, strict=True):
         expected_KD = by_the_equations(model, session, count)
@@ -56,7 +56,7 @@ def test_a_batch_gives_what_the_equations_give_for_each_session(projection: bool
 
 
 @torch.inference_mode()
-def test_unless_interests_are_adaptive_every_session_has_all() -> None:
+def test_without_adaptive_interests_every_session_has_all() -> None:
     model = mind(adaptive_interests=False).eval()
     for interests_KD, session in zip(model(BATCH.items_BL), SESSIONS, strict=True):
         torch.testing.assert_close(interests_KD, by_the_equations(model, session, INTERESTS))
@@ -103,12 +103,12 @@ def test_interests_can_start_as_sums_of_the_items_themselves() -> None:
 
 
 @torch.inference_mode()
-def test_with_the_cosine_every_interest_has_one_length() -> None:
+def test_with_the_cosine_all_interests_have_the_same_length() -> None:
     model = mind(similarity=Cosine(kind="cosine", scale=12), projection=False)
     torch.testing.assert_close(model(BATCH.items_BL).norm(dim=2), torch.full((len(SESSIONS), INTERESTS), 12.0))
 
 
-def test_long_items_give_finite_gradients_and_padding_learns_nothing() -> None:
+def test_long_vectors_give_finite_gradients_and_padding_is_not_updated() -> None:
     model = mind()
     with torch.no_grad():
         model.items.embedding.weight.mul_(1e3)

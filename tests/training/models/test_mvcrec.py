@@ -60,7 +60,7 @@ def padded(*rows: list[int]) -> Tensor:
 
 
 def attended(view: ViewEncoder, states: list[Tensor]) -> Tensor:
-    """The last state after every block of scaled dot-product attention and feed-forward network, norms after each."""
+    """The last state after all blocks of scaled dot-product attention and feed-forward network, with post-norm."""
     for block in cast(list[TransformerBlock], list(view.transformer.blocks)):
         projected = [(block.attention.query(state), *block.attention.key_value(state).chunk(2)) for state in states]
         following = []
@@ -84,7 +84,7 @@ def fused(fusion: AttentionFusion, own: Tensor, other: Tensor) -> Tensor:
 
 
 def by_the_equations(model: MVCrec, session: list[int]) -> Tensor:
-    """The graph view's and the id view's interest, fused, side by side."""
+    """The fused interests of graph view and id view, concatenated."""
     summaries = []
     for view, table in ((model.graph_view, model.spread_ND), (model.id_view, model.ids.embedding.weight)):
         places = view.positions_LD[-len(session) :]
@@ -96,7 +96,7 @@ def by_the_equations(model: MVCrec, session: list[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def test_a_batch_gives_what_the_equations_give_for_each_session() -> None:
+def test_a_batch_matches_the_equations_for_each_session() -> None:
     model = encoder()
     for interests_1E, session in zip(model(padded(*SESSIONS)), SESSIONS, strict=True):
         torch.testing.assert_close(interests_1E[0], by_the_equations(model, session), atol=1e-5, rtol=1e-4)
@@ -112,7 +112,7 @@ def test_one_inner_product_adds_the_scores_of_both_views() -> None:
 
 
 @torch.inference_mode()
-def test_fusion_takes_from_both_views_and_separate_views_keep_to_themselves() -> None:
+def test_fusion_mixes_both_views_and_separate_views_do_not_mix() -> None:
     for fusion, mixes in (("attention", True), ("separate", False)):
         model = encoder(fusion=fusion)
         before_E = model(padded([1, 2, 3]))[0, 0]
@@ -121,7 +121,7 @@ def test_fusion_takes_from_both_views_and_separate_views_keep_to_themselves() ->
         assert bool(changed_D.max() > 1e-4) == mixes
 
 
-def test_evaluation_uses_the_graph_view_of_the_weights_as_they_are() -> None:
+def test_evaluation_uses_the_graph_view_of_the_current_weights() -> None:
     model = encoder()
     spread_ND = model.item_graph(model.graph_items_ND, 2)
     torch.testing.assert_close(model.item_vectors()[:, :D], spread_ND)
@@ -131,7 +131,7 @@ def test_evaluation_uses_the_graph_view_of_the_weights_as_they_are() -> None:
     torch.testing.assert_close(model.eval().item_vectors()[:, :D], 2 * spread_ND)
 
 
-def test_the_contrast_is_added_by_its_weight_and_spared_without_one() -> None:
+def test_the_contrastive_loss_is_weighted_and_not_computed_without_a_weight() -> None:
     examples = batch([[1, 2, 3, 4], [3, 4], [5]], [4, 5, 6])
 
     def loss(weight: float) -> Tensor:
@@ -150,7 +150,7 @@ def test_without_contrast_the_loss_is_the_cross_entropy_of_the_next_item() -> No
     torch.testing.assert_close(model.loss(batch([[1, 2, 3], [4]], [4, 5])), expected, atol=0.05, rtol=0.05)
 
 
-def test_padding_learns_nothing_and_the_mask_learns() -> None:
+def test_padding_is_not_updated_and_the_mask_is() -> None:
     model = encoder().train()
     model.loss(batch([[1, 2, 3, 4], [3, 4, 5]] * 8, [4, 5] * 8)).backward()
     for table in (model.ids.embedding.weight, model.graph_items_ND):
@@ -162,13 +162,13 @@ def test_padding_learns_nothing_and_the_mask_learns() -> None:
         assert view.mask_D.grad.any()
 
 
-def test_every_part_learns() -> None:
+def test_every_parameter_has_a_gradient() -> None:
     model = encoder().train()
     model.loss(batch([[1, 2, 3, 4], [3, 4, 5]] * 8, [4, 5] * 8)).backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
-def test_a_sampled_objective_learns_both_tables() -> None:
+def test_a_sampled_objective_updates_both_tables() -> None:
     sampled = SampledSoftmax(kind="sampled_softmax", negatives=5, distribution="uniform", log_q=True)
     model = encoder(objective=sampled, similarity=Cosine(kind="cosine", scale=12)).train()
     model.loss(batch([[1, 2]], [3])).backward()
@@ -178,20 +178,20 @@ def test_a_sampled_objective_learns_both_tables() -> None:
 
 
 @torch.inference_mode()
-def test_with_the_cosine_every_item_and_session_has_one_length() -> None:
+def test_with_the_cosine_all_items_and_sessions_have_the_same_length() -> None:
     model = encoder(similarity=Cosine(kind="cosine", scale=12))
     torch.testing.assert_close(model.item_vectors()[1:].norm(dim=1), torch.ones(ITEMS))
     torch.testing.assert_close(model(padded(*SESSIONS)).norm(dim=2), torch.full((len(SESSIONS), 1), 12.0))
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     model = encoder(embedding_dropout=0.5, dropout=0.5)
     session = padded([1, 2, 3])
     assert not torch.equal(model.train()(session), model(session))
     assert torch.equal(model.eval()(session), model(session))
 
 
-def test_info_nce_of_two_pairs_worked_by_hand() -> None:
+def test_info_nce_of_two_pairs_by_hand() -> None:
     one_BD, other_BD = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [1.0, 1.0]])
     # scores of [1 0] with [0 2], [3 0], [1 1]: 0, 3, 1, the second its partner's; and so on
     expected = [
@@ -206,13 +206,13 @@ def test_info_nce_of_two_pairs_worked_by_hand() -> None:
     assert halved.item() == pytest.approx(loss.item())
 
 
-def test_info_nce_by_cosine_does_not_see_lengths() -> None:
+def test_info_nce_by_cosine_ignores_lengths() -> None:
     one_BD, other_BD = torch.randn(4, 3), torch.randn(4, 3)
     loss = info_nce(one_BD, other_BD, temperature=0.2, cosine=True)
     torch.testing.assert_close(info_nce(5 * one_BD, other_BD / 5, temperature=0.2, cosine=True), loss)
 
 
-def test_info_nce_of_one_session_is_nothing() -> None:
+def test_info_nce_of_one_session_is_zero() -> None:
     assert info_nce(torch.randn(1, 3), torch.randn(1, 3), temperature=1, cosine=False).item() == 0
 
 

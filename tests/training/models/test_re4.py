@@ -1,4 +1,4 @@
-"""Re4 against its equations, written out for one session, and its backward flows against numbers worked by hand."""
+"""Re4 against its equations, written out for one session, and its backward flows by hand."""
 
 from math import exp, log
 
@@ -66,7 +66,7 @@ def forward_by_the_equations(model: Re4, session: list[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def test_a_batch_gives_what_the_equations_give_for_each_session() -> None:
+def test_a_batch_matches_the_equations_for_each_session() -> None:
     plain, read = encoder(readout="none"), encoder(readout="tanh")
     for interests_KD, session in zip(plain(BATCH.items_BL), SESSIONS, strict=True):
         torch.testing.assert_close(interests_KD, forward_by_the_equations(plain, session), atol=1e-6, rtol=1e-5)
@@ -79,7 +79,7 @@ def test_a_batch_gives_what_the_equations_give_for_each_session() -> None:
 
 
 @torch.inference_mode()
-def test_an_item_with_more_than_equal_attention_stands_for_the_interest() -> None:
+def test_an_item_with_more_than_uniform_attention_is_a_positive() -> None:
     flow = encoder().forward_flow(BATCH.items_BL)
     for session, positive_KL, logits_KL in zip(SESSIONS, flow.positive_BKL(), flow.attention_logits_BKL, strict=True):
         attention_KL = logits_KL[:, -len(session) :].softmax(dim=1)
@@ -120,7 +120,7 @@ def re_contrast_by_loops(
 
 
 @torch.inference_mode()
-def test_re_contrast_sets_positives_against_session_neighbour_and_other_interests() -> None:
+def test_re_contrast_has_negatives_from_session_previous_example_and_other_interests() -> None:
     flow = encoder().forward_flow(BATCH.items_BL)
     positive = flow.positive_BKL()
     loss = re_contrast(
@@ -179,7 +179,7 @@ def reconstruction_by_the_equations(model: Reconstruction, interest: Tensor, len
 
 
 @torch.inference_mode()
-def test_the_composed_matrices_reconstruct_what_the_equations_do() -> None:
+def test_the_composed_matrices_match_the_equations() -> None:
     model = encoder()
     assert model.reconstruction is not None
     flow = model.forward_flow(BATCH.items_BL)
@@ -192,7 +192,7 @@ def test_the_composed_matrices_reconstruct_what_the_equations_do() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("flow", OFF)
-def test_padding_does_not_matter_to_a_backward_flow(flow: str) -> None:
+def test_padding_does_not_change_a_backward_flow(flow: str) -> None:
     model = encoder(**{**OFF, flow: getattr(PAPER, flow)})
     padded_BL = F.pad(BATCH.items_BL, (3, 0))  # beyond max_length too
     loss = model.backward_flows(model.forward_flow(BATCH.items_BL))
@@ -235,7 +235,7 @@ def test_the_gradients_of_extreme_scores_are_finite() -> None:
             assert weight.grad.isfinite().all()
 
 
-def test_padding_learns_nothing() -> None:
+def test_padding_is_not_updated() -> None:
     model = encoder()
     model.loss(BATCH).backward()
     assert model.items.embedding.weight.grad is not None
@@ -250,7 +250,7 @@ def test_with_the_cosine_every_item_and_interest_has_one_length() -> None:
     torch.testing.assert_close(model(BATCH.items_BL).norm(dim=2), torch.full((len(SESSIONS), 3), 12.0))
 
 
-def test_matrices_start_as_the_recipe_says() -> None:
+def test_matrices_are_initialised_as_in_the_recipe() -> None:
     torch.manual_seed(3)
     wide = PAPER.model_copy(update={"dimension": 64, "hidden": 256})
     for initial, std in (("standard_normal", 1.0), ("item_means", 1 / 8)):

@@ -1,4 +1,4 @@
-"""SASRec's one pass over a session against one pass for each of its beginnings."""
+"""SASRec's one pass over a session against one pass for each of its prefixes."""
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ def encoder() -> SASRec:
     return SASRec(corpus(ITEMS), options).eval()
 
 
-def test_the_loss_of_one_pass_is_that_of_a_pass_for_each_beginning() -> None:
+def test_the_loss_of_one_pass_equals_that_of_one_pass_per_prefix() -> None:
     model = encoder()
     examples = Examples.of([sessions(*SESSIONS)], MAX_LENGTH, torch.device("cpu"), every_position=True)
     losses = []
@@ -41,7 +41,7 @@ def test_the_loss_of_one_pass_is_that_of_a_pass_for_each_beginning() -> None:
     torch.testing.assert_close(together, torch.stack(losses).mean(), atol=5e-3, rtol=5e-3)  # bfloat16 products
 
 
-def test_what_comes_later_changes_nothing_that_was_encoded_before() -> None:
+def test_later_items_do_not_change_earlier_states() -> None:
     model = encoder()
     one, other = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]])
     states_BLD = model._interests(torch.stack([one, other]), last_only=False)

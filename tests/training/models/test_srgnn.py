@@ -74,7 +74,7 @@ SESSIONS = [[5], [1, 2], [1, 1], [3, 4, 3, 4, 3], [1, 2, 3, 2, 4, 2, 3], [7, 7, 
 
 
 @torch.inference_mode()
-def test_a_batch_gives_what_the_equations_give_for_each_session() -> None:
+def test_a_batch_matches_the_equations_for_each_session() -> None:
     for steps in (1, 2):
         model = encoder(steps)
         interests_B1D = model(padded(*SESSIONS))
@@ -98,7 +98,7 @@ def test_the_order_of_a_session_matters() -> None:
     assert (one - other).abs().max() > 1e-4
 
 
-def test_padding_learns_nothing() -> None:
+def test_padding_is_not_updated() -> None:
     model = encoder().train()
     model.loss(batch([[1, 2], [3]], [4, 5])).backward()
     assert model.items.embedding.weight.grad is not None
@@ -107,14 +107,14 @@ def test_padding_learns_nothing() -> None:
 
 
 @torch.inference_mode()
-def test_with_the_cosine_every_item_and_session_has_one_length() -> None:
+def test_with_the_cosine_all_items_and_sessions_have_the_same_length() -> None:
     model = SRGNN(corpus(ITEMS), PAPER.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})).eval()
     torch.testing.assert_close(model.item_vectors()[1:].norm(dim=1), torch.ones(ITEMS))
     torch.testing.assert_close(model(padded(*SESSIONS)).norm(dim=2), torch.full((len(SESSIONS), 1), 12.0))
 
 
 @torch.inference_mode()
-def test_positions_tell_a_repeated_item_by_its_place() -> None:
+def test_positions_distinguish_occurrences_of_a_repeated_item() -> None:
     torch.manual_seed(3)
     model = SRGNN(corpus(ITEMS), PAPER.model_copy(update={"positions": True})).eval()
     one, other = model(padded([1, 2, 1, 3, 1], [1, 1, 1, 2, 3, 1]))
@@ -124,7 +124,7 @@ def test_positions_tell_a_repeated_item_by_its_place() -> None:
     torch.testing.assert_close(model(padded([1, 2, 1]))[0], model(padded([1, 2, 1], [1] * 9))[0])
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     model = SRGNN(corpus(ITEMS), PAPER.model_copy(update={"dropout": 0.5}))
     session = padded([1, 2, 3])
     assert not torch.equal(model.train()(session), model(session))

@@ -1,4 +1,4 @@
-"""The transformer against torch's own, and what it promises about padding, order and the last position."""
+"""The transformer against torch's own, and its guarantees about padding, order and the last position."""
 
 import itertools
 from typing import cast
@@ -56,13 +56,13 @@ def torchs_own(model: TransformerEncoder) -> nn.TransformerEncoder:
     return own.eval()
 
 
-def test_states_are_those_of_torchs_own_encoder(model: TransformerEncoder, states_BLD: Tensor) -> None:
+def test_states_equal_those_of_torchs_encoder(model: TransformerEncoder, states_BLD: Tensor) -> None:
     seen_LL = nn.Transformer.generate_square_subsequent_mask(LENGTH) if model.causal else None
-    whole = torchs_own(model)(states_BLD, mask=seen_LL)
-    torch.testing.assert_close(model(states_BLD, torch.ones(3, LENGTH).bool()), whole, atol=1e-5, rtol=1e-4)
+    expected = torchs_own(model)(states_BLD, mask=seen_LL)
+    torch.testing.assert_close(model(states_BLD, torch.ones(3, LENGTH).bool()), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_padding_is_not_seen_and_does_no_harm(model: TransformerEncoder, states_BLD: Tensor) -> None:
+def test_padding_is_masked_and_finite(model: TransformerEncoder, states_BLD: Tensor) -> None:
     padded_BLD = model(states_BLD, VALID_BL)
     assert padded_BLD.isfinite().all()
     for row, length in ((1, 3), (2, 1)):
@@ -70,14 +70,12 @@ def test_padding_is_not_seen_and_does_no_harm(model: TransformerEncoder, states_
         torch.testing.assert_close(padded_BLD[row, -length:], alone_1LD[0], atol=1e-6, rtol=1e-5)
 
 
-def test_the_last_position_alone_is_as_among_all(model: TransformerEncoder, states_BLD: Tensor) -> None:
+def test_the_last_position_alone_equals_the_last_of_all(model: TransformerEncoder, states_BLD: Tensor) -> None:
     whole_BLD = model(states_BLD, VALID_BL)
     torch.testing.assert_close(model(states_BLD, VALID_BL, last_only=True), whole_BLD[:, -1:], atol=1e-6, rtol=1e-5)
 
 
-def test_a_causal_encoder_sees_no_later_position_and_the_other_does(
-    model: TransformerEncoder, states_BLD: Tensor
-) -> None:
+def test_only_a_causal_encoder_ignores_later_positions(model: TransformerEncoder, states_BLD: Tensor) -> None:
     changed_BLD = states_BLD.clone()
     changed_BLD[:, -1, 0] += 1
     differences_BLD = (model(changed_BLD, VALID_BL) - model(states_BLD, VALID_BL)).abs()
@@ -92,7 +90,7 @@ def test_an_empty_session_gives_finite_states_and_gradients(model: TransformerEn
     assert states_BLD.grad.isfinite().all()
 
 
-def test_dropout_acts_in_training_alone(states_BLD: Tensor) -> None:
+def test_dropout_is_active_in_training_only(states_BLD: Tensor) -> None:
     model = encoder(causal=False, pre_norm=False, dropout=0.5)
     assert not torch.equal(model.train()(states_BLD, VALID_BL), model(states_BLD, VALID_BL))
     assert torch.equal(model.eval()(states_BLD, VALID_BL), model(states_BLD, VALID_BL))

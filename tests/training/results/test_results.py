@@ -1,4 +1,4 @@
-"""Records are kept of finished runs alone, and the page says what they hold."""
+"""Only finished runs are recorded, and the page shows the records."""
 
 import json
 import shutil
@@ -14,9 +14,9 @@ from onward.training.errors import InputError
 from onward.training.export.export import export
 from onward.training.recipe import Recipe
 from onward.training.results.page import write_page
-from onward.training.results.record import Ladder, RunRecord, Step, read_records
-from onward.training.results.recording import evaluate_and_record, evaluate_and_record_baselines
-from onward.training.results.summary import Spread
+from onward.training.results.record import Ladder, LadderStep, RunRecord, read_records
+from onward.training.results.recorded_evaluation import evaluate_and_record, evaluate_and_record_baselines
+from onward.training.results.summary import SeedStatistics
 from onward.training.trainer import train
 
 ANCHORS = """
@@ -41,7 +41,7 @@ def invoke(*arguments: object) -> str:
 
 
 def copy_run(run: Path, out: Path, **changes: Any) -> Path:
-    """The record of a run with other facts; no weights."""
+    """A copy of a run with changed facts in run.json, without weights."""
     out.mkdir()
     shutil.copy(run / "metrics.jsonl", out)
     facts = json.loads((run / "run.json").read_text())
@@ -60,7 +60,7 @@ def recorded(run: Path, exported: Path, dataset: Dataset, tmp_path_factory: pyte
 
 @pytest.fixture
 def records(recorded: Path, tmp_path: Path) -> Path:
-    """The same, to change."""
+    """A copy of the records that a test may change."""
     return shutil.copytree(recorded, tmp_path / "records")
 
 
@@ -70,13 +70,13 @@ def record(records: Path) -> RunRecord:
 
 
 def other_seed(record: RunRecord, records: Path, *, recall: float) -> RunRecord:
-    """Record of another seed, worth `recall` at 20 as served."""
+    """The record of another seed, with `recall` as its recall@20 as served."""
     other = record.model_copy(update={"seed": record.seed + 1, "served": {**record.served, "recall@20": recall}})
     other.write(records)
     return other
 
 
-def test_evaluate_keeps_what_it_prints_and_what_was_run(
+def test_evaluate_records_the_printed_metrics_and_the_run(
     run: Path, exported: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     command = ("evaluate", exported, "--data", dataset.folder, "--run", run, "--record", tmp_path, "--json")
@@ -96,7 +96,7 @@ def test_evaluate_keeps_what_it_prints_and_what_was_run(
     assert record.encode_p50_ms > 0
 
 
-def test_refits_alone_and_joined_runs_are_recorded_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+def test_runs_with_refit_only_and_ensembles_are_recorded_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     runs = [tmp_path / "one", tmp_path / "other"]
     for seed, run in enumerate(runs, start=1):
         train(recipe, dataset.folder, run, device_name="cpu", refit_epochs=1, seed=seed)
@@ -120,11 +120,9 @@ def test_a_bundle_is_not_recorded_with_another_run(run: Path, exported: Path, da
     assert not (tmp_path / "records").exists()
 
 
-def test_a_run_that_is_not_at_its_end_is_not_recorded(
-    run: Path, exported: Path, dataset: Dataset, tmp_path: Path
-) -> None:
+def test_an_unfinished_run_is_not_recorded(run: Path, exported: Path, dataset: Dataset, tmp_path: Path) -> None:
     longer = copy_run(run, tmp_path / "run", epochs=9)
-    with pytest.raises(InputError, match=r"is not at its end; go on with .* --resume"):
+    with pytest.raises(InputError, match=r"is not finished; resume it with .* --resume"):
         evaluate_and_record(exported, dataset.folder, [longer], tmp_path / "records")
 
 
@@ -134,13 +132,13 @@ def test_a_run_on_other_data_is_not_recorded(run: Path, exported: Path, dataset:
         evaluate_and_record(exported, dataset.folder, [other], tmp_path / "records")
 
 
-def test_run_and_record_go_together_and_only_the_test_part_is_recorded(exported: Path, dataset: Dataset) -> None:
+def test_record_needs_run_and_the_test_part(exported: Path, dataset: Dataset) -> None:
     command = ("evaluate", exported, "--data", dataset.folder)
     with pytest.raises(InputError, match="--run and --record go together"):
         invoke(*command, "--run", "run")
-    with pytest.raises(InputError, match="--record keeps answers about the test part"):
+    with pytest.raises(InputError, match="--record keeps metrics of the test part"):
         invoke(*command, "--run", "run", "--record", "records", "--part", "validation")
-    with pytest.raises(InputError, match="--record keeps answers about the test part"):
+    with pytest.raises(InputError, match="--record keeps metrics of the test part"):
         invoke("baselines", "--data", dataset.folder, "--record", "records", "--part", "validation")
 
 
@@ -154,12 +152,12 @@ def test_the_page_gives_mean_and_sample_deviation_over_seeds(records: Path, reco
     assert row.split("|")[-3].strip() == "2"
 
 
-def test_the_deviation_is_that_of_a_sample() -> None:
-    assert Spread.of([1.0, 2.0, 3.0]) == Spread(2.0, 1.0)
-    assert Spread.of([1.0]) == Spread(1.0, None)
+def test_the_deviation_is_the_sample_standard_deviation() -> None:
+    assert SeedStatistics.of([1.0, 2.0, 3.0]) == SeedStatistics(2.0, 1.0)
+    assert SeedStatistics.of([1.0]) == SeedStatistics(1.0, None)
 
 
-def test_the_page_shows_baselines_and_anchors_beside_the_recipe_and_says_where_it_loses(
+def test_the_page_shows_baselines_and_anchors_and_where_the_recipe_loses(
     records: Path, record: RunRecord, tmp_path: Path
 ) -> None:
     (records / "anchors.toml").write_text(ANCHORS)
@@ -176,7 +174,7 @@ def test_the_page_shows_baselines_and_anchors_beside_the_recipe_and_says_where_i
     assert "| record | 100.00 | – | no recipe | Clairvoyant |" in text
 
 
-def test_a_baseline_that_is_ahead_is_named(records: Path, record: RunRecord, tmp_path: Path) -> None:
+def test_a_baseline_ahead_of_the_recipe_is_named(records: Path, record: RunRecord, tmp_path: Path) -> None:
     worse = record.model_copy(update={"served": {**record.served, "recall@20": 0.0}})
     worse.write(records)
     write_page(records, tmp_path / "results.md")
@@ -185,10 +183,10 @@ def test_a_baseline_that_is_ahead_is_named(records: Path, record: RunRecord, tmp
     assert "behind the baseline " in losses.partition("\n")[0]
 
 
-def test_a_ladder_counts_gains_from_the_last_step_that_was_kept(records: Path, tmp_path: Path) -> None:
+def test_gains_of_a_ladder_are_over_the_last_kept_step(records: Path, tmp_path: Path) -> None:
     recalls = ((0.50, True), (0.49, False), (0.52, True))
     steps = tuple(
-        Step(step=name, change="x", validation={"recall@20": recall}, seconds=60, kept=kept)
+        LadderStep(step=name, change="x", validation={"recall@20": recall}, seconds=60, kept=kept)
         for name, (recall, kept) in zip("abc", recalls, strict=True)
     )
     ladder = Ladder(note="Two epochs, seed 1.", steps=steps)
@@ -200,9 +198,7 @@ def test_a_ladder_counts_gains_from_the_last_step_that_was_kept(records: Path, t
     assert "| c | x | 52.00 | +2.00 | 1.0 min | yes |" in text
 
 
-def test_the_page_links_pictures_that_lie_beside_the_records_and_comes_out_the_same_again(
-    records: Path, tmp_path: Path
-) -> None:
+def test_the_page_links_plots_beside_the_records_and_is_reproducible(records: Path, tmp_path: Path) -> None:
     page = tmp_path / "pages" / "results.md"
     write_page(records, page)
     first = page.read_text()
@@ -213,13 +209,13 @@ def test_the_page_links_pictures_that_lie_beside_the_records_and_comes_out_the_s
     assert page.read_text() == first
 
 
-def test_records_of_different_data_do_not_share_a_table(records: Path, record: RunRecord, tmp_path: Path) -> None:
+def test_records_of_different_data_are_refused(records: Path, record: RunRecord, tmp_path: Path) -> None:
     record.model_copy(update={"seed": 5, "data_fingerprint": "f" * 64}).write(records)
     with pytest.raises(InputError, match=r"of different data, which do not compare: .*ffffffffffff \(.* seed 5\)"):
         write_page(records, tmp_path / "results.md")
 
 
-def test_a_damaged_file_is_named(records: Path, tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error_that_names_it(records: Path, tmp_path: Path) -> None:
     (records / "dataset" / "odd.json").write_text('{"data": "dataset"}')
     with pytest.raises(InputError, match=r"odd\.json: data_fingerprint: Field required"):
         write_page(records, tmp_path / "results.md")

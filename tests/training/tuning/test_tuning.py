@@ -1,4 +1,4 @@
-"""A study finds a better recipe by validation alone, gives the same twice, and goes on where it was cut off."""
+"""A study finds a better recipe by validation alone, is reproducible and can be resumed."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def folder(small: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFac
     return out
 
 
-def test_the_best_recipe_is_complete_and_trains_to_the_validation_that_was_found(
+def test_the_best_recipe_is_complete_and_reproduces_its_validation(
     folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
     outcome = search(small, dataset, folder, trials=3)
@@ -68,7 +68,7 @@ def test_every_trial_varies_the_recipe_within_the_space_and_never_refits(folder:
         assert not recipe.training.refit
 
 
-def test_an_equal_search_gives_equal_trials_and_another_seed_others(
+def test_equal_studies_have_equal_trials_and_another_seed_different_ones(
     folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
     first = search(small, dataset, folder, trials=3)
@@ -78,7 +78,7 @@ def test_an_equal_search_gives_equal_trials_and_another_seed_others(
     assert other.trials[1].values != first.trials[1].values
 
 
-def test_a_study_cut_off_by_ctrl_c_goes_on_to_the_same_trials(
+def test_a_study_interrupted_by_ctrl_c_resumes_to_the_same_trials(
     folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, calls, set_rate = tmp_path / "study", 0, Fit._set_learning_rate
@@ -100,7 +100,7 @@ def test_a_study_cut_off_by_ctrl_c_goes_on_to_the_same_trials(
     assert gone_on.trials == search(small, dataset, folder, trials=3).trials
 
 
-def test_trials_below_the_median_are_cut_short(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+def test_trials_below_the_median_are_pruned(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     specs = {"training.learning_rate": "1e-2,2e-2,1e-9"}
     outcome = tune(small, specs, dataset.folder, tmp_path / "study", trials=6, seed=1, device_name="cpu")
     *compared, last = outcome.trials  # the first five are run to their end, to compare with
@@ -109,17 +109,17 @@ def test_trials_below_the_median_are_cut_short(small: Recipe, dataset: Dataset, 
     assert (last.state, last.epochs) == ("pruned", 1)
 
 
-def test_values_that_do_not_go_together_are_left_out(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+def test_invalid_combinations_of_values_are_failed_trials(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     specs = {"training.optimizer": "adam,adamw", "training.sparse_updates": "false,true"}
-    said: list[str] = []
+    lines: list[str] = []
     outcome = tune(
-        small, specs, dataset.folder, tmp_path, trials=2, epochs=1, seed=9, device_name="cpu", on_trial=said.append
+        small, specs, dataset.folder, tmp_path, trials=2, epochs=1, seed=9, device_name="cpu", on_trial=lines.append
     )
     assert [trial.state for trial in outcome.trials] == ["complete", "fail"]
     assert outcome.trials[1].values == {"training.optimizer": "adamw", "training.sparse_updates": True}
     assert outcome.best == outcome.trials[0]
-    assert "trial 1: left out: " in said[-1]
-    assert "sparse_updates go with" in said[-1]
+    assert "trial 1: left out: " in lines[-1]
+    assert "sparse_updates need" in lines[-1]
 
 
 def test_the_test_part_is_never_read(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
@@ -143,21 +143,21 @@ def test_the_command_prints_the_study_as_json(small: Recipe, dataset: Dataset, t
     assert read_run(out / "trial-0")["data_fingerprint"] == dataset.info.fingerprint
 
 
-def test_another_search_does_not_go_on_in_the_same_folder(folder: Path, small: Recipe, dataset: Dataset) -> None:
+def test_a_folder_with_another_study_is_refused(folder: Path, small: Recipe, dataset: Dataset) -> None:
     with pytest.raises(InputError, match="holds a study of another seed"):
         search(small, dataset, folder, trials=5, seed=7)
     with pytest.raises(InputError, match="holds a study of another space"):
         tune(small, {"encoder.dropout": "0..0.2"}, dataset.folder, folder, trials=5)
 
 
-def test_a_damaged_study_is_named(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_study_is_an_error_that_names_it(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "study.db").write_text("no database")
     with pytest.raises(InputError, match=r"study\.db: is damaged"):
         search(small, dataset, tmp_path, trials=1)
 
 
 @pytest.mark.parametrize(
-    ("specs", "told"),
+    ("specs", "message"),
     [
         (
             {"training.learning_rat": "1..2"},
@@ -176,13 +176,13 @@ def test_a_damaged_study_is_named(small: Recipe, dataset: Dataset, tmp_path: Pat
         ({}, "nothing to vary; add --vary KEY=SPEC or --space FILE"),
     ],
 )
-def test_a_key_or_spec_that_makes_no_sense_is_told_in_one_line(small: Recipe, specs: dict[str, str], told: str) -> None:
-    with pytest.raises(InputError, match=told) as refused:
+def test_an_invalid_key_or_spec_is_an_error_of_one_line(small: Recipe, specs: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
         SearchSpace.of(small, specs)
     assert "\n" not in str(refused.value)
 
 
-def test_choices_may_be_whole_tables_and_keys_may_lie_in_one(small: Recipe) -> None:
+def test_choices_may_be_tables_and_keys_may_be_nested(small: Recipe) -> None:
     space = SearchSpace.of(
         small,
         {
@@ -196,7 +196,7 @@ def test_choices_may_be_whole_tables_and_keys_may_lie_in_one(small: Recipe) -> N
     assert recipe.training.schedule.model_dump()["warmup"] == 0.125
 
 
-def test_options_and_the_file_of_a_space_are_read_as_one(tmp_path: Path) -> None:
+def test_options_and_space_file_are_merged(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text('encoder.dropout = "0..0.5"\n[training]\nlearning_rate = "log:1e-4..1e-2"\n')
     assert read_specs(["encoder.dropout=0,0.1"], file) == {

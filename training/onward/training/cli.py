@@ -23,19 +23,19 @@ cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""For commands that ask from several threads at once; it counts only before NumPy is loaded."""
+"""Environment of commands that search from several threads at once; it takes effect only before NumPy is loaded."""
 UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class EngineName(StrEnum):
-    """What computes a preparation."""
+    """The data frame engine of a preparation."""
 
     POLARS = "polars"
     SPARK = "spark"
 
 
-class HeldOut(StrEnum):
-    """Sessions that training did not see."""
+class HeldOutPart(StrEnum):
+    """The held-out parts of a dataset."""
 
     TEST = "test"
     VALIDATION = "validation"
@@ -51,9 +51,9 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder to write events.parquet and items.parquet to.")],
     events: Annotated[int, typer.Option(min=1_000, help="How many events.")] = 100_000,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal shops.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace a shop that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing shop.")] = False,
 ) -> None:
-    """Make up a shop: its items, and what visitors did there for four weeks.
+    """Generate a synthetic shop: its items, and four weeks of visitors' events.
 
     Example: `onward-training generate --out shop --events 100000 --seed 7`
     """
@@ -67,7 +67,7 @@ def generate(
 @cli.command()
 def prepare(
     events: Annotated[list[str], typer.Argument(help="Files of events, or folders of such files.")],
-    out: Annotated[Path, typer.Option(help="The dataset to make, a folder.")],
+    out: Annotated[Path, typer.Option(help="The dataset to write, a folder.")],
     test: Annotated[
         list[str] | None,
         typer.Option(help="A file of the test part, if the events are split already; may be repeated."),
@@ -91,43 +91,44 @@ def prepare(
         typer.Option(min=0.001, max=0.9, help="Temporal split without --test-days: share of the time that is test."),
     ] = 0.1,
     min_support: Annotated[
-        int | None, typer.Option(min=1, help="Drop items with fewer events.  [default: as the split's papers do]")
+        int | None, typer.Option(min=1, help="Drop items with fewer events.  [default: as in the split's papers]")
     ] = None,
     min_length: Annotated[
-        int | None, typer.Option(min=1, help="Drop sessions with fewer events.  [default: as the split's papers do]")
+        int | None, typer.Option(min=1, help="Drop sessions with fewer events.  [default: as in the split's papers]")
     ] = None,
     gap: Annotated[
         str | None,
         typer.Option(
             help="Cut a user's events into sessions after this idle time: 90s, 30m, 1h, 1d.  "
-            "[default: 30m where there are no session ids]"
+            "[default: 30m if there are no session ids]"
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Shuffles the users of the split by user.")] = 0,
-    file_format: Annotated[Format | None, typer.Option("--format", help="Of events.  [default: by extension]")] = None,
-    items_format: Annotated[Format | None, typer.Option(help="Of --items.  [default: by extension]")] = None,
+    file_format: Annotated[
+        Format | None, typer.Option("--format", help="Format of events.  [default: by extension]")
+    ] = None,
+    items_format: Annotated[Format | None, typer.Option(help="Format of --items.  [default: by extension]")] = None,
     session_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
     user_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
     item_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
     time_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
     position_column: Annotated[str | None, typer.Option(help="[default: guessed]")] = None,
     weight_column: Annotated[
-        str | None, typer.Option(help="Events of 0 or less are no interactions and left out.  [default: guessed]")
+        str | None, typer.Option(help="Events of weight 0 or less are dropped.  [default: guessed]")
     ] = None,
     items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
     engine: Annotated[EngineName, typer.Option(help="Spark is an extra: onward[spark].")] = EngineName.POLARS,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at any bad row instead of dropping it.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a dataset that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing dataset.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print dataset.json instead of a summary.")] = False,
 ) -> None:
     """Make a dataset from click logs: Parquet, CSV, TSV, JSON lines, RecBole, raw Diginetica, raw Yoochoose.
 
     Example: `onward-training prepare clicks.csv --items products.jsonl --out dataset --test-days 7`
 
-    The folder of a service's event log is read as it is, by itself or beside other logs.
+    The folder of a service's event log can be read directly, alone or together with other logs.
 
-    Sessions come from session ids, or from users and idle time. Rows that are no use are counted, reported and
-    dropped.
+    Sessions come from session ids, or from users and idle time. Unusable rows are counted, reported and dropped.
     """
     from rich.console import Console
 
@@ -180,20 +181,24 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
     out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, metrics, learning curve.")],
-    epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs.  [default: the recipe's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of epochs.  [default: the recipe's]")
+    ] = None,
     refit_epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Validate nothing: fit to all sessions, for the epochs that an earlier run chose."),
+        typer.Option(
+            min=1, help="Skip validation: fit to all sessions for this many epochs, chosen by an earlier run."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one machine's CPU.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
 ) -> None:
     """Fit the encoder that a recipe describes.
 
     Example: `onward-training train srgnn --data dataset --out run`
 
-    Ctrl-C ends it after the running step; `--resume` goes on from there, to the result of an unbroken run.
+    Ctrl-C ends it after the current step; `--resume` continues from there, with the result of an uninterrupted run.
     """
     from onward.training.recipe import Recipe
     from onward.training.trainer import train as fit
@@ -208,7 +213,7 @@ def train(
         device_name=device,
         resume=resume,
     ):
-        typer.echo(f"interrupted; go on with the same command and --resume (run: {out})", err=True)
+        typer.echo(f"interrupted; resume with the same command and --resume (run: {out})", err=True)
         raise typer.Exit(130)
 
 
@@ -228,7 +233,7 @@ def export(
 
     Example: `onward-training export run --bundles bundles`
 
-    Several runs become one encoder whose scores are the sum of theirs: better answers for a longer encoding.
+    Several runs become one encoder whose scores are the sum of theirs: better results, but a slower encoder.
     """
     from onward.training.data.preparation.prepare_report import announced_steps
     from onward.training.export.export import export as export_run
@@ -245,7 +250,7 @@ def export(
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles, meaning its current one.")],
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
-    part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    part: Annotated[HeldOutPart, typer.Option(help="The part to evaluate on.")] = HeldOutPart.TEST,
     run: Annotated[
         list[Path] | None, typer.Option(help="With --record: a run that the bundle was exported from; may be repeated.")
     ] = None,
@@ -253,23 +258,23 @@ def evaluate(
     sampled_negatives: Annotated[
         int,
         typer.Option(
-            min=0, help="Also rank each target among this many drawn items; no figure to compare with others."
+            min=0, help="Also rank each target among this many sampled items; not comparable with full ranking."
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled items.")] = 0,
     category: Annotated[
-        str | None, typer.Option(help="Attribute of items: also tell how diverse the answers are in it.")
+        str | None, typer.Option(help="An item attribute: also measure the diversity of the results in it.")
     ] = None,
     diversity: Annotated[
-        float, typer.Option(min=0, max=1, help="With --category: how much diversity counts beside the scores.")
+        float, typer.Option(min=0, max=1, help="With --category: weight of diversity in re-ranking.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Ask a bundle about held-out sessions, as it is served and by exact search, and print what the answers are worth.
+    """Evaluate a bundle on held-out sessions, as served and by exact search, and print the metrics.
 
     Example: `onward-training evaluate bundles --data dataset --json`
 
-    With `--run run --record docs/results` the evaluation is also kept, for the page that `results` makes.
+    With `--run run --record docs/results` the evaluation is also recorded, for the page that `results` writes.
     """
     os.environ.update(ONE_THREAD)
     from onward.training.evaluation.evaluation import evaluate_bundle
@@ -281,10 +286,10 @@ def evaluate(
     if diversity and category is None:
         raise InputError("--diversity needs --category, the attribute to be diverse in")
     if record is not None and category is not None:
-        raise InputError("--record keeps answers as they are served; leave out --category")
+        raise InputError("--record keeps metrics without re-ranking; leave out --category")
     with bundle_faults(bundle):
         if run and record is not None:
-            from onward.training.results.recording import evaluate_and_record
+            from onward.training.results.recorded_evaluation import evaluate_and_record
 
             metrics = evaluate_and_record(bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed)
         else:
@@ -303,14 +308,14 @@ def evaluate(
 @cli.command()
 def baselines(
     data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
-    part: Annotated[HeldOut, typer.Option(help="Which sessions to ask.")] = HeldOut.TEST,
+    part: Annotated[HeldOutPart, typer.Option(help="The part to evaluate on.")] = HeldOutPart.TEST,
     hide_seen: Annotated[
-        bool, typer.Option("--hide-seen", help="Answer with no item of the session, as for leave-one-out histories.")
+        bool, typer.Option("--hide-seen", help="Exclude the session's own items, as for leave-one-out histories.")
     ] = False,
     record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Evaluate what needs no training, the floor for an encoder: popularity, nearest items, nearest sessions.
+    """Evaluate the baselines, which an encoder must beat: popularity, nearest items, nearest sessions.
 
     Example: `onward-training baselines --data dataset`
     """
@@ -320,7 +325,7 @@ def baselines(
 
     _only_test_is_recorded(record, part)
     if record is not None:
-        from onward.training.results.recording import evaluate_and_record_baselines
+        from onward.training.results.recorded_evaluation import evaluate_and_record_baselines
 
         metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen)
     else:
@@ -332,10 +337,10 @@ def baselines(
 def rebuild(
     bundles: Annotated[Path, typer.Option(help="Folder of bundles; the rebuilt one becomes its current one.")],
     items: Annotated[Path | None, typer.Option(help="The new catalog: a file with attributes of items.")] = None,
-    items_format: Annotated[Format | None, typer.Option(help="Of --items.  [default: by extension]")] = None,
+    items_format: Annotated[Format | None, typer.Option(help="Format of --items.  [default: by extension]")] = None,
     items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
     changes: Annotated[
-        Path | None, typer.Option(help="Changes of the live catalog, as `onward-service changes` wrote them.")
+        Path | None, typer.Option(help="Changes of the live catalog, written by `onward-service changes`.")
     ] = None,
     index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
     recall: Annotated[
@@ -344,10 +349,10 @@ def rebuild(
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help=f"Tune the index to a recall@20 of {FAST_RECALL}.")] = False,
 ) -> None:
-    """Build the index of the current bundle anew, with a new catalog or another index, without training.
+    """Rebuild the current bundle with a new catalog or another index, without training.
 
-    Items that a new catalog does not list are recommended no longer. New items of the live catalog get rows of their
-    own, with the vectors that the service gave them.
+    Items that a new catalog does not list are no longer recommended. New items of the live catalog get rows of their
+    own, with the vectors that the service computed for them.
 
     Example: `onward-training rebuild --bundles bundles --items products.jsonl`
 
@@ -372,15 +377,15 @@ def rebuild(
 
 @cli.command()
 def results(
-    records: Annotated[Path, typer.Argument(help="Folder of records, as `--record` keeps them.")],
-    out: Annotated[Path, typer.Option(help="The page to write, Markdown; its pictures go beside the records.")],
+    records: Annotated[Path, typer.Argument(help="Folder of records, written with `--record`.")],
+    out: Annotated[Path, typer.Option(help="The Markdown page to write; its plots are written beside the records.")],
 ) -> None:
-    """Make a page of all recorded runs and baselines: tables, spreads over seeds, learning curves, where others lead.
+    """Write a page of all recorded runs and baselines: tables, deviations over seeds, learning curves, comparisons.
 
     Example: `onward-training results docs/results --out docs/results.md`
 
-    `anchors.toml` among the records says for each data set its protocol, the metrics to show, published figures and
-    aims; `DATA/ladder.json` says what was tried.
+    `anchors.toml` among the records holds for each data set its protocol, the metrics to show, published figures and
+    aims; `DATA/ladder.json` holds the changes that were tried.
     """
     from onward.training.results.page import write_page
 
@@ -397,25 +402,25 @@ def tune(
         typer.Option(help="KEY=SPEC, may be repeated. SPEC: 1..8 (evenly), log:1e-4..1e-2, or choices a,b,c."),
     ] = None,
     space: Annotated[
-        Path | None, typer.Option(help="A TOML file of specs, laid out as the recipe is, instead of --vary.")
+        Path | None, typer.Option(help="A TOML file of specs with the keys of the recipe, instead of --vary.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="How many trials the study has in all.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="Total number of trials of the study.")] = 20,
     timeout: Annotated[
         str | None, typer.Option(help="Begin no trial after this time: 90s, 30m, 8h, 1d.  [default: no limit]")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="The most epochs of a trial.  [default: the recipe's]")
+        int | None, typer.Option(min=1, help="Maximum number of epochs of a trial.  [default: the recipe's]")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the search and of every training.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where it is.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the search and of every training.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Search for a better recipe: trainings with other values, judged by validation alone, the poor ones cut short.
+    """Search for a better recipe: train with varied values, compare by validation only, and prune poor trials.
 
     Example: `onward-training tune srgnn --data dataset --out study --vary training.learning_rate=log:1e-3..1e-2`
 
-    The first trial is the recipe as it is. Ctrl-C ends it after the running step; the same command goes on from there.
-    The best recipe is left in `best.toml`.
+    The first trial is the recipe itself. Ctrl-C ends the search after the current step; the same command resumes it.
+    The best recipe is written to `best.toml`.
     """
     from onward.training.recipe import Recipe
     from onward.training.tuning.search_space import read_specs
@@ -436,13 +441,13 @@ def tune(
     )
     print_study(study, as_json=as_json)
     if study.interrupted:
-        typer.echo(f"interrupted; go on with the same command (study: {out})", err=True)
+        typer.echo(f"interrupted; resume with the same command (study: {out})", err=True)
         raise typer.Exit(130)
 
 
-def _only_test_is_recorded(record: Path | None, part: HeldOut) -> None:
-    if record is not None and part is not HeldOut.TEST:
-        raise InputError("--record keeps answers about the test part; leave out --part")
+def _only_test_is_recorded(record: Path | None, part: HeldOutPart) -> None:
+    if record is not None and part is not HeldOutPart.TEST:
+        raise InputError("--record keeps metrics of the test part; leave out --part")
 
 
 def _target_recall(recall: float | None, *, fast: bool) -> float:

@@ -1,4 +1,4 @@
-"""What a person who runs a command is told when something they gave is unusable."""
+"""Errors in a user's input, which a command prints in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,15 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """One line that names the file, row or field and says what to do; a command prints it and exits with 2."""
+    """An error in a user's input: one line that names the file, row or field and says what to do.
+
+    A command prints it and exits with code 2.
+    """
 
 
 @contextmanager
 def bundle_faults(where: Path) -> Iterator[None]:
-    """Tell what is wrong with a bundle below `where` as an InputError."""
+    """Raise a BundleError of the block as an InputError that names the folder `where`."""
     from onward.bundle import BundleError
 
     try:

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The hardware and software that a measurement was made on."""
 
 import os
 import platform
@@ -8,7 +8,11 @@ from pathlib import Path
 
 
 def machine(*packages: str) -> dict[str, str | int | float | None]:
-    """Processor, cores, memory, Python, commit and the versions of `packages`, to stand beside every figure."""
+    """Describe the hardware and library versions of a benchmark.
+
+    Args:
+        packages: installed packages whose versions are included beside processor, cores, memory, Python and commit.
+    """
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -20,20 +24,20 @@ def machine(*packages: str) -> dict[str, str | int | float | None]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, with + behind it where files differ; None outside one."""
+    """Return the commit of the Git checkout that this package runs from, with a + if files differ; None outside one."""
     here = Path(__file__)
     try:
         is_tracked = _git("ls-files", here.name, folder=here.parent)
         return is_tracked and _git(
             "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*", folder=here.parent
         )
-    except OSError:  # there is no git
+    except OSError:  # git is not installed
         return None
 
 
 def _git(*arguments: str, folder: Path) -> str | None:
-    answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
+    completed = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return completed.stdout.strip() or None
 
 
 def _processor() -> str:

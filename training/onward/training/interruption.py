@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: a training ends after the running step, with a checkpoint to go on from."""
+"""Graceful interruption: after Ctrl-C a training ends with the current step and a checkpoint to resume from."""
 
 import signal
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Interruption:
-    """Whether someone asked the training to end; true after the first SIGINT or SIGTERM."""
+    """Whether the training was asked to end; true after the first SIGINT or SIGTERM."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -17,17 +17,17 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Turn SIGINT and SIGTERM into a request that is met after the running step; a second one ends at once."""
-    asked = Interruption()
+    """Turn SIGINT and SIGTERM into a request to end after the current step; a second signal ends at once."""
+    state = Interruption()
 
-    def ask(signal_number: int, frame: object) -> None:
-        if asked:
+    def request(signal_number: int, frame: object) -> None:
+        if state:
             raise KeyboardInterrupt
-        asked.requested = True
+        state.requested = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield state
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

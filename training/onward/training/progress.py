@@ -1,4 +1,4 @@
-"""What a person sees while an encoder is trained: a bar on a terminal, a line an epoch elsewhere."""
+"""Progress display on stderr: a bar on a terminal, a line per epoch elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,18 +16,18 @@ class _ExamplesPerSecond(rich.progress.ProgressColumn):
 
 
 class EpochProgress:
-    """Follows one epoch."""
+    """The progress bar of one epoch."""
 
     def __init__(self, bars: rich.progress.Progress, task: rich.progress.TaskID) -> None:
         self._bars, self._task = bars, task
 
     def advance(self, examples: int, loss: float) -> None:
-        """Count `examples` more as trained on; `loss` is the epoch's mean so far."""
+        """Advance the bar by `examples`; `loss` is the epoch's mean so far."""
         self._bars.update(self._task, advance=examples, loss=f"{loss:.4f}")
 
 
-class Progress:
-    """Prints how a training goes to stderr."""
+class TrainingProgress:
+    """Displays the progress of a training on stderr."""
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -62,7 +62,7 @@ class Progress:
             self._bars.remove_task(task)
 
     def report(self, line: dict[str, Any]) -> None:
-        """Print what an epoch came to: a line of metrics.jsonl."""
+        """Print the metrics of an epoch, `line` of metrics.jsonl."""
         validation = "".join(f"  {name} {value:.4f}" for name, value in line.get("validation", {}).items())
         self._console.print(
             f"{line['fit']} epoch {line['epoch']}: loss {line['loss']:.4f}  {line['examples_per_s']:,.0f} examples/s  "
@@ -74,7 +74,7 @@ class Progress:
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Give a function to call for each of `total` things done; on a terminal a bar follows them."""
+    """Yield a function to call after each of `total` units of work; on a terminal a bar shows their count."""
     console = Console(stderr=True)
     with rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""A recipe: everything that makes an experiment what it is, in one complete TOML file."""
+"""A recipe: all settings of an experiment, in one complete TOML file."""
 
 import difflib
 import tomllib
@@ -34,19 +34,19 @@ class StepSchedule(BaseModel):
     factor: PositiveFloat
 
     def multiplier(self, epoch: int, progress: float) -> float:
-        """What the learning rate is multiplied by in `epoch` (from 0)."""
+        """Return the factor of the learning rate in `epoch` (from 0)."""
         return self.factor ** (epoch // self.every)
 
 
 class LinearSchedule(BaseModel):
-    """The learning rate rises over the first `warmup` share of all steps, then falls in a line towards zero."""
+    """The learning rate rises linearly over the first `warmup` share of all steps, then falls linearly towards zero."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["linear"]
     warmup: Annotated[float, Field(ge=0, lt=1)]
 
     def multiplier(self, epoch: int, progress: float) -> float:
-        """What the learning rate is multiplied by after the share `progress` of all steps, 0 to 1."""
+        """Return the factor of the learning rate after the share `progress` of all steps, 0 to 1."""
         if progress < self.warmup:
             return progress / self.warmup
         return max((1 - progress) / (1 - self.warmup), 0.01)
@@ -58,34 +58,34 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     batch_size: PositiveInt
     epochs: PositiveInt
-    """The most epochs of the fit that is validated."""
+    """Maximum number of epochs of the validated fit."""
     optimizer: Literal["adam", "adamw", "adagrad"]
     sparse_updates: bool
-    """Update only the rows of tables that a step touches; for sampled objectives and large catalogs."""
+    """Update only the embedding rows that a step uses; for sampled objectives and large catalogs."""
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
-    """L2 penalty: part of the gradient (adam, adagrad), or taken off the weights beside it (adamw)."""
+    """L2 penalty: added to the gradient (adam, adagrad), or decoupled from it (adamw)."""
     schedule: Annotated[StepSchedule | LinearSchedule, Field(discriminator="kind")]
     validation_metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg)@[1-9][0-9]*$")]
-    """Chooses the epoch, on validation examples alone."""
+    """The metric that chooses the best epoch, on validation examples only."""
     patience: PositiveInt
-    """Epochs without a better validation metric that end the fit."""
+    """Early stopping: the fit ends after this many epochs without a better validation metric."""
     refit: bool
-    """Fit once more, to training and validation examples together, for the chosen number of epochs."""
+    """Fit again, to training and validation examples together, for the chosen number of epochs."""
 
     @model_validator(mode="after")
     def _sparse_updates_have_no_penalty(self) -> Self:
         if self.sparse_updates and (self.weight_decay or self.optimizer == "adamw"):
-            raise ValueError("sparse_updates go with adam or adagrad and a weight_decay of 0")
+            raise ValueError("sparse_updates need adam or adagrad and a weight_decay of 0")
         return self
 
 
 class ServingOptions(BaseModel):
-    """The `[serving]` table: what a request means where it does not say."""
+    """The `[serving]` table: defaults for request options."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     exclude_seen: bool
-    """Leave out the session's own items."""
+    """Exclude the session's own items."""
 
 
 class Recipe(BaseModel):
@@ -93,7 +93,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    """Of its file, without the suffix."""
+    """Name of its file, without the suffix."""
     model: str
     encoder: Any
     training: TrainingOptions
@@ -102,7 +102,7 @@ class Recipe(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a recipe from a file, or by the name of one that comes with the package.
+        """Read a recipe from a file, or a bundled recipe by its name.
 
         Raises InputError that names the file and the key.
         """
@@ -118,7 +118,7 @@ class Recipe(BaseModel):
 
     @classmethod
     def parse(cls, text: str, source: str) -> Self:
-        """Read a recipe from TOML text; `source` names it in errors."""
+        """Parse a recipe from TOML text; `source` names it in errors. Raises InputError that names the key."""
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -137,7 +137,7 @@ class Recipe(BaseModel):
             raise InputError(f"{source}: {_first_fault(error, cls)}") from error
 
     def build(self, corpus: Corpus) -> SessionEncoder:
-        """An untrained encoder for a corpus, by torch's global random state."""
+        """Create an untrained encoder for a corpus, from torch's global random state."""
         return MODELS[self.model].encoder(corpus, self.encoder)
 
 
@@ -151,7 +151,7 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = 
 
 
 def _keys(schema: type[BaseModel]) -> list[str]:
-    """Every key that may stand in a recipe below `schema`."""
+    """Return all keys that a recipe may have below `schema`."""
     nested = (TrainingOptions, StepSchedule, LinearSchedule, ServingOptions) if schema is Recipe else ()
     return sorted({*schema.model_fields, *(key for part in nested for key in part.model_fields)} - {"name", "text"})
 

@@ -1,8 +1,8 @@
-"""What a training leaves behind: one folder a run.
+"""The folder of a training run.
 
-It holds `recipe.toml`, `run.json` (what was run, on what), `metrics.jsonl` (a line an epoch), `curve.png`,
-`selection/` (the fit that is validated), `refit/` (the fit to all examples, when the recipe asks for it) and
-`weights.pt`, the weights to export and which fit they are of: the best epoch so far until a refit ends.
+It holds `recipe.toml`, `run.json` (data, options and machine of the run), `metrics.jsonl` (a line per epoch),
+`curve.png`, `selection/` (the validated fit), `refit/` (the fit to all examples, if the recipe asks for it) and
+`weights.pt`, the weights to export and the fit they come from: the best epoch so far, until a refit ends.
 """
 
 import json
@@ -16,8 +16,8 @@ import torch
 from onward.training.data.dataset import Dataset, Sessions
 from onward.training.errors import InputError
 from onward.training.hardware import commit, machine
+from onward.training.learning_curve import draw_curve
 from onward.training.recipe import Recipe
-from onward.training.results.learning_curve import draw_curve
 
 WEIGHTS = "weights.pt"
 FITS = SELECTION, REFIT = "selection", "refit"
@@ -34,7 +34,10 @@ def prepare_run_folder(
     device: torch.device,
     resume: bool,
 ) -> None:
-    """Make the run folder, or check that the one to go on with is of this recipe, data set and seed."""
+    """Create the run folder, or with `resume` check that the existing run has the same recipe, data set and options.
+
+    Raises InputError if they differ, or if `out` is not empty and `resume` is not set.
+    """
     facts = {
         "recipe": recipe.text,
         "data_fingerprint": dataset.info.fingerprint,
@@ -70,12 +73,12 @@ def prepare_run_folder(
 
 
 def sessions_of_fit(dataset: Dataset, fit: str) -> list[Sessions]:
-    """The sessions that a fit learns from."""
-    return dataset.known() if fit == REFIT else [dataset.sessions("train")]
+    """Return the sessions that a fit learns from."""
+    return dataset.training_and_validation() if fit == REFIT else [dataset.sessions("train")]
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """`run.json` of a run folder. Raises InputError when there is none."""
+    """Read `run.json` of a run folder. Raises InputError if it is missing or damaged."""
     try:
         record: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -86,7 +89,7 @@ def read_run(out: Path) -> dict[str, Any]:
 
 
 def best_validation(out: Path) -> dict[str, float]:
-    """Validation metrics of the epoch that a run chose; empty where nothing was held out."""
+    """Return the validation metrics of the epoch that a run chose; empty if nothing was held out."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     metric = Recipe.parse(read_run(out)["recipe"], str(out)).training.validation_metric
     validated = [line["validation"] for line in lines if "validation" in line]
@@ -95,7 +98,7 @@ def best_validation(out: Path) -> dict[str, float]:
 
 
 def checkpoint_of(out: Path, fit: str) -> Path:
-    """Where a run keeps the checkpoint of one of its fits."""
+    """Return the path of the checkpoint of a run's fit."""
     return out / fit / "checkpoint.pt"
 
 
@@ -111,14 +114,14 @@ def write_history(out: Path) -> None:
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write a file of tensors whole or not at all."""
+    """Write a file of tensors atomically."""
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
     partial.replace(path)
 
 
 def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `write_tensors` wrote, without running any code of it. Raises InputError when it is damaged."""
+    """Read a file of `write_tensors` without executing code in it. Raises InputError if it is damaged."""
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:

@@ -1,7 +1,7 @@
 """The training loop: a recipe and a data set in, a run folder out.
 
-A fit to the training part chooses the number of epochs on validation examples; where the recipe asks for it, a second
-fit of a fresh encoder, to all examples and for that many epochs, follows.
+A fit to the training part chooses the number of epochs on validation examples. If the recipe asks for a refit, a new
+encoder is then fitted to all examples for that number of epochs.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from onward.training.errors import InputError
 from onward.training.evaluation.metrics import ranking_metrics
 from onward.training.interruption import Interruption, interruption
 from onward.training.models.encoder import SessionEncoder
-from onward.training.progress import EpochProgress, Progress
+from onward.training.progress import EpochProgress, TrainingProgress
 from onward.training.recipe import Recipe, TrainingOptions
 from onward.training.run_folder import (
     REFIT,
@@ -53,19 +53,19 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], bool] = lambda line: True,
 ) -> bool:
-    """Fit the recipe's encoder to a data set, leave the run in `out`, and tell whether it came to its end.
+    """Fit the recipe's encoder to a data set, write the run to `out`, and return whether it was completed.
 
-    The first SIGINT or SIGTERM ends it after the running step, with a checkpoint to go on from.
+    The first SIGINT or SIGTERM ends it after the current step, with a checkpoint to resume from.
 
     Args:
-        epochs: the most epochs, instead of the recipe's.
-        refit_epochs: fit to all examples for this many epochs at once, chosen by an earlier run.
+        epochs: maximum number of epochs, instead of the recipe's.
+        refit_epochs: skip validation and fit to all examples for this many epochs, chosen by an earlier run.
         device_name: cpu, cuda or auto.
-        resume: go on from the checkpoints in `out`; the outcome is that of an unbroken run.
-        on_epoch: given the metrics line of each epoch; the fit ends where it answers False.
+        resume: continue from the checkpoints in `out`; the result equals that of an uninterrupted run.
+        on_epoch: called with the metrics line of each epoch; the fit ends if it returns False.
 
     Raises:
-        InputError: the data set or `out` is unusable, or does not belong to this recipe when resuming.
+        InputError: the data set or `out` is unusable, or with `resume`, `out` is a run of another recipe or data set.
     """
     keep_freed_memory()
     device = pick_device(device_name)
@@ -81,7 +81,7 @@ def train(
         device,
         together=dataset.info.targets == "together",
     )
-    with interruption() as interrupted, Progress(recipe.model) as progress:
+    with interruption() as interrupted, TrainingProgress(recipe.model) as progress:
         chosen = refit_epochs
         if chosen is None:
             selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
@@ -95,12 +95,12 @@ def train(
 
 @dataclass
 class FitState:
-    """Where a fit stands: everything but the tensors."""
+    """The progress of a fit: all of its state but the tensors."""
 
     epoch: int = 0
-    """Epochs that are complete."""
+    """Number of completed epochs."""
     step: int = 0
-    """Steps of the next epoch that are complete."""
+    """Number of completed steps of the next epoch."""
     loss_sum: float = 0.0
     seconds: float = 0.0
     best_epoch: int = 0
@@ -109,7 +109,7 @@ class FitState:
 
 
 class Fit:
-    """One fit of a fresh encoder, which can be cut off after any step and go on as if it had not been."""
+    """One fit of a new encoder; it can be interrupted after any step and resumed with the same result."""
 
     def __init__(
         self,
@@ -124,15 +124,15 @@ class Fit:
         seed: int,
         schedule_epochs: int | None = None,
     ) -> None:
-        """Make the encoder and its optimizers, or take them from the checkpoint that `out` holds.
+        """Create the encoder and its optimizers, and load the checkpoint in `out` if there is one.
 
         Args:
-            validation: examples that choose the best epoch; where there are none, the last epoch is it.
-            epochs: where the fit ends at the latest.
-            schedule_epochs: what the learning rate's schedule takes for the whole length; by default `epochs`.
+            validation: examples that choose the best epoch; without any, the last epoch is the best.
+            epochs: maximum number of epochs.
+            schedule_epochs: number of epochs that the learning rate schedule spans; by default `epochs`.
         """
         self.name, self.options, self.out, self.seed, self.device = name, recipe.training, out, seed, device
-        self.hides_seen = recipe.serving.exclude_seen
+        self.exclude_seen = recipe.serving.exclude_seen
         self.validation = validation or None
         self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
         self.state = FitState()
@@ -151,17 +151,19 @@ class Fit:
         if self.checkpoint.exists():
             self._load()
 
-    def run(self, interrupted: Interruption, progress: Progress, on_epoch: Callable[[dict[str, Any]], bool]) -> None:
-        """Train until the last epoch, until validation or `on_epoch` ends it, or until interrupted."""
-        going = True
-        while going and self.state.epoch < self.epochs and not self._stopped_early():
-            batches = self.examples.shuffled(self.options.batch_size, self.seed, self.state.epoch)
+    def run(
+        self, interrupted: Interruption, progress: TrainingProgress, on_epoch: Callable[[dict[str, Any]], bool]
+    ) -> None:
+        """Train until the last epoch, early stopping, a False of `on_epoch`, or an interruption."""
+        wants_more = True
+        while wants_more and self.state.epoch < self.epochs and not self._stopped_early():
+            batches = self.examples.shuffled_batches(self.options.batch_size, self.seed, self.state.epoch)
             with progress.epoch(self.name, self.state.epoch + 1, self.epochs, len(self.examples)) as bar:
                 self._train_epoch(batches, interrupted, bar)
             if interrupted:
                 self._save()
                 return
-            going = on_epoch(self._finish_epoch(len(batches), progress))
+            wants_more = on_epoch(self._finish_epoch(len(batches), progress))
 
     def _train_epoch(self, batches: list[Tensor], interrupted: Interruption, bar: EpochProgress) -> None:
         self.encoder.train()
@@ -181,7 +183,7 @@ class Fit:
             if interrupted:
                 return
 
-    def _finish_epoch(self, steps: int, progress: Progress) -> dict[str, Any]:
+    def _finish_epoch(self, steps: int, progress: TrainingProgress) -> dict[str, Any]:
         return_freed_memory()
         state = self.state
         state.epoch += 1
@@ -195,7 +197,7 @@ class Fit:
         }
         if self.validation is not None:
             line["validation"] = validation_metrics(
-                self.encoder, self.validation, self.options.validation_metric, hides_seen=self.hides_seen
+                self.encoder, self.validation, self.options.validation_metric, exclude_seen=self.exclude_seen
             )
             metric = line["validation"][self.options.validation_metric]
             if metric > state.best_metric:
@@ -218,7 +220,7 @@ class Fit:
             group["lr"] = self.options.learning_rate * multiplier
 
     def _save(self) -> None:
-        """Write the checkpoint; publish the weights when they are the best so far, or the only ones of a refit."""
+        """Write the checkpoint, and the run's weights if they are of the best epoch so far or of a finished refit."""
         self.checkpoint.parent.mkdir(exist_ok=True)
         weights = self.encoder.state_dict()
         write_tensors(
@@ -246,7 +248,7 @@ class Fit:
 
 
 def make_optimizers(encoder: SessionEncoder, options: TrainingOptions) -> list[torch.optim.Optimizer]:
-    """One optimizer for all weights; with sparse updates another for the tables, whose untouched rows it passes by."""
+    """Create an optimizer for all weights; with sparse updates, Adam has another one for the embedding tables."""
     tables = [module for module in encoder.modules() if isinstance(module, nn.Embedding)]
     for table in tables:
         table.sparse = options.sparse_updates
@@ -264,23 +266,23 @@ def make_optimizers(encoder: SessionEncoder, options: TrainingOptions) -> list[t
 
 @torch.inference_mode()
 def validation_metrics(
-    encoder: SessionEncoder, examples: Examples, metric: str, *, hides_seen: bool
+    encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: bool
 ) -> dict[str, float]:
-    """Metrics of an encoder over all items by exact scores, at the cut-off of `metric` and at 20.
+    """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20.
 
-    With `hides_seen`, the items of a session are no candidates, as where it is served so.
+    With `exclude_seen`, the items of a session are no candidates, as in serving with that option.
     """
     encoder.eval()
     vectors_DN = encoder.item_vectors().T.contiguous()
     ranks_T = np.empty(len(examples), dtype=np.int64)
-    for examples_B in examples.in_order(EVALUATION_BATCH):
+    for examples_B in examples.sorted_batches(EVALUATION_BATCH):
         batch = examples.gather(examples_B)
         interests_BKD = encoder(*encoder.inputs(batch))
         scores_BN = interests_BKD[:, 0] @ vectors_DN
         for interest_BD in interests_BKD.unbind(dim=1)[1:]:
             torch.maximum(scores_BN, interest_BD @ vectors_DN, out=scores_BN)
         scores_BN[:, PADDING] = -torch.inf
-        if hides_seen:
+        if exclude_seen:
             scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
         target_score_B1 = scores_BN.gather(1, batch.next_items_B[:, None])
         ranks_T[examples_B.cpu().numpy()] = (scores_BN >= target_score_B1).sum(dim=1).cpu().numpy()
@@ -289,7 +291,7 @@ def validation_metrics(
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the large blocks that every step frees and takes again; their page faults cost a fifth of it."""
+    """Make glibc keep the large blocks that every step frees and reallocates; page faults would take 20 % of a step."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 2**30)
@@ -297,14 +299,14 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Have glibc give back what steps of many shapes left between blocks in use; it would grow from epoch to epoch."""
+    """Make glibc return fragmented free memory to the system; steps of many shapes would grow it with every epoch."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is CUDA where there is one. Raises InputError for one that is not there."""
+    """Return the device `name`; `auto` is CUDA if available, else CPU. Raises InputError if it is not available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):
@@ -315,7 +317,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's random generators that a fit on `device` draws from."""
+    """Return the state of the torch random generators that a fit on `device` draws from."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -323,7 +325,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put back what `random_state` gave."""
+    """Restore a state returned by `random_state`."""
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

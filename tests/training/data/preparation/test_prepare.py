@@ -12,14 +12,14 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture
 def clicks(tmp_path: Path) -> Path:
-    """A log with two bad rows."""
+    """A log with two unusable rows."""
     file = tmp_path / "clicks.csv"
     bad = "s1,,1700000000\n,a,1700000000\n"
     file.write_text(log({f"s{number}": "a b c" for number in range(20)}).write_csv() + bad)
     return file
 
 
-def test_a_plain_summary_tells_counts_and_problems(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
+def test_a_plain_summary_shows_counts_and_problems(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
     outcome = onward_training("prepare", clicks, "--out", tmp_path / "dataset")
     assert outcome.code == 0
     assert outcome.out.splitlines()[:3] == [
@@ -31,13 +31,13 @@ def test_a_plain_summary_tells_counts_and_problems(onward_training: Command, cli
     assert "problem: clicks.csv row 62: missing session id (1)" in outcome.out
 
 
-def test_json_is_the_dataset_json(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
+def test_json_prints_dataset_json(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
     outcome = onward_training("prepare", clicks, "--out", tmp_path / "dataset", "--json")
     assert json.loads(outcome.out) == json.loads((tmp_path / "dataset" / "dataset.json").read_text())
     assert json.loads(outcome.out)["options"]["min_support"] == 5
 
 
-def test_strict_stops_at_a_problem_and_leaves_nothing(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
+def test_strict_stops_at_a_problem_and_writes_nothing(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
     outcome = onward_training("prepare", clicks, "--out", tmp_path / "dataset", "--strict")
     assert outcome.code == 2
     assert outcome.err.splitlines()[-1] == (
@@ -47,7 +47,7 @@ def test_strict_stops_at_a_problem_and_leaves_nothing(onward_training: Command, 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["clicks.csv"]
 
 
-def test_a_dataset_is_replaced_only_by_force(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_replaced_only_with_force(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
     out = tmp_path / "dataset"
     assert onward_training("prepare", clicks, "--out", out).code == 0
     again = onward_training("prepare", clicks, "--out", out, "--validation", "0")

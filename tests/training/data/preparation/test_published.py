@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onward.training.data.dataset import Dataset, Part
+from onward.training.data.dataset import Dataset, PartName
 from onward.training.data.preparation.prepare_options import SplitKind
 from tests.training.data.conftest import Prepare, shown
 from tests.training.data.readers.oracle import srgnn_split
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def examples(dataset: Dataset, *parts: Part) -> int:
+def examples(dataset: Dataset, *parts: PartName) -> int:
     return sum(dataset.info.parts[part].examples for part in parts)
 
 
@@ -32,7 +32,7 @@ def examples(dataset: Dataset, *parts: Part) -> int:
     ("name", "train", "test", "items"),
     [("diginetica", 719_470, 60_858, 43_097), ("yoochoose1_64", 369_859, 55_898, 17_376)],
 )
-def test_given_splits_count_as_published(prepared: Prepare, name: str, train: int, test: int, items: int) -> None:
+def test_given_splits_have_the_published_sizes(prepared: Prepare, name: str, train: int, test: int, items: int) -> None:
     """SR-GNN (AAAI 2019), table 1; the items of yoochoose1_64 are those of its training sessions."""
     source = DATA / name
     dataset = prepared([str(source / "train.parquet")], test=[str(source / "test.parquet")], validation=0.1)

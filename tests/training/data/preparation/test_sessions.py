@@ -25,7 +25,7 @@ def test_a_session_ends_after_a_longer_pause_than_the_gap(prepared: Prepare) -> 
     assert shown(longer, "train") == {"b-0": "b10 *b41", "a-0": "a0 *a30 *a61 *a90"}
 
 
-def test_session_ids_win_over_users_unless_a_gap_is_asked_for(prepared: Prepare) -> None:
+def test_session_ids_take_precedence_over_users_unless_a_gap_is_set(prepared: Prepare) -> None:
     events = clicks("a", [0, 1, 2]).with_columns(session_id=pl.Series([1, 1, 2]))
     assert shown(prepared(events), "train") == {"1": "a0 *a1", "2": "a2"}
     assert shown(prepared(events, gap_ms=5 * MINUTE_MS), "train") == {"a-0": "a0 *a1 *a2"}
@@ -61,7 +61,7 @@ def test_without_times_sessions_keep_the_order_of_the_input(prepared: Prepare) -
     assert shown(prepared(events), "train") == {"z": "w *y", "a": "x *z"}
 
 
-def test_columns_of_any_name_can_be_named(prepared: Prepare) -> None:
+def test_column_names_can_be_given(prepared: Prepare) -> None:
     events = log({"s1": "a b"}).rename({"session_id": "who", "item_id": "what", "timestamp": "when"})
     columns = {"session": "who", "item": "what", "time": "when"}
     assert shown(prepared(events, columns=columns), "train") == {"s1": "a *b"}
@@ -69,6 +69,6 @@ def test_columns_of_any_name_can_be_named(prepared: Prepare) -> None:
         prepared(events, columns={"session": "nobody"})
 
 
-def test_a_history_is_all_that_a_user_did(prepared: Prepare) -> None:
+def test_a_history_holds_all_events_of_a_user(prepared: Prepare) -> None:
     events = clicks("a", [0, 1, 500, 1000]).with_columns(session_id=pl.Series([1, 1, 2, 3]))
     assert shown(prepared(events, SplitKind.LEAVE_ONE_OUT), "test") == {"a": "a0 a1 a500 *a1000"}

@@ -10,7 +10,7 @@ from tests.training.data.readers.oracle import srgnn_split
 LOG_COLUMNS = ["session_id", "item_id", "timestamp"]
 
 
-def test_given_parts_stay_whole_and_unknown_test_items_have_row_0(prepared: Prepare) -> None:
+def test_given_parts_are_unchanged_and_unknown_test_items_have_row_0(prepared: Prepare) -> None:
     dataset = prepared(log({"s1": "a b a", "s2": "c"}), test=log({"t1": "b new a"}))
     assert shown(dataset, "train") == {"s1": "a *b *a", "s2": "c"}
     assert shown(dataset, "test") == {"t1": "b *new *a"}
@@ -56,7 +56,7 @@ def test_temporal_split_follows_srgnn(prepared: Prepare) -> None:
     }
 
 
-def test_temporal_split_of_a_shop_is_that_of_plain_lists(prepared: Prepare) -> None:
+def test_temporal_split_of_a_shop_equals_that_of_plain_lists(prepared: Prepare) -> None:
     events = generate(5_000, seed=6).events
     clicks = [(session, item, time, time) for session, item, time in events.select(LOG_COLUMNS).iter_rows()]
     train, test = srgnn_split(clicks, test_span=3 * DAY_MS, min_support=5)
@@ -66,8 +66,8 @@ def test_temporal_split_of_a_shop_is_that_of_plain_lists(prepared: Prepare) -> N
     assert list(shown(dataset, "test")) == sorted(test, key=[session for session, *_ in clicks][::-1].index)[::-1]
 
 
-def test_a_session_at_the_very_split_moment_is_on_neither_side(prepared: Prepare) -> None:
-    """With whole days for times, as in Diginetica, the day of the split belongs to nobody."""
+def test_a_session_that_ends_at_the_split_moment_is_on_neither_side(prepared: Prepare) -> None:
+    """If times are whole days, as in Diginetica, the sessions of the split day are dropped."""
     days = {"s1": 0, "s2": 1, "s3": 8, "s4": 9, "s5": 9}
     rows = [(session, item, START_MS + day * DAY_MS) for session, day in days.items() for item in "ab"]
     events = pl.DataFrame(rows, schema=["session_id", "item_id", "timestamp"], orient="row")
@@ -101,7 +101,7 @@ def test_split_by_user_holds_out_whole_users_with_their_last_fifth_as_targets(pr
     assert dataset.info.parts["test"].examples == 2
 
 
-def test_the_seed_alone_decides_who_is_held_out(prepared: Prepare) -> None:
+def test_the_seed_alone_decides_which_users_are_held_out(prepared: Prepare) -> None:
     events = log({f"u{number}": "a b c d e" for number in range(50)})
     held_out = [list(shown(prepared(events, SplitKind.BY_USER, seed=seed), "test")) for seed in (1, 1, 2)]
     assert held_out[0] == held_out[1] != held_out[2]
@@ -117,6 +117,6 @@ def test_the_seed_alone_decides_who_is_held_out(prepared: Prepare) -> None:
         ({"split": SplitKind.TEMPORAL, "min_support": 100}, "no session is left: dropped events: 4 of rare items"),
     ],
 )
-def test_choices_that_leave_nothing_are_refused(prepared: Prepare, options: dict[str, object], message: str) -> None:
+def test_options_that_leave_no_data_are_refused(prepared: Prepare, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         prepared(log({"s1": "a b", "s2": "a b"}), **options)  # type: ignore[arg-type]  # one table, many types

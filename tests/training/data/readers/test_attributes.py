@@ -14,7 +14,7 @@ def attributes(prepared: Prepare, tmp_path: Path, name: str, content: str) -> li
     return prepared(EVENTS, items=str(tmp_path / name)).attributes().to_dicts()
 
 
-def test_attributes_stand_in_the_order_of_rows(prepared: Prepare, tmp_path: Path) -> None:
+def test_attributes_are_in_the_order_of_rows(prepared: Prepare, tmp_path: Path) -> None:
     content = "item_id,title,price,available\n1,Mug,9.5,true\n2,Bowl,12,false\n9,Unseen,1,true\n"
     assert attributes(prepared, tmp_path, "items.csv", content) == [
         {"item_id": "2", "title": "Bowl", "price": 12.0, "available": False},
@@ -38,18 +38,20 @@ def test_items_without_events_are_counted_and_left_out(prepared: Prepare, tmp_pa
         ("items.tsv", "sku\ttitle\n1\tMug\n2\tBowl\n"),
     ],
 )
-def test_items_come_in_any_format(prepared: Prepare, tmp_path: Path, name: str, content: str) -> None:
+def test_items_can_have_any_format(prepared: Prepare, tmp_path: Path, name: str, content: str) -> None:
     titles = [row["title"] for row in attributes(prepared, tmp_path, name, content)]
     assert titles == ["Bowl", "Mug", None]
 
 
-def test_lists_stay_lists(prepared: Prepare, tmp_path: Path) -> None:
+def test_lists_are_kept_as_lists(prepared: Prepare, tmp_path: Path) -> None:
     items = pl.DataFrame({"item_id": [1, 2], "genres": [["x", "y"], []]})
     dataset = prepared(EVENTS, items=prepared.file(items, "items"))
     assert dataset.attributes()["genres"].to_list() == [[], ["x", "y"], None]
 
 
-def test_rows_that_are_no_item_are_problems_and_the_first_of_two_counts(prepared: Prepare, tmp_path: Path) -> None:
+def test_rows_without_an_item_are_problems_and_the_first_of_duplicates_counts(
+    prepared: Prepare, tmp_path: Path
+) -> None:
     (tmp_path / "items.csv").write_text("item_id,title\n1,Mug\n,Nameless\n1,Mug again\n2 2,Spaced\n")
     dataset = prepared(EVENTS, items=str(tmp_path / "items.csv"))
     assert dataset.attributes()["title"].to_list() == [None, "Mug", None]
@@ -61,7 +63,7 @@ def test_rows_that_are_no_item_are_problems_and_the_first_of_two_counts(prepared
 
 
 @pytest.mark.parametrize("truth", ["available\n1,1\n2,0\n", "available\n1,Yes\n2,no\n", "available\n1,True\n2,FALSE\n"])
-def test_availability_is_true_or_false(prepared: Prepare, tmp_path: Path, truth: str) -> None:
+def test_availability_is_boolean(prepared: Prepare, tmp_path: Path, truth: str) -> None:
     rows = attributes(prepared, tmp_path, "items.csv", "item_id," + truth)
     assert [row["available"] for row in rows] == [False, True, None]
 
@@ -75,6 +77,6 @@ def test_availability_is_true_or_false(prepared: Prepare, tmp_path: Path, truth:
         ("", "the first line is empty"),
     ],
 )
-def test_an_unusable_file_of_items_is_refused(prepared: Prepare, tmp_path: Path, content: str, message: str) -> None:
+def test_an_unusable_items_file_is_refused(prepared: Prepare, tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         attributes(prepared, tmp_path, "items.csv", content)

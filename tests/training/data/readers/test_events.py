@@ -40,7 +40,7 @@ def first_time(prepared: Prepare, frame: pl.DataFrame) -> int | None:
         (NOON.astimezone(timezone(timedelta(hours=9))), NOON_MS),
     ],
 )
-def test_times_of_every_kind_become_epoch_milliseconds(prepared: Prepare, time: object, expected_ms: int) -> None:
+def test_times_of_every_type_become_epoch_milliseconds(prepared: Prepare, time: object, expected_ms: int) -> None:
     frame = pl.DataFrame({"session": ["s", "s"], "item": ["a", "b"], "time": [time, time]})
     assert first_time(prepared, frame) == expected_ms
 
@@ -59,12 +59,12 @@ def test_ids_of_any_type_become_text(prepared: Prepare, ids: list[object], expec
     assert shown(dataset, "train") == {"1": expected}
 
 
-def test_ids_of_categories_become_text(prepared: Prepare) -> None:
+def test_categorical_ids_become_text(prepared: Prepare) -> None:
     ids = pl.Series(["a", "b"], dtype=pl.Categorical)
     assert shown(prepared(pl.DataFrame({"session_id": [1, 1], "item_id": ids})), "train") == {"1": "a *b"}
 
 
-def test_a_column_of_lists_is_no_id(prepared: Prepare) -> None:
+def test_a_column_of_lists_is_refused_as_id(prepared: Prepare) -> None:
     with pytest.raises(InputError, match=r"column 'item_id' holds .*List.*, which is no id"):
         prepared(pl.DataFrame({"session_id": [1], "item_id": [["a"]]}))
 
@@ -82,7 +82,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_row_is_dropped_counted_and_named(prepared: Prepare, kind: str) -> None:
+def test_an_unusable_row_is_dropped_and_reported(prepared: Prepare, kind: str) -> None:
     rows = [("s1", "a", START_MS + 1), ("s1", "b", START_MS + 2), BAD[kind], ("s2", "a", START_MS + 3), BAD[kind]]
     dataset = prepared(pl.DataFrame(rows, schema=["session_id", "item_id", "timestamp"], orient="row"))
     assert shown(dataset, "train") == {"s1": "a *b", "s2": "a"}
@@ -91,7 +91,7 @@ def test_a_bad_row_is_dropped_counted_and_named(prepared: Prepare, kind: str) ->
     assert dataset.info.dropped == {kind: 2}
 
 
-def test_text_that_tells_no_time_is_a_problem_and_an_empty_line_is_not(prepared: Prepare, tmp_path: Path) -> None:
+def test_text_that_is_no_time_is_a_problem_and_an_empty_line_is_not(prepared: Prepare, tmp_path: Path) -> None:
     file = tmp_path / "clicks.csv"
     file.write_text(
         "session_id,item_id,time\ns1,a,2024-01-01 10:00\n\ns1,b,2024-02-30\ns1,c,yesterday\ns1,d\ns1,e,1704103300\n"
@@ -104,7 +104,7 @@ def test_text_that_tells_no_time_is_a_problem_and_an_empty_line_is_not(prepared:
     ]
 
 
-def test_json_lines_that_are_none_are_problems(prepared: Prepare, tmp_path: Path) -> None:
+def test_invalid_json_lines_are_problems(prepared: Prepare, tmp_path: Path) -> None:
     file = tmp_path / "clicks.jsonl"
     lines = [b'{"session_id": 1, "item_id": "a"}', b'{"session_id": 1, "item', b'{"session_id": 1, "item_id": "\xff"}']
     file.write_bytes(b"\n".join([*lines, lines[0]]))

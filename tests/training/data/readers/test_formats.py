@@ -1,4 +1,4 @@
-"""One log in every format gives one and the same dataset."""
+"""One log in every format gives the same dataset."""
 
 import gzip
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def test_raw_diginetica_is_ordered_by_timeframe_and_split_by_eventdate(prepared:
     assert shown(dataset, "test") == {"2": "2 *1"}
 
 
-def test_an_unknown_user_of_diginetica_is_no_user(prepared: Prepare, tmp_path: Path) -> None:
+def test_an_unknown_user_of_diginetica_is_null(prepared: Prepare, tmp_path: Path) -> None:
     raw = tmp_path / "train-item-views.csv"
     rows = [f"{user};{user};{item};{item};2016-05-09" for user in ("NA", "7") for item in (1, 2, 3, 4)]
     raw.write_text("\n".join(["sessionId;userId;itemId;timeframe;eventdate", *rows]))
@@ -98,7 +98,7 @@ def test_a_folder_is_read_file_by_file(prepared: Prepare, tmp_path: Path) -> Non
         ("users.csv", "user_id,item_id\n1,2\n", "sessions by idle gap need a time column"),
     ],
 )
-def test_an_unusable_file_is_one_line_that_says_what_to_do(
+def test_an_unusable_file_is_an_error_of_one_line_that_says_what_to_do(
     tmp_path: Path, onward_training: Callable[..., Outcome], name: str, content: str, message: str
 ) -> None:
     (tmp_path / name).write_text(content)
@@ -113,6 +113,6 @@ def test_an_unusable_file_is_one_line_that_says_what_to_do(
     assert not (tmp_path / "dataset").exists()
 
 
-def test_a_missing_file_is_named(prepared: Prepare) -> None:
+def test_a_missing_file_is_an_error_that_names_it(prepared: Prepare) -> None:
     with pytest.raises(InputError, match=r"nowhere.csv: there is no such file"):
         prepared(["nowhere.csv"])

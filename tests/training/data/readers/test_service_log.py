@@ -1,4 +1,4 @@
-"""What a service logs is read back as training data, by itself or beside other logs."""
+"""The event log of a service can be prepared, alone or together with other logs."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SERVED = {"1": "a:view b:impression b:view c:purchase", "2": "b:view a:dislike c
 
 
 def write_log(folder: Path, sessions: dict[str, str] = SERVED) -> Path:
-    """{"s1": "a:view b:cart"} as a service that answered and was told of these events logs it."""
+    """Log {"s1": "a:view b:cart"} as a service that recommended items and received these events."""
     folder.mkdir()
     event_log = EventLog(folder)
     items = RetrievedItems.of([RetrievedItem("a", 1.0, "encoder", 0)])
@@ -36,7 +36,7 @@ def write_log(folder: Path, sessions: dict[str, str] = SERVED) -> Path:
 
 
 @pytest.mark.parametrize("named", ["folder", "files"])
-def test_the_log_of_a_service_is_a_log_of_interactions(prepared: Prepare, tmp_path: Path, named: str) -> None:
+def test_the_event_log_of_a_service_can_be_prepared(prepared: Prepare, tmp_path: Path, named: str) -> None:
     folder = write_log(tmp_path / "log")
     dataset = prepared([str(folder)] if named == "folder" else [str(file) for file in folder.glob("events-*.jsonl")])
     assert shown(dataset, "train") == {"1": "a *b *c", "2": "b *c"}
@@ -44,9 +44,7 @@ def test_the_log_of_a_service_is_a_log_of_interactions(prepared: Prepare, tmp_pa
     assert dataset.info.problems == ()
 
 
-def test_events_without_a_weight_are_interactions_and_lie_beside_those_with_one(
-    prepared: Prepare, tmp_path: Path
-) -> None:
+def test_events_with_and_without_weights_can_be_mixed(prepared: Prepare, tmp_path: Path) -> None:
     before = log({"0": "a c"}).with_columns(pl.col("timestamp") - 86_400_000)
     before.write_parquet(tmp_path / "before.parquet")
     dataset = prepared([str(tmp_path / "before.parquet"), str(write_log(tmp_path / "log"))])
@@ -61,9 +59,7 @@ def test_a_weight_in_a_table_counts_too(prepared: Prepare, value: float) -> None
     assert shown(prepared(weighted), "train") == {"1": "a *b *c"}
 
 
-def test_a_line_that_is_written_only_in_part_is_reported_and_the_rest_is_read(
-    prepared: Prepare, tmp_path: Path
-) -> None:
+def test_a_partially_written_line_is_reported_and_the_rest_is_read(prepared: Prepare, tmp_path: Path) -> None:
     (file,) = write_log(tmp_path / "log").glob("events-*.jsonl")
     file.write_bytes(file.read_bytes() + b'{"session_id":"9","item_')
     dataset = prepared([str(tmp_path / "log")])
@@ -71,7 +67,7 @@ def test_a_line_that_is_written_only_in_part_is_reported_and_the_rest_is_read(
     assert [problem.count for problem in dataset.info.problems] == [1]
 
 
-def test_one_command_reads_the_folder_and_impressions_are_nothing_to_stop_at(
+def test_one_command_reads_the_folder_and_strict_accepts_impressions(
     tmp_path: Path, onward_training: Callable[..., Outcome]
 ) -> None:
     folder, out = write_log(tmp_path / "log"), tmp_path / "dataset"
@@ -81,7 +77,7 @@ def test_one_command_reads_the_folder_and_impressions_are_nothing_to_stop_at(
     assert NO_INTERACTION in outcome.out + outcome.err
 
 
-def test_a_weight_that_is_none_is_refused(tmp_path: Path, onward_training: Callable[..., Outcome]) -> None:
+def test_an_invalid_weight_is_refused(tmp_path: Path, onward_training: Callable[..., Outcome]) -> None:
     log({"1": "a b"}).with_columns(w=pl.Series([[1], [2]])).write_parquet(tmp_path / "log.parquet")
     outcome = onward_training("prepare", tmp_path / "log.parquet", "--out", tmp_path / "d", "--weight-column", "w")
     assert outcome.code == 2

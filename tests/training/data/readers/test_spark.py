@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def local_spark() -> Iterator[None]:
-    """A small Spark in this process, without its web page."""
+    """A small Spark in this process, without its web interface."""
     sql = pytest.importorskip("pyspark.sql", reason="pyspark is not installed: pip install 'onward[spark]'")
     settings = {
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
@@ -44,7 +44,7 @@ def local_spark() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few hundred sessions as CSV, in no order, with rows of every problem."""
+    """A few hundred sessions as shuffled CSV, with rows of every problem."""
     folder = tmp_path_factory.mktemp("a log")
     sound = generate(1_500, seed=2).events.drop("type").sample(fraction=1, shuffle=True, seed=1)
     bad = sound.head(6).with_columns(
@@ -66,7 +66,7 @@ def both(events: Path, folder: Path, preparation: Preparation) -> tuple[DatasetI
     return on_polars, on_spark
 
 
-def test_spark_writes_the_rows_that_polars_writes(events: Path, tmp_path: Path) -> None:
+def test_spark_writes_the_same_rows_as_polars(events: Path, tmp_path: Path) -> None:
     preparation = Preparation(split=SplitKind.BY_USER, min_support=2, min_length=3)
     on_polars, on_spark = both(events, tmp_path, preparation)
     assert on_spark.model_copy(update={"created": on_polars.created}) == on_polars
@@ -75,7 +75,7 @@ def test_spark_writes_the_rows_that_polars_writes(events: Path, tmp_path: Path) 
         assert pl.read_parquet(tmp_path / "spark" / file.name).equals(pl.read_parquet(file))
 
 
-def test_spark_cuts_and_splits_by_time_as_polars_does(tmp_path: Path) -> None:
+def test_spark_cuts_and_splits_by_time_like_polars(tmp_path: Path) -> None:
     """From a folder of Parquet files, which come in row groups."""
     shop = generate(1_000, seed=4).events.drop("session_id")
     (tmp_path / "log").mkdir()

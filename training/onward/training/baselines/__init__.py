@@ -1,30 +1,33 @@
-"""What needs no training: the floor that an encoder must beat, asked and answered as a bundle is."""
+"""Baselines without training, which an encoder must beat; they are evaluated like bundles.
+
+To add one, write a module with a class that meets `Baseline`, and add it to `BASELINES`.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from onward.training.baselines.item_to_item import ItemToItem
-from onward.training.baselines.popularity import Popularity, PopularityInSession, Scored
+from onward.training.baselines.popularity import BaselineItem, PopularityBaseline, PopularityInSession
 from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN
-from onward.training.data.dataset import Dataset, Part
+from onward.training.data.dataset import Dataset, PartName
 
-__all__ = ["BASELINES", "Baseline", "Scored"]
+__all__ = ["BASELINES", "Baseline", "BaselineItem"]
 
 
 class Baseline(Protocol):
-    """Answers a session from what it counted beforehand; may be asked from several threads at once."""
+    """Ranks items for a session by statistics of past sessions. Thread-safe."""
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:
-        """The k best items to follow a session, oldest first; the session's own may be among them."""
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[BaselineItem]:
+        """Return the k best items to follow the session `item_ids`, oldest first; they may include its own items."""
         ...
 
 
-BASELINES: dict[str, Callable[[Dataset, Part], Baseline]] = {
-    "popularity": Popularity,
+BASELINES: dict[str, Callable[[Dataset, PartName], Baseline]] = {
+    "popularity": PopularityBaseline,
     "popularity-in-session": PopularityInSession,
     "item-to-item": ItemToItem,
-    "v-sknn": partial(SessionKNN, method=V_SKNN),
-    "vmis-knn": partial(SessionKNN, method=VMIS_KNN),
+    "v-sknn": partial(SessionKNN, options=V_SKNN),
+    "vmis-knn": partial(SessionKNN, options=VMIS_KNN),
 }
-"""Each counts what comes before the part that it will be asked about."""
+"""Each is created from the dataset and the part to be evaluated on, and counts only events before that part."""

@@ -1,13 +1,13 @@
-"""What the sessions most like this one have: V-SKNN and VMIS-kNN, one method with two sets of weights.
+"""Session-based nearest neighbours: V-SKNN and VMIS-kNN, one method with two sets of options.
 
-Candidates are the most recent sessions that share an item with the one asked about. Those whose shared items stand
-latest in it are its neighbours, and each votes for all its items.
+Candidates are the most recent sessions that share an item with the query session. The most similar candidates, whose
+shared items come latest in the query session, are its neighbours; each votes for all its items.
 
 Sources: Ludewig and Jannach, "Evaluation of session-based recommendation algorithms", User Modeling and User-Adapted
 Interaction 28, 2018 (V-SKNN); Kersbergen, Sprangers and Schelter, "Serenade: Low-latency session-based recommendation
 in e-commerce at scale", SIGMOD 2022 (VMIS-kNN).
-Dimension key: A distinct items asked about, latest first; E pairs of one of them and a session that has it;
-S sessions; V items of these sessions, one session after another; I distinct items of them.
+Dimension key: A distinct items of the query session, latest first; E pairs of one of them and a session that has it;
+S sessions; V items of these sessions, in one flat array; I distinct items of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,33 +17,33 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.training.baselines.past import Past
-from onward.training.baselines.popularity import Popularity, Scored
-from onward.training.data.dataset import Dataset, Part
+from onward.training.baselines.past_sessions import PastSessions
+from onward.training.baselines.popularity import BaselineItem, PopularityBaseline
+from onward.training.data.dataset import Dataset, PartName
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Method:
-    """How many sessions are looked at, and what counts how much."""
+class SessionKNNOptions:
+    """Sizes and weights of the method."""
 
     last_events: int | None
-    """Only so many of a session's last events are looked at; None: all."""
+    """Number of last events of the query session that are used; None: all."""
     candidates: int
-    """Most recent sessions with a shared item that are compared."""
+    """Number of most recent sessions with a shared item that are compared."""
     neighbours: int
-    """Most similar candidates that vote; of equally similar ones the more recent."""
+    """Number of most similar candidates that vote; among equally similar ones the more recent."""
     place_weight: Callable[[Floats], Floats]
-    """Of an item's last place / number of events, 1 for the last: what sharing it adds to the similarity."""
+    """Maps an item's last position / number of events (1 for the last) to what sharing it adds to the similarity."""
     match_weight: Callable[[Integers], Floats]
-    """Of the steps back to the latest shared item, 1 for the last: a factor of a neighbour's vote."""
+    """Maps the steps back to the latest shared item (1 for the last) to a factor of a neighbour's vote."""
     item_weight: Callable[[Floats], Floats]
-    """Of log(sessions / sessions that have the item): a factor of the votes for an item."""
+    """Maps log(sessions / sessions that have the item) to a factor of the votes for an item."""
 
 
-V_SKNN = Method(
+V_SKNN = SessionKNNOptions(
     last_events=None,
     candidates=5_000,
     neighbours=500,
@@ -51,10 +51,10 @@ V_SKNN = Method(
     match_weight=lambda steps_back: 1 / steps_back,
     item_weight=lambda rarity: 1 + 10 * rarity,
 )
-"""As its authors set it for Diginetica: Ludewig, Mauro, Latifi and Jannach, "Performance comparison of neural and
+"""Its authors' settings for Diginetica: Ludewig, Mauro, Latifi and Jannach, "Performance comparison of neural and
 non-neural approaches to session-based recommendation", RecSys 2019, single split, tables of rn5l/session-rec."""
 
-VMIS_KNN = Method(
+VMIS_KNN = SessionKNNOptions(
     last_events=4,
     candidates=1_502,
     neighbours=288,
@@ -62,28 +62,28 @@ VMIS_KNN = Method(
     match_weight=lambda steps_back: np.maximum(1 - steps_back / 10, 0),
     item_weight=lambda rarity: rarity,
 )
-"""As its authors set it for the sample of bol.com's clicks: the readme of bolcom/serenade. Theirs leaves the session's
-last item out of the answer; here that is for who asks."""
+"""Its authors' settings for the sample of bol.com's clicks: the readme of bolcom/serenade. Their implementation removes
+the session's last item from the ranking; here the caller may do so."""
 
 
 class SessionKNN:
-    """The items of the sessions most like the one asked about, then the most popular."""
+    """Ranks the items of the sessions most similar to the query session, then the most popular items."""
 
-    def __init__(self, dataset: Dataset, part: Part, *, method: Method) -> None:
-        past = Past.before(dataset, part)
-        self._method = method
+    def __init__(self, dataset: Dataset, part: PartName, *, options: SessionKNNOptions) -> None:
+        past = PastSessions.before(dataset, part)
+        self._options = options
         self._ids = dataset.item_ids()
         self._rows = {item: row for row, item in enumerate(self._ids, start=1)}
-        self._popularity = Popularity(dataset, part)
+        self._popularity = PopularityBaseline(dataset, part)
         size = len(self._ids) + 1
         sessions, rows = np.divmod(np.unique(past.session_of_event() * size + past.rows), size)
-        self._items_of = _Lists.of(sessions, rows, len(past.offsets) - 1)
-        self._sessions_of = _Lists.of(rows, sessions, size)
+        self._items_of = _JaggedArray.of(sessions, rows, len(past.offsets) - 1)
+        self._sessions_of = _JaggedArray.of(rows, sessions, size)
         sharing_N = np.maximum(np.diff(self._sessions_of.offsets), 1)
-        self._item_weight_N = method.item_weight(np.log((len(past.offsets) - 1) / sharing_N))
+        self._item_weight_N = options.item_weight(np.log((len(past.offsets) - 1) / sharing_N))
 
-    def retrieve(self, item_ids: Sequence[str], k: int) -> list[Scored]:
-        """The k best items; a score is 1 + the votes for the item, and below 1 for a popular one."""
+    def retrieve(self, item_ids: Sequence[str], k: int) -> list[BaselineItem]:
+        """Return the k best items; a score is 1 + the votes for the item, or below 1 without votes (popularity)."""
         sessions_S, vote_S = self._neighbours(item_ids)
         rows_V, session_V = self._items_of.joined(sessions_S)
         rows_I, item_V = np.unique(rows_V, return_inverse=True)
@@ -93,20 +93,20 @@ class SessionKNN:
         return self._popularity.fill({self._ids[row - 1]: 1 + votes for row, votes in voted}, k)
 
     def _neighbours(self, item_ids: Sequence[str]) -> tuple[Integers, Floats]:
-        """The most similar sessions and the vote of each: its similarity by the weight of its latest shared item."""
-        rows_A, steps_back_A, events = self._asked(item_ids)
-        recent = self._method.candidates
-        sessions_E, asked_E = self._sessions_of.joined(rows_A, last=recent)
+        """Return the most similar sessions and their votes: similarity times the weight of the latest shared item."""
+        rows_A, steps_back_A, events = self._query_items(item_ids)
+        recent = self._options.candidates
+        sessions_E, item_E = self._sessions_of.joined(rows_A, last=recent)
         sessions_S, latest_S, session_E = np.unique(sessions_E, return_index=True, return_inverse=True)
-        place_weight_A = self._method.place_weight((events + 1 - steps_back_A) / events)
-        similarity_S = np.bincount(session_E, weights=place_weight_A[asked_E])[-recent:]
-        match_weight_S = self._method.match_weight(steps_back_A[asked_E[latest_S]])[-recent:]
-        nearest = _largest(similarity_S, self._method.neighbours)
+        place_weight_A = self._options.place_weight((events + 1 - steps_back_A) / events)
+        similarity_S = np.bincount(session_E, weights=place_weight_A[item_E])[-recent:]
+        match_weight_S = self._options.match_weight(steps_back_A[item_E[latest_S]])[-recent:]
+        nearest = _largest(similarity_S, self._options.neighbours)
         return sessions_S[-recent:][nearest], (similarity_S * match_weight_S)[nearest]
 
-    def _asked(self, item_ids: Sequence[str]) -> tuple[Integers, Integers, int]:
-        """Rows of the distinct known items, latest first, the steps back to each, and the number of events."""
-        events = item_ids if self._method.last_events is None else item_ids[-self._method.last_events :]
+    def _query_items(self, item_ids: Sequence[str]) -> tuple[Integers, Integers, int]:
+        """Return rows of the distinct known items, latest first, the steps back to each and the number of events."""
+        events = item_ids if self._options.last_events is None else item_ids[-self._options.last_events :]
         steps_back: dict[int, int] = {}
         for step, item in enumerate(reversed(events), start=1):
             if item in self._rows:
@@ -114,20 +114,20 @@ class SessionKNN:
         return np.array([*steps_back], np.int64), np.array([*steps_back.values()], np.int64), len(events)
 
 
-class _Lists(NamedTuple):
-    """Lists of numbers, one after another: list i is values[offsets[i]:offsets[i + 1]]."""
+class _JaggedArray(NamedTuple):
+    """Lists of numbers in one flat array: list i is values[offsets[i]:offsets[i + 1]]."""
 
     values: Integers
     offsets: Integers
 
     @classmethod
     def of(cls, owners: Integers, values: Integers, size: int) -> Self:
-        """`size` lists, the values of each in the order they are in."""
+        """Group `values` by owner into `size` lists, each in the given order."""
         order = np.argsort(owners, kind="stable")
         return cls(values[order], np.searchsorted(owners[order], np.arange(size + 1)))
 
     def joined(self, lists: Integers, last: int | None = None) -> tuple[Integers, Integers]:
-        """The values of `lists`, only the `last` ones of each, and for each value the place of its list in `lists`."""
+        """Concatenate the `last` values of each of `lists`; return them with the index in `lists` of each value."""
         ends = self.offsets[lists + 1]
         lengths = np.minimum(ends - self.offsets[lists], last or len(self.values))
         places = np.repeat(np.arange(len(lists)), lengths)
@@ -135,7 +135,7 @@ class _Lists(NamedTuple):
 
 
 def _largest(values: NDArray[np.number], k: int) -> Integers:
-    """Where the k largest values stand, in ascending order; of equal ones the last are taken."""
+    """Return the indices of the k largest values, in ascending order; among equal values the last are taken."""
     if len(values) <= k:
         return np.arange(len(values))
     least = np.partition(values, -k)[-k]

@@ -1,1 +1,1 @@
-"""Events to examples."""
+"""Data: event logs to sessions, a dataset on disk, and examples for training."""

@@ -1,4 +1,4 @@
-"""A dataset: a folder with events divided into parts, the items they know, and how it all was made."""
+"""A dataset: a folder of events split into parts, the items known to training, and how it was prepared."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,22 +14,20 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from onward.bundle.validation import message_of
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind, Targets
-from onward.training.data.preparation.problems import Problem
+from onward.training.data.readers.row_problems import RowProblem
 from onward.training.errors import InputError
 
-Part: TypeAlias = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = get_args(Part)
+PartName: TypeAlias = Literal["train", "validation", "test"]
+PARTS: tuple[PartName, ...] = get_args(PartName)
 
 FORMAT_VERSION: Literal[1] = 1
 EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is_target")
-"""Of a part's file, one row per event, sorted by session and position; row is 0 for an item unknown to training."""
-ITEM_COLUMNS = ("row", "item_id", "popularity")
-"""Of the items' file; attributes follow."""
+"""Columns of a part's file: one row per event, sorted by session and position; `row` is 0 for an unknown item."""
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
 
 
 class PartCounts(BaseModel):
-    """What one part holds."""
+    """The size of one part."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +49,7 @@ class PartCounts(BaseModel):
 
 
 class DatasetInfo(BaseModel):
-    """How a dataset was made and what came of it: the content of dataset.json."""
+    """How a dataset was prepared, and its sizes: the content of dataset.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,36 +59,36 @@ class DatasetInfo(BaseModel):
     """Names of the files that were read."""
     options: Preparation
     targets: Targets
-    """Held-out targets: each is an example with the events before it, or those of a session are one example."""
+    """Whether each held-out target is an example, or all held-out targets of a session together are one example."""
     items: int
-    parts: dict[Part, PartCounts]
+    parts: dict[PartName, PartCounts]
     dropped: dict[str, int]
-    """Events that are in no part, by reason."""
-    problems: tuple[Problem, ...]
+    """Number of events that are in no part, by reason."""
+    problems: tuple[RowProblem, ...]
     attributes_unused: int | None
-    """Items of the attribute file without any event; None without such a file."""
+    """Number of items in the attribute file that have no event; None if there was no such file."""
     fingerprint: str
     """SHA-256 of the rows of all Parquet files: equal for equal input and options."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sessions:
-    """Whole sessions, one after another: session s is rows[offsets[s]:offsets[s + 1]], oldest first."""
+    """Sessions in one flat array: session s is rows[offsets[s]:offsets[s + 1]], oldest event first."""
 
     rows: NDArray[np.int64]
     offsets: NDArray[np.int64]
     is_target: NDArray[np.bool_]
     users: NDArray[np.int64]
-    """The row of each session's user; 0 where it has none that training knows."""
+    """The user row of each session; 0 if the user is unknown to training."""
     file: Path | None = None
-    """Where the ids stand."""
+    """The file that holds the ids of items and sessions."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @cached_property
     def item_ids(self) -> list[str]:
-        """The item id of every event, of unknown items too; none where the sessions come from no file."""
+        """The item id of every event, also of unknown items; empty if the sessions have no file."""
         return self._column("item_id")
 
     @cached_property
@@ -112,7 +110,7 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """Raises InputError when the folder is no dataset of a version this program knows."""
+        """Open the dataset in `folder`. Raises InputError if it is no dataset of a supported format version."""
         try:
             text = (folder / INFO_FILE).read_bytes()
         except OSError as error:
@@ -121,11 +119,12 @@ class Dataset:
             return cls(folder, DatasetInfo.model_validate_json(text))
         except ValidationError as error:
             fault = error.errors()[0]
-            what = f"{'.'.join(map(str, fault['loc'])) or 'content'}: {message_of(fault)}"
-            raise InputError(f"{folder / INFO_FILE}: {what}; prepare the dataset again") from error
+            field = ".".join(map(str, fault["loc"])) or "content"
+            reason = f"{field}: {message_of(fault)}"
+            raise InputError(f"{folder / INFO_FILE}: {reason}; prepare the dataset again") from error
 
-    def sessions(self, part: Part) -> Sessions:
-        """The sessions of one part, in order of time; none where the part is absent."""
+    def sessions(self, part: PartName) -> Sessions:
+        """Return the sessions of one part, in order of time; none if the part is absent."""
         file = self.folder / f"{part}.parquet"
         if part not in self.info.parts:
             return Sessions(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
@@ -139,18 +138,18 @@ class Dataset:
             file=file,
         )
 
-    def known(self) -> list[Sessions]:
-        """Training and validation as they are once nothing is held out: every event after a session's first a target.
+    def training_and_validation(self) -> list[Sessions]:
+        """Return training and validation with nothing held out: every event but a session's first is a target.
 
-        Each event is there once: where validation's sessions go on with those of training, they stand for both.
+        Each event occurs once: in a leave-one-out split the sessions of validation include those of training.
         """
         train, validation = self.sessions("train"), self.sessions("validation")
         parts = [validation] if self.info.options.split is SplitKind.LEAVE_ONE_OUT and len(validation) else [train]
         parts += [validation] if len(validation) and parts[0] is train else []
-        return [replace(part, is_target=_after_the_first(part.offsets)) for part in parts]
+        return [replace(part, is_target=_all_but_first(part.offsets)) for part in parts]
 
     def users(self) -> list[str]:
-        """Users of the training part: index i is row i + 1; none where a session is not all that a user did."""
+        """Return the ids of training users (index i is row i + 1); none if sessions are not whole user histories."""
         if not self.info.options.split.takes_histories:
             return []
         return self._session_ids(self.folder / "train.parquet").to_list()
@@ -160,24 +159,26 @@ class Dataset:
         if not users:
             return np.zeros(sessions, np.int64)
         known = pl.DataFrame({"session_id": users, "user": np.arange(1, len(users) + 1)})
-        asked = self._session_ids(file).to_frame().join(known, on="session_id", how="left", maintain_order="left")
-        return asked["user"].fill_null(0).to_numpy().astype(np.int64)
+        sessions_users = (
+            self._session_ids(file).to_frame().join(known, on="session_id", how="left", maintain_order="left")
+        )
+        return sessions_users["user"].fill_null(0).to_numpy().astype(np.int64)
 
     def _session_ids(self, file: Path) -> pl.Series:
         events = self._read(file, ["session_id", "position"])
         return events.filter(pl.col("position") == 0)["session_id"]
 
     def item_ids(self) -> list[str]:
-        """All items: index i is row i + 1."""
+        """Return the ids of all items; index i is row i + 1."""
         return self._items(["item_id"])["item_id"].to_list()
 
     def popularity(self) -> NDArray[np.int64]:
-        """Number of events in training and validation by row (N + 1,); that of row 0 is 0."""
+        """Return the number of events in training and validation by item row, (N + 1,); 0 for row 0."""
         counts = self._items(["popularity"])["popularity"].to_numpy().astype(np.int64)
         return np.concatenate([np.zeros(1, np.int64), counts])
 
     def attributes(self) -> pl.DataFrame:
-        """item_id and the attribute columns of every item, in order of rows."""
+        """Return item_id and the attribute columns of every item, in order of rows."""
         return self._items(None).drop("row", "popularity")
 
     def _items(self, columns: list[str] | None) -> pl.DataFrame:
@@ -190,14 +191,14 @@ class Dataset:
             raise InputError(f"{file}: cannot be read; prepare the dataset again") from error
 
 
-def _after_the_first(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _all_but_first(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
     is_target = np.ones(offsets[-1], dtype=np.bool_)
     is_target[offsets[:-1]] = False
     return is_target
 
 
 class _Digest:
-    """A file to write to of which only the SHA-256 is kept."""
+    """A write-only file that keeps nothing but the SHA-256 of its content."""
 
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()
@@ -207,11 +208,11 @@ class _Digest:
         return len(content)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no content is buffered."""
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 over the names and rows of Parquet files, not over their bytes, which a library's version decides."""
+    """Return the SHA-256 of the names and rows of Parquet files; their bytes would vary with the library's version."""
     digest = _Digest()
     for file in files:
         digest.write(f"{file.name}\n".encode())

@@ -1,4 +1,4 @@
-"""The graph of items that stand near each other in sessions, and vectors spread over it.
+"""The co-occurrence graph of items in sessions, and the propagation of vectors over it.
 
 Source: He et al., "LightGCN", SIGIR 2020, for the propagation.
 Dimension key: N rows (item rows 1..N-1 and the padding), D embedding, E edges.
@@ -19,18 +19,18 @@ from onward.training.data.padding import PADDING
 
 
 class ItemGraph(nn.Module):
-    """Items are linked with themselves and with those at most `reach` steps away in some session, each pair once.
+    """Items with an edge to themselves and to every item at most `reach` steps away in some session.
 
-    The edge from item i to item j weighs 1 / sqrt(neighbours of i * neighbours of j). The padding has no edge.
+    The edge from item i to item j has the weight 1 / sqrt(degree of i * degree of j). The padding row has no edge.
     """
 
     starts_N: Tensor
-    """Where the edges of each row begin."""
+    """Index of the first edge of each row."""
     neighbours_E: Tensor
     weights_E: Tensor
 
     def __init__(self, corpus: Corpus, reach: int) -> None:
-        """Link the items of the corpus's sessions; memory and time grow with events, not with items squared."""
+        """Build the graph of the corpus's sessions; memory and time grow with events, not with items squared."""
         super().__init__()
         rows = corpus.items + 1
         sources_E, neighbours_E = np.divmod(_edge_keys(corpus.sessions, rows, reach), rows)
@@ -45,7 +45,7 @@ class ItemGraph(nn.Module):
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
     def forward(self, vectors_ND: Tensor, layers: int) -> Tensor:
-        """The sum of the vectors and of what 1, 2, ... `layers` steps along the edges make of them."""
+        """Return the sum of the vectors and of their propagations by 1, 2, ... `layers` steps along the edges."""
         summed_ND = vectors_ND
         for _ in range(layers):
             vectors_ND = _NeighbourSum.apply(vectors_ND, self.starts_N, self.neighbours_E, self.weights_E)  # type: ignore[no-untyped-call]  # torch
@@ -54,7 +54,7 @@ class ItemGraph(nn.Module):
 
 
 def _edge_keys(parts: Sequence[Sessions], rows: int, reach: int) -> NDArray[np.int64]:
-    """source * rows + target of every edge, both directions and self-loops, in ascending order."""
+    """Return source * rows + target of every edge, both directions and self-loops, in ascending order."""
     nearby = [np.unique(keys) for part in parts for keys in _nearby_pairs(part, rows, reach)]
     upward = np.unique(np.concatenate(nearby)) if nearby else np.empty(0, dtype=np.int64)
     downward = upward % rows * rows + upward // rows
@@ -63,7 +63,7 @@ def _edge_keys(parts: Sequence[Sessions], rows: int, reach: int) -> NDArray[np.i
 
 
 def _nearby_pairs(part: Sessions, rows: int, reach: int) -> Iterator[NDArray[np.int64]]:
-    """For each distance, smaller * rows + greater of the distinct items that stand so far apart in one session."""
+    """Yield, for each distance, smaller * rows + greater of the pairs of distinct items that far apart in a session."""
     session = np.repeat(np.arange(len(part)), np.diff(part.offsets))
     for distance in range(1, reach + 1):
         one, other = part.rows[:-distance], part.rows[distance:]
@@ -73,7 +73,7 @@ def _nearby_pairs(part: Sessions, rows: int, reach: int) -> Iterator[NDArray[np.
 
 
 class _NeighbourSum(torch.autograd.Function):
-    """The weighted sum over each row's neighbours. Weights are symmetric, so the gradient takes the same sum."""
+    """The weighted sum over each row's neighbours. Weights are symmetric, so the gradient is the same sum."""
 
     @staticmethod
     def forward(
@@ -89,5 +89,5 @@ class _NeighbourSum(torch.autograd.Function):
 
 
 def _neighbour_sum(vectors_ND: Tensor, starts_N: Tensor, neighbours_E: Tensor, weights_E: Tensor) -> Tensor:
-    """A bag of embeddings a row: on one core 25 times as fast as torch's product of a sparse and a dense matrix."""
+    """Sum by `embedding_bag`: on one core 25 times as fast as torch's product of a sparse and a dense matrix."""
     return F.embedding_bag(neighbours_E, vectors_ND, starts_N, mode="sum", per_sample_weights=weights_E)

@@ -1,3 +1,3 @@
-"""The row that stands left of a session shorter than its batch; no item has it."""
+"""The padding row: it fills a batch to the left of shorter sessions, and no item has it."""
 
 PADDING = 0

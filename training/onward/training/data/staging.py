@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Write folders atomically."""
 
 import shutil
 import tempfile
@@ -11,10 +11,10 @@ from onward.training.errors import InputError
 
 @contextmanager
 def new_folder(out: Path, *, force: bool, marker: str) -> Iterator[Path]:
-    """A temporary folder beside `out`, which takes its place when the block ends well and is removed when it fails.
+    """Yield a temporary folder beside `out` that replaces it when the block succeeds and is removed if it fails.
 
-    Raises InputError when `out` exists, unless `force` is given and `out` holds `marker`, the file that tells what
-    kind of folder it is.
+    Raises InputError if `out` exists, unless `force` is set and `out` holds the file `marker`, which proves that it
+    is a folder of the same kind.
     """
     if out.exists() and not force:
         raise InputError(f"{out}: exists already; give --force to replace it")
@@ -28,12 +28,12 @@ def new_folder(out: Path, *, force: bool, marker: str) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        _take_the_place(temporary, out)
+        _replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _take_the_place(temporary: Path, out: Path) -> None:
+def _replace(temporary: Path, out: Path) -> None:
     if not out.exists():
         temporary.rename(out)
         return

@@ -1,6 +1,6 @@
-"""A made-up shop: items, and what visitors did there for four weeks. Vectorised, and equal for equal seeds.
+"""Synthetic data: a shop with items and four weeks of visitors' events. Vectorised; equal seeds give equal data.
 
-What there is to learn:
+The patterns to learn:
 
 - An item has a **category**, a **theme** in it (a material and a noun: "ceramic mug") and a **colour**. The items of
   one theme and colour are a *shelf* of a handful.
@@ -9,9 +9,9 @@ What there is to learn:
 - A **session** starts at an item that is popular that day, half the time in the visitor's favourite category. Its
   length follows a power law.
 - **Habit** (3 of 5 steps): from an item to the theme that follows its own, in the colour of the item BEFORE the last:
-  visitors compare two colours in turn. Half of these steps go to the one item of that shelf that belongs to the last
-  item, the others to any by popularity. So item-to-item counts beat popularity by far, and an encoder that sees the
-  whole session beats them, because it knows the colour.
+  visitors alternate between two colours. Half of these steps go to the one item of that shelf that belongs to the last
+  item, the others to any item of the shelf by popularity. So item-to-item counts beat popularity by far, and an encoder
+  that reads the whole session beats them, because it knows the colour.
 - Other steps go back to an item of the session (1 of 10), to a popular item of the category (1 of 4), or to a
   popular one of any category (the rest).
 - 1.5 % of the items are not available.
@@ -60,13 +60,16 @@ CATEGORIES = {
 
 @dataclass(frozen=True)
 class Shop:
-    """Events (session_id, user_id, item_id, timestamp in ms, type), by time, and items with their attributes."""
+    """Events (session_id, user_id, item_id, timestamp in ms, type), sorted by time, and items with attributes."""
 
     events: pl.DataFrame
     items: pl.DataFrame
 
     def write(self, out: Path, *, force: bool = False) -> None:
-        """Write events.parquet and items.parquet to the folder `out`, whole or not at all. Raises InputError."""
+        """Write events.parquet and items.parquet to the folder `out`, atomically.
+
+        Raises InputError if `out` exists and is not to be replaced.
+        """
         with new_folder(out, force=force, marker="events.parquet") as folder:
             self.events.write_parquet(folder / "events.parquet")
             self.items.write_parquet(folder / "items.parquet")
@@ -74,16 +77,16 @@ class Shop:
 
 @dataclass(frozen=True)
 class _Catalog:
-    """Items numbered shelf by shelf: a shelf, a category, are each a range of numbers.
+    """Items numbered shelf by shelf, so that each shelf and each category is a range of numbers.
 
     Dimension key: N items, S shelves, C categories, T themes of a category, K colours.
     """
 
     shelf_N: Integers
     starts_S: Integers
-    """Where each shelf starts, then the number of items; a shelf is (category * T + theme) * K + colour."""
+    """First item of each shelf, then the number of items; a shelf is (category * T + theme) * K + colour."""
     cumulative_DN: Floats
-    """Popularity by day, summed up over days and items, so that one search finds an item by day and range."""
+    """Prefix sums of the popularity by day and item, so that one search draws an item by day and range."""
     categories: int
     themes: int
     colours: int
@@ -99,21 +102,21 @@ class _Catalog:
         return self.shelf_N[items] // (self.colours * self.themes)
 
     def next_shelf(self, last: Integers, colour: Integers) -> Integers:
-        """The shelf with the theme that follows the last item's, in a colour."""
+        """Return the shelf of the theme that follows the last item's theme, in `colour`."""
         theme = (self.shelf_N[last] // self.colours) % self.themes
         return (self.category(last) * self.themes + (theme + 1) % self.themes) * self.colours + colour
 
     def favourite(self, last: Integers, shelf: Integers) -> Integers:
-        """The one item of a shelf that belongs to the last item."""
+        """Return the one item of a shelf that belongs to the last item."""
         start, end = self.starts_S[shelf], self.starts_S[shelf + 1]
         return start + (last - self.starts_S[self.shelf_N[last]]) % (end - start)
 
     def popular(self, day: Integers, first: Integers, end: Integers, uniform: Floats) -> Integers:
-        """Items of the ranges first <= item < end by their popularity on a day."""
+        """Draw items of the ranges first <= item < end by their popularity on a day."""
         base = day * self.items
         low, high = self.cumulative_DN[base + first], self.cumulative_DN[base + end]
-        found = np.searchsorted(self.cumulative_DN, low + uniform * (high - low), side="right") - 1
-        items: Integers = np.clip(found - base, first, end - 1)
+        drawn = np.searchsorted(self.cumulative_DN, low + uniform * (high - low), side="right") - 1
+        items: Integers = np.clip(drawn - base, first, end - 1)
         return items
 
     def popular_of_shelf(self, day: Integers, shelf: Integers, uniform: Floats) -> Integers:
@@ -125,7 +128,7 @@ class _Catalog:
 
 
 def generate(events: int, seed: int) -> Shop:
-    """Make up a shop with exactly `events` events; the catalog grows more slowly than they do."""
+    """Generate a shop with exactly `events` events; the catalog grows more slowly than the events."""
     random = np.random.default_rng(seed)
     catalog = _catalog(random, items=round(2 * events**0.62))
     lengths = _lengths(random, events)
@@ -138,8 +141,8 @@ def generate(events: int, seed: int) -> Shop:
 def _catalog(random: np.random.Generator, items: int) -> _Catalog:
     categories = int(np.clip(items // 60, 3, len(CATEGORIES)))
     colours = int(np.clip(items // 100, 2, len(COLOURS)))
-    most = len(MATERIALS) * len(next(iter(CATEGORIES.values())))
-    themes = int(np.clip(items // (categories * colours * ITEMS_PER_SHELF), 2, most))
+    max_themes = len(MATERIALS) * len(next(iter(CATEGORIES.values())))
+    themes = int(np.clip(items // (categories * colours * ITEMS_PER_SHELF), 2, max_themes))
     shelves = categories * themes * colours
     shelf_N = np.sort(np.arange(items) % shelves)
     starts_S = np.searchsorted(shelf_N, np.arange(shelves + 1))
@@ -147,7 +150,7 @@ def _catalog(random: np.random.Generator, items: int) -> _Catalog:
 
 
 def _popularity(random: np.random.Generator, items: int) -> Floats:
-    """Weight of each item on each day (DAYS, items); next to nothing before its launch."""
+    """Return the popularity weight of each item on each day, (DAYS, items); nearly 0 before its launch."""
     weight_N = (4.0 + random.permutation(items)) ** -0.9
     launch_N = random.uniform(-3 * DAYS, DAYS, items)
     fading_N = random.uniform(5, 60, items)
@@ -161,7 +164,7 @@ def _cumulative(weight_DN: Floats) -> Floats:
 
 
 def _lengths(random: np.random.Generator, events: int) -> Integers:
-    """Lengths of sessions that come to exactly `events`."""
+    """Draw session lengths that add up to exactly `events`."""
     share = (LENGTHS + 3.0) ** -2.6
     drawn = random.choice(LENGTHS, size=events, p=share / share.sum())
     sessions = int(np.searchsorted(np.cumsum(drawn), events)) + 1
@@ -171,7 +174,7 @@ def _lengths(random: np.random.Generator, events: int) -> Integers:
 
 
 def _session_starts(random: np.random.Generator, sessions: int) -> Integers:
-    """Sorted instants: busier in the evening and at the weekend."""
+    """Draw sorted start times in epoch milliseconds, more of them in the evening and at the weekend."""
     weekday_load = np.array([1.0, 0.95, 0.95, 1.0, 1.1, 1.35, 1.3])
     day = random.choice(DAYS, size=sessions, p=np.tile(weekday_load, DAYS // 7) / (weekday_load.sum() * DAYS / 7))
     hour = np.clip(random.normal(15.5, 4.5, sessions), 0, 21)
@@ -181,15 +184,15 @@ def _session_starts(random: np.random.Generator, sessions: int) -> Integers:
 def _walks(
     random: np.random.Generator, catalog: _Catalog, lengths: Integers, day: Integers, users: Integers
 ) -> tuple[Integers, Integers]:
-    """The items of all sessions, one session after another, and where each session starts."""
+    """Draw the items of all sessions, as one flat array, and return it with the offset of each session."""
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     items = np.zeros(offsets[-1], np.int64)
     home = random.integers(0, catalog.categories, int(users.max()) + 1)[users]
     items[offsets[:-1]] = _first(random, catalog, day, home)
     for position in range(1, int(lengths.max())):
-        going_on = np.flatnonzero(lengths > position)
-        place = offsets[going_on] + position
-        items[place] = _next(random, catalog, items, place, position, day[going_on])
+        longer = np.flatnonzero(lengths > position)
+        place = offsets[longer] + position
+        items[place] = _next(random, catalog, items, place, position, day[longer])
     return items, offsets
 
 
@@ -202,7 +205,7 @@ def _first(random: np.random.Generator, catalog: _Catalog, day: Integers, home: 
 def _next(
     random: np.random.Generator, catalog: _Catalog, items: Integers, place: Integers, position: int, day: Integers
 ) -> Integers:
-    """The items at `place`, all at the same position of their sessions."""
+    """Draw the items at the indices `place`, all at the same position of their sessions."""
     last, uniform = items[place - 1], random.random(len(place))
     before_last = items[place - 2] if position > 1 else random.integers(0, catalog.items, len(place))
     shelf = catalog.next_shelf(last, catalog.colour(before_last))
@@ -233,8 +236,8 @@ def _events(
 ) -> pl.DataFrame:
     session = np.repeat(np.arange(len(lengths)), lengths)
     pause_ms = np.clip(random.lognormal(np.log(40_000), 1.0, len(items)), 1_000, 1_200_000).astype(np.int64)
-    since_ms = np.cumsum(pause_ms)
-    elapsed_ms = since_ms - np.repeat(since_ms[offsets[:-1]], lengths)
+    cumulative_ms = np.cumsum(pause_ms)
+    elapsed_ms = cumulative_ms - np.repeat(cumulative_ms[offsets[:-1]], lengths)
     chance = random.random(len(items))
     table = pl.DataFrame(
         {

@@ -1,1 +1,1 @@
-"""Measure a bundle on held-out sessions."""
+"""Evaluate bundles and baselines on held-out sessions."""

@@ -1,4 +1,4 @@
-"""Categories of a bundle's items, and answers that vary them more.
+"""Item categories of a bundle, and rankings that are re-ranked for diverse categories.
 
 Dimension key: C candidates.
 """
@@ -12,23 +12,23 @@ import numpy as np
 from onward.bundle import Catalog
 from onward.bundle.search.diversity import diversify, in_unit_range
 from onward.training.errors import InputError
-from onward.training.evaluation.test_cases import Answer, Question, Ranked
+from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem
 
-LEAST_POOL = 4
-"""Candidates for each place of the answer, at least: as many as the paper's models have interests."""
+MIN_CANDIDATES_PER_PLACE = 4
+"""The fewest candidates per place of the ranking: as many as the paper's models have interests."""
 
 
-class Placed(NamedTuple):
-    """An item of an answer whose order is not that of the model's scores: the score is 0 for the first, -1, -2, ..."""
+class RerankedItem(NamedTuple):
+    """A re-ranked item; its score is 0 for the first place, then -1, -2, ..., not the model's score."""
 
     item_id: str
     score: float
 
 
 def categories_of(catalog: Catalog, attribute: str) -> dict[str, int]:
-    """A number for what each item has as `attribute`; a list counts as a whole, items without any are alike.
+    """Map each item id to the number of its category: its value of `attribute`.
 
-    Raises InputError where no item has the attribute.
+    A list is one value; items without the attribute share a category. Raises InputError if no item has the attribute.
     """
     attributes = [catalog.attributes(row) for row in range(1, len(catalog) + 1)]
     if not any(attribute in of_item for of_item in attributes):
@@ -41,21 +41,21 @@ def categories_of(catalog: Catalog, attribute: str) -> dict[str, int]:
     }
 
 
-def diversified(answer: Answer, categories: Mapping[str, int], *, interests: int, weight: float) -> Answer:
-    """The same answers, chosen for their scores and for diverse categories from K candidates for each place.
+def diversified(ranker: CaseRanker, categories: Mapping[str, int], *, interests: int, weight: float) -> CaseRanker:
+    """Re-rank a ranker's candidates by their scores and by the diversity of their categories.
 
     Args:
-        answer: what is asked for the candidates.
-        categories: the number of every item's category.
-        interests: K; `LEAST_POOL` candidates are taken where it is smaller.
-        weight: see `diversify`; scores are put into the unit range first.
+        ranker: retrieves the candidates.
+        categories: the category number of every item.
+        interests: candidates per place, but at least `MIN_CANDIDATES_PER_PLACE`.
+        weight: see `diversify`; scores are scaled to the unit range first.
     """
 
-    def diverse(question: Question, k: int) -> Sequence[Ranked]:
-        candidates = answer(question, k * max(interests, LEAST_POOL))
+    def diverse(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
+        candidates = ranker(case, k * max(interests, MIN_CANDIDATES_PER_PLACE))
         scores_C = np.array([item.score for item in candidates], dtype=np.float32)
         categories_C = np.array([categories[item.item_id] for item in candidates], dtype=np.int64)
         chosen = diversify(in_unit_range(scores_C), categories_C, k, weight)
-        return [Placed(candidates[place].item_id, -float(rank)) for rank, place in enumerate(chosen.tolist())]
+        return [RerankedItem(candidates[place].item_id, -float(rank)) for rank, place in enumerate(chosen.tolist())]
 
     return diverse

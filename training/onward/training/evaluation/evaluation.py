@@ -1,4 +1,4 @@
-"""Held-out sessions asked one by one, as they are served, and what the answers are worth."""
+"""Evaluate bundles and baselines: rank the items of held-out sessions one by one, as served, and compute metrics."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,11 +11,11 @@ import numpy as np
 
 from onward.bundle import Bundle, Options, SessionView
 from onward.training.baselines import BASELINES
-from onward.training.data.dataset import Dataset, Part
+from onward.training.data.dataset import Dataset, PartName
+from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases
 from onward.training.evaluation.diversity import categories_of, diversified
 from onward.training.evaluation.metrics import coverage, diversity, ranking_metrics
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
-from onward.training.evaluation.test_cases import Answer, Question, Ranked, held_out
 from onward.training.progress import counting
 
 CUTOFFS = (5, 10, 20, 50)
@@ -23,130 +23,126 @@ BEYOND = np.iinfo(np.int64).max
 """The rank of a target that is not in the list."""
 
 
-Retrieve = Callable[[Sequence[str], int], Sequence[Ranked]]
-"""The items that follow a session, oldest first, and how many are wanted -> the best of them, best first."""
+SessionRanker = Callable[[Sequence[str], int], Sequence[RankedItem]]
+"""Maps a session's item ids, oldest first, and k to the k items most likely to come next, best first."""
 
 
 def evaluate(
-    retrieve: Retrieve,
-    asked: Sequence[Question],
+    retrieve: SessionRanker,
+    cases: Sequence[EvaluationCase],
     *,
     items: int,
     ks: Sequence[int] = CUTOFFS,
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """Metrics of what answers by the session alone; see `evaluate_answers`."""
-    return evaluate_answers(
-        lambda question, k: retrieve(question.inputs, k), asked, items=items, ks=ks, on_answer=on_answer
-    )
+    """Compute the metrics of a ranker that reads the session alone; see `evaluate_cases`."""
+    return evaluate_cases(lambda case, k: retrieve(case.inputs, k), cases, items=items, ks=ks, on_answer=on_answer)
 
 
-def evaluate_answers(
-    answer: Answer,
-    asked: Sequence[Question],
+def evaluate_cases(
+    ranker: CaseRanker,
+    cases: Sequence[EvaluationCase],
     *,
     items: int,
     ks: Sequence[int] = CUTOFFS,
     categories: Mapping[str, int] | None = None,
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """Recall, MRR, NDCG and coverage at each of `ks`, as fractions, and the number of examples.
+    """Compute recall, MRR, NDCG and coverage at each of `ks`, as fractions, and the number of examples.
 
-    One item more than the largest k is retrieved, so that a target tied with an item outside the list is a miss: ties
+    One more item than the largest k is retrieved, so that a target tied with an item outside the list is a miss: ties
     count against the model.
 
     Args:
-        answer: answers one question; called from as many threads as there are cores.
-        asked: the examples.
-        items: size of the catalog, for the coverage.
+        ranker: ranks items for one case; called from as many threads as there are cores.
+        cases: the examples.
+        items: number of items in the catalog, for the coverage.
         ks: cut-offs.
-        categories: the number of every item's category, for the diversity at each of `ks`; without them there is none.
-        on_answer: called after each answer.
+        categories: the category number of every item, to compute the diversity at each of `ks` too.
+        on_answer: called after each case.
     """
     ranks: list[int] = []
-    owners: list[int] = []
+    case_numbers: list[int] = []
     lists: list[list[str]] = []
 
-    def ask(question: Question) -> Sequence[Ranked]:
-        return answer(question, max(ks) + 1)
+    def rank(case: EvaluationCase) -> Sequence[RankedItem]:
+        return ranker(case, max(ks) + 1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, (question, ranking) in enumerate(zip(asked, _in_turn(pool, ask, asked), strict=True)):
+        for number, (case, ranking) in enumerate(zip(cases, _map_in_chunks(pool, rank, cases), strict=True)):
             lists.append([ranked.item_id for ranked in ranking[: max(ks)]])
             scores = {ranked.item_id: ranked.score for ranked in ranking}
-            for target in question.targets:
-                owners.append(number)
-                ranks.append(_rank(scores, target))
+            for target in case.targets:
+                case_numbers.append(number)
+                ranks.append(_target_rank(scores, target))
             on_answer()
-    metrics = ranking_metrics(np.array(ranks), np.array(owners), ks)
+    metrics = ranking_metrics(np.array(ranks), np.array(case_numbers), ks)
     for k in ks:
         metrics[f"coverage@{k}"] = coverage([ranked[:k] for ranked in lists], items)
         if categories is not None:
             metrics[f"diversity@{k}"] = diversity([[categories[item] for item in ranked[:k]] for ranked in lists])
-    return {**metrics, "examples": len(asked)}
+    return {**metrics, "examples": len(cases)}
 
 
-def _rank(scores: dict[str, float], target: str) -> int:
+def _target_rank(scores: dict[str, float], target: str) -> int:
     if target not in scores:
         return int(BEYOND)
     return sum(score >= scores[target] for score in scores.values())
 
 
-def _in_turn(
-    pool: ThreadPoolExecutor, ask: Callable[[Question], Sequence[Ranked]], asked: Sequence[Question]
-) -> Iterator[Sequence[Ranked]]:
-    """`pool.map` in slices, so that only some thousand answers wait to be counted."""
-    remaining = iter(asked)
+def _map_in_chunks(
+    pool: ThreadPoolExecutor, rank: Callable[[EvaluationCase], Sequence[RankedItem]], cases: Sequence[EvaluationCase]
+) -> Iterator[Sequence[RankedItem]]:
+    """Run `pool.map` in chunks, so that at most 2,000 rankings are in memory at once."""
+    remaining = iter(cases)
     while chunk := list(islice(remaining, 2_000)):
-        yield from pool.map(ask, chunk)
+        yield from pool.map(rank, chunk)
 
 
 def evaluate_bundle(
     folder: Path,
     data: Path,
-    part: Part,
+    part: PartName,
     *,
     sampled_negatives: int = 0,
     seed: int = 0,
     category: str | None = None,
     diversity_weight: float = 0,
 ) -> dict[str, Any]:
-    """Metrics of a bundle as served, those of exact search under "exact", and what was asked.
+    """Compute the metrics of a bundle as served, those of exact search under "exact", and name model, bundle and part.
 
-    Users whom training knew are named.
+    Users whom training knows are passed with their sessions.
 
     Args:
         folder: a bundle, or a folder of bundles, meaning its current one.
         data: a dataset.
-        part: the part whose examples are asked.
-        sampled_negatives: how many drawn items each target is ranked among besides, under "sampled"; 0 for none.
-        seed: of that draw.
-        category: an attribute of the catalog, for the diversity of the answers.
-        diversity_weight: choose answers for diverse categories too, as `diversified` does; 0 for their scores alone.
+        part: the part to evaluate on.
+        sampled_negatives: also rank each target among this many sampled items, under "sampled"; 0 for none.
+        seed: seed of the sampled items.
+        category: an item attribute, to compute the diversity of the rankings in it too.
+        diversity_weight: re-rank for diverse categories with this weight, as `diversified` does; 0 for no re-ranking.
 
     Raises:
-        InputError: the dataset has no such part, too few items for that draw, or no item has the attribute.
+        InputError: the dataset has no such part, too few items to sample, or no item has the attribute.
         BundleError: the bundle is damaged.
     """
     bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
-    asked = held_out(Dataset.open(data), part)
+    cases = held_out_cases(Dataset.open(data), part)
     categories = categories_of(bundle.catalog, category) if category is not None else None
 
-    def answers(*, exact: bool) -> Answer:
-        def answer(question: Question, k: int) -> Sequence[Ranked]:
-            return bundle.retrieve(
-                SessionView(question.inputs), Options(k, exact=exact), user_id=question.user_id
-            ).items
+    def ranker(*, exact: bool) -> CaseRanker:
+        def rank(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
+            return bundle.retrieve(SessionView(case.inputs), Options(k, exact=exact), user_id=case.user_id).items
 
         if categories is None or not diversity_weight:
-            return answer
-        return diversified(answer, categories, interests=bundle.manifest.interests, weight=diversity_weight)
+            return rank
+        return diversified(rank, categories, interests=bundle.manifest.interests, weight=diversity_weight)
 
     def metrics(*, exact: bool) -> dict[str, float]:
-        with counting("exact search" if exact else "as served", len(asked)) as count:
-            return evaluate_answers(
-                answers(exact=exact),
-                asked,
+        with counting("exact search" if exact else "as served", len(cases)) as count:
+            return evaluate_cases(
+                ranker(exact=exact),
+                cases,
                 items=bundle.manifest.items,
                 categories=categories,
                 on_answer=count,
@@ -155,37 +151,40 @@ def evaluate_bundle(
     facts = {"model": bundle.manifest.model, "bundle": bundle.digest, "part": part}
     report: dict[str, Any] = {**facts, **metrics(exact=False), "exact": metrics(exact=True)}
     if sampled_negatives:
-        with counting("sampled", len(asked)) as count:
-            report["sampled"] = evaluate_sampled(bundle, asked, negatives=sampled_negatives, seed=seed, on_answer=count)
+        with counting("sampled", len(cases)) as count:
+            report["sampled"] = evaluate_sampled(bundle, cases, negatives=sampled_negatives, seed=seed, on_answer=count)
     return report
 
 
-def evaluate_baselines(data: Path, part: Part, *, hide_seen: bool = False) -> dict[str, Any]:
-    """Metrics of every baseline, by its name.
+def evaluate_baselines(data: Path, part: PartName, *, hide_seen: bool = False) -> dict[str, Any]:
+    """Compute the metrics of every baseline, by its name.
 
     Args:
         data: a dataset.
-        part: the part whose examples are asked; baselines count what comes before it.
-        hide_seen: items of the session are no answers, as where a user takes an item once.
+        part: the part to evaluate on; baselines count the events before it.
+        hide_seen: rank no item of the session, for data in which a user takes each item once.
 
     Raises:
         InputError: the dataset has no such part.
     """
     dataset = Dataset.open(data)
-    asked = held_out(dataset, part)
+    cases = held_out_cases(dataset, part)
     metrics: dict[str, Any] = {}
     for name, baseline in BASELINES.items():
         retrieve = baseline(dataset, part).retrieve
-        with counting(name, len(asked)) as count:
+        with counting(name, len(cases)) as count:
             metrics[name] = evaluate(
-                _unseen(retrieve) if hide_seen else retrieve, asked, items=len(dataset.item_ids()), on_answer=count
+                _without_seen(retrieve) if hide_seen else retrieve,
+                cases,
+                items=len(dataset.item_ids()),
+                on_answer=count,
             )
     return metrics
 
 
-def _unseen(retrieve: Retrieve) -> Retrieve:
-    def unseen(item_ids: Sequence[str], k: int) -> list[Ranked]:
+def _without_seen(retrieve: SessionRanker) -> SessionRanker:
+    def retrieve_unseen(item_ids: Sequence[str], k: int) -> list[RankedItem]:
         seen = set(item_ids)
         return [item for item in retrieve(item_ids, k + len(seen)) if item.item_id not in seen][:k]
 
-    return unseen
+    return retrieve_unseen

@@ -1,7 +1,7 @@
 """Ranking metrics over target ranks: full ranking, ties counted against the model.
 
-Dimension key: T targets, E examples. A rank is 1 for the best place; any rank beyond k is a miss.
-An example has one target in session data and may have several where a user's later items are all targets.
+Dimension key: T targets, E examples. Rank 1 is the best; any rank beyond k is a miss.
+An example of session data has one target; it may have several if all later items of a user are targets.
 """
 
 from collections import Counter
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 
 def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
-    """Recall@k, MRR@k and NDCG@k as fractions, means over examples.
+    """Compute recall@k, MRR@k and NDCG@k as fractions, means over examples.
 
-    Where an example has several targets, also hit_rate@k: the share of examples with any of theirs in the list.
+    If an example has several targets, also hit_rate@k: the share of examples with any of their targets in the list.
 
     Args:
         ranks_T: rank of each target among all items: 1 + the number of other items that score at least as high.
@@ -41,17 +41,17 @@ def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks
 
 
 def coverage(lists: Sequence[Sequence[str]], items: int) -> float:
-    """Share of the catalog's `items` that stands in at least one list."""
+    """Compute the share of the catalog's `items` that occur in at least one list."""
     return len({item for ranked in lists for item in ranked}) / items
 
 
 def diversity(lists: Sequence[Sequence[int]]) -> float:
-    """Share of the pairs of a list's items whose categories differ; mean over lists of two items or more.
+    """Compute the share of item pairs of a list whose categories differ; mean over lists of two items or more.
 
     Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020, section 4.4.
 
     Args:
-        lists: the number of each item's category.
+        lists: the category number of each item.
     """
     shares = [_differing_pairs(categories) for categories in lists if len(categories) > 1]
     return float(np.mean(shares)) if shares else 0.0

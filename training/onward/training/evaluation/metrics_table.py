@@ -1,4 +1,4 @@
-"""Metrics as a person or a program reads them."""
+"""Print metrics as a table or as JSON."""
 
 import json
 from typing import Any
@@ -12,14 +12,14 @@ AS_SERVED = "as served"
 
 
 def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
-    """Print metrics as JSON, or as a table with a column for each nested group; loose ones are those as served."""
+    """Print metrics as JSON, or as a table with a column for each nested group; top-level numbers are "as served"."""
     if as_json:
         typer.echo(json.dumps(metrics))
         return
     groups = {name: group for name, group in metrics.items() if isinstance(group, dict)}
-    loose = {name: value for name, value in metrics.items() if name not in groups}
-    facts = {name: value for name, value in loose.items() if isinstance(value, str)}
-    if served := {name: value for name, value in loose.items() if name not in facts}:
+    top_level = {name: value for name, value in metrics.items() if name not in groups}
+    facts = {name: value for name, value in top_level.items() if isinstance(value, str)}
+    if served := {name: value for name, value in top_level.items() if name not in facts}:
         groups = {AS_SERVED: served, **groups}
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")

@@ -1,6 +1,6 @@
-"""Targets ranked among a few drawn items, as many reimplementations of papers are checked.
+"""Rank each target among a few sampled items, a protocol that many reimplementations of papers use.
 
-Its figures are far above those of the ranking among all items and do not compare with them.
+Its metrics are far above those of ranking among all items and cannot be compared with them.
 Dimension key: N items (rows 1..N), S negatives.
 """
 
@@ -11,40 +11,40 @@ from numpy.typing import NDArray
 
 from onward.bundle import Bundle
 from onward.training.errors import InputError
+from onward.training.evaluation.cases import EvaluationCase
 from onward.training.evaluation.metrics import ranking_metrics
-from onward.training.evaluation.test_cases import Question
 
 K = 10
 
 
 def evaluate_sampled(
     bundle: Bundle,
-    asked: Sequence[Question],
+    cases: Sequence[EvaluationCase],
     *,
     negatives: int,
     seed: int,
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
-    """Hit rate@10, NDCG@10 and MRR of each target by itself, and the number of negatives.
+    """Compute hit rate@10, NDCG@10 and MRR of each target by itself, and the number of negatives.
 
     Args:
-        bundle: what scores the items, exactly.
-        asked: the examples.
-        negatives: how many items each target is ranked among: different ones, drawn alike among those that the session
-            does not have. A tie counts against the target.
-        seed: of the draw.
+        bundle: scores the items, exactly.
+        cases: the examples.
+        negatives: number of items that each target is ranked among, sampled uniformly without replacement from the
+            items that are not in the session. A tie counts against the target.
+        seed: seed of the samples.
         on_answer: called after each example.
 
-    Raises InputError where a session leaves too few items.
+    Raises InputError if a session leaves too few items to sample.
     """
     generator = np.random.default_rng(seed)
     ranks: list[int] = []
-    for question in asked:
-        scores_N1 = _scores(bundle, question)
-        drawn_S = _draw(generator, bundle, question, negatives)
-        for target in question.targets:
+    for case in cases:
+        scores_N1 = _scores(bundle, case)
+        sampled_S = _sample(generator, bundle, case, negatives)
+        for target in case.targets:
             row = bundle.catalog.row(target)
-            above = negatives if row is None else int((scores_N1[drawn_S] >= scores_N1[row]).sum())
+            above = negatives if row is None else int((scores_N1[sampled_S] >= scores_N1[row]).sum())
             ranks.append(1 + above)
         on_answer()
     metrics = ranking_metrics(np.array(ranks), np.arange(len(ranks)), [K, negatives + 1])
@@ -56,19 +56,19 @@ def evaluate_sampled(
     }
 
 
-def _scores(bundle: Bundle, question: Question) -> NDArray[np.float32]:
-    """scores_N1 of all rows; by popularity where nothing of the question is known, as it is served."""
-    rows = _rows(bundle, question.inputs)
-    user_row = 0 if question.user_id is None else bundle.users.row(question.user_id)
+def _scores(bundle: Bundle, case: EvaluationCase) -> NDArray[np.float32]:
+    """Return scores_N1 of all rows; the popularity if no item and no user of the case is known, as the service does."""
+    rows = _rows(bundle, case.inputs)
+    user_row = 0 if case.user_id is None else bundle.users.row(case.user_id)
     if not rows and not user_row:
         return bundle.catalog.popularity_N1
     scores_N1: NDArray[np.float32] = (bundle.vectors_N1D @ bundle.encoder.encode(rows, user_row).T).max(axis=1)
     return scores_N1
 
 
-def _draw(generator: np.random.Generator, bundle: Bundle, question: Question, negatives: int) -> NDArray[np.int64]:
+def _sample(generator: np.random.Generator, bundle: Bundle, case: EvaluationCase, negatives: int) -> NDArray[np.int64]:
     is_free_N1 = np.ones(bundle.manifest.items + 1, dtype=np.bool_)
-    is_free_N1[[0, *_rows(bundle, question.inputs), *_rows(bundle, question.targets)]] = False
+    is_free_N1[[0, *_rows(bundle, case.inputs), *_rows(bundle, case.targets)]] = False
     free = np.flatnonzero(is_free_N1)
     if len(free) < negatives:
         raise InputError(

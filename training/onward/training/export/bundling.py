@@ -1,4 +1,4 @@
-"""The parts of a bundle that no encoder is needed for: its catalog, its probes, its publication."""
+"""The parts of a bundle that need no encoder: its catalog, its probes and its publication."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onward.bundle import Bundle, Catalog, Kind, Manifest, publish, write_manifest
 
 
-class Asked(NamedTuple):
-    """A session that a probe asks about: ids of its items, and of its user where it is to name one."""
+class ProbeQuery(NamedTuple):
+    """The query of a probe: the item ids of a session, and optionally its user."""
 
     items: Sequence[str]
     user_id: str | None = None
@@ -22,7 +22,7 @@ class Asked(NamedTuple):
 def write_catalog(
     folder: Path, ids: Sequence[str], popularity_N1: NDArray[Any], attributes: pl.DataFrame
 ) -> dict[str, Kind]:
-    """Write a bundle's catalog and return the kinds of its attributes, which the manifest has.
+    """Write a bundle's catalog and return the kinds of its attributes, for the manifest.
 
     `attributes` has item_id and a column for each attribute, in order of rows.
     """
@@ -31,7 +31,7 @@ def write_catalog(
 
 
 def availability(attributes: pl.DataFrame) -> NDArray[np.bool_]:
-    """(N + 1,): False where the column `available` says so; items of which it says nothing are available."""
+    """Return the availability by row, (N + 1,): that of the column `available`, and True if it is null or missing."""
     available_N1 = np.ones(attributes.height + 1, dtype=np.bool_)
     if "available" in attributes.columns:
         available_N1[1:] = attributes["available"].cast(pl.Boolean).fill_null(value=True).to_numpy()
@@ -39,16 +39,16 @@ def availability(attributes: pl.DataFrame) -> NDArray[np.bool_]:
 
 
 def json_attributes(attributes: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """Each row as an object without its nulls; dates as ISO 8601."""
+    """Yield each row as a JSON object, without nulls and with dates as ISO 8601."""
     for row in attributes.iter_rows(named=True):
         yield {name: _json_value(value) for name, value in row.items() if value is not None}
 
 
-def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, asked: Sequence[Asked]) -> str:
-    """Ask the staged bundle, keep its answers as probes, publish it and return its digest."""
+def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, queries: Sequence[ProbeQuery]) -> str:
+    """Run the queries on the staged bundle, store its results as probes, publish it and return its digest."""
     write_manifest(staging, manifest)
     bundle = Bundle.load(staging, verify=False)
-    probes = tuple(bundle.probe(items, user_id=user_id) for items, user_id in asked)
+    probes = tuple(bundle.probe(items, user_id=user_id) for items, user_id in queries)
     return publish(staging, manifest.model_copy(update={"probes": probes}), bundles)
 
 

@@ -1,4 +1,4 @@
-"""A trained encoder to a bundle: program, vectors, index, catalog, and proof that they answer as the encoder did.
+"""Export a trained encoder as a bundle: program, vectors, index, catalog, and probes of the encoder's results.
 
 Dimension key: B sessions, L positions, Q queries, K interests, D embedding, N items.
 """
@@ -29,7 +29,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.errors import InputError
-from onward.training.export.bundling import Asked, publish_with_probes, write_catalog
+from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
 from onward.training.export.onnx_program import write_program
 from onward.training.index.indexing import MAX_QUERIES, build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
@@ -39,12 +39,12 @@ from onward.training.recipe import Recipe
 from onward.training.run_folder import WEIGHTS, best_validation, read_run, read_tensors, sessions_of_fit
 
 PARITY = 1e-5
-"""The most by which the exported program's interests may differ from torch's."""
+"""Largest allowed difference of an interest between program and torch, per unit of the largest number (at least 1)."""
 PROBES = 5
 
 
-class Trained(NamedTuple):
-    """A run and the encoder that came of it."""
+class TrainedRun(NamedTuple):
+    """A run and its trained encoder."""
 
     run: Path
     recipe: Recipe
@@ -60,25 +60,25 @@ def export(
     target_recall: float = TARGET_RECALL,
     on_step: Callable[[str], object] = lambda step: None,
 ) -> str:
-    """Make a run's encoder, or the sum of several, the current bundle of `bundles` and return its digest.
+    """Publish a run's encoder, or an ensemble of several, as the current bundle of `bundles`; return its digest.
 
     Args:
-        runs: the folders of trainings on one data set.
-        bundles: the folder of bundles; made when it is not there.
-        data: the data set it was trained on, where that has moved since.
+        runs: the folders of runs on one data set.
+        bundles: the folder of bundles; created if it does not exist.
+        data: the data set of the runs, if it has moved since.
         index: which index to build.
         target_recall: recall@20 of the index against exact search.
-        on_step: told what goes on, for a progress display.
+        on_step: called with a description of each step, for a progress display.
 
     Raises:
-        InputError: a run holds no weights yet, the data set is not the one it was trained on, or the encoders of
-            several runs do not go together.
-        BundleError: the bundle does not answer as the encoder does.
+        InputError: a run has no weights yet, the data set is not the one it was trained on, or the encoders of several
+            runs cannot be joined.
+        BundleError: the exported program's interests differ from the encoder's.
     """
     dataset = Dataset.open(data or Path(read_run(runs[0])["data"]))
     members = [load_trained(run, dataset) for run in runs]
     encoder = join(members)
-    examples = _real_sessions(dataset, encoder.max_length)
+    examples = _tuning_examples(dataset, encoder.max_length)
 
     with stage(bundles) as staging:
         on_step("exporting the encoder")
@@ -113,18 +113,18 @@ def export(
             index=index_info,
         )
         on_step("checking and publishing the bundle")
-        return publish_with_probes(staging, manifest, bundles, probe_sessions(dataset, encoder, examples))
+        return publish_with_probes(staging, manifest, bundles, probe_queries(dataset, encoder, examples))
 
 
 def exported_recipe(texts: Sequence[str]) -> str:
-    """What a bundle of runs with these recipes says of its recipe: each different text once."""
+    """Return the recipe text of a bundle of runs with these recipes: each distinct text once."""
     return "\n".join(dict.fromkeys(texts))
 
 
-def load_trained(run: Path, dataset: Dataset) -> Trained:
-    """A run with its encoder, which has the weights of its best epoch and is in evaluation mode.
+def load_trained(run: Path, dataset: Dataset) -> TrainedRun:
+    """Load a run's encoder with the weights of its best epoch, in evaluation mode.
 
-    Raises InputError where it has no weights yet or the data set is another than its own.
+    Raises InputError if the run has no weights yet or was trained on another data set.
     """
     record = read_run(run)
     if dataset.info.fingerprint != record["data_fingerprint"]:
@@ -135,18 +135,18 @@ def load_trained(run: Path, dataset: Dataset) -> Trained:
     weights = read_tensors(run / WEIGHTS, torch.device("cpu"))
     encoder = recipe.build(Corpus.of(dataset, sessions_of_fit(dataset, weights["fit"])))
     encoder.load_state_dict(weights["encoder"])
-    return Trained(run, recipe, encoder.eval())
+    return TrainedRun(run, recipe, encoder.eval())
 
 
-def join(members: Sequence[Trained]) -> SessionEncoder:
-    """The encoder of one run, or the ensemble of several. Raises InputError where they do not go together."""
+def join(members: Sequence[TrainedRun]) -> SessionEncoder:
+    """Return the encoder of one run, or the ensemble of several. Raises InputError if they cannot be joined."""
     if len(members) == 1:
         return members[0].encoder
     for run, recipe, encoder in members:
         if encoder.users:
-            raise InputError(f"{run}: a {recipe.model} knows users, and only encoders that do not can be joined")
+            raise InputError(f"{run}: a {recipe.model} reads users; only encoders of sessions alone can be joined")
         if encoder(torch.ones(1, 2, dtype=torch.long)).shape[1] > 1:
-            raise InputError(f"{run}: a {recipe.model} has several interests, and only single ones can be joined")
+            raise InputError(f"{run}: a {recipe.model} has several interests; only single-interest ones can be joined")
         if recipe.serving != members[0].recipe.serving:
             raise InputError(f"{run}: its recipe's [serving] differs from that of {members[0].run}")
     return Ensemble([member.encoder for member in members]).eval()
@@ -154,7 +154,7 @@ def join(members: Sequence[Trained]) -> SessionEncoder:
 
 @torch.inference_mode()
 def encode(encoder: SessionEncoder, examples: Examples) -> NDArray[np.float32]:
-    """queries_QKD: the interests of every example's input, by torch."""
+    """Encode every example's input with torch, as queries_QKD."""
     batches = [examples.gather(examples_B) for examples_B in torch.arange(len(examples)).split(256)]
     return torch.cat([encoder(*encoder.inputs(batch)) for batch in batches]).numpy()
 
@@ -166,7 +166,7 @@ def check_parity(
     table_shape: tuple[int, ...],
     queries_QKD: NDArray[np.float32],
 ) -> None:
-    """Raise BundleError unless the program gives the interests that torch gave, one session at a time."""
+    """Raise BundleError unless the program computes the same interests as torch, one session at a time."""
     interests, dimension = queries_QKD.shape[1:]
     program = Encoder.load(
         path,
@@ -185,20 +185,20 @@ def check_parity(
             raise BundleError(f"{path.name}: differs from the trained encoder by {difference:.1e} on a real session")
 
 
-def probe_sessions(dataset: Dataset, encoder: SessionEncoder, examples: Examples) -> list[Asked]:
-    """The inputs of a few examples as item ids; where the encoder knows users, every other one with its user."""
+def probe_queries(dataset: Dataset, encoder: SessionEncoder, examples: Examples) -> list[ProbeQuery]:
+    """Turn a few examples into probe queries; if the encoder reads users, every other query names its user."""
     items, users = dataset.item_ids(), dataset.users()
-    asked: list[Asked] = []
+    queries: list[ProbeQuery] = []
     for number in list(range(0, len(examples), max(1, len(examples) // PROBES)))[:PROBES]:
         batch = examples.gather(torch.tensor([number]))
         rows, user_row = batch.items_BL[batch.items_BL > 0].tolist(), int(batch.users_B)
-        names_user = encoder.users and user_row and len(asked) % 2 == 0
-        asked.append(Asked([items[row - 1] for row in rows], users[user_row - 1] if names_user else None))
-    return asked
+        has_user = encoder.users and user_row and len(queries) % 2 == 0
+        queries.append(ProbeQuery([items[row - 1] for row in rows], users[user_row - 1] if has_user else None))
+    return queries
 
 
-def _real_sessions(dataset: Dataset, max_length: int) -> Examples:
-    """Examples to tune the index on: evenly over the validation part, or the training part where there is none."""
+def _tuning_examples(dataset: Dataset, max_length: int) -> Examples:
+    """Return examples to tune the index on, evenly over the validation part, or the training part without one."""
     cpu = torch.device("cpu")
     examples = Examples.of([dataset.sessions("validation")], max_length, cpu)
     if not len(examples):

@@ -1,4 +1,4 @@
-"""An encoder as an ONNX program, and as the files of a compiled kernel where one knows the encoder."""
+"""Export an encoder as an ONNX program, and as the files of a compiled kernel if one supports the encoder."""
 
 import logging
 import warnings
@@ -18,18 +18,18 @@ from onward.training.models.folded_srgnn import TABLE_NAME, FoldedSRGNN
 
 
 def write_program(encoder: SessionEncoder, path: Path) -> KernelInfo | None:
-    """Export `encoder` in its serving form, as an ONNX program with the dimensions `batch` and `length` free.
+    """Export the serving form of `encoder` as an ONNX program with the dynamic dimensions `batch` and `length`.
 
-    It takes items_BL, and users_B behind them where the encoder knows users. Its weights lie beside it. Where a
-    compiled kernel knows the form, the kernel's files lie there too, one of which the program reads as well, and its
-    description is returned.
+    Its inputs are items_BL, and users_B if the encoder reads users. Its weights are written beside it. If a compiled
+    kernel supports the form, the kernel's files are written there too (the program reads its table from one of them),
+    and the kernel's description is returned.
     """
     form = encoder.serving_form()
     return write_form(form, path, takes_users=encoder.users > 0)
 
 
 def write_form(form: nn.Module, path: Path, *, takes_users: bool) -> KernelInfo | None:
-    """Export a module as it is; see `write_program`."""
+    """Export the module `form` unchanged; see `write_program`."""
     model = _exported(form, takes_users=takes_users)
     if not isinstance(form, FoldedSRGNN):
         onnx_ir.save(model, path, external_data=ENCODER_DATA)
@@ -48,16 +48,16 @@ def _exported(form: nn.Module, *, takes_users: bool) -> onnx_ir.Model:
         "items_BL": (torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]), {0: batch, 1: length}),
         "users_B": (torch.tensor([0, 1]), {0: batch}),
     }
-    taken = dict(list(inputs.items())[: 2 if takes_users else 1])
+    used_inputs = dict(list(inputs.items())[: 2 if takes_users else 1])
     with warnings.catch_warnings(), _errors_only("torch.onnx"):
-        warnings.simplefilter("ignore")  # of torch's own exporter, about itself
+        warnings.simplefilter("ignore")  # torch's exporter warns about itself
         program = torch.onnx.export(
             form,
-            tuple(example for example, _ in taken.values()),
+            tuple(example for example, _ in used_inputs.values()),
             dynamo=True,
-            input_names=list(taken),
+            input_names=list(used_inputs),
             output_names=["interests_BKD"],
-            dynamic_shapes=tuple(free for _, free in taken.values()),
+            dynamic_shapes=tuple(free for _, free in used_inputs.values()),
             verbose=False,
         )
     assert program is not None  # noqa: S101  # torch's stub allows None for the exporter that is not used here
@@ -67,7 +67,7 @@ def _exported(form: nn.Module, *, takes_users: bool) -> onnx_ir.Model:
 
 
 def _as_external(path: Path) -> onnx_ir.ExternalTensor:
-    """The numbers of an .npy file, where they lie in it."""
+    """Reference the numbers of an .npy file in place, as external data of a program."""
     with path.open("rb") as file:
         npy.read_magic(file)
         shape, _, dtype = npy.read_array_header_1_0(file)

@@ -1,4 +1,4 @@
-"""Indexes over item vectors, built in blocks, so that vectors mapped from a file need not fit into memory.
+"""Build FAISS indexes over item vectors block by block, so that memory-mapped vectors need not fit into memory.
 
 Dimension key: N items, D embedding, P padded dimension, C lists of an inverted file.
 """
@@ -15,19 +15,19 @@ from onward.bundle import pad_dimension
 from onward.training.index.k_means import k_means, nearest
 
 DIMENSION_MULTIPLE = 16
-"""FAISS falls back to scalar code, eight times slower, where a quantised dimension is no multiple of this."""
-POINTS_PER_LIST, LEAST_POINTS_PER_LIST = 64, 39
-"""FAISS wants 39 to 256 items of each list to place it by."""
+"""FAISS falls back to scalar code, eight times slower, if a quantized dimension is no multiple of this."""
+POINTS_PER_LIST, MIN_POINTS_PER_LIST = 64, 39
+"""Training points per inverted list; FAISS asks for 39 to 256."""
 BLOCK_ROWS = 65_536
-NEIGHBOURS, THOROUGHNESS = 32, 100
-"""Of a node of a graph; and how many nodes are kept in view as one is put in, FAISS's efConstruction."""
-COARSE_VIEW, COARSE_THOROUGHNESS = 32, 200
-"""Of a graph of lists: nodes kept in view by a search, if it is not to find more, and as one is put in."""
+GRAPH_DEGREE, EF_CONSTRUCTION = 32, 100
+"""Neighbours of a node of an HNSW graph, and its beam width (efConstruction) while it is built."""
+COARSE_EF_SEARCH, COARSE_EF_CONSTRUCTION = 32, 200
+"""Beam widths of the HNSW graph over the centroids of an inverted file: least efSearch, and efConstruction."""
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
-    """The items' vectors, which may lie in a file."""
+class IndexVectors:
+    """The item vectors that an index is built over; they may be memory-mapped."""
 
     vectors_N1D: NDArray[np.float32]
 
@@ -36,56 +36,56 @@ class Vectors:
 
     @property
     def padded_dimension(self) -> int:
-        """P"""
+        """P, the dimension rounded up to a multiple of DIMENSION_MULTIPLE."""
         return int(-(-self.vectors_N1D.shape[1] // DIMENSION_MULTIPLE) * DIMENSION_MULTIPLE)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Item 0 of each block and the block, padded; an item's number is its row less 1."""
+        """Yield the number of the first item of each block, and the padded block; an item's number is its row - 1."""
         for start in range(0, len(self), BLOCK_ROWS):
             yield start, pad_dimension(self.vectors_N1D[1 + start : 1 + start + BLOCK_ROWS], self.padded_dimension)
 
     def sample(self, size: int) -> NDArray[np.float32]:
-        """Some items, evenly over the rows, padded."""
+        """Return the padded vectors of `size` items, evenly spread over the rows."""
         chosen = np.linspace(1, len(self), min(size, len(self))).astype(np.int64)
         return pad_dimension(self.vectors_N1D[chosen], self.padded_dimension)
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
-    """Where the lists of an inverted file lie and which item is in which: made once for all codes."""
+class InvertedLists:
+    """The centroids of an inverted file and the list of each item: computed once for all quantizers."""
 
     centroids_CP: NDArray[np.float32]
     list_of_N: NDArray[np.int32]
 
     @classmethod
-    def of(cls, vectors: Vectors, lists: int) -> "Lists":
-        """Place so many lists by k-means over a sample of the items."""
+    def of(cls, vectors: IndexVectors, lists: int) -> "InvertedLists":
+        """Cluster the items into `lists` lists by k-means over a sample of them."""
         centroids_CP = k_means(vectors.sample(POINTS_PER_LIST * lists), lists)
         list_of_N = np.concatenate([nearest(block, centroids_CP) for _, block in vectors.blocks()])
         return cls(centroids_CP, list_of_N.astype(np.int32))
 
 
 def list_count(items: int) -> int:
-    """About 4 sqrt(N) inverted lists, a power of two, with at least 39 items each, as FAISS wants for training."""
-    wanted = 2 ** round(np.log2(4 * np.sqrt(items)))
-    return int(max(1, min(wanted, 2 ** int(np.log2(max(items / LEAST_POINTS_PER_LIST, 1))))))
+    """Return the number of inverted lists: about 4 sqrt(N), a power of two, with at least 39 items per list."""
+    preferred = 2 ** round(np.log2(4 * np.sqrt(items)))
+    return int(max(1, min(preferred, 2 ** int(np.log2(max(items / MIN_POINTS_PER_LIST, 1))))))
 
 
-def flat_index(vectors: Vectors) -> faiss.IndexFlatIP:
-    """The vectors themselves, all of which a search compares."""
+def flat_index(vectors: IndexVectors) -> faiss.IndexFlatIP:
+    """Build a flat index: a search compares with all vectors."""
     index = faiss.IndexFlatIP(vectors.padded_dimension)
     for _, block in vectors.blocks():
         index.add(block)
     return index
 
 
-def inverted_file(vectors: Vectors, lists: Lists, description: str) -> faiss.IndexIVF:
-    """An inverted file by its factory string, over lists that are there already."""
+def inverted_file(vectors: IndexVectors, lists: InvertedLists, description: str) -> faiss.IndexIVF:
+    """Build an inverted file by its factory string, with given lists."""
     use_all_cores()
     index = faiss.index_factory(vectors.padded_dimension, description, faiss.METRIC_INNER_PRODUCT)
     coarse = faiss.downcast_index(index.quantizer)
     if isinstance(coarse, faiss.IndexHNSW):
-        coarse.hnsw.efSearch, coarse.hnsw.efConstruction = COARSE_VIEW, COARSE_THOROUGHNESS
+        coarse.hnsw.efSearch, coarse.hnsw.efConstruction = COARSE_EF_SEARCH, COARSE_EF_CONSTRUCTION
     coarse.add(lists.centroids_CP)
     index.train(vectors.sample(POINTS_PER_LIST * len(lists.centroids_CP)))
     for start, block in vectors.blocks():
@@ -94,16 +94,16 @@ def inverted_file(vectors: Vectors, lists: Lists, description: str) -> faiss.Ind
     return index
 
 
-def graph_index(vectors: Vectors, description: str) -> faiss.IndexHNSW:
-    """A navigable small-world graph by its factory string."""
+def graph_index(vectors: IndexVectors, description: str) -> faiss.IndexHNSW:
+    """Build a hierarchical navigable small-world graph (HNSW) by its factory string."""
     use_all_cores()
     index = faiss.index_factory(vectors.padded_dimension, description, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = THOROUGHNESS
+    index.hnsw.efConstruction = EF_CONSTRUCTION
     for _, block in vectors.blocks():
         index.add(block)
     return index
 
 
 def use_all_cores() -> None:
-    """Let FAISS build with all cores, or as many as OMP_NUM_THREADS says; searches set one for themselves."""
+    """Let FAISS build with all cores, or OMP_NUM_THREADS of them; searches set one thread themselves."""
     faiss.omp_set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))

@@ -1,6 +1,6 @@
-"""Spherical k-means by products of matrices: where the lists of an inverted file lie, and which is the nearest one.
+"""Spherical k-means by matrix products: the centroids of an inverted file, and the nearest centroid of each vector.
 
-FAISS has the same, but takes four times as long to find the nearest of thousands of centroids.
+FAISS's own takes four times as long to find the nearest of thousands of centroids.
 
 Dimension key: V vectors, B of a block, P dimensions, C centroids.
 """
@@ -13,23 +13,23 @@ from torch import Tensor
 
 ROUNDS = 10
 BLOCK = 512
-"""Vectors that are compared with all centroids at once."""
+"""Number of vectors that are compared with all centroids at once."""
 
 
 def k_means(vectors_VP: NDArray[np.float32], count: int, *, seed: int = 1) -> NDArray[np.float32]:
-    """Return centroids_CP of unit length, `count` of them, such that vectors have large products with their nearest.
+    """Return `count` centroids_CP of unit length that maximise the vectors' products with their nearest centroid.
 
     Args:
-        vectors_VP: at least `count`.
+        vectors_VP: at least `count` vectors.
         count: C
-        seed: of what is drawn: where centroids begin, and begin again once no vector is nearest to them.
+        seed: seed of the initial centroids, and of the replacements of centroids that are nearest to no vector.
     """
     generator = torch.Generator().manual_seed(seed)
-    given_VP = torch.from_numpy(vectors_VP)
-    centroids_CP = F.normalize(given_VP[torch.randperm(len(given_VP), generator=generator)[:count]])
+    tensor_VP = torch.from_numpy(vectors_VP)
+    centroids_CP = F.normalize(tensor_VP[torch.randperm(len(tensor_VP), generator=generator)[:count]])
     for _ in range(ROUNDS):
         numbers_V = torch.from_numpy(nearest(vectors_VP, centroids_CP.numpy()))
-        centroids_CP = _moved(centroids_CP, given_VP, numbers_V, generator)
+        centroids_CP = _updated(centroids_CP, tensor_VP, numbers_V, generator)
     return centroids_CP.numpy()
 
 
@@ -46,8 +46,8 @@ def nearest(vectors_VP: NDArray[np.float32], centroids_CP: NDArray[np.float32]) 
     return numbers_V
 
 
-def _moved(centroids_CP: Tensor, vectors_VP: Tensor, numbers_V: Tensor, generator: torch.Generator) -> Tensor:
-    """Each centroid in the middle of the vectors to which it is the nearest; one without any at some vector's place."""
+def _updated(centroids_CP: Tensor, vectors_VP: Tensor, numbers_V: Tensor, generator: torch.Generator) -> Tensor:
+    """Move each centroid to the mean direction of its vectors; one without vectors to a randomly drawn vector."""
     sums_CP = torch.zeros_like(centroids_CP).index_add_(0, numbers_V, vectors_VP)
     idle_C = torch.bincount(numbers_V, minlength=len(centroids_CP)) == 0
     sums_CP[idle_C] = vectors_VP[torch.randint(len(vectors_VP), (int(idle_C.sum()),), generator=generator)]

@@ -1,13 +1,13 @@
-"""Which index a bundle gets."""
+"""The kinds of index and the target recalls, without importing FAISS."""
 
 from enum import StrEnum
 
 TARGET_RECALL, FAST_RECALL = 0.99, 0.95
-"""Recall@20 against exact search that an index is tuned to, and that of one which is to be fast rather than exact."""
+"""Recall@20 against exact search that an index is tuned to: by default, and if speed matters more."""
 
 
 class IndexKind(StrEnum):
-    """What `--index` asks for."""
+    """The values of `--index`."""
 
     AUTO = "auto"
     FLAT = "flat"

@@ -1,4 +1,4 @@
-"""How thoroughly an index is to be searched: as little as finds what it shall of an exact search.
+"""Tune search parameters: the least effort that reaches the target recall against exact search.
 
 Dimension key: N items, D embedding, Q queries, K interests.
 """
@@ -14,67 +14,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.bundle import FaissIndex, ItemIndex, SearchParameters
-from onward.training.index.building import Vectors, use_all_cores
+from onward.training.index.building import IndexVectors, use_all_cores
 
 RECALL_AT = 20
-TIMED_QUERIES, IN_A_ROW = 1_000, 20
-ERRORS_TO_SPARE = 2
-"""Standard errors by which a recall lies above the target, which is for sessions to come; they differ from those of
-validation: of Diginetica's, later ones find 0.0025 less."""
-SATURATED = 0.0005
-"""Recall that twice the visits must gain for more of them to be tried."""
-FIRST_VIEW = 32
-"""The fewest nodes that a search in a graph keeps in view."""
+TIMED_QUERIES, TIMED_AT_ONCE = 1_000, 20
+SAFETY_ERRORS = 2
+"""Standard errors by which the measured recall must exceed the target. Future sessions differ from the validation
+sessions it is measured on: on Diginetica, the recall of later sessions is 0.0025 lower."""
+MIN_GAIN = 0.0005
+"""Recall that doubling the visits must gain for a further doubling to be tried."""
+MIN_EF_SEARCH = 32
+"""The least beam width (efSearch) of a search in a graph."""
 
 
-class Tuned(NamedTuple):
-    """An index with an effort, and the share of the best items that it finds so."""
+class TunedIndex(NamedTuple):
+    """An index with its search parameters, and the recall they give."""
 
     description: str
     index: faiss.Index
-    effort: SearchParameters
+    parameters: SearchParameters
     recall: float
     error: float = 0.0
-    """The standard error of the recall: what it would differ by for other sessions like these."""
+    """The standard error of the recall over other sessions like these."""
 
     def reaches(self, recall: float) -> bool:
-        """Whether other sessions are likely to see such a recall."""
-        return self.recall - ERRORS_TO_SPARE * self.error >= recall
+        """Return whether other sessions are likely to get this recall too."""
+        return self.recall - SAFETY_ERRORS * self.error >= recall
 
-    def item_index(self, vectors: Vectors) -> ItemIndex:
-        """As the service searches it."""
-        return ItemIndex(FaissIndex(self.index), vectors_N1D=vectors.vectors_N1D, parameters=self.effort)
+    def item_index(self, vectors: IndexVectors) -> ItemIndex:
+        """Return the index as the service searches it."""
+        return ItemIndex(FaissIndex(self.index), vectors_N1D=vectors.vectors_N1D, parameters=self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
-    """Queries of real sessions and the items that an exact search finds for them."""
+class IndexTuner:
+    """Tunes indexes on queries of real sessions, whose best items by exact search are known."""
 
-    vectors: Vectors
+    vectors: IndexVectors
     queries_QKD: NDArray[np.float32]
     best: Sequence[set[int]]
     target_recall: float
 
     @classmethod
-    def of(cls, vectors: Vectors, queries_QKD: NDArray[np.float32], target_recall: float) -> "Tuning":
-        """Search exactly for the queries."""
+    def of(cls, vectors: IndexVectors, queries_QKD: NDArray[np.float32], target_recall: float) -> "IndexTuner":
+        """Find the best items of the queries by exact search."""
         return cls(vectors, queries_QKD, exact_rows(vectors, queries_QKD), target_recall)
 
-    def tuned(self, description: str, index: faiss.Index, candidates_per_k: int = 1) -> Tuned:
-        """The index with the least effort that reaches the target, or with the most that gains anything."""
+    def tune(self, description: str, index: faiss.Index, candidates_per_k: int = 1) -> TunedIndex:
+        """Return the index with the fewest visits that reach the target, or the most that still gain recall."""
         searched = FaissIndex(index)
 
-        def at(visits: int | None) -> Tuned:
-            effort = SearchParameters(visits, candidates_per_k)
-            return Tuned(description, index, effort, *self._recall(searched, effort))
+        def at(visits: int | None) -> TunedIndex:
+            parameters = SearchParameters(visits, candidates_per_k)
+            return TunedIndex(description, index, parameters, *self._recall(searched, parameters))
 
         if searched.lists is None and searched.degree is None:
             return at(None)
-        low, high = 0, at(1 if searched.lists else FIRST_VIEW)
+        # Double the visits until the target is reached or the recall saturates, then bisect.
+        low, high = 0, at(1 if searched.lists else MIN_EF_SEARCH)
         while not high.reaches(self.target_recall):
             visits = _visits(high)
             wider = at(searched.clamp_width(2 * visits))
-            gains = wider.reaches(self.target_recall) or wider.recall >= high.recall + SATURATED
+            gains = wider.reaches(self.target_recall) or wider.recall >= high.recall + MIN_GAIN
             if _visits(wider) == visits or not gains:
                 return wider
             low, high = visits, wider
@@ -86,37 +87,38 @@ class Tuning:
                 low = _visits(middle)
         return high
 
-    def search_us(self, all_tuned: Sequence[Tuned]) -> list[float]:
-        """Processor time of a search in each; a few different queries are asked of one, then of the next, and so on.
+    def search_us(self, all_tuned: Sequence[TunedIndex]) -> list[float]:
+        """Measure the processor time of a search in each index, in us.
 
-        The median of the few, in the quiet quarter of them: what else the machine does slows all down by turns.
+        The indexes take turns, `TIMED_AT_ONCE` queries each. The result is the lower quartile over the turns of the
+        turn's median, because other work on the machine slows some turns down.
         """
         indexes = [tuned.item_index(self.vectors) for tuned in all_tuned]
         medians_us: list[list[float]] = [[] for _ in indexes]
-        for start in range(0, min(TIMED_QUERIES, len(self.queries_QKD)), IN_A_ROW):
+        for start in range(0, min(TIMED_QUERIES, len(self.queries_QKD)), TIMED_AT_ONCE):
             for index, medians in zip(indexes, medians_us, strict=True):
-                medians.append(_median_us(index, self.queries_QKD[start : start + IN_A_ROW]))
+                medians.append(_median_us(index, self.queries_QKD[start : start + TIMED_AT_ONCE]))
         return [float(np.quantile(medians, 0.25)) for medians in medians_us]
 
-    def _recall(self, index: FaissIndex, effort: SearchParameters) -> tuple[float, float]:
-        """The mean over the queries, and its standard error."""
-        searched = ItemIndex(index, vectors_N1D=self.vectors.vectors_N1D, parameters=effort)
-        found_Q = [
+    def _recall(self, index: FaissIndex, parameters: SearchParameters) -> tuple[float, float]:
+        """Return the mean recall over the queries, and its standard error."""
+        searched = ItemIndex(index, vectors_N1D=self.vectors.vectors_N1D, parameters=parameters)
+        recall_Q = [
             len(best.intersection(searched.search(query_KD, RECALL_AT).rows.tolist())) / len(best)
             for query_KD, best in zip(self.queries_QKD, self.best, strict=True)
         ]
-        return float(np.mean(found_Q)), float(np.std(found_Q) / np.sqrt(len(found_Q)))
+        return float(np.mean(recall_Q)), float(np.std(recall_Q) / np.sqrt(len(recall_Q)))
 
 
-def exact_rows(vectors: Vectors, queries_QKD: NDArray[np.float32]) -> list[set[int]]:
-    """The rows that an exact search finds for each query: of all queries at once, block by block of the items."""
+def exact_rows(vectors: IndexVectors, queries_QKD: NDArray[np.float32]) -> list[set[int]]:
+    """Return the best rows of each query by exact search, for all queries at once, block by block of the items."""
     use_all_cores()
     queries, interests, dimension = queries_QKD.shape
-    asked = np.zeros((queries * interests, vectors.padded_dimension), dtype=np.float32)
-    asked[:, :dimension] = queries_QKD.reshape(-1, dimension)
-    heap = faiss.ResultHeap(len(asked), RECALL_AT, keep_max=True)
+    flat_queries = np.zeros((queries * interests, vectors.padded_dimension), dtype=np.float32)
+    flat_queries[:, :dimension] = queries_QKD.reshape(-1, dimension)
+    heap = faiss.ResultHeap(len(flat_queries), RECALL_AT, keep_max=True)
     for start, block in vectors.blocks():
-        scores, ids = faiss.knn(asked, block, min(RECALL_AT, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+        scores, ids = faiss.knn(flat_queries, block, min(RECALL_AT, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
         heap.add_result(scores, ids + start)
     heap.finalize()
     shape = (queries, interests * RECALL_AT)
@@ -133,10 +135,10 @@ def _median_us(index: ItemIndex, queries_QKD: NDArray[np.float32]) -> float:
 
 
 def _best(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> set[int]:
-    """The rows of the best items of several interests together."""
+    """Return the rows of the best items over all interests of a query."""
     in_order = dict.fromkeys(ids[np.argsort(-scores, kind="stable")].tolist())
     return {item + 1 for item in list(in_order)[:RECALL_AT] if item >= 0}
 
 
-def _visits(tuned: Tuned) -> int:
-    return tuned.effort.search_width or 0
+def _visits(tuned: TunedIndex) -> int:
+    return tuned.parameters.search_width or 0

@@ -1,1 +1,1 @@
-"""What training minimises: losses, objectives, negative samples, augmented views."""
+"""Losses as pure functions, the objectives of recipes that use them, negative samplers and augmentations."""

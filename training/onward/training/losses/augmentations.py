@@ -1,9 +1,9 @@
-"""Altered views of sessions, for encoders that learn to tell a session by what is left of it.
+"""Augmented views of sessions, for contrastive learning.
 
 Source: Xie et al., "Contrastive Learning for Sequential Recommendation", ICDE 2022, section 3.2: crop, mask, reorder.
-Dimension key: B sessions, L positions, V ways to alter a session.
+Dimension key: B sessions, L positions, V augmentations.
 
-All work on left-padded rows, draw with torch's global random state and leave their input as it is. A share of a
+All functions take left-padded rows, draw from torch's global random state and do not modify their input. A share of a
 session is rounded down to whole items.
 """
 
@@ -19,20 +19,20 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Augmentation(BaseModel):
-    """How much of a session each way of altering it takes."""
+    """The share of a session that each augmentation changes or keeps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     crop: Share
-    """Share that is kept, one stretch of the session."""
+    """Share that is kept, a contiguous slice."""
     mask: Share
-    """Share whose items are hidden."""
+    """Share of the items that is masked."""
     reorder: Share
-    """Share that is shuffled, one stretch of the session."""
+    """Share that is shuffled, a contiguous slice."""
 
 
-def two_views(items_BL: Tensor, augmentation: Augmentation, mask_row: int) -> tuple[Tensor, Tensor]:
-    """Each session altered in one of the three ways, and in another; a session of one item stays as it is twice."""
-    altered_VBL = torch.stack(
+def augmented_views(items_BL: Tensor, augmentation: Augmentation, mask_row: int) -> tuple[Tensor, Tensor]:
+    """Return two views of each session by two different augmentations; a session of one item is returned unchanged."""
+    augmented_VBL = torch.stack(
         [
             crop(items_BL, augmentation.crop),
             mask(items_BL, augmentation.mask, mask_row),
@@ -40,18 +40,19 @@ def two_views(items_BL: Tensor, augmentation: Augmentation, mask_row: int) -> tu
         ]
     )
     sessions_B = torch.arange(len(items_BL), device=items_BL.device)
-    one_B = torch.randint(3, (len(items_BL),), device=items_BL.device)
-    other_B = (one_B + torch.randint(1, 3, (len(items_BL),), device=items_BL.device)) % 3
-    alone_B1 = _lengths(items_BL)[:, None] == 1
-    one_BL, other_BL = (
-        torch.where(alone_B1, items_BL, altered_VBL[chosen_B, sessions_B]) for chosen_B in (one_B, other_B)
+    first_choice_B = torch.randint(3, (len(items_BL),), device=items_BL.device)
+    second_choice_B = (first_choice_B + torch.randint(1, 3, (len(items_BL),), device=items_BL.device)) % 3
+    is_single_B1 = _lengths(items_BL)[:, None] == 1
+    first_view_BL, second_view_BL = (
+        torch.where(is_single_B1, items_BL, augmented_VBL[chosen_B, sessions_B])
+        for chosen_B in (first_choice_B, second_choice_B)
     )
-    return one_BL, other_BL
+    return first_view_BL, second_view_BL
 
 
 def crop(items_BL: Tensor, share: float) -> Tensor:
-    """A stretch of each session, left-padded again; of at least one item."""
-    kept_B1, first_B1 = _stretch(items_BL, share, at_least=1)
+    """Keep a random slice of each session, of at least one item, left-padded again."""
+    kept_B1, first_B1 = _random_slice(items_BL, share, at_least=1)
     length = items_BL.shape[1]
     places_L = torch.arange(length, device=items_BL.device)
     sources_BL = first_B1 + kept_B1 - length + places_L
@@ -59,7 +60,7 @@ def crop(items_BL: Tensor, share: float) -> Tensor:
 
 
 def mask(items_BL: Tensor, share: float, mask_row: int) -> Tensor:
-    """Each session with some of its items replaced by `mask_row`."""
+    """Replace some items of each session by `mask_row`."""
     hidden_B = (_lengths(items_BL) * share).long()
     chance_BL = torch.rand(items_BL.shape, device=items_BL.device).masked_fill(items_BL == PADDING, torch.inf)
     order_BL = chance_BL.argsort(dim=1).argsort(dim=1)
@@ -67,8 +68,8 @@ def mask(items_BL: Tensor, share: float, mask_row: int) -> Tensor:
 
 
 def reorder(items_BL: Tensor, share: float) -> Tensor:
-    """Each session with a stretch of it shuffled."""
-    moved_B1, first_B1 = _stretch(items_BL, share, at_least=0)
+    """Shuffle a random slice of each session."""
+    moved_B1, first_B1 = _random_slice(items_BL, share, at_least=0)
     places_L = torch.arange(items_BL.shape[1], device=items_BL.device)
     inside_BL = (places_L >= first_B1) & (places_L < first_B1 + moved_B1)
     shuffled_BL = first_B1 + moved_B1 * torch.rand(items_BL.shape, device=items_BL.device)
@@ -79,8 +80,8 @@ def _lengths(items_BL: Tensor) -> Tensor:
     return (items_BL != PADDING).sum(dim=1)
 
 
-def _stretch(items_BL: Tensor, share: float, *, at_least: int) -> tuple[Tensor, Tensor]:
-    """Length and first place of a random stretch of each session, each as a column."""
+def _random_slice(items_BL: Tensor, share: float, *, at_least: int) -> tuple[Tensor, Tensor]:
+    """Return length and first position of a random slice of each session, each as a column."""
     lengths_B = _lengths(items_BL)
     taken_B = (lengths_B * share).long().clamp(min=at_least)
     skipped_B = (torch.rand(lengths_B.shape, device=items_BL.device) * (lengths_B - taken_B + 1)).long()

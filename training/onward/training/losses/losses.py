@@ -1,4 +1,4 @@
-"""Losses: pure functions of interests, item vectors and targets, or of their scores.
+"""Losses as pure functions of interests, item vectors and targets, or of their scores.
 
 Dimension key: B examples of a batch, N rows of the item table (row 0 pads), D embedding, S negatives.
 """
@@ -10,11 +10,11 @@ from torch.autograd.function import FunctionCtx
 from onward.training.data.padding import PADDING
 
 EXPONENT_RANGE = 70.0  # exp(70) is still finite in bf16 and float32, with room for a sum over millions of items
-SMALLEST_TOTAL = 1e-20  # above it the weights of the likely items are normal numbers of both
+SMALLEST_TOTAL = 1e-20  # above it the weights of likely items are normal (not subnormal) numbers of both
 
 
 def fast_product_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it in hardware, else float32."""
+    """Return bfloat16 if the device multiplies it in hardware, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     capabilities = torch.cpu.get_capabilities()
@@ -24,32 +24,32 @@ def fast_product_dtype(device: torch.device) -> torch.dtype:
 def full_softmax(
     sessions_BD: Tensor, items_ND: Tensor, targets_B: Tensor, *, product_dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Cross-entropy of the true next item among all items but the padding row; batch mean, in nats.
+    """Compute the cross-entropy of the true next item among all items but the padding row; batch mean, in nats.
 
-    One fused pass: the N x B exponentials exist once, in `product_dtype`, and both gradients are taken from them while
-    they are there. A column of ones beside the item vectors carries the exponent's shift into the first product and
-    the normalising sum out of the second, so no pass over the matrix looks for a maximum, adds up or divides.
+    One fused pass: the N x B exponentials are computed once, in `product_dtype`, and both gradients are computed from
+    them in the forward pass. A column of ones beside the item vectors carries the exponent's shift into the first
+    product and the normalising sum out of the second, so no pass over the matrix takes a maximum, sums or divides.
 
     Args:
         sessions_BD: float32 session vectors.
         items_ND: float32 item table; row 0, the padding, is no candidate and gets no gradient.
         targets_B: int64 rows of the true next items.
-        product_dtype: precision of the three products; by default what `fast_product_dtype` names.
+        product_dtype: precision of the three products; by default that of `fast_product_dtype`.
     """
     dtype = product_dtype or fast_product_dtype(sessions_BD.device)
-    loss: Tensor = _FullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)  # type: ignore[no-untyped-call]  # torch
+    loss: Tensor = _FusedFullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)  # type: ignore[no-untyped-call]  # torch
     return loss
 
 
 def sampled_softmax(
     positive_B: Tensor, negative_BS: Tensor, *, log_expected_count_S: Tensor, accidental_hit_BS: Tensor
 ) -> Tensor:
-    """Cross-entropy of the true next item against sampled negatives; batch mean, in nats.
+    """Compute the cross-entropy of the true next item against sampled negatives; batch mean, in nats.
 
     Args:
         positive_B: score of the true next item.
         negative_BS: scores of S negatives drawn with replacement from q and shared by the batch.
-        log_expected_count_S: log(S q(item)) of each negative, the logQ correction; zeros for none.
+        log_expected_count_S: log(S q(item)) of each negative, the logQ correction; zeros for no correction.
         accidental_hit_BS: True where a negative is the true item; it is left out of the sum.
 
     Source: Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008.
@@ -59,7 +59,7 @@ def sampled_softmax(
 
 
 def _weigh(sessions_BD: Tensor, items_NE: Tensor, shift_B: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(score - shift) of every item, and for each session the sums of the item vectors and of 1 so weighted."""
+    """Return weights_NB = exp(score - shift), and for each session the weighted sums of the item vectors and of 1."""
     sessions_BE = torch.cat([sessions_BD, -shift_B[:, None]], dim=1).to(items_NE.dtype)
     weights_NB = torch.mm(items_NE, sessions_BE.T).exp_()
     weights_NB[PADDING] = 0
@@ -67,7 +67,7 @@ def _weigh(sessions_BD: Tensor, items_NE: Tensor, shift_B: Tensor) -> tuple[Tens
     return weights_NB, summed_BE
 
 
-class _FullSoftmax(torch.autograd.Function):
+class _FusedFullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx, sessions_BD: Tensor, items_ND: Tensor, targets_B: Tensor, dtype: torch.dtype
@@ -78,7 +78,7 @@ class _FullSoftmax(torch.autograd.Function):
         bound_B = sessions_BD.norm(dim=1) * items_ND.norm(dim=1).max()
         shift_B = (bound_B - EXPONENT_RANGE).clamp(min=0)
         weights_NB, summed_BE = _weigh(sessions_BD, items_NE, shift_B)
-        if not (summed_BE[:, dimension] > SMALLEST_TOTAL).all():  # the bound was far above every score of some session
+        if not (summed_BE[:, dimension] > SMALLEST_TOTAL).all():  # underflow: the bound was far above all scores
             scores_NB = torch.mm(items_NE[1:, :dimension], sessions_BD.to(dtype).T)
             shift_B = scores_NB.amax(dim=0).float()
             weights_NB, summed_BE = _weigh(sessions_BD, items_NE, shift_B)

@@ -1,4 +1,4 @@
-"""Negative samplers, and how often they are expected to draw each item.
+"""Negative samplers, and the expected count of each item among their samples.
 
 Dimension key: N items (rows 1..N), S negatives.
 """
@@ -15,32 +15,32 @@ Distribution = Literal["uniform", "log_uniform"]
 
 
 class Negatives(NamedTuple):
-    """Items drawn with replacement, the same for a whole batch."""
+    """Items sampled with replacement, shared by the whole batch."""
 
     rows_S: Tensor
     log_expected_count_S: Tensor
-    """log(S q(item)) of each."""
+    """log(S q(item)) of each negative."""
 
 
 class NegativeSampler(nn.Module):
-    """Draws items: all alike, or by the log-uniform law over their popularity ranks.
+    """Samples items uniformly, or log-uniformly over their popularity ranks.
 
-    The log-uniform law gives the item of rank r, from 0, the probability log((r + 2) / (r + 1)) / log(N + 1), near to
-    Zipf's, so it follows the popularity of most catalogs.
+    The log-uniform distribution gives the item of rank r, from 0, the probability log((r + 2) / (r + 1)) / log(N + 1).
+    It is close to Zipf's law and so to the popularity of most catalogs.
     """
 
     rows_N: Tensor
     """Item rows, the most popular first."""
 
     def __init__(self, popularity_N1: NDArray[np.int64], distribution: Distribution) -> None:
-        """Make a sampler of the items in rows 1..N with these numbers of events."""
+        """Create a sampler of the items in rows 1..N; popularity_N1 holds their numbers of events."""
         super().__init__()
         order_N = torch.from_numpy(popularity_N1[1:]).argsort(descending=True, stable=True)
         self.register_buffer("rows_N", order_N + 1, persistent=False)
         self.distribution = distribution
 
     def forward(self, count: int) -> Negatives:
-        """Draw `count` items with torch's global random state."""
+        """Sample `count` items from torch's global random state."""
         items = len(self.rows_N)
         chance_S = torch.rand(count, device=self.rows_N.device, dtype=torch.float64)
         if self.distribution == "uniform":

@@ -1,4 +1,6 @@
-"""How the next item is told from the others while training: among all of them, or among some that are drawn.
+"""The objectives a recipe can name: cross-entropy of the next item among all items, or against sampled negatives.
+
+To add one, write its options model, add it to `Objective`, and return its `NextItemLoss` from `NextItemLoss.of`.
 
 Dimension key: B examples, K interests, D embedding, S negatives.
 """
@@ -19,33 +21,33 @@ from onward.training.losses.negative_sampling import Distribution, NegativeSampl
 
 
 class FullSoftmax(BaseModel):
-    """Cross-entropy among all items; right up to some fifty thousand of them."""
+    """Cross-entropy among all items; suitable up to about fifty thousand items."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["full_softmax"]
 
 
 class SampledSoftmax(BaseModel):
-    """Cross-entropy among the target and negatives that the batch shares."""
+    """Cross-entropy among the target and sampled negatives that the batch shares."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["sampled_softmax"]
     negatives: PositiveInt
-    """Drawn anew for each batch."""
+    """Number of negatives, sampled anew for each batch."""
     distribution: Distribution
     log_q: bool
-    """Take the log of a negative's expected count off its score, so that popular ones are not punished."""
+    """Subtract the log of a negative's expected count from its score, so that popular items are not penalised."""
 
 
 NegativeInterest = Literal["of_target", "nearest"]
-"""Which of a session's interests scores an item that is not the target: the target's, as the papers train, or the one
-nearest to that item, as serving scores every item."""
+"""Which of a session's interests scores an item that is not the target: the target's interest, as the papers train, or
+the interest nearest to that item, as serving scores every item."""
 
 Objective = Annotated[FullSoftmax | SampledSoftmax, Field(discriminator="kind")]
 
 
 class ItemVectors(Protocol):
-    """Item embeddings in the space in which interests are compared with them, as an ItemTable has them."""
+    """Item vectors whose inner products with interests are the scores, such as an ItemTable."""
 
     def __call__(self, rows: Tensor, /) -> Tensor: ...  # noqa: D102  # vectors of some rows
 
@@ -53,50 +55,50 @@ class ItemVectors(Protocol):
 
 
 class NextItemLoss(nn.Module, ABC):
-    """The objective of a recipe, with the sampler that it may need."""
+    """The loss of a recipe's objective, with its sampler if it needs one."""
 
     @abstractmethod
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
-        """Batch mean of the cross-entropy of targets_B (item rows), in nats."""
+        """Return the batch mean of the cross-entropy of targets_B (item rows), in nats."""
 
-    def of_several(
+    def multi_interest(
         self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, negative_interest: NegativeInterest
     ) -> Tensor:
-        """The same for sessions with K interests, of which the one nearest to the target scores it."""
+        """Return the same for sessions with K interests, of which the one nearest to the target scores it."""
         if negative_interest == "nearest":
-            return self._each_by_its_nearest(interests_BKD, targets_B, items)
+            return self._nearest_interest_loss(interests_BKD, targets_B, items)
         loss: Tensor = self(_nearest_interest(interests_BKD, items(targets_B)), targets_B, items)
         return loss
 
     @abstractmethod
-    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor: ...
+    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor: ...
 
     @staticmethod
     def of(objective: Objective, popularity_N1: NDArray[np.int64]) -> "NextItemLoss":
-        """The loss that a recipe names, for items with these numbers of events."""
+        """Create the loss of a recipe's objective; popularity_N1 holds the items' numbers of events."""
         if isinstance(objective, SampledSoftmax):
-            return _AmongDrawn(objective, NegativeSampler(popularity_N1, objective.distribution))
-        return _AmongAll()
+            return _SampledSoftmaxLoss(objective, NegativeSampler(popularity_N1, objective.distribution))
+        return _FullSoftmaxLoss()
 
 
-class _AmongAll(NextItemLoss):
+class _FullSoftmaxLoss(NextItemLoss):
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         return full_softmax(interests_BD, items.vectors(), targets_B)
 
-    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
+    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         scores_BN = (interests_BKD @ items.vectors()[PADDING + 1 :].T).amax(dim=1)
         return F.cross_entropy(scores_BN, targets_B - PADDING - 1)
 
 
-class _AmongDrawn(NextItemLoss):
+class _SampledSoftmaxLoss(NextItemLoss):
     def __init__(self, objective: SampledSoftmax, sampler: NegativeSampler) -> None:
         super().__init__()
         self.objective, self.sampler = objective, sampler
 
     def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
-        return self._each_by_its_nearest(interests_BD[:, None], targets_B, items)
+        return self._nearest_interest_loss(interests_BD[:, None], targets_B, items)
 
-    def _each_by_its_nearest(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
+    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
         rows_S, log_expected_count_S = self.sampler(self.objective.negatives)
         target_BD, negative_SD = items(torch.cat([targets_B, rows_S])).split([len(targets_B), len(rows_S)])
         correction_S = log_expected_count_S if self.objective.log_q else torch.zeros_like(log_expected_count_S)
@@ -109,7 +111,7 @@ class _AmongDrawn(NextItemLoss):
 
 
 def _nearest_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:
-    """interests_BD: of each session the one that scores its target highest, as multi-interest models are trained."""
+    """Return as interests_BD the interest of each session that scores its target highest."""
     with torch.no_grad():
         best_B = torch.einsum("bkd,bd->bk", interests_BKD, targets_BD).argmax(dim=1)
     return interests_BKD[torch.arange(len(best_B), device=best_B.device), best_B]

@@ -1,4 +1,4 @@
-"""Every model, by the name that recipes and bundles give it."""
+"""All models by the names that recipes and bundles use. To add one: docs/adding-a-model.md."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from onward.training.models.srgnn import SRGNN, SRGNNOptions
 
 
 class Model(NamedTuple):
-    """How to make an untrained encoder: from the corpus it is to learn from and its options."""
+    """A model: its encoder's constructor, which takes a corpus and options, and the type of its options."""
 
     encoder: Callable[[Corpus, Any], SessionEncoder]
     options: type[BaseModel]

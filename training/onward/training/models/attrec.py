@@ -1,23 +1,24 @@
-"""AttRec: what a user has long liked, and the last items by self-attention, in one space.
+"""AttRec: a user's long-term preferences, and the last items by self-attention, scored by one inner product.
 
 Source: Zhang et al., "Next Item Recommendation with Self-Attention", 2018, sections 3.2 to 3.5.
 Dimension key: B sessions, L positions, D embedding, H halves, F = H (D + 1) features with the distance, else H D,
 T targets, S negatives of each target, P pairs of a target and a negative, N rows (row 0 pads), U users.
 
 The score of an item is the sum of two halves, weighted w and 1 - w: the user's own vector U against a vector V of the
-item, and the session's vector m against another vector X of the item. m is the mean of the session's rows X, each mixed
-by an attention over the others. With the distance, -(w |U - V|^2 + (1 - w) |m - X|^2) is, but for a number that no item
-changes, the inner product of [2 w U ; 2 (1 - w) m ; w ; 1 - w] with [V ; X ; -|V|^2 ; -|X|^2]: one search for both. The
-query of an unknown user is exactly that of w = 0, and that of a known user without a session that of w = 1. Training
-leaves no user out for the sake of unknown ones: m is learnt from items alone. Where sessions have no lasting user, the
-first half is not there at all.
+item, and the session's vector m against another vector X of the item. m is the mean over the session's positions of
+their self-attention outputs, which are weighted means of the rows X. With the distance, the score
+-(w |U - V|^2 + (1 - w) |m - X|^2) is, up to a constant that is the same for all items, the inner product of
+[2 w U ; 2 (1 - w) m ; w ; 1 - w] with [V ; X ; -|V|^2 ; -|X|^2], so one search serves both halves. The query of an
+unknown user is exactly that of w = 0, and that of a known user without a session that of w = 1. Training does not drop
+users to prepare for unknown ones: m is learnt from items alone. If the dataset has no users, there is no first half.
 
 Where the paper and the first author's code differ: the diagonal is masked before the softmax, as in the paper (the code
-zeroes it afterwards); vectors are held in the unit ball, as in the paper (the code never runs its clipping), each time
-that they are looked up, so that the exported vectors are those that were trained; queries and keys share one matrix, as
-in the code. The loss is a mean, where both have a sum. A window at a history's start may be shorter than `max_length`.
+zeroes it afterwards); vectors are projected into the unit ball, as in the paper (the code never runs its clipping), at
+every lookup, so that the exported vectors equal the trained ones; queries and keys share one matrix, as in the code.
+The loss is a mean instead of a sum. A window at a history's start may be shorter than `max_length`.
 
-Improvements that a recipe may name: the cosine in both halves, softmax objectives, dropout of item embeddings.
+Options of a recipe that the paper does not have: the cosine in both halves, softmax objectives, dropout of item
+embeddings.
 """
 
 import math
@@ -33,7 +34,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
 from onward.training.losses.objectives import FullSoftmax, NextItemLoss, SampledSoftmax
-from onward.training.losses.user_negatives import UntouchedItems
+from onward.training.losses.user_negatives import UserNegativeSampler
 from onward.training.models.encoder import UserEncoder
 from onward.training.models.layers import Cosine, InnerProduct
 
@@ -42,14 +43,14 @@ TIME_BASE = 10_000.0
 
 
 class Distance(BaseModel):
-    """Score by the squared distance of vectors that are held in the unit ball."""
+    """Score by the negative squared distance of vectors in the unit ball."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["distance"]
 
 
 class Hinge(BaseModel):
-    """A target scores above each of its negatives by `margin`."""
+    """Hinge loss: a target should score above each of its negatives by `margin`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["hinge"]
@@ -59,7 +60,7 @@ class Hinge(BaseModel):
 
 
 class BPR(BaseModel):
-    """A target is likelier than each of its negatives, by the logistic function of the difference.
+    """BPR loss: a target should score above each of its negatives, by the logistic function of the difference.
 
     Source: Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009.
     """
@@ -75,27 +76,27 @@ class AttRecOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dimension: PositiveInt
-    """Of each half."""
+    """Dimension of each half."""
     max_length: PositiveInt
-    """Items of a session that are read, the newest."""
+    """Only the newest items of a session are read, at most this many."""
     horizon: PositiveInt
-    """How many of the next items are targets."""
+    """Number of next items that are targets."""
     score: Annotated[Distance | InnerProduct | Cosine, Field(discriminator="kind")]
     user_weight: Annotated[float, Field(gt=0, lt=1)]
-    """w, of the user's half."""
+    """w, the weight of the user's half."""
     mask_diagonal: bool
-    """An item attends to the others alone, not to itself."""
+    """An item attends to the other items only, not to itself."""
     time_signal: bool
-    """Add sines of its place to what each item asks and is asked for."""
+    """Add sinusoidal position encodings to queries and keys."""
     projection_dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the projected queries and keys that training leaves out."""
+    """Dropout rate of the projected queries and keys."""
     item_dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of each item embedding's numbers in a session that training leaves out."""
+    """Dropout rate of the item embeddings of a session."""
     objective: Annotated[Hinge | BPR | FullSoftmax | SampledSoftmax, Field(discriminator="kind")]
 
 
 class HalvesTable(nn.Module):
-    """The item embeddings of all halves side by side, and the space in which all halves are searched as one."""
+    """The concatenated item embeddings of both halves, and their mapping to vectors for one inner-product search."""
 
     def __init__(self, items: int, halves: int, dimension: int, score: Distance | InnerProduct | Cosine) -> None:
         super().__init__()
@@ -103,27 +104,27 @@ class HalvesTable(nn.Module):
         self.dimension, self.score = dimension, score
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Vectors (..., F) of some rows."""
+        """Return vectors (..., F) of item rows."""
         return self._features(self.embedding(rows))
 
     def vectors(self) -> Tensor:
-        """vectors_NF of all rows."""
+        """Return vectors_NF of all rows."""
         return self._features(self.embedding.weight)
 
     def last_half(self, rows: Tensor) -> Tensor:
-        """X, vectors (..., D) of some rows: what sessions are made of."""
+        """Return X, the vectors (..., D) of item rows that encode sessions."""
         vectors: Tensor = self.embedding(rows)
         return self.as_scored(vectors[..., -self.dimension :])
 
     def as_scored(self, vectors: Tensor) -> Tensor:
-        """Vectors (..., D) of one half: in the unit ball for the distance, of length 1 for the cosine."""
+        """Map vectors (..., D) of one half into the unit ball for the distance, to length 1 for the cosine."""
         if isinstance(self.score, Distance):
             lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
             return vectors / lengths.clamp(min=1)
         return F.normalize(vectors, dim=-1) if isinstance(self.score, Cosine) else vectors
 
     def queries(self, halves: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """queries_BF, whose inner products with item vectors are the scores, of a vector_BD and a weight_B1 a half."""
+        """Build queries_BF, which score items by inner product, from a (vector_BD, weight_B1) of each half."""
         if isinstance(self.score, Distance):
             return torch.cat([2 * weight * vector for vector, weight in halves] + [weight for _, weight in halves], 1)
         scale = self.score.scale if isinstance(self.score, Cosine) else 1.0
@@ -139,7 +140,7 @@ class AttRec(UserEncoder):
     """Encodes a user and a session as one interest."""
 
     def __init__(self, corpus: Corpus, options: AttRecOptions) -> None:
-        """Make an untrained encoder of the corpus's items and users, with torch's global random state."""
+        """Initialise an untrained encoder for the corpus's items and users from torch's global random state."""
         super().__init__()
         dimension = options.dimension
         self.options = options
@@ -157,7 +158,7 @@ class AttRec(UserEncoder):
         self.time_LD: Tensor
         self.register_buffer("time_LD", time_signal(self.max_length, dimension), persistent=False)
         if isinstance(options.objective, Hinge | BPR):
-            self.untouched = UntouchedItems(corpus)
+            self.user_negatives = UserNegativeSampler(corpus)
         else:
             self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 
@@ -177,11 +178,11 @@ class AttRec(UserEncoder):
         return self.items.queries(halves).unsqueeze(1)
 
     def item_vectors(self) -> Tensor:
-        """[V ; X], and behind them -|V|^2 and -|X|^2 where the distance is the score."""
+        """Return [V ; X], followed by -|V|^2 and -|X|^2 if the score is the distance."""
         return self.items.vectors()
 
     def loss(self, batch: Batch) -> Tensor:
-        """By the recipe's objective, over all targets that are there."""
+        """Return the loss of the recipe's objective over all targets but padding."""
         queries_BF = self(*self.inputs(batch)).squeeze(1)
         objective = self.options.objective
         if isinstance(objective, FullSoftmax | SampledSoftmax):
@@ -192,9 +193,9 @@ class AttRec(UserEncoder):
         return hinge(gaps_P, objective.margin) if isinstance(objective, Hinge) else bpr(gaps_P)
 
     def _session(self, items_BL: Tensor) -> Tensor:
-        """m: the mean over the session's items of what each attends to; zero where there is none.
+        """Return m: the mean of the attention outputs over the session's items; zero for an empty session.
 
-        The mean is taken of the attention weights, so the rows are added up once.
+        The attention weights are averaged first, so the rows are summed once.
         """
         rows_BLD: Tensor = self.item_dropout(self.items.last_half(items_BL))
         is_item_BL = items_BL != PADDING
@@ -209,18 +210,18 @@ class AttRec(UserEncoder):
         return (shares_B1L @ matches_BLL.softmax(dim=2) @ rows_BLD).squeeze(1)
 
     def _matches(self, rows_BLD: Tensor) -> Tensor:
-        asked_BLD: Tensor = rows_BLD
+        query_BLD: Tensor = rows_BLD
         if self.options.time_signal:
             length = rows_BLD.shape[1]
             places_L = torch.arange(self.max_length - length, self.max_length, device=rows_BLD.device)
-            asked_BLD = rows_BLD + self.time_LD[places_L.clamp(min=0)]
-        asked_BLD = self.projection_dropout(self.projection(asked_BLD).relu())
-        return asked_BLD @ asked_BLD.mT / math.sqrt(rows_BLD.shape[2])
+            query_BLD = rows_BLD + self.time_LD[places_L.clamp(min=0)]
+        query_BLD = self.projection_dropout(self.projection(query_BLD).relu())
+        return query_BLD @ query_BLD.mT / math.sqrt(rows_BLD.shape[2])
 
     def _gaps(self, queries_BF: Tensor, batch: Batch, negatives: int) -> Tensor:
-        """gaps_P: by how much each negative scores above its target; none of a negative that is a target itself."""
+        """Return gaps_P, the score of each negative minus that of its target, without negatives that are targets."""
         targets_BT1 = batch.targets_BT.unsqueeze(2)
-        negatives_BTS = self.untouched(batch.users_B[:, None, None].expand(*batch.targets_BT.shape, negatives))
+        negatives_BTS = self.user_negatives(batch.users_B[:, None, None].expand(*batch.targets_BT.shape, negatives))
         rows_BTS = torch.cat([targets_BT1, negatives_BTS], dim=2)
         scores_BTS: Tensor = (self.items(rows_BTS.flatten(1)) @ queries_BF.unsqueeze(2)).view_as(rows_BTS)
         is_target_BTS = (negatives_BTS.unsqueeze(3) == batch.targets_BT[:, None, None, :]).any(dim=3)
@@ -229,17 +230,17 @@ class AttRec(UserEncoder):
 
 
 def hinge(gaps_P: Tensor, margin: float) -> Tensor:
-    """Mean of max(0, gap + margin); 0 for no pair."""
+    """Return the mean of max(0, gap + margin); 0 if there is no pair."""
     return F.relu(gaps_P + margin).sum() / max(len(gaps_P), 1)
 
 
 def bpr(gaps_P: Tensor) -> Tensor:
-    """Mean of log(1 + exp(gap)), in nats; 0 for no pair."""
+    """Return the mean of log(1 + exp(gap)), in nats; 0 if there is no pair."""
     return F.softplus(gaps_P).sum() / max(len(gaps_P), 1)
 
 
 def time_signal(length: int, dimension: int) -> Tensor:
-    """signal_LD of places 0..L-1: sin(t / 10000^(2i/D)) in columns 2i, the cosine in columns 2i + 1."""
+    """Return signal_LD of places t = 0..L-1: sin(t / 10000^(2i/D)) in columns 2i, the cosine in columns 2i + 1."""
     places_L1 = torch.arange(length, dtype=torch.float32).unsqueeze(1)
     angles_LE = places_L1 / TIME_BASE ** (torch.arange(0, dimension, 2) / dimension)
     return torch.stack([angles_LE.sin(), angles_LE.cos()], dim=2).flatten(1)[:, :dimension]

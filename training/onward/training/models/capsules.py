@@ -1,7 +1,7 @@
-"""Capsules: interests that agree with the items they are made of, found by dynamic routing.
+"""Dynamic routing: interest capsules that agree with the votes of the items they are made of.
 
-Source: Sabour et al., "Dynamic Routing between Capsules", NIPS 2017; the softmax over interests and the gradient that
-flows through the last round alone are those of Cen et al., KDD 2020, section 3.2.1, and of their code.
+Source: Sabour et al., "Dynamic Routing between Capsules", NIPS 2017; the softmax over interests, and the gradient
+through the last round only, are those of Cen et al., KDD 2020, section 3.2.1, and of their code.
 Dimension key: B sessions, L positions, D embedding, K interests in G groups of M that share their votes.
 """
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 
 def squash(vectors: Tensor) -> Tensor:
-    """Vectors (..., D) in their own direction; a length n becomes n^2 / (1 + n^2)."""
+    """Scale vectors (..., D): a length n becomes n^2 / (1 + n^2)."""
     length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors * (length / (1 + length.square()))
 
 
 def route(votes_BGLD: Tensor, logits_BGML: Tensor, valid_BL: Tensor, rounds: int) -> Tensor:
-    """capsules_BKD: what the items vote for, each item shared out among the interests that agree with it.
+    """Return capsules_BKD: weighted sums of votes, each item's weight divided among the interests that agree with it.
 
     Args:
-        votes_BGLD: what each item says an interest of the group is.
-        logits_BGML: of the first round's shares; minus infinity where a session has no such interest.
-        valid_BL: positions that count.
-        rounds: how often the shares are found; after each round but the last they follow the agreement.
+        votes_BGLD: each item's vote for the interests of each group.
+        logits_BGML: routing logits of the first round; minus infinity where a session has no such interest.
+        valid_BL: False at padding.
+        rounds: number of routing rounds; after each but the last, the logits grow by the agreement.
     """
     fixed_BGLD = votes_BGLD.detach()
     for _ in range(rounds - 1):
@@ -32,6 +32,6 @@ def route(votes_BGLD: Tensor, logits_BGML: Tensor, valid_BL: Tensor, rounds: int
 
 
 def _shares(logits_BGML: Tensor, valid_BL: Tensor) -> Tensor:
-    """How each item is shared out: over the interests they add up to 1, at padding to 0."""
+    """Return the weights of each item in the interests; over the interests they sum to 1, at padding to 0."""
     shares_BKL = logits_BGML.flatten(1, 2).softmax(dim=1) * valid_BL[:, None]
     return shares_BKL.view_as(logits_BGML)

@@ -5,15 +5,15 @@ Dimension key: B sessions, L positions, D embedding, K interests, H attention, N
 
 Where the paper and its authors' code differ, this follows the code: SA's attention has biases, and the loss is the
 sampled softmax with the logQ correction. Unlike the code, which pads on the right, places are counted from the
-session's end, so that the newest item always stands at the same one.
+session's end, so that the newest item always has the same place.
 
 The third part of the framework, controllable diversity, re-ranks what any model retrieves:
 `onward.bundle.search.diversity`.
 
-Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale, dropout of the item
-embeddings, the full softmax; for DR, interests that start as means of items; for SA, the penalty of Xie et al.,
-"Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems" (REMI), RecSys 2023, section 3.3,
-against interests that attend to one item each.
+Options of a recipe that the paper does not have: cosine similarity with a scale, dropout of the item embeddings, the
+full softmax; for DR, interests that start as means of items; for SA, the penalty of Xie et al., "Rethinking
+Multi-Interest Learning for Candidate Matching in Recommender Systems" (REMI), RecSys 2023, section 3.3, on interests
+that attend to a single item.
 """
 
 from typing import Annotated, Literal
@@ -39,14 +39,14 @@ class ComiRecSAOptions(BaseModel):
     dimension: PositiveInt
     interests: PositiveInt
     attention_dimension: PositiveInt
-    """H, of the layer that the attention weights are read from."""
+    """H, the width of the attention's hidden layer."""
     max_length: PositiveInt
-    """Items of a session that are read, the newest."""
+    """Only the newest items of a session are read, at most this many."""
     similarity: Similarity
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of each item embedding's numbers that training leaves out."""
+    """Dropout rate of the item embeddings."""
     concentration_penalty: NonNegativeFloat
-    """Weight in the loss of `concentration`."""
+    """Weight of `concentration` in the loss."""
     objective: Objective
     negative_interest: NegativeInterest
 
@@ -58,21 +58,22 @@ class ComiRecDROptions(BaseModel):
     dimension: PositiveInt
     interests: PositiveInt
     rounds: PositiveInt
-    """Of the routing."""
+    """Number of routing rounds."""
     max_length: PositiveInt
-    """Items of a session that are read, the newest; each place has interests x dimension x dimension weights."""
+    """Only the newest items of a session are read, at most this many; each place has interests x dimension x dimension
+    weights."""
     initial: Literal["standard_normal", "item_means"]
-    """What the matrices of the votes start from: N(0, 1); or the identity and N(0, 1 / 4D), so that items vote nearly
-    for themselves and interests begin as means of items."""
+    """Initial value of the vote matrices: N(0, 1); or the identity plus N(0, 1 / 4D), so that items vote nearly for
+    themselves and interests begin as means of items."""
     similarity: Similarity
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of each item embedding's numbers that training leaves out."""
+    """Dropout rate of the item embeddings."""
     objective: Objective
     negative_interest: NegativeInterest
 
 
 def initial_votes(options: ComiRecDROptions) -> Tensor:
-    """vote_LDE with which training starts; E is K times D."""
+    """Return the initial vote_LDE; E is K times D."""
     drawn_LDKD = torch.randn(options.max_length, options.dimension, options.interests, options.dimension)
     if options.initial == "item_means":
         drawn_LDKD = torch.eye(options.dimension)[:, None] + drawn_LDKD / (2 * options.dimension**0.5)
@@ -90,10 +91,10 @@ def concentration(weights_BKL: Tensor, valid_BL: Tensor) -> Tensor:
 
 
 class ComiRecSA(SessionEncoder):
-    """Encodes a session as K weighted means of its items, each by an attention of its own."""
+    """Encodes a session as K weighted means of its items, each with its own attention."""
 
     def __init__(self, corpus: Corpus, options: ComiRecSAOptions) -> None:
-        """Make an untrained encoder of the corpus's items, with torch's global random state.
+        """Initialise an untrained encoder for the corpus's items from torch's global random state.
 
         Weights start as in the authors' code: uniform by Glorot and Bengio's rule, biases at 0.
         """
@@ -117,23 +118,23 @@ class ComiRecSA(SessionEncoder):
         return self._interests(items_BL)[0]
 
     def item_vectors(self) -> Tensor:
-        """vectors_ND; see `SessionEncoder.item_vectors`."""
+        """Return vectors_ND; see `SessionEncoder.item_vectors`."""
         return self.items.vectors()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
+        """Return the cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
         interests_BKD, weights_BKL = self._interests(batch.items_BL)
-        loss = self.next_item_loss.of_several(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
+        loss = self.next_item_loss.multi_interest(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
         return loss + self.concentration_penalty * concentration(weights_BKL, batch.items_BL != PADDING)
 
     def serving_form(self) -> nn.Module:
-        """The same, with what the attention's first layer makes of items and of places in tables, where they fit."""
+        """Return the folded form, with the attention's hidden layer precomputed per item and per place, if it fits."""
         row_bytes = (self.attention_hidden.in_features + self.attention_hidden.out_features) * 4
         fits = self.items.embedding.num_embeddings * row_bytes <= MAX_TABLE_BYTES
         return FoldedComiRecSA(self) if fits else self
 
     def _interests(self, items_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """interests_BKD and the weights_BKL of the items in them."""
+        """Return interests_BKD and the weights_BKL of the items in them."""
         states_BLD = self.dropout(self.items(items_BL))
         placed_BLD = states_BLD + self.places_LD[places_from_end(items_BL, self.max_length)]
         logits_BLK = self.attention(torch.tanh(self.attention_hidden(placed_BLD)))
@@ -143,11 +144,11 @@ class ComiRecSA(SessionEncoder):
 
 
 class FoldedComiRecSA(nn.Module):
-    """Gives the interests of a ComiRec-SA, whose first layer is a sum of what it makes of an item and of a place."""
+    """The serving form of a ComiRec-SA: its hidden layer is a sum of a precomputed item part and place part."""
 
     @torch.no_grad()
     def __init__(self, encoder: ComiRecSA) -> None:
-        """Fold an encoder whose weights do not change any more."""
+        """Fold a trained encoder, whose weights must not change afterwards."""
         super().__init__()
         vectors_ND = encoder.item_vectors()
         self.max_length = encoder.max_length
@@ -167,10 +168,10 @@ class FoldedComiRecSA(nn.Module):
 
 
 class ComiRecDR(SessionEncoder):
-    """Encodes a session as K capsules, for which each item votes by a matrix of its place and the interest."""
+    """Encodes a session as K capsules; each item votes through a matrix per place and interest."""
 
     def __init__(self, corpus: Corpus, options: ComiRecDROptions) -> None:
-        """Make an untrained encoder of the corpus's items, with torch's global random state.
+        """Initialise an untrained encoder for the corpus's items from torch's global random state.
 
         Item embeddings start uniform by Glorot and Bengio's rule, as in the authors' code.
         """
@@ -195,10 +196,10 @@ class ComiRecDR(SessionEncoder):
         return self.items.interest(route(votes_BKLD, logits_BK1L, items_BL != PADDING, self.rounds))
 
     def item_vectors(self) -> Tensor:
-        """vectors_ND; see `SessionEncoder.item_vectors`."""
+        """Return vectors_ND; see `SessionEncoder.item_vectors`."""
         return self.items.vectors()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
+        """Return the cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
         interests_BKD = self(batch.items_BL)
-        return self.next_item_loss.of_several(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
+        return self.next_item_loss.multi_interest(interests_BKD, batch.next_items_B, self.items, self.negative_interest)

@@ -1,4 +1,4 @@
-"""What every model is to the trainer, the exporter and the tests."""
+"""The base classes of all models, through which the trainer, the exporter and the tests use them."""
 
 from abc import ABC, abstractmethod
 
@@ -14,49 +14,49 @@ class SessionEncoder(nn.Module, ABC):
     """
 
     max_length: int
-    """Items of a session that are read, the newest."""
+    """Only the newest items of a session are read, at most this many."""
     horizon: int = 1
-    """How many of the next items an example of training has as targets."""
+    """Number of next items that are targets of a training example."""
     every_position: bool = False
-    """Whether training examples are whole stretches of sessions with a target at every position."""
+    """Whether training examples are windows of sessions with a target at every position."""
     users: int = 0
-    """Users that `forward` takes, rows 1..users; 0 where it takes sessions alone."""
+    """Number of users that `forward` accepts, rows 1..users; 0 if it reads sessions only."""
 
     @abstractmethod
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL (int64 rows, oldest first, left-padded with 0, L >= 2) as interests_BKD (float32).
 
-        Made of tensor operations alone, whatever B and L, so that it exports: graphs and masks are derived inside.
-        Each session holds at least one item that is not padding; an empty one has no meaning.
+        It uses tensor operations only and works for any B and L, so that it can be exported: it derives graphs and
+        masks itself. Each session must hold at least one item; the result of an empty one is undefined.
         """
 
     @abstractmethod
     def item_vectors(self) -> Tensor:
-        """vectors_ND: what the index holds; an interest scores an item by their inner product. Row 0 is zero."""
+        """Return vectors_ND for the index; an inner product with an interest is a score. Row 0 is zero."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
-        """Batch mean of what training makes smaller."""
+        """Return the batch mean of the loss that training minimises."""
 
     def serving_form(self) -> nn.Module:
-        """What is exported: it takes what `forward` takes and gives the same interests, at less cost where it can."""
+        """Return the module to export: the same inputs and interests as `forward`, possibly at less cost."""
         return self
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What `forward` takes of a batch."""
+        """Return the inputs of `forward` from a batch."""
         return (batch.items_BL,)
 
 
 class UserEncoder(SessionEncoder):
-    """Encodes sessions together with what is known of their users for longer."""
+    """Encodes sessions together with their users, whose long-term preferences are learnt."""
 
     @abstractmethod
     def forward(self, items_BL: Tensor, users_B: Tensor | None = None) -> Tensor:
-        """Encode as `SessionEncoder.forward` does, for the users of these rows; 0, or none given, is an unknown user.
+        """Encode as `SessionEncoder.forward` does, for users_B (user rows); 0 or None is an unknown user.
 
         The session of a known user may be empty.
         """
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What `forward` takes of a batch."""
+        """Return the inputs of `forward` from a batch."""
         return (batch.items_BL, batch.users_B) if self.users else (batch.items_BL,)

@@ -1,8 +1,8 @@
-"""Several trained encoders as one, whose score of an item is the sum of theirs.
+"""Several trained encoders as one encoder whose item scores are the sum of theirs.
 
 Dimension key: B sessions, L positions, M encoders, D embedding of all encoders together, N rows (row 0 pads).
 
-The sum of inner products is the inner product of the vectors laid end to end, so one index and one search serve it.
+The sum of inner products is the inner product of the concatenated vectors, so one index and one search serve it.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from onward.training.models.srgnn import SRGNN
 
 
 class Ensemble(SessionEncoder):
-    """Encodes a session as one interest: those of its encoders, end to end, each of which must give a single one."""
+    """Encodes a session as one interest: the concatenation of the single interests of its encoders."""
 
     def __init__(self, encoders: Sequence[SessionEncoder]) -> None:
-        """Join encoders of one catalog that are trained already."""
+        """Join trained encoders of one catalog."""
         super().__init__()
         self.encoders = tuple(encoders)
         self.parts = nn.ModuleList(encoders)
@@ -31,23 +31,23 @@ class Ensemble(SessionEncoder):
         return torch.cat([encoder(items_BL[:, -encoder.max_length :]) for encoder in self.encoders], dim=2)
 
     def serving_form(self) -> nn.Module:
-        """Encoders that fold together do so; of others, the serving form of each."""
-        together = [encoder for encoder in self.encoders if isinstance(encoder, SRGNN) and encoder.steps == 1]
-        if len(together) == len(self.encoders) and len({encoder.max_length for encoder in together}) == 1:
-            return FoldedSRGNN(together)
-        return _EndToEnd([(encoder.serving_form(), encoder.max_length) for encoder in self.encoders])
+        """Return one folded SR-GNN if all encoders are foldable with one length, else each encoder's serving form."""
+        foldable = [encoder for encoder in self.encoders if isinstance(encoder, SRGNN) and encoder.steps == 1]
+        if len(foldable) == len(self.encoders) and len({encoder.max_length for encoder in foldable}) == 1:
+            return FoldedSRGNN([encoder.layers() for encoder in foldable])
+        return _Concatenation([(encoder.serving_form(), encoder.max_length) for encoder in self.encoders])
 
     def item_vectors(self) -> Tensor:
-        """The item vectors of all encoders, end to end."""
+        """Return the concatenated item vectors of all encoders."""
         return torch.cat([encoder.item_vectors() for encoder in self.encoders], dim=1)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean of the encoders' losses; they are trained apart, which keeps them different."""
+        """Return the mean of the encoders' losses. The encoders are trained separately, which keeps them diverse."""
         return torch.stack([encoder.loss(batch) for encoder in self.encoders]).mean()
 
 
-class _EndToEnd(nn.Module):
-    """The interests of several modules, each of which reads at most so many items."""
+class _Concatenation(nn.Module):
+    """The concatenated interests of several modules, each of which reads at most its `max_length` newest items."""
 
     def __init__(self, modules: Sequence[tuple[nn.Module, int]]) -> None:
         super().__init__()

@@ -1,14 +1,16 @@
-"""SR-GNN of one step as it serves: every product with an item's own vector is done beforehand.
+"""The serving form of SR-GNN with one step: every product with an item's own vector is precomputed.
 
-Dimension key: B sessions, L positions, D embedding of an encoder, N rows (row 0 pads), T numbers of a table's row.
+Dimension key: B sessions, L positions, D embedding of one encoder, N rows (row 0 pads), T columns of the table.
 
-With one step the graph cell reads nothing but item vectors, and all that it multiplies them with is linear: messages
-and gates are averages and sums of rows of a table of items. That is exact, biases too, since the weights of neighbours
-sum to 1, or to 0 where there are none. Several encoders of one catalog share one table and one session graph.
+With one step the graph cell reads item vectors only, and everything it multiplies them with is linear. Messages and
+gates are therefore averages and sums of rows of a precomputed item table. This is exact, biases included, because the
+weights of neighbours sum to 1, or to 0 if there are none. Several encoders of one catalog share one table and one
+session graph.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,26 +20,42 @@ from torch import Tensor, nn
 
 from onward.bundle.encoder.kernel_arrays import ROW, SRGNNArrays
 from onward.bundle.files.manifest import KernelInfo, KernelPart
-from onward.training.models.layers import MAX_TABLE_BYTES, places_from_end
-
-if TYPE_CHECKING:
-    from onward.training.models.srgnn import SRGNN
+from onward.training.models.layers import MAX_TABLE_BYTES, ItemTable, places_from_end
 
 TABLE_NAME = "table_NT"
-"""Of the table in an exported program."""
+"""Name of the table in an exported program."""
+
+
+@dataclass(frozen=True, eq=False)
+class SRGNNLayers:
+    """The trained layers of an SR-GNN with one step: what folding reads of an encoder."""
+
+    max_length: int
+    items: ItemTable
+    message: nn.Linear
+    """Item vector to its messages along incoming and outgoing edges."""
+    from_message: nn.Linear
+    """Messages to the gates and the new state."""
+    from_state: nn.Linear
+    """Item vector to the gates and the new state."""
+    attention_last: nn.Linear
+    attention_each: nn.Linear
+    attention: nn.Linear
+    hybrid: nn.Linear
+    positions_LD: nn.Parameter | None
 
 
 class FoldedSRGNN(nn.Module):
-    """Gives the interests of one SR-GNN, or of several of one `max_length` end to end."""
+    """Encodes sessions as one SR-GNN does, or as the concatenation of several with the same `max_length`."""
 
-    def __init__(self, encoders: "Sequence[SRGNN]", *, max_table_bytes: int = MAX_TABLE_BYTES) -> None:
-        """Fold encoders of one step, whose weights do not change any more.
+    def __init__(self, encoders: Sequence[SRGNNLayers], *, max_table_bytes: int = MAX_TABLE_BYTES) -> None:
+        """Fold the layers of trained encoders; their weights must not change afterwards.
 
-        Where an encoder's part of the table would be larger than `max_table_bytes` it holds vectors alone, and one
-        product makes the rest of a session's rows.
+        If an encoder's columns of the table would take more than `max_table_bytes`, the table holds item vectors only,
+        and one matrix product per session computes the other columns.
         """
         super().__init__()
-        folded = [_fold(encoder, max_table_bytes) for encoder in encoders]
+        folded = [_fold(layers, max_table_bytes) for layers in encoders]
         self.heads = tuple(head for head, _ in folded)
         self.parts = nn.ModuleList(self.heads)
         self.table_NT: Tensor
@@ -54,7 +72,7 @@ class FoldedSRGNN(nn.Module):
         return torch.cat([head(part, graph) for head, part in zip(self.heads, rows, strict=True)], dim=2)
 
     def kernel(self) -> tuple[KernelInfo, NDArray[np.float32], NDArray[np.float32]]:
-        """What a compiled kernel needs to give the same interests: its description, table_NT and weights."""
+        """Return what a compiled kernel needs to compute the same interests: its description, table_NT, weights."""
         parts = tuple(
             KernelPart(dimension=head.dimension, tabled=head.node is None, scale=head.scale) for head in self.heads
         )
@@ -63,10 +81,10 @@ class FoldedSRGNN(nn.Module):
 
 
 class NeighbourMeans(NamedTuple):
-    """The weights with which positions are neighbours, as `onward.training.models.srgnn.SessionGraph` has them.
+    """The two row-normalised adjacency matrices of `onward.training.models.srgnn.SessionGraph`, in fewer operations.
 
-    Rows of padding mean nothing. Where that counts the first position of an item, all its positions share the weight
-    here, which takes fewer operations.
+    There the first position of a repeated item carries its whole weight; here all its positions share it equally.
+    Rows of padding positions are undefined.
     """
 
     before_BLL: Tensor
@@ -86,23 +104,24 @@ class NeighbourMeans(NamedTuple):
 
 
 class _Head(nn.Module):
-    """All of one encoder but its columns of the table."""
+    """The part of one folded encoder that runs per session, on its columns of the table."""
 
-    def __init__(self, encoder: "SRGNN", node: nn.Linear | None) -> None:
-        """Take the weights of `encoder`; `node` makes a row of a vector where the table holds vectors alone."""
+    def __init__(self, layers: SRGNNLayers, node: nn.Linear | None) -> None:
+        """Take the weights of `layers`; `node` computes a table row from a vector if the table holds vectors only."""
         super().__init__()
-        self.dimension, self.max_length, self.scale = encoder.dimension, encoder.max_length, encoder.items.scale
+        self.dimension, self.scale = layers.items.embedding.embedding_dim, layers.items.scale
+        self.max_length = layers.max_length
         self.width = self.dimension if node else ROW * self.dimension
         self.node = node
-        self.cell_bias = encoder.cell.from_message.bias
-        self.last = _with_bias(encoder.attention_last, encoder.attention_each.bias)
-        self.each = encoder.attention_each.weight
-        self.gate = encoder.attention
-        self.hybrid = encoder.hybrid
-        self.places_LD = encoder.positions_LD
+        self.cell_bias = layers.from_message.bias
+        self.last = _with_bias(layers.attention_last, layers.attention_each.bias)
+        self.each = layers.attention_each.weight
+        self.gate = layers.attention
+        self.hybrid = layers.hybrid
+        self.places_LD = layers.positions_LD
 
     def forward(self, rows_BLT: Tensor, graph: NeighbourMeans) -> Tensor:
-        """interests_B1D of sessions with these rows of the table."""
+        """Return interests_B1D of the sessions with these table rows."""
         if self.node is not None:
             rows_BLT = torch.cat([rows_BLT, self.node(rows_BLT)], dim=2)
         states_BLD = self._step(rows_BLT, graph)
@@ -118,7 +137,7 @@ class _Head(nn.Module):
         return interests_B1D * (self.scale / length_B11.clamp(min=1e-12))
 
     def arrays(self) -> SRGNNArrays:
-        """The weights as the compiled kernel takes them."""
+        """Return the weights in the layout of the compiled kernel."""
         tensors = SRGNNArrays(
             cell_bias=self.cell_bias,
             last=self.last.weight.T,
@@ -134,7 +153,7 @@ class _Head(nn.Module):
         return SRGNNArrays(*(None if tensor is None else tensor.detach().numpy() for tensor in tensors))
 
     def _step(self, rows_BLT: Tensor, graph: NeighbourMeans) -> Tensor:
-        """The node states after the propagation step; see `onward.training.models.srgnn.GatedGraphCell`."""
+        """Return the node states after the propagation step; see `onward.training.models.srgnn.GatedGraphCell`."""
         size = self.dimension
         vectors_BLD, before_BLE, after_BLE, gates_BLF, own_BLD = rows_BLT.split(
             [size, 3 * size, 3 * size, 2 * size, size], dim=2
@@ -148,12 +167,12 @@ class _Head(nn.Module):
 
 
 @torch.no_grad()
-def _fold(encoder: "SRGNN", max_table_bytes: int) -> tuple[_Head, Tensor]:
-    """An encoder's head and its columns of the table, (N, T)."""
-    vectors_ND, node = encoder.item_vectors().clone(), _node_layer(encoder)
+def _fold(layers: SRGNNLayers, max_table_bytes: int) -> tuple[_Head, Tensor]:
+    """Return an encoder's head and its columns of the table, (N, T)."""
+    vectors_ND, node = layers.items.vectors().clone(), _node_layer(layers)
     if vectors_ND.nbytes * ROW > max_table_bytes:
-        return _Head(encoder, node), vectors_ND
-    return _Head(encoder, None), torch.cat([vectors_ND, node(vectors_ND)], dim=1)
+        return _Head(layers, node), vectors_ND
+    return _Head(layers, None), torch.cat([vectors_ND, node(vectors_ND)], dim=1)
 
 
 def _mean(weights_BLL: Tensor) -> Tensor:
@@ -162,14 +181,14 @@ def _mean(weights_BLL: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _node_layer(encoder: "SRGNN") -> nn.Linear:
-    """From an item's vector to what its neighbours after it, and before it, get of it, and to its own gates."""
-    message, from_message, from_state = encoder.cell.message, encoder.cell.from_message, encoder.cell.from_state
+def _node_layer(layers: SRGNNLayers) -> nn.Linear:
+    """Build the layer from an item vector to its contribution to items after it, to items before it, and to itself."""
+    message, from_message, from_state = layers.message, layers.from_message, layers.from_state
     parts = []
-    for weight, bias, onward in zip(
+    for weight, bias, gate_weight in zip(
         message.weight.chunk(2), message.bias.chunk(2), from_message.weight.chunk(2, dim=1), strict=True
     ):
-        parts.append((onward @ weight, onward @ bias))
+        parts.append((gate_weight @ weight, gate_weight @ bias))
     parts.append((from_state.weight, from_state.bias))
     layer = nn.Linear(message.in_features, (ROW - 1) * message.in_features)
     layer.weight.copy_(torch.cat([weight for weight, _ in parts]))
@@ -179,7 +198,7 @@ def _node_layer(encoder: "SRGNN") -> nn.Linear:
 
 @torch.no_grad()
 def _with_bias(layer: nn.Linear, bias: Tensor) -> nn.Linear:
-    """A layer like `layer` whose bias has `bias` added."""
+    """Return a copy of `layer` with `bias` added to its bias."""
     copied = nn.Linear(layer.in_features, layer.out_features)
     copied.weight.copy_(layer.weight)
     copied.bias.copy_(layer.bias + bias)

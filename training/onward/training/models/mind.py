@@ -4,14 +4,14 @@ Source: Li et al., "Multi-Interest Network with Dynamic Routing for Recommendati
 to 3.6.
 Dimension key: B sessions, L positions, D embedding, K interests, N rows of the item table (row 0 pads).
 
-The paper draws routing logits from a normal distribution without saying when; code in public draws them at each call,
-so that one request has many answers. Here they are drawn once, by interest and by place from the session's end, and
-stored with the weights. The paper's label-aware attention raises an interest's agreement with the target to a power p
-before its softmax; with growing p it becomes the choice of the nearest interest, in the paper's experiments the best
-form and the one here. There is no user profile to join to the capsules before the rectified layer.
+The paper draws routing logits from a normal distribution without saying when; public implementations draw them at each
+call, so that equal requests get different answers. Here they are drawn once, per interest and place from the session's
+end, and stored with the weights. The paper's label-aware attention raises an interest's agreement with the target to a
+power p before its softmax; as p grows it becomes the choice of the nearest interest, the best form in the paper's
+experiments and the one here. There is no user profile to join to the capsules before the rectified layer.
 
-Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale, dropout of the item
-embeddings, the full softmax, interests that start as means of items.
+Options of a recipe that the paper does not have: cosine similarity with a scale, dropout of the item embeddings, the
+full softmax, interests that start as means of items.
 """
 
 from typing import Annotated, Literal
@@ -35,38 +35,38 @@ class MINDOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     dimension: PositiveInt
     interests: PositiveInt
-    """K, the most of a session."""
+    """K, the maximum number of interests of a session."""
     adaptive_interests: bool
     """A session of n items has max(1, min(K, log2 n)) interests, rounded down; else every session has K."""
     rounds: PositiveInt
-    """Of the routing."""
+    """Number of routing rounds."""
     projection: bool
-    """Take the capsules through a rectified linear layer."""
+    """Pass the capsules through a linear layer with ReLU."""
     max_length: PositiveInt
-    """Items of a session that are read, the newest."""
+    """Only the newest items of a session are read, at most this many."""
     initial: Literal["glorot", "item_means"]
-    """What the matrix of the votes starts from: uniform by Glorot and Bengio's rule, as all other weights; or the
-    identity, so that items vote for themselves and interests begin as means of items."""
+    """Initial value of the vote matrix: uniform by Glorot and Bengio's rule, as all other weights; or the identity, so
+    that items vote for themselves and interests begin as means of items."""
     similarity: Similarity
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of each item embedding's numbers that training leaves out."""
+    """Dropout rate of the item embeddings."""
     objective: Objective
     negative_interest: NegativeInterest
 
 
 class MIND(SessionEncoder):
-    """Encodes a session as at most K capsules, for which each item votes by one matrix.
+    """Encodes a session as at most K capsules; all items vote through one shared matrix.
 
-    A session that has fewer repeats its first interest, which changes neither the best score of an item nor a loss.
+    A session with fewer interests repeats its first one, which changes neither the best score of an item nor a loss.
     """
 
     routing_KL: Tensor
-    """Routing logits of the first round, by place: the last is that of the newest item."""
+    """Routing logits of the first round, by place; the newest item has the last place."""
     fewest_items_K: Tensor
-    """How many items a session needs to have an interest."""
+    """Number of items that a session needs to have each interest."""
 
     def __init__(self, corpus: Corpus, options: MINDOptions) -> None:
-        """Make an untrained encoder of the corpus's items, with torch's global random state.
+        """Initialise an untrained encoder for the corpus's items from torch's global random state.
 
         Weights start uniform by Glorot and Bengio's rule, biases at 0.
         """
@@ -100,17 +100,17 @@ class MIND(SessionEncoder):
         return self.items.interest(torch.where(has_BK1, capsules_BKD, capsules_BKD[:, :1]))
 
     def item_vectors(self) -> Tensor:
-        """vectors_ND; see `SessionEncoder.item_vectors`."""
+        """Return vectors_ND; see `SessionEncoder.item_vectors`."""
         return self.items.vectors()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
+        """Return the cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
         interests_BKD = self(batch.items_BL)
-        return self.next_item_loss.of_several(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
+        return self.next_item_loss.multi_interest(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
 
 
 def fewest_items(interests: int, *, adaptive: bool) -> Tensor:
-    """How many items a session needs to have each of K interests: none, or adaptively 2^k for the k-th from 2 on."""
+    """Return the number of items that each of K interests needs: 0, or adaptively 2^k for the k-th from 2 on."""
     counts_K = torch.zeros(interests, dtype=torch.int64)
     if adaptive:
         counts_K[1:] = 2 ** torch.arange(2, interests + 1)

@@ -1,20 +1,21 @@
-"""MVCrec: two views of a session, its items by themselves and in the graph of all sessions, held together by contrast.
+"""MVCrec: an id view and a co-occurrence graph view of each session, trained with contrastive losses.
 
 Source: Zhou and Lee, "MVCrec", arXiv 2604.14114.
-Dimension key: B sessions, C of them with their altered views, L positions, D embedding of one view, E = 2D,
+Dimension key: B sessions, C sessions and augmented sessions together, L positions, D embedding of one view, E = 2D,
 N rows of the item tables (row 0 pads).
 
-Each view has a table and a transformer; the graph view's table is first spread over the item graph. Every item has its
-two vectors side by side, so one inner product adds the scores of both views, and serving needs no graph.
+Each view has an item table and a transformer; the graph view's table is first propagated over the item graph. The two
+vectors of an item are concatenated, so one inner product adds the scores of both views, and serving needs no graph.
 
-Where the public code differs from the paper, this follows the paper: its fusion by attention weighs the views (the
-code's softmax over one number never does; `fusion = { kind = "separate" }` is what that comes to), hidden items have a
-row of their own instead of the padding's, no altered view changes the session itself, and the graph is sparse. As in
-the code, the graph view is the sum of its layers, attention has no map over its heads and blocks end in their norms.
-Positions are counted from the session's end, so that a long session and its newest items are read alike.
+Where the public code differs from the paper, this follows the paper: its attention fusion weighs the views (the code's
+softmax over a single number has no effect; `fusion = "separate"` is equivalent to that), masked items have a row of
+their own instead of the padding row, no augmentation modifies the session itself, and the graph is sparse. As in the
+code, the graph view is the sum of its layers, attention has no linear layer over its heads, and blocks normalise their
+outputs. Positions are counted from the session's end, so that a long session and its newest items have the same
+encoding.
 
-Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale, dropout of item
-vectors and inside the transformers, contrast by cosine with a temperature, a sampled objective.
+Options of a recipe that the paper does not have: cosine similarity with a scale, dropout of item vectors and in the
+transformers, contrast by cosine with a temperature, a sampled objective.
 """
 
 from typing import Annotated, Literal, NamedTuple
@@ -37,7 +38,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.item_graph import ItemGraph
 from onward.training.data.padding import PADDING
-from onward.training.losses.augmentations import Augmentation, two_views
+from onward.training.losses.augmentations import Augmentation, augmented_views
 from onward.training.losses.objectives import NextItemLoss, Objective
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.layers import ItemTable, Similarity, places_from_end
@@ -47,20 +48,20 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class GraphOptions(BaseModel):
-    """The item graph and how far vectors spread over it."""
+    """The item graph, and the number of propagation layers over it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     reach: PositiveInt
-    """Items so many steps apart in a session, or fewer, are linked."""
+    """Items at most this many steps apart in a session have an edge."""
     layers: PositiveInt
 
 
 class ContrastOptions(BaseModel):
-    """How altered views of one session are drawn together and away from those of others."""
+    """The contrastive losses: pull augmented views of one session together, and away from those of other sessions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight: NonNegativeFloat
-    """Of the three contrastive losses, beside the next item's; with 0 they are not computed."""
+    """Weight of the three contrastive losses; with 0 they are not computed."""
     similarity: Literal["inner_product", "cosine"]
     temperature: PositiveFloat
     augmentation: Augmentation
@@ -71,20 +72,20 @@ class MVCrecOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dimension: PositiveInt
-    """Of one view; interests and item vectors have twice as many numbers."""
+    """Dimension of one view; interests and item vectors have twice as many."""
     layers: PositiveInt
-    """Blocks of each transformer."""
+    """Number of blocks of each transformer."""
     heads: PositiveInt
     max_length: PositiveInt
-    """Items of a session that are read, the newest."""
+    """Only the newest items of a session are read, at most this many."""
     graph: GraphOptions
     fusion: Literal["attention", "separate"]
-    """Whether each view's interest takes from the other view, or is that view's own."""
+    """Whether the interest of each view is fused with the other view, or used alone."""
     similarity: Similarity
     embedding_dropout: Share
-    """Share of each item vector's numbers that training leaves out of the transformers' input."""
+    """Dropout rate of the transformers' input."""
     dropout: Share
-    """Share of what each part of a transformer adds that training leaves out."""
+    """Dropout rate of the output of each sublayer of a transformer."""
     contrast: ContrastOptions
     objective: Objective
 
@@ -97,7 +98,7 @@ class MVCrecOptions(BaseModel):
 
 
 class ViewEncoder(nn.Module):
-    """Reads what one view has of a session's items, a transformer's last state."""
+    """The transformer of one view: encodes a session's item vectors as the last state."""
 
     def __init__(self, options: MVCrecOptions) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ class ViewEncoder(nn.Module):
         )
 
     def forward(self, vectors_BLD: Tensor, valid_BL: Tensor, hidden_BL: Tensor | None = None) -> Tensor:
-        """summary_BD of sessions with these item vectors, where those that are hidden are replaced by the mask's."""
+        """Return summary_BD of sessions with these item vectors; masked ones (hidden_BL) become the mask vector."""
         if hidden_BL is not None:
             vectors_BLD = torch.where(hidden_BL[:, :, None], self.mask_D, vectors_BLD)
         states_BLD = self.dropout(vectors_BLD + self.positions_LD[places_from_end(valid_BL, len(self.positions_LD))])
@@ -127,9 +128,9 @@ class ViewEncoder(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Mixes one view with another, number by number, by weights that both determine.
+    """Mixes the vectors of two views element by element, with weights computed from both.
 
-    Source: Dai et al., "Attentional Feature Fusion", WACV 2021, as the paper takes it to vectors.
+    Source: Dai et al., "Attentional Feature Fusion", WACV 2021, applied to vectors as in the paper.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -138,38 +139,38 @@ class AttentionFusion(nn.Module):
         self.overall = nn.Linear(1, 1)
 
     def forward(self, own_BD: Tensor, other_BD: Tensor) -> Tensor:
-        """The view's own vector and the other's, 2 w and 2 (1 - w) of them."""
+        """Return 2 w own_BD + 2 (1 - w) other_BD."""
         both_BD = own_BD + other_BD
         weight_BD = torch.sigmoid(self.local(both_BD) + self.overall(both_BD.mean(dim=1, keepdim=True)))
         return 2 * torch.lerp(other_BD, own_BD, weight_BD)
 
 
-class TwoViews(NamedTuple):
-    """The items in the space of both views."""
+class TwoViewItems(NamedTuple):
+    """The item vectors of both views, concatenated."""
 
     graph_ND: Tensor
     ids: ItemTable
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Vectors (..., 2D) of some rows."""
+        """Return vectors (..., 2D) of item rows."""
         graph = F.embedding(rows, self.graph_ND, padding_idx=PADDING)
         return self.ids.to_score_space(torch.cat([graph, self.ids.embedding(rows)], dim=-1))
 
     def vectors(self) -> Tensor:
-        """vectors_NE of all rows."""
+        """Return vectors_NE of all rows."""
         return self.ids.to_score_space(torch.cat([self.graph_ND, self.ids.embedding.weight], dim=1))
 
 
 class MVCrec(SessionEncoder):
-    """Encodes a session as one interest, the graph view's beside the id view's."""
+    """Encodes a session as one interest: the graph view's and the id view's, concatenated."""
 
     spread_ND: Tensor
-    """The graph view's items as they were when evaluation began: what serving needs of the graph."""
+    """The graph view's item vectors after propagation, computed when evaluation begins; serving needs no graph."""
 
     def __init__(self, corpus: Corpus, options: MVCrecOptions) -> None:
-        """Make an untrained encoder of the corpus's items and their graph, with torch's global random state.
+        """Initialise an untrained encoder for the corpus's items and their graph from torch's global random state.
 
-        Tables, maps and biases start normal with deviation 0.01, as in the authors' code.
+        All weights but those of layer norms start normal with deviation 0.01, as in the authors' code.
         """
         super().__init__()
         self.max_length = options.max_length
@@ -197,7 +198,7 @@ class MVCrec(SessionEncoder):
             self.graph_items_ND[PADDING] = 0
 
     def train(self, mode: bool = True) -> "MVCrec":
-        """Change between training and evaluation; evaluation uses the graph view of the weights at this moment."""
+        """Switch between training and evaluation mode; evaluation uses the graph view of the weights at the switch."""
         if not mode:
             with torch.no_grad():
                 self.spread_ND.copy_(self._spread())
@@ -209,30 +210,32 @@ class MVCrec(SessionEncoder):
         return self._interests(graph_BD, id_BD)[:, None]
 
     def item_vectors(self) -> Tensor:
-        """The graph view's vectors beside the id view's; of length 1 where the cosine is the score."""
+        """Return the concatenated vectors of graph view and id view; of length 1 if the score is the cosine."""
         return self._items().vectors()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the next item, and the contrast of altered views where the recipe gives it a weight."""
-        items, contrast = TwoViews(self._spread(), self.ids), self.options.contrast
+        """Return the cross-entropy of the next item plus the weighted contrastive losses of augmented views."""
+        items, contrast = TwoViewItems(self._spread(), self.ids), self.options.contrast
         if not contrast.weight:
             return self._next_item(*self._summaries(batch.items_BL, items), batch.next_items_B, items)
-        altered = two_views(batch.items_BL, contrast.augmentation, self.mask_row)
-        all_CL = torch.cat([batch.items_BL, *altered])
+        augmented = augmented_views(batch.items_BL, contrast.augmentation, self.mask_row)
+        all_CL = torch.cat([batch.items_BL, *augmented])
         graph_CD, id_CD = self._summaries(all_CL, items, all_CL == self.mask_row)
-        (graph_BD, *graph_altered), (id_BD, *id_altered) = graph_CD.chunk(3), id_CD.chunk(3)
+        (graph_BD, *graph_augmented), (id_BD, *id_augmented) = graph_CD.chunk(3), id_CD.chunk(3)
         next_item = self._next_item(graph_BD, id_BD, batch.next_items_B, items)
-        return next_item + contrast.weight * self._contrast(graph_altered, id_altered)
+        return next_item + contrast.weight * self._contrast(graph_augmented, id_augmented)
 
     def _spread(self) -> Tensor:
         spread_ND: Tensor = self.item_graph(self.graph_items_ND, self.options.graph.layers)
         return spread_ND
 
-    def _items(self) -> TwoViews:
-        return TwoViews(self._spread() if self.training else self.spread_ND, self.ids)
+    def _items(self) -> TwoViewItems:
+        return TwoViewItems(self._spread() if self.training else self.spread_ND, self.ids)
 
-    def _summaries(self, items_BL: Tensor, items: TwoViews, hidden_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the graph view's transformer reads of the sessions, and the id view's."""
+    def _summaries(
+        self, items_BL: Tensor, items: TwoViewItems, hidden_BL: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the session summaries of the graph view and of the id view."""
         valid_BL = items_BL != PADDING
         rows_BL = items_BL if hidden_BL is None else items_BL.masked_fill(hidden_BL, PADDING)
         graph_BLD = F.embedding(rows_BL, items.graph_ND, padding_idx=PADDING)
@@ -240,42 +243,43 @@ class MVCrec(SessionEncoder):
         return graph_BD, self.id_view(self.ids.embedding(rows_BL), valid_BL, hidden_BL)
 
     def _interests(self, graph_BD: Tensor, id_BD: Tensor) -> Tensor:
-        """interests_BE of what the views read, each fused with the other where the recipe says so."""
+        """Return interests_BE from the summaries of both views, fused if the recipe says so."""
         if self.fuse_graph is not None and self.fuse_id is not None:
             graph_BD, id_BD = self.fuse_graph(graph_BD, id_BD), self.fuse_id(id_BD, graph_BD)
         return self.ids.interest(torch.cat([graph_BD, id_BD], dim=1))
 
-    def _contrast(self, graph_altered: list[Tensor], id_altered: list[Tensor]) -> Tensor:
-        """Within the id view, within the graph view, and between them."""
+    def _contrast(self, graph_augmented: list[Tensor], id_augmented: list[Tensor]) -> Tensor:
+        """Return the sum of the contrastive losses within the id view, within the graph view and between them."""
         options = self.options.contrast
-        pairs = (id_altered, graph_altered, (graph_altered[0], id_altered[1]))
+        pairs = (id_augmented, graph_augmented, (graph_augmented[0], id_augmented[1]))
         losses = [
             info_nce(one_BD, other_BD, temperature=options.temperature, cosine=options.similarity == "cosine")
             for one_BD, other_BD in pairs
         ]
         return torch.stack(losses).sum()
 
-    def _next_item(self, graph_BD: Tensor, id_BD: Tensor, targets_B: Tensor, items: TwoViews) -> Tensor:
+    def _next_item(self, graph_BD: Tensor, id_BD: Tensor, targets_B: Tensor, items: TwoViewItems) -> Tensor:
         loss: Tensor = self.next_item_loss(self._interests(graph_BD, id_BD), targets_B, items)
         return loss
 
 
-def info_nce(one_BD: Tensor, other_BD: Tensor, *, temperature: float, cosine: bool) -> Tensor:
-    """Cross-entropy of finding each vector's partner among all others of both; mean over the 2B vectors, in nats.
+def info_nce(first_BD: Tensor, second_BD: Tensor, *, temperature: float, cosine: bool) -> Tensor:
+    """Compute the InfoNCE loss (NT-Xent): cross-entropy of each vector's partner among all others, in nats.
 
-    The partner of one[b] is other[b], and the other way round: one positive and 2 (B - 1) negatives each.
+    It is the mean over the 2B vectors. The partner of first[b] is second[b] and vice versa, so each vector has one
+    positive and 2 (B - 1) negatives.
 
     Args:
-        one_BD: one view of each session.
-        other_BD: another view of each.
+        first_BD: one view of each session.
+        second_BD: another view of each session.
         temperature: divides the similarities.
-        cosine: compare directions alone, else by the inner product.
+        cosine: compare by the cosine, else by the inner product.
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
     """
-    both_CD = torch.cat([one_BD, other_BD])
+    both_CD = torch.cat([first_BD, second_BD])
     if cosine:
         both_CD = F.normalize(both_CD, dim=1)
     scores_CC = (both_CD @ both_CD.T / temperature).fill_diagonal_(-torch.inf)
-    partners_C = torch.arange(len(both_CD), device=both_CD.device).roll(len(one_BD))
+    partners_C = torch.arange(len(both_CD), device=both_CD.device).roll(len(first_BD))
     return F.cross_entropy(scores_CC, partners_C)

@@ -1,30 +1,29 @@
-"""Re4: several interests of one session by attention, re-examined while training by three backward flows.
+"""Re4: several interests of one session by attention, regularised in training by three backward flows.
 
 Source: Zhang et al., "Re4: Learning to Re-contrast, Re-attend, Re-construct for Multi-interest Recommendation",
 WWW 2022.
 Dimension key: B sessions, L positions, K interests, D embedding, H hidden, M the longest session that is read,
 P positives.
 
-Serving runs the forward flow alone. Where the paper and the code that gave its results differ, this follows the code:
+Serving runs the forward flow only. Where the paper and the code behind its results differ, this follows the code:
 
-- the interests pass through tanh of one more layer before they score items, in training and at serving; the backward
-  flows look at them before it. The equations have no such layer: `readout = "none"`;
+- the interests pass through one more layer with tanh before they score items, in training and in serving; the backward
+  flows use them before it. The equations have no such layer: `readout = "none"`;
 - all matrices start standard normal, which makes the first attention nearly one-hot;
-- the contrast's denominator has all items of the session, the other positives too, and as items of other users those
-  of the example before in the batch;
-- contrast and construction are sums over the positives, divided by all K * M places of a session, whatever its
-  length; against the plain sums of the equations that is a constant in their weights.
+- the denominator of re-contrast includes all items of the session, the other positives too; the items of other users
+  are those of the previous example in the batch;
+- re-contrast and re-construct are sums over the positives, divided by all K * M places of a session, whatever its
+  length; compared with the plain sums of the equations, that is a constant factor of their weights.
 
 Which side of re-attend is the target: the paper wants the forward flow's estimate of how an item relates to an interest
-to agree with the criterion of the recommendation, so softmax over z_k . x_i is the target and the forward attention is
-what is fitted, as in the code; neither is detached. The other reading has the forward attention as the target and fits
-the scores to it; it is not offered.
+to agree with the recommendation scores. So softmax over z_k . x_i is the target, and the forward attention is fitted to
+it, as in the code; neither is detached. The other reading, with the forward attention as the target, is not offered.
 
-The sampled objective draws with replacement and leaves out the example's own target; the code draws without, and
-leaves out the targets of the whole batch. Exponentials are never taken but inside a softmax, so no score overflows.
+The sampled objective draws with replacement and leaves out the example's own target; the code draws without replacement
+and leaves out the targets of the whole batch. Exponentials are computed only inside a softmax, so no score overflows.
 
-Improvements that a recipe may name: the cosine with a scale (re-attend then compares with it too), interests that start
-as means of items, no read-out.
+Options of a recipe that the paper does not have: the cosine with a scale (re-attend then uses it too), interests that
+start as means of items, no read-out layer.
 """
 
 from typing import Literal, NamedTuple
@@ -43,29 +42,29 @@ from onward.training.models.layers import ItemTable, Similarity, places_from_end
 
 
 class ReContrast(BaseModel):
-    """Pull an interest towards the items it attends to, away from the others."""
+    """Pull an interest towards the items it attends to, and away from other items and interests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight: NonNegativeFloat
-    """Its share of the loss; 0 is off, and costs nothing."""
+    """Weight in the loss; with 0 it is not computed."""
     temperature: PositiveFloat
-    """What cosines are divided by."""
+    """Divisor of the cosines."""
 
 
 class ReAttend(BaseModel):
-    """Have the attention agree with the scores of the items it weighs."""
+    """Make the attention agree with the scores of the items it weighs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight: NonNegativeFloat
-    """Its share of the loss; 0 is off, and costs nothing."""
+    """Weight in the loss; with 0 it is not computed."""
 
 
 class ReConstruct(BaseModel):
-    """Have an interest contain the items it attends to."""
+    """Make the items an interest attends to reconstructable from it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight: NonNegativeFloat
-    """Its share of the loss; 0 is off, and costs nothing."""
+    """Weight in the loss; with 0 it is not computed."""
 
 
 class Re4Options(BaseModel):
@@ -77,13 +76,13 @@ class Re4Options(BaseModel):
     """Width of the attention's hidden layer."""
     interests: PositiveInt
     max_length: PositiveInt
-    """Items of a session that are read, the newest."""
+    """Only the newest items of a session are read, at most this many."""
     similarity: Similarity
     initial: Literal["standard_normal", "item_means"]
-    """What the matrices start from: N(0, 1); or N(0, 1 / inputs) but for W_2, which starts as the identity, so that
+    """Initial value of the matrices: N(0, 1); or N(0, 1 / inputs) except W_2, which starts as the identity, so that
     interests begin as means of items."""
     readout: Literal["tanh", "none"]
-    """What comes between the interests that the backward flows see and those that score items."""
+    """The layer between the interests that the backward flows use and those that score items."""
     re_contrast: ReContrast
     re_attend: ReAttend
     re_construct: ReConstruct
@@ -92,18 +91,18 @@ class Re4Options(BaseModel):
 
 
 class ForwardFlow(NamedTuple):
-    """What the forward flow makes of sessions, and what the backward flows look at."""
+    """The results of the forward flow, which the backward flows use."""
 
     valid_BL: Tensor
-    """Where there is an item."""
+    """Padding mask, False at padding."""
     items_BLD: Tensor
     attention_logits_BKL: Tensor
     """-inf at padding."""
     interests_BKD: Tensor
-    """Before the read-out."""
+    """The interests before the read-out."""
 
     def positive_BKL(self) -> Tensor:
-        """Which items stand for an interest: those with more attention than if all had the same."""
+        """Return which items are positives of an interest: those with more than uniform attention."""
         length_B11 = self.valid_BL.sum(dim=1)[:, None, None]
         return self.attention_logits_BKL.softmax(dim=2) > 1 / length_B11
 
@@ -117,9 +116,9 @@ def re_contrast(
     temperature: float,
     max_length: int,
 ) -> Tensor:
-    """InfoNCE of each interest's positives; their sum, in nats, as a mean over B * K * max_length places.
+    """Compute the InfoNCE loss of each interest's positives: their sum, in nats, divided by B * K * max_length.
 
-    The negatives of an interest are the items of its session and of the example before, and the other interests.
+    The negatives of an interest are the items of its session and of the previous example, and the other interests.
     """
     interests_BKD = F.normalize(interests_BKD, dim=2)
     items_BLD = F.normalize(items_BLD, dim=2)
@@ -141,9 +140,9 @@ def re_contrast(
 
 
 def re_attend(attention_logits_BKL: Tensor, scores_BKL: Tensor, *, valid_BL: Tensor) -> Tensor:
-    """Cross-entropy of the attention against the softmax of the scores of the same items; mean over B * K, in nats.
+    """Compute the cross-entropy of the attention against the softmax of the items' scores; mean over B * K, in nats.
 
-    Gradients go to both sides.
+    Gradients flow to both sides.
     """
     padding_B1L = ~valid_BL[:, None]
     target_BKL = scores_BKL.masked_fill(padding_B1L, -torch.inf).softmax(dim=2)
@@ -152,7 +151,7 @@ def re_attend(attention_logits_BKL: Tensor, scores_BKL: Tensor, *, valid_BL: Ten
 
 
 def re_construct(reconstructed_BKLD: Tensor, items_BLD: Tensor, *, positive_BKL: Tensor, max_length: int) -> Tensor:
-    """Squared error at each interest's positives; their sum as a mean over B * K * max_length * D numbers."""
+    """Compute the squared error at each interest's positives: their sum divided by B * K * max_length * D."""
     batch, interest_count, _, dimension = reconstructed_BKLD.shape
     session_P, interest_P, place_P = positive_BKL.nonzero(as_tuple=True)
     error_PD = reconstructed_BKLD[session_P, interest_P, place_P] - items_BLD[session_P, place_P]
@@ -160,10 +159,10 @@ def re_construct(reconstructed_BKLD: Tensor, items_BLD: Tensor, *, positive_BKL:
 
 
 class Reconstruction(nn.Module):
-    """Brings back the items of a session from one of its interests.
+    """Reconstructs the items of a session from one of its interests.
 
-    The interest z becomes M vectors c_l = F_l z + b_l, one a place, counted from the session's end; place l then
-    attends to all places by softmax_m of w_l . tanh(W_key c_m), and what it gathers is W_value c_m.
+    The interest z becomes M vectors c_l = F_l z + b_l, one per place, counted from the session's end. Place l then
+    attends to all places m with weights softmax_m of w_l . tanh(W_key c_m) and values W_value c_m.
     """
 
     def __init__(self, dimension: int, max_length: int) -> None:
@@ -174,9 +173,10 @@ class Reconstruction(nn.Module):
         self.value = nn.Linear(dimension, dimension, bias=False)
 
     def forward(self, interests_BKD: Tensor, valid_BL: Tensor) -> Tensor:
-        """reconstructed_BKLD: of every interest, what it says of each place of its session.
+        """Return reconstructed_BKLD: for every interest, its reconstruction of the item at each place.
 
-        W_key F_l and W_value F_l are multiplied out once, so that each interest meets two matrices a place, not three.
+        W_key F_l and W_value F_l are multiplied once per call, so an interest needs two matrix products per place
+        instead of three.
         """
         batch, interest_count, dimension = interests_BKD.shape
         max_length, length = len(self.query_MD), valid_BL.shape[1]
@@ -189,17 +189,17 @@ class Reconstruction(nn.Module):
             matrix_YD = (layer.weight @ blocks_LDD).flatten(0, 1)
             return F.linear(interests_XD, matrix_YD, layer(biases_LD).flatten()).view(-1, length, dimension)
 
-        logits_XLL = torch.tanh(through(self.key)) @ self.query_MD[places_L].T  # by attended place, by attending place
+        logits_XLL = torch.tanh(through(self.key)) @ self.query_MD[places_L].T  # key place, query place
         padding_BKL = ~valid_BL[:, None].expand(batch, interest_count, length)
         weights_XLL = logits_XLL.masked_fill(padding_BKL.flatten(0, 1)[:, :, None], -torch.inf).softmax(dim=1)
         return (weights_XLL.mT @ through(self.value)).view(batch, interest_count, length, dimension)
 
 
 class Re4(SessionEncoder):
-    """Encodes a session as several interests, each an attention over its items."""
+    """Encodes a session as several interests, each with its own attention over the items."""
 
     def __init__(self, corpus: Corpus, options: Re4Options) -> None:
-        """Make an untrained encoder of the corpus's items, with torch's global random state."""
+        """Initialise an untrained encoder for the corpus's items from torch's global random state."""
         super().__init__()
         dimension = options.dimension
         self.options = options
@@ -213,14 +213,14 @@ class Re4(SessionEncoder):
         )
         self.reconstruction = Reconstruction(dimension, options.max_length) if options.re_construct.weight else None
         self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
-        self._start(options.initial)
+        self._initialise(options.initial)
 
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL as interests_BKD; see `SessionEncoder.forward`."""
         return self._read_out(self.forward_flow(items_BL).interests_BKD)
 
     def forward_flow(self, items_BL: Tensor) -> ForwardFlow:
-        """The interests before the read-out, and what they were made of."""
+        """Run the forward flow: the interests before the read-out, and their inputs."""
         valid_BL = items_BL != PADDING
         items_BLD = self.items(items_BL)
         logits_BKL = self.attention(torch.tanh(self.hidden(items_BLD))).mT
@@ -229,23 +229,23 @@ class Re4(SessionEncoder):
         return ForwardFlow(valid_BL, items_BLD, logits_BKL, interests_BKD)
 
     def item_vectors(self) -> Tensor:
-        """The embeddings score the interests; of length 1 where the cosine is the score."""
+        """Return vectors_ND: the embeddings, of length 1 if the score is the cosine."""
         return self.items.vectors()
 
     def serving_form(self) -> nn.Module:
-        """The same, with what is linear in an item, and its logits, in a table."""
+        """Return the folded form, with each item's value vector and attention logits precomputed."""
         return FoldedRe4(self)
 
     def loss(self, batch: Batch) -> Tensor:
-        """The recipe's objective for the interest nearest to the next item, and the backward flows by their weights."""
+        """Return the objective for the interest nearest to the next item, plus the weighted backward flows."""
         flow = self.forward_flow(batch.items_BL)
-        loss = self.next_item_loss.of_several(
+        loss = self.next_item_loss.multi_interest(
             self._read_out(flow.interests_BKD), batch.next_items_B, self.items, self.options.negative_interest
         )
         return loss + self.backward_flows(flow)
 
     def backward_flows(self, flow: ForwardFlow) -> Tensor:
-        """The weighted sum of the backward flows that are on."""
+        """Return the weighted sum of the backward flows with a non-zero weight."""
         options, max_length = self.options, self.max_length
         positive_BKL = flow.positive_BKL()
         total = flow.interests_BKD.new_zeros(())
@@ -275,12 +275,12 @@ class Re4(SessionEncoder):
     def _read_out(self, interests_BKD: Tensor) -> Tensor:
         return self.items.interest(self.readout(interests_BKD))
 
-    def _start(self, initial: str) -> None:
-        """Draw the matrices without biases; layers with one keep torch's start, as in the authors' code."""
+    def _initialise(self, initial: str) -> None:
+        """Draw the matrices without biases; layers with biases keep torch's initial values, as in the authors' code."""
         matrices = [self.items.embedding.weight, self.hidden.weight, self.attention.weight, self.value.weight]
         if self.reconstruction is not None:
-            drawn = self.reconstruction
-            matrices += [drawn.key.weight, drawn.query_MD, drawn.value.weight]
+            reconstruction = self.reconstruction
+            matrices += [reconstruction.key.weight, reconstruction.query_MD, reconstruction.value.weight]
         for matrix in matrices:
             nn.init.normal_(matrix, std=1.0 if initial == "standard_normal" else matrix.shape[1] ** -0.5)
         if initial == "item_means":
@@ -290,11 +290,11 @@ class Re4(SessionEncoder):
 
 
 class FoldedRe4(nn.Module):
-    """Gives the interests of a Re4: an item's logits have nothing of the session, and W_2 is linear in the item."""
+    """The serving form of a Re4: an item's logits do not depend on the session, and W_2 is linear in the item."""
 
     @torch.no_grad()
     def __init__(self, encoder: Re4) -> None:
-        """Fold an encoder whose weights do not change any more."""
+        """Fold a trained encoder, whose weights must not change afterwards."""
         super().__init__()
         vectors_ND = encoder.item_vectors()
         logits_NK = encoder.attention(torch.tanh(encoder.hidden(vectors_ND)))

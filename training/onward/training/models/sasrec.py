@@ -1,12 +1,12 @@
 """SASRec, a causal transformer: every position of a session predicts the item after it, in one pass.
 
 Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, section III. The loss is the recipe's
-objective instead of the paper's one negative for each target, which Klenitskiy and Vasilev ("Turning Dross Into Gold
-Loss", RecSys 2023) found to be what the paper's figures lack.
+objective instead of the paper's one negative for each target; Klenitskiy and Vasilev ("Turning Dross Into Gold Loss",
+RecSys 2023) found that the single negative is what limits the paper's results.
 Dimension key: B sessions, L positions, D embedding, P positions that have a target.
 
-Positions are counted from the oldest item that is read, so that a session is encoded alike whether it stands for
-itself or begins a longer one: what training learns at every position is what serving asks at the last.
+Positions are counted from the oldest item that is read, so that a session has the same encoding whether it is complete
+or the beginning of a longer one: training at every position matches serving at the last position.
 """
 
 from typing import Annotated, Self
@@ -34,12 +34,12 @@ class SASRecOptions(BaseModel):
     layers: PositiveInt
     heads: PositiveInt
     feed_forward: PositiveInt
-    """Width of the hidden layers between attentions."""
+    """Width of the hidden layer of each feed-forward network."""
     max_length: PositiveInt
-    """Items of a session that are read, the newest."""
+    """Only the newest items of a session are read, at most this many."""
     similarity: Similarity
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the embeddings and of what each layer adds that training leaves out."""
+    """Dropout rate of the embeddings and of the output of each sublayer."""
     objective: Objective
 
     @model_validator(mode="after")
@@ -55,7 +55,7 @@ class SASRec(SessionEncoder):
     every_position = True
 
     def __init__(self, corpus: Corpus, options: SASRecOptions) -> None:
-        """Make an untrained encoder of the corpus's items, with torch's global random state."""
+        """Initialise an untrained encoder for the corpus's items from torch's global random state."""
         super().__init__()
         self.max_length = options.max_length
         self.items = ItemTable(corpus.items, options.dimension, options.similarity)
@@ -86,18 +86,18 @@ class SASRec(SessionEncoder):
         return self._interests(items_BL, last_only=True)
 
     def item_vectors(self) -> Tensor:
-        """The embeddings that sessions are read by."""
+        """Return vectors_ND: the same embeddings that encode sessions."""
         return self.items.vectors()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean of the objective over all positions that have a target."""
+        """Return the mean of the objective over all positions that have a target."""
         has_target_BL = batch.targets_BT != PADDING
         interests_PD = self._interests(batch.items_BL, last_only=False)[has_target_BL]
         loss: Tensor = self.next_item_loss(interests_PD, batch.targets_BT[has_target_BL], self.items)
         return loss
 
     def _interests(self, items_BL: Tensor, *, last_only: bool) -> Tensor:
-        """interests_BLD of all positions, or interests_B1D of the last."""
+        """Return interests_BLD of all positions, or interests_B1D of the last."""
         valid_BL = items_BL != PADDING
         places_BL = (valid_BL.long().cumsum(dim=1) - 1).clamp(min=0, max=self.max_length - 1)
         embedded_BLD = self.dropout(self._to_unit_variance(self.items(items_BL)) + self.places(places_BL))
@@ -105,5 +105,5 @@ class SASRec(SessionEncoder):
         return self.items.interest(states_BTD)
 
     def _to_unit_variance(self, embedded_BLD: Tensor) -> Tensor:
-        """Embeddings as long as their places are at first; those of the cosine are so by their length of 1."""
+        """Scale embeddings by sqrt(D), to the initial scale of the position embeddings; not with the cosine."""
         return embedded_BLD if self.items.scale else embedded_BLD * embedded_BLD.shape[2] ** 0.5

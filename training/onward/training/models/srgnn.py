@@ -1,13 +1,13 @@
-"""SR-GNN: a session as a graph of its items, read by a gated graph neural network.
+"""SR-GNN: a session as a graph of its items, encoded by a gated graph neural network.
 
 Source: Wu et al., "Session-based Recommendation with Graph Neural Networks", AAAI 2019, sections 3.2 to 3.5.
 Dimension key: B sessions, L positions, D embedding, N rows of the item table (row 0 pads).
 
-Where the paper and the code that gave its results differ, this follows the code: an edge that a session takes twice
-counts once, and the reset gate acts after the recurrent product. Biases that the code adds twice are here once.
+Where the paper and the code behind its results differ, this follows the code: an edge that occurs twice in a session
+counts once, and the reset gate acts after the recurrent product. Biases that the code adds twice exist once here.
 
-Improvements that a recipe may name, each off in the paper's form: cosine similarity with a scale instead of the inner
-product (Gupta et al., "NISER", 2019), learnt positions counted from the session's end, dropout of the item embeddings.
+Options of a recipe that the paper does not have: cosine similarity with a scale instead of the inner product (Gupta et
+al., "NISER", 2019), learnt position embeddings counted from the session's end, dropout of the item embeddings.
 """
 
 from typing import Annotated, NamedTuple
@@ -22,7 +22,7 @@ from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
 from onward.training.losses.objectives import NextItemLoss, Objective
 from onward.training.models.encoder import SessionEncoder
-from onward.training.models.folded_srgnn import FoldedSRGNN
+from onward.training.models.folded_srgnn import FoldedSRGNN, SRGNNLayers
 from onward.training.models.layers import ItemTable, Similarity, places_from_end
 
 
@@ -34,20 +34,20 @@ class SRGNNOptions(BaseModel):
     steps: PositiveInt
     """Propagation steps over the session graph."""
     max_length: PositiveInt
-    """Items of a session that are read, the newest."""
+    """Only the newest items of a session are read, at most this many."""
     similarity: Similarity
     positions: bool
-    """Add a learnt vector to each state by its place, counted from the session's end."""
+    """Add a learnt position embedding to each state; positions are counted from the session's end."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of each item embedding's numbers that training leaves out."""
+    """Dropout rate of the item embeddings."""
     objective: Objective
 
 
 class SessionGraph(NamedTuple):
     """Two row-normalised adjacency matrices over the positions of a session.
 
-    Every position is a node. Positions of one item carry the same state, and only the first of them is counted as a
-    neighbour, so this is the graph over distinct items without gathering any of them.
+    Every position is a node. Positions of the same item have the same state, and only the first of them counts as a
+    neighbour, so the result equals the graph over distinct items, without a gather operation.
     """
 
     incoming_BLL: Tensor
@@ -55,7 +55,7 @@ class SessionGraph(NamedTuple):
 
     @classmethod
     def of(cls, items_BL: Tensor) -> "SessionGraph":
-        """Build the graphs of a batch; a step from one item to the next is an edge, however often it is taken."""
+        """Build the graphs of a batch; two consecutive items are an edge, which counts once however often it occurs."""
         valid_BL = items_BL != PADDING
         following_BL = F.pad(items_BL, (0, 1))[:, 1:]
         same_BLL = (items_BL[:, :, None] == items_BL[:, None, :]) & valid_BL[:, None, :]
@@ -80,7 +80,7 @@ class GatedGraphCell(nn.Module):
         self.from_state = nn.Linear(dimension, 3 * dimension)
 
     def forward(self, states_BLD: Tensor, graph: SessionGraph) -> Tensor:
-        """The node states after one more step."""
+        """Return the node states after one more step."""
         incoming_BLD, outgoing_BLD = self.message(states_BLD).chunk(2, dim=2)
         messages_BLE = torch.cat([graph.incoming_BLL @ incoming_BLD, graph.outgoing_BLL @ outgoing_BLD], dim=2)
         message_reset, message_keep, message_new = self.from_message(messages_BLE).chunk(3, dim=2)
@@ -92,10 +92,10 @@ class GatedGraphCell(nn.Module):
 
 
 class SRGNN(SessionEncoder):
-    """Encodes a session as one interest: its last item and a soft attention over all its clicks."""
+    """Encodes a session as one interest: its last item and a soft attention over all its items."""
 
     def __init__(self, corpus: Corpus, options: SRGNNOptions) -> None:
-        """Make an untrained encoder of the corpus's items, with torch's global random state.
+        """Initialise an untrained encoder for the corpus's items from torch's global random state.
 
         All weights start uniform in +-1/sqrt(dimension), as in the authors' code.
         """
@@ -133,15 +133,30 @@ class SRGNN(SessionEncoder):
         return self.items.interest(self.hybrid(torch.cat([global_B1D, last_B1D], dim=2)))
 
     def item_vectors(self) -> Tensor:
-        """The initial embeddings score the interest, as in the paper; of length 1 where the cosine is the score."""
+        """Return vectors_ND: the initial embeddings, as in the paper; of length 1 if the score is the cosine."""
         return self.items.vectors()
 
     def serving_form(self) -> nn.Module:
-        """Of one step, folded; of more, itself."""
-        return FoldedSRGNN([self]) if self.steps == 1 else self
+        """Return the folded form if there is one propagation step, else the encoder itself."""
+        return FoldedSRGNN([self.layers()]) if self.steps == 1 else self
+
+    def layers(self) -> SRGNNLayers:
+        """Return the trained layers, for folding."""
+        return SRGNNLayers(
+            max_length=self.max_length,
+            items=self.items,
+            message=self.cell.message,
+            from_message=self.cell.from_message,
+            from_state=self.cell.from_state,
+            attention_last=self.attention_last,
+            attention_each=self.attention_each,
+            attention=self.attention,
+            hybrid=self.hybrid,
+            positions_LD=self.positions_LD,
+        )
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the next item, by the recipe's objective."""
+        """Return the cross-entropy of the next item, by the recipe's objective."""
         interests_B1D = self(batch.items_BL)
         loss: Tensor = self.next_item_loss(interests_B1D.squeeze(1), batch.next_items_B, self.items)
         return loss

@@ -1,8 +1,8 @@
-"""A self-attention encoder of whole sessions: blocks of multi-head attention and a feed-forward network.
+"""A transformer encoder of sessions: blocks of multi-head attention and a feed-forward network.
 
 Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; bidirectional for sessions as in Sun et al.,
 "BERT4Rec", CIKM 2019, causal as in Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018.
-Dimension key: B sessions, L positions, D states, H heads, T positions that are asked for (L, or the last alone).
+Dimension key: B sessions, L positions, D states, H heads, T output positions (L, or the last only).
 """
 
 from typing import Literal
@@ -16,9 +16,9 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GE
 
 
 class TransformerEncoder(nn.Module):
-    """Lets the positions of each session attend to one another, over several blocks.
+    """Self-attention over the positions of each session, in several blocks.
 
-    Whatever tells the positions apart is part of the states that come in.
+    Position embeddings must be part of the input states.
     """
 
     def __init__(
@@ -34,18 +34,18 @@ class TransformerEncoder(nn.Module):
         activation: Activation,
         mixes_heads: bool,
     ) -> None:
-        """Make an encoder with torch's global random state.
+        """Initialise an encoder from torch's global random state.
 
         Args:
             dimension: D; a multiple of `heads`.
-            layers: how many blocks.
+            layers: number of blocks.
             heads: H of each attention.
             feed_forward: width of the hidden layer of each feed-forward network.
-            dropout: share of what each part adds to the states that training leaves out.
-            causal: each position sees itself and older ones alone, else it sees the whole session.
-            pre_norm: normalise what goes into each part and the end, else what comes out of each part.
-            activation: between the two layers of each feed-forward network.
-            mixes_heads: whether attention ends in a linear map over its heads.
+            dropout: dropout rate of each sublayer's output.
+            causal: each position attends to itself and older ones only, else to the whole session.
+            pre_norm: normalise the input of each sublayer and the final output, else the output of each sublayer.
+            activation: activation of the hidden layer of each feed-forward network.
+            mixes_heads: whether attention ends in a linear layer over its concatenated heads.
         """
         super().__init__()
         self.causal = causal
@@ -56,13 +56,13 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(dimension) if pre_norm else nn.Identity()
 
     def forward(self, states_BLD: Tensor, valid_BL: Tensor, *, last_only: bool = False) -> Tensor:
-        """The states_BTD after the last block; with `last_only` of the last position alone, so that T is 1.
+        """Return states_BTD after the last block; with `last_only` of the last position only, so that T is 1.
 
         Args:
             states_BLD: left-padded, the newest position last.
-            valid_BL: False at padding, to which no position of a session attends; what comes out at padding means
-                nothing, but is finite.
-            last_only: spare the last block all work for other positions than the last.
+            valid_BL: padding mask, False at padding, to which no item attends; the output at padding is meaningless
+                but finite.
+            last_only: the last block computes the last position only.
         """
         visible_B1LL = self._visible(valid_BL)
         for block in self.blocks[:-1]:
@@ -72,9 +72,10 @@ class TransformerEncoder(nn.Module):
         return states_BTD
 
     def _visible(self, valid_BL: Tensor) -> Tensor:
-        """Which positions (last axis) each position sees, as (B, 1, L, L), or (B, 1, 1, L) where all see the same.
+        """Return the attention mask, True for positions (last axis) that each position attends to.
 
-        Something is visible from everywhere, from padding too: itself, or else the last position.
+        It is (B, 1, L, L), or (B, 1, 1, L) if all positions attend to the same. Every position, padding too, attends
+        to at least one: itself, or the last position.
         """
         places_L = torch.arange(valid_BL.shape[1], device=valid_BL.device)
         if not self.causal:
@@ -84,7 +85,7 @@ class TransformerEncoder(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then a feed-forward network at each position, each added to the states it takes."""
+    """Attention, then a feed-forward network at each position, both with residual connections."""
 
     def __init__(
         self,
@@ -106,12 +107,12 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states_BLD: Tensor, visible: Tensor, *, last_only: bool = False) -> Tensor:
-        """The states_BTD after this block."""
+        """Return states_BTD after this block."""
         seen_BLD = self.attention_norm(states_BLD) if self.pre_norm else states_BLD
         if last_only:
             states_BLD, visible = states_BLD[:, -1:], visible[:, :, -1:]
-        asking_BTD = seen_BLD[:, -1:] if last_only else seen_BLD
-        states_BTD: Tensor = states_BLD + self.dropout(self.attention(asking_BTD, seen_BLD, visible))
+        query_BTD = seen_BLD[:, -1:] if last_only else seen_BLD
+        states_BTD: Tensor = states_BLD + self.dropout(self.attention(query_BTD, seen_BLD, visible))
         if self.pre_norm:
             added_BTD: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(states_BTD)))
             return states_BTD + added_BTD
@@ -121,7 +122,7 @@ class TransformerBlock(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Weighted means of what is seen, each head by its own scaled dot products."""
+    """Multi-head attention with scaled dot products."""
 
     def __init__(self, dimension: int, heads: int, mixes_heads: bool) -> None:
         super().__init__()
@@ -130,11 +131,11 @@ class MultiHeadAttention(nn.Module):
         self.key_value = nn.Linear(dimension, 2 * dimension)
         self.mix = nn.Linear(dimension, dimension) if mixes_heads else nn.Identity()
 
-    def forward(self, asking_BTD: Tensor, seen_BLD: Tensor, visible: Tensor) -> Tensor:
-        """What each position that asks gathers from those it sees."""
+    def forward(self, query_BTD: Tensor, seen_BLD: Tensor, visible: Tensor) -> Tensor:
+        """Return the attention output of the query positions over the visible positions."""
         key, value = self.key_value(seen_BLD).chunk(2, dim=2)
         attended_BHTE = F.scaled_dot_product_attention(
-            self._split(self.query(asking_BTD)), self._split(key), self._split(value), attn_mask=visible
+            self._split(self.query(query_BTD)), self._split(key), self._split(value), attn_mask=visible
         )
         mixed_BTD: Tensor = self.mix(attended_BHTE.transpose(1, 2).flatten(2))
         return mixed_BTD

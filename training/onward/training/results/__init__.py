@@ -1,1 +1,1 @@
-"""What was measured, as files that outlive run folders, and the page that is made of them."""
+"""Records of evaluations, which outlive run folders, and the page of results written from them."""

@@ -1,4 +1,4 @@
-"""What is known of a data set beforehand: its protocol, what was published on it, and what is aimed at."""
+"""The profile of a data set for the page of results: its protocol, published figures and aims, from anchors.toml."""
 
 import tomllib
 from pathlib import Path
@@ -11,63 +11,63 @@ from onward.training.errors import InputError
 FILE = "anchors.toml"
 
 
-class _Part(BaseModel):
+class _AnchorModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Column(_Part):
+class MetricColumn(_AnchorModel):
     """A metric that the page shows."""
 
     metric: str
-    """As records name it: recall@20."""
+    """Its name in records: recall@20."""
     name: str
-    """As the data set's papers name it: P@20."""
+    """Its name in the data set's papers: P@20."""
 
 
-class Anchor(_Part):
-    """A row of figures that were published, or are aimed at."""
+class Anchor(_AnchorModel):
+    """A row of published figures, or of aims."""
 
     name: str
     figures: dict[str, float]
-    """By metric, in the unit of the data set."""
+    """Figures by metric, in the unit of the data set."""
     source: str
     comparable: bool = True
-    """False where the protocol is another or unknown; such a row is shown, but nothing is measured by it."""
+    """False if the protocol differs or is unknown; such a row is shown, but not compared with."""
 
 
-class DataSet(_Part):
-    """How a data set is shown; the defaults are for one that the file does not name."""
+class DataSetProfile(_AnchorModel):
+    """How the page presents a data set."""
 
     title: str
     protocol: str
-    columns: tuple[Column, ...] = Field(min_length=1)
+    columns: tuple[MetricColumn, ...] = Field(min_length=1)
     percent: bool
-    """Whether figures, here and on the page, are percent rather than fractions."""
+    """Whether figures, in the file and on the page, are percent instead of fractions."""
     published: tuple[Anchor, ...] = ()
     aims: tuple[Anchor, ...] = ()
 
     @property
     def scale(self) -> float:
-        """What a fraction is multiplied by to be in the unit of the data set."""
+        """The factor from a fraction to the unit of the data set."""
         return 100.0 if self.percent else 1.0
 
     def text(self, figure: float) -> str:
-        """A figure as tables show it."""
+        """Format a figure for a table."""
         return f"{figure:.2f}" if self.percent else f"{figure:.4f}"
 
 
-def unlisted(name: str) -> DataSet:
-    """How a data set is shown that the file does not name."""
-    return DataSet(
+def default_profile(name: str) -> DataSetProfile:
+    """Return the profile of a data set that the file does not name."""
+    return DataSetProfile(
         title=name,
         protocol="Full ranking over all items.",
-        columns=(Column(metric="recall@20", name="Recall@20"), Column(metric="mrr@20", name="MRR@20")),
+        columns=(MetricColumn(metric="recall@20", name="Recall@20"), MetricColumn(metric="mrr@20", name="MRR@20")),
         percent=True,
     )
 
 
-def read_anchors(records: Path) -> dict[str, DataSet]:
-    """What `anchors.toml` in the folder of records says, by data set; nothing where there is no such file.
+def read_anchors(records: Path) -> dict[str, DataSetProfile]:
+    """Read the profiles in `anchors.toml` of the folder of records, by data set; empty if there is no such file.
 
     Raises InputError that names the key.
     """
@@ -76,7 +76,7 @@ def read_anchors(records: Path) -> dict[str, DataSet]:
         return {}
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
-        return TypeAdapter(dict[str, DataSet]).validate_python(table)
+        return TypeAdapter(dict[str, DataSetProfile]).validate_python(table)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: is not TOML: {error}") from error
     except ValidationError as error:

@@ -1,34 +1,37 @@
-"""The page of results: Markdown and pictures, made of records alone."""
+"""Write the page of results, Markdown with plots, from records alone."""
 
 from collections.abc import Iterable, Sequence
 from os.path import relpath
 from pathlib import Path
 from shlex import quote
 
-from onward.training.results.anchors import Anchor, DataSet, read_anchors, unlisted
+from onward.training.results.anchors import Anchor, DataSetProfile, default_profile, read_anchors
 from onward.training.results.plots import CURVES, QUALITY, draw_curves, draw_quality
 from onward.training.results.record import DataRecords, Ladder, RunRecord, read_records
-from onward.training.results.summary import RecipeSummary, Spread, Standing, standings
+from onward.training.results.summary import Comparison, RecipeSummary, SeedStatistics, comparisons
 
 ABSENT = "–"
 
 
 def write_page(records: Path, page: Path) -> int:
-    """Write the page, and pictures beside the records, and return how many runs it tells of.
+    """Write the page, and its plots beside the records; return the number of runs on it.
 
-    Raises InputError when there are no records, or when one is damaged.
+    Raises InputError if there are no records, or one is damaged.
     """
     data_sets = read_records(records)
     anchors = read_anchors(records)
-    known = sorted(data_sets, key=lambda found: _place(found.name, list(anchors)))
-    sections = [_section(found, anchors.get(found.name) or unlisted(found.name), records, page) for found in known]
+    data_sets = sorted(data_sets, key=lambda data_set: _place(data_set.name, list(anchors)))
+    sections = [
+        _section(data_records, anchors.get(data_records.name) or default_profile(data_records.name), records, page)
+        for data_records in data_sets
+    ]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n\n".join([_head(records, page), *sections]) + "\n", encoding="utf-8")
-    return sum(len(found.runs) for found in data_sets)
+    return sum(len(data_records.runs) for data_records in data_sets)
 
 
 def _place(name: str, listed: list[str]) -> tuple[int, str]:
-    """Data sets come in the order of the anchors, then by name."""
+    """Return the sort key of a data set: the order of the anchors, then the name."""
     return (listed.index(name) if name in listed else len(listed), name)
 
 
@@ -42,7 +45,7 @@ through its bundle: *as served*, by the index that answers requests, and *exact*
 count against the model. Where several seeds were run a figure is mean ± sample standard deviation."""
 
 
-def _section(records: DataRecords, data_set: DataSet, folder: Path, page: Path) -> str:
+def _section(records: DataRecords, data_set: DataSetProfile, folder: Path, page: Path) -> str:
     parts = [f"## {data_set.title}", data_set.protocol, _figures(records, data_set), _against_others(records, data_set)]
     if data_set.aims and records.runs:
         parts += ["### Aims", _aims(records, data_set)]
@@ -55,8 +58,8 @@ def _section(records: DataRecords, data_set: DataSet, folder: Path, page: Path) 
     return "\n\n".join(part for part in parts if part)
 
 
-def _figures(records: DataRecords, data_set: DataSet) -> str:
-    """Baselines, published rows and recipes, with what was published or measured of each metric."""
+def _figures(records: DataRecords, data_set: DataSetProfile) -> str:
+    """Return the table of baselines, published rows and recipes with their figures."""
     columns = data_set.columns
     served, exact = [column.name for column in columns], [f"{column.name}, exact" for column in columns]
     rows = [*_baseline_rows(records, data_set), *(_anchor_row(row, data_set) for row in data_set.published)]
@@ -64,7 +67,7 @@ def _figures(records: DataRecords, data_set: DataSet) -> str:
     return _table(["", *served, *exact, "seeds", "source"], rows)
 
 
-def _baseline_rows(records: DataRecords, data_set: DataSet) -> Iterable[list[str]]:
+def _baseline_rows(records: DataRecords, data_set: DataSetProfile) -> Iterable[list[str]]:
     if records.baselines is None:
         return
     kind = "baseline, seen items hidden" if records.baselines.hide_seen else "baseline"
@@ -73,41 +76,41 @@ def _baseline_rows(records: DataRecords, data_set: DataSet) -> Iterable[list[str
         yield [f"{name} ({kind})", *figures, *[""] * len(figures), "", "here"]
 
 
-def _anchor_row(row: Anchor, data_set: DataSet) -> list[str]:
+def _anchor_row(row: Anchor, data_set: DataSetProfile) -> list[str]:
     figures = [data_set.text(row.figures[c.metric]) if c.metric in row.figures else ABSENT for c in data_set.columns]
     source = row.source if row.comparable else f"{row.source} (does not compare)"
     return [f"{row.name} (published)", *figures, *[""] * len(figures), "", source]
 
 
-def _recipe_row(summary: RecipeSummary, data_set: DataSet) -> list[str]:
-    served = [_spread(summary.served(column.metric), data_set) for column in data_set.columns]
-    exact = [_spread(summary.exact(column.metric), data_set) for column in data_set.columns]
+def _recipe_row(summary: RecipeSummary, data_set: DataSetProfile) -> list[str]:
+    served = [_mean_and_deviation(summary.served(column.metric), data_set) for column in data_set.columns]
+    exact = [_mean_and_deviation(summary.exact(column.metric), data_set) for column in data_set.columns]
     return [f"**{summary.recipe}**", *(f"**{text}**" for text in served), *exact, str(len(summary.runs)), "here"]
 
 
-def _against_others(records: DataRecords, data_set: DataSet) -> str:
-    """Where others are ahead of our best recipe, and where not; nothing where there is no one to compare with."""
-    found = standings(records, data_set)
-    lines = ["**Where we lose.** " + " ".join(_losses(found, data_set)), " ".join(_leads(found, data_set))]
-    return "\n".join(line for line in lines if line) if found else ""
+def _against_others(records: DataRecords, data_set: DataSetProfile) -> str:
+    """Say where others are ahead of our best recipe and where not; empty if there is nothing to compare with."""
+    compared = comparisons(records, data_set)
+    lines = ["**Where we lose.** " + " ".join(_losses(compared, data_set)), " ".join(_leads(compared, data_set))]
+    return "\n".join(line for line in lines if line) if compared else ""
 
 
-def _losses(found: Sequence[Standing], data_set: DataSet) -> list[str]:
-    lost = [_standing(one, data_set, "behind") for one in found if one.loses]
+def _losses(compared: Sequence[Comparison], data_set: DataSetProfile) -> list[str]:
+    lost = [_sentence(comparison, data_set, "behind") for comparison in compared if comparison.loses]
     return lost or ["By none of these metrics, among what is listed here."]
 
 
-def _leads(found: Sequence[Standing], data_set: DataSet) -> list[str]:
-    return [_standing(one, data_set, "ahead of") for one in found if not one.loses]
+def _leads(compared: Sequence[Comparison], data_set: DataSetProfile) -> list[str]:
+    return [_sentence(comparison, data_set, "ahead of") for comparison in compared if not comparison.loses]
 
 
-def _standing(one: Standing, data_set: DataSet, side: str) -> str:
-    ours, rival = data_set.text(one.figure), data_set.text(one.rival_figure)
-    gap = data_set.text(abs(one.figure - one.rival_figure))
-    return f"{one.column}: our best, {one.ours} ({ours}), is {gap} {side} {one.rival} ({rival})."
+def _sentence(comparison: Comparison, data_set: DataSetProfile, side: str) -> str:
+    ours, rival = data_set.text(comparison.figure), data_set.text(comparison.rival_figure)
+    gap = data_set.text(abs(comparison.figure - comparison.rival_figure))
+    return f"{comparison.column}: our best, {comparison.ours} ({ours}), is {gap} {side} {comparison.rival} ({rival})."
 
 
-def _aims(records: DataRecords, data_set: DataSet) -> str:
+def _aims(records: DataRecords, data_set: DataSetProfile) -> str:
     rows = []
     for aim in data_set.aims:
         figures = [
@@ -118,16 +121,17 @@ def _aims(records: DataRecords, data_set: DataSet) -> str:
     return _table(["", *(column.name for column in data_set.columns), "reached by all metrics of", "source"], rows)
 
 
-def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSet) -> bool:
-    """Whether the mean as served is at least the aim, by every metric that it names."""
-    spreads = {metric: summary.served(metric) for metric in aim.figures}
+def _reaches(summary: RecipeSummary, aim: Anchor, data_set: DataSetProfile) -> bool:
+    """Return whether the mean as served is at least the aim, in every metric that the aim names."""
+    by_metric = {metric: summary.served(metric) for metric in aim.figures}
     return all(
-        spread is not None and spread.mean * data_set.scale >= aim.figures[metric] for metric, spread in spreads.items()
+        statistics is not None and statistics.mean * data_set.scale >= aim.figures[metric]
+        for metric, statistics in by_metric.items()
     )
 
 
 def _sampled(runs: Sequence[RunRecord]) -> str:
-    """The check of many reimplementations."""
+    """Return the table of metrics among sampled items."""
     rows = [
         [run.recipe, str(run.seed), *(f"{value:.4f}" for name, value in run.sampled.items() if name != "negatives")]
         for run in runs
@@ -139,13 +143,13 @@ def _sampled(runs: Sequence[RunRecord]) -> str:
     return f"{note}\n\n{table}"
 
 
-def _runs(records: DataRecords, data_set: DataSet) -> str:
+def _runs(records: DataRecords, data_set: DataSetProfile) -> str:
     head = ["recipe", "model", "seed", "commit", "bundle", "epochs chosen / run / at most", "training", "examples/s"]
     head += ["validation", "index (recall@20)", "encoder p50", "trained on", "evaluated on", "recorded"]
     return _table(head, [_run_row(run, data_set) for run in records.runs])
 
 
-def _run_row(run: RunRecord, data_set: DataSet) -> list[str]:
+def _run_row(run: RunRecord, data_set: DataSetProfile) -> list[str]:
     validation = ", ".join(f"{name} {_text(value, data_set)}" for name, value in run.validation.items())
     trained_on, evaluated_on = run.trained_on, run.machine
     return [
@@ -166,7 +170,7 @@ def _run_row(run: RunRecord, data_set: DataSet) -> list[str]:
     ]
 
 
-def _pictures(records: DataRecords, data_set: DataSet, folder: Path, page: Path) -> str:
+def _pictures(records: DataRecords, data_set: DataSetProfile, folder: Path, page: Path) -> str:
     curves, quality = folder / records.name / CURVES, folder / records.name / QUALITY
     draw_curves(records, data_set, curves)
     draw_quality(records, data_set, quality)
@@ -177,8 +181,8 @@ def _pictures(records: DataRecords, data_set: DataSet, folder: Path, page: Path)
     )
 
 
-def _ladder(ladder: Ladder, data_set: DataSet) -> str:
-    """Each step's figures and what they gain over the last step before it that was kept."""
+def _ladder(ladder: Ladder, data_set: DataSetProfile) -> str:
+    """Return the table of steps with their figures, and the gains over the last kept step before each."""
     metrics = list(ladder.steps[0].validation)
     rows, base = [], ladder.steps[0].validation
     for number, step in enumerate(ladder.steps):
@@ -193,19 +197,19 @@ def _ladder(ladder: Ladder, data_set: DataSet) -> str:
     return _table([*head, *(f"gain in {metric}" for metric in metrics), "training", "kept"], rows)
 
 
-def _gain(gain: float, data_set: DataSet) -> str:
+def _gain(gain: float, data_set: DataSetProfile) -> str:
     text = data_set.text(gain * data_set.scale)
     return text if text.startswith("-") else f"+{text}"
 
 
-def _spread(spread: Spread | None, data_set: DataSet) -> str:
-    if spread is None:
+def _mean_and_deviation(statistics: SeedStatistics | None, data_set: DataSetProfile) -> str:
+    if statistics is None:
         return ABSENT
-    deviation = "" if spread.deviation is None else f" ± {_text(spread.deviation, data_set)}"
-    return f"{_text(spread.mean, data_set)}{deviation}"
+    deviation = "" if statistics.deviation is None else f" ± {_text(statistics.deviation, data_set)}"
+    return f"{_text(statistics.mean, data_set)}{deviation}"
 
 
-def _text(fraction: float | None, data_set: DataSet) -> str:
+def _text(fraction: float | None, data_set: DataSetProfile) -> str:
     return ABSENT if fraction is None else data_set.text(fraction * data_set.scale)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a data set's runs: how they learned, and what quality costs in time."""
+"""Plots of a data set's runs: validation by epoch, and quality against encoder time."""
 
 from collections.abc import Iterator
 from itertools import cycle
@@ -8,15 +8,15 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from onward.training.results.anchors import DataSet
+from onward.training.results.anchors import DataSetProfile
 from onward.training.results.record import DataRecords
 from onward.training.results.summary import RecipeSummary
 
 CURVES, QUALITY = "curves.png", "quality.png"
 
 
-def draw_curves(records: DataRecords, data_set: DataSet, path: Path) -> None:
-    """Draw a validation metric by epoch into a PNG: one line a run, one colour a recipe."""
+def draw_curves(records: DataRecords, data_set: DataSetProfile, path: Path) -> None:
+    """Plot a validation metric by epoch to a PNG: one line per run, one colour per recipe."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     metric = _validated_metric(records, data_set)
@@ -39,8 +39,8 @@ def draw_curves(records: DataRecords, data_set: DataSet, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_quality(records: DataRecords, data_set: DataSet, path: Path) -> None:
-    """Draw the first metric of the test part, as served, against the time of the encoder into a PNG; a dot a run."""
+def draw_quality(records: DataRecords, data_set: DataSetProfile, path: Path) -> None:
+    """Plot the first metric of the test part, as served, against encoder time to a PNG; one dot per run."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     column = data_set.columns[0]
@@ -62,8 +62,8 @@ def draw_quality(records: DataRecords, data_set: DataSet, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _validated_metric(records: DataRecords, data_set: DataSet) -> str:
-    """The first metric of the data set that training validates; else recall@20, which every training does."""
+def _validated_metric(records: DataRecords, data_set: DataSetProfile) -> str:
+    """Return the first metric of the data set that its runs validated, else recall@20, which every run validates."""
     validated = {metric for run in records.runs for epoch in run.curve for metric in epoch.validation}
     return next((column.metric for column in data_set.columns if column.metric in validated), "recall@20")
 

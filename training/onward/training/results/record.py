@@ -1,4 +1,4 @@
-"""Records: one JSON file for each run that was evaluated, one for the baselines of a data set, one for its ladder."""
+"""Records of evaluations: one JSON file per run, one for the baselines of a data set, and one for its ladder."""
 
 from pathlib import Path
 from typing import Self, TypeVar
@@ -21,11 +21,11 @@ from onward.training.errors import InputError
 BASELINES, LADDER = "baselines.json", "ladder.json"
 
 
-class _Part(BaseModel):
+class _RecordModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Epoch(_Part):
+class Epoch(_RecordModel):
     """A point of the learning curve."""
 
     fit: str
@@ -38,8 +38,8 @@ class Epoch(_Part):
     """Empty in a refit."""
 
 
-class TrainedOn(_Part):
-    """What the training ran on."""
+class TrainedOn(_RecordModel):
+    """The hardware and software of the training."""
 
     processor: str
     device: str
@@ -47,42 +47,42 @@ class TrainedOn(_Part):
     torch: str
 
 
-class _Record(_Part):
-    """What every record says of its data set, of the code and of the machine that did the measuring."""
+class _EvaluationRecord(_RecordModel):
+    """What all records have: the data set, the code and the machine of the evaluation."""
 
     data: str
-    """Name of the data set: of its folder."""
+    """Name of the data set, which is the name of its folder."""
     data_fingerprint: str
     items: PositiveInt
     examples: PositiveInt
-    """Of the test part."""
+    """Number of examples of the test part."""
     commit: str | None
-    """Of the code that trained the run, or that computed the baselines; None outside a Git checkout."""
+    """Commit of the code that trained the run or computed the baselines; None outside a Git checkout."""
     machine: dict[str, str | int | float | None]
     recorded: AwareDatetime
 
 
-class RunRecord(_Record):
-    """A finished run and what its bundle's answers about the test part are worth; metrics are fractions."""
+class RunRecord(_EvaluationRecord):
+    """A finished run and the metrics of its bundle on the test part, as fractions."""
 
     recipe: str
     recipe_text: str
     model: str
     seed: int
     bundle: str
-    """Digest."""
+    """The bundle's digest."""
     interests: PositiveInt
     dimension: PositiveInt
     index: IndexInfo
     served: dict[str, float]
     exact: dict[str, float]
     sampled: dict[str, float] = {}
-    """Among drawn items instead of all; empty where that was not asked for."""
+    """Metrics among sampled items instead of all; empty if not requested."""
     validation: dict[str, float]
-    """Of the chosen epoch, without the index; empty where nothing was held out."""
+    """Validation metrics of the chosen epoch, by exact scores; empty if nothing was held out."""
     epochs_chosen: PositiveInt
     epochs_run: NonNegativeInt
-    """Of the fit that chose the epoch; 0 where an earlier run had chosen it."""
+    """Epochs of the fit that chose the epoch; 0 if an earlier run chose it."""
     epochs_at_most: PositiveInt
     curve: tuple[Epoch, ...] = Field(min_length=1)
     encode_p50_ms: float
@@ -96,44 +96,44 @@ class RunRecord(_Record):
 
     @property
     def examples_per_s(self) -> float:
-        """Training speed, the mean over all epochs."""
+        """Training speed, the mean over all epochs weighted by their time."""
         return sum(epoch.examples_per_s * epoch.seconds for epoch in self.curve) / self.seconds
 
     def write(self, records: Path) -> Path:
-        """Write `DATA/RECIPE-seedN.json` below `records`, in the place of one that is there, and return its path."""
+        """Write `DATA/RECIPE-seedN.json` below `records`, replacing an existing one, and return its path."""
         return _write(self, records / self.data / f"{self.recipe}-seed{self.seed}.json")
 
 
-class BaselinesRecord(_Record):
-    """What the answers of the baselines about the test part are worth, by their names; metrics are fractions."""
+class BaselinesRecord(_EvaluationRecord):
+    """The metrics of the baselines on the test part, as fractions."""
 
     hide_seen: bool
-    """Whether items of the session were no answers."""
+    """Whether items of the session were excluded."""
     metrics: dict[str, dict[str, float]]
 
     def write(self, records: Path) -> Path:
-        """Write `DATA/baselines.json` below `records`, in the place of one that is there, and return its path."""
+        """Write `DATA/baselines.json` below `records`, replacing an existing one, and return its path."""
         return _write(self, records / self.data / BASELINES)
 
 
-class Step(_Part):
-    """One step of a ladder: what was tried on top of the last step that was kept."""
+class LadderStep(_RecordModel):
+    """One step of a ladder: a change that was tried on top of the last step that was kept."""
 
     step: str
     change: str
-    """To the recipe."""
+    """The change to the recipe."""
     validation: dict[str, float]
-    """Metrics of the chosen epoch, fractions."""
+    """Validation metrics of the chosen epoch, as fractions."""
     seconds: float
     kept: bool
 
 
-class Ladder(_Part):
-    """Improvements in the order in which they were tried, chosen by validation alone."""
+class Ladder(_RecordModel):
+    """Changes to a recipe in the order in which they were tried, kept or not by validation alone."""
 
     note: str
-    """What all steps share: epochs, seed, machine."""
-    steps: tuple[Step, ...] = Field(min_length=1)
+    """What all steps have in common: epochs, seed, machine."""
+    steps: tuple[LadderStep, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _steps_have_the_same_metrics(self) -> Self:
@@ -142,7 +142,7 @@ class Ladder(_Part):
         return self
 
 
-class DataRecords(_Part):
+class DataRecords(_RecordModel):
     """All records of one data set."""
 
     name: str
@@ -154,7 +154,7 @@ class DataRecords(_Part):
     def read(cls, folder: Path) -> Self:
         """Read the records in `folder`.
 
-        Raises InputError for a file that is no record, and where records are of different versions of the data.
+        Raises InputError if a file is no record, or if records are of different versions of the data.
         """
         files = sorted(file for file in folder.glob("*.json") if file.name not in (BASELINES, LADDER))
         records = cls(
@@ -174,7 +174,7 @@ class DataRecords(_Part):
 
 
 def read_records(folder: Path) -> list[DataRecords]:
-    """The records below `folder`, by data set. Raises InputError when there are none, or when one is damaged."""
+    """Read the records below `folder`, by data set. Raises InputError if there are none, or one is damaged."""
     data_sets = [DataRecords.read(entry) for entry in sorted(folder.iterdir()) if any(entry.glob("*.json"))]
     if not data_sets:
         raise InputError(f"{folder}: holds no records; make some with `onward-training evaluate ... --record {folder}`")

@@ -1,4 +1,4 @@
-"""A recipe's runs taken together: means and spreads over seeds, and how they stand against what is known."""
+"""Summaries of a recipe's runs: mean and deviation over seeds, and comparisons with published figures and baselines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from itertools import groupby
 from statistics import mean, stdev
 from typing import Self
 
-from onward.training.results.anchors import DataSet
+from onward.training.results.anchors import DataSetProfile
 from onward.training.results.record import DataRecords, RunRecord
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedStatistics:
     """Mean of a figure over seeds, and its sample standard deviation, None for a single seed."""
 
     mean: float
@@ -19,13 +19,13 @@ class Spread:
 
     @classmethod
     def of(cls, figures: list[float]) -> Self:
-        """At least one figure."""
+        """Compute the statistics of at least one figure."""
         return cls(mean(figures), stdev(figures) if len(figures) > 1 else None)
 
 
 @dataclass(frozen=True)
 class RecipeSummary:
-    """All seeds of a recipe on one data set."""
+    """All runs of a recipe on one data set."""
 
     recipe: str
     model: str
@@ -33,7 +33,7 @@ class RecipeSummary:
 
     @classmethod
     def all_of(cls, runs: tuple[RunRecord, ...]) -> list[Self]:
-        """One for each recipe, by name."""
+        """Return one summary per recipe, sorted by name."""
 
         def recipe(run: RunRecord) -> str:
             return run.recipe
@@ -41,23 +41,23 @@ class RecipeSummary:
         grouped = ((name, tuple(group)) for name, group in groupby(sorted(runs, key=recipe), key=recipe))
         return [cls(name, group[0].model, group) for name, group in grouped]
 
-    def served(self, metric: str) -> Spread | None:
-        """Of a metric as served, a fraction; None where some run lacks it."""
-        return self._spread(metric, lambda run: run.served)
+    def served(self, metric: str) -> SeedStatistics | None:
+        """Return the statistics of a metric as served, a fraction; None if a run lacks it."""
+        return self._statistics(metric, lambda run: run.served)
 
-    def exact(self, metric: str) -> Spread | None:
-        """Of a metric by exact search, a fraction; None where some run lacks it."""
-        return self._spread(metric, lambda run: run.exact)
+    def exact(self, metric: str) -> SeedStatistics | None:
+        """Return the statistics of a metric by exact search, a fraction; None if a run lacks it."""
+        return self._statistics(metric, lambda run: run.exact)
 
-    def _spread(self, metric: str, metrics: Callable[[RunRecord], Mapping[str, float]]) -> Spread | None:
+    def _statistics(self, metric: str, metrics: Callable[[RunRecord], Mapping[str, float]]) -> SeedStatistics | None:
         if any(metric not in metrics(run) for run in self.runs):
             return None
-        return Spread.of([metrics(run)[metric] for run in self.runs])
+        return SeedStatistics.of([metrics(run)[metric] for run in self.runs])
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Our best recipe by one metric, as served, against the best that others have, in the unit of the data set."""
+class Comparison:
+    """Our best recipe in one metric, as served, against the best of the others, in the unit of the data set."""
 
     column: str
     ours: str
@@ -67,13 +67,13 @@ class Standing:
 
     @property
     def loses(self) -> bool:
-        """Whether the rival is ahead."""
+        """Return whether the rival is ahead."""
         return self.figure < self.rival_figure
 
 
-def standings(records: DataRecords, data_set: DataSet) -> list[Standing]:
-    """For each metric that we and others have figures of, who is ahead; others are comparable anchors and baselines."""
-    found = []
+def comparisons(records: DataRecords, data_set: DataSetProfile) -> list[Comparison]:
+    """Compare our best recipe with the best comparable anchor or baseline, in each metric that both have."""
+    compared = []
     for column in data_set.columns:
         ours = {
             summary.recipe: spread.mean * data_set.scale
@@ -83,12 +83,12 @@ def standings(records: DataRecords, data_set: DataSet) -> list[Standing]:
         rivals = rival_figures(records, data_set, column.metric)
         if ours and rivals:
             best, rival = max(ours, key=ours.__getitem__), max(rivals, key=rivals.__getitem__)
-            found.append(Standing(column.name, best, ours[best], rival, rivals[rival]))
-    return found
+            compared.append(Comparison(column.name, best, ours[best], rival, rivals[rival]))
+    return compared
 
 
-def rival_figures(records: DataRecords, data_set: DataSet, metric: str) -> dict[str, float]:
-    """Comparable published figures and those of baselines, by name, in the unit of the data set."""
+def rival_figures(records: DataRecords, data_set: DataSetProfile, metric: str) -> dict[str, float]:
+    """Return comparable published figures and those of baselines, by name, in the unit of the data set."""
     rivals = {row.name: row.figures[metric] for row in data_set.published if row.comparable and metric in row.figures}
     for name, metrics in records.baselines.metrics.items() if records.baselines else ():
         if metric in metrics:

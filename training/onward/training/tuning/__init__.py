@@ -1,1 +1,1 @@
-"""The search for a better recipe: what may vary, and the study that tries it."""
+"""Hyper-parameter search: the search space and the study."""

@@ -1,4 +1,4 @@
-"""What a search may change in a recipe: keys, and for each the values that it may take."""
+"""The search space of a study: the keys of a recipe that vary, and the values they may take."""
 
 import difflib
 import re
@@ -18,7 +18,7 @@ from onward.training.errors import InputError
 from onward.training.recipe import Recipe
 
 Parameter: TypeAlias = int | float | str
-"""A value as a study keeps it; one of several choices is kept as its TOML text."""
+"""A value as a study stores it; one of several choices is stored as its TOML text."""
 RANGE = re.compile(r"(?P<log>log:)?(?P<low>[^,]+)\.\.(?P<high>[^,]+)")
 FIXED = {
     "training.refit": "a trial never refits",
@@ -28,7 +28,7 @@ FIXED = {
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers, or all whole ones, from `low` to `high`; by their logarithm where `log`."""
+    """All numbers, or all integers if `whole`, from `low` to `high`; sampled on a log scale if `log`."""
 
     low: float
     high: float
@@ -37,61 +37,61 @@ class Range:
 
     @property
     def distribution(self) -> FloatDistribution | IntDistribution:
-        """What a study draws from."""
+        """The distribution that a study samples from."""
         if self.whole:
             return IntDistribution(int(self.low), int(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
 
     @property
     def extremes(self) -> list[Parameter]:
-        """Values that must be valid in a recipe for all others to be."""
+        """Values that must be valid in a recipe; then all others are valid too."""
         return [int(self.low), int(self.high)] if self.whole else [self.low, self.high]
 
     def value(self, parameter: Parameter) -> Any:
-        """What stands in the recipe for a parameter."""
+        """Return the recipe's value for a parameter."""
         return parameter
 
     def parameter(self, value: Any) -> Parameter | None:
-        """What stands in the study for a value of the recipe; None for one out of range."""
+        """Return the study's parameter for a value of the recipe; None if it is out of range."""
         return value if self.low <= value <= self.high else None
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values, as TOML."""
+    """A list of values, as TOML."""
 
     texts: tuple[str, ...]
 
     @property
     def distribution(self) -> CategoricalDistribution:
-        """What a study draws from."""
+        """The distribution that a study samples from."""
         return CategoricalDistribution(self.texts)
 
     @property
     def extremes(self) -> list[Parameter]:
-        """Values that must be valid in a recipe for all others to be."""
+        """Values that must be valid in a recipe; then all others are valid too."""
         return list(self.texts)
 
     def value(self, parameter: Parameter) -> Any:
-        """What stands in the recipe for a parameter."""
+        """Return the recipe's value for a parameter."""
         return tomlkit.parse(f"value = {parameter}")["value"]
 
     def parameter(self, value: Any) -> Parameter | None:
-        """What stands in the study for a value of the recipe; None where it is no choice."""
+        """Return the study's parameter for a value of the recipe; None if it is not among the choices."""
         return next((text for text in self.texts if tomllib.loads(f"value = {text}")["value"] == value), None)
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A complete recipe, and what may vary in it."""
+    """A complete recipe, and the variations of its values."""
 
     recipe: Recipe
     variations: dict[str, Range | Choices]
-    """By dotted key of the recipe."""
+    """Variations by dotted key of the recipe."""
 
     @classmethod
     def of(cls, recipe: Recipe, specs: Mapping[str, str]) -> Self:
-        """Read the specs by dotted key. Raises InputError that names the key and says what is allowed."""
+        """Parse the specs by dotted key. Raises InputError that names the key and what is allowed."""
         if not specs:
             raise InputError("nothing to vary; add --vary KEY=SPEC or --space FILE")
         table = tomllib.loads(recipe.text)
@@ -99,24 +99,24 @@ class SearchSpace:
         space._check_extremes(specs)
         return space
 
-    def text(self, parameters: Mapping[str, Parameter], **others: Any) -> str:
-        """The recipe's TOML with these parameters, and with other values of the `training` table."""
+    def text(self, parameters: Mapping[str, Parameter], **training_values: Any) -> str:
+        """Return the recipe's TOML with these parameters and these values of the `training` table."""
         values = {key: self.variations[key].value(parameter) for key, parameter in parameters.items()}
         return with_values(
-            self.recipe.text, {**values, **{f"training.{name}": other for name, other in others.items()}}
+            self.recipe.text, {**values, **{f"training.{name}": value for name, value in training_values.items()}}
         )
 
     def plain_value(self, key: str, parameter: Parameter) -> Any:
-        """What stands in the recipe at a key for a parameter, as JSON has it."""
+        """Return the recipe's value at a key for a parameter, as a plain JSON value."""
         value = self.variations[key].value(parameter)
         return value.unwrap() if isinstance(value, Item) else value
 
-    def own_parameters(self) -> dict[str, Parameter] | None:
-        """The parameters that are the recipe's own values; None where one of them is outside the space."""
+    def recipe_parameters(self) -> dict[str, Parameter] | None:
+        """Return the parameters that equal the recipe's own values; None if one of them is outside the space."""
         table = tomllib.loads(self.recipe.text)
-        own = {key: variation.parameter(_value(table, key)) for key, variation in self.variations.items()}
-        inside = {key: parameter for key, parameter in own.items() if parameter is not None}
-        return inside if len(inside) == len(own) else None
+        parameters = {key: variation.parameter(_value(table, key)) for key, variation in self.variations.items()}
+        inside = {key: parameter for key, parameter in parameters.items() if parameter is not None}
+        return inside if len(inside) == len(parameters) else None
 
     def _check_extremes(self, specs: Mapping[str, str]) -> None:
         for key, variation in self.variations.items():
@@ -125,7 +125,7 @@ class SearchSpace:
 
 
 def read_specs(options: Sequence[str], file: Path | None) -> dict[str, str]:
-    """Specs by dotted key, from options KEY=SPEC and from a TOML file of them; an option wins over the file.
+    """Read specs by dotted key from options KEY=SPEC and from a TOML file; an option overrides the file.
 
     Raises InputError that names the option, or the file and the key.
     """
@@ -139,7 +139,7 @@ def read_specs(options: Sequence[str], file: Path | None) -> dict[str, str]:
 
 
 def with_values(text: str, values: Mapping[str, Any]) -> str:
-    """TOML text with other values at these dotted keys, which it has; comments stay as they are."""
+    """Return TOML text with other values at these existing dotted keys; comments are kept."""
     document = tomlkit.parse(text)
     for key, value in values.items():
         *tables, name = key.split(".")
@@ -171,7 +171,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _value(table: Mapping[str, Any], key: str) -> Any:
-    """What a recipe has at a dotted key: a value, or an inline table. Raises InputError where it has none."""
+    """Return the recipe's value at a dotted key, possibly an inline table. Raises InputError if there is none."""
     if key in FIXED:
         raise InputError(f"{key}: does not vary: {FIXED[key]}")
     value: Any = table
@@ -207,7 +207,7 @@ def _number(key: str, spec: str, text: str) -> int | float:
 
 
 def _choice_texts(key: str, spec: str) -> tuple[str, ...]:
-    """Each choice as TOML; words that are no TOML are strings."""
+    """Return each choice as TOML text; words that are not valid TOML become strings."""
     try:
         items = list(tomlkit.parse(f"values = [{spec}]").unwrap()["values"])
     except TOMLKitError:

@@ -1,4 +1,4 @@
-"""A study: trainings of one recipe with other values, judged by validation, which can be cut off and gone on with."""
+"""A study: trials of one recipe with varied values, compared by validation; it can be interrupted and resumed."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,22 +33,22 @@ class TrialOutcome:
 
     number: int
     state: str
-    """complete, pruned, or fail: its values do not go together."""
+    """complete, pruned, or fail (its values make no valid recipe)."""
     validation: float | None
     """Best value of the recipe's validation metric, a fraction."""
     epochs: int
     values: dict[str, Any]
-    """By dotted key of the recipe."""
+    """Values by dotted key of the recipe."""
 
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """What a study has come to so far."""
+    """The results of a study so far."""
 
     metric: str
     trials: tuple[TrialOutcome, ...]
     best: TrialOutcome | None
-    """The best of the complete ones."""
+    """The best complete trial."""
     best_recipe: Path | None
     interrupted: bool
 
@@ -66,20 +66,23 @@ def tune(
     device_name: str = "auto",
     on_trial: Callable[[str], object] = lambda line: None,
 ) -> StudyOutcome:
-    """Try a recipe with other values until the study in `out` has `trials` finished trials, and leave the best there.
+    """Run trials until the study in `out` has `trials` finished ones, and write the best recipe there.
 
-    A trial is a training without a refit in `out/trial-N`. After each epoch it ends if its validation is below the
-    median of the trials before it. An equal call goes on with a study that was cut off, to the outcome of an unbroken
-    one; the test part is never read.
+    A trial is a training without a refit in `out/trial-N`. It is pruned after an epoch in which its validation is below
+    the median of the earlier trials. The same call resumes an interrupted study, with the result of an uninterrupted
+    one. The test part is never read.
 
     Args:
-        recipe: what to start from.
-        specs: what may vary, by dotted key, as `SearchSpace.of` reads it.
+        recipe: the recipe to vary; its own values are the first trial.
+        specs: variations by dotted key, in the syntax of `SearchSpace.of`.
+        data: the dataset.
+        out: the folder of the study.
+        trials: number of finished trials, those of earlier calls included.
         timeout_s: no trial begins later than this after the call.
-        epochs: the most epochs of a trial, instead of the recipe's; the best recipe keeps it.
-        seed: of the search and of every training.
+        epochs: maximum number of epochs of a trial, instead of the recipe's; the best recipe keeps it.
+        seed: seed of the search and of every training.
         device_name: cpu, cuda or auto.
-        on_trial: told of each trial as it begins, and of one whose values do not go together.
+        on_trial: called with a line for each trial that begins, or whose values make no valid recipe.
 
     Raises:
         InputError: a key or spec is unusable, the data set has no validation part, or `out` holds another study.
@@ -95,16 +98,16 @@ def tune(
     space = SearchSpace.of(recipe, specs)
     facts = {"recipe": recipe.text, "space": dict(specs), "data": dataset.info.fingerprint, "seed": seed}
     with interruption() as interrupted, _opened(out, facts, space) as study:
-        search = Search(study, space, data, out, seed, device_name, on_trial)
-        going = True
-        while going and search.finished() < trials and (deadline is None or time.monotonic() < deadline):
-            going = search.try_next() and not interrupted
-        return search.outcome(interrupted=not going)
+        runner = TrialRunner(study, space, data, out, seed, device_name, on_trial)
+        running = True
+        while running and runner.finished() < trials and (deadline is None or time.monotonic() < deadline):
+            running = runner.try_next() and not interrupted
+        return runner.outcome(interrupted=not running)
 
 
 @contextmanager
 def _opened(out: Path, facts: dict[str, Any], space: SearchSpace) -> Iterator[optuna.Study]:
-    """The study in `out`: begun, with the recipe as it is for its first trial, or gone on with."""
+    """Open the study in `out`, or create it with the recipe's own values as its first trial."""
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -118,8 +121,8 @@ def _opened(out: Path, facts: dict[str, Any], space: SearchSpace) -> Iterator[op
         if not study.user_attrs:
             for name, value in facts.items():
                 study.set_user_attr(name, value)
-            if own := space.own_parameters():
-                study.enqueue_trial(own)
+            if parameters := space.recipe_parameters():
+                study.enqueue_trial(parameters)
         for name, value in facts.items():
             if study.user_attrs.get(name) != value:
                 raise InputError(f"{out}: holds a study of another {name}; name another folder")
@@ -130,8 +133,8 @@ def _opened(out: Path, facts: dict[str, Any], space: SearchSpace) -> Iterator[op
 
 
 @dataclass(frozen=True)
-class Search:
-    """The trials of a study, one after another."""
+class TrialRunner:
+    """Runs the trials of a study one after another."""
 
     study: optuna.Study
     space: SearchSpace
@@ -143,15 +146,15 @@ class Search:
 
     @property
     def metric(self) -> str:
-        """What judges the trials."""
+        """The validation metric that trials are compared by."""
         return self.space.recipe.training.validation_metric
 
     def finished(self) -> int:
-        """How many trials are."""
+        """Return the number of finished trials."""
         return len(self._trials(FINISHED))
 
     def try_next(self) -> bool:
-        """Bring one more trial to its end; False where it was interrupted, to be gone on with."""
+        """Run one more trial; return False if it was interrupted, to be resumed later."""
         trial = self._next()
         self.on_trial(f"trial {trial.number}: {', '.join(f'{key} {value}' for key, value in trial.params.items())}")
         try:
@@ -162,7 +165,7 @@ class Search:
             return True
         folder, pruned = self._folder(trial.number), False
 
-        def keeps_up(line: dict[str, Any]) -> bool:
+        def report_epoch(line: dict[str, Any]) -> bool:
             nonlocal pruned
             trial.report(line["validation"][self.metric], line["epoch"])
             pruned = trial.should_prune()
@@ -170,7 +173,13 @@ class Search:
 
         resume = (folder / "run.json").exists()
         ended = train(
-            recipe, self.data, folder, seed=self.seed, device_name=self.device_name, resume=resume, on_epoch=keeps_up
+            recipe,
+            self.data,
+            folder,
+            seed=self.seed,
+            device_name=self.device_name,
+            resume=resume,
+            on_epoch=report_epoch,
         )
         if pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
@@ -182,7 +191,7 @@ class Search:
         return ended
 
     def outcome(self, *, interrupted: bool) -> StudyOutcome:
-        """What has come of all finished trials."""
+        """Return the results of all finished trials."""
         best = self._best()
         return StudyOutcome(
             metric=self.metric,
@@ -193,9 +202,9 @@ class Search:
         )
 
     def _next(self) -> Trial:
-        """The trial that was cut off, or a new one, drawn by a generator of its own, whatever went before."""
+        """Return the interrupted trial, or a new one, sampled with a seed that depends on its number only."""
         for trial in self._trials((TrialState.RUNNING,)):
-            return Trial(self.study, trial._trial_id)  # optuna has no other way to go on with a trial
+            return Trial(self.study, trial._trial_id)  # optuna has no public way to resume a trial
         seed = np.random.SeedSequence([self.seed, len(self.study.trials)]).generate_state(1)[0]
         self.study.sampler = TPESampler(seed=int(seed))
         return self.study.ask({key: variation.distribution for key, variation in self.space.variations.items()})

@@ -1,4 +1,4 @@
-"""A study as a person or a program reads it."""
+"""Print a study as a table or as JSON."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from onward.training.tuning.study import StudyOutcome
 
 
 def print_study(study: StudyOutcome, *, as_json: bool) -> None:
-    """Print the trials of a study, the best first, and where the best recipe lies; or all of it as JSON."""
+    """Print the trials of a study, the best first, and the path of the best recipe; or all of it as JSON."""
     if as_json:
         typer.echo(json.dumps(asdict(study), default=str))
         return

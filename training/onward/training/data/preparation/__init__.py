@@ -1,1 +1,1 @@
-"""From events to sessions, splits and a dataset on disk."""
+"""Prepare a dataset on disk: event logs to sessions, and sessions to training, validation and test."""

@@ -1,17 +1,18 @@
-"""The catalog of a dataset: item numbers, popularity and attributes."""
+"""Number the items of a dataset and count their events."""
 
 import narwhals as nw
 
 from onward.training.data.readers.engine import Frame
 
 POSITIONS, SESSIONS = 1 << 24, 1 << 61
-"""More than a session has events, and more than session_number * POSITIONS comes to."""
+"""Upper bounds of a session's number of events, and of session_number * POSITIONS."""
 
 
 def number_items(known: Frame) -> Frame:
-    """One row per item: `row` from 1 in order of first appearance, item_id, popularity (its number of events).
+    """Return one row per item: `row`, item_id, popularity (its number of events).
 
-    `known` has held_out, session_number, position and item_id; what is held out comes after all the rest.
+    `row` counts from 1 in order of first appearance; appearances in held-out events come after all others.
+    `known` has the columns held_out, session_number, position and item_id.
     """
     appearance = (
         nw.col("held_out").cast(nw.Int64) * SESSIONS
@@ -28,7 +29,7 @@ def number_items(known: Frame) -> Frame:
 
 
 def with_rows(part: Frame, items: Frame) -> Frame:
-    """A part's events with their `row`, 0 for an item that `items` does not have."""
+    """Add the item's `row` to the events of a part; 0 if the item is not in `items`."""
     return part.join(items.select("item_id", "row"), on="item_id", how="left").with_columns(
         nw.col("row").fill_null(0).cast(nw.Int32)
     )

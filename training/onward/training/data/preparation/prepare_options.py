@@ -1,4 +1,4 @@
-"""What a person may choose when a dataset is prepared; `dataset.json` records it."""
+"""The options of a preparation, which `dataset.json` records."""
 
 from enum import StrEnum
 from typing import Literal, TypeAlias
@@ -14,7 +14,7 @@ DEFAULT_GAP_MS = 30 * 60 * 1000
 
 
 class SplitKind(StrEnum):
-    """How events are divided into training and test."""
+    """How events are split into training, validation and test."""
 
     TEMPORAL = "temporal"
     LEAVE_ONE_OUT = "leave-one-out"
@@ -23,7 +23,7 @@ class SplitKind(StrEnum):
 
     @property
     def takes_histories(self) -> bool:
-        """Whether a session is all that one user did."""
+        """Whether a session is the whole history of one user."""
         return self in (SplitKind.LEAVE_ONE_OUT, SplitKind.BY_USER)
 
     @property
@@ -38,31 +38,31 @@ class SplitKind(StrEnum):
 
     @property
     def shortest(self) -> int:
-        """The fewest events that this split can divide."""
+        """The fewest events of a session that this split can divide."""
         return {SplitKind.LEAVE_ONE_OUT: 3, SplitKind.BY_USER: 2}.get(self, 1)
 
     @property
     def needs_time(self) -> bool:
-        """Whether events without times cannot be split so."""
+        """Whether this split needs the times of events."""
         return self is SplitKind.TEMPORAL
 
     @property
     def targets(self) -> Targets:
-        """Whether the targets of one test session are examples of their own or one example with many answers."""
+        """Whether each target of a held-out session is an example, or all of them together are one example."""
         return "together" if self is SplitKind.BY_USER else "each"
 
 
 class Preparation(BaseModel):
-    """Every choice that decides the rows of a dataset."""
+    """All options that determine the rows of a dataset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: SplitKind
     columns: ColumnNames = ColumnNames()
     format: Format | None = Field(default=None, description="None: by each file's extension.")
-    items_format: Format | None = Field(default=None, description="That of the file of items; None: by extension.")
-    items_column: str | None = Field(default=None, description="Where the file of items has its ids; None: guessed.")
-    gap_ms: int | None = Field(default=None, gt=0, description="Idle time that ends a session; None: session ids do.")
+    items_format: Format | None = Field(default=None, description="Format of the items file; None: by extension.")
+    items_column: str | None = Field(default=None, description="Item id column of the items file; None: guessed.")
+    gap_ms: int | None = Field(default=None, gt=0, description="Idle time that ends a session; None: by session id.")
     min_support: int = Field(ge=1, description="Items with fewer events are dropped.")
     min_length: int = Field(ge=1, description="Sessions with fewer events are dropped.")
     test_days: float | None = Field(default=None, gt=0, description="Temporal split: days of test; None: by share.")
@@ -70,8 +70,8 @@ class Preparation(BaseModel):
     validation: float = Field(default=0.1, ge=0, lt=1, description="Most recent share of the training sessions.")
     seed: int = Field(default=0, ge=0, description="Shuffles the users of the split by user.")
 
-    def refuse_contradictions(self, *, has_test: bool) -> None:
-        """Raises InputError when options do not go together."""
+    def check_consistency(self, *, has_test: bool) -> None:
+        """Raise InputError if options contradict each other."""
         if has_test and self.split is not SplitKind.GIVEN:
             raise InputError(f"--split {self.split} makes a test part of its own; leave out --test or --split")
         if self.test_days is not None and self.split is not SplitKind.TEMPORAL:

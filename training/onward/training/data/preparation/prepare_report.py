@@ -1,4 +1,4 @@
-"""What a person sees of a preparation: its steps on stderr, its outcome on stdout."""
+"""Console output of a preparation: its steps on stderr, its result on stdout."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ COUNTS = ("events", "sessions", "items", "examples")
 
 @contextmanager
 def announced_steps() -> Iterator[Callable[[str], None]]:
-    """A function that tells which step begins: a spinner on a terminal, a line elsewhere."""
+    """Yield a function that announces a step: a spinner on a terminal, one line per step elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda step: console.print(f"{step} ...", highlight=False)
@@ -24,7 +24,7 @@ def announced_steps() -> Iterator[Callable[[str], None]]:
 
 
 def print_report(info: DatasetInfo, console: Console) -> None:
-    """The counts of each part, what was dropped and why: a table on a terminal, plain lines elsewhere."""
+    """Print the counts of each part, and what was dropped and why: a table on a terminal, plain lines elsewhere."""
     if console.is_terminal:
         console.print(_table(info))
     else:

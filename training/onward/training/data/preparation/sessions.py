@@ -1,7 +1,7 @@
-"""Events to sessions: cut, order, filter. Pure functions of lazy frames, the same for every engine.
+"""Events to sessions: cut, sort, filter. Pure functions of lazy frames, the same for every engine.
 
-A session's event has session_id, item_id, timestamp_ms (null without times), position (from 0) and
-`arrival`, its place in the input; once in order also `ended_ms`, the time of its session's last event.
+An event of a session has session_id, item_id, timestamp_ms (null without times) and `arrival`, its place in the
+input. `with_positions` adds position (from 0) and `ended_ms`, the time of the last event of its session.
 """
 
 import narwhals as nw
@@ -9,11 +9,11 @@ import narwhals as nw
 from onward.training.data.readers.engine import SOURCE_ROW, Frame
 
 ROWS_PER_SOURCE = 1 << 40
-"""More than any one file has, so that source * ROWS_PER_SOURCE + row tells the order of all events."""
+"""More rows than any file has, so that source * ROWS_PER_SOURCE + row sorts all events in input order."""
 
 
-def sound_events(events: Frame) -> Frame:
-    """The events without a problem, with their `arrival`."""
+def valid_events(events: Frame) -> Frame:
+    """Return the events without a problem, with their `arrival`."""
     arrival = nw.col("source").cast(nw.Int64) * ROWS_PER_SOURCE + nw.col(SOURCE_ROW)
     return events.filter(nw.col("problem").is_null()).select(
         "session_id", "item_id", "timestamp_ms", "sequence", arrival.alias("arrival")
@@ -21,7 +21,7 @@ def sound_events(events: Frame) -> Frame:
 
 
 def cut_at_gaps(events: Frame, gap_ms: int) -> Frame:
-    """Events of users (their id in session_id) as sessions: a new one, USER-0, USER-1, ..., after each longer gap."""
+    """Cut the events of each user (the user id is in session_id) into sessions USER-0, USER-1, ... at longer gaps."""
     order = ("timestamp_ms", "sequence", "arrival")
     previous_ms = nw.col("timestamp_ms").shift(1).over("session_id", order_by=order)
     after_gap = (nw.col("timestamp_ms") - previous_ms > gap_ms).fill_null(False).cast(nw.Int64)
@@ -33,10 +33,10 @@ def cut_at_gaps(events: Frame, gap_ms: int) -> Frame:
     )
 
 
-def in_order(events: Frame) -> Frame:
-    """Add `position`: by the position column where there is one, else by time, equal ones in the input's order.
+def with_positions(events: Frame) -> Frame:
+    """Add `position`, by the log's position column if it has one, else by time; ties keep the order of the input.
 
-    And `ended_ms`, when the session's last event was, whichever events are dropped later.
+    Also add `ended_ms`, the time of the session's last event, which stays the same when events are dropped later.
     """
     order = ("sequence", "timestamp_ms", "arrival")
     position = nw.col("arrival").cum_count().over("session_id", order_by=order) - 1
@@ -46,33 +46,33 @@ def in_order(events: Frame) -> Frame:
     ).drop("sequence")
 
 
-def close_ranks(events: Frame) -> Frame:
-    """Count `position` anew after events were taken out."""
+def renumber_positions(events: Frame) -> Frame:
+    """Renumber `position` from 0 after events were dropped."""
     position = nw.col("arrival").cum_count().over("session_id", order_by="position") - 1
     return events.with_columns(position.cast(nw.Int32).alias("position"))
 
 
 def drop_short_sessions(events: Frame, min_length: int) -> Frame:
-    """Only sessions of at least `min_length` events."""
+    """Keep sessions of at least `min_length` events."""
     lengths = events.group_by("session_id").agg(nw.len().alias("length"))
     return events.join(lengths.filter(nw.col("length") >= min_length).select("session_id"), on="session_id", how="semi")
 
 
-def items_of(events: Frame, min_support: int = 1) -> Frame:
-    """One row per item of at least `min_support` events: item_id."""
+def frequent_items(events: Frame, min_support: int = 1) -> Frame:
+    """Return one row (item_id) per item with at least `min_support` events."""
     supports = events.group_by("item_id").agg(nw.len().alias("support"))
     return supports.filter(nw.col("support") >= min_support).select("item_id")
 
 
-def only_items(events: Frame, items: Frame) -> Frame:
-    """The events whose item is one of `items`."""
+def events_of_items(events: Frame, items: Frame) -> Frame:
+    """Keep the events whose item is in `items`."""
     return events.join(items, on="item_id", how="semi")
 
 
 def number_sessions(events: Frame) -> Frame:
-    """One row per session: session_id, length and session_number, from 0 in order of their `ended_ms`.
+    """Return one row per session: session_id, length and session_number, from 0 in order of `ended_ms`.
 
-    Those that ended at once, or have no times, are in the order of the input.
+    Sessions that ended at the same time, or have no times, keep the order of the input.
     """
     return (
         events.group_by("session_id")

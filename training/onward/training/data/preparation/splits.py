@@ -1,7 +1,7 @@
-"""Sessions to training, validation and test. Pure functions of lazy frames, the same for every engine.
+"""Split sessions into training, validation and test. Pure functions of lazy frames, the same for every engine.
 
-Events come with session_number, session_id, length and ended_ms (of their session), position, item_id and
-timestamp_ms; those of a part have `is_target` besides.
+Events have session_number, session_id, length and ended_ms (of their session), position, item_id and timestamp_ms;
+the events of a part also have `is_target`.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ SECOND = nw.col("position") > 0
 
 @dataclass(frozen=True)
 class Split:
-    """The parts of a dataset; one that is None is not held out."""
+    """The parts of a dataset; validation and test are None if they are not held out."""
 
     train: Frame
     validation: Frame | None
     test: Frame | None
     known: Frame
-    """Every event of training and validation once, `held_out` telling the second: what a model may know."""
+    """Every event of training and validation once: what a model may know. `held_out` marks those of validation."""
 
 
-def given(train: Frame, test: Frame | None, validation_from: int | None) -> Split:
-    """Whole sessions; validation is those of `train` from session number `validation_from` on."""
+def by_session_number(train: Frame, test: Frame | None, validation_from: int | None) -> Split:
+    """Split whole sessions: validation is the sessions of `train` from number `validation_from` on."""
     number = nw.col("session_number")
     recent = number < 0 if validation_from is None else number >= validation_from
     train = train.with_columns(SECOND.alias("is_target"))
@@ -38,17 +38,17 @@ def given(train: Frame, test: Frame | None, validation_from: int | None) -> Spli
 
 
 def before(events: Frame, split_ms: int) -> Frame:
-    """The events of sessions that ended before a moment."""
+    """Return the events of sessions that ended before `split_ms`."""
     return events.filter(nw.col("ended_ms") < split_ms)
 
 
 def after(events: Frame, split_ms: int) -> Frame:
-    """The events of sessions that ended after a moment; a session that ended right then is on neither side."""
+    """Return the events of sessions that ended after `split_ms`; one that ended exactly then is on neither side."""
     return events.filter(nw.col("ended_ms") > split_ms)
 
 
 def leave_one_out(histories: Frame) -> Split:
-    """Per history: the last event is the test's target, the one before it validation's, the rest training."""
+    """Hold out the last event of each history as the test target, the one before it as the validation target."""
     from_end = nw.col("length") - nw.col("position")
     last, last_but_one = from_end == 1, from_end == 2
     seen = histories.filter(~last)
@@ -61,10 +61,10 @@ def leave_one_out(histories: Frame) -> Split:
 
 
 def by_user(histories: Frame, places: Frame, train_users: int, validation_users: int) -> Split:
-    """Whole users: `places` (session_number, place) gives each its place in the shuffled row of all.
+    """Split whole users: `places` (session_number, place) is a random permutation of them.
 
-    The first users train, the next validate, the others test. Of those held out, the first int(0.8 * n) events are
-    input and the rest the targets.
+    The first users are training, the next validation, the others test. Of each held-out history, the first
+    int(0.8 * n) events are input and the rest are targets.
     """
     histories = histories.join(places, on="session_number", how="inner")
     train = nw.col("place") < train_users

@@ -1,48 +1,53 @@
-"""The steps of a preparation, computed one after another."""
+"""Run the steps of a preparation one after another."""
 
 from collections.abc import Callable
 from functools import partial
 
 import narwhals as nw
 
-from onward.training.data.preparation.sessions import close_ranks, drop_short_sessions, number_sessions, only_items
+from onward.training.data.preparation.sessions import (
+    drop_short_sessions,
+    events_of_items,
+    number_sessions,
+    renumber_positions,
+)
 from onward.training.data.readers.engine import Engine, Frame
 
 
-class Steps:
-    """Settles frames, and keeps count of the events that each step drops.
+class StepRunner:
+    """Materializes frames and counts the events that each step drops.
 
-    What is joined to events is settled first: in one plan with them, it would hold up all of them in memory.
+    A table that is joined to events is materialized first: in one query plan, all events would wait in memory for it.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.dropped: dict[str, int] = {}
-        self._settled = 0
+        self._materialized = 0
 
-    def settle(self, frame: Frame) -> Frame:
+    def materialize(self, frame: Frame) -> Frame:
         """See Engine."""
-        return self.engine.settle(frame, self._name())
+        return self.engine.materialize(frame, self._name())
 
-    def settle_by_session(self, frame: Frame, step: Callable[[Frame], Frame]) -> Frame:
+    def materialize_by_session(self, frame: Frame, step: Callable[[Frame], Frame]) -> Frame:
         """See Engine."""
-        return self.engine.settle_by_session(frame, step, self._name())
+        return self.engine.materialize_by_session(frame, step, self._name())
 
     def number(self, events: Frame) -> Frame:
-        """Put sessions in order of time; positions without gaps."""
-        events = self.settle_by_session(events, close_ranks)
-        sessions = self.settle(number_sessions(events))
-        return self.settle(events.join(sessions, on="session_id", how="inner"))
+        """Number the sessions in order of time, and renumber positions without gaps."""
+        events = self.materialize_by_session(events, renumber_positions)
+        sessions = self.materialize(number_sessions(events))
+        return self.materialize(events.join(sessions, on="session_id", how="inner"))
 
     def keep_items(self, events: Frame, items: Frame, reason: str) -> Frame:
-        """Drop the events of all but some `items`, for a reason."""
-        kept = self.settle(only_items(events, self.settle(items)))
+        """Keep the events of `items`; count the dropped ones under `reason`."""
+        kept = self.materialize(events_of_items(events, self.materialize(items)))
         self.drop(count(events) - count(kept), reason)
         return kept
 
     def keep_long_sessions(self, events: Frame, min_length: int, reason: str) -> Frame:
-        """Drop the sessions of fewer than `min_length` events, for a reason."""
-        kept = self.settle_by_session(events, partial(drop_short_sessions, min_length=min_length))
+        """Drop sessions of fewer than `min_length` events; count their events under `reason`."""
+        kept = self.materialize_by_session(events, partial(drop_short_sessions, min_length=min_length))
         self.drop(count(events) - count(kept), reason)
         return kept
 
@@ -51,21 +56,21 @@ class Steps:
         if events:
             self.dropped[reason] = self.dropped.get(reason, 0) + events
 
-    def told_dropped(self) -> str:
-        """What was dropped so far, for an error message."""
+    def describe_dropped(self) -> str:
+        """Describe what was dropped so far, for an error message."""
         dropped = ", ".join(f"{events:,} {reason}" for reason, events in self.dropped.items())
         return f"dropped events: {dropped}" if dropped else "too few sessions"
 
     def _name(self) -> str:
-        self._settled += 1
-        return f"step-{self._settled}"
+        self._materialized += 1
+        return f"step-{self._materialized}"
 
 
 def count(frame: Frame) -> int:
-    """The number of rows."""
+    """Count the rows of a frame."""
     return int(frame.select(nw.len()).collect("polars").to_native().item())
 
 
 def count_sessions(events: Frame) -> int:
-    """The number of sessions that are numbered in `events`."""
+    """Count the distinct session numbers of `events`."""
     return int(events.select(nw.col("session_number").n_unique()).collect("polars").to_native().item())

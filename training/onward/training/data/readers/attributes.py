@@ -1,4 +1,4 @@
-"""What a file says about items: titles, categories, prices, availability."""
+"""Read a file of item attributes: titles, categories, prices, availability."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,37 +6,41 @@ from pathlib import Path
 import narwhals as nw
 import polars as pl
 
-from onward.training.data.dataset import ITEM_COLUMNS
-from onward.training.data.preparation.problems import SHOWN_ROWS, Problem
-from onward.training.data.readers.columns import ColumnNames, found
+from onward.training.data.readers.columns import ColumnNames, describe_columns
 from onward.training.data.readers.formats import Format, Layout, first_lines, format_of, layout
-from onward.training.data.readers.ids import first_wrong, id_checks, id_text
+from onward.training.data.readers.ids import first_failed, id_checks, id_text
+from onward.training.data.readers.row_problems import SHOWN_ROWS, RowProblem
 from onward.training.errors import InputError
 
+ITEM_COLUMNS = ("row", "item_id", "popularity")
+"""First columns of a dataset's items file, before the attributes, which may not use these names."""
 TRUTH = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 
 
 @dataclass(frozen=True)
 class Attributes:
-    """One row per item: item_id and a column for each attribute; and the rows of the file that are no item."""
+    """One row per item, with item_id and a column for each attribute; and the problems of rows that were dropped."""
 
     items: pl.DataFrame
-    problems: tuple[Problem, ...]
+    problems: tuple[RowProblem, ...]
 
 
 def read_attributes(path: str, file_format: Format | None, item_column: str | None) -> Attributes:
-    """Read a local file of items; the first of several rows for one item counts. Raises InputError."""
+    """Read a local file of items; of several rows for one item the first counts.
+
+    Raises InputError if the file is unreadable, has no item id column or has a column name that datasets reserve.
+    """
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such file (--items)")
     rows = _read(path, file_format or format_of(path))
     column = ColumnNames(item=item_column).find(path, rows.columns).item
     if column is None:
         raise InputError(
-            f"{path}: cannot tell which column is the item id; give --items-column ({found(rows.columns)})"
+            f"{path}: cannot tell which column is the item id; give --items-column ({describe_columns(rows.columns)})"
         )
     frame = nw.from_native(rows)
     ids = frame.select(id_text(path, column, frame.schema[column]).alias("item_id"))
-    problems = ids.select(first_wrong(id_checks("item_id", "item")).alias("kind")).to_native()["kind"]
+    problems = ids.select(first_failed(id_checks("item_id", "item")).alias("kind")).to_native()["kind"]
     if taken := {*ITEM_COLUMNS} & {*rows.drop(column).columns}:
         raise InputError(f"{path}: a dataset has its own {min(taken)!r}; rename that column")
     items = ids.to_native().hstack(rows.drop(column))
@@ -46,7 +50,7 @@ def read_attributes(path: str, file_format: Format | None, item_column: str | No
 
 
 def add_attributes(items_file: Path, attributes: pl.DataFrame) -> int:
-    """Write the attributes into a dataset's file of items; return how many belong to none of them."""
+    """Join the attributes to a dataset's file of items; return how many rows of attributes match no item."""
     items = pl.read_parquet(items_file)
     items.join(attributes, on="item_id", how="left", maintain_order="left").write_parquet(items_file)
     return len(attributes.join(items, on="item_id", how="anti"))
@@ -64,7 +68,7 @@ def _read(path: str, file_format: Format) -> pl.DataFrame:
 
 
 def _read_text(path: str, text: Layout) -> pl.DataFrame:
-    """Every column that holds numbers, or true and false, all the way is read as such."""
+    """Read a text file; a column whose values are all numbers, or all booleans, gets that type."""
     return pl.read_csv(
         path,
         has_header=False,
@@ -79,7 +83,7 @@ def _read_text(path: str, text: Layout) -> pl.DataFrame:
 
 
 def _with_availability(path: str, items: pl.DataFrame) -> pl.DataFrame:
-    """`available`, where there is such a column, as true or false."""
+    """Convert the column `available`, if there is one, to booleans. Raises InputError for any other value."""
     if "available" not in items.columns or items["available"].dtype == pl.Boolean:
         return items
     text = items["available"].cast(pl.String).str.strip_chars().str.to_lowercase()
@@ -90,11 +94,11 @@ def _with_availability(path: str, items: pl.DataFrame) -> pl.DataFrame:
     return items.with_columns(text.replace_strict(TRUTH, return_dtype=pl.Boolean).alias("available"))
 
 
-def _problems(path: str, kinds: pl.Series) -> tuple[Problem, ...]:
-    """`kinds` holds what is wrong with each row of the file, null for nothing."""
+def _problems(path: str, kinds: pl.Series) -> tuple[RowProblem, ...]:
+    """Group rows by problem; `kinds` has the problem of each row of the file, or null."""
     rows = kinds.to_frame("kind").with_row_index("row", offset=1).drop_nulls()
     table = rows.group_by("kind").agg(pl.len().alias("count"), pl.col("row").head(SHOWN_ROWS)).sort("kind")
     return tuple(
-        Problem(kind=kind, file=Path(path).name, count=count, first_rows=tuple(first))
+        RowProblem(kind=kind, file=Path(path).name, count=count, first_rows=tuple(first))
         for kind, count, first in table.iter_rows()
     )

@@ -1,4 +1,4 @@
-"""Which column of a file says who, what and when."""
+"""Find the columns of a file that hold the session, user, item, time, position and weight of an event."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ GUESSES = {
     "position": ("position", "pos", "timeframe", "step"),
     "weight": ("weight", "eventweight"),
 }
-"""Names of each role, the likeliest first, compared without case, `_`, `-` and spaces."""
+"""Common names of each role's column, the likeliest first, compared without case, `_`, `-` and spaces."""
 
 
 class ColumnNames(BaseModel):
-    """A column for each role of an event; None where nobody named one or a file has none."""
+    """The column of each role of an event; None if none was named, or the file has none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,23 +31,26 @@ class ColumnNames(BaseModel):
 
     @property
     def roles(self) -> set[str]:
-        """The roles that have a column, but for the weight: files with and without one go together."""
+        """The roles that have a column, except the weight, which only some files of a run may have."""
         return {role for role, column in self.model_dump(exclude={"weight"}).items() if column is not None}
 
     def find(self, path: str, names: Sequence[str]) -> "ColumnNames":
-        """The column of `path` for every role: the one asked for here, else the likeliest name. Raises InputError."""
+        """Return the columns of a file with columns `names`: those named here, else the likeliest name of each role.
+
+        Raises InputError if the file at `path` lacks a column that is named here.
+        """
         return ColumnNames(**{role: self._find(path, role, names) for role in GUESSES})
 
     def _find(self, path: str, role: str, names: Sequence[str]) -> str | None:
-        asked: str | None = getattr(self, role)
-        if asked is not None and asked not in names:
-            raise InputError(f"{path}: there is no column {asked!r}; {found(names)}")
+        requested: str | None = getattr(self, role)
+        if requested is not None and requested not in names:
+            raise InputError(f"{path}: there is no column {requested!r}; {describe_columns(names)}")
         by_plain_name = {_plain(name): name for name in reversed(names)}
-        return asked or next((by_plain_name[guess] for guess in GUESSES[role] if guess in by_plain_name), None)
+        return requested or next((by_plain_name[guess] for guess in GUESSES[role] if guess in by_plain_name), None)
 
 
-def found(names: Sequence[str]) -> str:
-    """The columns a file has, for an error message."""
+def describe_columns(names: Sequence[str]) -> str:
+    """List the columns of a file, for an error message."""
     return f"the columns are {', '.join(names)}"
 
 

@@ -1,4 +1,4 @@
-"""What reads and writes event frames; everything between is narwhals, the same for every engine."""
+"""The protocol of data frame engines: they read and write events; all other steps are narwhals code for any engine."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,36 +12,36 @@ from onward.training.data.readers.formats import Format
 Frame: TypeAlias = nw.LazyFrame[Any]
 
 SOURCE_ROW = "_source_row"
-"""The column that `scan` adds: a row's number in its file from 1, header lines not counted."""
+"""The column that `scan` adds: the number of a row in its file, from 1, without header lines."""
 
 
 class Engine(Protocol):
-    """Reads files as lazy frames and computes them; a library's errors become InputError here."""
+    """Reads files as lazy frames and computes them; raises errors of its library as InputError."""
 
     def files(self, path: str) -> list[str]:
-        """`path` itself, or the files of a folder by name. Raises InputError when there is nothing to read."""
+        """Return `path` itself, or the files of a folder sorted by name. Raises InputError if there is no file."""
         ...
 
     def scan(self, path: str, file_format: Format) -> Frame:
-        """The rows of one file, in its own columns and SOURCE_ROW. Raises InputError."""
+        """Return the rows of one file, with its own columns and SOURCE_ROW. Raises InputError if it is unreadable."""
         ...
 
     def with_epoch_ms(self, frame: Frame, iso_text: str, epoch_ms: str) -> Frame:
-        """Add `epoch_ms`: the instant that ISO 8601 text tells (UTC if it names no zone), null where it tells none."""
+        """Add `epoch_ms`: the instant of ISO 8601 text (UTC if it names no zone), null if the text is not ISO 8601."""
         ...
 
     def of(self, frame: pl.DataFrame) -> Frame:
-        """A small table from the driver's memory."""
+        """Turn a small table in local memory into a frame of this engine."""
         ...
 
-    def settle(self, frame: Frame, name: str) -> Frame:
-        """Compute a frame once, into scratch files, and read it from there. Raises InputError."""
+    def materialize(self, frame: Frame, name: str) -> Frame:
+        """Compute a frame once, into scratch files, and return a frame that reads them. Raises InputError."""
         ...
 
-    def settle_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
-        """Settle `step(frame)`, where `step` never looks beyond the events of one `session_id`."""
+    def materialize_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
+        """Materialize `step(frame)`; `step` must treat each `session_id` independently of the others."""
         ...
 
     def write(self, frame: Frame, file: Path, *, sort_by: Sequence[str], columns: Sequence[str]) -> None:
-        """Compute `columns` of a frame into one Parquet file, in order; the first of `sort_by` is a whole number."""
+        """Write `columns` of a frame to one Parquet file, sorted; the first column of `sort_by` must hold integers."""
         ...

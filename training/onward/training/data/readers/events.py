@@ -1,22 +1,22 @@
-"""The rows of files as events: text ids, times in epoch milliseconds, and what is wrong with each row.
+"""Turn the rows of files into events: text ids, times in epoch milliseconds, and the problem of each unusable row.
 
-Pure functions of lazy frames. An event has the columns of EVENT_COLUMNS; `problem` is null in a sound one.
+Pure functions of lazy frames. An event has the columns of EVENT_COLUMNS; `problem` is null in a valid one.
 """
 
 import narwhals as nw
 from narwhals.dtypes import DType
 
-from onward.training.data.readers.columns import ColumnNames, found
+from onward.training.data.readers.columns import ColumnNames, describe_columns
 from onward.training.data.readers.engine import SOURCE_ROW, Engine, Frame
-from onward.training.data.readers.ids import first_wrong, id_checks, id_text
+from onward.training.data.readers.ids import first_failed, id_checks, id_text
 from onward.training.data.readers.timestamps import number_of_text, with_epoch_ms
 from onward.training.errors import InputError
 
 EARLIEST_MS = 631_152_000_000
-"""1990: a time before it is a counter or a mistake."""
+"""The start of 1990: an earlier time is a counter or a mistake."""
 DAY_MS = 86_400_000
 NO_INTERACTION = "weight of 0 or less"
-"""What sets an event apart that is sound but led nowhere: the visitor only saw the item, or disliked it."""
+"""Problem of a well-formed event that is no interaction: the visitor only saw the item, or disliked it."""
 EPOCH_MS = "_epoch_ms"
 
 EVENT_COLUMNS = ("session_id", "item_id", "timestamp_ms", "sequence", "source", SOURCE_ROW, "problem")
@@ -25,18 +25,18 @@ EVENT_COLUMNS = ("session_id", "item_id", "timestamp_ms", "sequence", "source", 
 def read_events(
     engine: Engine, rows: Frame, path: str, columns: ColumnNames, *, source: int, latest_ms: int, blank_lines: bool
 ) -> Frame:
-    """The rows of one file as events. Raises InputError when a column is missing or of no use.
+    """Turn the rows of one file into events. Raises InputError if a column is missing or has an unsuitable type.
 
     Args:
-        columns: where to find what; its session column gives the session id.
-        source: the file's number among the files of the run, by which events keep their order.
+        columns: the column of each role; its session column holds the session id.
+        source: the number of the file among the input files, which keeps events in input order.
         latest_ms: a later time is a mistake.
-        blank_lines: a row that holds nothing is an empty line of text, not a bad row.
+        blank_lines: skip rows without any value, which are empty lines of a text file, instead of reporting them.
     """
     names = list(rows.collect_schema())
-    session = _needed(path, "session", columns.session, names)
-    item = _needed(path, "item", columns.item, names)
-    rows = _in_use(rows, columns, blank_lines=blank_lines)
+    session = _required_column(path, "session", columns.session, names)
+    item = _required_column(path, "item", columns.item, names)
+    rows = _used_columns(rows, columns, blank_lines=blank_lines)
     rows = with_epoch_ms(engine, rows, path, columns.time, EPOCH_MS)
     schema = rows.collect_schema()
     events = rows.select(
@@ -53,10 +53,10 @@ def read_events(
 
 
 def flag_duplicates(events: Frame) -> Frame:
-    """Mark every sound event that repeats an earlier one of the same session, item, time and position.
+    """Mark every valid event that repeats an earlier one with the same session, item, time and position.
 
-    Days are too coarse to tell a repeated click from a repeated row: an event whose time is a whole UTC day and that
-    has no position is never a duplicate, nor is one without time and position.
+    A date alone cannot distinguish a repeated click from a repeated row: an event without a position is a duplicate
+    only if its time has a time of day (is not midnight UTC).
     """
     ordinal = (
         nw.col(SOURCE_ROW)
@@ -70,14 +70,14 @@ def flag_duplicates(events: Frame) -> Frame:
     )
 
 
-def _needed(path: str, role: str, column: str | None, names: list[str]) -> str:
+def _required_column(path: str, role: str, column: str | None, names: list[str]) -> str:
     if column is None:
-        known = found([name for name in names if name != SOURCE_ROW])
+        known = describe_columns([name for name in names if name != SOURCE_ROW])
         raise InputError(f"{path}: cannot tell which column is the {role} id; give --{role}-column ({known})")
     return column
 
 
-def _in_use(rows: Frame, columns: ColumnNames, *, blank_lines: bool) -> Frame:
+def _used_columns(rows: Frame, columns: ColumnNames, *, blank_lines: bool) -> Frame:
     names = list(dict.fromkeys(name for name in columns.model_dump().values() if name is not None))
     rows = rows.select(SOURCE_ROW, *names)
     return (
@@ -98,7 +98,7 @@ def _number(path: str, role: str, column: str | None, dtype: DType | None) -> nw
 
 
 def _problem(columns: ColumnNames, latest_ms: int) -> nw.Expr:
-    """The first thing wrong with an event."""
+    """Return the first problem of an event, or null."""
     time = nw.col("timestamp_ms")
     who = "user" if columns.session == columns.user else "session"
     checks = [*id_checks("session_id", who), *id_checks("item_id", "item")]
@@ -113,4 +113,4 @@ def _problem(columns: ColumnNames, latest_ms: int) -> nw.Expr:
         checks.append((nw.col("sequence").is_null(), "missing or unreadable position"))
     if columns.weight:
         checks.append((nw.col("weight") <= 0, NO_INTERACTION))
-    return first_wrong(checks)
+    return first_failed(checks)

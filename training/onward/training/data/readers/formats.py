@@ -1,4 +1,4 @@
-"""The files that events and items come in, and how each is laid out."""
+"""The file formats of events and items, and the layout of text files."""
 
 import csv
 import gzip
@@ -38,28 +38,28 @@ BY_EXTENSION = {
 }
 SEPARATORS = {Format.TSV: "\t", Format.RECBOLE: "\t", Format.DIGINETICA: ";", Format.YOOCHOOSE: ","}
 DIGINETICA_COLUMNS = {"timeframe", "eventdate"}
-"""Those that no other log has; such a file writes NA for an unknown user."""
+"""Columns that identify Diginetica's log, which writes NA for an unknown user."""
 YOOCHOOSE_COLUMNS = ("session_id", "timestamp", "item_id", "category")
 SERVED_ANSWERS = "answers-*.jsonl*"
-"""Files that lie beside the events in the log of a service, and hold none."""
+"""Files of recorded answers, which lie beside the events in a service's event log and hold no events."""
 SAMPLED_LINES = 100
-"""JSON lines have no header: the fields of this many first lines are the columns."""
+"""JSON lines have no header: the columns are the fields of this many first lines."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a text file is cut into named fields; every field is text."""
+    """How a text file is split into named fields; every field is text."""
 
     names: tuple[str, ...]
     separator: str | None
     """None: every line is a JSON object."""
     header_lines: int
     null_text: str | None = None
-    """What stands for nothing, besides an empty field."""
+    """Text that means null, besides an empty field."""
 
 
 def format_of(path: str) -> Format:
-    """The format that a file's extension names, `.gz` aside. Raises InputError."""
+    """Return the format of a file's extension, ignoring `.gz`. Raises InputError if the extension is unknown."""
     extension = Path(path.removesuffix(".gz")).suffix.lower()
     if extension not in BY_EXTENSION:
         raise InputError(f"{path}: cannot tell the format from {extension or 'no extension'!r}; give --format")
@@ -67,14 +67,14 @@ def format_of(path: str) -> Format:
 
 
 def first_lines(path: str) -> list[str]:
-    """The first lines of a local text file, packed by gzip or not, without a byte order mark."""
+    """Return the first lines of a local text file, gzipped or not, without a byte order mark."""
     with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
         text = [line.decode("utf-8", errors="replace") for line in islice(file, SAMPLED_LINES)]
     return [line.removeprefix("\ufeff").rstrip("\r\n") for line in text]
 
 
 def layout(path: str, file_format: Format, lines: list[str]) -> Layout:
-    """Read the layout of a text file from its first lines. Raises InputError."""
+    """Derive the layout of a text file from its first lines. Raises InputError if they are no header or no JSON."""
     if not lines or not lines[0].strip():
         raise InputError(f"{path}: the first line is empty; expected {_first_line(file_format)}")
     if file_format is Format.JSONL:

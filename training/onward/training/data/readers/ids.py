@@ -1,4 +1,4 @@
-"""Ids of sessions, users and items: text of one rule, whatever a file's type for them."""
+"""Ids of sessions, users and items as text that follows one rule, whatever their type in a file."""
 
 import narwhals as nw
 from narwhals.dtypes import DType
@@ -6,11 +6,14 @@ from narwhals.dtypes import DType
 from onward.training.errors import InputError
 
 ID_PATTERN = r"^[^\p{C}\p{Z}\x{FFFD}]{1,128}$"
-"""1 to 128 visible characters; the replacement character stands where a file was not UTF-8."""
+"""1 to 128 visible characters, without the replacement character, which marks bytes that were not UTF-8."""
 
 
 def id_text(path: str, column: str, dtype: DType) -> nw.Expr:
-    """The ids of a column as text, whole numbers without a fraction. Raises InputError for a type that is no id."""
+    """Convert the ids of a column to text, whole numbers without a fraction.
+
+    Raises InputError if the type of the column cannot hold ids.
+    """
     value = nw.col(column)
     if dtype.is_float():
         whole = nw.when((value == value.round()) & (value.abs() < 2**53)).then(value).cast(nw.Int64)
@@ -23,7 +26,7 @@ def id_text(path: str, column: str, dtype: DType) -> nw.Expr:
 
 
 def id_checks(column: str, what: str) -> list[tuple[nw.Expr, str]]:
-    """What may be wrong with an id, and how a problem of it is called."""
+    """Return the checks of an id, each as (condition of a bad id, name of the problem)."""
     value = nw.col(column)
     return [
         (value.is_null() | (value == ""), f"missing {what} id"),
@@ -31,8 +34,8 @@ def id_checks(column: str, what: str) -> list[tuple[nw.Expr, str]]:
     ]
 
 
-def first_wrong(checks: list[tuple[nw.Expr, str]]) -> nw.Expr:
-    """The name of the first check that finds something wrong, null where none does."""
+def first_failed(checks: list[tuple[nw.Expr, str]]) -> nw.Expr:
+    """Return the name of the first failed check, or null if all pass; checks are (condition of failure, name)."""
     problem: nw.Expr = nw.lit(None, dtype=nw.String)
     for wrong, name in reversed(checks):
         problem = nw.when(wrong).then(nw.lit(name)).otherwise(problem)

@@ -1,4 +1,4 @@
-"""One machine: Polars, lazy and streaming, so that a log may be larger than memory."""
+"""The engine for one machine: Polars, lazy and streaming, so that a log may be larger than memory."""
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +14,16 @@ from onward.training.data.readers.formats import BY_EXTENSION, SERVED_ANSWERS, F
 from onward.training.errors import InputError
 
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-"""Without a zone means UTC. `T` and `Z` are rewritten before."""
+"""Formats of ISO 8601 after `T` and `Z` are replaced; a time without a zone is UTC."""
 
 BUCKET_ROWS = 4_000_000
-"""So many events are sorted in memory at once, in about a gigabyte."""
+"""Events that are sorted in memory at once, in about a gigabyte."""
 
 
 class PolarsEngine:
     """Reads local files; intermediate frames lie in `scratch`.
 
-    What is held in memory grows with the number of sessions and items, and with `bucket_rows`, not with the log.
+    Memory grows with the number of sessions and items and with `bucket_rows`, not with the number of events.
     """
 
     def __init__(self, scratch: Path, bucket_rows: int = BUCKET_ROWS) -> None:
@@ -66,19 +66,19 @@ class PolarsEngine:
         """See Engine."""
         return nw.from_native(frame.lazy())
 
-    def settle(self, frame: Frame, name: str) -> Frame:
+    def materialize(self, frame: Frame, name: str) -> Frame:
         """See Engine."""
         rows: pl.LazyFrame = frame.to_native()
-        return nw.from_native(self._settled(rows, name))
+        return nw.from_native(self._materialized(rows, name))
 
-    def settle_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
-        """See Engine. Window functions need all rows of a session at once, so sessions are dealt out to buckets."""
+    def materialize_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
+        """See Engine. Window functions need all rows of a session at once, so sessions are hashed into buckets."""
         rows: pl.LazyFrame = frame.to_native()
         buckets = self._buckets(rows)
         if buckets == 1:
-            return self.settle(step(frame), name)
-        dealt = self._deal(rows, pl.col("session_id").hash() % buckets, buckets, name)
-        settled = [self.settle(step(nw.from_native(bucket)), f"{name}-{i}") for i, bucket in enumerate(dealt)]
+            return self.materialize(step(frame), name)
+        bucketed = self._split_into_buckets(rows, pl.col("session_id").hash() % buckets, buckets, name)
+        settled = [self.materialize(step(nw.from_native(bucket)), f"{name}-{i}") for i, bucket in enumerate(bucketed)]
         return nw.concat(settled)
 
     def write(self, frame: Frame, file: Path, *, sort_by: Sequence[str], columns: Sequence[str]) -> None:
@@ -88,19 +88,19 @@ class PolarsEngine:
         if buckets == 1:
             self._sink(rows.sort(sort_by).select(columns), file)
             return
-        rows = self._settled(rows, file.stem)
+        rows = self._materialized(rows, file.stem)
         number = pl.col(sort_by[0])
         first, last = rows.select(number.min().alias("first"), number.max().alias("last")).collect().row(0)
         bucket = (number - first) * buckets // (last - first + 1)
-        dealt = self._deal(rows, bucket, buckets, f"{file.stem}-dealt")
-        ordered = [self._settled(part.sort(sort_by), f"{file.stem}-{i}") for i, part in enumerate(dealt)]
+        bucketed = self._split_into_buckets(rows, bucket, buckets, f"{file.stem}-bucketed")
+        ordered = [self._materialized(part.sort(sort_by), f"{file.stem}-{i}") for i, part in enumerate(bucketed)]
         self._sink(pl.concat(ordered).select(columns), file)
 
     def _buckets(self, rows: pl.LazyFrame) -> int:
         return 1 + int(self._collected(rows.select(pl.len())).item()) // self._bucket_rows
 
-    def _deal(self, rows: pl.LazyFrame, bucket: pl.Expr, buckets: int, name: str) -> list[pl.LazyFrame]:
-        """Write rows to a file for each value of `bucket`; what computes them runs once for each."""
+    def _split_into_buckets(self, rows: pl.LazyFrame, bucket: pl.Expr, buckets: int, name: str) -> list[pl.LazyFrame]:
+        """Write the rows of each value of `bucket` to a file of their own; the query runs once per bucket."""
         files = [self._scratch / f"{name}-bucket-{i}.parquet" for i in range(buckets)]
         with _input_errors():
             pl.collect_all(
@@ -109,7 +109,7 @@ class PolarsEngine:
             )
         return [pl.scan_parquet(file) for file in files]
 
-    def _settled(self, rows: pl.LazyFrame, name: str) -> pl.LazyFrame:
+    def _materialized(self, rows: pl.LazyFrame, name: str) -> pl.LazyFrame:
         file = self._scratch / f"{name}.parquet"
         self._sink(rows, file)
         return pl.scan_parquet(file)
@@ -124,7 +124,10 @@ class PolarsEngine:
 
 
 def local_files(path: str) -> list[str]:
-    """A local file, or the files of a folder whose extension names a format, by name. Raises InputError."""
+    """Return a local file, or the files of a folder with a known extension, sorted by name.
+
+    Raises InputError if there is no such file.
+    """
     place = Path(path)
     if not place.exists():
         raise InputError(f"{path}: there is no such file")

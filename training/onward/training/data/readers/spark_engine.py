@@ -1,7 +1,7 @@
-"""A cluster: Spark, through the same narwhals expressions. Settings such as the master come from Spark's own places.
+"""The engine for a cluster: Spark, through the same narwhals expressions; it reads Spark's own configuration.
 
-Files are local, on a disk that every worker sees under the same path, or anything Spark has a connector for
-(`s3a://...`); intermediate files lie in `scratch`, which every worker must see too.
+Files are local, on a disk mounted at the same path on every worker, or anything Spark has a connector for
+(`s3a://...`). Intermediate files lie in `scratch`, which every worker must be able to access too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ except ImportError as error:
 
 
 class SparkEngine:
-    """Runs in the session that Spark's configuration describes, on this machine if it names no master."""
+    """Runs in the session of Spark's configuration; on this machine if the configuration names no master."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch.resolve()
@@ -43,7 +43,7 @@ class SparkEngine:
         return [path] if "://" in path else [f"file://{Path(file).resolve()}" for file in local_files(path)]
 
     def scan(self, path: str, file_format: Format) -> Frame:
-        """See Engine. In a folder named as a whole, rows are counted through its files by name."""
+        """See Engine. If `path` is a folder, rows are numbered across its files, in order of their names."""
         with _input_errors(f"{path}: cannot be read as {file_format}"):
             if file_format is Format.PARQUET:
                 return _lazy(_numbered(self._spark.read.parquet(path)))
@@ -61,16 +61,16 @@ class SparkEngine:
         """See Engine."""
         return _lazy(self._spark.createDataFrame(frame.to_arrow()))
 
-    def settle(self, frame: Frame, name: str) -> Frame:
+    def materialize(self, frame: Frame, name: str) -> Frame:
         """See Engine."""
         return _lazy(self._spark.read.parquet(self._written(frame.to_native(), name)))
 
-    def settle_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
-        """See Engine. Spark deals out sessions by itself."""
-        return self.settle(step(frame), name)
+    def materialize_by_session(self, frame: Frame, step: Callable[[Frame], Frame], name: str) -> Frame:
+        """See Engine. Spark partitions sessions itself."""
+        return self.materialize(step(frame), name)
 
     def write(self, frame: Frame, file: Path, *, sort_by: Sequence[str], columns: Sequence[str]) -> None:
-        """See Engine. The sorted parts that the workers wrote become one file."""
+        """See Engine. Concatenates the sorted part files of the workers into one file."""
         rows: DataFrame = frame.to_native()
         folder = self._written(rows.sort(*sort_by).select(*columns), f"sorted-{file.stem}")
         pl.scan_parquet(sorted(Path(folder.removeprefix("file://")).glob("part-*.parquet"))).sink_parquet(file)
@@ -102,9 +102,9 @@ class SparkEngine:
 
 
 def _numbered(rows: DataFrame) -> DataFrame:
-    """Add SOURCE_ROW. Spark reads a file in blocks, each by one task in order: number the rows of a block, then blocks.
+    """Add SOURCE_ROW: the row's number within its block plus the prefix sum of the rows in earlier blocks.
 
-    Empty lines of text files do not count.
+    Spark reads a file in blocks, each in order by one task. Empty lines of text files do not count.
     """
     columns = rows.columns
     placed = rows.select(

@@ -1,4 +1,4 @@
-"""Times of any kind as epoch milliseconds."""
+"""Convert times of any type to epoch milliseconds."""
 
 import narwhals as nw
 from narwhals.dtypes import DType
@@ -12,14 +12,14 @@ ISO_PATTERN = (
     r"(?: ?(?:Z|UTC)|[+-][0-9]{2}:?[0-9]{2})?)?$"
 )
 SECONDS_BELOW, MILLISECONDS_BELOW, MICROSECONDS_BELOW = 10**11, 10**14, 10**17
-"""The magnitude of a number tells its unit; from the last one on it counts nanoseconds."""
+"""The magnitude of a number determines its unit; from MICROSECONDS_BELOW on it counts nanoseconds."""
 
 
 def with_epoch_ms(engine: Engine, rows: Frame, path: str, column: str | None, name: str) -> Frame:
-    """Add `name` (Int64): the instants of `column`, null where it tells none. Raises InputError.
+    """Add `name` (Int64): the instants of `column` in epoch milliseconds, null if a value is no time.
 
     A column may hold dates, datetimes (UTC if they name no zone), numbers since 1970 in seconds, milliseconds,
-    microseconds or nanoseconds, or text of either kind (ISO 8601).
+    microseconds or nanoseconds, or text of such numbers or of ISO 8601 times. Raises InputError for any other type.
     """
     if column is None:
         return rows.with_columns(nw.lit(None, dtype=nw.Int64).alias(name))
@@ -30,7 +30,7 @@ def with_epoch_ms(engine: Engine, rows: Frame, path: str, column: str | None, na
 
 
 def number_of_text(column: str) -> nw.Expr:
-    """The number that a text tells (Float64), null where it tells none."""
+    """Parse text as a number (Float64), null if it is none."""
     return nw.when(nw.col(column).str.contains(NUMBER_PATTERN)).then(nw.col(column)).cast(nw.Float64)
 
 
@@ -44,7 +44,7 @@ def _of_typed(path: str, column: str, dtype: DType) -> nw.Expr:
         return _of_integers(value.cast(nw.Int64))
     if dtype.is_numeric():
         return _of_floats(value.cast(nw.Float64))
-    raise InputError(f"{path}: column {column!r} holds {dtype}, which tells no time; give --time-column")
+    raise InputError(f"{path}: column {column!r} holds {dtype}, which is no time; give --time-column")
 
 
 def _with_instants_of_text(engine: Engine, rows: Frame, column: str, name: str) -> Frame:
@@ -69,7 +69,7 @@ def _of_integers(value: nw.Expr) -> nw.Expr:
 
 
 def _of_floats(value: nw.Expr) -> nw.Expr:
-    """By way of whole microseconds, which a float still tells apart; nanoseconds lose their last digits."""
+    """Convert floats via whole numbers; a float is exact for microseconds, but nanoseconds lose their last digits."""
     finite = nw.when(value.abs() < float(2**63)).then(value)
     seconds = (nw.when(finite.abs() < SECONDS_BELOW).then(finite) * 1000).round()
     larger = nw.when(finite.abs() >= SECONDS_BELOW).then(finite)

@@ -1,4 +1,4 @@
-"""The learning curve of a run, as a picture."""
+"""Plot the learning curve of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 def draw_curve(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw training loss and validation metrics by epoch into a PNG; `history` holds the lines of metrics.jsonl."""
+    """Plot training loss and validation metrics by epoch to a PNG; `history` holds the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     loss_axes, metric_axes = figure.subplots(1, 2)
     for name in dict.fromkeys(line["fit"] for line in history):

@@ -1,4 +1,4 @@
-"""Evaluations that leave a record: a run's by its bundle, and that of the baselines."""
+"""Evaluate a run's bundle, or the baselines, and write the metrics to a record."""
 
 import json
 import time
@@ -27,23 +27,25 @@ TIMED_CALLS, TIMED_LENGTH = 300, 20
 def evaluate_and_record(
     folder: Path, data: Path, runs: Sequence[Path], records: Path, *, sampled_negatives: int = 0, seed: int = 0
 ) -> dict[str, Any]:
-    """Evaluate a bundle on the test part, as `evaluate_bundle` does, and record it with the runs that it came from.
+    """Evaluate a bundle on the test part, as `evaluate_bundle` does, and record it with its runs.
 
     Args:
         folder: a bundle, or a folder of bundles, meaning its current one.
         data: a dataset.
-        runs: the folders of the trainings that it was exported from, in that order.
-        records: where records are kept, below it a folder for each data set.
+        runs: the folders of the runs that it was exported from, in that order.
+        records: the folder of records, with a subfolder for each data set.
+        sampled_negatives: also rank each target among this many sampled items; 0 for none.
+        seed: seed of the sampled items.
 
     Raises:
-        InputError: the bundle is not of these runs, a run not of this data set or not at its end.
+        InputError: the bundle was not exported from these runs, or a run is of another data set or not finished.
         BundleError: the bundle is damaged.
     """
     bundle_folder = folder / "current" if (folder / "current").is_symlink() else folder
     manifest, _ = read_manifest(bundle_folder.resolve())
     dataset = Dataset.open(data)
-    _check_belongs_together(manifest, dataset, runs, bundle_folder)
-    members = [_Member.of(run) for run in runs]
+    _check_same_origin(manifest, dataset, runs, bundle_folder)
+    members = [_RecordedRun.of(run) for run in runs]
     first = members[0]
     metrics = evaluate_bundle(folder, data, "test", sampled_negatives=sampled_negatives, seed=seed)
     record = RunRecord(
@@ -82,7 +84,7 @@ def evaluate_and_record_baselines(data: Path, records: Path, *, hide_seen: bool)
 
 
 def encode_p50_ms(bundle: Bundle) -> float:
-    """Median time of `bundle.encoder`, in milliseconds, for a session of 20 random items; it keeps to one thread."""
+    """Measure the median time of `bundle.encoder` for a session of 20 random items on one thread, in milliseconds."""
     rows_CL = np.random.default_rng(0).integers(1, bundle.manifest.items + 1, size=(TIMED_CALLS, TIMED_LENGTH))
     durations_s = []
     for rows in rows_CL.tolist():
@@ -92,8 +94,8 @@ def encode_p50_ms(bundle: Bundle) -> float:
     return 1_000 * median(durations_s)
 
 
-class _Member(NamedTuple):
-    """A run of a bundle."""
+class _RecordedRun(NamedTuple):
+    """A finished run that a bundle was exported from."""
 
     facts: dict[str, Any]
     recipe: Recipe
@@ -101,27 +103,29 @@ class _Member(NamedTuple):
     epochs_chosen: int
 
     @classmethod
-    def of(cls, run: Path) -> "_Member":
-        """Read it. Raises InputError for one that is not at its end."""
+    def of(cls, run: Path) -> "_RecordedRun":
+        """Read the folder of a run. Raises InputError if the run is not finished."""
         facts = read_run(run)
         recipe = Recipe.parse(facts["recipe"], f"{facts['recipe_name']}.toml")
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         curve = tuple(Epoch.model_validate(json.loads(line)) for line in lines)
         chosen = _chosen_epoch(recipe, curve, facts["epochs"], facts["refit_epochs"])
         if chosen is None:
-            raise InputError(f"{run}: is not at its end; go on with `onward-training train ... --resume`, then export")
+            raise InputError(
+                f"{run}: is not finished; resume it with `onward-training train ... --resume`, then export"
+            )
         return cls(facts, recipe, curve, chosen)
 
 
-def _check_belongs_together(manifest: Manifest, dataset: Dataset, runs: Sequence[Path], bundle: Path) -> None:
+def _check_same_origin(manifest: Manifest, dataset: Dataset, runs: Sequence[Path], bundle: Path) -> None:
     records = [read_run(run) for run in runs]
     for run, facts in zip(runs, records, strict=True):
         if dataset.info.fingerprint != facts["data_fingerprint"]:
             raise InputError(f"{dataset.folder}: is not the data set that {run} was trained on; name that with --data")
-    made_of = exported_recipe([facts["recipe"] for facts in records])
+    recipe_text = exported_recipe([facts["recipe"] for facts in records])
     validation = best_validation(runs[0]) if len(runs) == 1 else {}
     if (manifest.recipe, manifest.data_fingerprint, manifest.metrics) != (
-        made_of,
+        recipe_text,
         dataset.info.fingerprint,
         validation,
     ):
@@ -130,7 +134,7 @@ def _check_belongs_together(manifest: Manifest, dataset: Dataset, runs: Sequence
 
 
 def _chosen_epoch(recipe: Recipe, curve: tuple[Epoch, ...], epochs: int, refit_epochs: int | None) -> int | None:
-    """The epoch whose weights are exported; None for a run that is not at its end."""
+    """Return the epoch whose weights are exported; None if the run is not finished."""
     metric, options = recipe.training.validation_metric, recipe.training
     if refit_epochs is not None:
         return refit_epochs if _length(curve, REFIT) == refit_epochs else None
@@ -144,13 +148,13 @@ def _chosen_epoch(recipe: Recipe, curve: tuple[Epoch, ...], epochs: int, refit_e
 
 
 def _joined_name(recipes: Sequence[str]) -> str:
-    """Names of the recipes with how often each is there, as `a`, `a-x2` or `a-x2+b`."""
+    """Join the names of recipes with their counts, as `a`, `a-x2` or `a-x2+b`."""
     counts = Counter(recipes)
     return "+".join(name if count == 1 else f"{name}-x{count}" for name, count in counts.items())
 
 
-def _unvalidated(members: Sequence[_Member]) -> Iterator[Epoch]:
-    """The epochs of several runs, of which no validation is that of what they make together."""
+def _unvalidated(members: Sequence[_RecordedRun]) -> Iterator[Epoch]:
+    """Yield the epochs of several runs without validation metrics, which do not apply to their ensemble."""
     return (epoch.model_copy(update={"validation": {}}) for member in members for epoch in member.curve)
 
 
