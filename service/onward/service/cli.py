@@ -1,8 +1,9 @@
-"""`onward-service`: run the service, and look at what it needs."""
+"""The commands of `onward-service`; each imports its own code when it runs."""
 
 import json
 import secrets
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,8 +15,18 @@ if TYPE_CHECKING:
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"onward {version('onward')}")
+        raise typer.Exit
+
+
 @cli.callback()
-def _about() -> None:
+def onward_service(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Serve next-item recommendations from a folder of bundles."""
 
 
@@ -28,24 +39,30 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.  [default: 8000]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes, one for each core.  [default: 1]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes: at most one for each core.  [default: 1]")
+    ] = None,
 ) -> None:
     """Answer requests until stopped.
 
-    Every option is also a SERVICE_* variable (SERVICE_BUNDLES, SERVICE_HOST, ...); an option goes before its variable.
-    More of them: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50), SERVICE_STORE_TIMEOUT (0.1 seconds),
-    SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30), SERVICE_LOG_LEVEL (info).
+    Every option is also a SERVICE_* variable (SERVICE_BUNDLES, SERVICE_HOST, ...); an option overrides its variable.
+    Other variables, with their defaults: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50),
+    SERVICE_STORE_TIMEOUT (0.1 seconds), SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30),
+    SERVICE_LOG_LEVEL (info).
 
-    What is made of events, and kept: SERVICE_EVENT_WEIGHTS, as in share=2,skip=-1; SERVICE_MAX_EVENT_AGE (a day);
-    SERVICE_POPULARITY_HALF_LIFE (3 days); SERVICE_ANSWER_TTL for next pages and explanations (PT30M, 0 for none);
-    SERVICE_EVENT_LOG, a folder for events and answers that `onward-training prepare` reads (none).
+    Events and answers: SERVICE_EVENT_WEIGHTS, as in share=2,skip=-1; SERVICE_MAX_EVENT_AGE (a day);
+    SERVICE_POPULARITY_HALF_LIFE (3 days); SERVICE_ANSWER_TTL, how long an answer is kept for next pages and
+    explanations (PT30M, 0 for not at all); SERVICE_EVENT_LOG, a folder that events and answers are written to, for
+    `onward-training prepare` (none).
 
-    Who is let in: SERVICE_API_KEYS, digests of keys with commas between, as `onward-service key` makes them (empty:
-    everyone); SERVICE_RATE_LIMIT, as in 100/second, of each key or else client address, in each worker (none);
-    SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT for a body to arrive (10).
+    Access and limits: SERVICE_API_KEYS, digests that `onward-service key` prints, separated by commas (empty: no key
+    is needed); SERVICE_RATE_LIMIT, as in 100/second, for each key or client address, counted by each worker (none);
+    SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT, how long a body may take to
+    arrive (10 seconds).
 
     REDIS_URL names the session store. Without it the service starts a private valkey-server or redis-server from
-    PATH, or the one of the extra `embedded`; where there is none, sessions are kept in memory, by one worker only.
+    PATH, or the one that the extra `embedded` installs. If none is found, sessions are kept in memory, which only
+    one worker can do.
     """
     from pydantic import ValidationError
 
@@ -53,9 +70,9 @@ def serve(
     from onward.service.server.serve import serve as run
     from onward.service.settings import Settings, describe
 
-    given: dict[str, Any] = {"bundles": bundles, "host": host, "port": port, "workers": workers}
+    options: dict[str, Any] = {"bundles": bundles, "host": host, "port": port, "workers": workers}
     try:
-        run(Settings(**{name: value for name, value in given.items() if value is not None}))
+        run(Settings(**{name: value for name, value in options.items() if value is not None}))
     except ValidationError as error:
         _refuse(describe(error))
     except CannotServe as error:
@@ -64,7 +81,7 @@ def serve(
 
 @cli.command(epilog="Example: onward-service key")
 def key() -> None:
-    """Print a new random key for callers, and its digest for SERVICE_API_KEYS. The key is stored nowhere."""
+    """Print a new random key for a client, and its digest for SERVICE_API_KEYS. The key is not stored."""
     secret = secrets.token_urlsafe(32)
     typer.echo(f"key     {secret}\ndigest  {sha256(secret.encode()).hexdigest()}")
 
@@ -72,27 +89,27 @@ def key() -> None:
 @cli.command(epilog="Example: onward-service examples --bundles ./bundles --url http://127.0.0.1:8000")
 def examples(
     bundles: Annotated[Path, typer.Option(help="Folder of bundles.")],
-    url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
 ) -> None:
-    """Print curl calls to try on the service, with items that the current bundle knows."""
+    """Print curl calls to try on the service, with items of the current bundle."""
     from onward.bundle import BundleError
     from onward.service.curl_examples import curl_examples
 
     try:
-        for what, call in curl_examples(bundles, url):
-            typer.echo(f"# {what}\n{call}")
+        for description, call in curl_examples(bundles, url):
+            typer.echo(f"# {description}\n{call}")
     except BundleError as error:
         _refuse(f"{bundles}: {error}")
-    typer.echo(f"# The whole interface: {url}/docs")
+    typer.echo(f"# All endpoints: {url}/docs")
 
 
 @cli.command(epilog="Example: onward-service changes --redis-url redis://127.0.0.1 > changes.jsonl")
 def changes(
     redis_url: Annotated[
-        str, typer.Option(envvar="REDIS_URL", help="The server that the service keeps its live catalog at.")
+        str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server that holds the live catalog.")
     ],
 ) -> None:
-    """Print all changes of the live catalog, one a line, for `onward-training rebuild --changes`."""
+    """Print all changes of the live catalog, one per line, for `onward-training rebuild --changes`."""
     import asyncio
 
     from onward.service.errors import LiveStoreUnavailable
@@ -100,7 +117,7 @@ def changes(
     from onward.service.settings import STORE_SCHEMES
 
     if not redis_url.startswith(STORE_SCHEMES[:-1]):
-        _refuse(f"--redis-url: begins with one of {', '.join(STORE_SCHEMES[:-1])}")
+        _refuse(f"--redis-url: must begin with one of {', '.join(STORE_SCHEMES[:-1])}")
     try:
         for line in asyncio.run(change_lines(redis_url)):
             typer.echo(line)
@@ -112,41 +129,45 @@ def changes(
     epilog="Example: onward-service bench --bundles ./bundles --rps 2000 --slo p90=50ms,p99=100ms --out ./bench"
 )
 def bench(
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles; visitors click items of the current one.")],
+    bundles: Annotated[
+        Path, typer.Option(help="Folder of bundles; simulated visitors click items of the current one.")
+    ],
     url: Annotated[
-        str | None, typer.Option(help="A service that runs already, with these bundles, instead of one started here.")
+        str | None, typer.Option(help="A running service with these bundles, instead of starting one.")
     ] = None,
     rps: Annotated[
-        float | None, typer.Option(min=0.001, help="Requests/s that you need: tells how many replicas.")
+        float | None, typer.Option(min=0.001, help="Requests/s that you need; reports how many replicas serve them.")
     ] = None,
-    slo: Annotated[str, typer.Option(help="The longest that shares of the answers may take.")] = "p90=50ms",
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes of the service that is started.")] = 1,
+    slo: Annotated[
+        str, typer.Option(help="Latency objective: the longest that shares of answers may take.")
+    ] = "p90=50ms",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes of the service that is started.")] = 1,
     condition: Annotated[
-        str | None, typer.Option("--filter", help="A filter of the API, as JSON, in each request.")
+        str | None, typer.Option("--filter", help="A filter to send with each request, as JSON.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long each rate is tried.")] = 5.0,
     redis_url: Annotated[
-        str | None, typer.Option(envvar="REDIS_URL", help="A session store for trials, instead of a private one.")
+        str | None,
+        typer.Option(envvar="REDIS_URL", help="A session store for the measurement, instead of a private one."),
     ] = None,
-    key: Annotated[
-        str | None, typer.Option(envvar="ONWARD_KEY", help="The key that the service at --url asks for.")
-    ] = None,
+    key: Annotated[str | None, typer.Option(envvar="ONWARD_KEY", help="API key of the service at --url.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for latencies.png and bench.json.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Find the highest rate of requests at which your bundle is served fast enough, and what that takes.
+    """Find the highest request rate that meets a latency objective, and the resources that it takes.
 
-    Starts the service, and a process that sends what visitors of this catalog would: sessions of power-law lengths over
-    items as popular as in your log, each click one request that stores the click and asks for 20 items. Requests are
-    due at random times, whether the service keeps up or not, and latency counts from when a request was due.
+    Starts the service and a load generator that simulates visitors of this catalog: session lengths follow a power
+    law, items are as popular as in your log, and each click is one request that stores the click and asks for 20
+    items. Requests are sent at random times whether the service keeps up or not (open loop), and latency is measured
+    from the time a request was due.
 
-    The rate is doubled until it misses the objective, then halved in between, and what was found is held for twice as
-    long. One failed or degraded answer misses it too. Percentiles of an objective are p50, p90, p99, p99.9 and max, in
-    ms or s. Replicas are counted so that each carries at most 70 % of its highest rate.
+    The rate is doubled until it misses the objective, then found by bisection, and the result is confirmed for twice
+    as long. A failed or degraded answer also misses the objective. Percentiles of an objective are p50, p90, p99,
+    p99.9 and max, in ms or s. Replicas are counted so that each carries at most 70 % of its highest rate.
 
-    Sessions, and what they make popular, are written to the store that is named: name none of a live shop.
+    Sessions and popularity counts are written to the session store: do not name the store of a live shop.
 
-    Ends with code 0 where some rate meets the objective, 1 where none does, 2 where it could not be measured.
+    Exit code: 0 if some rate meets the objective, 1 if none does, 2 if it could not be measured.
     """
     from onward.service.bench.run import run
     from onward.service.bench.server import CannotMeasure
@@ -172,8 +193,10 @@ def _write(report: "Report", out: Path) -> None:
         _refuse(f"--out: {error.strerror}: {out}")
     try:
         from onward.service.bench.plot import draw_latencies
-    except ModuleNotFoundError:
-        typer.echo("no latencies.png: pip install 'onward[bench]' for it", err=True)
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        typer.echo("no latencies.png: matplotlib is not installed: pip install 'onward[bench]'", err=True)
     else:
         draw_latencies(report.capacity, out / "latencies.png")
 
