@@ -25,7 +25,7 @@ from onward.bundle import (
     Catalog,
     stage,
 )
-from onward.bundle.catalog.cold_start import ColdItems
+from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.live_item import StoredChange, read_changes
 from onward.bundle.files.changes import ItemChange
 from onward.training.data.readers.attributes import read_attributes
@@ -139,7 +139,7 @@ def _read(changes: Path) -> list[StoredChange]:
 
 def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Callable[[str], object]) -> Items:
     """The items as the service shows them with these changes, new ones behind the others."""
-    cold_items = ColdItems(bundle.catalog, bundle.vectors_N1D)
+    cold_items = ColdStart(bundle.catalog, bundle.vectors_N1D)
     catalog = bundle.with_changes([_change(bundle, cold_items, change) for change in changes]).catalog
     new = [change for change in catalog.cold if change.vector_D is not None]
     left_out = [change for change in catalog.cold if change.vector_D is None]
@@ -159,7 +159,7 @@ def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Call
     )
 
 
-def _change(bundle: Bundle, cold_items: ColdItems, change: StoredChange) -> ItemChange:
+def _change(bundle: Bundle, cold_items: ColdStart, change: StoredChange) -> ItemChange:
     is_new = bundle.catalog.row(change.item_id) is None and not change.deleted
     cold = cold_items.vector(change.as_cold()) if is_new else None
     return change.change(change.item_id, change.sequence, None if cold is None else cold.vector_D)
