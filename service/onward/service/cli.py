@@ -56,7 +56,7 @@ def serve(
     `onward-training prepare` (none).
 
     Access and limits: SERVICE_API_KEYS, digests that `onward-service key` prints, separated by commas (empty: no key
-    is needed); SERVICE_RATE_LIMIT, as in 100/second, for each key or client address, counted by each worker (none);
+    is needed); SERVICE_RATE_LIMIT, as in 100/second, per key or else per client address, counted by each worker (none);
     SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT, how long a body may take to
     arrive (10 seconds).
 
