@@ -24,7 +24,7 @@ FROM install AS install-service
 RUN pip install --requirement requirements/service.lock
 COPY service service
 RUN pip install --no-deps . && python -m compileall -q /opt/onward/lib && rm /opt/onward/bin/onward-training \
- && cd / && python -c 'import onward.bundle.encoder.srgnn_kernel'
+ && python -c 'import onward.bundle.encoder.srgnn_kernel'
 
 FROM base AS training
 COPY --from=install-training /opt/onward /opt/onward

@@ -1,5 +1,5 @@
 .POSIX:
-.PHONY: setup demo test check format lock lint clean
+.PHONY: setup demo test check check-wheel format lock lint clean
 
 PYTHON = python3
 TORCH_BACKEND = cpu
@@ -13,8 +13,9 @@ READY = .venv/.ready
 TRAINING = $(BIN)/onward-training
 SERVICE = $(BIN)/onward-service
 
-# Everything into .venv: pinned, hashed, and torch without CUDA unless TORCH_BACKEND=auto or cu128 asks for it; the
-# kernel compiled, so that no start has to.
+# Install everything into .venv, at the locked versions and checked by hash. torch comes without CUDA unless
+# TORCH_BACKEND is auto or a version such as cu128. The last import compiles the SR-GNN kernel, so that no start of the
+# service has to.
 setup: $(READY)
 
 $(READY): requirements/dev.lock requirements/spark.lock requirements/install-torch.sh pyproject.toml
@@ -26,7 +27,7 @@ $(READY): requirements/dev.lock requirements/spark.lock requirements/install-tor
 	$(BIN)/python -c 'import onward.bundle.encoder.srgnn_kernel'
 	touch $(READY)
 
-# A made-up shop, an encoder trained on its visitors, and the service that recommends its items.
+# Generate a synthetic shop, train an encoder on its visitors' sessions, and serve recommendations of its items.
 demo: $(READY) $(DEMO)/bundles/current
 	$(SERVICE) examples --bundles $(DEMO)/bundles --url http://$(HOST):$(PORT)
 	$(SERVICE) serve --bundles $(DEMO)/bundles --host $(HOST) --port $(PORT)
@@ -51,11 +52,16 @@ lint: $(READY)
 
 check: lint test
 
+# Build the wheel, and use it outside the checkout with each extra alone. About 2 minutes; 1 if the environments below
+# build/wheel-check are there from an earlier run.
+check-wheel: $(READY)
+	$(BIN)/python -m tests.packaging.check_wheel --torch $(TORCH_VERSION)
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Resolve pyproject.toml anew. The locks name no host: whoever installs uses the index that they have set up.
+# Update the locks to the newest versions that pyproject.toml allows. They name no host: pip uses its configured index.
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra embedded --extra bench --extra training --extra dev \

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install torch without downloading CUDA unless it is asked for: install-torch.sh PYTHON VERSION BACKEND
-# BACKEND: cpu (the default elsewhere), auto, or a CUDA version such as cu128.
+# Install torch into the environment of a Python, unless it has it: install-torch.sh PYTHON VERSION BACKEND
+# BACKEND: cpu (no CUDA is downloaded), auto (what the machine's GPU needs), or a CUDA version such as cu128.
 set -eu
 python=$1 version=$2 backend=$3
 

@@ -23,14 +23,14 @@ def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
         ("examples", "--bundles", "nowhere"),
     ],
 )
-def test_a_fault_of_usage_is_one_line_and_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    ended = run(*arguments, cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("error: ")
-    assert ended.stderr.count("\n") == 1
+def test_a_usage_error_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    completed = run(*arguments, cwd=tmp_path)
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert completed.stderr.startswith("error: ")
+    assert completed.stderr.count("\n") == 1
 
 
-def test_a_new_key_comes_with_its_digest_and_differs_each_time(tmp_path: Path) -> None:
+def test_each_new_key_is_different_and_printed_with_its_digest(tmp_path: Path) -> None:
     keys = set()
     for _ in range(2):
         printed = dict(line.split() for line in run("key", cwd=tmp_path).stdout.splitlines())

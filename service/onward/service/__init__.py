@@ -1,1 +1,1 @@
-"""Onward, online: a bundle in, recommendations out."""
+"""Onward's REST service: answers requests for recommendations from a bundle."""

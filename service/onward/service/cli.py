@@ -1,8 +1,9 @@
-"""`onward-service`: run the service, and look at what it needs."""
+"""The commands of `onward-service`; each imports its own code when it runs."""
 
 import json
 import secrets
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,8 +15,18 @@ if TYPE_CHECKING:
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"onward {version('onward')}")
+        raise typer.Exit
+
+
 @cli.callback()
-def _about() -> None:
+def onward_service(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Serve next-item recommendations from a folder of bundles."""
 
 
@@ -28,24 +39,30 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.  [default: 8000]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes, one for each core.  [default: 1]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes: at most one for each core.  [default: 1]")
+    ] = None,
 ) -> None:
     """Answer requests until stopped.
 
-    Every option is also a SERVICE_* variable (SERVICE_BUNDLES, SERVICE_HOST, ...); an option goes before its variable.
-    More of them: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50), SERVICE_STORE_TIMEOUT (0.1 seconds),
-    SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30), SERVICE_LOG_LEVEL (info).
+    Every option is also a SERVICE_* variable (SERVICE_BUNDLES, SERVICE_HOST, ...); an option overrides its variable.
+    Other variables, with their defaults: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50),
+    SERVICE_STORE_TIMEOUT (0.1 seconds), SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30),
+    SERVICE_LOG_LEVEL (info).
 
-    What is made of events, and kept: SERVICE_EVENT_WEIGHTS, as in share=2,skip=-1; SERVICE_MAX_EVENT_AGE (a day);
-    SERVICE_POPULARITY_HALF_LIFE (3 days); SERVICE_ANSWER_TTL for next pages and explanations (PT30M, 0 for none);
-    SERVICE_EVENT_LOG, a folder for events and answers that `onward-training prepare` reads (none).
+    Events and answers: SERVICE_EVENT_WEIGHTS, as in share=2,skip=-1; SERVICE_MAX_EVENT_AGE (a day);
+    SERVICE_POPULARITY_HALF_LIFE (3 days); SERVICE_ANSWER_TTL, how long an answer is kept for next pages and
+    explanations (PT30M, 0 for not at all); SERVICE_EVENT_LOG, a folder that events and answers are written to, for
+    `onward-training prepare` (none).
 
-    Who is let in: SERVICE_API_KEYS, digests of keys with commas between, as `onward-service key` makes them (empty:
-    everyone); SERVICE_RATE_LIMIT, as in 100/second, of each key or else client address, in each worker (none);
-    SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT for a body to arrive (10).
+    Access and limits: SERVICE_API_KEYS, digests that `onward-service key` prints, separated by commas (empty: no key
+    is needed); SERVICE_RATE_LIMIT, as in 100/second, per key or else per client address, counted by each worker (none);
+    SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT, how long a body may take to
+    arrive (10 seconds).
 
     REDIS_URL names the session store. Without it the service starts a private valkey-server or redis-server from
-    PATH, or the one of the extra `embedded`; where there is none, sessions are kept in memory, by one worker only.
+    PATH, or the one that the extra `embedded` installs. If none is found, sessions are kept in memory, which only
+    one worker can do.
     """
     from pydantic import ValidationError
 
@@ -53,9 +70,9 @@ def serve(
     from onward.service.server.serve import serve as run
     from onward.service.settings import Settings, describe
 
-    given: dict[str, Any] = {"bundles": bundles, "host": host, "port": port, "workers": workers}
+    options: dict[str, Any] = {"bundles": bundles, "host": host, "port": port, "workers": workers}
     try:
-        run(Settings(**{name: value for name, value in given.items() if value is not None}))
+        run(Settings(**{name: value for name, value in options.items() if value is not None}))
     except ValidationError as error:
         _refuse(describe(error))
     except CannotServe as error:
@@ -64,7 +81,7 @@ def serve(
 
 @cli.command(epilog="Example: onward-service key")
 def key() -> None:
-    """Print a new random key for callers, and its digest for SERVICE_API_KEYS. The key is stored nowhere."""
+    """Print a new random key for a client, and its digest for SERVICE_API_KEYS. The key is not stored."""
     secret = secrets.token_urlsafe(32)
     typer.echo(f"key     {secret}\ndigest  {sha256(secret.encode()).hexdigest()}")
 
@@ -72,27 +89,27 @@ def key() -> None:
 @cli.command(epilog="Example: onward-service examples --bundles ./bundles --url http://127.0.0.1:8000")
 def examples(
     bundles: Annotated[Path, typer.Option(help="Folder of bundles.")],
-    url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
 ) -> None:
-    """Print curl calls to try on the service, with items that the current bundle knows."""
+    """Print curl calls to try on the service, with items of the current bundle."""
     from onward.bundle import BundleError
     from onward.service.curl_examples import curl_examples
 
     try:
-        for what, call in curl_examples(bundles, url):
-            typer.echo(f"# {what}\n{call}")
+        for description, call in curl_examples(bundles, url):
+            typer.echo(f"# {description}\n{call}")
     except BundleError as error:
         _refuse(f"{bundles}: {error}")
-    typer.echo(f"# The whole interface: {url}/docs")
+    typer.echo(f"# All endpoints: {url}/docs")
 
 
 @cli.command(epilog="Example: onward-service changes --redis-url redis://127.0.0.1 > changes.jsonl")
 def changes(
     redis_url: Annotated[
-        str, typer.Option(envvar="REDIS_URL", help="The server that the service keeps its live catalog at.")
+        str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server that holds the live catalog.")
     ],
 ) -> None:
-    """Print all changes of the live catalog, one a line, for `onward-training rebuild --changes`."""
+    """Print all changes of the live catalog, one per line, for `onward-training rebuild --changes`."""
     import asyncio
 
     from onward.service.errors import LiveStoreUnavailable
@@ -100,7 +117,7 @@ def changes(
     from onward.service.settings import STORE_SCHEMES
 
     if not redis_url.startswith(STORE_SCHEMES[:-1]):
-        _refuse(f"--redis-url: begins with one of {', '.join(STORE_SCHEMES[:-1])}")
+        _refuse(f"--redis-url: must begin with one of {', '.join(STORE_SCHEMES[:-1])}")
     try:
         for line in asyncio.run(change_lines(redis_url)):
             typer.echo(line)
@@ -122,7 +139,7 @@ def bench(
     slo: Annotated[str, typer.Option(help="Latency objective: limits on percentiles.")] = "p90=50ms",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes of the service that is started.")] = 1,
     condition: Annotated[
-        str | None, typer.Option("--filter", help="A filter of the API, as JSON, in each request.")
+        str | None, typer.Option("--filter", help="A filter to send with each request, as JSON.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="Duration of each load step.")] = 5.0,
     redis_url: Annotated[
@@ -171,8 +188,10 @@ def _write(report: "CapacityReport", out: Path) -> None:
         _refuse(f"--out: {error.strerror}: {out}")
     try:
         from onward.service.bench.plot import draw_latencies
-    except ModuleNotFoundError:
-        typer.echo("no latencies.png: pip install 'onward[bench]' for it", err=True)
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        typer.echo("no latencies.png: matplotlib is not installed: pip install 'onward[bench]'", err=True)
     else:
         draw_latencies(report.capacity, out / "latencies.png")
 

@@ -1,1 +1,1 @@
-"""Onward, offline: click logs in, a bundle out."""
+"""Onward's training side: learns encoders from click logs and writes bundles."""

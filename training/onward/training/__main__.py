@@ -1,28 +1,38 @@
-"""`onward-training`, also `python -m training`."""
+"""The command `onward-training`, also `python -m onward.training`."""
 
 import sys
+from typing import NoReturn
 
-from typer._click.exceptions import ClickException, NoArgsIsHelpError  # typer carries a click of its own
+from typer._click.exceptions import ClickException, NoArgsIsHelpError  # typer ships its own copy of click
 
 from onward.training.cli import cli
 from onward.training.errors import InputError
 
+EXTRA_MODULES = frozenset(
+    {"matplotlib", "narwhals", "onnx", "onnx_ir", "onnxscript", "optuna", "polars", "rich", "tomlkit", "torch"}
+)
+"""The modules that the extra `training` installs."""
+
 
 def main() -> None:
-    """Run a command; a fault of its input or of its usage is one line on stderr and exit code 2."""
+    """Run a command. An input error, a usage error or a missing extra is one line on stderr and exit code 2."""
     try:
         sys.exit(cli(standalone_mode=False))
     except NoArgsIsHelpError:
         sys.exit(2)
     except ClickException as error:
-        _refuse(f"{error.format_message()} (--help lists what there is)")
+        _refuse(f"{error.format_message()} (--help lists commands and options)")
     except InputError as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA_MODULES:
+            raise
+        _refuse(f"{error.name} is not installed: pip install 'onward[training]'")
 
 
-def _refuse(reason: str) -> None:
+def _refuse(reason: str) -> NoReturn:
     sys.stderr.write(f"error: {reason}\n")
     sys.exit(2)
 

@@ -3,6 +3,7 @@
 import os
 import re
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,8 +42,18 @@ class HeldOutPart(StrEnum):
     VALIDATION = "validation"
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"onward {version('onward')}")
+        raise typer.Exit
+
+
 @cli.callback()
-def onward_training() -> None:
+def onward_training(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Learn session encoders from click logs and export them as bundles."""
 
 
