@@ -8,13 +8,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
+from typing import Any
 
 from onward.bundle import Bundle, Options, Retrieval, RetrievalQuery, SessionView
 from onward.service import telemetry
 from onward.service.errors import InvalidRequest, ServiceError, SessionStoreUnavailable
 from onward.service.live.bundle import LiveBundle
 from onward.service.recommend.batcher import Batcher, Pending
-from onward.service.recommend.options import RecommendationOptions
 from onward.service.recommend.query import Missing, Query, Recommendation
 from onward.service.recommend.retrieval import INLINE_PRODUCTS
 from onward.service.recommend.scenarios import Scenario, Scenarios
@@ -34,37 +34,42 @@ class PendingQuery(Pending[Recommendation]):
         "bundle",
         "degraded",
         "has_reserved_place",
-        "options",
         "position",
         "query",
         "retrieval_options",
         "scenario",
         "session",
         "store_s",
+        "stored_options",
+        "variant",
     )
 
     def __init__(
         self,
         query: Query,
-        options: RecommendationOptions,
-        scenario: Scenario | None,
+        *,
         retrieval_options: Options,
+        stored_options: Mapping[str, Any],
+        variant: str | None,
+        scenario: Scenario | None,
         bundle: Bundle,
     ) -> None:
         """Start with what is known when the query arrives.
 
         Args:
             query: what the caller asks.
-            options: those that apply: the caller's own, else the scenario's, else defaults.
+            retrieval_options: the options that apply, the caller's own over the scenario's, as the bundle takes them.
+            stored_options: the same options as stored answers hold them.
+            variant: the arm of an experiment that the answer belongs to.
             scenario: the scenario that the query names.
-            retrieval_options: `options` in the form that the bundle takes.
             bundle: the live bundle when the query arrived; a bundle that goes live later does not change the answer.
         """
         super().__init__()
         self.query = query
-        self.options = options
-        self.scenario = scenario
         self.retrieval_options = retrieval_options
+        self.stored_options = stored_options
+        self.variant = variant
+        self.scenario = scenario
         self.bundle = bundle
         self.answer_id = ""
         self.session = SessionView()
@@ -136,7 +141,14 @@ class Pipeline:
             if fault is not None:
                 place = ".".join(map(str, fault.path))
                 raise InvalidRequest(f"The scenario does not fit the live bundle: {place}: {fault.message}.")
-        return PendingQuery(query, options, scenario, options.as_options(exclude=query.exclude), bundle)
+        return PendingQuery(
+            query,
+            retrieval_options=options.as_options(exclude=query.exclude),
+            stored_options=options.given(),
+            variant=options.variant,
+            scenario=scenario,
+            bundle=bundle,
+        )
 
     async def _answer(self, batch: Sequence[PendingQuery]) -> None:
         """Resolve every query of a batch: those with a short retrieval at once, each other one in a thread."""
@@ -152,11 +164,12 @@ class Pipeline:
             await asyncio.gather(*map(self._retrieve_in_thread, long))
 
     async def _read_sessions(self, batch: Sequence[PendingQuery]) -> None:
-        """SessionAppend the new events to each session, if they are to be stored, and read it."""
+        """Append the new events to each session, if they are to be stored, and read it."""
         started_s = time.perf_counter()
+        answer_ids = new_answer_ids([pending.query.session_id for pending in batch])
         now_ms = int(self._clock() * 1000)
         events = [self._rules.views(pending.query.items, now_ms) for pending in batch]
-        appends = list(self._appends(batch, events))
+        appends = list(self._appends(batch, answer_ids, events))
         sessions = iter(await self._store.append_all(appends) if appends else ())
         store_s = time.perf_counter() - started_s
         applied: list[AppliedEvent] = []
@@ -169,10 +182,11 @@ class Pipeline:
         if applied:
             self._listener.applied(applied)
 
-    def _appends(self, batch: Sequence[PendingQuery], events: Sequence[Sequence[Event]]) -> Iterator[SessionAppend]:
+    def _appends(
+        self, batch: Sequence[PendingQuery], answer_ids: Sequence[str], events: Sequence[Sequence[Event]]
+    ) -> Iterator[SessionAppend]:
         """What to apply to each named session; a place for the answer is reserved if answers are kept."""
         reserves = self._recorder.answers is not None
-        answer_ids = new_answer_ids([pending.query.session_id for pending in batch])
         for pending, answer_id, new_events in zip(batch, answer_ids, events, strict=True):
             pending.answer_id = answer_id
             query = pending.query
@@ -217,7 +231,7 @@ class Pipeline:
     def _recorded(self, pending: PendingQuery, retrieval: Retrieval, retrieval_s: float) -> Recommendation:
         """Compose the recommendation and hand the answer to the recorder."""
         query, bundle, session, scenario = pending.query, pending.bundle, pending.session, pending.scenario
-        options = pending.options.given()
+        options = pending.stored_options
         answer = Answer(
             id=pending.answer_id,
             made_ms=int(self._clock() * 1000),
@@ -231,7 +245,7 @@ class Pipeline:
             changes_version=bundle.changes_version,
             scenario=None if scenario is None else scenario.name,
             scenario_version=None if scenario is None else scenario.version,
-            variant=pending.options.variant,
+            variant=pending.variant,
         )
         if query.store:
             self._recorder.served(answer, session_id=query.session_id, reserved=pending.has_reserved_place)
