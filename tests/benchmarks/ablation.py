@@ -109,8 +109,8 @@ def replay_body() -> None:
 
 def replay_encoder() -> None:
     """Disable the encoder, for one session and for a batch."""
-    replay(service.ENCODE)
-    replay(service.ENCODE_BATCH, ReplayRows)
+    for engine in service.ENCODE:
+        replay(engine, ReplayRows)
 
 
 PARTS: Mapping[str, Callable[[], object]] = {

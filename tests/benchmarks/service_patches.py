@@ -5,7 +5,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from onward.bundle.encoder.encoder import Encoder
+from onward.bundle.encoder.encoder import Program
+from onward.bundle.encoder.kernel import Kernel
 from onward.bundle.search.faiss_index import FaissIndex
 from onward.service import telemetry
 from onward.service.http import fast_route
@@ -38,8 +39,8 @@ RECOMMEND = PatchPoint(Pipeline, "recommend")
 APPEND_SESSIONS = PatchPoint(RedisSessionStore, "append_all")
 """The store's call for a batch; a coroutine with a result for each session."""
 NOTIFY_LISTENERS = PatchPoint(EventQueue, "applied")
-ENCODE = PatchPoint(Encoder, "encode")
-ENCODE_BATCH = PatchPoint(Encoder, "encode_all")
+ENCODE = (PatchPoint(Program, "encode_all"), PatchPoint(Kernel, "encode_all"))
+"""The encoder's two engines, for a batch."""
 SEARCH = PatchPoint(FaissIndex, "search")
 RECORD_ANSWER = PatchPoint(Recorder, "served")
 SERIALIZE_ANSWER = PatchPoint(recommendations, "recommendation_json")

@@ -21,7 +21,7 @@ def requests_counted() -> float:
 
 def test_every_patch_point_exists() -> None:
     points = [value for value in vars(service_patches).values() if isinstance(value, PatchPoint)]
-    for point in (*points, *service_patches.TELEMETRY):
+    for point in (*points, *service_patches.TELEMETRY, *service_patches.ENCODE):
         assert callable(getattr(point.owner, point.name)), point
 
 

@@ -1,5 +1,6 @@
 """A batch of queries is retrieved at once, with the results that each query has alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,15 @@ def test_a_batch_gives_what_each_query_gives_alone(bundle: Bundle) -> None:
 
 
 def test_a_query_that_fails_fails_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    retrieve = Bundle.retrieve
+    retrieve_all = Bundle.retrieve_all
 
-    def failing(self: Bundle, seen: SessionView, options: Options, **named: Any) -> Any:
-        if "a2" in seen.item_ids:
-            raise ValueError("a fault")
-        return retrieve(self, seen, options, **named)
-
-    def failing_batch(*_: Any, **__: Any) -> Any:
-        raise ValueError("a fault of one of them")
+    def failing(self: Bundle, queries: Sequence[RetrievalQuery], **named: Any) -> Any:
+        if any("a2" in query.session.item_ids for query in queries):
+            raise ValueError("a fault of one of them")
+        return retrieve_all(self, queries, **named)
 
     logged: list[str] = []
-    monkeypatch.setattr(Bundle, "retrieve", failing)
-    monkeypatch.setattr(Bundle, "retrieve_all", failing_batch)
+    monkeypatch.setattr(Bundle, "retrieve_all", failing)
     monkeypatch.setattr(telemetry, "background_failed", lambda work, error: logged.append(str(error)))
     found = retrieve_batch(bundle, MIXED, {})
     assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1

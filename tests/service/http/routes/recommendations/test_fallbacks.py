@@ -153,6 +153,7 @@ def test_a_batch_without_its_store_asks_it_once_for_those_answered_together(
     of_many: list[dict[str, Any]] = [{"session_id": f"visitor-{number}", "k": 2} for number in range(40)]
     with failing_store(fault) as (url, fail), opened(bundles, url) as client:
         fail()
+        wait_until(lambda: failures(client) >= 2)  # the replicas of live items and scenarios count theirs once each
         for queries in (of_one, of_many):
             before = failures(client)
             response = client.post("/v1/recommendations:batch", json={"requests": queries})
