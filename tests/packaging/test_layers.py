@@ -95,8 +95,8 @@ def add_to_files(violation: Violation, folder: Path) -> None:
     """Write a violation into a copy of the source folders."""
     path = violation.importer.replace(".", "/")
     if violation.imported is None:
-        (container,) = filter(Path.exists, [(folder / source / path).parent / "__init__.py" for source in SOURCES])
-        container.with_name(Path(path).name + ".py").write_text("")
+        package = next(filter(Path.exists, [(folder / source / path).parent for source in SOURCES]))
+        (package / f"{Path(path).name}.py").write_text("")
         return
     candidates = [folder / source / f"{path}{suffix}" for source in SOURCES for suffix in (".py", "/__init__.py")]
     (file,) = filter(Path.exists, candidates)

@@ -55,7 +55,11 @@ def client(shop: Path) -> Iterator[TestClient]:
         with Redis.from_url(url) as redis:
             _restore(redis, json.loads((shop / "store.json").read_text())["keys"])
         settings = Settings(
-            bundles=shop / "bundles", redis_url=SecretStr(url), answer_ttl=FOREVER, session_ttl=FOREVER, store_timeout=1
+            bundles=shop / "bundles",
+            redis_url=SecretStr(url),
+            answer_ttl=FOREVER,
+            session_ttl=FOREVER,
+            store_timeout=timedelta(seconds=1),
         )
         with TestClient(create_app(settings), raise_server_exceptions=False) as client:
             wait_until(lambda: client.get("/health/ready").status_code == 200)
