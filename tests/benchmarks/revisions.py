@@ -24,12 +24,12 @@ from typing import Annotated, Any
 import typer
 
 from onward.bundle import Bundle
-from onward.service.bench.api import Onward
-from onward.service.bench.generator import LoadGenerator
-from onward.service.bench.load import ClosedLoad
+from onward.service.bench.load_generator.api import Onward
+from onward.service.bench.load_generator.generator import LoadGenerator
+from onward.service.bench.load_generator.loads import ClosedLoad
+from onward.service.bench.load_generator.workload import draw_sessions
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
-from onward.service.bench.workload import draw_sessions
 from onward.training.hardware import machine
 from tests.benchmarks.source_tree import WORKING_TREE, SourceTree
 

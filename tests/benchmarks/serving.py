@@ -20,16 +20,16 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from onward.bundle import Bundle
-from onward.service.bench.api import Onward
-from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.generator import LoadGenerator
-from onward.service.bench.load import ClosedLoad, Load, OpenLoad
-from onward.service.bench.load_result import RampInterval
+from onward.service.bench.load_generator.api import Onward
+from onward.service.bench.load_generator.arrivals import Arrivals
+from onward.service.bench.load_generator.generator import LoadGenerator
+from onward.service.bench.load_generator.load_result import RampInterval
+from onward.service.bench.load_generator.loads import ClosedLoad, Load, OpenLoad
+from onward.service.bench.load_generator.workload import Sessions, draw_sessions
 from onward.service.bench.measurement import Measurement, measure
 from onward.service.bench.options import OptionError, parse_filter
 from onward.service.bench.recall import served_recall
 from onward.service.bench.server import Server, started
-from onward.service.bench.workload import Sessions, draw_sessions
 from onward.training.hardware import machine
 
 CONNECTIONS = (1, 16)

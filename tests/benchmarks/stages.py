@@ -30,12 +30,12 @@ from pydantic_core import from_json, to_json
 from onward.bundle import Bundle, KernelUnavailable
 from onward.service import telemetry
 from onward.service.app import create_app
-from onward.service.bench.api import Onward
-from onward.service.bench.generator import LoadGenerator
-from onward.service.bench.load import ClosedLoad
+from onward.service.bench.load_generator.api import Onward
+from onward.service.bench.load_generator.generator import LoadGenerator
+from onward.service.bench.load_generator.loads import ClosedLoad
+from onward.service.bench.load_generator.workload import Sessions, draw_sessions
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
-from onward.service.bench.workload import Sessions, draw_sessions
 from onward.service.http.fast_protocol import FAST_PATH, FastPath
 from onward.service.server.embedded_store import embedded_store
 from onward.service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore

@@ -22,8 +22,8 @@ import numpy as np
 import typer
 
 from onward.bundle import Bundle
-from onward.service.bench.generator import LoadGenerator
-from onward.service.bench.workload import Sessions, draw_sessions
+from onward.service.bench.load_generator.generator import LoadGenerator
+from onward.service.bench.load_generator.workload import Sessions, draw_sessions
 from onward.service.server.embedded_store import embedded_store
 from onward.service.telemetry import configure_logging
 from onward.training.errors import InputError

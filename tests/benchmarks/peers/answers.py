@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from onward.bundle import Bundle
-from onward.service.bench.api import Api
+from onward.service.bench.load_generator.api import Api
 
 TIMEOUT_S = 30.0
 K = 20

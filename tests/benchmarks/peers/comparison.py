@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from onward.service.bench.workload import Sessions
+from onward.service.bench.load_generator.workload import Sessions
 from tests.benchmarks.peers.answers import last_answers, recall
 from tests.benchmarks.peers.environments import NotInstalled
 from tests.benchmarks.peers.measuring import Measured, advantages, medians

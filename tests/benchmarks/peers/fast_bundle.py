@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onward.bundle import Bundle
-from onward.service.bench.workload import Sessions
+from onward.service.bench.load_generator.workload import Sessions
 from onward.training.export.rebuild import rebuild
 from tests.benchmarks.peers.answers import K, recall
 

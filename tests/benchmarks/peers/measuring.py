@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from onward.service.bench.generator import LoadGenerator
-from onward.service.bench.load import ClosedLoad
+from onward.service.bench.load_generator.generator import LoadGenerator
+from onward.service.bench.load_generator.loads import ClosedLoad
+from onward.service.bench.load_generator.workload import Sessions
 from onward.service.bench.measurement import measure
-from onward.service.bench.workload import Sessions
 from tests.benchmarks.peers.server import Server
 
 CONNECTIONS = (1, 16)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onward.service.bench.api import post
+from onward.service.bench.load_generator.api import post
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from onward.service.bench.api import Api, Onward
+from onward.service.bench.load_generator.api import Api, Onward
 from onward.service.bench.server import MeasurementError, started
 from onward.service.bench.server import Server as Process
 from tests.benchmarks.peers.answers import request_items

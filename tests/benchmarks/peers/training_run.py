@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from onward.service.bench.workload import Sessions
+from onward.service.bench.load_generator.workload import Sessions
 from onward.training.data.dataset import Dataset
 from onward.training.errors import InputError
 from onward.training.export.export import load_trained

@@ -1,13 +1,13 @@
 import pytest
 
-from onward.service.bench.arrivals import Arrivals
 from onward.service.bench.capacity import HIGHEST_RATE, LOWEST_RATE, RATE_TOLERANCE, Capacity, CapacitySearch
-from onward.service.bench.generator import run_load
-from onward.service.bench.load import OpenLoad
-from onward.service.bench.load_result import LoadRecord, LoadResult
+from onward.service.bench.load_generator.arrivals import Arrivals
+from onward.service.bench.load_generator.generator import run_load
+from onward.service.bench.load_generator.load_result import LoadRecord, LoadResult
+from onward.service.bench.load_generator.loads import OpenLoad
 from onward.service.bench.measurement import Cost, Measurement
 from onward.service.bench.slo import Slo
-from tests.service.bench.slow_server import PlainApi, slow_server
+from tests.service.bench.load_generator.slow_server import PlainApi, slow_server
 
 SLO = Slo.parse("p90=50ms")
 

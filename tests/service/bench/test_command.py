@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.bench.slow_server import response, slow_server
+from tests.service.bench.load_generator.slow_server import response, slow_server
 from tests.service.process import ServiceProcess
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from onward.service.bench.load_result import LoadRecord, LoadResult
+from onward.service.bench.load_generator.load_result import LoadRecord, LoadResult
 from onward.service.bench.slo import Slo
 
 

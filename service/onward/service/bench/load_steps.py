@@ -3,15 +3,15 @@
 import secrets
 from itertools import count
 
-from onward.service.bench.api import Api
-from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.generator import LoadGenerator
-from onward.service.bench.load import OpenLoad
+from onward.service.bench.load_generator.api import Api
+from onward.service.bench.load_generator.arrivals import Arrivals
+from onward.service.bench.load_generator.generator import LoadGenerator
+from onward.service.bench.load_generator.loads import OpenLoad
+from onward.service.bench.load_generator.workload import Sessions
 from onward.service.bench.measurement import Measurement, measure
 from onward.service.bench.progress import Progress
 from onward.service.bench.server import MeasurementError, Server
 from onward.service.bench.slo import Slo
-from onward.service.bench.workload import Sessions
 
 WARM_UP_SHARE = 0.25
 """Length of the warm-up, as a share of the step that follows it."""

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from onward.service.bench.generator import LoadGenerator
-from onward.service.bench.load import Load
-from onward.service.bench.load_result import LoadResult
+from onward.service.bench.load_generator.generator import LoadGenerator
+from onward.service.bench.load_generator.load_result import LoadResult
+from onward.service.bench.load_generator.loads import Load
 from onward.service.bench.processes import CpuTime, Memory, cpu_seconds, memory
 from onward.service.bench.server import Server
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from onward.bundle import Bundle, BundleError, Filter
 from onward.bundle.validation import message_of
-from onward.service.bench.api import Onward
+from onward.service.bench.load_generator.api import Onward
 from onward.service.bench.slo import Slo
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from onward.service.bench.load_result import LoadResult
+from onward.service.bench.load_generator.load_result import LoadResult
 
 ShowResult = Callable[[LoadResult, Sequence[str]], None]
 """Takes the result of a load step, and how it misses the objective."""

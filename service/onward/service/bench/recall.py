@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from onward.service.bench.api import Onward
+from onward.service.bench.load_generator.api import Onward
+from onward.service.bench.load_generator.workload import Sessions
 from onward.service.bench.server import MeasurementError
-from onward.service.bench.workload import Sessions
 
 TIMEOUT_S = 30.0
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from onward.service.bench.capacity import CapacitySearch
-from onward.service.bench.generator import LoadGenerator
+from onward.service.bench.load_generator.generator import LoadGenerator
+from onward.service.bench.load_generator.workload import draw_sessions
 from onward.service.bench.load_steps import LoadSteps
 from onward.service.bench.options import BenchOptions
 from onward.service.bench.progress import Progress
 from onward.service.bench.recall import served_recall
 from onward.service.bench.server import Server, started, wait_until_ready
 from onward.service.bench.summary import CapacityReport
-from onward.service.bench.workload import draw_sessions
 
 RECALL_SESSIONS = 200
 

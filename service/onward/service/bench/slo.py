@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple, Self
 
-from onward.service.bench.load_result import LoadResult
+from onward.service.bench.load_generator.load_result import LoadResult
 
 _PERCENTILES = {"p50": "p50_ms", "p90": "p90_ms", "p99": "p99_ms", "p99.9": "p999_ms", "max": "max_ms"}
 _UNITS_MS = {"ms": 1.0, "s": 1000.0}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from onward.service.bench.arrivals import Arrivals
+from onward.service.bench.load_generator.arrivals import Arrivals
 
 
 def test_arrivals_have_the_planned_rate_and_exponential_gaps() -> None:

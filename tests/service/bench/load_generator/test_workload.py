@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from onward.bundle import Bundle
-from onward.service.bench.open_loop import interleave
-from onward.service.bench.workload import MAX_LENGTH, NEIGHBOURS, draw_sessions
+from onward.service.bench.load_generator.open_loop import interleave
+from onward.service.bench.load_generator.workload import MAX_LENGTH, NEIGHBOURS, draw_sessions
 from tests.bundles import item_ids, make_bundle
 
 ITEMS = item_ids("item-", 60)

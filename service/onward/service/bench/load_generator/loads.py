@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from onward.service.bench.api import Api
-from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.workload import Sessions
+from onward.service.bench.load_generator.api import Api
+from onward.service.bench.load_generator.arrivals import Arrivals
+from onward.service.bench.load_generator.workload import Sessions
 
 
 @dataclass(frozen=True, slots=True)

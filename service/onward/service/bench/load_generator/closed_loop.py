@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from itertools import count
 
-from onward.service.bench.connection import Connection
-from onward.service.bench.load import ClosedLoad
-from onward.service.bench.load_result import LoadRecord
+from onward.service.bench.load_generator.connection import Connection
+from onward.service.bench.load_generator.load_result import LoadRecord
+from onward.service.bench.load_generator.loads import ClosedLoad
 
 
 class ClosedLoop:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from onward.service.bench.api import post
+from onward.service.bench.load_generator.api import post
 
 
 def response(status: int = 200, *headers: str) -> bytes:

@@ -8,10 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-from onward.service.bench.closed_loop import ClosedLoop
-from onward.service.bench.load import Load, OpenLoad
-from onward.service.bench.load_result import LoadRecord, LoadResult
-from onward.service.bench.open_loop import OpenLoop
+from onward.service.bench.load_generator.closed_loop import ClosedLoop
+from onward.service.bench.load_generator.load_result import LoadRecord, LoadResult
+from onward.service.bench.load_generator.loads import Load, OpenLoad
+from onward.service.bench.load_generator.open_loop import OpenLoop
 
 
 class LoadGenerator:

@@ -9,11 +9,11 @@ from itertools import count
 
 import numpy as np
 
-from onward.service.bench.connection import Connection
-from onward.service.bench.load import OpenLoad
-from onward.service.bench.load_result import LoadRecord
-from onward.service.bench.timer import make_timer
-from onward.service.bench.workload import Sessions
+from onward.service.bench.load_generator.connection import Connection
+from onward.service.bench.load_generator.load_result import LoadRecord
+from onward.service.bench.load_generator.loads import OpenLoad
+from onward.service.bench.load_generator.timer import make_timer
+from onward.service.bench.load_generator.workload import Sessions
 
 THINK_TIME_S = 1.0
 """Mean time between two clicks of a session; with the rate it gives the number of concurrent sessions."""

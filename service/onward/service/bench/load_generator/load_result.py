@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.service.bench.arrivals import Arrivals
+from onward.service.bench.load_generator.arrivals import Arrivals
 
 PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
 MAX_BUSY_SHARE = 0.85

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from onward.service.bench.arrivals import Arrivals
-from onward.service.bench.generator import LoadGenerator, run_load
-from onward.service.bench.load import ClosedLoad, OpenLoad
-from onward.service.bench.load_result import LoadRecord, LoadResult
-from onward.service.bench.open_loop import OpenLoop
-from tests.service.bench.slow_server import PlainApi, response, slow_server
+from onward.service.bench.load_generator.arrivals import Arrivals
+from onward.service.bench.load_generator.generator import LoadGenerator, run_load
+from onward.service.bench.load_generator.load_result import LoadRecord, LoadResult
+from onward.service.bench.load_generator.loads import ClosedLoad, OpenLoad
+from onward.service.bench.load_generator.open_loop import OpenLoop
+from tests.service.bench.load_generator.slow_server import PlainApi, response, slow_server
 
 SESSIONS = tuple(tuple(f"{number}.{place}" for place in range(1 + number % 7)) for number in range(50))
 
