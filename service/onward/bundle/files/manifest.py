@@ -88,7 +88,7 @@ class TriedIndex(_ManifestPart):
     )
     recall_at_20: Annotated[float, Field(ge=0, le=1)] = Field(description="Against exact search, on real sessions.")
     search_us: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Processor time of a search, measured in turn with the others; null if not measured."
+        default=None, description="Processor time of a search, measured interleaved with the others; null if unknown."
     )
 
 
@@ -150,8 +150,8 @@ class Manifest(_ManifestPart):
     data_fingerprint: str
     created: AwareDatetime
     metrics: dict[str, float] = Field(
-        description="Validation metrics, without the index, of the fit and the examples that chose the epoch. If the "
-        "recipe refits on all examples, the encoder here is that of the refit, which these do not measure."
+        description="Validation metrics, without the index, of the training run that chose the epoch. If the recipe "
+        "then refits on all examples, the bundle holds the refitted encoder, which these metrics do not measure."
     )
     items: PositiveInt = Field(description="N")
     encoder_items: PositiveInt | None = Field(
