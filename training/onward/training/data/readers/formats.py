@@ -74,7 +74,7 @@ def first_lines(path: str) -> list[str]:
 
 
 def layout(path: str, file_format: Format, lines: list[str]) -> Layout:
-    """Derive the layout of a text file from its first lines. Raises InputError if they are no header or no JSON."""
+    """Derive the layout of a text file from its first lines. Raises InputError if they are neither header nor JSON."""
     if not lines or not lines[0].strip():
         raise InputError(f"{path}: the first line is empty; expected {_first_line(file_format)}")
     if file_format is Format.JSONL:
