@@ -81,7 +81,7 @@ class TriedIndex(_ManifestPart):
         default=None, description="Lists that a search reads; null for an index without lists."
     )
     ef_search: PositiveInt | None = Field(
-        default=None, description="Beam width of a search in a graph; null for an index that is no graph."
+        default=None, description="Beam width of a search in a graph; null for an index that is not a graph."
     )
     candidates_per_k: PositiveInt = Field(
         default=1, description="Candidates found by quantized vectors for each of the k results chosen by exact scores."

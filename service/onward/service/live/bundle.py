@@ -123,7 +123,7 @@ class LiveBundle:
         _freeze()
 
     def _accelerate(self, bundle: Bundle) -> None:
-        """Switch to the compiled kernel of the encoder, if there is one; the bundle serves meanwhile."""
+        """Switch to the compiled kernel of the encoder, if there is one; the bundle serves while it compiles."""
         reason = None
         try:
             bundle.accelerate(self._bundles / bundle.digest)

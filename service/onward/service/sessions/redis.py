@@ -127,7 +127,7 @@ class RedisSessionStore:
     async def _append_chunk(
         self, appends: Sequence[SessionAppend], calls: Sequence[_ScriptCall]
     ) -> list[Session | ServiceError]:
-        """Run the script for each append as one pipeline, then retry those whose session was behind its position."""
+        """Run the script for each append as one pipeline, then retry those whose session is behind `at_least`."""
         try:
             with _MeasuredCall():
                 replies = await self._append_script.run_all(calls)
@@ -139,7 +139,7 @@ class RedisSessionStore:
         return [sessions[index] if index in sessions else _session(reply) for index, reply in enumerate(replies)]
 
     async def _retry(self, append: SessionAppend, call: _ScriptCall, reply: Any) -> Session | ServiceError:
-        """Return the error of an append that the store refused; try again if the session was behind its position."""
+        """Return the error of an append that the store refused; try again if the session is behind `at_least`."""
         try:
             with _MeasuredCall():
                 if isinstance(reply, Exception):

@@ -68,8 +68,8 @@ class SessionStore(Protocol):
     async def merge(self, source: str, target: str) -> MergeResult:
         """Move all events and marks of one session into another, once, in the order of time; empty the source.
 
-        Events appended to the source meanwhile are either moved or stay there. The call is idempotent: repeated after
-        SessionStoreUnavailable it continues where it stopped, so that within the time to live no event is applied
+        Events appended to the source during the merge are either moved or stay there. The call is idempotent: repeated
+        after SessionStoreUnavailable it continues where it stopped, so that within the time to live no event is applied
         twice or lost.
         """
         ...

@@ -16,7 +16,7 @@ EARLIEST_MS = 631_152_000_000
 """The start of 1990: an earlier time is a counter or a mistake."""
 DAY_MS = 86_400_000
 NO_INTERACTION = "weight of 0 or less"
-"""Problem of a well-formed event that is no interaction: the visitor only saw the item, or disliked it."""
+"""Problem of a well-formed event that is not an interaction: the visitor only saw the item, or disliked it."""
 EPOCH_MS = "_epoch_ms"
 
 EVENT_COLUMNS = ("session_id", "item_id", "timestamp_ms", "sequence", "source", SOURCE_ROW, "problem")

@@ -94,7 +94,7 @@ def _header(path: str, line: str, separator: str) -> tuple[str, ...]:
     try:
         return tuple(name.strip() for name in next(csv.reader([line], delimiter=separator)))
     except csv.Error as error:
-        raise InputError(f"{path}: the first line is no header ({error})") from error
+        raise InputError(f"{path}: the first line is not a header ({error})") from error
 
 
 def _first_line(file_format: Format) -> str:
