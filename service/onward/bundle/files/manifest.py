@@ -88,7 +88,7 @@ class TriedIndex(_ManifestPart):
     )
     recall_at_20: Annotated[float, Field(ge=0, le=1)] = Field(description="Against exact search, on real sessions.")
     search_us: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Processor time of a search, measured interleaved with the others; null if unknown."
+        default=None, description="Processor time of a search, measured in turns with the others; null if not measured."
     )
 
 
