@@ -1,4 +1,4 @@
-"""Bundles: what training exports and the service serves. Load one and retrieve from it; neither side is needed.
+"""Bundles: what training exports and the service serves. Retrieving from a bundle needs neither of the two.
 
 >>> from onward.bundle import Bundle, Options, SessionView
 >>> bundle = Bundle.load("bundles/current")

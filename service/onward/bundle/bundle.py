@@ -52,11 +52,11 @@ from onward.bundle.search.retrieval import (
 
 NO_ROWS: Set[int] = frozenset()
 PRODUCTS_PER_SCANNED_ITEM = 40
-"""Multiplications that take as long as a look at one item's attributes."""
+"""Multiplications that take as long as reading one item's attributes."""
 
 
 class UnknownItemError(LookupError):
-    """The catalog has no item of this id."""
+    """The catalog has no item with this id."""
 
 
 class ItemRank(NamedTuple):
@@ -274,8 +274,8 @@ class Bundle:
     def expected_products(self, options: Options, *, hidden: int) -> int:
         """Estimate the multiplications of an answer that leaves out `hidden` items of its session.
 
-        A pass over the attributes of all items, which re-ranking and an unknown filter take, counts as
-        `PRODUCTS_PER_SCANNED_ITEM` for each; an unknown filter is not evaluated, and the search behind it not counted.
+        Re-ranking, or a filter that is not cached, scans the attributes of all items, which counts as
+        `PRODUCTS_PER_SCANNED_ITEM` for each. For a filter that is not cached, the search after the scan is not counted.
         """
         scan = PRODUCTS_PER_SCANNED_ITEM * self.manifest.items
         eligible = self.catalog.cached_eligible(options.filter)

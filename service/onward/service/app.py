@@ -49,18 +49,18 @@ MAX_BATCH_BODY_BYTES = 2**20
 NO_FRAMEWORK_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
 """The framework would look for a provider at each request."""
 GC_THRESHOLDS = 20_000, 20, 50
-"""Thresholds of the cyclic garbage collector, higher than by default: requests leave hardly any cycles."""
+"""Thresholds of the cyclic garbage collector, above its defaults: requests leave hardly any cycles."""
 
 DESCRIPTION = """\
 Recommends what a visitor will want next, from what they did in this session.
 
-Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in addresses, their slashes too (%2F).
+Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in URLs, including slashes (%2F).
 Unknown fields are refused. Errors are RFC 9457 problems with a `code` for programs and the `request_id` that the log
-carries; `X-Request-ID` names a request yourself. A body holds at most 64 KiB (events and batches 1 MiB), `items` 100
-ids, `exclude` 1,000, `events` 1,000.
+carries; send `X-Request-ID` to choose it. A body holds at most 64 KiB (events and batches 1 MiB), `items` 100 ids,
+`exclude` 1,000, `events` 1,000.
 
-A deployment may ask for a key, sent as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, and limit how often a caller
-comes. Under overload it refuses at once. `Retry-After` of a 429 or 503 says when to come again.
+A deployment may require a key, sent as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, and limit the rate of a
+caller's requests. Under overload it refuses requests at once. `Retry-After` of a 429 or 503 says when to try again.
 """
 
 
@@ -127,7 +127,7 @@ def create_app_from_environment() -> Service:
 
 
 async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, Any]:
-    """Open the parts that the endpoints take, and run their background tasks until `running` ends."""
+    """Open the parts that the endpoints use, and run their background tasks until `running` ends."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     shared_url = None if url == IN_MEMORY else url
     running.callback(telemetry.count_answers)

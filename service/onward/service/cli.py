@@ -156,8 +156,8 @@ def bench(
     popular as in your log; each click is one request that stores the click and asks for 20 items. The load is an open
     loop with Poisson arrivals, whether or not the service keeps up, and latency counts from when a request was due.
 
-    The rate is doubled until it misses the objective, then bisected, and the result is confirmed for twice as long. One
-    failed or degraded answer misses the objective too. Its percentiles are p50, p90, p99, p99.9 and max, in ms or s.
+    The rate is doubled until it misses the objective, then bisected, and the result is confirmed for twice as long. A
+    single failed or degraded answer also misses it. An objective may limit p50, p90, p99, p99.9 and max, in ms or s.
     Replicas are counted so that each carries at most 70 % of its highest rate.
 
     Sessions and popularity counts are written to the session store: do not name the store of a live shop.

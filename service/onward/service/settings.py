@@ -1,4 +1,4 @@
-"""What a deployment may change."""
+"""The settings of a deployment, read from environment variables."""
 
 import re
 from datetime import timedelta
@@ -36,7 +36,7 @@ def _store_url(url: SecretStr) -> SecretStr:
 
 
 def _digests(value: Any) -> Any:
-    """Read a list as an environment variable holds it."""
+    """Parse the digests of an environment variable, which are separated by commas."""
     if not isinstance(value, str):
         return value
     digests = tuple(part.strip().lower() for part in value.split(",")) if value.strip() else ()
@@ -51,7 +51,7 @@ def _rate_limit(value: Any) -> Any:
     return RateLimit.parse(value.strip()) if value.strip() else None
 
 
-def _written(limit: RateLimit | None) -> str:
+def _rate_limit_text(limit: RateLimit | None) -> str:
     return "" if limit is None else str(limit)
 
 
@@ -59,12 +59,12 @@ def _event_weights(value: Any) -> Any:
     return EventWeights.parse(value) if isinstance(value, str) else value
 
 
-def _nothing(value: Any) -> Any:
-    """Read an empty text, as an environment variable holds it, as nothing."""
+def _none_if_empty(value: Any) -> Any:
+    """Return None for the text of an empty environment variable."""
     return None if value == "" else value
 
 
-def _path(path: Path | None) -> str:
+def _path_text(path: Path | None) -> str:
     return "" if path is None else str(path)
 
 
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         default=None,
         validation_alias="REDIS_URL",
         description="Session store: redis:// or unix://, or redis+sentinel://HOST:PORT,HOST:PORT/MASTER/0, or "
-        "redis+cluster://HOST:PORT,HOST:PORT; rediss for redis has it encrypted; memory:// for this process alone.",
+        "redis+cluster://HOST:PORT,HOST:PORT; rediss in place of redis encrypts; memory:// for this process alone.",
     )
     store_timeout: PositiveDuration = Field(
         default=timedelta(seconds=0.1), description="The longest that an answer waits for the session store."
@@ -96,10 +96,10 @@ class Settings(BaseSettings):
         description="How long an answer is kept, for its next pages, its explanation and the events that it led to; "
         "0 keeps none.",
     )
-    event_log: Annotated[DirectoryPath | None, BeforeValidator(_nothing), PlainSerializer(_path)] = Field(
+    event_log: Annotated[DirectoryPath | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
         default=None,
         description="Folder to write every event and answer to, as JSON lines that `onward-training prepare` reads; "
-        "none where it is not set. Nothing there is ever deleted.",
+        "none if it is not set. Nothing there is ever deleted.",
     )
     popularity_half_life: PositiveDuration = Field(
         default=timedelta(days=3), description="Time after which an event counts half as much for what is popular."
@@ -111,10 +111,10 @@ class Settings(BaseSettings):
         "dislike -1, any other 1.",
     )
     max_event_age: PositiveDuration = Field(
-        default=MAX_EVENT_AGE, description="How long after it happened an event is still taken."
+        default=MAX_EVENT_AGE, description="How long after it happened an event is still accepted."
     )
     reload_interval: PositiveDuration = Field(
-        default=timedelta(seconds=1), description="Time between two looks at the `current` link."
+        default=timedelta(seconds=1), description="Time between two checks of the `current` link."
     )
     shutdown_timeout: PositiveDuration = Field(
         default=timedelta(seconds=30), description="The longest that a stop waits for requests in flight."
@@ -122,18 +122,20 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         default=256,
         ge=1,
-        description="Requests that a worker works on at once; one more is refused at once (503), none waits in line.",
+        description="Requests that a worker handles at once; any more are refused at once (503), none is queued.",
     )
     body_timeout: PositiveDuration = Field(
         default=timedelta(seconds=10), description="The longest that a request's body may take to arrive (408)."
     )
     api_keys: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_digests), PlainSerializer(",".join)] = Field(
-        default=(), description="SHA-256 digests of the keys that callers must have (401, 403); empty lets all in."
+        default=(), description="SHA-256 digests of the keys that callers need (401, 403); empty admits all callers."
     )
-    rate_limit: Annotated[RateLimit | None, NoDecode, BeforeValidator(_rate_limit), PlainSerializer(_written)] = Field(
+    rate_limit: Annotated[
+        RateLimit | None, NoDecode, BeforeValidator(_rate_limit), PlainSerializer(_rate_limit_text)
+    ] = Field(
         default=None,
         description="Requests that a caller may make, as in 100/second, by key or else by client address (429). Each "
-        "worker counts for itself, so with W workers it is up to W times as many. Behind a proxy that is not on this "
+        "worker counts by itself, so W workers allow up to W times as many. Behind a proxy that is not on this "
         "machine, FORWARDED_ALLOW_IPS must name it, or all callers have its address.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -148,7 +150,7 @@ class Settings(BaseSettings):
 
 
 def describe(error: ValidationError) -> str:
-    """Say in one line which setting is unusable, without its value, which may be a secret."""
+    """Return one line that names the unusable setting, without its value, which may be a secret."""
     first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
     variable = name if name == "REDIS_URL" else f"SERVICE_{name.upper()}"

@@ -46,7 +46,7 @@ _retrieval_seconds = Histogram(
 _store_failures = Counter("onward_store_failures", "Store calls that failed or timed out.", ["reason"])
 _foreign_data = Counter("onward_store_foreign_data", "Session keys that held foreign data.")
 _degraded = Counter(
-    "onward_degraded_answers", "Answers made without something, such as the session store.", ["missing"]
+    "onward_degraded_answers", "Answers made without a dependency, such as the session store.", ["missing"]
 )
 _recommended = Counter("onward_recommended_items", "Items recommended, by source.", ["source"])
 _unknown_items = Counter("onward_unknown_items", "Session items that are not in the catalog.")
@@ -66,7 +66,7 @@ MAX_DETAIL = 200
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 BATCH_SIZE = 64
 _uncounted: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
-"""Durations in seconds that the metrics lack so far: counting them in batches takes a tenth of the time."""
+"""Durations in seconds that the metrics do not include yet: counting in batches takes a tenth of the time."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("service")
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -79,13 +79,13 @@ Scope = MutableMapping[str, Any]
 
 def begin_request(scope: Scope) -> str:
     """Give a request its id and its start time; the id is the caller's X-Request-ID if that is acceptable."""
-    request_id = _accepted_request_id(scope) or f"{random.getrandbits(128):032x}"  # it is no secret
+    request_id = _accepted_request_id(scope) or f"{random.getrandbits(128):032x}"  # need not be unpredictable
     begin(scope, request_id)
     return request_id
 
 
 def end_request(scope: Scope, status: int) -> None:
-    """Record the response to a request, under the template of its route: a path would be a label of callers' making."""
+    """Record the response to a request by the template of its route: labels with paths would grow without bound."""
     route = getattr(scope.get("route"), "path_format", "unmatched")
     answered(scope["method"], route, status, elapsed_s(scope))
 
@@ -198,7 +198,7 @@ def _recommended_by(source: str) -> Counter:
 
 
 def degraded(missing: str) -> None:
-    """Report an answer that was made without something, such as the session store."""
+    """Report an answer that was made without a dependency, such as the session store."""
     _degraded.labels(missing).inc()
 
 

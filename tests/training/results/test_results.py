@@ -211,7 +211,7 @@ def test_the_page_links_plots_beside_the_records_and_is_reproducible(records: Pa
 
 def test_records_of_different_data_are_refused(records: Path, record: RunRecord, tmp_path: Path) -> None:
     record.model_copy(update={"seed": 5, "data_fingerprint": "f" * 64}).write(records)
-    with pytest.raises(InputError, match=r"of different data, which do not compare: .*ffffffffffff \(.* seed 5\)"):
+    with pytest.raises(InputError, match=r"of different data and cannot be compared: .*ffffffffffff \(.* seed 5\)"):
         write_page(records, tmp_path / "results.md")
 
 

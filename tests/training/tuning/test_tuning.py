@@ -171,7 +171,7 @@ def test_a_damaged_study_is_an_error_that_names_it(small: Recipe, dataset: Datas
         ({"training.epochs": "8..1"}, r"training\.epochs=8\.\.1: write two finite bounds, the lower one first"),
         ({"training.learning_rate": "log:0..1"}, "above 0 with log:"),
         ({"training.learning_rate": "1e-3..inf"}, "two finite bounds"),
-        ({"training.learning_rate": "a..b"}, "'a' is no number"),
+        ({"training.learning_rate": "a..b"}, "'a' is not a number"),
         ({"training.epochs": ","}, "write choices, as a,b,c"),
         ({}, "nothing to vary; add --vary KEY=SPEC or --space FILE"),
     ],

@@ -24,7 +24,7 @@ def machine(*packages: str) -> dict[str, str | int | float | None]:
 
 
 def commit() -> str | None:
-    """Return the commit of the Git checkout that this package runs from, with a + if files differ; None outside one."""
+    """Return the commit of this package's Git checkout, with a + if tracked files differ; None outside a checkout."""
     here = Path(__file__)
     try:
         is_tracked = _git("ls-files", here.name, folder=here.parent)

@@ -270,7 +270,7 @@ def validation_metrics(
 ) -> dict[str, float]:
     """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20.
 
-    With `exclude_seen`, the items of a session are no candidates, as in serving with that option.
+    With `exclude_seen`, the items of a session are not candidates, as in serving with that option.
     """
     encoder.eval()
     vectors_DN = encoder.item_vectors().T.contiguous()

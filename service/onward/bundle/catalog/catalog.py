@@ -23,7 +23,7 @@ from onward.bundle.files.lru_cache import LRUCache
 
 CACHED_FILTERS = 64
 MAX_SORTED = 4_096
-"""Up to so many eligible rows are sorted by popularity; of more, a prefix of the popular rows is checked."""
+"""Up to this many eligible rows are sorted by popularity; if there are more, the popular rows are checked in chunks."""
 MIN_CHUNK = 256
 
 
@@ -269,7 +269,7 @@ class Catalog:
         return mask_R1
 
     def _stored_mask(self, condition: Filter) -> NDArray[np.bool_]:
-        """Return mask_N1 of the rows that pass the filter by their stored attributes, available or not; maybe row 0."""
+        """Return mask_N1 of the rows whose stored attributes pass the filter, available or not; row 0 may pass too."""
         return self._stored_masks.get(condition.key, lambda: condition.mask(self._stored.columns))
 
     @cached_property

@@ -1,6 +1,6 @@
 """The rows of a catalog that may be shown, and their FAISS selectors.
 
-Dimension key: N items of the bundle, R rows: N items and the new ones behind them.
+Dimension key: N items of the bundle, R rows: N items and then the new ones.
 """
 
 from collections.abc import Iterator, Set
@@ -63,14 +63,14 @@ class Eligible:
 
 
 class _Mask:
-    """A selector whose bits one search at a time may clear."""
+    """A selector whose bits a search may clear; only one search at a time may use it."""
 
     def __init__(self, bits: NDArray[np.uint8]) -> None:
         self._bits = bits.data
         self.selector = faiss.IDSelectorBitmap(bits)
 
     def clear(self, rows: Set[int], items: int) -> list[tuple[int, int]]:
-        """Clear the bits of rows up to `items`; return the place and former value of each byte, for `restore`."""
+        """Clear the bits of rows up to `items`; return the index and old value of each changed byte, for `restore`."""
         bits, changed = self._bits, []
         for row in rows:
             if row <= items:

@@ -71,7 +71,7 @@ _Text = Annotated[str, Field(max_length=MAX_TEXT)]
 AttributeName = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="An attribute of the catalog.")]
 Value = Annotated[
     bool | float | _Text,
-    Field(description="Of the attribute's kind; a date as text by RFC 3339."),
+    Field(description="A value of the attribute's kind; a date as text by RFC 3339."),
     _described_as(f"true, false, a finite number or a text of at most {MAX_TEXT} characters"),
 ]
 Bound = Annotated[
@@ -89,7 +89,7 @@ class FilterFault:
     message: str
 
     def within(self, *path: str | int) -> "FilterFault":
-        """Return the same fault with a path from further up in the tree."""
+        """Return the same fault with `path` put before its own path."""
         return FilterFault((*path, *self.path), self.message)
 
 
@@ -269,7 +269,7 @@ for _condition in (And, Or, Not):
 class Filter(RootModel[Condition]):
     """A condition that items must meet: and, or, not, or a comparison with one attribute.
 
-    An item without the attribute meets no comparison with it, so `not` of that lets it through.
+    An item without the attribute meets no comparison with it, but meets the `not` of each.
     """
 
     model_config = ConfigDict(

@@ -19,7 +19,7 @@ class OverlayColumns:
     def __init__(self, stored: Columns, schema: Schema, changes: Mapping[int, ItemChange]) -> None:
         """Take the files' columns, the schema after the changes, and the change of each changed row.
 
-        A row behind those of the files is a new item.
+        A row after the last one of the files is a new item.
         """
         self.rows_C: NDArray[np.int64] = np.fromiter(changes, np.int64, len(changes))
         self._stored = stored
@@ -35,7 +35,7 @@ class OverlayColumns:
         return self._columns[name]
 
     def _merged(self, name: str, patched_C: NDArray[np.bool_]) -> Column:
-        """Concatenate the files' values of the items whose change does not set the attribute, and the changed ones."""
+        """Join the files' values, for items whose change does not set the attribute, with those that changes set."""
         new = self._changed(name, np.flatnonzero(patched_C))
         if name not in self._stored.schema:
             return new

@@ -28,7 +28,7 @@ EncodeAll = Callable[[Sequence[Sequence[int]], Sequence[int]], NDArray[np.float3
 
 
 class KernelUnavailable(Exception):
-    """Why the ONNX program keeps encoding."""
+    """No compiled kernel can be used, so the ONNX program keeps encoding; the message says why."""
 
 
 class Program:
@@ -44,7 +44,7 @@ class Program:
 
     @classmethod
     def load(cls, path: Path, *, max_length: int, takes_users: bool) -> "Program":
-        """Load a program. Raises BundleError for other inputs and outputs, and whatever onnxruntime raises."""
+        """Load a program. Raises BundleError if its inputs or outputs differ, and any exception of onnxruntime."""
         program = cls(onnxruntime.InferenceSession(path, _options(), ["CPUExecutionProvider"]), max_length=max_length)
         program._check_signature(path.name, takes_users=takes_users)
         return program
@@ -83,7 +83,7 @@ class Program:
 
 
 class Encoder:
-    """Encodes by the bundle's ONNX program, or once `accelerate` succeeded by its compiled kernel.
+    """Encodes with the bundle's ONNX program or, once `accelerate` has succeeded, with its compiled kernel.
 
     Thread-safe; each call runs in the thread that makes it.
     """
@@ -92,7 +92,7 @@ class Encoder:
         self.items = items
         """The last row that the encoder knows."""
         self.engine: Literal["onnx", "kernel"] = "onnx"
-        """What encodes."""
+        """The engine in use."""
         self.encode_all: EncodeAll = program.encode_all
         """Return interests_BKD of B sessions, given the item rows and the user row of each.
 

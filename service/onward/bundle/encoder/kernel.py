@@ -63,7 +63,7 @@ class Kernel:
         return cls(table_NT, list(_parts(info.parts, shapes, weights)), max_length=max_length)
 
     def encode_all(self, sessions: Sequence[Sequence[int]], _user_rows: Sequence[int]) -> NDArray[np.float32]:
-        """Return interests_B1D of sessions, of each the last `max_length` rows; a kernel knows no users.
+        """Return interests_B1D of sessions, from the last `max_length` rows of each; a kernel knows no users.
 
         Raises ValueError for an empty session, IndexError for a row without an item.
         """

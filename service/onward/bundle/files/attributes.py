@@ -195,7 +195,7 @@ def _text(value: Any) -> int | None:
 
 
 def _instant(value: Any) -> int | None:
-    """Return microseconds since 1970; None if the value is no RFC 3339 date."""
+    """Return microseconds since 1970; None if the value is not an RFC 3339 date."""
     return _parse_date(value) if isinstance(value, str) else None
 
 

@@ -1,4 +1,4 @@
-"""Attribute columns in memory-mapped files, shared by the processes of a machine, so that none has to parse all items.
+"""Attribute columns in memory-mapped files, which all processes of a machine share instead of parsing all items.
 
 One file lists the attributes and their kinds; each attribute has three more files: which rows have it, its values, and
 the row of each value.
@@ -26,7 +26,7 @@ def write_columns(folder: Path, columns: Columns) -> None:
 
 
 def read_columns(folder: Path, schema: Schema, size: int) -> dict[str, Column]:
-    """Map the columns of `size` rows; none if the files have no columns of this schema. Raises BundleError."""
+    """Map the columns of `size` rows; empty if the bundle has no columns of exactly this schema. Raises BundleError."""
     stored_schema = _read_schema(folder / COLUMNS) if (folder / COLUMNS).exists() else {}
     if stored_schema != schema:
         return {}

@@ -81,14 +81,14 @@ class TriedIndex(_ManifestPart):
         default=None, description="Lists that a search reads; null for an index without lists."
     )
     ef_search: PositiveInt | None = Field(
-        default=None, description="Beam width of a search in a graph; null for an index that is no graph."
+        default=None, description="Beam width of a search in a graph; null for an index that is not a graph."
     )
     candidates_per_k: PositiveInt = Field(
         default=1, description="Candidates found by quantized vectors for each of the k results chosen by exact scores."
     )
     recall_at_20: Annotated[float, Field(ge=0, le=1)] = Field(description="Against exact search, on real sessions.")
     search_us: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Processor time of a search, measured in turn with the others; null if not measured."
+        default=None, description="Processor time of a search, measured in turns with the others; null if not measured."
     )
 
 
@@ -150,8 +150,8 @@ class Manifest(_ManifestPart):
     data_fingerprint: str
     created: AwareDatetime
     metrics: dict[str, float] = Field(
-        description="Validation metrics, without the index, of the fit and the examples that chose the epoch. If the "
-        "recipe refits on all examples, the encoder here is that of the refit, which these do not measure."
+        description="Validation metrics, without the index, of the training run that chose the epoch. If the recipe "
+        "then refits on all examples, the bundle holds the refitted encoder, which these metrics do not measure."
     )
     items: PositiveInt = Field(description="N")
     encoder_items: PositiveInt | None = Field(

@@ -18,7 +18,7 @@ class Users:
 
     @classmethod
     def load(cls, folder: Path, users: int) -> Self:
-        """Read `users` users from a bundle's folder. Raises BundleError."""
+        """Read a bundle's user ids; `users` is how many its manifest states. Raises BundleError."""
         return cls(read_ids(folder / USERS, users) if users else ())
 
     @staticmethod

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 def diversify(
     scores_C: NDArray[np.float32], categories_C: NDArray[np.int64], k: int, weight: float
 ) -> NDArray[np.int64]:
-    """Choose k of C candidates greedily, or all if C < k; return their places in the order of choice.
+    """Choose k of C candidates greedily, or all if C < k; return their positions in the order of choice.
 
     The next item has the largest f(i) + weight * (number of chosen items whose category is not that of i), the greedy
-    rule of the paper; ties are broken by the earlier candidate. For the paper's objective, which counts each pair of
-    chosen items twice, the greedy rule would have twice the weight; the paper's code, like this one, does not.
+    rule of the paper; ties are broken by the earlier candidate. The paper's objective counts each pair of chosen items
+    twice, which would make the factor 2 * weight; the paper's code uses `weight`, and so does this function.
 
     Args:
         scores_C: any finite numbers, larger is better. f(i) is the score itself, as in the paper, so `weight` is in
@@ -34,7 +34,7 @@ def diversify(
     for place in range(len(chosen)):
         best = int(value_C.argmax())
         chosen[place] = best
-        value_C[category_C == category_C[best]] -= weight  # same order as adding it to all others
+        value_C[category_C == category_C[best]] -= weight  # ranks as if it were added to every other category
         value_C[best] = -np.inf
     return chosen
 
@@ -51,7 +51,7 @@ def in_unit_range(scores_C: NDArray[np.float32]) -> NDArray[np.float32]:
 def diversify_by_vectors(
     scores_C: NDArray[np.float32], vectors_CD: NDArray[np.float32], k: int, weight: float
 ) -> NDArray[np.int64]:
-    """Choose k of C candidates greedily, or all if C < k; return their places in the order of choice.
+    """Choose k of C candidates greedily, or all if C < k; return their positions in the order of choice.
 
     Maximal marginal relevance: the next item has the largest (1 - weight) * score - weight * (largest cosine with a
     chosen item); ties are broken by the earlier candidate.
@@ -78,7 +78,10 @@ def diversify_by_vectors(
 
 
 def category_numbers(values: Sequence[Any]) -> NDArray[np.int64]:
-    """Number the categories of items: a value or the first of a list; an item without any is its own category."""
+    """Return a number for the category of each item: its value, or the first of its values if it is a list.
+
+    An item without a value is a category by itself.
+    """
     numbers: dict[Any, int] = {}
     firsts = [(value[0] if value else None) if isinstance(value, list) else value for value in values]
     keys = [place if first is None else json.dumps(first, sort_keys=True) for place, first in enumerate(firsts)]

@@ -57,7 +57,7 @@ class RecentPopularity(ItemPopularity):
 
 
 class PopularityCache:
-    """Popularity in one catalog; keeps what was computed for the last weights. Thread-safe."""
+    """Popularity in one catalog; caches the ranking by the last weights. Thread-safe."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog

@@ -1,4 +1,4 @@
-"""Re-ranking: answers whose order boosts, diversity or pins decide besides the scores.
+"""Re-ranking: answers whose order depends on boosts, diversity or pins as well as on the scores.
 
 Dimension key: C candidates.
 """
@@ -57,7 +57,7 @@ class Reranker:
         return best_boosted(self.ranker, eligible, pool_size(self.options), hidden_rows=hidden_rows, levels=self.levels)
 
     def _diversified(self, candidates: Candidates) -> NDArray[np.int64]:
-        """Return the places of the candidates to show, in order."""
+        """Return the indexes of the candidates to show, in order."""
         k, weight, attribute = self.options.k, self.options.diversity, self.options.diversity_by
         if not weight:
             return np.arange(len(candidates.rows))
@@ -69,7 +69,7 @@ class Reranker:
 
     def _ranked_items(self, candidates: Candidates, places: NDArray[np.int64]) -> Iterator[RetrievedItem]:
         log_boost_C = self._log_boost(candidates.rows)
-        base_C = self.ranker.boosted(candidates.scores, -log_boost_C)
+        base_C = self.ranker.boosted(candidates.scores, -log_boost_C)  # the scores without their boosts
         ranks_C = np.arange(1, len(candidates.rows) + 1)
         columns = (candidates.rows, candidates.scores, candidates.interests, base_C, log_boost_C, ranks_C)
         by_interest = self.ranker.source == "encoder"

@@ -52,7 +52,7 @@ class Options:
     filter: Filter | None = None
     """Condition that every returned item passes."""
     diversity: float = 0
-    """0..1: weight of the difference between the returned items against their scores, scaled to 0..1."""
+    """0..1: how much differences between the returned items count against their scores, which are scaled to 0..1."""
     diversity_by: str | None = None
     """Attribute in which items should differ; None means `category`, or the vectors if no item has that attribute."""
     boosts: tuple[Boost, ...] = ()
@@ -124,7 +124,7 @@ class RetrievedItem(NamedTuple):
 
 @dataclass(slots=True)
 class RetrievedItems(Sequence[RetrievedItem]):
-    """The items of an answer, column by column: creating and storing it handles a few objects instead of many.
+    """The items of an answer, column by column, so that creating and storing it takes few objects.
 
     Treat it as immutable; `frozen` is left out because one is created for every answer.
     """

@@ -42,13 +42,13 @@ class Capacity:
 
     @property
     def limited_by(self) -> str | None:
-        """Why the capacity may be higher: the generator was the limit at a failing rate; None if it never was."""
+        """What limited the generator at a failing rate, so that the capacity may be higher; None if nothing did."""
         best_rate = 0.0 if self.best is None else self.best.rate_per_s
         failed = [step.measurement.result for step in self.steps if step.misses and step.rate_per_s > best_rate]
         return next((result.limited_by for result in failed if result.limited_by), None)
 
     def replicas(self, rate_per_s: float) -> int | None:
-        """Return how many such servers carry a rate, each at `LOAD_SHARE` of its highest; None if it has none."""
+        """Return how many such servers carry a rate, each at `LOAD_SHARE` of its capacity; None if no rate passed."""
         return None if self.best is None else math.ceil(rate_per_s / (LOAD_SHARE * self.best.rate_per_s))
 
 
@@ -61,7 +61,7 @@ class CapacitySearch:
         self._capacity = Capacity(slo)
 
     def run(self, first_rate: float = FIRST_RATE) -> Capacity:
-        """Find the highest rate, in requests/s."""
+        """Search from `first_rate`, in requests/s, for the highest rate that meets the objective."""
         rate = self._highest_passing(first_rate)
         while rate >= LOWEST_RATE:
             if self._passes(rate, CONFIRMATION_FACTOR):

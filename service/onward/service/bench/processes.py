@@ -68,7 +68,7 @@ def _is_store(pid: int) -> bool:
 
 
 def _cpu_s(pid: int) -> float:
-    """Return user and system time, that of ended children included."""
+    """Return user and system time, including that of children that have ended."""
     times = _read(PROC / str(pid) / "stat").rpartition(")")[2].split()[11:15]
     return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 START_TIMEOUT_S = 120.0
 ENCODER_TIMEOUT_S = 20.0
-"""For a kernel that is compiled after the start. Only a revision that logs no `encoding` event takes all of it."""
+"""Time to compile a kernel after the start. Only a revision that logs no `encoding` event uses it up."""
 STOP_TIMEOUT_S = 40.0
 POLL_INTERVAL_S = 0.05
 ANSWER_TIMEOUT_S = 5.0

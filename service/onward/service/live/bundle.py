@@ -52,7 +52,7 @@ class LiveBundle:
     async def of(self, digest: str) -> Bundle | None:
         """Return the published bundle of a digest, with the live catalog's changes; None if it is gone.
 
-        The latest one that is not live is cached, as it was exported, so that its answers can be explained.
+        An answer of an earlier bundle is explained by that bundle. The one that was loaded last is cached, as exported.
         """
         if self.bundle.digest == digest:
             return self.bundle
@@ -123,7 +123,7 @@ class LiveBundle:
         _freeze()
 
     def _accelerate(self, bundle: Bundle) -> None:
-        """Switch to the compiled kernel of the encoder, if there is one; the bundle serves meanwhile."""
+        """Switch to the compiled kernel of the encoder, if there is one; the bundle serves while it compiles."""
         reason = None
         try:
             bundle.accelerate(self._bundles / bundle.digest)

@@ -20,9 +20,9 @@ ITEMS = "items"
 MAX_CHANGED_ITEMS = 100_000
 MAX_ATTRIBUTES = 64
 COOCCURRENCE_WINDOW = 10
-"""Items of a session before an event's item with which it counts as co-occurring."""
+"""An event's item co-occurs with at most this many items before it in the session."""
 MAX_SEEN_WITH = 50
-"""Co-occurring items that are kept for an item: those of the largest weights."""
+"""Number of co-occurring items that are kept for an item: those with the largest weights."""
 MAX_PENDING_COOCCURRENCES = 10_000
 
 
@@ -90,9 +90,9 @@ class LiveCatalog:
         await self._replica.follow()
 
     async def patch(self, patches: Mapping[str, Sequence[ItemPatch]]) -> dict[str, ServiceError | None]:
-        """Upsert items, each by itself; return for each item the error by which it was refused, or None.
+        """Upsert each item independently; return for each item the error that refused it, or None.
 
-        Raises LiveStoreUnavailable; some of the patches may have been applied nevertheless.
+        Raises LiveStoreUnavailable, even if some of the patches were applied.
         """
 
         def edit(item_patches: Sequence[ItemPatch]) -> Edit:
@@ -133,7 +133,7 @@ class LiveCatalog:
         return bundle.with_changes(sorted(changes, key=lambda change: change.sequence))
 
     def applied_once(self, bundle: Bundle) -> Bundle:
-        """Return a bundle other than the serving one with the current changes. Thread-safe."""
+        """Return a bundle that is not the live one with the current changes; nothing is cached. Thread-safe."""
         return LiveCatalog(self._replica).applied_to(bundle)
 
     async def close(self) -> None:
@@ -177,7 +177,7 @@ class LiveCatalog:
             self._cooccurrences = cooccurrences | self._cooccurrences
 
     def _cooccurring_pairs(self, event: AppliedEvent) -> Iterator[tuple[str, str]]:
-        """Yield pairs of a new item that learns and a known item: one is the event's, the other shortly before it."""
+        """Pair the event's item with the items shortly before it: yield a new item that learns and a known item."""
         states = self._states
         if event.weight <= 0 or not states or event.item_id not in event.session_items:
             return

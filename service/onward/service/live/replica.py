@@ -19,9 +19,9 @@ from onward.service.live.versioned_store import (
 FOLLOW_INTERVAL = timedelta(seconds=0.25)
 """Interval at which a worker reads the changes of other workers."""
 MAX_TRIES = 20
-"""Of one update. A try fails only if another writer's succeeded, so only a storm of writers exhausts them."""
+"""Attempts of one update. An attempt fails only if another writer's succeeded, so only many writers exhaust them."""
 JITTER_STEP_MS = 4
-"""The longest random wait before a further try grows by this with each of them."""
+"""Increase of the longest random wait from one attempt to the next."""
 
 Edit = Callable[[Entry | None], Any]
 """Returns a new value for the current entry, None to remove it. May be called several times.
@@ -69,10 +69,10 @@ class Replica:
         return after is not before
 
     async def update(self, edits: Mapping[str, Edit]) -> dict[str, Entry | ServiceError]:
-        """Edit entries, each by itself, and return the new entry of each, or the error by which it was refused.
+        """Edit each entry independently; return the new entry of each, or the error that refused the edit.
 
         By optimistic concurrency no update is lost: if another worker wrote first, the edit is applied again to what it
-        wrote. Raises LiveStoreUnavailable; some of the edits may have been made nevertheless.
+        wrote. Raises LiveStoreUnavailable, even if some of the edits were stored.
         """
         results: dict[str, Entry | ServiceError] = {}
         async with self._lock:

@@ -37,13 +37,13 @@ class Put(NamedTuple):
 
 
 Rejection = Literal["conflict", "full"]
-"""Why a put was not done: another writer's put came first, or the store has as many names as it may."""
+"""Why a put was refused: another writer's put came first, or the store has the maximum number of names."""
 REJECTIONS: Mapping[int, Rejection] = {0: "conflict", -1: "full"}
 """By the code that the script returns."""
 
 
 class ChangesPage(NamedTuple):
-    """Entries of a store of some generation, in the order of their sequences."""
+    """Entries of one generation of a store, in the order of their sequences."""
 
     generation: str
     entries: dict[str, Entry]
@@ -55,12 +55,12 @@ class ChangesPage(NamedTuple):
 class VersionedStore(Protocol):
     """Keeps JSON values by name with optimistic concurrency, and lists what was put since a version.
 
-    A store that was emptied, replaced, or forgot old tombstones has another generation, so that readers read all of it
-    again.
+    A store that was emptied or replaced, or that forgot old tombstones, has another generation, so that readers read
+    all of it again.
     """
 
     async def put(self, puts: Sequence[Put]) -> list[Entry | Rejection]:
-        """Put values, each by itself, unless another writer came first. Raises LiveStoreUnavailable."""
+        """Put each value independently, unless another writer came first. Raises LiveStoreUnavailable."""
         ...
 
     async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:

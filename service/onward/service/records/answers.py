@@ -31,7 +31,7 @@ _ANSWER_ID = re.compile(rf"[0-9a-f]{{{OWNER_DIGITS + NONCE_DIGITS}}}")
 
 @dataclass(slots=True)
 class Answer:
-    """The items that were recommended, and all inputs that decided them; of the session its state, but not its id.
+    """The recommended items and all inputs that determined them, including the session's state but not its id.
 
     Treat it as immutable. The dataclass is not frozen because that would slow down its creation for every request.
     """
@@ -59,7 +59,7 @@ class Answer:
     """Set on a next page that is read by itself: the items of the pages before it."""
 
     def json(self) -> bytes:
-        """Serialize the answer without default values; going over plain values is faster than pydantic on the class."""
+        """Serialize the answer without default values; collecting plain values is faster than pydantic's own way."""
         values = {"id": self.id, "made_ms": self.made_ms, "bundle": self.bundle, "items": self.items.columns()}
         for name in _OPTIONAL:
             if value := getattr(self, name):

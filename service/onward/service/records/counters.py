@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from onward.service.redis_client import RedisClient, Script, execute_or_raise, redis_call
 
 MAX_COUNTERS = 10_000
-"""In one period. Callers choose some of the names, such as types of events, and must not fill the store."""
+"""Limit for each period. Callers choose some of the names, such as types of events, and must not fill the store."""
 
 
 class Period(NamedTuple):
@@ -46,7 +46,7 @@ class Counters(Protocol):
     """Counts by name for each minute of the last two hours and each hour of the last month."""
 
     async def add(self, amounts: Mapping[str, float]) -> int:
-        """Add to the counters of the current minute and hour; return how many additions were refused as too many names.
+        """Add to the counters of the current minute and hour; return how many additions the limit on names refused.
 
         Raises SessionStoreUnavailable.
         """

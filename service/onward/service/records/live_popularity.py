@@ -16,7 +16,7 @@ MAX_POPULAR = 1_000
 
 
 class PopularityStore(Protocol):
-    """Sums up event weights by item, which halve in every half-life; beyond a limit the lightest items are dropped."""
+    """Sums event weights by item; sums halve in every half-life, and beyond a limit the lightest items are dropped."""
 
     async def add(self, weights: Mapping[str, float]) -> Mapping[str, float]:
         """Add weights as of now; return the 1,000 heaviest items and their weights. Raises SessionStoreUnavailable."""
@@ -24,10 +24,10 @@ class PopularityStore(Protocol):
 
 
 class LivePopularity:
-    """Popularity by the events of all processes; this one adds its events with each `flush`.
+    """Popularity by the events of all processes; each `flush` adds those of this process.
 
     Events without a positive weight are ignored. Between two flushes at most `MAX_ITEMS` items are counted;
-    events of further ones are lost.
+    events of any more items are lost.
     """
 
     def __init__(self, store: PopularityStore, *, half_life: timedelta, clock: Callable[[], float] = time.time) -> None:

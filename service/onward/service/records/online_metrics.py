@@ -98,7 +98,7 @@ class OnlineMetrics:
             self._outages.count_lost(await self._counters.add(amounts))
 
     async def report(self, window: timedelta, by: Collection[Dimension]) -> MetricsWindow:
-        """Return the counts of `window` until now, grouped by some dimensions.
+        """Return the counts of the last `window`, grouped by the dimensions in `by`.
 
         Raises SessionStoreUnavailable.
         """

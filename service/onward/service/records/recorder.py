@@ -24,7 +24,7 @@ from onward.service.settings import IN_MEMORY, Settings
 
 COUNT_INTERVAL = timedelta(seconds=1)
 MAX_QUEUED = 1_000
-"""Answers that wait to be recorded; at so many they are recorded at once."""
+"""Size of the queue at which its answers are recorded without waiting for the next flush."""
 NO_TTL = timedelta(0)
 """The setting by which a deployment keeps no answers."""
 
@@ -50,7 +50,7 @@ class Recorder:
         popularity: LivePopularity,
         log: EventLog | None,
     ) -> None:
-        """Take the places to record to; None for those that the deployment does not use."""
+        """Take the destinations of records; None for those that the deployment does not use."""
         self.answers = answers
         self.metrics = metrics
         self.popularity = popularity
@@ -131,7 +131,7 @@ class Recorder:
 
 @asynccontextmanager
 async def open_recorder(settings: Settings) -> AsyncIterator[Recorder]:
-    """Run a recorder for the places that the settings name, with its periodic flushes, until the block ends."""
+    """Run a recorder for the destinations in the settings, with its periodic flushes, until the block ends."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     async with AsyncExitStack() as stack:
         redis = None if url == IN_MEMORY else connect(url)

@@ -91,7 +91,7 @@ def _check(client: type[Any], options: Mapping[str, Any]) -> None:
     try:
         client(**{name: value for name, value in options.items() if name != "connection_class"})
     except (TypeError, RedisError) as error:
-        raise ValueError("has an option behind its ? that is unknown or unusable") from error
+        raise ValueError("has an unknown or unusable option after its ?") from error
 
 
 def _host(text: str, default_port: int) -> tuple[str, int]:

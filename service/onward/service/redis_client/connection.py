@@ -28,13 +28,13 @@ Command = tuple[Argument, ...]
 
 
 class ReconnectingConnection:
-    """Connects to one server lazily, and again after the connection was lost; carries the calls of all callers.
+    """Connects to one server lazily, and reconnects once the connection is lost; carries the calls of all callers.
 
     No call is retried, and at most one attempt to connect is made at a time.
     """
 
     def __init__(self, new_connection: Callable[[], AbstractConnection]) -> None:
-        """Take a factory of redis-py connections that are not open yet but hold all that opening them takes."""
+        """Take a factory of redis-py connections, which are configured but not open."""
         self._new_connection = new_connection
         self._connection: MultiplexedConnection | None = None
         self._connecting: asyncio.Task[MultiplexedConnection] | None = None
@@ -204,11 +204,11 @@ class MultiplexedConnection(asyncio.Protocol):
         oldest = self._calls[0]
         if self._loop.time() < oldest.deadline_s:
             self._timer = self._loop.call_at(oldest.deadline_s, self._check_deadline)
-        else:  # a blocked event loop is no reason: it reads the replies that came meanwhile before it runs timers
+        else:  # not because the event loop was blocked: it reads the replies that have arrived before it runs timers
             self._fail(RedisTimeoutError("The server did not reply in time."))
 
     def _fail(self, failure: RedisError) -> None:
-        """Close the connection and fail all calls in flight, with the first failure if there was one before."""
+        """Close the connection and fail all calls in flight, with an earlier failure if there was one."""
         self.failure = self.failure or failure
         self._transport.abort()
         if self._timer is not None:

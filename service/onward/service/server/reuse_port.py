@@ -24,7 +24,7 @@ class ReusePortSocket(socket.socket):
         return cls(fileno=bound.detach())
 
     def __reduce__(self) -> tuple[Callable[..., socket.socket], tuple[Any, ...]]:
-        """Return how to make the socket of another process."""
+        """Pickle as the call that binds another socket to the same address."""
         return _bind_another, (self.family, self.getsockname())
 
 

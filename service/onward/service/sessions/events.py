@@ -1,4 +1,4 @@
-"""Events: what visitors did with items, the weights that decide their effect, and who is told of them."""
+"""Events: what visitors did with items, the weights that decide their effect, and the listeners that receive them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ class EventListener(Protocol):
     """Receives every applied event once, and no event that was a duplicate, refused or not to be stored."""
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        """Take note of events, without waiting for anything."""
+        """Take in events, without blocking."""
         ...
 
     async def forget(self, session_id: str) -> None:
@@ -87,7 +87,7 @@ class EventQueue:
     """Queues applied events; listeners get them in batches, in the background."""
 
     def __init__(self, *listeners: EventListener, max_queued: int = MAX_QUEUED) -> None:
-        """Take the listeners, and the number of queued events at which they get them at once."""
+        """Take the listeners, and the size of the queue at which it is delivered without waiting for `flush`."""
         self._listeners = listeners
         self._max_queued = max_queued
         self._queue: list[AppliedEvent] = []
@@ -152,7 +152,7 @@ class EventRules:
     def event(self, item_id: str, kind: str, happened: datetime | None, event_id: str | None, now: datetime) -> Event:
         """Return an event, which happened `now` if no time is given. Raises EventTooOld."""
         if happened is not None and now - happened > self.max_age:
-            raise EventTooOld(f"An event is taken for {self.max_age} after it happened; this one is older.")
+            raise EventTooOld(f"An event is accepted for {self.max_age} after it happened; this one is older.")
         timestamp_ms = int((happened or now).timestamp() * 1000)
         return Event(item_id, kind, timestamp_ms, event_id, self.weights.of(kind))
 

@@ -44,7 +44,7 @@ class InMemorySessionStore:
         return [await self._append_or_error(append) for append in appends]
 
     async def merge(self, source: str, target: str) -> MergeResult:
-        """Move everything in one step, since no other task runs meanwhile."""
+        """Move everything in one step; it is atomic, since it awaits nothing."""
         self._evict_expired()
         stored_target = self._sessions.get(target) or _StoredSession(self._length)
         stored_source = self._sessions.get(source)
@@ -166,7 +166,7 @@ class _StoredSession:
 
 
 def _still_hidden(hidden_ms: Mapping[str, int], events: Iterable[Event]) -> dict[str, int]:
-    """Return the hidden items of which no event is later than the mark."""
+    """Return the hidden items that have no event later than their mark."""
     by_time = sorted(events, key=lambda event: event.timestamp_ms)
     last_ms = {event.item_id: event.timestamp_ms for event in by_time}
     return {item_id: time_ms for item_id, time_ms in hidden_ms.items() if last_ms.get(item_id, 0) <= time_ms}

@@ -94,7 +94,7 @@ class RedisSessionStore:
 
     async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | ServiceError]:
         """Do several appends, in one round trip for each 100. Each append is atomic; together they are not."""
-        generation = token_hex(GENERATION_BYTES)  # one for all: generations only tell the lives of one session apart
+        generation = token_hex(GENERATION_BYTES)  # shared: it only has to differ from earlier ones of the same session
         calls = [self._call(append, generation) for append in appends]
         sessions: list[Session | ServiceError] = []
         for first in range(0, len(calls), SESSIONS_PER_PIPELINE):
@@ -103,7 +103,7 @@ class RedisSessionStore:
         return sessions
 
     async def merge(self, source: str, target: str) -> MergeResult:
-        """Put the source aside, merge what is aside into the target, delete it: three idempotent round trips."""
+        """Rename the source's keys aside, merge them into the target, delete them: three idempotent round trips."""
         source_digest, target_digest, applied = session_digest(source), session_digest(target), 0
         name = token_hex(GENERATION_BYTES)
         with _MeasuredCall():
@@ -111,7 +111,7 @@ class RedisSessionStore:
                 moved = await self._apply_move(move)
                 applied += moved if move.target == target_digest else 0
                 await self._merge_clear(self._keys(source_digest, EVENTS_ASIDE, STATE_ASIDE), [move.name])
-                if move.name == name:  # an unfinished move of an earlier call came first; events from now on stay
+                if move.name == name:  # else it was a move that an earlier call left unfinished; go on with our own
                     break
         return MergeResult(applied, (await self.append(target, ())).position)
 
@@ -127,7 +127,7 @@ class RedisSessionStore:
     async def _append_chunk(
         self, appends: Sequence[SessionAppend], calls: Sequence[_ScriptCall]
     ) -> list[Session | ServiceError]:
-        """Run the script for each append as one pipeline, then retry those whose session was behind its position."""
+        """Run the script for each append as one pipeline, then retry those whose session is behind `at_least`."""
         try:
             with _MeasuredCall():
                 replies = await self._append_script.run_all(calls)
@@ -139,7 +139,7 @@ class RedisSessionStore:
         return [sessions[index] if index in sessions else _session(reply) for index, reply in enumerate(replies)]
 
     async def _retry(self, append: SessionAppend, call: _ScriptCall, reply: Any) -> Session | ServiceError:
-        """Return the result of an append that the store refused, or whose session was behind its position."""
+        """Return the error of an append that the store refused; try again if the session is behind `at_least`."""
         try:
             with _MeasuredCall():
                 if isinstance(reply, Exception):

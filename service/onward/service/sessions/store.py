@@ -1,4 +1,4 @@
-"""SessionStore: the contract of a store of sessions, kept by one in Redis and one in memory."""
+"""SessionStore: the protocol of a store of sessions, implemented in Redis and in memory."""
 
 import hashlib
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ class SessionStore(Protocol):
     """Remembers the latest events of each session until its time to live passes without a new event.
 
     Appends to one session are applied one after another, in the order in which the store receives them. Events with an
-    id are idempotent: the latest 1,000 ids of a session are remembered, and duplicates are not applied. What a call
-    returned is stored; a call that raises SessionStoreUnavailable may have been applied nevertheless.
+    id are idempotent: the latest 1,000 ids of a session are remembered, and duplicates are not applied. Once a call
+    returns, its events are stored; if it raises SessionStoreUnavailable, they may be stored or not.
     """
 
     async def append(
@@ -59,7 +59,7 @@ class SessionStore(Protocol):
         ...
 
     async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | ServiceError]:
-        """Do several appends, in order within each session; return for each the session, or the error it met.
+        """Do several appends, in order within each session; return for each the session, or its error.
 
         An append that waits for a position may be applied after later ones of the same session.
         """
@@ -68,8 +68,8 @@ class SessionStore(Protocol):
     async def merge(self, source: str, target: str) -> MergeResult:
         """Move all events and marks of one session into another, once, in the order of time; empty the source.
 
-        Events appended to the source meanwhile are either moved or stay there. The call is idempotent: repeated after
-        SessionStoreUnavailable it continues where it stopped, so that within the time to live no event is applied
+        Events appended to the source during the merge are either moved or stay there. The call is idempotent: repeated
+        after SessionStoreUnavailable it continues where it stopped, so that within the time to live no event is applied
         twice or lost.
         """
         ...

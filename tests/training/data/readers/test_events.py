@@ -65,7 +65,7 @@ def test_categorical_ids_become_text(prepared: Prepare) -> None:
 
 
 def test_a_column_of_lists_is_refused_as_id(prepared: Prepare) -> None:
-    with pytest.raises(InputError, match=r"column 'item_id' holds .*List.*, which is no id"):
+    with pytest.raises(InputError, match=r"column 'item_id' holds .*List.*, which cannot be an id"):
         prepared(pl.DataFrame({"session_id": [1], "item_id": [["a"]]}))
 
 

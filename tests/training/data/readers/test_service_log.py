@@ -81,4 +81,4 @@ def test_an_invalid_weight_is_refused(tmp_path: Path, onward_training: Callable[
     log({"1": "a b"}).with_columns(w=pl.Series([[1], [2]])).write_parquet(tmp_path / "log.parquet")
     outcome = onward_training("prepare", tmp_path / "log.parquet", "--out", tmp_path / "d", "--weight-column", "w")
     assert outcome.code == 2
-    assert "which is no weight; give --weight-column" in outcome.err
+    assert "which cannot be a weight; give --weight-column" in outcome.err

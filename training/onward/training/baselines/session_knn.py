@@ -30,13 +30,13 @@ class SessionKNNOptions:
     """Sizes and weights of the method."""
 
     last_events: int | None
-    """Number of last events of the query session that are used; None: all."""
+    """Number of the query session's last events that are used; None uses all."""
     candidates: int
-    """Number of most recent sessions with a shared item that are compared."""
+    """Number of sessions to compare with: the most recent ones that share an item."""
     neighbours: int
-    """Number of most similar candidates that vote; among equally similar ones the more recent."""
+    """Number of candidates that vote: the most similar ones, ties broken by the more recent session."""
     place_weight: Callable[[Floats], Floats]
-    """Maps an item's last position / number of events (1 for the last) to what sharing it adds to the similarity."""
+    """Maps (position of an item's last event) / (number of events) to what sharing the item adds to the similarity."""
     match_weight: Callable[[Integers], Floats]
     """Maps the steps back to the latest shared item (1 for the last) to a factor of a neighbour's vote."""
     item_weight: Callable[[Floats], Floats]

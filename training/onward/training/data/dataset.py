@@ -110,7 +110,7 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """Open the dataset in `folder`. Raises InputError if it is no dataset of a supported format version."""
+        """Open the dataset in `folder`. Raises InputError if it is not a dataset of a supported format version."""
         try:
             text = (folder / INFO_FILE).read_bytes()
         except OSError as error:

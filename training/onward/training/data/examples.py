@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """Item rows of the inputs, oldest first, left-padded to the longest one (at least 2)."""
     targets_BT: Tensor
     """Item rows of the next T items, padded after the session's end. With `every_position` T is L, and position l
-    holds the item after input item l, or padding if that is no target."""
+    holds the item after input item l, or padding if that is not a target."""
     users_B: Tensor
     """User rows; 0 is an unknown user."""
 

@@ -63,13 +63,13 @@ def _edge_keys(parts: Sequence[Sessions], rows: int, reach: int) -> NDArray[np.i
 
 
 def _nearby_pairs(part: Sessions, rows: int, reach: int) -> Iterator[NDArray[np.int64]]:
-    """Yield, for each distance, smaller * rows + greater of the pairs of distinct items that far apart in a session."""
+    """Yield, for each distance, smaller * rows + greater of all pairs of distinct items so far apart in a session."""
     session = np.repeat(np.arange(len(part)), np.diff(part.offsets))
     for distance in range(1, reach + 1):
-        one, other = part.rows[:-distance], part.rows[distance:]
-        together = (session[:-distance] == session[distance:]) & (one != other)
-        linked = together & (one != PADDING) & (other != PADDING)
-        yield np.minimum(one, other)[linked] * rows + np.maximum(one, other)[linked]
+        earlier, later = part.rows[:-distance], part.rows[distance:]
+        together = (session[:-distance] == session[distance:]) & (earlier != later)
+        linked = together & (earlier != PADDING) & (later != PADDING)
+        yield np.minimum(earlier, later)[linked] * rows + np.maximum(earlier, later)[linked]
 
 
 class _NeighbourSum(torch.autograd.Function):

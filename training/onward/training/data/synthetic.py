@@ -9,9 +9,9 @@ The patterns to learn:
 - A **session** starts at an item that is popular that day, half the time in the visitor's favourite category. Its
   length follows a power law.
 - **Habit** (3 of 5 steps): from an item to the theme that follows its own, in the colour of the item BEFORE the last:
-  visitors alternate between two colours. Half of these steps go to the one item of that shelf that belongs to the last
-  item, the others to any item of the shelf by popularity. So item-to-item counts beat popularity by far, and an encoder
-  that reads the whole session beats them, because it knows the colour.
+  visitors alternate between two colours. Half of these steps go to the last item's *partner* on that shelf, always the
+  same item, the others to any item of the shelf by popularity. So item-to-item counts beat popularity by far, and an
+  encoder that reads the whole session beats them, because it knows the colour.
 - Other steps go back to an item of the session (1 of 10), to a popular item of the category (1 of 4), or to a
   popular one of any category (the rest).
 - 1.5 % of the items are not available.
@@ -36,7 +36,7 @@ DAY_MS = 86_400_000
 LENGTHS = np.arange(1, 61)
 ITEMS_PER_SHELF = 6
 HABIT, BACK, IN_CATEGORY = 0.6, 0.1, 0.25
-FAVOURITE = 0.5
+PARTNER_SHARE = 0.5
 UNAVAILABLE = 0.015
 CART, PURCHASE = 0.06, 0.02
 
@@ -106,8 +106,8 @@ class _Catalog:
         theme = (self.shelf_N[last] // self.colours) % self.themes
         return (self.category(last) * self.themes + (theme + 1) % self.themes) * self.colours + colour
 
-    def favourite(self, last: Integers, shelf: Integers) -> Integers:
-        """Return the one item of a shelf that belongs to the last item."""
+    def partner(self, last: Integers, shelf: Integers) -> Integers:
+        """Return the one item of a shelf that is the last item's partner there."""
         start, end = self.starts_S[shelf], self.starts_S[shelf + 1]
         return start + (last - self.starts_S[self.shelf_N[last]]) % (end - start)
 
@@ -209,8 +209,8 @@ def _next(
     last, uniform = items[place - 1], random.random(len(place))
     before_last = items[place - 2] if position > 1 else random.integers(0, catalog.items, len(place))
     shelf = catalog.next_shelf(last, catalog.colour(before_last))
-    favourite, popular = catalog.favourite(last, shelf), catalog.popular_of_shelf(day, shelf, uniform)
-    habit = np.where(random.random(len(place)) < FAVOURITE, favourite, popular)
+    partner, popular = catalog.partner(last, shelf), catalog.popular_of_shelf(day, shelf, uniform)
+    habit = np.where(random.random(len(place)) < PARTNER_SHARE, partner, popular)
     back = items[place - position + random.integers(0, position, len(place))]
     in_category = catalog.popular_of_category(day, catalog.category(last), uniform)
     choice = random.random(len(place))

@@ -30,7 +30,7 @@ CaseRanker = Callable[[EvaluationCase, int], Sequence[RankedItem]]
 
 
 def cases_of(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -> Iterator[EvaluationCase]:
-    """Yield a case for each target of `sessions`, or with `together` one case for all targets of each session.
+    """Yield one case for each target of `sessions` or, if `together`, one for all targets of each session.
 
     `users` holds the ids of user rows 1, 2, ...
     """

@@ -31,7 +31,7 @@ def evaluate_sampled(
         bundle: scores the items, exactly.
         cases: the examples.
         negatives: number of items that each target is ranked among, sampled uniformly without replacement from the
-            items that are not in the session. A tie counts against the target.
+            items that are neither in the session nor targets. A tie counts against the target.
         seed: seed of the samples.
         on_answer: called after each example.
 
@@ -57,7 +57,7 @@ def evaluate_sampled(
 
 
 def _scores(bundle: Bundle, case: EvaluationCase) -> NDArray[np.float32]:
-    """Return scores_N1 of all rows; the popularity if no item and no user of the case is known, as the service does."""
+    """Return scores_N1 of all rows; like the service, by popularity if neither an item nor the user is known."""
     rows = _rows(bundle, case.inputs)
     user_row = 0 if case.user_id is None else bundle.users.row(case.user_id)
     if not rows and not user_row:

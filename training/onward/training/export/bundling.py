@@ -1,4 +1,4 @@
-"""The parts of a bundle that need no encoder: its catalog, its probes and its publication."""
+"""The steps that export and rebuild share: write the catalog, run the probes and publish."""
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
@@ -31,7 +31,7 @@ def write_catalog(
 
 
 def availability(attributes: pl.DataFrame) -> NDArray[np.bool_]:
-    """Return the availability by row, (N + 1,): that of the column `available`, and True if it is null or missing."""
+    """Return the availability of each row, (N + 1,): the column `available`, and True if a value or it is missing."""
     available_N1 = np.ones(attributes.height + 1, dtype=np.bool_)
     if "available" in attributes.columns:
         available_N1[1:] = attributes["available"].cast(pl.Boolean).fill_null(value=True).to_numpy()

@@ -39,7 +39,7 @@ from onward.training.recipe import Recipe
 from onward.training.run_folder import WEIGHTS, best_validation, read_run, read_tensors, sessions_of_fit
 
 PARITY = 1e-5
-"""Largest allowed difference of an interest between program and torch, per unit of the largest number (at least 1)."""
+"""Largest allowed difference between program and torch, relative to the largest number of an interest (at least 1)."""
 PROBES = 5
 
 

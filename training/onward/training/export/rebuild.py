@@ -51,7 +51,7 @@ class RebuiltCatalog:
     attributes: Iterable[Mapping[str, Any]]
     vectors_R1D: NDArray[np.float32]
     folded_changes: int
-    """All changes of the live catalog up to this sequence number are contained."""
+    """The sequence number up to which changes of the live catalog are included."""
 
 
 def rebuild(
@@ -65,12 +65,12 @@ def rebuild(
     target_recall: float = TARGET_RECALL,
     on_step: Callable[[str], object] = lambda step: None,
 ) -> str:
-    """Build the current bundle's index again, with a new catalog if new; publish it and return the new digest.
+    """Rebuild the current bundle's index, with a new catalog or changes if given; publish it, return the new digest.
 
     Args:
         bundles: the folder of bundles.
-        items: the new catalog, a file of item attributes. An item that it lacks is still understood in sessions, but
-            no longer recommended. An item unknown to training has no vector; it is left out and reported.
+        items: the new catalog, a file of item attributes. An item that it lacks still counts in sessions, but is no
+            longer recommended. An item unknown to training has no vector; it is left out and reported.
         items_format: format of that file; by its extension if None.
         items_column: item id column of that file; guessed if None.
         changes: a file of live catalog changes, written by `onward-service changes`, to make part of the bundle. A new
@@ -173,7 +173,7 @@ def _attributes_of(catalog: Catalog, item_id: str) -> Mapping[str, Any]:
 
 
 def _with_attributes(bundle: Bundle, new: pl.DataFrame, on_step: Callable[[str], object]) -> RebuiltCatalog:
-    """Return the bundle's items with the attributes in `new`; items that it lacks are not available."""
+    """Return the bundle's items with the attributes in `new`; those missing in `new` become unavailable."""
     ids = [bundle.catalog.item_id(row) for row in range(1, len(bundle.catalog) + 1)]
     known = pl.DataFrame({"item_id": ids})
     without_vector = new.join(known, on="item_id", how="anti").height

@@ -15,7 +15,7 @@ from onward.bundle import pad_dimension
 from onward.training.index.k_means import k_means, nearest
 
 DIMENSION_MULTIPLE = 16
-"""FAISS falls back to scalar code, eight times slower, if a quantized dimension is no multiple of this."""
+"""FAISS falls back to scalar code, eight times slower, if a quantized dimension is not a multiple of this."""
 POINTS_PER_LIST, MIN_POINTS_PER_LIST = 64, 39
 """Training points per inverted list; FAISS asks for 39 to 256."""
 BLOCK_ROWS = 65_536

@@ -28,7 +28,7 @@ FLAT_BELOW = 20_000
 SMALL_BELOW = 100_000
 """Number of items up to which a graph is built within a minute and a flat index is worth comparing."""
 GRAPH_OF_LISTS_FROM = 4_096
-"""Number of lists from which a graph over the centroids may pay off."""
+"""Number of lists from which finding them by a graph over their centroids may pay off."""
 MAX_QUERIES = 1_000
 
 
@@ -122,7 +122,9 @@ def _candidates(tuner: IndexTuner, kind: IndexKind, on_step: Callable[[str], obj
 
 
 def _inverted_files(tuner: IndexTuner, on_step: Callable[[str], object]) -> Iterator[TunedIndex]:
-    """Yield inverted files. Small catalogs also try half as many lists: finding lists costs them as much as reading."""
+    """Yield inverted files. For small catalogs, in which finding the lists costs as much as reading them, also try half
+    as many lists.
+    """
     count = list_count(len(tuner.vectors))
     if len(tuner.vectors) <= SMALL_BELOW and count > 1:
         yield from _with_lists(tuner, count // 2, QUANTIZERS[:1], on_step)

@@ -1,5 +1,7 @@
 """Tune search parameters: the least effort that reaches the target recall against exact search.
 
+The effort is counted in visits: the lists that a search reads (nprobe), or its beam width in a graph (efSearch).
+
 Dimension key: N items, D embedding, Q queries, K interests.
 """
 
@@ -38,7 +40,7 @@ class TunedIndex(NamedTuple):
     """The standard error of the recall over other sessions like these."""
 
     def reaches(self, recall: float) -> bool:
-        """Return whether other sessions are likely to get this recall too."""
+        """Return whether other sessions are likely to get at least this recall too."""
         return self.recall - SAFETY_ERRORS * self.error >= recall
 
     def item_index(self, vectors: IndexVectors) -> ItemIndex:
@@ -61,7 +63,7 @@ class IndexTuner:
         return cls(vectors, queries_QKD, exact_rows(vectors, queries_QKD), target_recall)
 
     def tune(self, description: str, index: faiss.Index, candidates_per_k: int = 1) -> TunedIndex:
-        """Return the index with the fewest visits that reach the target, or the most that still gain recall."""
+        """Return the index with the fewest visits that reach the target, else with the most that still gain recall."""
         searched = FaissIndex(index)
 
         def at(visits: int | None) -> TunedIndex:
@@ -111,7 +113,7 @@ class IndexTuner:
 
 
 def exact_rows(vectors: IndexVectors, queries_QKD: NDArray[np.float32]) -> list[set[int]]:
-    """Return the best rows of each query by exact search, for all queries at once, block by block of the items."""
+    """Return the best rows of each query by exact search: all queries at once, over one block of items at a time."""
     use_all_cores()
     queries, interests, dimension = queries_QKD.shape
     flat_queries = np.zeros((queries * interests, vectors.padded_dimension), dtype=np.float32)

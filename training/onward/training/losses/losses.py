@@ -32,7 +32,7 @@ def full_softmax(
 
     Args:
         sessions_BD: float32 session vectors.
-        items_ND: float32 item table; row 0, the padding, is no candidate and gets no gradient.
+        items_ND: float32 item table; row 0, the padding, is not a candidate and gets no gradient.
         targets_B: int64 rows of the true next items.
         product_dtype: precision of the three products; by default that of `fast_product_dtype`.
     """

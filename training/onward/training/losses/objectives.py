@@ -64,7 +64,7 @@ class NextItemLoss(nn.Module, ABC):
     def multi_interest(
         self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, negative_interest: NegativeInterest
     ) -> Tensor:
-        """Return the same for sessions with K interests, of which the one nearest to the target scores it."""
+        """Return the loss of sessions with K interests; the interest nearest to the target scores it."""
         if negative_interest == "nearest":
             return self._nearest_interest_loss(interests_BKD, targets_B, items)
         loss: Tensor = self(_nearest_interest(interests_BKD, items(targets_B)), targets_B, items)

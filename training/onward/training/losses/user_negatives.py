@@ -15,7 +15,7 @@ from onward.training.data.dataset import Sessions
 class UserNegativeSampler(nn.Module):
     """Samples uniformly from the items that a user never had, without rejection.
 
-    Call the items that a user never had free. Before the j-th item of a user (from 0, ascending rows) there are
+    Here such items are called free. Before the j-th item of a user (from 0, ascending rows) there are
     row - 1 - j free items. The r-th free item (from 0) is therefore in row 1 + r + the number of the user's items that
     have at most r free items before them, which a binary search finds.
     """

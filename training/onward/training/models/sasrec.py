@@ -45,7 +45,7 @@ class SASRecOptions(BaseModel):
     @model_validator(mode="after")
     def _heads_share_the_dimension(self) -> Self:
         if self.dimension % self.heads:
-            raise ValueError(f"dimension {self.dimension} is no multiple of heads {self.heads}")
+            raise ValueError(f"dimension {self.dimension} is not a multiple of heads {self.heads}")
         return self
 
 

@@ -40,9 +40,9 @@ def _head(records: Path, page: Path) -> str:
 
 Made by `onward-training results {quote(str(records))} --out {quote(str(page))}` from the records there; do not edit.
 
-Epochs and hyper-parameters are chosen on validation sessions alone, and the test part is asked once for a finished run,
+Epochs and hyper-parameters are chosen on validation sessions alone. The test part is used once, for a finished run,
 through its bundle: *as served*, by the index that answers requests, and *exact*, by comparing with every item. Ties
-count against the model. Where several seeds were run a figure is mean ± sample standard deviation."""
+count against the model. If several seeds were run, a figure is mean ± sample standard deviation."""
 
 
 def _section(records: DataRecords, data_set: DataSetProfile, folder: Path, page: Path) -> str:
@@ -50,7 +50,7 @@ def _section(records: DataRecords, data_set: DataSetProfile, folder: Path, page:
     if data_set.aims and records.runs:
         parts += ["### Aims", _aims(records, data_set)]
     if any(run.sampled for run in records.runs):
-        parts += ["### Among drawn items", _sampled(records.runs)]
+        parts += ["### Among sampled items", _sampled(records.runs)]
     if records.runs:
         parts += ["### Runs", _runs(records, data_set), _pictures(records, data_set, folder, page)]
     if records.ladder:
@@ -89,7 +89,7 @@ def _recipe_row(summary: RecipeSummary, data_set: DataSetProfile) -> list[str]:
 
 
 def _against_others(records: DataRecords, data_set: DataSetProfile) -> str:
-    """Say where others are ahead of our best recipe and where not; empty if there is nothing to compare with."""
+    """Return sentences on who is ahead in each metric, our best recipe or the best rival; empty without a rival."""
     compared = comparisons(records, data_set)
     lines = ["**Where we lose.** " + " ".join(_losses(compared, data_set)), " ".join(_leads(compared, data_set))]
     return "\n".join(line for line in lines if line) if compared else ""
@@ -139,7 +139,8 @@ def _sampled(runs: Sequence[RunRecord]) -> str:
     ]
     sampled = next(run.sampled for run in runs if run.sampled)
     table = _table(["recipe", "seed", *(name for name in sampled if name != "negatives")], rows)
-    note = f"Each target among {sampled['negatives']:.0f} drawn items: far above the full ranking, and not to compare."
+    negatives = f"{sampled['negatives']:.0f} sampled items"
+    note = f"Each target is ranked among {negatives}: far above the full ranking, and not comparable with it."
     return f"{note}\n\n{table}"
 
 

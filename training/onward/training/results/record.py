@@ -154,7 +154,7 @@ class DataRecords(_RecordModel):
     def read(cls, folder: Path) -> Self:
         """Read the records in `folder`.
 
-        Raises InputError if a file is no record, or if records are of different versions of the data.
+        Raises InputError if a file is not a record, or if records are of different versions of the data.
         """
         files = sorted(file for file in folder.glob("*.json") if file.name not in (BASELINES, LADDER))
         records = cls(
@@ -170,7 +170,7 @@ class DataRecords(_RecordModel):
         measured: list[RunRecord | BaselinesRecord] = [*self.runs, *([self.baselines] if self.baselines else [])]
         if len({record.data_fingerprint for record in measured}) > 1:
             versions = ", ".join(sorted({f"{record.data_fingerprint[:12]} ({_name(record)})" for record in measured}))
-            raise InputError(f"{folder}: its records are of different data, which do not compare: {versions}")
+            raise InputError(f"{folder}: its records are of different data and cannot be compared: {versions}")
 
 
 def read_records(folder: Path) -> list[DataRecords]:

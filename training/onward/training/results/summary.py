@@ -57,7 +57,7 @@ class RecipeSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Our best recipe in one metric, as served, against the best of the others, in the unit of the data set."""
+    """Our best recipe in one metric, as served, and its best rival; figures in the unit of the data set."""
 
     column: str
     ours: str
@@ -88,7 +88,7 @@ def comparisons(records: DataRecords, data_set: DataSetProfile) -> list[Comparis
 
 
 def rival_figures(records: DataRecords, data_set: DataSetProfile, metric: str) -> dict[str, float]:
-    """Return comparable published figures and those of baselines, by name, in the unit of the data set."""
+    """Return the comparable published figures and the baselines' figures, by name, in the unit of the data set."""
     rivals = {row.name: row.figures[metric] for row in data_set.published if row.comparable and metric in row.figures}
     for name, metrics in records.baselines.metrics.items() if records.baselines else ():
         if metric in metrics:

@@ -203,7 +203,7 @@ def _number(key: str, spec: str, text: str) -> int | float:
             return kind(text)
         except ValueError:
             continue
-    raise InputError(f"{key}={spec}: {text!r} is no number; write bounds such as 1..8 or log:1e-4..1e-2")
+    raise InputError(f"{key}={spec}: {text!r} is not a number; write bounds such as 1..8 or log:1e-4..1e-2")
 
 
 def _choice_texts(key: str, spec: str) -> tuple[str, ...]:

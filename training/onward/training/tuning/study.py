@@ -33,7 +33,7 @@ class TrialOutcome:
 
     number: int
     state: str
-    """complete, pruned, or fail (its values make no valid recipe)."""
+    """complete, pruned, or fail (its values do not make a valid recipe)."""
     validation: float | None
     """Best value of the recipe's validation metric, a fraction."""
     epochs: int

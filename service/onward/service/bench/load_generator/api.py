@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-DEGRADED = b'"degraded":[]'
+NOT_DEGRADED = b'"degraded":[]'
 
 
 class Api(Protocol):
@@ -36,10 +36,10 @@ class Onward:
         return post("/v1/recommendations", self.host, json.dumps(query).encode(), self.key)
 
     def fault(self, status: int, body: bytes) -> str | None:
-        """Return what is wrong: any status but 200, or a degraded answer (given without its session)."""
+        """Return what is wrong: any status but 200, or a degraded answer (one made without the stored session)."""
         if status != 200:
             return f"status {status}"
-        return None if DEGRADED in body else "degraded"
+        return None if NOT_DEGRADED in body else "degraded"
 
 
 def post(path: str, host: str, body: bytes, key: str | None = None) -> bytes:

@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Report that the connection has ended, unless it was closed from here."""
+        """Report that the connection has ended, unless `close` ended it."""
         self._on_lost(self)
 
     def on_body(self, body: bytes) -> None:

@@ -13,10 +13,10 @@ from onward.service.bench.load_generator.arrivals import Arrivals
 
 PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
 MAX_BUSY_SHARE = 0.85
-"""Of a core, or of the time: a busier generator cannot keep its schedule."""
+"""Share of a core, or of the time, above which a generator is too busy to keep its schedule."""
 RAMP_INTERVALS = 10
 MAX_LATENESS_SHARE = 0.25
-"""Of the latency at p90: a generator that is later distorts the latencies it measures."""
+"""p90 of the lateness, as a share of the p90 latency, above which a generator distorts the latencies it measures."""
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class LoadRecord:
     """What a generator records while it runs. Times in seconds."""
 
     latencies_s: list[float] = field(default_factory=list)
-    """Of good answers; a request that timed out counts with the time it waited."""
+    """Latencies of good answers; a request that timed out counts with the time it waited."""
     due_s: list[float] = field(default_factory=list)
     """When each of these requests was due, since the start; empty in a closed loop."""
     lateness_s: list[float] = field(default_factory=list)
@@ -37,7 +37,7 @@ class LoadRecord:
     cpu_s: float = 0.0
     """Processor time of the generator."""
     busy_s: float = 0.0
-    """Wall-clock time in which the generator handled requests and answers, waiting for a core included."""
+    """Wall-clock time in which the generator handled requests and answers, including waits for a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class LoadResult:
 
     @classmethod
     def of(cls, record: LoadRecord, arrivals: Arrivals | None = None) -> Self:
-        """Summarize a record; without arrivals it is that of a closed loop."""
+        """Summarize a record; `arrivals` is None for a closed loop."""
         latencies_ms = _percentiles_ms(record.latencies_s)
         lateness_ms = _percentiles_ms(record.lateness_s)
         cpu_share = record.cpu_s / record.seconds

@@ -16,7 +16,7 @@ from onward.service.bench.load_generator.timer import make_timer
 from onward.service.bench.load_generator.workload import Sessions
 
 THINK_TIME_S = 1.0
-"""Mean time between two clicks of a session; with the rate it gives the number of concurrent sessions."""
+"""Mean time between two clicks of a session; times the rate, it is the number of concurrent sessions."""
 MIN_CONCURRENT_SESSIONS = 16
 START_DELAY_S = 0.05
 CHECK_INTERVAL_S = 0.05
@@ -27,7 +27,7 @@ Click = tuple[int, str]
 
 
 def interleave(sessions: Sessions, concurrent: int, seed: int) -> Iterator[Click]:
-    """Yield clicks of several concurrent sessions at random, each session in order; a new session follows each end."""
+    """Yield clicks of concurrent sessions in random turns, each session in order; a new one replaces each that ends."""
     generator = np.random.default_rng(seed)
     numbers = count()
 
@@ -64,7 +64,7 @@ class OpenLoop:
         self._ready: deque[int] = deque()
         """Due requests that wait for an idle connection."""
         self._blocked: dict[int, deque[int]] = {}
-        """For each session with a request on its way: its later requests that are due already."""
+        """For each session with a request that is ready or in flight: its later requests that are already due."""
         self._reconnects: set[asyncio.Task[None]] = set()
         self._record = LoadRecord()
 

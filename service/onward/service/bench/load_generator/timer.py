@@ -1,4 +1,4 @@
-"""One-shot timers for an event loop with a resolution below the loop's own, which is a millisecond."""
+"""One-shot timers for an event loop, with a finer resolution than the loop's own millisecond."""
 
 import asyncio
 import ctypes

@@ -10,7 +10,7 @@ import narwhals as nw
 
 from onward.training.data.readers.engine import Frame
 
-SECOND = nw.col("position") > 0
+HAS_PREDECESSOR = nw.col("position") > 0
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ def by_session_number(train: Frame, test: Frame | None, validation_from: int | N
     """Split whole sessions: validation is the sessions of `train` from number `validation_from` on."""
     number = nw.col("session_number")
     recent = number < 0 if validation_from is None else number >= validation_from
-    train = train.with_columns(SECOND.alias("is_target"))
+    train = train.with_columns(HAS_PREDECESSOR.alias("is_target"))
     return Split(
         train=train.filter(~recent),
         validation=None if validation_from is None else train.filter(recent),
-        test=None if test is None else test.with_columns(SECOND.alias("is_target")),
+        test=None if test is None else test.with_columns(HAS_PREDECESSOR.alias("is_target")),
         known=train.with_columns(recent.alias("held_out")),
     )
 
@@ -53,7 +53,7 @@ def leave_one_out(histories: Frame) -> Split:
     last, last_but_one = from_end == 1, from_end == 2
     seen = histories.filter(~last)
     return Split(
-        train=seen.filter(~last_but_one).with_columns(SECOND.alias("is_target")),
+        train=seen.filter(~last_but_one).with_columns(HAS_PREDECESSOR.alias("is_target")),
         validation=seen.with_columns(last_but_one.alias("is_target")),
         test=histories.with_columns(last.alias("is_target")),
         known=seen.with_columns(last_but_one.alias("held_out")),
@@ -72,7 +72,7 @@ def by_user(histories: Frame, places: Frame, train_users: int, validation_users:
     inputs = nw.col("length") * 4 // 5
     held_out = histories.with_columns((nw.col("position") >= inputs).alias("is_target"))
     return Split(
-        train=histories.filter(train).with_columns(SECOND.alias("is_target")),
+        train=histories.filter(train).with_columns(HAS_PREDECESSOR.alias("is_target")),
         validation=held_out.filter(~train, ~test),
         test=held_out.filter(test),
         known=histories.filter(~test).with_columns((~train).alias("held_out")),

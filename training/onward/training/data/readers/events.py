@@ -16,7 +16,7 @@ EARLIEST_MS = 631_152_000_000
 """The start of 1990: an earlier time is a counter or a mistake."""
 DAY_MS = 86_400_000
 NO_INTERACTION = "weight of 0 or less"
-"""Problem of a well-formed event that is no interaction: the visitor only saw the item, or disliked it."""
+"""Problem of a well-formed event that is not an interaction: the visitor only saw the item, or disliked it."""
 EPOCH_MS = "_epoch_ms"
 
 EVENT_COLUMNS = ("session_id", "item_id", "timestamp_ms", "sequence", "source", SOURCE_ROW, "problem")
@@ -94,14 +94,14 @@ def _number(path: str, role: str, column: str | None, dtype: DType | None) -> nw
         return number_of_text(column)
     if dtype.is_numeric():
         return nw.col(column).cast(nw.Float64)
-    raise InputError(f"{path}: column {column!r} holds {dtype}, which is no {role}; give --{role}-column")
+    raise InputError(f"{path}: column {column!r} holds {dtype}, which cannot be a {role}; give --{role}-column")
 
 
 def _problem(columns: ColumnNames, latest_ms: int) -> nw.Expr:
     """Return the first problem of an event, or null."""
     time = nw.col("timestamp_ms")
-    who = "user" if columns.session == columns.user else "session"
-    checks = [*id_checks("session_id", who), *id_checks("item_id", "item")]
+    id_role = "user" if columns.session == columns.user else "session"
+    checks = [*id_checks("session_id", id_role), *id_checks("item_id", "item")]
     if columns.time:
         checks += [
             (nw.col("without_time"), "missing time"),

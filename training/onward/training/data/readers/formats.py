@@ -74,7 +74,7 @@ def first_lines(path: str) -> list[str]:
 
 
 def layout(path: str, file_format: Format, lines: list[str]) -> Layout:
-    """Derive the layout of a text file from its first lines. Raises InputError if they are no header or no JSON."""
+    """Derive the layout of a text file from its first lines. Raises InputError if they are neither header nor JSON."""
     if not lines or not lines[0].strip():
         raise InputError(f"{path}: the first line is empty; expected {_first_line(file_format)}")
     if file_format is Format.JSONL:
@@ -94,7 +94,7 @@ def _header(path: str, line: str, separator: str) -> tuple[str, ...]:
     try:
         return tuple(name.strip() for name in next(csv.reader([line], delimiter=separator)))
     except csv.Error as error:
-        raise InputError(f"{path}: the first line is no header ({error})") from error
+        raise InputError(f"{path}: the first line is not a header ({error})") from error
 
 
 def _first_line(file_format: Format) -> str:

@@ -10,7 +10,7 @@ ID_PATTERN = r"^[^\p{C}\p{Z}\x{FFFD}]{1,128}$"
 
 
 def id_text(path: str, column: str, dtype: DType) -> nw.Expr:
-    """Convert the ids of a column to text, whole numbers without a fraction.
+    """Convert the ids of a column to text; a whole number in a float column loses its `.0`.
 
     Raises InputError if the type of the column cannot hold ids.
     """
@@ -22,7 +22,7 @@ def id_text(path: str, column: str, dtype: DType) -> nw.Expr:
         return value.cast(nw.String)
     if dtype in (nw.String, nw.Categorical, nw.Enum):
         return value.cast(nw.String).str.replace_all(r"^(-?[0-9]+)\.0$", "$1")
-    raise InputError(f"{path}: column {column!r} holds {dtype}, which is no id; name another column")
+    raise InputError(f"{path}: column {column!r} holds {dtype}, which cannot be an id; name another column")
 
 
 def id_checks(column: str, what: str) -> list[tuple[nw.Expr, str]]:

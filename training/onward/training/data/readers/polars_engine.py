@@ -78,8 +78,8 @@ class PolarsEngine:
         if buckets == 1:
             return self.materialize(step(frame), name)
         bucketed = self._split_into_buckets(rows, pl.col("session_id").hash() % buckets, buckets, name)
-        settled = [self.materialize(step(nw.from_native(bucket)), f"{name}-{i}") for i, bucket in enumerate(bucketed)]
-        return nw.concat(settled)
+        results = [self.materialize(step(nw.from_native(bucket)), f"{name}-{i}") for i, bucket in enumerate(bucketed)]
+        return nw.concat(results)
 
     def write(self, frame: Frame, file: Path, *, sort_by: Sequence[str], columns: Sequence[str]) -> None:
         """See Engine."""
@@ -100,7 +100,7 @@ class PolarsEngine:
         return 1 + int(self._collected(rows.select(pl.len())).item()) // self._bucket_rows
 
     def _split_into_buckets(self, rows: pl.LazyFrame, bucket: pl.Expr, buckets: int, name: str) -> list[pl.LazyFrame]:
-        """Write the rows of each value of `bucket` to a file of their own; the query runs once per bucket."""
+        """Write the rows of each value of `bucket` to a separate file; the query runs once per bucket."""
         files = [self._scratch / f"{name}-bucket-{i}.parquet" for i in range(buckets)]
         with _input_errors():
             pl.collect_all(

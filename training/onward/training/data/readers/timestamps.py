@@ -16,7 +16,7 @@ SECONDS_BELOW, MILLISECONDS_BELOW, MICROSECONDS_BELOW = 10**11, 10**14, 10**17
 
 
 def with_epoch_ms(engine: Engine, rows: Frame, path: str, column: str | None, name: str) -> Frame:
-    """Add `name` (Int64): the instants of `column` in epoch milliseconds, null if a value is no time.
+    """Add `name` (Int64): the instants of `column` in epoch milliseconds, null if a value is not a time.
 
     A column may hold dates, datetimes (UTC if they name no zone), numbers since 1970 in seconds, milliseconds,
     microseconds or nanoseconds, or text of such numbers or of ISO 8601 times. Raises InputError for any other type.
@@ -30,7 +30,7 @@ def with_epoch_ms(engine: Engine, rows: Frame, path: str, column: str | None, na
 
 
 def number_of_text(column: str) -> nw.Expr:
-    """Parse text as a number (Float64), null if it is none."""
+    """Parse text as a number (Float64), null if it is not one."""
     return nw.when(nw.col(column).str.contains(NUMBER_PATTERN)).then(nw.col(column)).cast(nw.Float64)
 
 
@@ -44,7 +44,7 @@ def _of_typed(path: str, column: str, dtype: DType) -> nw.Expr:
         return _of_integers(value.cast(nw.Int64))
     if dtype.is_numeric():
         return _of_floats(value.cast(nw.Float64))
-    raise InputError(f"{path}: column {column!r} holds {dtype}, which is no time; give --time-column")
+    raise InputError(f"{path}: column {column!r} holds {dtype}, which cannot be a time; give --time-column")
 
 
 def _with_instants_of_text(engine: Engine, rows: Frame, column: str, name: str) -> Frame:
