@@ -21,8 +21,8 @@ from torch import Tensor
 from onward.training.data.examples import Examples
 from onward.training.data.padding import PADDING
 from onward.training.hardware import machine
-from onward.training.losses.losses import fast_product_dtype
 from onward.training.losses.objectives import FullSoftmax
+from onward.training.losses.softmax import fast_product_dtype
 from onward.training.models.layers import InnerProduct
 from onward.training.models.srgnn import SRGNN, SRGNNOptions
 from onward.training.trainer import keep_freed_memory

@@ -107,10 +107,12 @@ async def test_a_query_that_fails_fails_alone(bundle: Bundle, store: CountingSto
 async def test_a_long_retrieval_does_not_delay_the_others(
     bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_module, "_is_short", lambda pending: "a1" not in pending.session.item_ids)
+    monkeypatch.setattr(pipeline_module, "is_short", lambda _bundle, _options, hidden: hidden < 2)
     told: list[int] = []
     monkeypatch.setattr(telemetry, "retrieved", lambda sources, *_: told.append(len(list(sources))))
-    found = await answered(bundle, store, records, Query("long", ["a1"]), Query("one", ["a2"]), Query("two", ["a3"]))
+    found = await answered(
+        bundle, store, records, Query("long", ["a1", "a4"]), Query("one", ["a2"]), Query("two", ["a3"])
+    )
     assert all(isinstance(one, Recommendation) for one in found)
     assert records.served_to == ["one", "two", "long"]
     assert told == [10, 5]

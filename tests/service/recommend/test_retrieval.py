@@ -9,7 +9,7 @@ import pytest
 
 from onward.bundle import Bundle, Options, RetrievalQuery, SessionView
 from onward.bundle.catalog.filters import Filter
-from onward.service.recommend import retrieval
+from onward.service.recommend import pipeline, retrieval
 from tests.bundles import item_ids, publish_bundle
 
 NOTHING_POPULAR: Mapping[str, float] = {}
@@ -40,7 +40,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_a_filter_that_scans_many_items_runs_in_a_thread_and_is_cached(
     bundle: Bundle, threads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "INLINE_PRODUCTS", 1_000)
+    monkeypatch.setattr(pipeline, "INLINE_PRODUCTS", 1_000)
     query = RetrievalQuery(SessionView(["a1"]), Options(5, filter=FILTER), None)
     first, second = [await retrieval.retrieve(bundle, query, {}) for _ in range(2)]
     assert first == second
@@ -52,6 +52,6 @@ async def test_a_long_search_runs_in_a_thread(
 ) -> None:
     query = RetrievalQuery(SessionView(["a1"]), Options(5), None)
     await retrieval.retrieve(bundle, query, {})
-    monkeypatch.setattr(retrieval, "INLINE_PRODUCTS", 10)
+    monkeypatch.setattr(pipeline, "INLINE_PRODUCTS", 10)
     await retrieval.retrieve(bundle, query, {})
     assert [thread == threading.get_ident() for thread in threads] == [True, False]

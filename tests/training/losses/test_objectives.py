@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from onward.training.losses.losses import sampled_softmax
 from onward.training.losses.negative_sampling import Distribution
 from onward.training.losses.objectives import FullSoftmax, NextItemLoss, SampledSoftmax
+from onward.training.losses.softmax import sampled_softmax
 from onward.training.models.layers import Cosine, InnerProduct, ItemTable
 
 ITEMS, DIMENSION, BATCH = 20, 6, 5

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from onward.training.data.padding import PADDING
-from onward.training.losses.losses import full_softmax, sampled_softmax
 from onward.training.losses.negative_sampling import Distribution, NegativeSampler
+from onward.training.losses.softmax import full_softmax, sampled_softmax
 
 
 class FullSoftmax(BaseModel):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onward.training.losses.losses import full_softmax
+from onward.training.losses.softmax import full_softmax
 
 ITEMS, DIMENSION, BATCH = 50, 12, 9
 
