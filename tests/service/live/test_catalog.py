@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from onward.bundle import Bundle
+from onward.bundle.catalog.live_item import LiveItem
 from onward.bundle.search.retrieval import Options, SessionView
 from onward.service.errors import LiveStoreUnavailable
 from onward.service.live.bundle import LiveBundle
@@ -110,6 +111,23 @@ async def test_a_new_item_is_recommended_after_enough_co_occurrences(live: LiveB
     vector = catalog.cold_vector("new")
     assert vector is not None
     assert (vector.source, vector.neighbours) == ("seen_with", ("item-7", "item-9"))
+
+
+async def test_co_occurrences_of_a_failed_flush_are_added_to_later_ones(live: LiveBundle) -> None:
+    await patch(live, "new")
+    catalog, replica = catalog_of(live), catalog_of(live)._replica
+    update = replica.update
+
+    async def fail_while_events_arrive(_: Any) -> Any:
+        catalog.applied([event("new", ["item-7", "new"], 1.0)])
+        raise LiveStoreUnavailable
+
+    catalog.applied([event("new", ["item-7", "new"], 5.0)])
+    replica.update = fail_while_events_arrive  # type: ignore[method-assign, assignment]
+    await catalog.flush()
+    replica.update = update  # type: ignore[method-assign]
+    await catalog.flush()
+    assert LiveItem.of(replica.entries["new"].value).seen_with == {"item-7": 6.0}
 
 
 async def test_similar_items_take_precedence_over_co_occurrences(live: LiveBundle) -> None:

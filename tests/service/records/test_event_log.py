@@ -189,6 +189,24 @@ async def test_a_failed_write_starts_a_new_file(log: EventLog, tmp_path: Path, c
     assert [line["item_id"] for line in lines(tmp_path)] == ["a", "c"]
 
 
+async def test_an_outage_ends_with_the_first_line_that_is_written(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(telemetry, "recording_failed", lambda what, error: logged.append("failed"))
+    monkeypatch.setattr(telemetry, "recording_recovered", lambda what: logged.append("recovered"))
+    log.applied([event("a")])
+    await log.flush()
+    fill_the_disk(log)
+    log.applied([event("b")])
+    for _ in range(3):  # the last two have nothing to write
+        await log.flush()
+    assert logged == ["failed"]
+    log.applied([event("c")])
+    await log.flush()
+    assert logged == ["failed", "recovered"]
+
+
 async def test_lines_beyond_the_queue_limit_are_lost_oldest_first_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,11 @@ def _recommended(
     key = {} if api.key is None else {"Authorization": f"Bearer {api.key}"}
     connection.request("POST", "/v1/recommendations", json.dumps(query), {"Content-Type": "application/json", **key})
     response = connection.getresponse()
-    answer = json.load(response)
+    content = response.read()
+    try:
+        answer = json.loads(content)
+    except ValueError as error:
+        raise MeasurementError(f"the service answers {response.status} without JSON") from error
     if response.status != 200:
         raise MeasurementError(f"the service answers {response.status}: {answer.get('detail', answer)}")
     return [item["id"] for item in answer["items"]]

@@ -174,7 +174,8 @@ class LiveCatalog:
             if weights_by_item:
                 await self._replica.update({item_id: edit(weights) for item_id, weights in weights_by_item.items()})
         except LiveStoreUnavailable:
-            self._cooccurrences = cooccurrences | self._cooccurrences
+            for pair, weight in cooccurrences.items():
+                self._cooccurrences[pair] = self._cooccurrences.get(pair, 0) + weight
 
     def _cooccurring_pairs(self, event: AppliedEvent) -> Iterator[tuple[str, str]]:
         """Pair the event's item with the items shortly before it: yield a new item that learns and a known item."""

@@ -68,6 +68,8 @@ class _LineQueue:
         self._waiting.append(line)
 
     async def flush(self) -> None:
+        if not self._waiting and self._outages.is_failing:
+            return  # writing nothing would not show that the disk works again
         lines, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
         with self._outages.writing(len(lines)):
             await asyncio.to_thread(self._file.write, lines)

@@ -13,7 +13,8 @@ class OutageLog:
     def __init__(self, what: str) -> None:
         """Name the kind of records, for the log and the metrics."""
         self._what = what
-        self._is_failing = False
+        self.is_failing = False
+        """Whether the last attempt to write failed."""
 
     @contextmanager
     def writing(self, records: int) -> Iterator[None]:
@@ -22,13 +23,13 @@ class OutageLog:
             yield
         except (SessionStoreUnavailable, OSError) as error:
             self.count_lost(records)
-            if not self._is_failing:
+            if not self.is_failing:
                 telemetry.recording_failed(self._what, error.__cause__ or error)
-            self._is_failing = True
+            self.is_failing = True
         else:
-            if self._is_failing:
+            if self.is_failing:
                 telemetry.recording_recovered(self._what)
-            self._is_failing = False
+            self.is_failing = False
 
     def count_lost(self, records: int) -> None:
         """Count records that were dropped."""
