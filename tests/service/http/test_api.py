@@ -161,7 +161,7 @@ class TestOperations:
             "type": "/problems/not_found",
             "title": "Not Found",
             "status": 404,
-            "detail": "Nothing is at this address; /docs shows what there is.",
+            "detail": "No endpoint has this path; see /docs.",
             "code": "not_found",
             "request_id": "trace-2",
         }

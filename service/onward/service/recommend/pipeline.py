@@ -58,7 +58,7 @@ class PendingQuery(Pending[Recommendation]):
 
         Args:
             query: what the caller asks.
-            retrieval_options: the options that apply, the caller's own over the scenario's, as the bundle takes them.
+            retrieval_options: the caller's options over the scenario's, in the form that the bundle takes.
             stored_options: the same options as stored answers hold them.
             variant: the arm of an experiment that the answer belongs to.
             scenario: the scenario that the query names.
@@ -108,7 +108,7 @@ class Pipeline:
         self._batcher = Batcher(self._answer, max_batch=MAX_BATCH)
 
     async def recommend(self, query: Query) -> Recommendation:
-        """Append the items to the session, if one is named, and rank what is likely to come next.
+        """Append the items to the session, if one is named, and rank the items likely to come next.
 
         Raises InvalidRequest, UnknownScenario, SessionBehind, NotReady.
         """
@@ -144,7 +144,7 @@ class Pipeline:
         return PendingQuery(
             query,
             retrieval_options=options.as_options(exclude=query.exclude),
-            stored_options=options.given(),
+            stored_options=options.as_json(),
             variant=options.variant,
             scenario=scenario,
             bundle=bundle,
@@ -185,7 +185,7 @@ class Pipeline:
     def _appends(
         self, batch: Sequence[PendingQuery], answer_ids: Sequence[str], events: Sequence[Sequence[Event]]
     ) -> Iterator[SessionAppend]:
-        """What to apply to each named session; a place for the answer is reserved if answers are kept."""
+        """Yield what to apply to each named session; a place for the answer is reserved if answers are stored."""
         reserves = self._recorder.answers is not None
         for pending, answer_id, new_events in zip(batch, answer_ids, events, strict=True):
             pending.answer_id = answer_id
@@ -272,7 +272,7 @@ def retrieve_batch(
     """Retrieve for all queries at once; if that fails, one by one, so that only the failing ones fail."""
     try:
         return bundle.retrieve_all(queries, popular_now=popular_now)
-    except Exception as error:  # of any of the queries
+    except Exception as error:  # any query may be the cause
         if len(queries) == 1:
             return [error]
         telemetry.background_failed(bundle.retrieve_all.__qualname__, error)

@@ -148,7 +148,7 @@ async def test_a_recommendation_goes_by_a_scenario_but_for_what_it_gives_itself(
     await scenarios.put("page", RecommendationOptions.model_validate(OPTIONS), lambda version: True)
     request = RecommendationOptions(k=20, exclude_seen=None, boost=[])
     merged = request.over(scenarios.get("page").options)
-    assert merged.given() == OPTIONS | {"k": 20, "exclude_seen": None, "boost": []}
+    assert merged.as_json() == OPTIONS | {"k": 20, "exclude_seen": None, "boost": []}
     assert merged.as_options(exclude=["item-1"]) == Options(
         k=20,
         exclude=["item-1"],
