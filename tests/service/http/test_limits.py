@@ -282,7 +282,7 @@ def test_so_many_requests_are_worked_on_at_once(folder: Path) -> None:
         waiting.append(HalfSent(process.url))
         wait_until(lambda: httpx.get(f"{process.url}/v1/version").status_code == 503)
         for request in waiting:
-            request.send_the_rest()
+            request.send_body()
         assert {request.status() for request in waiting} == {200}
 
 
