@@ -53,8 +53,8 @@ def application(route_class: type[StrictJSONRoute], *, bypasses_framework: bool 
 
     app = FastAPI(lifespan=lifespan)
     router = APIRouter(route_class=route_class)
-    router.post("/ask", response_model_exclude_none=True)(echo_query)
-    router.post("/tell", status_code=202)(echo_events)
+    router.post("/query", response_model_exclude_none=True)(echo_query)
+    router.post("/events", status_code=202)(echo_events)
     app.include_router(router)
     if bypasses_framework:
         app.add_middleware(FastRoutes, routers=[router])
@@ -75,7 +75,7 @@ def response_of(client: TestClient, path: str, content: bytes, headers: dict[str
     return answer.status_code, sorted(answer.headers.items()), answer.content
 
 
-@pytest.mark.parametrize("path", ["/ask", "/tell"])
+@pytest.mark.parametrize("path", ["/query", "/events"])
 @pytest.mark.parametrize("headers", [JSON, {}, {"Content-Type": "text/plain"}])
 @pytest.mark.parametrize(
     "content",
@@ -110,7 +110,9 @@ def test_responses_equal_those_of_the_plain_route(
     assert fast == plain
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/ask"), ("PUT", "/tell"), ("POST", "/ask/"), ("POST", "/none")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/query"), ("PUT", "/events"), ("POST", "/query/"), ("POST", "/none")]
+)
 def test_requests_of_other_routes_are_left_to_the_framework(
     clients: tuple[TestClient, TestClient], method: str, path: str
 ) -> None:
@@ -131,7 +133,7 @@ async def test_a_disconnect_before_the_end_of_the_body_is_not_logged_as_a_failur
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/ask", "raw_path": b"/ask", "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/query", "raw_path": b"/query", "query_string": b""}
     await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
     assert sent[0]["status"] == 400
     assert "request failed" not in caplog.text
@@ -163,5 +165,5 @@ async def with_a_dependency(query: RecommendationQuery, header: Annotated[str, D
 
 @pytest.mark.parametrize("endpoint", [with_a_query_parameter, without_a_response, without_a_body, with_a_dependency])
 def test_an_endpoint_that_needs_more_of_the_framework_is_rejected(endpoint: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match="/some: a fast route takes one body"):
-        APIRouter(route_class=FastRoute).post("/some")(endpoint)
+    with pytest.raises(TypeError, match="/path: a fast route takes one body"):
+        APIRouter(route_class=FastRoute).post("/path")(endpoint)

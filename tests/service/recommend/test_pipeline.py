@@ -1,4 +1,4 @@
-"""A batch of queries takes one call of the store, and each query fails or succeeds by itself."""
+"""A batch of queries takes one call of the store, and each query fails or succeeds alone."""
 
 import asyncio
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ class FastPath:
         return (method, target) in self._targets
 
     async def respond(self, scope: Scope, body: bytes) -> Response:
-        """Return the response to a request, whatever happens."""
+        """Return the response to a request; an unexpected exception becomes a 500."""
         request_id = telemetry.begin_request(scope)
         try:
             if (refusal := self._admission.refusal(scope)) is not None:

@@ -95,7 +95,7 @@ class FastRoutes:
         await response(scope, receive, send)
 
     async def respond(self, request: Request, content: bytes | None = None) -> Response:
-        """Handle a request of a fast route, whose content is given or, if None, still to be received."""
+        """Handle a request of a fast route, whose content has been received, or is received here if None."""
         scope = request.scope
         scope["route"], handle = self.handlers[scope["method"], scope["path"]]
         try:

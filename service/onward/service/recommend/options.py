@@ -1,4 +1,4 @@
-"""The options of a recommendation, given by a request or stored as a scenario."""
+"""The options of a recommendation, from a request or a stored scenario."""
 
 from collections.abc import Collection, Iterator
 from functools import cache

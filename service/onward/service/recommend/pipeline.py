@@ -54,10 +54,10 @@ class PendingQuery(Pending[Recommendation]):
         scenario: Scenario | None,
         bundle: Bundle,
     ) -> None:
-        """Start with what is known when the query arrives.
+        """Create the state of a query that just arrived.
 
         Args:
-            query: what the caller asks.
+            query: the caller's query.
             retrieval_options: the caller's options over the scenario's, in the form that the bundle takes.
             stored_options: the same options as stored answers hold them.
             variant: the arm of an experiment that the answer belongs to.
@@ -81,7 +81,7 @@ class PendingQuery(Pending[Recommendation]):
 
     @property
     def retrieval_query(self) -> RetrievalQuery:
-        """What is asked of the bundle, once the session is known."""
+        """The query to the bundle, once the session is known."""
         return RetrievalQuery(self.session, self.retrieval_options, self.query.user_id)
 
 
@@ -284,7 +284,7 @@ def _bundle_identity(pending: PendingQuery) -> int:
 
 
 def _take_session(pending: PendingQuery, session: Session | ServiceError | None, new_events: Sequence[Event]) -> None:
-    """Set what is known of the session; without the store, the query's own items stand in for it."""
+    """Set the session's view and position; without the store, the query's items stand in for the session."""
     if session is None:
         pending.session = SessionView(pending.query.items)
     elif isinstance(session, SessionStoreUnavailable):

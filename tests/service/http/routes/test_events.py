@@ -186,12 +186,15 @@ class TestManyEvents:
         assert items == [item for session, item in sent if session.endswith("-2")]
 
     def test_each_result_has_the_position_of_its_event(self, events: TestClient, session_id: str) -> None:
-        one, other = f"{session_id}-1", f"{session_id}-2"
-        sent = [{"session_id": session, "item_id": "a"} for session in (one, other, one, one)]
+        first_session, second_session = f"{session_id}-1", f"{session_id}-2"
+        sent = [
+            {"session_id": session, "item_id": "a"}
+            for session in (first_session, second_session, first_session, first_session)
+        ]
         results = events.post("/v1/events", json={"events": sent}).json()["results"]
         assert [result["position"].split("-")[1] for result in results] == ["1", "1", "2", "3"]
-        assert results[3]["position"] == stored(events, one)["position"]
-        assert results[1]["position"] == stored(events, other)["position"]
+        assert results[3]["position"] == stored(events, first_session)["position"]
+        assert results[1]["position"] == stored(events, second_session)["position"]
 
     def test_each_event_is_accepted_or_rejected_alone(
         self, events: TestClient, listener: RecordingListener, session_id: str

@@ -135,12 +135,14 @@ def test_every_worker_has_a_new_scenario_within_a_second(bundles: Path, valkey: 
         return RedisVersionedStore.connect(valkey, "shared-scenarios", max_names=10)
 
     with ExitStack() as workers:
-        one, other = (workers.enter_context(TestClient(worker_app(bundles, memory, scenarios))) for _ in range(2))
-        one.put(PATH, json=OPTIONS)
-        wait_until(lambda: other.get(PATH).status_code == 200, 1)
-        assert other.put(PATH, json={"k": 2}, headers={"If-Match": '"1"'}).status_code == 200
-        assert one.put(PATH, json={"k": 3}, headers={"If-Match": '"1"'}).status_code == 412
-        assert one.get(PATH).json()["options"] == {"k": 2}
+        worker, other_worker = (
+            workers.enter_context(TestClient(worker_app(bundles, memory, scenarios))) for _ in range(2)
+        )
+        worker.put(PATH, json=OPTIONS)
+        wait_until(lambda: other_worker.get(PATH).status_code == 200, 1)
+        assert other_worker.put(PATH, json={"k": 2}, headers={"If-Match": '"1"'}).status_code == 200
+        assert worker.put(PATH, json={"k": 3}, headers={"If-Match": '"1"'}).status_code == 412
+        assert worker.get(PATH).json()["options"] == {"k": 2}
 
 
 async def test_the_options_of_a_request_override_those_of_its_scenario() -> None:

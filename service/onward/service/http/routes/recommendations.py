@@ -154,7 +154,7 @@ async def recommend_more(
 ) -> JSONBytes:
     """Return the next page of an answer: the items that rank next for the same session and options.
 
-    The pages of an answer never repeat an item, whichever page's id is given, even if pages are requested
+    The pages of an answer never repeat an item, whichever page's id is used and even if pages are requested
     concurrently. An answer has at most 100 pages.
     """
     page = await next_pages.next(recommendation_id, query.k)

@@ -13,21 +13,22 @@ from onward.service.http.problems import Problem
 from onward.service.http.schemas.base import BundleDigest, Count, Excluded, TookMs
 from onward.service.http.schemas.entries import InvalidEntry, validated_alone
 from onward.service.http.schemas.items import ListQuery, RecommendedItem
+from onward.service.http.schemas.scenarios import SCENARIO_NAME
 from onward.service.recommend.explanation import Explanation
 from onward.service.recommend.options import ExcludeSeen, RecommendationOptions
 
 MAX_ITEMS = 100
 MAX_REQUESTS = 100
 
-ScenarioName = Annotated[
+ScenarioReference = Annotated[
     str,
     Field(
-        pattern=r"^[a-z][a-z0-9_-]{0,63}$",
+        pattern=SCENARIO_NAME,
         description="Name of stored options to use; an option in the request overrides the stored one.",
         examples=["homepage"],
     ),
 ]
-Position = Annotated[
+RequiredPosition = Annotated[
     str,
     Field(
         min_length=1,
@@ -74,8 +75,8 @@ class RecommendationQuery(RecommendationOptions):
     )
     user_id: UserId = None
     exclude: Excluded = Field(default=EMPTY_LIST)
-    scenario: ScenarioName | None = None
-    position: Position | None = None
+    scenario: ScenarioReference | None = None
+    position: RequiredPosition | None = None
     store: bool = Field(
         default=True,
         description="Whether to store anything. false, for a visitor without consent: the session is read, but nothing "
@@ -99,8 +100,8 @@ class SessionRecommendationQuery(ListQuery):
 
     user_id: UserId = None
     exclude_seen: ExcludeSeen = None
-    scenario: ScenarioName | None = None
-    position: Position | None = None
+    scenario: ScenarioReference | None = None
+    position: RequiredPosition | None = None
 
 
 class NextQuery(StrictModel):
