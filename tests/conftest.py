@@ -1,4 +1,4 @@
-"""Tests run side by side, so each keeps to one thread; the settings count only before the libraries are loaded."""
+"""Tests run in parallel processes, so limit each to one thread; this must be set before the libraries are loaded."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Every link of the documentation, and every path of the repository that it names, leads somewhere."""
+"""Every link of the documentation leads to a file or heading, and every repository path that it names exists."""
 
 import re
 from collections.abc import Iterator

@@ -169,14 +169,14 @@ MVCREC_IMPROVED = MVCREC_PAPER.model_copy(
         "objective": SAMPLED,
     }
 )
-FORMS: dict[str, tuple[str, BaseModel]] = {
+VARIANTS: dict[str, tuple[str, BaseModel]] = {
     "attrec": ("attrec", ATTREC),
     "attrec, improved": ("attrec", ATTREC_IMPROVED),
     "comirec_dr": ("comirec_dr", COMIREC_DR),
     "comirec_dr, improved": ("comirec_dr", COMIREC_DR.model_copy(update={**IMPROVED, "initial": "item_means"})),
     "comirec_sa": ("comirec_sa", COMIREC_SA),
     "comirec_sa, improved": ("comirec_sa", COMIREC_SA.model_copy(update={**IMPROVED, "concentration_penalty": 1})),
-    "comirec_sa, one interest": ("comirec_sa", COMIREC_SA.model_copy(update={"interests": 1})),
+    "comirec_sa, first interest": ("comirec_sa", COMIREC_SA.model_copy(update={"interests": 1})),
     "mind": ("mind", MIND_PAPER),
     "mind, improved": (
         "mind",
@@ -194,12 +194,12 @@ FORMS: dict[str, tuple[str, BaseModel]] = {
 SESSIONS = [[1], [2, 2], [3, 4], [5, 6, 5, 7], [8, 9, 10, 8, 9, 10, 11, 12]]
 
 
-@pytest.fixture(params=FORMS, scope="module")
+@pytest.fixture(params=VARIANTS, scope="module")
 def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
     """A function that creates the same untrained encoder on every call."""
 
     def untrained() -> SessionEncoder:
-        model, options = FORMS[request.param]
+        model, options = VARIANTS[request.param]
         torch.manual_seed(4)
         return MODELS[model].encoder(corpus(ITEMS, users=USERS), options).eval()
 
@@ -213,7 +213,7 @@ def encoder(make: Callable[[], SessionEncoder]) -> SessionEncoder:
 
 @pytest.fixture(scope="module")
 def exported(encoder: SessionEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The encoder's program."""
+    """The path of the exported ONNX program."""
     path = tmp_path_factory.mktemp("program") / ENCODER
     write_program(encoder, path)
     return path
@@ -232,8 +232,8 @@ def program(encoder: SessionEncoder, exported: Path) -> Encoder:
     )
 
 
-def test_every_model_has_a_form() -> None:
-    assert {model for model, _ in FORMS.values()} == set(MODELS)
+def test_every_model_has_a_variant() -> None:
+    assert {model for model, _ in VARIANTS.values()} == set(MODELS)
 
 
 def padded(sessions: list[list[int]], length: int) -> Tensor:
@@ -270,8 +270,8 @@ def test_padding_does_not_change_the_encoding(encoder: SessionEncoder) -> None:
 
 
 def test_the_last_item_changes_the_encoding(encoder: SessionEncoder) -> None:
-    one, other = encode(encoder, [[1, 2, 3], [1, 2, 4]])
-    assert (one - other).abs().max() > 1e-5
+    first, second = encode(encoder, [[1, 2, 3], [1, 2, 4]])
+    assert (first - second).abs().max() > 1e-5
 
 
 def test_the_same_seed_makes_the_same_encoder(make: Callable[[], SessionEncoder]) -> None:

@@ -1,4 +1,4 @@
-"""The whole path by its commands, as the demo walks it, on a smaller shop."""
+"""Run all commands as the demo does, on a smaller shop: generate, prepare, train, export, serve."""
 
 import subprocess
 import sys
@@ -22,8 +22,8 @@ def training(*arguments: str | Path) -> str:
 
 
 @dataclass(frozen=True)
-class Shop:
-    """Where each command left its result."""
+class DemoFolders:
+    """The files and folders that the commands wrote."""
 
     items: Path
     data: Path
@@ -31,17 +31,17 @@ class Shop:
 
 
 @pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> DemoFolders:
     folder = tmp_path_factory.mktemp("shop")
     events, items = folder / "shop" / "events.parquet", folder / "shop" / "items.parquet"
     training("generate", "--out", folder / "shop", "--events", str(EVENTS), "--seed", "1")
     training("prepare", events, "--items", items, "--out", folder / "data")
     training("train", "srgnn", "--data", folder / "data", "--out", folder / "run", "--epochs", "6", "--device", "cpu")
     training("export", folder / "run", "--bundles", folder / "bundles")
-    return Shop(items, folder / "data", folder / "bundles")
+    return DemoFolders(items, folder / "data", folder / "bundles")
 
 
 @pytest.fixture(scope="session")
-def service(shop: Shop) -> Iterator[ServiceProcess]:
+def service(shop: DemoFolders) -> Iterator[ServiceProcess]:
     with ServiceProcess(shop.bundles) as process:
         yield process.wait_until_ready()

@@ -1,4 +1,4 @@
-"""Every model of MODELS learns the generated shop, and one running service answers from the bundle of each in turn."""
+"""Every model of MODELS is trained on the synthetic shop, and one running service serves each bundle in turn."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +22,8 @@ from tests.bundles import item_ids, publish_bundle
 from tests.service.process import ServiceProcess, wait_until
 
 EVENTS = 12_000
-CLEARLY = 1.5
-"""How many times as often as the most popular items a model must find the next one."""
+REQUIRED_GAIN = 1.5
+"""Least ratio of a model's recall@20 to that of the most popular items."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def floor(dataset: Dataset) -> float:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a made-up model at first."""
+    """A folder of bundles; the current one holds an untrained test encoder."""
     folder = tmp_path_factory.mktemp("bundles")
     publish_bundle(folder, item_ids("item-", 5))
     return folder
@@ -57,8 +57,8 @@ def service(bundles: Path) -> Iterator[ServiceProcess]:
         yield process.wait_until_ready()
 
 
-def short(model: str) -> Recipe:
-    """The model's recipe for any data set, smaller, for a fit of seconds, and with answers that may be seen items."""
+def small_recipe(model: str) -> Recipe:
+    """Return the model's recipe, reduced to train in seconds and to recommend seen items too."""
     recipe = tomlkit.parse((RECIPES / f"{model}.toml").read_text())
     for table, changes in {
         "encoder": {"dimension": 32, "max_length": 12},
@@ -70,15 +70,15 @@ def short(model: str) -> Recipe:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_model_beats_the_floor_and_answers_through_the_unchanged_service(
+def test_a_model_beats_popularity_and_is_served_without_a_restart(
     model: str, dataset: Dataset, floor: float, bundles: Path, service: ServiceProcess, tmp_path: Path
 ) -> None:
-    assert train(short(model), dataset.folder, tmp_path / "run", device_name="cpu")
+    assert train(small_recipe(model), dataset.folder, tmp_path / "run", device_name="cpu")
     digest = export([tmp_path / "run"], bundles)
 
     metrics = evaluate_bundle(bundles, dataset.folder, "test")
     assert metrics["model"] == model
-    assert metrics["recall@20"] > CLEARLY * floor
+    assert metrics["recall@20"] > REQUIRED_GAIN * floor
 
     session = dataset.item_ids()[:3]
     with service.client() as client:

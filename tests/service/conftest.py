@@ -1,4 +1,4 @@
-"""Small real things to test the service with."""
+"""Fixtures: a Redis or Valkey server, a published bundle, and the service in this process."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,14 +21,14 @@ ITEMS = item_ids("item-", 50)
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
-    """The URL of a private real server."""
+    """The URL of a private Redis or Valkey server."""
     with run_server(find_servers()[0]) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of bundles of which one is current; not to be changed."""
+    """A folder with a current bundle; tests must not change it."""
     folder = tmp_path_factory.mktemp("bundles")
     attributes = [{"title": f"Item {number}", "price": None} if number % 2 else {} for number in range(1, 51)]
     publish_bundle(folder, ITEMS, attributes=attributes, interests=2)
@@ -37,7 +37,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def client(bundles: Path) -> Iterator[TestClient]:
-    """The whole service in this process, its sessions in memory."""
+    """The whole service in this process, with sessions in memory."""
     app = create_app(Settings(bundles=bundles, redis_url=SecretStr(IN_MEMORY)))
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
@@ -46,20 +46,20 @@ def client(bundles: Path) -> Iterator[TestClient]:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The clock of the store that is tested."""
+    """The clock of the store under test."""
     return Clock()
 
 
 @pytest.fixture
 async def redis(valkey: str) -> AsyncIterator["Redis"]:
-    """A client of the private server, to see what is there."""
+    """A client of the private server, to inspect its keys."""
     async with Redis.from_url(valkey) as redis:
         yield redis
 
 
 @pytest.fixture
 async def calls(valkey: str) -> AsyncIterator[RedisClient]:
-    """The private server as the service calls it."""
+    """The service's own client of the private server."""
     calls = connect(valkey)
     yield calls
     await calls.aclose()

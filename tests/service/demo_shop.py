@@ -1,6 +1,7 @@
-"""The items of the made-up shop as `make demo` has them, in a bundle that needs no training.
+"""The items of the synthetic shop of `make demo`, in a bundle that needs no training.
 
-An item's vector adds up one vector for each word of its title, so what it is made of and its colour make items alike.
+An item's vector is the sum of one random vector per word of its title, so items of the same colour or material are
+similar.
 """
 
 from pathlib import Path

@@ -17,7 +17,7 @@ READY_TIMEOUT_S = 60
 
 
 class ServiceProcess:
-    """`python -m onward.service serve` in a process, which ends with the context."""
+    """`python -m onward.service serve` in a process, which is killed at the end of the context."""
 
     def __init__(self, bundles: Path, *options: str, environment: dict[str, str] | None = None) -> None:
         inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
@@ -52,7 +52,7 @@ class ServiceProcess:
 
     @property
     def url(self) -> str:
-        """The address that it listens on; waits until it does."""
+        """The URL of the service; waits until it listens."""
         assert self._listening.wait(READY_TIMEOUT_S), self.log
         return self._url
 

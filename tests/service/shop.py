@@ -1,4 +1,4 @@
-"""A small shop to ask through HTTP: its bundle, the whole service in this process, and how to ask it."""
+"""A small shop: its bundle, the whole service in this process, and helpers that call it over HTTP."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,32 +35,32 @@ ACME = {"attribute": "brand", "equals": "acme"}
 
 
 def publish_shop(bundles: Path, **options: Any) -> str:
-    """Publish the shop's bundle, of two interests and with a last item that is out of stock; return its digest."""
+    """Publish the shop's bundle, with two interests and the last item unavailable; return its digest."""
     available = np.ones(len(ITEMS) + 1, dtype=np.bool_)
     available[-1] = False
-    usual: dict[str, Any] = {"attributes": ATTRIBUTES, "available": available, "interests": 2}
-    return publish_bundle(bundles, ITEMS, **(usual | options))
+    defaults: dict[str, Any] = {"attributes": ATTRIBUTES, "available": available, "interests": 2}
+    return publish_bundle(bundles, ITEMS, **(defaults | options))
 
 
 def shop_bundle(bundles: Path) -> Bundle:
-    """The bundle that a folder's service answers from."""
+    """Load the current bundle of a folder."""
     return Bundle.load(bundles / str(current_digest(bundles)))
 
 
 def logits(bundle: Bundle, session: list[str]) -> dict[str, float]:
-    """The score of every item of the catalog, available or not, by comparing all."""
+    """Return the exact score of every item of the catalog, available or not."""
     rows = [row for item_id in session if (row := bundle.catalog.row(item_id)) is not None]
     scores_N1 = (bundle.vectors_N1D @ bundle.encoder.encode(rows).T).max(axis=1)
     return {bundle.catalog.item_id(row): float(scores_N1[row]) for row in range(1, len(scores_N1))}
 
 
 UNHURRIED = {"store_timeout": 1}
-"""Settings of a service that waits for its store though the machine is busy."""
+"""Settings with a store timeout long enough for a busy machine."""
 
 
 @contextmanager
 def opened(bundles: Path, url: str = IN_MEMORY, **settings: Any) -> Iterator[TestClient]:
-    """The whole service in this process, as one worker."""
+    """Run the whole service in this process, as one worker; yield a client once it is ready."""
     app = create_app(Settings(bundles=bundles, redis_url=SecretStr(url), **settings))
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
@@ -102,11 +102,11 @@ def sources(answer: dict[str, Any]) -> set[str]:
 
 
 def problem(response: Any) -> tuple[int, str]:
-    """The status and the code of a refusal."""
+    """Return the status and the code of a problem document."""
     return response.status_code, response.json()["code"]
 
 
 def stored_keys(url: str) -> dict[bytes, bytes]:
-    """Every key of a store with all that it holds."""
+    """Return every key of a store with its serialized value."""
     with Redis.from_url(url) as redis:
         return {key: redis.dump(key) for key in redis.scan_iter()}

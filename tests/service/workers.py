@@ -23,7 +23,7 @@ OFTEN = timedelta(seconds=0.02)
 
 
 def worker_app(bundles: Path, items: Callable[[], VersionedStore], scenarios: Callable[[], VersionedStore]) -> FastAPI:
-    """Return an application with the endpoints of live items and scenarios, each on a store of its own."""
+    """Return an application with the endpoints of live items and scenarios, each on its own store."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:

@@ -47,27 +47,27 @@ from onward.service.settings import IN_MEMORY, Settings
 MAX_BODY_BYTES = 64 * 2**10
 MAX_BATCH_BODY_BYTES = 2**20
 NO_FRAMEWORK_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
-"""The framework would look for a provider at each request."""
+"""Turned off: the framework would look up a telemetry provider for each request."""
 GC_THRESHOLDS = 20_000, 20, 50
 """Thresholds of the cyclic garbage collector, above its defaults: requests leave hardly any cycles."""
 
 DESCRIPTION = """\
-Recommends what a visitor will want next, from what they did in this session.
+Recommends the items that a visitor is likely to want next, from the events of the current session.
 
-Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in URLs, including slashes (%2F).
-Unknown fields are refused. Errors are RFC 9457 problems with a `code` for programs and the `request_id` that the log
-carries; send `X-Request-ID` to choose it. A body holds at most 64 KiB (events and batches 1 MiB), `items` 100 ids,
-`exclude` 1,000, `events` 1,000.
+Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in paths, slashes too (%2F).
+Unknown fields are refused. Errors are RFC 9457 problems with a `code` for programs and the `request_id` that also
+appears in the log; send `X-Request-ID` to choose it. A body holds at most 64 KiB (events and batches 1 MiB), `items`
+100 ids, `exclude` 1,000, `events` 1,000.
 
-A deployment may require a key, sent as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, and limit the rate of a
-caller's requests. Under overload it refuses requests at once. `Retry-After` of a 429 or 503 says when to try again.
+A deployment may require a key, sent as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, and limit the request rate
+of a caller. Under overload requests are refused at once. `Retry-After` of a 429 or 503 says when to retry.
 """
 
 
 class Service(FastAPI):
-    """The framework's application inside our middleware.
+    """The framework's application inside the middleware of this service.
 
-    The middleware comes first, so that a request of a fast route bypasses the framework, and with FastProtocol ASGI.
+    The middleware is outermost, so that requests of fast routes bypass the framework, and with FastProtocol also ASGI.
     """
 
     outermost: ASGIApp
@@ -120,14 +120,14 @@ def create_app_from_environment() -> Service:
     """Build the service of a worker process, configured by the SERVICE_* variables."""
     if multiprocessing.parent_process() is not None:
         terminate_with_parent()
-    settings = Settings()  # type: ignore[call-arg]  # the environment gives what has no default
+    settings = Settings()  # type: ignore[call-arg]  # the environment provides the fields without default
     telemetry.configure_logging(settings.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
     return create_app(settings)
 
 
 async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, Any]:
-    """Open the parts that the endpoints use, and run their background tasks until `running` ends."""
+    """Open the service parts that the endpoints use, and run their background tasks until `running` is closed."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     shared_url = None if url == IN_MEMORY else url
     running.callback(telemetry.count_answers)
@@ -169,7 +169,7 @@ async def _count_answers() -> None:
 
 
 def open_store(settings: Settings) -> SessionStore:
-    """Open the session store that the settings name."""
+    """Open the session store that the settings select."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     if url == IN_MEMORY:
         telemetry.sessions_in_memory()

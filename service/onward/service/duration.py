@@ -1,4 +1,4 @@
-"""Durations as callers and deployments write them: in seconds, or in the notation of ISO 8601."""
+"""Duration fields of requests and settings: a number of seconds, or ISO 8601."""
 
 import re
 from datetime import timedelta
@@ -9,10 +9,10 @@ from pydantic import AfterValidator, ValidationError, ValidatorFunctionWrapHandl
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
-def _read(value: Any, parse: ValidatorFunctionWrapHandler) -> timedelta:
+def _parse(value: Any, parse_iso_8601: ValidatorFunctionWrapHandler) -> timedelta:
     is_number = isinstance(value, str) and _NUMBER.fullmatch(value)
     try:
-        duration: timedelta = parse(float(value) if is_number else value)
+        duration: timedelta = parse_iso_8601(float(value) if is_number else value)
     except ValidationError as error:
         raise ValueError("a duration is written in seconds or by ISO 8601, as in 90 or PT1M30S") from error
     if duration < timedelta(0):
@@ -20,11 +20,11 @@ def _read(value: Any, parse: ValidatorFunctionWrapHandler) -> timedelta:
     return duration
 
 
-def _positive(duration: timedelta) -> timedelta:
+def _require_positive(duration: timedelta) -> timedelta:
     if not duration:
         raise ValueError("a duration here is more than 0")
     return duration
 
 
-Duration = Annotated[timedelta, WrapValidator(_read)]
-PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+Duration = Annotated[timedelta, WrapValidator(_parse)]
+PositiveDuration = Annotated[Duration, AfterValidator(_require_positive)]

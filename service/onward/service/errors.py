@@ -1,4 +1,4 @@
-"""Errors that are reported to clients, each a class with an HTTP status and a code; `http.problems` writes them."""
+"""Errors that are reported to the client, each a class with an HTTP status and a code; `http.problems` writes them."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
@@ -9,22 +9,22 @@ MAX_REPORTED_FAULTS = 20
 
 
 class Fault(BaseModel):
-    """One fault of a request."""
+    """One violation of a request's schema."""
 
     at: str = Field(
-        description="Where: body, query or path, then names of fields and indexes of lists.", examples=["body.items.3"]
+        description="Location: body, query or path, then field names and list indices.", examples=["body.items.3"]
     )
     message: str = Field(examples=["an id is 1 to 128 visible characters"])
 
 
 class ServiceError(Exception):
-    """An error that is reported to the client; its class states the HTTP status, the code and the title."""
+    """An error that is reported to the client; its class defines the HTTP status, the code and the title."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
-    sends: ClassVar[Mapping[str, str]] = {}
-    """Names of the response headers that the error adds, each with its description."""
+    response_headers: ClassVar[Mapping[str, str]] = {}
+    """Headers of the response, each with its description for the API documentation."""
 
     def __init__(self, detail: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.title)
@@ -33,16 +33,16 @@ class ServiceError(Exception):
 
 
 class MalformedRequest(ServiceError):
-    """The request is not valid HTTP, or its body is not JSON with exactly one reading."""
+    """The request is not valid HTTP, or its body is not unambiguous JSON."""
 
     status, code, title = 400, "malformed_request", "Malformed request"
 
 
 class MissingKey(ServiceError):
-    """The caller sent no API key, but the deployment requires one."""
+    """The caller sent no key although the deployment requires one."""
 
     status, code, title = 401, "missing_key", "Missing key"
-    sends: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "How to send a key."}
+    response_headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "How to send a key."}
 
 
 class WrongKey(ServiceError):
@@ -70,7 +70,7 @@ class BodyTooLarge(ServiceError):
 
 
 class InvalidRequest(ServiceError):
-    """The body, path or query breaks the endpoint's schema, or asks for something impossible."""
+    """The body, path or query violates the endpoint's schema, or its values contradict each other."""
 
     status, code, title = 422, "invalid_request", "Invalid request"
 
@@ -79,20 +79,20 @@ class InvalidRequest(ServiceError):
         self.faults = faults
 
     @classmethod
-    def of(cls, faults: Sequence[Fault], what: str = "request") -> Self:
-        """Report all faults of a request, or of the part that `what` names; at most MAX_REPORTED_FAULTS in detail."""
+    def of(cls, faults: Sequence[Fault], subject: str = "request") -> Self:
+        """Report the faults of a request, or of a part of it named by `subject`; of many faults only the first ones."""
         places = "place" if len(faults) == 1 else "places"
-        return cls(f"The {what} breaks the schema in {len(faults)} {places}.", faults[:MAX_REPORTED_FAULTS])
+        return cls(f"The {subject} violates the schema in {len(faults)} {places}.", faults[:MAX_REPORTED_FAULTS])
 
 
 class RecommendationNotFound(ServiceError):
-    """No answer with this id is kept."""
+    """No answer with this id is stored."""
 
     status, code, title = 404, "recommendation_not_found", "Recommendation not found"
 
 
 class RecommendationGone(ServiceError):
-    """The answer is kept, but not all that it was computed from, so that it cannot be computed again."""
+    """The answer is stored, but what it was computed from is gone."""
 
     status, code, title = 410, "recommendation_gone", "Recommendation gone"
 
@@ -104,13 +104,13 @@ class SessionNotFound(ServiceError):
 
 
 class SessionBehind(ServiceError):
-    """The session has not reached the position that the caller requires, or it has ended since."""
+    """The session has not reached the position that the caller requires, or has ended since."""
 
     status, code, title = 409, "session_behind", "Session behind"
 
 
 class EventTooOld(ServiceError):
-    """The event is older than the deployment accepts."""
+    """The event is older than the deployment's maximum age."""
 
     status, code, title = 422, "event_too_old", "Event too old"
 
@@ -128,35 +128,39 @@ class ScenarioNotFound(ServiceError):
 
 
 class UnknownScenario(ScenarioNotFound):
-    """A request names a scenario that is not stored."""
+    """A recommendation request names a scenario that is not stored."""
 
     status = 422
 
 
 class LimitReached(ServiceError):
-    """The maximum number of entries of a kind is stored already."""
+    """The maximum number of stored objects of a kind is reached."""
 
     status, code, title = 409, "limit_reached", "Limit reached"
 
 
 class PreconditionFailed(ServiceError):
-    """The stored version is not the one that the caller expects (optimistic concurrency)."""
+    """The stored version is not the one that the caller named (optimistic concurrency)."""
 
     status, code, title = 412, "precondition_failed", "Precondition failed"
 
 
 class TooManyRequests(ServiceError):
-    """The caller sends more requests than the rate limit allows."""
+    """The caller exceeds the rate limit."""
 
     status, code, title = 429, "too_many_requests", "Too many requests"
-    sends: ClassVar[Mapping[str, str]] = {"Retry-After": "Seconds until the caller's next request is admitted."}
+    response_headers: ClassVar[Mapping[str, str]] = {
+        "Retry-After": "Seconds until the caller's next request is admitted."
+    }
 
 
 class Overloaded(ServiceError):
-    """The maximum number of concurrent requests is in flight; nothing was done for this one."""
+    """The maximum number of requests is in flight; nothing was done for this one."""
 
     status, code, title = 503, "overloaded", "Overloaded"
-    sends: ClassVar[Mapping[str, str]] = {"Retry-After": "Seconds to wait; only if the service is overloaded."}
+    response_headers: ClassVar[Mapping[str, str]] = {
+        "Retry-After": "Seconds to wait; only if the service is overloaded."
+    }
 
 
 class NotReady(ServiceError):
@@ -166,16 +170,16 @@ class NotReady(ServiceError):
 
 
 class SessionStoreUnavailable(ServiceError):
-    """The session store did not confirm a call in time; it may still execute it."""
+    """The session store did not confirm the operation in time; it may still execute it."""
 
     status, code, title = 503, "session_store_unavailable", "Session store unavailable"
 
 
 class LiveStoreUnavailable(ServiceError):
-    """The store of live items and scenarios did not confirm a call in time; it may still execute it."""
+    """The store of live items and scenarios did not confirm the operation in time; it may still execute it."""
 
     status, code, title = 503, "live_store_unavailable", "Live store unavailable"
 
 
 class InternalError(ServiceError):
-    """A fault of the service itself; its log has the details."""
+    """An unexpected error of the service itself; the log has the details."""

@@ -8,8 +8,8 @@ from onward.bundle.files.ids import MAX_ID_LENGTH, checked_id
 
 MAX_K = 100
 EMPTY_LIST: Any = ()
-"""Default of an absent list; pydantic would copy a list for every request."""
-VISIBLE = "visible-characters"  # no pattern: few languages' regular expressions know these character classes
+"""Default of an absent list: a tuple, since pydantic would copy a list for every request."""
+VISIBLE = "visible-characters"  # no pattern: the regular expressions of few languages have these character classes
 
 
 Id = Annotated[
@@ -20,7 +20,7 @@ Id = Annotated[
         json_schema_extra={"minLength": 1, "maxLength": MAX_ID_LENGTH, "format": VISIBLE},
     ),
 ]
-K = Annotated[int, Field(ge=1, le=MAX_K, description="Number of items wanted.")]
+K = Annotated[int, Field(ge=1, le=MAX_K, description="Number of items to return.")]
 
 
 class StrictModel(BaseModel):

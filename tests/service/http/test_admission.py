@@ -1,4 +1,4 @@
-"""Who is let in, asked in this process and of a real one."""
+"""Admission: API keys, rate limits and the in-flight limit, in this process and in a real one."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from tests.service.server.test_serve import metric
 KEYS = ["first-key", "second-key"]
 DIGESTS = tuple(sha256(key.encode()).hexdigest() for key in KEYS)
 GUARDED = "/v1/items:popular"
-ALWAYS_LET_IN = ["/health/live", "/metrics"]
+ALWAYS_ADMITTED = ["/health/live", "/metrics"]
 RECOMMENDATION = json.dumps({"items": ["item-1"]}).encode()
 
 
@@ -49,24 +49,24 @@ def with_key(key: str) -> dict[str, str]:
 
 class TestKeys:
     @pytest.mark.parametrize("key", KEYS)
-    def test_a_key_is_taken_in_either_header(self, guarded: TestClient, key: str) -> None:
+    def test_a_key_is_accepted_in_either_header(self, guarded: TestClient, key: str) -> None:
         for headers in (with_key(key), {"authorization": f"bearer  {key} "}, {"X-API-Key": key}):
             assert guarded.get(GUARDED, headers=headers).status_code == 200
 
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic Zmlyc3Qta2V5"}, {"Authorization": "Bearer "}])
-    def test_a_missing_key_is_told_how_to_be_sent(self, guarded: TestClient, headers: dict[str, str]) -> None:
+    def test_a_missing_key_is_answered_with_how_to_send_one(self, guarded: TestClient, headers: dict[str, str]) -> None:
         response = guarded.get(GUARDED, headers=headers)
         assert (response.status_code, response.json()["code"]) == (401, "missing_key")
         assert response.headers["www-authenticate"] == 'Bearer realm="onward"'
         assert response.json()["request_id"] == response.headers["x-request-id"]
 
     @pytest.mark.parametrize("key", ["third-key", "first-key2", DIGESTS[0], "ключ".encode().hex(), "x" * 5000])
-    def test_a_wrong_key_is_refused_and_not_repeated(self, guarded: TestClient, key: str) -> None:
+    def test_a_wrong_key_is_refused_and_not_echoed(self, guarded: TestClient, key: str) -> None:
         response = guarded.get(GUARDED, headers=with_key(key))
         assert (response.status_code, response.json()["code"]) == (403, "wrong_key")
         assert key not in response.text
 
-    def test_without_a_key_no_path_tells_whether_it_exists(self, guarded: TestClient) -> None:
+    def test_without_a_key_no_path_reveals_whether_it_exists(self, guarded: TestClient) -> None:
         for path in (
             "/nowhere",
             "/v1/version",
@@ -87,34 +87,34 @@ class TestKeys:
         guarded.get(GUARDED)
         assert 'onward_refused_requests_total{code="missing_key"}' in guarded.get("/metrics").text
 
-    def test_the_document_asks_for_a_key_where_the_deployment_does(
+    def test_the_openapi_document_requires_a_key_if_the_deployment_does(
         self, guarded: TestClient, client: TestClient
     ) -> None:
         document = guarded.get("/openapi.json").json()
         assert document["components"]["securitySchemes"].keys() == {"bearer", "header"}
-        asking = {
+        secured = {
             path for path, methods in document["paths"].items() for method in methods.values() if "security" in method
         }
-        assert asking == {path for path in document["paths"] if path.startswith("/v1/")}
+        assert secured == {path for path in document["paths"] if path.startswith("/v1/")}
         assert '"security":' not in client.get("/openapi.json").text
 
 
 class TestRate:
-    def test_one_too_many_is_told_when_to_come_again(self, bundles: Path) -> None:
+    def test_a_request_over_the_limit_gets_a_retry_after(self, bundles: Path) -> None:
         with service(bundles, rate_limit=RateLimit.parse("3/hour")) as client:
             statuses = [client.get(GUARDED).status_code for _ in range(4)]
             refused = client.post("/v1/recommendations", content=b"whatever")
             assert statuses == [200, 200, 200, 429]
             assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
             assert 1100 < int(refused.headers["retry-after"]) <= 1200
-            assert {client.get(path).status_code for path in ALWAYS_LET_IN} == {200}
+            assert {client.get(path).status_code for path in ALWAYS_ADMITTED} == {200}
 
-    def test_each_key_has_a_limit_of_its_own(self, bundles: Path) -> None:
+    def test_each_key_has_its_own_limit(self, bundles: Path) -> None:
         with service(bundles, rate_limit=RateLimit.parse("1/hour"), api_keys=DIGESTS) as client:
             statuses = [client.get(GUARDED, headers=with_key(key)).status_code for key in [*KEYS, *KEYS]]
             assert statuses == [200, 200, 429, 429]
 
-    def test_a_wrong_key_spends_nothing(self, bundles: Path) -> None:
+    def test_a_wrong_key_spends_no_token(self, bundles: Path) -> None:
         with service(bundles, rate_limit=RateLimit.parse("1/hour"), api_keys=DIGESTS) as client:
             assert {client.get(GUARDED, headers=with_key("wrong")).status_code for _ in range(5)} == {403}
 
@@ -129,7 +129,7 @@ def test_settings_of_admission_reach_the_workers_unchanged(tmp_path: Path, monke
     assert Settings(bundles=tmp_path) == settings
 
 
-def test_empty_settings_of_admission_let_everyone_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_admission_settings_admit_everyone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_API_KEYS", "")
     monkeypatch.setenv("SERVICE_RATE_LIMIT", "")
     settings = Settings(bundles=tmp_path)
@@ -138,12 +138,12 @@ def test_empty_settings_of_admission_let_everyone_in(tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def silent_store() -> Iterator[str]:
-    """The URL of a server that takes connections and never answers."""
+    """Run a server that accepts connections and never answers; yield its URL."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_under_overload_the_surplus_is_refused_at_once_and_the_rest_is_answered(
+def test_under_overload_excess_requests_are_refused_at_once_and_the_others_answered(
     tmp_path: Path, silent_store: str
 ) -> None:
     publish_bundle(tmp_path, item_ids("item-", 20))
@@ -151,16 +151,16 @@ def test_under_overload_the_surplus_is_refused_at_once_and_the_rest_is_answered(
     with ServiceProcess(tmp_path, environment=environment).wait_until_ready() as process:
         answers: list[httpx.Response] = []
 
-        async def ask_all() -> None:
+        async def send_all() -> None:
             async with httpx.AsyncClient(base_url=process.url, timeout=30) as client:
                 query = {"session_id": "s", "items": ["item-1"]}
-                asked = [client.post("/v1/recommendations", json=query) for _ in range(40)]
-                for answer in asyncio.as_completed(asked):
+                requests = [client.post("/v1/recommendations", json=query) for _ in range(40)]
+                for answer in asyncio.as_completed(requests):
                     answers.append(await answer)
                     if len(answers) == 35:
                         assert (await client.get("/health/ready")).status_code == 200
 
-        asyncio.run(ask_all())
+        asyncio.run(send_all())
         assert [answer.status_code for answer in answers] == [503] * 35 + [200] * 5
         assert {answer.json()["code"] for answer in answers[:35]} == {"overloaded"}
         assert len({answer.headers["retry-after"] for answer in answers[:35]}) > 1
@@ -168,11 +168,11 @@ def test_under_overload_the_surplus_is_refused_at_once_and_the_rest_is_answered(
         assert metric(process.url, 'onward_refused_requests_total{code="overloaded"}') == 35
         assert httpx.get(f"{process.url}{GUARDED}").status_code == 200
         assert [line["in_flight"] for line in process.events("overloaded")][:1] == [5]
-        assert not process.events("request answered")  # a line for each would be a load of its own
+        assert not process.events("request answered")  # a log line for each would add to the overload
 
 
 class HalfSent:
-    """A request whose body has not come yet, on a connection of its own."""
+    """A request on its own connection, of which only the headers have been sent."""
 
     def __init__(self, url: str) -> None:
         host, port = url.removeprefix("http://").split(":")
@@ -180,7 +180,7 @@ class HalfSent:
         head = f"Content-Type: application/json\r\nContent-Length: {len(RECOMMENDATION)}\r\nConnection: close"
         self._connection.sendall(f"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
 
-    def send_the_rest(self) -> None:
+    def send_body(self) -> None:
         self._connection.sendall(RECOMMENDATION)
 
     def status(self) -> int:
@@ -188,19 +188,19 @@ class HalfSent:
             return int(answer.read().split()[1])
 
 
-def test_one_too_many_is_refused_before_its_body_came(tmp_path: Path) -> None:
+def test_a_request_over_the_in_flight_limit_is_refused_before_its_body_arrives(tmp_path: Path) -> None:
     publish_bundle(tmp_path, item_ids("item-", 20))
     with ServiceProcess(tmp_path, environment={"SERVICE_MAX_IN_FLIGHT": "2"}).wait_until_ready() as process:
         first, second = HalfSent(process.url), HalfSent(process.url)
         wait_until(lambda: httpx.get(f"{process.url}{GUARDED}").status_code == 503)
         assert HalfSent(process.url).status() == 503
         for half_sent in (first, second):
-            half_sent.send_the_rest()
+            half_sent.send_body()
         assert [first.status(), second.status()] == [200, 200]
         assert httpx.get(f"{process.url}{GUARDED}").status_code == 200
 
 
-def test_a_body_that_does_not_come_gives_its_place_back(tmp_path: Path) -> None:
+def test_a_stalled_body_times_out_and_frees_its_place(tmp_path: Path) -> None:
     publish_bundle(tmp_path, item_ids("item-", 20))
     environment = {"SERVICE_MAX_IN_FLIGHT": "3", "SERVICE_BODY_TIMEOUT": "0.5"}
     with ServiceProcess(tmp_path, environment=environment).wait_until_ready() as process:
@@ -209,7 +209,7 @@ def test_a_body_that_does_not_come_gives_its_place_back(tmp_path: Path) -> None:
         assert httpx.get(f"{process.url}{GUARDED}").status_code == 200
 
 
-def test_keys_are_in_no_log_line(tmp_path: Path) -> None:
+def test_keys_are_never_logged(tmp_path: Path) -> None:
     publish_bundle(tmp_path, item_ids("item-", 20))
     environment = {"SERVICE_API_KEYS": ",".join(DIGESTS), "SERVICE_LOG_LEVEL": "debug"}
     with ServiceProcess(tmp_path, environment=environment).wait_until_ready() as process:

@@ -1,4 +1,4 @@
-"""What the endpoints answer, asked in this process."""
+"""The answers of the endpoints, called in this process."""
 
 import itertools
 from urllib.parse import quote
@@ -19,7 +19,7 @@ def session_id() -> str:
 
 
 class TestRecommendations:
-    def test_items_give_ranked_items_of_one_bundle(self, client: TestClient) -> None:
+    def test_the_answer_to_items_is_ranked_and_names_its_bundle(self, client: TestClient) -> None:
         answer = recommend(client, items=["item-1", "item-2"], k=5)
         assert answer["count"] == len(answer["items"]) == 5
         assert [item["rank"] for item in answer["items"]] == [1, 2, 3, 4, 5]
@@ -30,18 +30,18 @@ class TestRecommendations:
         assert answer["degraded"] == answer["unknown_item_ids"] == []
         assert "session_id" not in answer
 
-    def test_twenty_items_come_where_no_number_is_given(self, client: TestClient) -> None:
+    def test_k_defaults_to_20(self, client: TestClient) -> None:
         assert recommend(client, items=["item-1"])["count"] == 20
 
-    def test_a_list_is_short_where_fewer_items_are_eligible(self, client: TestClient) -> None:
+    def test_an_answer_is_shorter_if_fewer_items_are_eligible(self, client: TestClient) -> None:
         assert recommend(client, items=["item-1"], k=100, exclude=ITEMS[10:])["count"] == 10
 
-    def test_attributes_come_with_the_items_that_have_some(self, client: TestClient) -> None:
+    def test_items_with_attributes_are_returned_with_them(self, client: TestClient) -> None:
         items = {item["id"]: item for item in recommend(client, items=["item-1"], k=50)["items"]}
         assert items["item-1"]["attributes"] == {"title": "Item 1", "price": None}
         assert "attributes" not in items["item-2"]
 
-    def test_excluded_and_seen_items_stay_away(self, client: TestClient) -> None:
+    def test_excluded_and_seen_items_are_not_recommended(self, client: TestClient) -> None:
         answer = recommend(client, items=["item-1", "item-2"], k=100, exclude=["item-3", "no-item"], exclude_seen=True)
         assert sorted(ids(answer)) == sorted(set(ITEMS) - {"item-1", "item-2", "item-3"})
         assert "item-1" in ids(recommend(client, items=["item-1"], k=100))
@@ -54,7 +54,7 @@ class TestRecommendations:
         assert second["session_id"] == session_id
         assert first["recommendation_id"] != second["recommendation_id"]
 
-    def test_a_stored_session_is_answered_by_its_address_too(self, client: TestClient, session_id: str) -> None:
+    def test_a_stored_session_has_a_recommendations_endpoint(self, client: TestClient, session_id: str) -> None:
         recommend(client, session_id=session_id, items=["item-1"])
         answer = get(
             client,
@@ -67,22 +67,22 @@ class TestRecommendations:
         assert ids(answer) == ids(expected)
         assert scores(answer) == pytest.approx(scores(expected))
 
-    def test_a_session_of_which_nothing_is_known_gets_popular_items(self, client: TestClient, session_id: str) -> None:
-        by_address = get(client, f"/v1/sessions/{session_id}/recommendations", k=3)
+    def test_a_session_without_known_items_gets_popular_items(self, client: TestClient, session_id: str) -> None:
+        by_path = get(client, f"/v1/sessions/{session_id}/recommendations", k=3)
         by_unknown_items = recommend(client, items=["x", "y"], k=3)
-        assert ids(by_address) == ids(by_unknown_items) == ["item-1", "item-2", "item-3"]
-        assert {item["source"] for item in by_address["items"]} == {"popular"}
+        assert ids(by_path) == ids(by_unknown_items) == ["item-1", "item-2", "item-3"]
+        assert {item["source"] for item in by_path["items"]} == {"popular"}
         assert by_unknown_items["unknown_item_ids"] == ["x", "y"]
         assert by_unknown_items["degraded"] == []
 
-    def test_the_stages_of_an_answer_are_timed(self, client: TestClient, session_id: str) -> None:
+    def test_server_timing_reports_the_stages_of_an_answer(self, client: TestClient, session_id: str) -> None:
         timing = client.post("/v1/recommendations", json={"session_id": session_id}).headers["server-timing"]
         assert [stage.split(";dur=")[0] for stage in timing.split(", ")] == ["store", "retrieval", "total"]
         assert all(float(stage.split(";dur=")[1]) >= 0 for stage in timing.split(", "))
 
 
 class TestSessions:
-    def test_a_session_can_be_forgotten(self, client: TestClient, session_id: str) -> None:
+    def test_a_session_can_be_deleted(self, client: TestClient, session_id: str) -> None:
         recommend(client, session_id=session_id, items=["item-1"])
         for _ in range(2):
             response = client.delete(f"/v1/sessions/{session_id}")
@@ -107,7 +107,7 @@ class TestSessions:
             "a+b&c=d",
         ],
     )
-    def test_every_valid_id_can_be_used_in_an_address(self, client: TestClient, odd_id: str) -> None:
+    def test_every_valid_id_can_be_used_in_a_path(self, client: TestClient, odd_id: str) -> None:
         recommend(client, session_id=odd_id, items=[odd_id])
         session = get(client, f"/v1/sessions/{quote(odd_id, safe='')}")
         assert (session["session_id"], session["events"][-1]["item_id"]) == (odd_id, odd_id)
@@ -115,29 +115,29 @@ class TestSessions:
 
 
 class TestItems:
-    def test_similar_items_leave_the_item_itself_out(self, client: TestClient) -> None:
+    def test_similar_items_do_not_include_the_item_itself(self, client: TestClient) -> None:
         answer = get(client, "/v1/items/item-5/similar", k=100, exclude=["item-6"])
         assert sorted(ids(answer)) == sorted(set(ITEMS) - {"item-5", "item-6"})
         assert {item["source"] for item in answer["items"]} == {"similar"}
 
-    def test_popular_items_come_in_their_order(self, client: TestClient) -> None:
+    def test_popular_items_are_sorted_by_popularity(self, client: TestClient) -> None:
         assert ids(get(client, "/v1/items:popular", k=3, exclude="item-2")) == ["item-1", "item-3", "item-4"]
 
-    def test_an_unknown_item_has_no_similar_ones(self, client: TestClient) -> None:
+    def test_similar_items_of_an_unknown_item_are_not_found(self, client: TestClient) -> None:
         response = client.get("/v1/items/nothing/similar")
         assert (response.status_code, response.json()["code"]) == (404, "item_not_found")
 
 
 class TestOperations:
-    def test_health_tells_the_bundle_that_is_live(self, client: TestClient) -> None:
+    def test_readiness_names_the_live_bundle(self, client: TestClient) -> None:
         assert get(client, "/health/live") == {"status": "live"}
         assert get(client, "/health/ready") == {"status": "ready", "bundle": get(client, "/v1/version")["bundle"]}
 
-    def test_the_version_shows_the_metrics_of_the_manifest(self, client: TestClient) -> None:
+    def test_the_version_includes_the_metrics_of_the_manifest(self, client: TestClient) -> None:
         version = get(client, "/v1/version")
         assert (version["model"], version["items"], version["metrics"]) == ("mean", 50, {"recall@20": 0.5})
 
-    def test_metrics_count_requests_by_their_template(self, client: TestClient) -> None:
+    def test_metrics_count_requests_by_route_template(self, client: TestClient) -> None:
         client.get("/v1/sessions/someone-secret")
         client.get("/wp-admin/secret")
         text = client.get("/metrics").text
@@ -146,22 +146,22 @@ class TestOperations:
         assert "onward_retrieval_seconds_bucket" in text
         assert "secret" not in text
 
-    def test_a_good_request_id_is_kept_and_a_bad_one_replaced(self, client: TestClient) -> None:
+    def test_a_valid_request_id_is_kept_and_an_invalid_one_replaced(self, client: TestClient) -> None:
         kept = client.get("/health/live", headers={"X-Request-ID": "trace-1.a_B"})
         assert kept.headers["x-request-id"] == "trace-1.a_B"
-        for bad in ("a b", "x" * 65, "", 'a"b', "a;b"):
-            replaced = client.get("/health/live", headers={"X-Request-ID": bad})
-            assert replaced.headers["x-request-id"] != bad
+        for invalid in ("a b", "x" * 65, "", 'a"b', "a;b"):
+            replaced = client.get("/health/live", headers={"X-Request-ID": invalid})
+            assert replaced.headers["x-request-id"] != invalid
             assert replaced.headers["x-request-id"].isalnum()
 
-    def test_a_problem_carries_the_request_id(self, client: TestClient) -> None:
+    def test_a_problem_document_has_the_request_id(self, client: TestClient) -> None:
         response = client.get("/nowhere", headers={"X-Request-ID": "trace-2"})
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json() == {
             "type": "/problems/not_found",
             "title": "Not Found",
             "status": 404,
-            "detail": "Nothing is at this address; /docs shows what there is.",
+            "detail": "No endpoint has this path; see /docs.",
             "code": "not_found",
             "request_id": "trace-2",
         }

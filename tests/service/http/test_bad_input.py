@@ -1,4 +1,4 @@
-"""What is refused: with a 4xx problem that says where, and holds nothing of what was sent."""
+"""Invalid requests are refused with a 4xx problem document that names the location and echoes nothing."""
 
 import json
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def refused(client: TestClient, method: str, path: str, status: int, code: str, 
         ({"exclude_seen": "yes"}, "exclude_seen"),
     ],
 )
-def test_a_recommendation_that_breaks_the_schema_is_refused_by_its_field(
+def test_an_invalid_recommendation_query_is_refused_with_the_field(
     client: TestClient, changes: dict[str, Any], at: str
 ) -> None:
     body = json.dumps({"items": ["a"]} | changes).encode()
@@ -95,11 +95,9 @@ def test_a_recommendation_that_breaks_the_schema_is_refused_by_its_field(
         ({"store": 0}, "store"),
     ],
 )
-def test_an_event_that_breaks_the_schema_is_refused_by_its_field(
-    client: TestClient, changes: dict[str, Any], at: str
-) -> None:
-    one = refused(client, "POST", EVENTS, 422, "invalid_request", json=EVENT | changes)
-    assert one["errors"][0]["at"] == f"body.{at}"
+def test_an_invalid_event_is_refused_with_the_field(client: TestClient, changes: dict[str, Any], at: str) -> None:
+    alone = refused(client, "POST", EVENTS, 422, "invalid_request", json=EVENT | changes)
+    assert alone["errors"][0]["at"] == f"body.{at}"
     answer = client.post(EVENTS, json={"events": [EVENT, EVENT | changes]})
     assert (answer.status_code, answer.json()["applied"], answer.json()["rejected"]) == (207, 1, 1)
     refusal = answer.json()["results"][1]["error"]
@@ -107,19 +105,19 @@ def test_an_event_that_breaks_the_schema_is_refused_by_its_field(
 
 
 @pytest.mark.parametrize("events", [[], [EVENT] * 1001, {}, None])
-def test_a_list_of_events_that_is_none_stores_nothing(client: TestClient, events: Any) -> None:
+def test_an_invalid_list_of_events_is_refused(client: TestClient, events: Any) -> None:
     problem = refused(client, "POST", EVENTS, 422, "invalid_request", json={"events": events})
     assert problem["errors"][0]["at"] == "body.events"
 
 
-def test_a_list_of_events_holds_1000(client: TestClient) -> None:
+def test_a_list_of_1000_events_is_accepted(client: TestClient) -> None:
     answer = client.post(EVENTS, json={"events": [{"session_id": "limit", "item_id": "a"}] * 1000})
     assert (answer.status_code, answer.json()["applied"]) == (200, 1000)
 
 
 @pytest.mark.parametrize("path", [RECOMMENDATIONS, EVENTS])
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"7", b'"x"', b"{}"])
-def test_a_body_that_is_no_request_is_refused(client: TestClient, path: str, body: bytes) -> None:
+def test_json_that_is_not_a_request_is_refused(client: TestClient, path: str, body: bytes) -> None:
     response = client.post(path, content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
@@ -137,7 +135,7 @@ def test_a_body_that_is_no_request_is_refused(client: TestClient, path: str, bod
     ],
 )
 @pytest.mark.parametrize("path", [RECOMMENDATIONS, EVENTS])
-def test_a_body_that_is_no_plain_json_is_refused(client: TestClient, path: str, body: bytes) -> None:
+def test_a_body_that_is_not_strict_json_is_refused(client: TestClient, path: str, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     refused(client, "POST", path, 400, "malformed_request", content=body, headers=headers)
 
@@ -150,7 +148,7 @@ def test_a_body_not_declared_as_json_is_refused(client: TestClient, declared: st
     refused(client, "POST", RECOMMENDATIONS, 415, "unsupported_media_type", content=b'{"items":["a"]}', headers=headers)
 
 
-def test_json_with_a_charset_is_json(client: TestClient) -> None:
+def test_a_content_type_with_a_charset_is_accepted(client: TestClient) -> None:
     headers = {"content-type": "Application/JSON; charset=utf-8"}
     assert client.post(RECOMMENDATIONS, content=b'{"items":["a"]}', headers=headers).status_code == 200
 
@@ -171,7 +169,7 @@ def test_json_with_a_charset_is_json(client: TestClient) -> None:
         ("GET", "/v1/items:popular?secret=1", "query"),
     ],
 )
-def test_an_address_that_breaks_the_schema_is_refused_by_its_part(
+def test_an_invalid_path_or_query_is_refused_with_the_parameter(
     client: TestClient, method: str, path: str, at: str
 ) -> None:
     problem = refused(client, method, path, 422, "invalid_request")
@@ -179,11 +177,11 @@ def test_an_address_that_breaks_the_schema_is_refused_by_its_part(
 
 
 @pytest.mark.parametrize("path", ["/v1/sessions/%ff", "/v1/items/%c3%28/similar", "/v1/items:popular?exclude=%fe"])
-def test_an_address_that_is_no_utf_8_is_refused(client: TestClient, path: str) -> None:
+def test_a_path_or_query_that_is_not_utf_8_is_refused(client: TestClient, path: str) -> None:
     refused(client, "GET", path, 400, "malformed_request")
 
 
-def test_a_wrong_method_is_told_the_right_ones(client: TestClient) -> None:
+def test_a_wrong_method_is_answered_with_the_allowed_ones(client: TestClient) -> None:
     refused(client, "PUT", RECOMMENDATIONS, 405, "method_not_allowed")
     assert client.put(RECOMMENDATIONS).headers["allow"] == "POST"
 
@@ -206,13 +204,13 @@ def test_a_body_over_the_limit_is_refused_however_it_is_sent(
         assert client.post(path, content=content, headers=headers).status_code in status
 
 
-def test_only_the_first_faults_are_told(client: TestClient) -> None:
+def test_only_the_first_faults_are_reported(client: TestClient) -> None:
     problem = refused(client, "POST", RECOMMENDATIONS, 422, "invalid_request", json={"items": [1] * 100})
     assert len(problem["errors"]) == 20
     assert "100 places" in problem["detail"]
 
 
-def test_nothing_that_was_sent_comes_back(client: TestClient) -> None:
+def test_nothing_of_a_refused_request_is_echoed(client: TestClient) -> None:
     marker = "CANARY"
     bodies: list[dict[str, Any]] = [
         {"items": [f"{marker} {marker}"]},
@@ -259,7 +257,7 @@ bodies = st.binary(max_size=300) | json_values.map(lambda value: json.dumps(valu
 
 @settings(max_examples=250)
 @given(path=st.sampled_from([RECOMMENDATIONS, EVENTS]), body=bodies)
-def test_no_body_whatsoever_is_answered_with_a_fault_of_ours(client: TestClient, path: str, body: bytes) -> None:
+def test_no_body_causes_a_5xx(client: TestClient, path: str, body: bytes) -> None:
     response = client.post(path, content=body, headers={"content-type": "application/json"})
     assert response.status_code < 500, (response.status_code, body)
     if response.status_code >= 400:
@@ -276,19 +274,17 @@ def test_no_body_whatsoever_is_answered_with_a_fault_of_ours(client: TestClient,
     | st.text("ab?&=/k%.:", max_size=20),
     method=st.sampled_from(["GET", "DELETE", "POST", "OPTIONS", "HEAD"]),
 )
-def test_no_address_whatsoever_is_answered_with_a_fault_of_ours(
-    client: TestClient, template: str, part: str, method: str
-) -> None:
+def test_no_url_causes_a_5xx(client: TestClient, template: str, part: str, method: str) -> None:
     assert client.request(method, f"http://testserver{template.format(part)}").status_code < 500
 
 
-@pytest.mark.parametrize("address", ["/v1/sessions/a%0A", "/v1/items/a/similar%0a", "/v1/events%0A"])
-def test_an_address_with_a_line_break_is_refused(client: TestClient, address: str) -> None:
-    refused(client, "GET", address, 400, "malformed_request")
+@pytest.mark.parametrize("path", ["/v1/sessions/a%0A", "/v1/items/a/similar%0a", "/v1/events%0A"])
+def test_a_path_with_a_line_break_is_refused(client: TestClient, path: str) -> None:
+    refused(client, "GET", path, 400, "malformed_request")
 
 
 @pytest.mark.parametrize(
-    ("address", "allowed"),
+    ("path", "allowed"),
     [
         ("/v1/items/a", {"GET", "PATCH", "DELETE"}),
         ("/v1/items/a/similar", {"GET"}),
@@ -298,9 +294,9 @@ def test_an_address_with_a_line_break_is_refused(client: TestClient, address: st
         ("/v1/scenarios/a", {"GET", "PUT", "DELETE"}),
     ],
 )
-def test_a_wrong_method_is_told_all_that_the_address_knows(client: TestClient, address: str, allowed: set[str]) -> None:
-    refused(client, "OPTIONS", address, 405, "method_not_allowed")
-    assert set(client.options(address).headers["allow"].split(", ")) == allowed
+def test_allow_lists_the_methods_of_all_routes_with_the_path(client: TestClient, path: str, allowed: set[str]) -> None:
+    refused(client, "OPTIONS", path, 405, "method_not_allowed")
+    assert set(client.options(path).headers["allow"].split(", ")) == allowed
 
 
 def test_a_plain_slash_ends_an_id(client: TestClient) -> None:
@@ -309,7 +305,7 @@ def test_a_plain_slash_ends_an_id(client: TestClient) -> None:
     refused(client, "GET", "/v1/items/a/b", 404, "not_found")
 
 
-def test_a_body_that_may_be_left_out_need_not_be_declared(client: TestClient) -> None:
+def test_an_absent_optional_body_needs_no_content_type(client: TestClient) -> None:
     path = "/v1/recommendations/nothing/next"
     refused(client, "POST", path, 404, "recommendation_not_found")
     refused(client, "POST", path, 415, "unsupported_media_type", content=b"{}")

@@ -1,4 +1,4 @@
-"""Every example of docs/api.md, run in order against one real service, answers what the page shows."""
+"""Every example of docs/api.md, run in order against one real service, gives the answer that the page shows."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from tests.service.process import ServiceProcess, wait_until
 PAGE = Path(__file__).parents[3] / "docs" / "api.md"
 URL = "http://127.0.0.1:8000"
 ANYTHING = "..."
-STORE_STOPS = "<!-- from here on the store is stopped -->"
-SOON_S = 15
-MANY = 40
+STORE_STOP_MARK = "<!-- from here on the store is stopped -->"
+DELAY_S = 15
+LEAST_EXAMPLES = 40
 
 BLOCK = re.compile(r"^```(sh|json)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WRITES = re.compile(r"\s-(?:d|X)\s|onward-")
@@ -31,28 +31,28 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 class Example(NamedTuple):
-    """A command of the page, what it prints by the page, and whether the session store has been stopped for it."""
+    """A command of the page, the output that the page shows, and whether it runs without the session store."""
 
     command: str
-    shown: Any
+    output: Any
     is_without_store: bool
 
 
 def examples(page: str) -> Iterator[Example]:
-    """Read the page's commands, each with the JSON that follows it, if any does before the next."""
+    """Yield the page's commands, each with the JSON block that follows it directly, if any."""
     blocks = list(BLOCK.finditer(page))
-    stop = page.find(STORE_STOPS)
+    stop = page.find(STORE_STOP_MARK)
     for block, following in zip(blocks, [*blocks[1:], None], strict=True):
         if block[1] == "sh":
-            shown = json.loads(following[2]) if following is not None and following[1] == "json" else None
-            yield Example(block[2], shown, is_without_store=block.start() > stop)
+            output = json.loads(following[2]) if following is not None and following[1] == "json" else None
+            yield Example(block[2], output, is_without_store=block.start() > stop)
 
 
 def differences(shown: Any, answered: Any, names: dict[str, str], at: str = "answer") -> Iterator[str]:
-    """Tell where an answer is not what the page shows.
+    """Yield the places where an answer differs from what the page shows.
 
-    The page leaves fields out, and writes `...` for what varies or goes on. `$NAME` gives a text a name for the
-    commands behind.
+    The page may leave fields out, and writes `...` for a value that varies or a list that continues. `$NAME` binds a
+    text to a variable for later commands.
     """
     if shown == ANYTHING:
         return
@@ -67,12 +67,12 @@ def differences(shown: Any, answered: Any, names: dict[str, str], at: str = "ans
             else:
                 yield f"{at} has no {name}"
     elif isinstance(shown, list) and isinstance(answered, list):
-        goes_on = shown[-1:] == [ANYTHING]
-        wanted = shown[:-1] if goes_on else shown
-        if len(answered) < len(wanted) or (len(answered) > len(wanted) and not goes_on):
+        continues = shown[-1:] == [ANYTHING]
+        expected = shown[:-1] if continues else shown
+        if len(answered) < len(expected) or (len(answered) > len(expected) and not continues):
             yield f"{at} has {len(answered)} entries"
-        for place, (one, other) in enumerate(zip(wanted, answered, strict=False)):
-            yield from differences(one, other, names, f"{at}[{place}]")
+        for place, (part, answered_part) in enumerate(zip(expected, answered, strict=False)):
+            yield from differences(part, answered_part, names, f"{at}[{place}]")
     elif isinstance(shown, float):
         if answered != pytest.approx(shown, abs=0.01):
             yield f"{at} is {answered}"
@@ -80,8 +80,8 @@ def differences(shown: Any, answered: Any, names: dict[str, str], at: str = "ans
         yield f"{at} is {answered!r}"
 
 
-class Reader:
-    """Follows the page in a shell of its own, in a folder as the page says there is."""
+class ExampleRunner:
+    """Runs the page's commands in a shell, in a folder laid out as the page assumes."""
 
     def __init__(self, folder: Path, url: str, environment: dict[str, str]) -> None:
         self._folder = folder
@@ -90,24 +90,24 @@ class Reader:
         self._preamble = ""
         self._names: dict[str, str] = {}
 
-    def follow(self, example: Example) -> None:
-        """Run a command and compare; one that only reads is run until the answer comes, as some come a little later."""
+    def run(self, example: Example) -> None:
+        """Run a command and compare its output; a command that only reads is retried, since some answers lag."""
         if URL in example.command:
             self._preamble = example.command.replace(URL, self._url)
         elif WRITES.search(example.command):
-            assert not (found := self._differences(example)), (example.command, found)
+            assert not (differing := self._differences(example)), (example.command, differing)
         else:
-            wait_until(lambda: not self._differences(example), SOON_S)
+            wait_until(lambda: not self._differences(example), DELAY_S)
 
     def _differences(self, example: Example) -> list[str]:
         printed = self._run(example.command)
-        if example.shown is None:
+        if example.output is None:
             return [printed] if "/problems/" in printed else []
         names = dict(self._names)
-        found = list(differences(example.shown, json.loads(printed), names))
-        if not found:
+        differing = list(differences(example.output, json.loads(printed), names))
+        if not differing:
             self._names = names
-        return [*found, printed] if found else []
+        return [*differing, printed] if differing else []
 
     def _run(self, command: str) -> str:
         done = subprocess.run(
@@ -123,7 +123,7 @@ class Reader:
 
 
 @needs_curl
-def test_every_example_of_the_page_answers_what_it_shows(tmp_path: Path) -> None:
+def test_every_example_gives_the_answer_that_the_page_shows(tmp_path: Path) -> None:
     shop = demo_shop()
     shop.write(tmp_path / "shop")
     for name in ("bundles", "log"):
@@ -133,12 +133,14 @@ def test_every_example_of_the_page_answers_what_it_shows(tmp_path: Path) -> None
         store = running.enter_context(ExitStack())
         redis_url = store.enter_context(run_server(find_servers()[0]))
         commands = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "REDIS_URL": redis_url}
-        told = {"REDIS_URL": redis_url, "SERVICE_EVENT_LOG": str(tmp_path / "log")}
-        service = running.enter_context(ServiceProcess(tmp_path / "bundles", environment=told)).wait_until_ready()
-        reader = Reader(tmp_path, service.url, dict(os.environ) | commands)
-        found = list(examples(PAGE.read_text(encoding="utf-8")))
-        assert len(found) > MANY
-        for example in found:
+        environment = {"REDIS_URL": redis_url, "SERVICE_EVENT_LOG": str(tmp_path / "log")}
+        service = running.enter_context(
+            ServiceProcess(tmp_path / "bundles", environment=environment)
+        ).wait_until_ready()
+        runner = ExampleRunner(tmp_path, service.url, dict(os.environ) | commands)
+        page_examples = list(examples(PAGE.read_text(encoding="utf-8")))
+        assert len(page_examples) > LEAST_EXAMPLES
+        for example in page_examples:
             if example.is_without_store:
                 store.close()
-            reader.follow(example)
+            runner.run(example)

@@ -21,9 +21,9 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Echo(BaseModel):
-    """What was understood of a body."""
+    """What an endpoint received."""
 
-    understood: str
+    received: str
     caller: str
     missing: str | None = None
     items: list[float] = Field(examples=[[1.5]])
@@ -32,18 +32,18 @@ class Echo(BaseModel):
 CallerDep = Annotated[str, Depends(ServicePart("caller"))]
 
 
-async def ask(query: RecommendationQuery, caller: CallerDep, request: Request, response: Response) -> Echo:
-    """Echo."""
+async def echo_query(query: RecommendationQuery, caller: CallerDep, request: Request, response: Response) -> Echo:
+    """Return what was received."""
     if query.user_id == "nobody":
-        raise ItemNotFound("There is nobody.")
+        raise ItemNotFound("This user does not exist.")
     response.headers["X-Path"] = str(len(request.url.path) > 0)
     response.status_code = 207 if query.k == 7 else 200
-    return Echo(understood=query.model_dump_json(), caller=caller, items=[0.1, 1e300])
+    return Echo(received=query.model_dump_json(), caller=caller, items=[0.1, 1e300])
 
 
-async def tell(body: Annotated[OneOrManyEvents, Body()], caller: CallerDep) -> Echo:
-    """Echo."""
-    return Echo(understood=repr(body), caller=caller, items=[])
+async def echo_events(body: Annotated[OneOrManyEvents, Body()], caller: CallerDep) -> Echo:
+    """Return what was received."""
+    return Echo(received=repr(body), caller=caller, items=[])
 
 
 def application(route_class: type[StrictJSONRoute], *, bypasses_framework: bool = False) -> FastAPI:
@@ -53,8 +53,8 @@ def application(route_class: type[StrictJSONRoute], *, bypasses_framework: bool 
 
     app = FastAPI(lifespan=lifespan)
     router = APIRouter(route_class=route_class)
-    router.post("/ask", response_model_exclude_none=True)(ask)
-    router.post("/tell", status_code=202)(tell)
+    router.post("/query", response_model_exclude_none=True)(echo_query)
+    router.post("/events", status_code=202)(echo_events)
     app.include_router(router)
     if bypasses_framework:
         app.add_middleware(FastRoutes, routers=[router])
@@ -64,18 +64,18 @@ def application(route_class: type[StrictJSONRoute], *, bypasses_framework: bool 
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["routed", "bypassing the framework"])
-def both(request: pytest.FixtureRequest) -> Iterator[tuple[TestClient, TestClient]]:
+def clients(request: pytest.FixtureRequest) -> Iterator[tuple[TestClient, TestClient]]:
     fast_app = application(FastRoute, bypasses_framework=request.param)
     with TestClient(fast_app) as fast, TestClient(application(StrictJSONRoute)) as plain:
         yield fast, plain
 
 
-def answered(client: TestClient, path: str, content: bytes, headers: dict[str, str]) -> Any:
+def response_of(client: TestClient, path: str, content: bytes, headers: dict[str, str]) -> Any:
     answer = client.post(path, content=content, headers={"X-Request-ID": "the-same", **headers})
     return answer.status_code, sorted(answer.headers.items()), answer.content
 
 
-@pytest.mark.parametrize("path", ["/ask", "/tell"])
+@pytest.mark.parametrize("path", ["/query", "/events"])
 @pytest.mark.parametrize("headers", [JSON, {}, {"Content-Type": "text/plain"}])
 @pytest.mark.parametrize(
     "content",
@@ -103,20 +103,24 @@ def answered(client: TestClient, path: str, content: bytes, headers: dict[str, s
         b"[" * 100_000,
     ],
 )
-def test_it_answers_as_the_plain_route(
-    both: tuple[TestClient, TestClient], path: str, content: bytes, headers: dict[str, str]
+def test_responses_equal_those_of_the_plain_route(
+    clients: tuple[TestClient, TestClient], path: str, content: bytes, headers: dict[str, str]
 ) -> None:
-    fast, plain = (answered(client, path, content, headers) for client in both)
+    fast, plain = (response_of(client, path, content, headers) for client in clients)
     assert fast == plain
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/ask"), ("PUT", "/tell"), ("POST", "/ask/"), ("POST", "/none")])
-def test_what_is_not_for_it_is_answered_as_ever(both: tuple[TestClient, TestClient], method: str, path: str) -> None:
-    fast, plain = (client.request(method, path, headers={"X-Request-ID": "the-same"}) for client in both)
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/query"), ("PUT", "/events"), ("POST", "/query/"), ("POST", "/none")]
+)
+def test_requests_of_other_routes_are_left_to_the_framework(
+    clients: tuple[TestClient, TestClient], method: str, path: str
+) -> None:
+    fast, plain = (client.request(method, path, headers={"X-Request-ID": "the-same"}) for client in clients)
     assert (fast.status_code, fast.headers, fast.content) == (plain.status_code, plain.headers, plain.content)
 
 
-async def test_a_caller_who_leaves_before_the_end_of_the_body_is_no_fault_of_ours(
+async def test_a_disconnect_before_the_end_of_the_body_is_not_logged_as_a_failure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     app = application(FastRoute, bypasses_framework=True)
@@ -129,37 +133,37 @@ async def test_a_caller_who_leaves_before_the_end_of_the_body_is_no_fault_of_our
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/ask", "raw_path": b"/ask", "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/query", "raw_path": b"/query", "query_string": b""}
     await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
     assert sent[0]["status"] == 400
     assert "request failed" not in caplog.text
 
 
-def test_it_is_documented_as_the_plain_route() -> None:
+def test_the_documentation_equals_that_of_the_plain_route() -> None:
     assert application(FastRoute).openapi() == application(StrictJSONRoute).openapi()
 
 
-async def searching(query: RecommendationQuery, page: Annotated[int, Query()]) -> Echo:
-    return Echo(understood=query.model_dump_json(), caller="", items=[page])
+async def with_a_query_parameter(query: RecommendationQuery, page: Annotated[int, Query()]) -> Echo:
+    return Echo(received=query.model_dump_json(), caller="", items=[page])
 
 
-async def a_header(request: Request) -> str:
+async def caller_header(request: Request) -> str:
     return request.headers.get("x-caller", "")
 
 
-async def silent(query: RecommendationQuery) -> None:
+async def without_a_response(query: RecommendationQuery) -> None:
     assert query.k
 
 
 async def without_a_body() -> Echo:
-    return Echo(understood="", caller="", items=[])
+    return Echo(received="", caller="", items=[])
 
 
-async def with_a_dependency(query: RecommendationQuery, header: Annotated[str, Depends(a_header)]) -> Echo:
-    return Echo(understood=query.model_dump_json(), caller=header, items=[])
+async def with_a_dependency(query: RecommendationQuery, header: Annotated[str, Depends(caller_header)]) -> Echo:
+    return Echo(received=query.model_dump_json(), caller=header, items=[])
 
 
-@pytest.mark.parametrize("endpoint", [searching, silent, without_a_body, with_a_dependency])
+@pytest.mark.parametrize("endpoint", [with_a_query_parameter, without_a_response, without_a_body, with_a_dependency])
 def test_an_endpoint_that_needs_more_of_the_framework_is_rejected(endpoint: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match="/some: a fast route takes one body"):
-        APIRouter(route_class=FastRoute).post("/some")(endpoint)
+    with pytest.raises(TypeError, match="/path: a fast route takes one body"):
+        APIRouter(route_class=FastRoute).post("/path")(endpoint)

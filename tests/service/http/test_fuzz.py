@@ -1,6 +1,7 @@
-"""Whatever is sent, the service does as its OpenAPI document says: schemathesis, with all its checks.
+"""Fuzzing: for any request the service behaves as its OpenAPI document says; schemathesis, with all its checks.
 
-ONWARD_FUZZ_EXAMPLES=1000 looks further, and elsewhere each time: `pytest --timeout=0 tests/service/test_fuzz.py`.
+ONWARD_FUZZ_EXAMPLES=1000 tries more examples, new ones in each run:
+`ONWARD_FUZZ_EXAMPLES=1000 pytest --timeout=0 tests/service/http/test_fuzz.py`.
 """
 
 import os
@@ -31,14 +32,14 @@ from tests.service.process import wait_until
 
 FEW = 20
 EXAMPLES = int(os.environ.get("ONWARD_FUZZ_EXAMPLES", FEW))
-KEY = "of-this-test"
+KEY = "key-of-this-test"
 ITEMS = item_ids("item-", 40)
 ATTRIBUTE = "attribute-of-the-catalog"
 
 BEYOND_JSON_SCHEMA = re.compile(
     "|".join(
         (
-            "Input should be a valid integer",  # 5.0, which JSON Schema takes for one
+            "Input should be a valid integer",  # 5.0, which JSON Schema accepts as an integer
             "pins are of different items",
             "a filter has at most",
             "no item of the catalog has this attribute",
@@ -50,10 +51,11 @@ BEYOND_JSON_SCHEMA = re.compile(
         )
     )
 )
-"""Why a request that fits the document may be refused by 422; other tests ask for each of these."""
+"""Reasons for which a request that matches the document may be refused with 422; other tests cover each."""
 
-UNCOVERED = ("recommend", "recommend_for_many", "store_scenario", "delete_scenario")
-"""Without schemathesis's fixed cases: a filter, a tree, has ten thousands, and those of If-Match lack its quotes."""
+WITHOUT_COVERAGE = ("recommend", "recommend_for_many", "store_scenario", "delete_scenario")
+"""Tested without schemathesis's coverage phase: it has tens of thousands of cases for filters, which are trees, and
+its values of If-Match lack the quotes."""
 
 
 def config(*, coverage: bool) -> schemathesis.Config:
@@ -62,7 +64,7 @@ def config(*, coverage: bool) -> schemathesis.Config:
         "phases": {"coverage": {"enabled": coverage}},
         "auth": {"openapi": {"bearer": {"bearer": KEY}}},
         "checks": {
-            # 207 tells of each entry by itself; 413 stands for what is too large as a whole.
+            # 207 reports each entry of a list; 413 refuses a body that is too large.
             "negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 207]},
             "positive_data_acceptance": {"expected-statuses": ["2xx", 404, 409, 410, 412, 413]},
         },
@@ -70,13 +72,13 @@ def config(*, coverage: bool) -> schemathesis.Config:
     return schemathesis.Config.from_dict(settings | ({"seed": 1} if EXAMPLES == FEW else {}))
 
 
-class Service:
-    """The service that all cases are sent to, in this process."""
+class FuzzedApplication:
+    """The application that all cases are sent to, in this process; each test replaces it by a fresh one."""
 
     def __init__(self, bundles: Path) -> None:
-        self.use(bundles)
+        self.restart(bundles)
 
-    def use(self, bundles: Path) -> None:
+    def restart(self, bundles: Path) -> None:
         digest = sha256(KEY.encode()).hexdigest()
         self.app = create_app(Settings(bundles=bundles, redis_url=SecretStr(IN_MEMORY), api_keys=(digest,)))
 
@@ -84,12 +86,12 @@ class Service:
         await self.app(scope, receive, send)
 
 
-def document(service: Service, *, coverage: bool) -> OpenApiSchema:
-    """What the service tells of itself, and where a catalog's attributes are named in it."""
-    described = service.app.openapi()
+def document(service: FuzzedApplication, *, coverage: bool) -> OpenApiSchema:
+    """Return the service's OpenAPI document, in which the attribute names of filters have a format of their own."""
+    openapi = service.app.openapi()
     for condition in ("Equals", "In", "InRange", "Exists"):
-        described["components"]["schemas"][condition]["properties"]["attribute"]["format"] = ATTRIBUTE
-    document = schemathesis.openapi.from_dict(described, config=config(coverage=coverage))
+        openapi["components"]["schemas"][condition]["properties"]["attribute"]["format"] = ATTRIBUTE
+    document = schemathesis.openapi.from_dict(openapi, config=config(coverage=coverage))
     document.app, document.location = service, "/openapi.json"
     return document
 
@@ -99,13 +101,13 @@ schemathesis.openapi.format(VISIBLE, st.sampled_from(ITEMS) | st.text(min_size=1
 schemathesis.openapi.format(ATTRIBUTE, st.sampled_from(["price", "brand", "tags", "sold", "since"]))
 schemathesis.openapi.format("date-time", moments)
 schemathesis.openapi.format("duration", st.integers(1, 24 * 30).map(lambda hours: f"PT{hours}H"))
-SERVICE = Service(Path())
-DOCUMENT, DOCUMENT_UNCOVERED = document(SERVICE, coverage=True), document(SERVICE, coverage=False)
+SERVICE = FuzzedApplication(Path())
+DOCUMENT, DOCUMENT_WITHOUT_COVERAGE = document(SERVICE, coverage=True), document(SERVICE, coverage=False)
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return published(tmp_path_factory.mktemp("bundles"))
+    return publish(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture(autouse=True)
@@ -117,12 +119,12 @@ def fresh_service(bundles: Path) -> Iterator[None]:
 
 def start(bundles: Path) -> None:
     shutdown_lifespans()
-    SERVICE.use(bundles)
+    SERVICE.restart(bundles)
     wait_until(lambda: DOCUMENT["/health/ready"]["GET"].Case().call().status_code == 200)
 
 
-def published(bundles: Path) -> Path:
-    """A catalog with attributes of each kind."""
+def publish(bundles: Path) -> Path:
+    """Publish a bundle whose catalog has attributes of each kind; return the folder."""
     attributes: list[dict[str, Any]] = [
         {"price": number, "brand": "Acme", "tags": ["gift"], "sold": True, "since": "2026-01-01"} if number % 3 else {}
         for number in range(len(ITEMS))
@@ -131,7 +133,7 @@ def published(bundles: Path) -> Path:
     return bundles
 
 
-def checked(case: Case[Any], response: Response, **context: Any) -> None:
+def check(case: Case[Any], response: Response, **context: Any) -> None:
     excluded: list[CheckFunction] = [positive_data_acceptance] if is_beyond_json_schema(response) else []
     case.validate_response(response, excluded_checks=excluded, **context)
 
@@ -144,29 +146,29 @@ def is_beyond_json_schema(response: Response) -> bool:
     return all(BEYOND_JSON_SCHEMA.search(message) for message in messages)
 
 
-def asked_whatever(operation_id: str) -> Callable[..., None]:
-    document = DOCUMENT_UNCOVERED if operation_id in UNCOVERED else DOCUMENT
+def fuzz_test(operation_id: str) -> Callable[..., None]:
+    document = DOCUMENT_WITHOUT_COVERAGE if operation_id in WITHOUT_COVERAGE else DOCUMENT
 
-    def answers_as_it_is_described(case: Case[Any]) -> None:
-        checked(case, case.call())
+    def matches_its_documentation(case: Case[Any]) -> None:
+        check(case, case.call())
 
-    test: Callable[..., None] = document.include(operation_id=operation_id).parametrize()(answers_as_it_is_described)
+    test: Callable[..., None] = document.include(operation_id=operation_id).parametrize()(matches_its_documentation)
     return test
 
 
-# A test for each endpoint: those that parametrize() itself makes have one name, so that xdist would run one of them.
+# One test per endpoint, each with its own name: parametrize() would give all the same, and xdist would run only one.
 PATHS = SERVICE.app.openapi()["paths"].values()
 OPERATION_IDS = [operation["operationId"] for operations in PATHS for operation in operations.values()]
-globals().update({f"test_{name}_answers_as_it_is_described": asked_whatever(name) for name in OPERATION_IDS})
+globals().update({f"test_{name}_matches_its_documentation": fuzz_test(name) for name in OPERATION_IDS})
 
 
-def test_what_an_answer_leads_to_answers_as_it_is_described(bundles: Path) -> None:
-    class Visitor(DOCUMENT.as_state_machine()):  # type: ignore[misc]  # the base is made from the document
+def test_sequences_of_linked_calls_match_their_documentation(bundles: Path) -> None:
+    class Visitor(DOCUMENT.as_state_machine()):  # type: ignore[misc]  # the base class is generated from the document
         def setup(self) -> None:
             start(bundles)
 
         def validate_response(self, response: Response, case: Case[Any], *arguments: Any, **options: Any) -> None:
-            checked(case, response, recorder=self.recorder)  # what was made and deleted before
+            check(case, response, recorder=self.recorder)  # it knows what earlier calls created and deleted
 
     Visitor.run(
         settings=settings(

@@ -1,4 +1,4 @@
-"""The tables of docs/api.md tell the truth: what is at a limit is taken, one past it is refused as they say."""
+"""The tables of docs/api.md are correct: a value at a limit is accepted, one beyond it is refused as documented."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,7 @@ MINUTE = timedelta(minutes=1)
 names = itertools.count()
 
 
-class Limit(NamedTuple):
+class DocumentedLimit(NamedTuple):
     """A row of the table of limits."""
 
     what: str
@@ -50,35 +50,35 @@ class Limit(NamedTuple):
 
 
 def rows(heading: str) -> Iterator[list[str]]:
-    """The rows of the first table below a heading of the page."""
+    """Yield the rows of the first table below a heading of the page."""
     table = PAGE.split(f"\n{heading}\n")[1].split("\n|---")[1]
     for line in table.split("\n\n")[0].splitlines()[1:]:
         yield [cell.strip() for cell in line.strip("|").split("|")]
 
 
-LIMITS = [Limit(what, int(most.replace(",", "")), beyond) for what, most, beyond in rows("## Limits")]
+LIMITS = [DocumentedLimit(what, int(most.replace(",", "")), beyond) for what, most, beyond in rows("## Limits")]
 
 Probe = Callable[[TestClient, int], Any]
 
 
-def asking(query: Callable[[int], Mapping[str, Any]]) -> Probe:
+def with_query(query: Callable[[int], Mapping[str, Any]]) -> Probe:
     return lambda client, size: client.post("/v1/recommendations", json={"items": ["item-1"], **query(size)})
 
 
-def filtering(condition: Callable[[int], Mapping[str, Any]]) -> Probe:
-    return asking(lambda size: {"filter": condition(size)})
+def with_filter(condition: Callable[[int], Mapping[str, Any]]) -> Probe:
+    return with_query(lambda size: {"filter": condition(size)})
 
 
-def telling(event: Callable[[int], Mapping[str, Any]]) -> Probe:
-    sent = {"session_id": "visitor", "item_id": "item-1"}
-    return lambda client, size: client.post("/v1/events", json={**sent, **event(size)})
+def with_event(event: Callable[[int], Mapping[str, Any]]) -> Probe:
+    event_fields = {"session_id": "visitor", "item_id": "item-1"}
+    return lambda client, size: client.post("/v1/events", json={**event_fields, **event(size)})
 
 
-def changing(change: Callable[[int], Mapping[str, Any]]) -> Probe:
+def with_change(change: Callable[[int], Mapping[str, Any]]) -> Probe:
     return lambda client, size: client.patch(f"/v1/items/new-{next(names)}", json=change(size))
 
 
-def padded(path: str, body: bytes) -> Probe:
+def with_padding(path: str, body: bytes) -> Probe:
     headers = {"Content-Type": "application/json"}
     return lambda client, size: client.post(path, content=body.ljust(size), headers=headers)
 
@@ -87,14 +87,14 @@ def leaf(value: Any = "a") -> dict[str, Any]:
     return {"attribute": "title", "equals": value}
 
 
-def of_nodes(nodes: int) -> dict[str, Any]:
+def filter_of_size(nodes: int) -> dict[str, Any]:
     groups = 5
     leaves = nodes - 1 - groups
     return {"and": [{"or": [leaf()] * ((leaves + place) // groups)} for place in range(groups)]}
 
 
-def of_depth(depth: int) -> dict[str, Any]:
-    return leaf() if depth == 1 else {"not": of_depth(depth - 1)}
+def filter_of_depth(depth: int) -> dict[str, Any]:
+    return leaf() if depth == 1 else {"not": filter_of_depth(depth - 1)}
 
 
 def in_minutes(minutes: float) -> str:
@@ -102,14 +102,14 @@ def in_minutes(minutes: float) -> str:
 
 
 def with_attributes(client: TestClient, count: int) -> Any:
-    """Change an item twice, so that it is not one change that has too many attributes."""
+    """Change a new item in two calls, each with few attributes."""
     path, few = f"/v1/items/new-{next(names)}", 40
     client.patch(path, json={"attributes": {f"a{number}": 1 for number in range(few)}}).raise_for_status()
     return client.patch(path, json={"attributes": {f"a{number}": 1 for number in range(few, count)}})
 
 
-def paging(client: TestClient, pages: int) -> Any:
-    """The last of so many pages."""
+def page_number(client: TestClient, pages: int) -> Any:
+    """Return the response with the last of the given number of pages."""
     page = client.post("/v1/recommendations", json={"items": ["item-1"], "k": 1})
     for _ in range(pages - 1):
         page = client.post(f"/v1/recommendations/{page.json()['recommendation_id']}/next", json={})
@@ -117,55 +117,58 @@ def paging(client: TestClient, pages: int) -> Any:
 
 
 PROBES: Mapping[str, tuple[float, Probe]] = {
-    "body, in bytes": (app.MAX_BODY_BYTES, padded("/v1/recommendations", b'{"items": ["item-1"]}')),
+    "body, in bytes": (app.MAX_BODY_BYTES, with_padding("/v1/recommendations", b'{"items": ["item-1"]}')),
     "body of events, `items:batch` and `recommendations:batch`, in bytes": (
         app.MAX_BATCH_BODY_BYTES,
-        padded("/v1/recommendations:batch", b'{"requests": [{"items": ["item-1"]}]}'),
+        with_padding("/v1/recommendations:batch", b'{"requests": [{"items": ["item-1"]}]}'),
     ),
-    "characters of an id": (MAX_ID_LENGTH, asking(lambda size: {"items": ["x" * size]})),
-    "`k`": (fields.MAX_K, asking(lambda size: {"k": size})),
-    "`items`": (recommendations.MAX_ITEMS, asking(lambda size: {"items": ["item-1"] * size})),
-    "`exclude`": (base.MAX_EXCLUDED, asking(lambda size: {"exclude": item_ids("item-", size)})),
+    "characters of an id": (MAX_ID_LENGTH, with_query(lambda size: {"items": ["x" * size]})),
+    "`k`": (fields.MAX_K, with_query(lambda size: {"k": size})),
+    "`items`": (recommendations.MAX_ITEMS, with_query(lambda size: {"items": ["item-1"] * size})),
+    "`exclude`": (base.MAX_EXCLUDED, with_query(lambda size: {"exclude": item_ids("item-", size)})),
     "`requests` of a batch": (
         recommendations.MAX_REQUESTS,
         lambda client, size: client.post("/v1/recommendations:batch", json={"requests": [{"items": ["x"]}] * size}),
     ),
-    "`diversity`": (1, asking(lambda size: {"diversity": size})),
+    "`diversity`": (1, with_query(lambda size: {"diversity": size})),
     "characters of `diversity_by`": (
         len(LONG_NAME),
-        asking(lambda size: {"diversity": 0.5, "diversity_by": "x" * size}),
+        with_query(lambda size: {"diversity": 0.5, "diversity_by": "x" * size}),
     ),
-    "`boost`": (MAX_BOOSTS, asking(lambda size: {"boost": [{"filter": leaf(), "factor": 2}] * size})),
+    "`boost`": (MAX_BOOSTS, with_query(lambda size: {"boost": [{"filter": leaf(), "factor": 2}] * size})),
     "`factor` of a boost, from 0.01": (
         LARGEST_FACTOR,
-        asking(lambda size: {"boost": [{"filter": leaf(), "factor": size}]}),
+        with_query(lambda size: {"boost": [{"filter": leaf(), "factor": size}]}),
     ),
-    "pages of an answer": (MAX_PAGES, paging),
+    "pages of an answer": (MAX_PAGES, page_number),
     "`pin`": (
         options.MAX_PINS,
-        asking(lambda size: {"pin": [{"id": f"item-{place}", "position": place} for place in range(1, size + 1)]}),
+        with_query(lambda size: {"pin": [{"id": f"item-{place}", "position": place} for place in range(1, size + 1)]}),
     ),
-    "`position` of a pin": (fields.MAX_K, asking(lambda size: {"k": 100, "pin": [{"id": "item-1", "position": size}]})),
-    "characters of `variant`": (64, asking(lambda size: {"variant": "b" * size})),
-    "conditions of a filter": (filters.MAX_NODES, filtering(of_nodes)),
-    "conditions of a filter within each other": (filters.MAX_DEPTH, filtering(of_depth)),
-    "conditions in one `and` or `or`": (filters.MAX_BRANCHES, filtering(lambda size: {"or": [leaf()] * size})),
-    "values of `in`": (filters.MAX_VALUES, filtering(lambda size: {"attribute": "title", "in": ["a"] * size})),
-    "characters of a text in a filter": (filters.MAX_TEXT, filtering(lambda size: leaf("a" * size))),
+    "`position` of a pin": (
+        fields.MAX_K,
+        with_query(lambda size: {"k": 100, "pin": [{"id": "item-1", "position": size}]}),
+    ),
+    "characters of `variant`": (64, with_query(lambda size: {"variant": "b" * size})),
+    "conditions of a filter": (filters.MAX_NODES, with_filter(filter_of_size)),
+    "conditions of a filter within each other": (filters.MAX_DEPTH, with_filter(filter_of_depth)),
+    "conditions in one `and` or `or`": (filters.MAX_BRANCHES, with_filter(lambda size: {"or": [leaf()] * size})),
+    "values of `in`": (filters.MAX_VALUES, with_filter(lambda size: {"attribute": "title", "in": ["a"] * size})),
+    "characters of a text in a filter": (filters.MAX_TEXT, with_filter(lambda size: leaf("a" * size))),
     "`events`": (
         sessions.MAX_EVENTS,
         lambda client, size: client.post(
             "/v1/events", json={"events": [{"session_id": "many", "item_id": "item-1"}] * size}
         ),
     ),
-    "characters of an event's type": (32, telling(lambda size: {"type": "t" * size})),
+    "characters of an event's type": (32, with_event(lambda size: {"type": "t" * size})),
     "minutes that an event lies ahead": (
         base.MAX_CLOCK_DIFFERENCE / MINUTE,
-        telling(lambda size: {"timestamp": in_minutes(size)}),
+        with_event(lambda size: {"timestamp": in_minutes(size)}),
     ),
     "hours that an event lies back (`SERVICE_MAX_EVENT_AGE`)": (
         Settings.model_fields["max_event_age"].default / (60 * MINUTE),
-        telling(lambda size: {"timestamp": in_minutes(1 - 60 * size)}),  # a minute less: the call takes a moment
+        with_event(lambda size: {"timestamp": in_minutes(1 - 60 * size)}),  # a minute less, since the call takes time
     ),
     "`items` of a batch of changes": (
         catalog.MAX_BATCH,
@@ -173,16 +176,19 @@ PROBES: Mapping[str, tuple[float, Probe]] = {
     ),
     "attributes of a change": (
         live_catalog.MAX_ATTRIBUTES,
-        changing(lambda size: {"attributes": {f"a{number}": 1 for number in range(size)}}),
+        with_change(lambda size: {"attributes": {f"a{number}": 1 for number in range(size)}}),
     ),
     "attributes that differ from the bundle's, of one item": (live_catalog.MAX_ATTRIBUTES, with_attributes),
-    "characters of an attribute's name": (64, changing(lambda size: {"attributes": {"y" * size: 1}})),
+    "characters of an attribute's name": (64, with_change(lambda size: {"attributes": {"y" * size: 1}})),
     "characters of an attribute's text": (
         catalog.MAX_TEXT,
-        changing(lambda size: {"attributes": {"title": "t" * size}}),
+        with_change(lambda size: {"attributes": {"title": "t" * size}}),
     ),
-    "texts of an attribute's list": (catalog.MAX_TEXTS, changing(lambda size: {"attributes": {"tags": ["t"] * size}})),
-    "`similar_to`": (catalog.MAX_SIMILAR_TO, changing(lambda size: {"similar_to": ["item-1"] * size})),
+    "texts of an attribute's list": (
+        catalog.MAX_TEXTS,
+        with_change(lambda size: {"attributes": {"tags": ["t"] * size}}),
+    ),
+    "`similar_to`": (catalog.MAX_SIMILAR_TO, with_change(lambda size: {"similar_to": ["item-1"] * size})),
     "characters of a scenario's name": (64, lambda client, size: client.put(f"/v1/scenarios/{'n' * size}", json={})),
     "days of `window`": (
         LONGEST_WINDOW / timedelta(days=1),
@@ -198,7 +204,7 @@ STORED: Mapping[str, float] = {
     "items of a session that are remembered as purchased or disliked": REMEMBERED_MARKS,
     "answers of a session that are kept, for `SERVICE_ANSWER_TTL`": REMEMBERED_ANSWERS / 2,
 }
-"""Limits that take more than one call to reach."""
+"""Limits that take several calls to reach; each has a test of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -224,19 +230,19 @@ def refusal(response: Any) -> tuple[int, str]:
 
 
 def recommended(client: TestClient, session_id: str) -> str:
-    """The id of a new answer to a session."""
+    """Return the id of a new answer for a session."""
     answer = client.post("/v1/recommendations", json={"session_id": session_id, "k": 1})
     return str(answer.raise_for_status().json()["recommendation_id"])
 
 
-def test_the_table_has_every_limit_as_the_code_has_it() -> None:
-    told = {limit.what: limit.most for limit in LIMITS}
-    assert told == {what: number for what, (number, _) in PROBES.items()} | dict(STORED)
+def test_the_table_has_every_limit_of_the_code() -> None:
+    documented = {limit.what: limit.most for limit in LIMITS}
+    assert documented == {what: number for what, (number, _) in PROBES.items()} | dict(STORED)
     assert [limit.beyond for limit in LIMITS if limit.what in STORED].count(FORGOTTEN) == 4
 
 
 @pytest.mark.parametrize("limit", [limit for limit in LIMITS if limit.what in PROBES], ids=lambda limit: limit.what)
-def test_a_limit_can_be_reached_and_not_passed(limited: TestClient, limit: Limit) -> None:
+def test_a_value_at_the_limit_is_accepted_and_one_beyond_refused(limited: TestClient, limit: DocumentedLimit) -> None:
     _, probe = PROBES[limit.what]
     at_most = probe(limited, limit.most)
     assert at_most.status_code == 200, at_most.text
@@ -244,9 +250,9 @@ def test_a_limit_can_be_reached_and_not_passed(limited: TestClient, limit: Limit
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/items:batch", "/v1/recommendations:batch"])
-def test_bodies_of_many_are_as_long_as_the_table_says(limited: TestClient, path: str) -> None:
+def test_batch_bodies_have_the_documented_length_limit(limited: TestClient, path: str) -> None:
     limit = next(limit for limit in LIMITS if limit.what.startswith("body of events"))
-    post = padded(path, b"{}")
+    post = with_padding(path, b"{}")
     assert refusal(post(limited, limit.most)) == (422, "invalid_request")
     assert refusal(post(limited, limit.most + 1)) == limit.refusal
 
@@ -258,35 +264,35 @@ def test_bodies_of_many_are_as_long_as_the_table_says(limited: TestClient, path:
         ("items that differ from the bundle's", "onward.service.live.catalog.MAX_CHANGED_ITEMS", "/v1/items/name-"),
     ],
 )
-def test_so_many_names_can_be_stored_and_no_more(
+def test_the_number_of_stored_names_is_limited(
     monkeypatch: pytest.MonkeyPatch, folder: Path, what: str, constant: str, path: str
 ) -> None:
-    monkeypatch.setattr(constant, 3)  # what the table says takes too long
-    store = "PUT" if "scenarios" in path else "PATCH"
+    monkeypatch.setattr(constant, 3)  # reaching the documented limit takes too long
+    method = "PUT" if "scenarios" in path else "PATCH"
     with opened(folder) as client:
         for number in range(3):
-            assert client.request(store, f"{path}{number}", json={}).status_code == 200
-        refused = client.request(store, f"{path}3", json={})
+            assert client.request(method, f"{path}{number}", json={}).status_code == 200
+        refused = client.request(method, f"{path}3", json={})
         assert refusal(refused) == next(limit.refusal for limit in LIMITS if limit.what == what)
-        assert client.request(store, f"{path}1", json={}).status_code == 200
+        assert client.request(method, f"{path}1", json={}).status_code == 200
         assert client.delete(f"{path}0").status_code == 204
-        stored_again = client.request(store, f"{path}3", json={})
-        assert stored_again.status_code == (200 if store == "PUT" else 409)  # of a deleted item that is remembered
+        stored_again = client.request(method, f"{path}3", json={})
+        assert stored_again.status_code == (200 if method == "PUT" else 409)  # the tombstone of a deleted item counts
 
 
-def test_so_many_requests_are_worked_on_at_once(folder: Path) -> None:
-    at_once = most("requests at once, in each worker (`SERVICE_MAX_IN_FLIGHT`)")
+def test_the_documented_number_of_requests_runs_concurrently(folder: Path) -> None:
+    limit = most("requests at once, in each worker (`SERVICE_MAX_IN_FLIGHT`)")
     with ServiceProcess(folder).wait_until_ready() as process:
-        waiting = [HalfSent(process.url) for _ in range(at_once - 1)]
+        waiting = [HalfSent(process.url) for _ in range(limit - 1)]
         assert httpx.get(f"{process.url}/v1/version").status_code == 200
         waiting.append(HalfSent(process.url))
         wait_until(lambda: httpx.get(f"{process.url}/v1/version").status_code == 503)
         for request in waiting:
-            request.send_the_rest()
+            request.send_body()
         assert {request.status() for request in waiting} == {200}
 
 
-def test_a_session_keeps_its_last_events(limited: TestClient) -> None:
+def test_a_session_keeps_the_documented_number_of_events(limited: TestClient) -> None:
     length = most("events of a session (`SERVICE_SESSION_LENGTH`)")
     limited.post("/v1/recommendations", json={"session_id": "long", "items": item_ids("a-", length)})
     assert limited.get("/v1/sessions/long").json()["events"][0]["item_id"] == "a-1"
@@ -295,38 +301,36 @@ def test_a_session_keeps_its_last_events(limited: TestClient) -> None:
     assert (session["count"], session["events"][0]["item_id"]) == (length, "a-2")
 
 
-def test_a_session_remembers_its_last_event_ids(limited: TestClient) -> None:
-    def tell(*event_ids: str) -> Any:
+def test_a_session_remembers_the_documented_number_of_event_ids(limited: TestClient) -> None:
+    def send(*event_ids: str) -> Any:
         events = [{"session_id": "ids", "item_id": "item-1", "event_id": event_id} for event_id in event_ids]
         return limited.post("/v1/events", json={"events": events}).json()
 
     remembered = most("event ids of a session that are remembered")
-    assert tell(*item_ids("e-", remembered))["applied"] == remembered
-    assert tell("e-1")["duplicates"] == 1
-    assert tell("one-more")["applied"] == 1
-    assert tell("e-2")["duplicates"] == 1
-    assert tell("e-1")["applied"] == 1
+    assert send(*item_ids("e-", remembered))["applied"] == remembered
+    assert send("e-1")["duplicates"] == 1
+    assert send("one-more")["applied"] == 1
+    assert send("e-2")["duplicates"] == 1
+    assert send("e-1")["applied"] == 1
 
 
-def test_a_session_remembers_the_last_items_that_it_bought_or_disliked(limited: TestClient) -> None:
-    def tell(kind: str, *items: str) -> Any:
+def test_a_session_remembers_the_documented_number_of_purchased_and_disliked_items(limited: TestClient) -> None:
+    def send(kind: str, *items: str) -> Any:
         events = [{"session_id": "marks", "item_id": item_id, "type": kind} for item_id in items]
         assert limited.post("/v1/events", json={"events": events}).status_code == 200
         return limited.get("/v1/sessions/marks").json()
 
     remembered = most("items of a session that are remembered as purchased or disliked")
-    assert len(tell("purchase", *item_ids("item-", remembered))["purchased"]) == remembered
-    session = tell("dislike", "one-more")
+    assert len(send("purchase", *item_ids("item-", remembered))["purchased"]) == remembered
+    session = send("dislike", "one-more")
     assert (len(session["purchased"]), session["disliked"]) == (remembered - 1, ["one-more"])
 
 
-def test_a_session_keeps_its_last_answers(folder: Path, valkey: str) -> None:
+def test_a_session_keeps_the_documented_number_of_answers(folder: Path, valkey: str) -> None:
     kept = most("answers of a session that are kept, for `SERVICE_ANSWER_TTL`")
     with opened(folder, valkey) as client:
         client.post("/v1/events", json={"session_id": "asks", "item_id": "item-1"})
-        answers = [
-            recommended(client, "asks") for _ in range(2 * kept)
-        ]  # some more may be kept, while they are written
+        answers = [recommended(client, "asks") for _ in range(2 * kept)]  # more may be kept while they are written
 
         def status(answer_id: str) -> int:
             return client.get(f"/v1/recommendations/{answer_id}/explanation").status_code
@@ -336,16 +340,16 @@ def test_a_session_keeps_its_last_answers(folder: Path, valkey: str) -> None:
 
 
 def test_the_table_has_every_error(limited: TestClient) -> None:
-    told = {(int(status), code.strip("`")) for status, code, _ in rows("## Errors")}
-    ours = {(error.status, error.code) for error in subclasses(ServiceError)}
+    documented = {(int(status), code.strip("`")) for status, code, _ in rows("## Errors")}
+    of_the_service = {(error.status, error.code) for error in subclasses(ServiceError)}
     of_the_framework = {refusal(limited.get("/nowhere")), refusal(limited.put("/v1/events"))}
-    assert told == ours | of_the_framework
+    assert documented == of_the_service | of_the_framework
 
 
-def test_the_table_has_every_weight_of_events() -> None:
-    told = {kind.strip("`"): float(weight) for kind, weight, _ in rows("### Events")}
-    assert told.pop("any other") == WEIGHT_OF_OTHER_TYPES
-    assert told == WEIGHTS
+def test_the_table_has_the_weight_of_every_event_type() -> None:
+    documented = {kind.strip("`"): float(weight) for kind, weight, _ in rows("### Events")}
+    assert documented.pop("any other") == WEIGHT_OF_OTHER_TYPES
+    assert documented == WEIGHTS
 
 
 def subclasses(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:

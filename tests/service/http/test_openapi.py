@@ -1,4 +1,4 @@
-"""The OpenAPI document tells all: every endpoint with examples, every problem, every field."""
+"""The OpenAPI document is complete: every endpoint with examples, every problem, every field."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,9 @@ from starlette.testclient import TestClient
 
 from tests.service.shop import opened, publish_shop, recommend
 
-LET_IN = {401, 403, 429, 500, 503}
-BODY = {400, 408, 413, 415, 422} | LET_IN
-PATH = {400, 422} | LET_IN
+ADMISSION = {401, 403, 429, 500, 503}
+BODY = {400, 408, 413, 415, 422} | ADMISSION
+PATH = {400, 422} | ADMISSION
 
 ENDPOINTS = {
     ("post", "/v1/recommendations"): BODY | {409},
@@ -29,12 +29,12 @@ ENDPOINTS = {
     ("patch", "/v1/items/{item_id}"): BODY | {409},
     ("delete", "/v1/items/{item_id}"): PATH | {404},
     ("post", "/v1/items:batch"): BODY,
-    ("get", "/v1/scenarios"): LET_IN,
+    ("get", "/v1/scenarios"): ADMISSION,
     ("get", "/v1/scenarios/{name}"): PATH | {404},
     ("put", "/v1/scenarios/{name}"): BODY | {409, 412},
     ("delete", "/v1/scenarios/{name}"): PATH | {404, 412},
     ("get", "/v1/metrics/online"): PATH,
-    ("get", "/v1/version"): LET_IN,
+    ("get", "/v1/version"): ADMISSION,
     ("get", "/health/live"): set(),
     ("get", "/health/ready"): {500, 503},
     ("get", "/metrics"): set(),
@@ -53,16 +53,16 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[tuple[str, str], dict
             yield (method, path), operation
 
 
-def test_every_endpoint_is_described_with_the_problems_it_may_answer(document: dict[str, Any]) -> None:
-    found = {
+def test_every_endpoint_documents_the_problems_it_may_answer(document: dict[str, Any]) -> None:
+    documented = {
         endpoint: {int(status) for status in operation["responses"] if int(status) >= 400}
         for endpoint, operation in operations(document)
     }
-    assert found == ENDPOINTS
+    assert documented == ENDPOINTS
     assert all(operation["description"] for _, operation in operations(document))
 
 
-def test_every_problem_is_a_problem_with_an_example(document: dict[str, Any]) -> None:
+def test_every_error_response_is_a_problem_document_with_an_example(document: dict[str, Any]) -> None:
     for _, operation in operations(document):
         for status, response in operation["responses"].items():
             if int(status) >= 400:
@@ -71,7 +71,7 @@ def test_every_problem_is_a_problem_with_an_example(document: dict[str, Any]) ->
                 assert all(example["value"]["status"] == int(status) for example in content["examples"].values())
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_schema_reference_is_defined(document: dict[str, Any]) -> None:
     def references(node: Any) -> Iterator[str]:
         if isinstance(node, dict):
             if isinstance(node.get("$ref"), str):
@@ -88,9 +88,9 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 
 def bodies(schema: dict[str, Any], schemas: dict[str, Any]) -> Iterator[Any]:
-    """The examples of a request body, or of each that it may be."""
-    for one in schema.get("oneOf", [schema]):
-        yield from schemas[one["$ref"].removeprefix("#/components/schemas/")]["examples"]
+    """Yield the examples of a request body, or those of each schema that it may have."""
+    for alternative in schema.get("oneOf", [schema]):
+        yield from schemas[alternative["$ref"].removeprefix("#/components/schemas/")]["examples"]
 
 
 def test_every_request_body_has_examples_that_are_accepted(document: dict[str, Any], tmp_path: Path) -> None:
@@ -101,13 +101,13 @@ def test_every_request_body_has_examples_that_are_accepted(document: dict[str, A
                 continue
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             for body in bodies(schema, document["components"]["schemas"]):
-                address = path.format(
+                url = path.format(
                     session_id="visitor-1",
                     item_id="item-17",
                     name="homepage",
                     recommendation_id=recommend(client, items=["item-1"])["recommendation_id"],
                 )
-                assert client.request(method, address, json=body).status_code == 200, (path, body)
+                assert client.request(method, url, json=body).status_code == 200, (path, body)
 
 
 def test_parameters_have_examples_or_limits(document: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Every body of the OpenAPI document has an example, which fits its schema; every link leads to an endpoint."""
+"""In the OpenAPI document every body has an example that is valid, and every link leads to an endpoint."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def bodies(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What is sent and answered, with its place."""
+    """Yield the content of every request and response, with its location."""
     for place, operation in operations(document):
         for kind, content in operation.get("requestBody", {}).get("content", {}).items():
             yield f"{place} {kind}", content
@@ -33,40 +33,40 @@ def bodies(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def examples(content: dict[str, Any], document: dict[str, Any]) -> list[Any]:
-    """The examples of a body, or of each schema that it may go by."""
+    """Return the examples of a body, or those of each schema that it may have."""
     if "examples" in content:
         return [example["value"] for example in content["examples"].values()]
     if "example" in content:
         return [content["example"]]
-    found = []
+    schema_examples = []
     for schema in content["schema"].get("oneOf", [content["schema"]]):
-        found += document["components"]["schemas"][schema["$ref"].removeprefix(SCHEMAS)]["examples"]
-    return found
+        schema_examples += document["components"]["schemas"][schema["$ref"].removeprefix(SCHEMAS)]["examples"]
+    return schema_examples
 
 
-def test_every_body_has_examples_that_fit_its_schema(document: dict[str, Any]) -> None:
+def test_every_body_has_examples_that_match_its_schema(document: dict[str, Any]) -> None:
     for place, content in bodies(document):
-        found = examples(content, document)
-        assert found, place
+        body_examples = examples(content, document)
+        assert body_examples, place
         if "schema" in content:
             validator = jsonschema_rs.Draft202012Validator(
                 content["schema"] | {"components": document["components"]}, validate_formats=True
             )
-            for example in found:
+            for example in body_examples:
                 assert not [error.message for error in validator.iter_errors(example)], (place, example)
 
 
-def test_an_answer_that_fails_in_part_shows_how(document: dict[str, Any]) -> None:
-    shown = {
+def test_the_example_of_a_207_contains_a_failure(document: dict[str, Any]) -> None:
+    partial_examples = {
         place: operation["responses"]["207"]["content"]["application/json"]["example"]
         for place, operation in operations(document)
         if "207" in operation["responses"]
     }
-    assert shown.keys() == {"post /v1/events", "post /v1/items:batch", "post /v1/recommendations:batch"}
-    assert all(example.get("rejected") or example.get("failed") for example in shown.values())
+    assert partial_examples.keys() == {"post /v1/events", "post /v1/items:batch", "post /v1/recommendations:batch"}
+    assert all(example.get("rejected") or example.get("failed") for example in partial_examples.values())
 
 
-def test_every_link_leads_to_an_endpoint_by_what_it_takes(document: dict[str, Any]) -> None:
+def test_every_link_leads_to_an_endpoint_with_the_parameters_it_requires(document: dict[str, Any]) -> None:
     endpoints = {operation["operationId"]: operation for _, operation in operations(document)}
     links = [
         link
@@ -83,13 +83,13 @@ def test_every_link_leads_to_an_endpoint_by_what_it_takes(document: dict[str, An
     assert linked >= {"recommend_more", "explain", "record_events", "read_session", "show_scenario", "show_item"}
 
 
-def test_a_parameter_is_never_null(document: dict[str, Any]) -> None:
+def test_no_parameter_is_nullable(document: dict[str, Any]) -> None:
     for place, operation in operations(document):
         for parameter in operation.get("parameters", []):
             assert {"type": "null"} not in parameter["schema"].get("anyOf", []), (place, parameter["name"])
 
 
-def test_an_example_is_composed_of_what_is_needed_and_what_has_one() -> None:
+def test_an_example_is_composed_of_required_fields_and_fields_with_examples() -> None:
     schemas = {"Part": {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": ["a", "b"]}}}}
     schema = {
         "type": "object",

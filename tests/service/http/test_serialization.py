@@ -1,4 +1,4 @@
-"""Answers that are written piece by piece are what is documented."""
+"""Answers that are concatenated from fragments match their documented schemas."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """Items with every kind of id and attribute."""
+    """A service whose ids and attributes need escaping."""
     folder = tmp_path_factory.mktemp("awkward")
     publish_bundle(folder, AWKWARD, attributes=[ATTRIBUTES[n % 3] for n in range(len(AWKWARD))], interests=2)
     with opened(folder) as client:
@@ -41,7 +41,7 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 def check(body: dict[str, Any], model: type[BaseModel]) -> None:
-    """Every field is documented, has what the documentation says, and is left out where there is nothing to say."""
+    """Assert that every field is documented and valid, and that no field is null."""
     assert not set(body) - set(model.model_fields)
     assert None not in body.values()
     assert {name for name, field in model.model_fields.items() if field.is_required()} <= set(body)
@@ -67,7 +67,7 @@ def check(body: dict[str, Any], model: type[BaseModel]) -> None:
     ],
     ids=str,
 )
-def test_an_answer_is_what_is_documented(shop: TestClient, query: dict[str, Any]) -> None:
+def test_an_answer_matches_its_schema(shop: TestClient, query: dict[str, Any]) -> None:
     shop.put("/v1/scenarios/cheap", json={"filter": CHEAP})
     answer = recommend(shop, **query)
     check(answer, Recommendations)
@@ -75,7 +75,7 @@ def test_an_answer_is_what_is_documented(shop: TestClient, query: dict[str, Any]
     assert [item["rank"] for item in answer["items"]] == list(range(1, len(answer["items"]) + 1))
 
 
-def test_further_pages_lists_and_the_answers_of_sessions_are_what_is_documented(shop: TestClient) -> None:
+def test_next_pages_item_lists_and_session_answers_match_their_schemas(shop: TestClient) -> None:
     send(shop, "three", "item-5")
     answer = recommend(shop, session_id="three", k=3)
     check(shop.post(f"/v1/recommendations/{answer['recommendation_id']}/next", json={}).json(), Recommendations)
@@ -84,7 +84,7 @@ def test_further_pages_lists_and_the_answers_of_sessions_are_what_is_documented(
     check(shop.get("/v1/items:popular").json(), ItemList)
 
 
-def test_several_answers_and_problems_are_what_is_documented(shop: TestClient) -> None:
+def test_batches_of_answers_and_problems_match_their_schemas(shop: TestClient) -> None:
     requests = [{"items": ["item-3"], "k": 2}, {"k": 0}, {"items": ["item-4"], "scenario": "none"}]
     body = shop.post("/v1/recommendations:batch", json={"requests": requests}).json()
     check(body, RecommendationResults)
@@ -94,14 +94,14 @@ def test_several_answers_and_problems_are_what_is_documented(shop: TestClient) -
     assert all("request_id" in result["problem"] for result in body["results"][1:])
 
 
-def test_ids_and_attributes_are_written_as_they_are(awkward: TestClient) -> None:
+def test_ids_and_attributes_are_escaped_correctly(awkward: TestClient) -> None:
     answer = recommend(awkward, items=AWKWARD[:1], k=len(AWKWARD))
     check(answer, Recommendations)
-    known = {item["id"]: item.get("attributes") for item in answer["items"]}
-    assert known == {item_id: ATTRIBUTES[place % 3] or None for place, item_id in enumerate(AWKWARD)}
+    attributes = {item["id"]: item.get("attributes") for item in answer["items"]}
+    assert attributes == {item_id: ATTRIBUTES[place % 3] or None for place, item_id in enumerate(AWKWARD)}
 
 
-def test_what_changed_since_is_written_at_once_and_only_of_its_items(awkward: TestClient) -> None:
+def test_changed_attributes_are_serialized_at_once_and_others_stay_the_same(awkward: TestClient) -> None:
     before = {item["id"]: item for item in recommend(awkward, items=AWKWARD[:1], k=len(AWKWARD))["items"]}
     changed = awkward.patch("/v1/items/ümlaut", json={"attributes": {"title": 'new "title"', "price": None}})
     assert changed.status_code == 200, changed.text
@@ -113,7 +113,7 @@ def test_what_changed_since_is_written_at_once_and_only_of_its_items(awkward: Te
         assert after[item_id].get("attributes") == before[item_id].get("attributes")
 
 
-def test_scores_are_the_numbers_that_the_search_found(tmp_path: Path) -> None:
+def test_scores_are_not_rounded(tmp_path: Path) -> None:
     publish_shop(tmp_path)
     with opened(tmp_path) as client:
         text = client.post("/v1/recommendations", json={"items": ["item-3"], "k": 5}).text

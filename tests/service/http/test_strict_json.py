@@ -1,3 +1,5 @@
+"""Strict JSON: unambiguous bodies are parsed, all others are refused."""
+
 import json
 from contextlib import suppress
 from typing import Any
@@ -16,7 +18,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_plain_json_is_read_as_it_is(value: Any) -> None:
+def test_valid_json_is_parsed_unchanged(value: Any) -> None:
     assert parse(json.dumps(value).encode()) == value
 
 
@@ -41,13 +43,13 @@ def test_plain_json_is_read_as_it_is(value: Any) -> None:
         b"{} {}",
     ],
 )
-def test_what_can_be_read_in_more_ways_than_one_is_refused(body: bytes) -> None:
-    with pytest.raises(json.JSONDecodeError) as refused:
+def test_invalid_or_ambiguous_json_is_refused(body: bytes) -> None:
+    with pytest.raises(json.JSONDecodeError) as raised:
         parse(body)
-    assert refused.value.doc == ""
+    assert raised.value.doc == ""
 
 
 @given(st.binary())
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
     with suppress(json.JSONDecodeError):
         parse(body)

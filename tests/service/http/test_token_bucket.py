@@ -6,7 +6,7 @@ from onward.service.http.token_bucket import TokenBuckets
 from onward.service.rate_limit import RateLimit
 
 
-class Clock:
+class ManualClock:
     def __init__(self) -> None:
         self.now_s = 1000.0
 
@@ -15,8 +15,8 @@ class Clock:
 
 
 @pytest.mark.parametrize("text", ["1/second", "3/second", "100/minute", "7/hour", "1000/day"])
-def test_a_full_bucket_can_be_spent_at_once_and_refills_evenly(text: str) -> None:
-    limit, clock = RateLimit.parse(text), Clock()
+def test_a_full_bucket_allows_a_burst_and_refills_evenly(text: str) -> None:
+    limit, clock = RateLimit.parse(text), ManualClock()
     buckets = TokenBuckets(limit, clock=clock)
     assert not any(buckets.spend("a") for _ in range(limit.requests))
     for _ in range(5):
@@ -29,12 +29,12 @@ def test_a_full_bucket_can_be_spent_at_once_and_refills_evenly(text: str) -> Non
 
 
 def test_each_caller_has_a_bucket() -> None:
-    buckets = TokenBuckets(RateLimit.parse("1/second"), clock=Clock())
+    buckets = TokenBuckets(RateLimit.parse("1/second"), clock=ManualClock())
     assert [buckets.spend(caller) for caller in ("a", "b", "a")] == [0, 0, 1]
 
 
-def test_after_a_period_a_bucket_is_full_and_no_fuller() -> None:
-    clock = Clock()
+def test_a_bucket_never_exceeds_its_capacity() -> None:
+    clock = ManualClock()
     buckets = TokenBuckets(RateLimit.parse("3/second"), clock=clock)
     for pause_s in (0, 1, 100):
         clock.now_s += pause_s
@@ -42,7 +42,7 @@ def test_after_a_period_a_bucket_is_full_and_no_fuller() -> None:
 
 
 def test_with_too_many_callers_those_unseen_for_longest_are_dropped() -> None:
-    clock = Clock()
+    clock = ManualClock()
     buckets = TokenBuckets(RateLimit.parse("1/day"), max_callers=3, clock=clock)
     for caller in "abcde":
         assert buckets.spend(caller) == 0

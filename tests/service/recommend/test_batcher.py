@@ -17,7 +17,7 @@ class Number(Pending[int]):
 
 
 class Doubler:
-    """Doubles the numbers of a batch once it is released; 7 fails by itself, and -1 fails the whole batch."""
+    """Doubles the numbers of a batch once it is released; 7 fails alone, and -1 fails its batch."""
 
     def __init__(self, max_batch: int) -> None:
         self.batches: list[list[int]] = []

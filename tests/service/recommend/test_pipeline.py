@@ -1,4 +1,4 @@
-"""A batch of queries takes one call of the store, and each query fails or succeeds by itself."""
+"""A batch of queries takes one call of the store, and each query fails or succeeds alone."""
 
 import asyncio
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ async def answered(
     bundle: Bundle, store: CountingStore, records: Records, *queries: Query
 ) -> list[Recommendation | BaseException]:
     parts = SimpleNamespace(bundle=bundle), store, SimpleNamespace(), records, EventQueue(), EventRules()
-    pipeline = Pipeline(*parts, lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # as much of each as the pipeline uses
+    pipeline = Pipeline(*parts, lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # only what the pipeline uses of each
     recommending = (pipeline.recommend(query._replace(options=OPTIONS)) for query in queries)
     return await asyncio.gather(*recommending, return_exceptions=True)
 
@@ -77,30 +77,32 @@ async def answered(
 async def test_a_batch_takes_one_call_of_the_store_and_answers_each_query_as_alone(
     bundle: Bundle, store: CountingStore, records: Records
 ) -> None:
-    asked = [
+    queries = [
         Query("one", ["a1"]),
         Query("two", ["a2", "a3"]),
         Query(items=["a4"]),
         Query("one", ["a5"]),
         Query("three", ["a6"], store=False),
     ]
-    found = await answered(bundle, store, records, *asked)
+    results = await answered(bundle, store, records, *queries)
     assert store.calls == 1
     assert records.served_to == ["one", "two", None, "one"]
     viewed = [["a1"], ["a2", "a3"], ["a4"], ["a1", "a5"], ["a6"]]
-    for items, one in zip(viewed, found, strict=True):
+    for items, result in zip(viewed, results, strict=True):
         (alone,) = await answered(bundle, store, records, Query(items=items))
-        assert isinstance(one, Recommendation)
+        assert isinstance(result, Recommendation)
         assert isinstance(alone, Recommendation)
-        assert one.answer.session_items == tuple(items)
-        assert one.answer.items.item_ids == alone.answer.items.item_ids
+        assert result.answer.session_items == tuple(items)
+        assert result.answer.items.item_ids == alone.answer.items.item_ids
     assert (await store.append("three", ())).item_ids == []
 
 
-async def test_a_query_that_fails_fails_alone(bundle: Bundle, store: CountingStore, records: Records) -> None:
-    asked = [Query("one", ["a1"]), Query("faulty", ["a2"]), Query("two", ["a3"], position="x-9"), Query("three")]
-    found = await answered(bundle, store, records, *asked)
-    assert [type(one) for one in found] == [Recommendation, OSError, SessionBehind, Recommendation]
+async def test_a_failing_query_does_not_affect_the_others(
+    bundle: Bundle, store: CountingStore, records: Records
+) -> None:
+    queries = [Query("one", ["a1"]), Query("faulty", ["a2"]), Query("two", ["a3"], position="x-9"), Query("three")]
+    results = await answered(bundle, store, records, *queries)
+    assert [type(result) for result in results] == [Recommendation, OSError, SessionBehind, Recommendation]
     assert records.served_to == ["one", "three"]
 
 
@@ -108,11 +110,11 @@ async def test_a_long_retrieval_does_not_delay_the_others(
     bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline_module, "is_short", lambda _bundle, _options, hidden: hidden < 2)
-    told: list[int] = []
-    monkeypatch.setattr(telemetry, "retrieved", lambda sources, *_: told.append(len(list(sources))))
-    found = await answered(
+    counts: list[int] = []
+    monkeypatch.setattr(telemetry, "retrieved", lambda sources, *_: counts.append(len(list(sources))))
+    results = await answered(
         bundle, store, records, Query("long", ["a1", "a4"]), Query("one", ["a2"]), Query("two", ["a3"])
     )
-    assert all(isinstance(one, Recommendation) for one in found)
+    assert all(isinstance(result, Recommendation) for result in results)
     assert records.served_to == ["one", "two", "long"]
-    assert told == [10, 5]
+    assert counts == [10, 5]

@@ -1,7 +1,6 @@
 """A short retrieval runs in the event loop, a long one in a thread."""
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from onward.bundle.catalog.filters import Filter
 from onward.service.recommend import pipeline, retrieval
 from tests.bundles import item_ids, publish_bundle
 
-NOTHING_POPULAR: Mapping[str, float] = {}
 FILTER = Filter.model_validate({"attribute": "price", "equals": 1})
 
 
@@ -25,16 +23,16 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The threads in which retrievals ran, in order."""
-    ran: list[int] = []
+    """Record the ids of the threads in which retrievals run, in order."""
+    thread_ids: list[int] = []
     retrieve = Bundle.retrieve
 
-    def noted(self: Bundle, *arguments: Any, **named: Any) -> Any:
-        ran.append(threading.get_ident())
+    def recording(self: Bundle, *arguments: Any, **named: Any) -> Any:
+        thread_ids.append(threading.get_ident())
         return retrieve(self, *arguments, **named)
 
-    monkeypatch.setattr(Bundle, "retrieve", noted)
-    return ran
+    monkeypatch.setattr(Bundle, "retrieve", recording)
+    return thread_ids
 
 
 async def test_a_filter_that_scans_many_items_runs_in_a_thread_and_is_cached(

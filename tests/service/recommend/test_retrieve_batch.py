@@ -38,27 +38,27 @@ MIXED = [
 ]
 
 
-def test_a_batch_gives_what_each_query_gives_alone(bundle: Bundle) -> None:
-    for query, found in zip(MIXED * 2, retrieve_batch(bundle, MIXED * 2, {}), strict=True):
+def test_a_batch_gives_each_query_the_results_it_has_alone(bundle: Bundle) -> None:
+    for query, batched in zip(MIXED * 2, retrieve_batch(bundle, MIXED * 2, {}), strict=True):
         alone = bundle.retrieve(query.session, query.options)
-        assert isinstance(found, Retrieval)
-        assert [item.item_id for item in found.items] == [item.item_id for item in alone.items]
-        assert [item.score for item in found.items] == pytest.approx([item.score for item in alone.items])
-        assert found._replace(items=RetrievedItems()) == alone._replace(items=RetrievedItems())
+        assert isinstance(batched, Retrieval)
+        assert [item.item_id for item in batched.items] == [item.item_id for item in alone.items]
+        assert [item.score for item in batched.items] == pytest.approx([item.score for item in alone.items])
+        assert batched._replace(items=RetrievedItems()) == alone._replace(items=RetrievedItems())
 
 
-def test_a_query_that_fails_fails_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_query_does_not_affect_the_others(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     retrieve_all = Bundle.retrieve_all
 
     def failing(self: Bundle, queries: Sequence[RetrievalQuery], **named: Any) -> Any:
         if any("a2" in query.session.item_ids for query in queries):
-            raise ValueError("a fault of one of them")
+            raise ValueError("a2 fails")
         return retrieve_all(self, queries, **named)
 
     logged: list[str] = []
     monkeypatch.setattr(Bundle, "retrieve_all", failing)
     monkeypatch.setattr(telemetry, "background_failed", lambda work, error: logged.append(str(error)))
-    found = retrieve_batch(bundle, MIXED, {})
-    assert [type(one) for one in found].count(Retrieval) == len(MIXED) - 1
-    assert isinstance(found[1], ValueError)
-    assert logged == ["a fault of one of them"]
+    results = retrieve_batch(bundle, MIXED, {})
+    assert [type(result) for result in results].count(Retrieval) == len(MIXED) - 1
+    assert isinstance(results[1], ValueError)
+    assert logged == ["a2 fails"]

@@ -270,7 +270,7 @@ class TestTheEndpoint:
         [
             ({"window": "1h"}, "a duration is written in seconds or by ISO 8601, as in 90 or PT1M30S"),
             ({"window": "P31D"}, "a window is 1 minute to 30 days long"),
-            ({"by": "item"}, "give scenario, bundle, variant or several of them, comma between"),
+            ({"by": "item"}, "give scenario, bundle, variant or several of them, separated by commas"),
         ],
     )
     async def test_an_invalid_query_is_answered_with_what_is_expected(

@@ -41,7 +41,7 @@ class KeyCheck:
             challenge = {"WWW-Authenticate": 'Bearer realm="onward"'}
             return MissingKey("Send a key as `Authorization: Bearer KEY`.", challenge)
         if not self._is_known(digest := sha256(key).digest()):
-            return WrongKey("This key opens nothing here.")
+            return WrongKey("This key is not one of the deployment's.")
         scope["state"]["caller"] = digest.hex()
         return None
 
@@ -83,8 +83,10 @@ class InFlight:
         if self._count < self._limit:
             return None
         self._log()
-        retry = {"Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))}  # random: not all callers return at once
-        return Overloaded("More requests are in flight than can be worked on.", retry)
+        retry = {
+            "Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))
+        }  # random: otherwise all callers would return at once
+        return Overloaded("The service is handling its maximum number of requests.", retry)
 
     def _log(self) -> None:
         """Log at most once per interval: a line per refusal would add to the overload."""

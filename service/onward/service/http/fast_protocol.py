@@ -1,6 +1,6 @@
 """FastProtocol: requests of fast routes that arrive in one read are answered without ASGI.
 
-They pass the same checks and handlers as all others. A server without this protocol serves the same by ASGI.
+They pass the same checks and handlers as all others. A server without this protocol gives the same responses by ASGI.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from onward.service.http.problems import problem_response
 FAST_PATH = "fast_path"
 """Name under which the application's state holds its FastPath."""
 MAX_BODY_BYTES = 16 * 2**10
-"""A larger body goes by ASGI, where every path has a limit of its own."""
+"""A larger body is handled through ASGI, where every path has its own limit."""
 NEVER_S = math.inf
 FORWARDED = b"x-forwarded-"
 """Prefix of the headers in which a proxy names the client."""
@@ -45,7 +45,7 @@ class FastPath:
         return (method, target) in self._targets
 
     async def respond(self, scope: Scope, body: bytes) -> Response:
-        """Return the response to a request, whatever happens."""
+        """Return the response to a request; an unexpected exception becomes a 500."""
         request_id = telemetry.begin_request(scope)
         try:
             if (refusal := self._admission.refusal(scope)) is not None:
@@ -62,7 +62,7 @@ class FastPath:
 
 
 class FastProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, which takes the fast path for a request that came whole while none is pending."""
+    """uvicorn's HTTP/1.1 protocol, with the fast path for requests that arrive complete while none is pending."""
 
     def __init__(
         self,
@@ -82,16 +82,16 @@ class FastProtocol(HttpToolsProtocol):
         self._body: bytes | None = None
         """Received part of the body of a request that may take the fast path; None if there is no such request."""
         self._idle_since_s = NEVER_S
-        """When the last response was written, while no other request has come."""
+        """When the last response was written, if no request has arrived since."""
         self._idle_timer: asyncio.TimerHandle | None = None
-        """One for many responses: a timer for each would take 6 % of a request."""
+        """One timer for many responses: a timer for each would take 6 % of the time of a request."""
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; a request that is incomplete afterwards goes by ASGI."""
+        """Feed the parser; a request that is incomplete afterwards is handled through ASGI."""
         self._idle_since_s = NEVER_S
         super().data_received(data)
         if self._body is not None:
-            self._go_by_asgi()
+            self._fall_back_to_asgi()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer."""
@@ -114,12 +114,12 @@ class FastProtocol(HttpToolsProtocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        """Answer the request by the fast path, if it may take that."""
+        """Answer the request by the fast path if it qualifies."""
         body, fast_path = self._body, self._fast_path
         if body is None or fast_path is None:
             super().on_message_complete()
         elif len(body) > MAX_BODY_BYTES:
-            self._go_by_asgi()
+            self._fall_back_to_asgi()
             super().on_message_complete()
         else:
             self._body = None
@@ -138,7 +138,7 @@ class FastProtocol(HttpToolsProtocol):
             and not parser.should_upgrade()
         )
 
-    def _go_by_asgi(self) -> None:
+    def _fall_back_to_asgi(self) -> None:
         """Hand the request over to ASGI, with the part of its body that was received."""
         body, self._body = self._body, None
         super().on_headers_complete()
@@ -146,11 +146,11 @@ class FastProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def _take_fast_path(self, fast_path: FastPath, body: bytes) -> None:
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # a dictionary of uvicorn's own kind
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # uvicorn's own typed dictionary
         scope["method"] = self.parser.get_method().decode()
         scope["raw_path"], scope["path"], scope["query_string"] = self.url, self.url.decode(), b""
         exchange = _Exchange()
-        self.cycle = exchange  # type: ignore[assignment]  # it has what the protocol reads of a cycle
+        self.cycle = exchange  # type: ignore[assignment]  # it has the attributes that the protocol reads of a cycle
         task = self.loop.create_task(self._respond(fast_path, exchange, scope, body))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -205,7 +205,7 @@ class _Exchange:
 
 
 class _NoWaiter:
-    """The event of a body that came whole, for which nothing waits."""
+    """The event of a body that arrived complete, for which nothing waits."""
 
     def set(self) -> None:
         """Do nothing."""

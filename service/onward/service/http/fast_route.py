@@ -95,7 +95,7 @@ class FastRoutes:
         await response(scope, receive, send)
 
     async def respond(self, request: Request, content: bytes | None = None) -> Response:
-        """Handle a request of a fast route, whose content is given or, if None, still to be received."""
+        """Handle a request of a fast route, whose content has been received, or is received here if None."""
         scope = request.scope
         scope["route"], handle = self.handlers[scope["method"], scope["path"]]
         try:
@@ -112,7 +112,7 @@ async def _body(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise MalformedRequest("The body did not come whole.")
+            raise MalformedRequest("The connection was closed before the end of the body.")
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)

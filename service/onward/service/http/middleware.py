@@ -44,7 +44,7 @@ class RequestTelemetry:
 
 
 class RequestLimits:
-    """Refuse a path that cannot hold an id, and a body that is too slow or longer than the limit of its path."""
+    """Refuse a path that cannot contain an id, and a body that is too slow or longer than the limit of its path."""
 
     def __init__(
         self, app: ASGIApp, *, max_body_bytes: int, max_body_bytes_of: Mapping[str, int], body_timeout: timedelta
@@ -71,7 +71,9 @@ class RequestLimits:
                 async with asyncio.timeout_at(deadline_s):
                     message = await receive()
             except TimeoutError as error:
-                raise BodyTooSlow("The rest of the body did not come.", headers={"Connection": "close"}) from error
+                raise BodyTooSlow(
+                    "The rest of the body did not arrive in time.", headers={"Connection": "close"}
+                ) from error
             received += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
             if received > limit:
@@ -90,7 +92,7 @@ def _refusal(scope: Scope, limit: int) -> ServiceError | None:
         return _body_too_large(limit)
     if not (_is_utf8(scope["raw_path"]) and _is_utf8(scope["query_string"])):
         return MalformedRequest("The path or query is not UTF-8.", headers={"Connection": "close"})
-    if "\n" in scope["path"]:  # the patterns of routes stop at it
+    if "\n" in scope["path"]:  # the patterns of routes do not match beyond it
         return MalformedRequest("The path holds a line break.", headers={"Connection": "close"})
     return None
 

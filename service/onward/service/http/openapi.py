@@ -14,12 +14,12 @@ from onward.service.http.problems import Problem
 GUARDED = "/v1/"
 SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key of this deployment."},
-    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key, by itself."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key, without a scheme."},
 }
 JSON = "application/json"
 NULL = {"type": "null"}
 PARTIAL = "207"
-"""Status of a list of which some entries failed; its example is the last one of the schema."""
+"""Status of a list if some of its entries failed; the schema's last example shows it."""
 SCHEMAS = "#/components/schemas/"
 
 _ANSWER, _SESSION, _ITEM = (
@@ -50,13 +50,13 @@ LINKS: Mapping[str, Mapping[str, Any]] = {
     "recommend_more": _AFTER_ANSWER,
     "record_events": {
         "session": {"operationId": "read_session", "parameters": _EVENT_SESSION},
-        "what comes next": {
+        "recommendations": {
             "operationId": "recommend_for_session",
             "parameters": _EVENT_SESSION | {"position": "$response.body#/position"},
         },
     },
     "read_session": {
-        "what comes next": {
+        "recommendations": {
             "operationId": "recommend_for_session",
             "parameters": _SAME_SESSION | {"position": "$response.body#/position"},
         },
@@ -155,9 +155,9 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
                 "description": error.title,
                 "content": {"application/problem+json": content},
             }
-        for header, meaning in error.sends.items():
-            sent = {"description": meaning, "schema": {"type": "string"}}
-            described[error.status].setdefault("headers", {})[header] = sent
+        for header, description in error.response_headers.items():
+            header_object = {"description": description, "schema": {"type": "string"}}
+            described[error.status].setdefault("headers", {})[header] = header_object
     return described
 
 

@@ -21,25 +21,25 @@ from onward.service.errors import (
 
 NOT_FOUND, METHOD_NOT_ALLOWED = 404, 405
 DETAILS = {
-    NOT_FOUND: "Nothing is at this address; /docs shows what there is.",
-    METHOD_NOT_ALLOWED: "This address takes other methods; Allow and /docs say which.",
+    NOT_FOUND: "No endpoint has this path; see /docs.",
+    METHOD_NOT_ALLOWED: "This path does not support the method; see the Allow header and /docs.",
 }
 UNION_TAG = "\0"
-"""Prefix of the tags of a tagged union. pydantic puts the tag into the location of an error, where it is no field."""
-UNKNOWN_FIELD = "Unknown field; /docs shows which there are"
+"""Prefix of the tags of a tagged union. pydantic puts the tag into error locations, where it is not a field."""
+UNKNOWN_FIELD = "Unknown field; see /docs for the known ones"
 
 
 class Problem(BaseModel):
-    """What went wrong, by RFC 9457."""
+    """An error, as an RFC 9457 problem document."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["type", "title", "status", "detail", "code"]})
 
     type: str = Field(description="Identifies the kind of problem.", examples=["/problems/invalid_request"])
     title: str = Field(examples=["Invalid request"])
     status: int = Field(examples=[422])
-    detail: str = Field(examples=["The request breaks the schema in 1 place."])
+    detail: str = Field(examples=["The request violates the schema in 1 place."])
     code: str = Field(description="The kind of problem, for programs.", examples=["invalid_request"])
-    request_id: str | None = Field(default=None, description="As in X-Request-ID and the log.")
+    request_id: str | None = Field(default=None, description="Id of the request, as in X-Request-ID and the log.")
     errors: list[Fault] | None = Field(default=None, description=f"At most {MAX_REPORTED_FAULTS}, for invalid_request.")
 
 
@@ -91,7 +91,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Handle an error of the framework's routing."""
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class only
     if error.status_code == METHOD_NOT_ALLOWED and (route := request.scope.get("route")) is not None:
-        # The framework would list the methods of only one of the routes at this address.
+        # The framework would list the methods of only one of the routes with this path.
         operations = request.app.openapi()["paths"][route.path_format]
         error.headers = {"Allow": ", ".join(method.upper() for method in operations)}
     return problem_response(error, telemetry.request_id(request.scope))
@@ -103,7 +103,7 @@ async def on_fault(request: Request, _error: Exception) -> Response:
 
 
 async def on_invalid_request(request: Request, error: Exception) -> Response:
-    """Handle a request that breaks its schema: say where and why, without what was sent."""
+    """Handle a request that violates its schema: say where and why, without what was sent."""
     assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for this class only
     faults = error.errors()
     if faults and faults[0]["type"] == "json_invalid":

@@ -1,4 +1,4 @@
-"""JSON answers, concatenated from fragments: what is the same in every answer is serialized once for each item."""
+"""JSON answers, concatenated from fragments; an item's constant part is serialized once, not for every answer."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,7 +17,7 @@ JSON_CONTENT = (b"content-type", b"application/json")
 
 
 class JSONBytes(Response):
-    """A response with a body of JSON, given at first or by `complete`."""
+    """A response with a JSON body, which may be set later by `complete`."""
 
     def __init__(self, body: bytes | None = None, *headers: tuple[bytes, bytes], status_code: int = 200) -> None:
         """Take additional headers with lower-case names."""
@@ -96,7 +96,7 @@ def _items(catalog: Catalog, items: RetrievedItems) -> bytes:
 
 @lru_cache(CACHED_FRAGMENTS)
 def _middles(sources: tuple[Source, ...], interests: tuple[int | None, ...]) -> tuple[bytes, ...]:
-    """What follows the score of each item, except for its attributes; most answers share one value."""
+    """Serialize the fields between score and attributes of each item; most answers share one cached value."""
     return tuple(map(_middle, range(1, len(sources) + 1), sources, interests))
 
 

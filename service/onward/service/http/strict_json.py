@@ -49,9 +49,9 @@ def parse(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise json.JSONDecodeError("not UTF-8", "", 0) from error
     except RecursionError as error:
-        raise json.JSONDecodeError("nested too deep", "", 0) from error
+        raise json.JSONDecodeError("nested too deeply", "", 0) from error
     except ValueError as error:
-        raise json.JSONDecodeError("an integer of too many digits", "", 0) from error
+        raise json.JSONDecodeError("an integer has too many digits", "", 0) from error
 
 
 def parse_body(content: bytes) -> Any:
@@ -77,22 +77,24 @@ def _has_a_body(scope: Scope) -> bool:
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise json.JSONDecodeError("a name twice in one object", "", 0)
+        raise json.JSONDecodeError("a name is repeated in an object", "", 0)
     return value
 
 
-def _no_number(constant: str) -> NoReturn:
-    raise json.JSONDecodeError("NaN and Infinity are no numbers", "", 0)
+def _refuse_constant(constant: str) -> NoReturn:
+    raise json.JSONDecodeError("NaN and Infinity are not JSON numbers", "", 0)
 
 
 def _finite_number(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise json.JSONDecodeError("a number out of range", "", 0)
+        raise json.JSONDecodeError("a number is out of range", "", 0)
     return number
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite_number)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object_without_repeats, parse_constant=_refuse_constant, parse_float=_finite_number
+)

@@ -13,7 +13,7 @@ class TokenBuckets:
     """A token bucket for each caller: full at first, refilled evenly over the limit's period.
 
     The bucket of a caller unseen for a whole period is full again, so it is dropped; with more than `max_callers`
-    buckets, those unseen for longest are dropped. So a request costs the same however many callers there are.
+    buckets, those unseen for longest are dropped. So the cost of a request does not depend on the number of callers.
     """
 
     def __init__(

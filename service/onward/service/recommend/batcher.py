@@ -41,7 +41,7 @@ class Batcher(Generic[Item]):
         self._running: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item, *, alone: bool = False) -> None:
-        """Queue an item; `alone` makes it a batch of its own, so that no other item waits for what it may wait for."""
+        """Queue an item; with `alone` it forms its own batch, so that other items do not wait for it."""
         if alone:
             self._start([item])
             return

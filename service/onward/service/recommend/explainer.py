@@ -34,10 +34,10 @@ class Explainer:
         answers = self._recorder.answers
         answer = None if answers is None else await answers.get(recommendation_id)
         if answer is None:
-            raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
+            raise RecommendationNotFound("No answer with this id is stored, or it has expired.")
         bundle = await self._live.of(answer.bundle)
         if bundle is None:
-            raise RecommendationGone("The bundle that gave this answer is gone.")
+            raise RecommendationGone("The bundle that gave this answer was removed.")
         popular_now = self._recorder.popularity.scores
         return await asyncio.to_thread(explain_stored, bundle, answer, why_not, popular_now)
 
@@ -53,7 +53,7 @@ def explain_stored(
     if not COMPUTED.isdisjoint(answer.items.sources):
         repeated = bundle.retrieve(query.session, query.options, user_id=query.user_id)
         if not _is_same(repeated.items, answer.items):
-            raise RecommendationGone("The live catalog has changed since: this answer cannot be given again.")
+            raise RecommendationGone("The live catalog has changed since: this answer cannot be computed again.")
     explanation = explain(bundle, answer)
     if why_not is not None:
         explanation.why_not = _why_not(bundle, answer, query, why_not, popular_now)
@@ -65,7 +65,7 @@ def _is_same(repeated: RetrievedItems, answered: RetrievedItems) -> bool:
     if (repeated.item_ids, repeated.sources) != (answered.item_ids, answered.sources):
         return False
     tolerance = TOLERANCE * max(map(abs, answered.scores))
-    return all(abs(one - other) <= tolerance for one, other in zip(repeated.scores, answered.scores, strict=True))
+    return all(abs(now - then) <= tolerance for now, then in zip(repeated.scores, answered.scores, strict=True))
 
 
 def explain(bundle: Bundle, answer: Answer) -> Explanation:
@@ -132,8 +132,9 @@ def _unmet_condition(bundle: Bundle, item_id: str, item_filter: Filter | None) -
         return None
     location, condition = ["filter"], item_filter.root
     while isinstance(condition, And):
-        unmet = (n for n, one in enumerate(condition.and_) if not bundle.catalog.eligible(Filter(one)).rows_R1[row])
-        number = next(unmet)
+        number = next(
+            place for place, part in enumerate(condition.and_) if not bundle.catalog.eligible(Filter(part)).rows_R1[row]
+        )
         location, condition = [*location, "and", str(number)], condition.and_[number]
     return ".".join(location)
 

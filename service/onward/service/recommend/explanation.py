@@ -1,4 +1,4 @@
-"""Explanation: why an answer is as it is."""
+"""Explanation of an answer: contributions, boosts, ranks, and why an item is missing."""
 
 from typing import Literal
 
@@ -26,9 +26,9 @@ class Contribution(BaseModel):
     """How much an event of the session adds to an item's score."""
 
     item_id: str = Field(description="The event's item.", examples=["item-17"])
-    place: int = Field(description="Of the event in the session, from 0, the oldest.", examples=[2])
+    place: int = Field(description="Place of the event in the session; 0 is the oldest.", examples=[2])
     contribution: float = Field(
-        description="The item's score less what it would be without this event. Of the only event it is the score.",
+        description="The item's score minus its score without this event; of a session's only event, the whole score.",
         examples=[1.73],
     )
 
@@ -38,26 +38,26 @@ class ExplainedItem(BaseModel):
 
     id: str = Field(examples=["item-42"])
     rank: int = Field(examples=[1])
-    score: float = Field(description="As answered.", examples=[7.31])
+    score: float = Field(description="The score in the answer.", examples=[7.31])
     source: Source
     interest: int | None = Field(
-        default=None, description="Which of the session's interests retrieved it.", examples=[0]
+        default=None, description="Which of the session's interests retrieved the item, from 0.", examples=[0]
     )
     boost: float | None = Field(
-        default=None, description="What boosts added to its score: the sum of ln(factor).", examples=[0.69]
+        default=None, description="What boosts added to the score: the sum of ln(factor).", examples=[0.69]
     )
     place_before_diversity: int | None = Field(
-        default=None, description="From 1, by boosted scores, where diversity or pins moved it.", examples=[4]
+        default=None, description="Rank by boosted score, from 1, if diversity or pins moved the item.", examples=[4]
     )
     contributions: list[Contribution] | None = Field(
         default=None,
-        description="Of an item that the encoder retrieved, the largest first.",
+        description="For an item that the encoder retrieved: one per event, the largest first.",
         examples=[[{"item_id": "item-17", "place": 0, "contribution": 1.73}]],
     )
 
 
 class WhyNot(BaseModel):
-    """Why an item is not in the answer, or at which rank it is."""
+    """Why an item is not in the answer, or its rank if it is."""
 
     id: str = Field(examples=["item-99"])
     reason: Reason = Field(
@@ -65,17 +65,17 @@ class WhyNot(BaseModel):
     )
     condition: str | None = Field(
         default=None,
-        description="Of a filtered item: the location in the filter of the condition that it does not meet.",
+        description="For a filtered item: the location in the filter of the condition that the item fails.",
         examples=["filter.and.1"],
     )
     rank: int | None = Field(
-        default=None, description="From 1, among all that might be shown, by boosted scores.", examples=[37]
+        default=None, description="Rank by boosted score among all eligible items, from 1.", examples=[37]
     )
-    score: float | None = Field(default=None, description="With boosts.", examples=[2.05])
+    score: float | None = Field(default=None, description="The score, including boosts.", examples=[2.05])
 
 
 class Explanation(BaseModel):
-    """Why an answer is as it is."""
+    """Why each item of an answer has its rank."""
 
     recommendation_id: str = Field(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e"])
     bundle: str = Field(

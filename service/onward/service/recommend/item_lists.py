@@ -1,4 +1,4 @@
-"""ItemLists: lists of items that belong to no session, the similar and the popular ones."""
+"""ItemLists: lists of items independent of a session: similar and popular items."""
 
 from onward.bundle import Bundle, Options, Retrieval, UnknownItemError
 from onward.service.errors import ItemNotFound

@@ -13,13 +13,13 @@ from onward.service.records.answers import new_page_id, shown_by
 from onward.service.records.recorder import Recorder
 
 MAX_PAGES = 100
-"""Of one answer."""
+"""Largest number of pages of one answer."""
 MAX_ATTEMPTS = 2 * MAX_PAGES
-"""Of callers who ask for the same page at once, one gets it and the others try for the next."""
+"""Of concurrent requests for the same page, one gets it and the others try for the next."""
 
 
 class NextPages:
-    """Makes the pages of an answer one after another, however many callers ask at once."""
+    """Makes the pages of an answer one after another, even under concurrent requests."""
 
     def __init__(self, live: LiveBundle, recorder: Recorder, clock: Callable[[], float] = time.time) -> None:
         self._live = live
@@ -36,20 +36,20 @@ class NextPages:
             page = await self._make_page(recommendation_id, k)
             if page is not None:
                 return page
-        raise SessionStoreUnavailable("Others asked for the same pages all the time.")
+        raise SessionStoreUnavailable("Concurrent requests took every page that this one tried for.")
 
     async def _make_page(self, recommendation_id: str, k: int | None) -> Recommendation | None:
         """Make the next page of an answer; None if another caller made it meanwhile."""
         answers = self._recorder.answers
         pages = [] if answers is None else await answers.pages(recommendation_id)
         if answers is None or not pages:
-            raise RecommendationNotFound("No such answer is kept, or it is kept no longer.")
+            raise RecommendationNotFound("No answer with this id is stored, or it has expired.")
         if len(pages) >= MAX_PAGES:
             raise LimitReached(f"An answer has at most {MAX_PAGES} pages.")
         started_s = time.perf_counter()
         bundle, root, shown = self._live.bundle, pages[0], shown_by(pages)
         if any(options_of(root).faults(bundle.catalog.schema)):
-            raise RecommendationGone("The live bundle has not the attributes that the options of this answer ask for.")
+            raise RecommendationGone("The live bundle lacks attributes that the options of this answer use.")
         query = retrieval_query_of(root)
         options = replace(query.options, k=k or query.options.k, pins=(), exclude=(*query.options.exclude, *shown))
         retrieval = await retrieve(bundle, query._replace(options=options), self._recorder.popularity.scores)

@@ -1,4 +1,4 @@
-"""The options of a recommendation, given by a request or stored as a scenario."""
+"""The options of a recommendation, from a request or a stored scenario."""
 
 from collections.abc import Collection, Iterator
 from functools import cache
@@ -28,8 +28,8 @@ ExcludeSeen = Annotated[
     bool | Literal["purchased"] | None,
     WrapValidator(_exclude_seen),
     Field(
-        description="Leave out the session's own items, or with `purchased` only those that it bought; the bundle "
-        "decides if this is not given."
+        description="Exclude all items of the session, or with `purchased` only the purchased ones; by default the "
+        "bundle decides."
     ),
 ]
 
@@ -52,38 +52,41 @@ class RecommendationOptions(StrictModel):
     """Which items to show, and in which order."""
 
     k: K = 20
-    filter: Filter | None = Field(default=None, description="What every shown item passes.")
+    filter: Filter | None = Field(default=None, description="Condition that every shown item must meet.")
     exclude_seen: ExcludeSeen = None
-    diversity: float = Field(default=0.0, ge=0, le=1, description="How much it counts that the items differ.")
+    diversity: float = Field(
+        default=0.0, ge=0, le=1, description="Weight of the difference between items against their scores, from 0 to 1."
+    )
     diversity_by: str | None = Field(
         default=None,
         min_length=1,
         max_length=64,
-        description="The attribute in which they are to differ; `category`, or what the encoder knows of them.",
+        description="Attribute in which items should differ; by default `category`, or the items' vectors if none "
+        "has a category.",
         examples=["category"],
     )
     exact: bool = Field(
-        default=False, description="Compare with every item instead of asking the index: slower, and misses nothing."
+        default=False, description="Compare with every item instead of using the index: slower, but exact."
     )
     boost: list[BoostBody] = Field(default=EMPTY_LIST, max_length=MAX_BOOSTS)
     pin: list[PinBody] = Field(default=EMPTY_LIST, max_length=MAX_PINS)
     variant: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="The arm of an experiment that this answer belongs to; online metrics are kept by it.",
+        description="The arm of an experiment that this answer belongs to; online metrics can be grouped by it.",
         examples=["b"],
     )
 
     @model_validator(mode="after")
-    def _pins_stand_apart(self) -> Self:
-        if self.pin and not self._pins_are_apart():
+    def _require_distinct_pins(self) -> Self:
+        if self.pin and not self._pins_are_distinct():
             raise PydanticCustomError("pins", "pins are of different items at different positions")
         return self
 
     def over(self, scenario: "RecommendationOptions") -> "RecommendationOptions":
         """Return a scenario's options, overridden by those that are set here, each as a whole."""
-        own = {name: getattr(self, name) for name in OPTIONS if name in self.model_fields_set}
-        return scenario.model_copy(update=own)
+        overrides = {name: getattr(self, name) for name in OPTIONS if name in self.model_fields_set}
+        return scenario.model_copy(update=overrides)
 
     @property
     def uses_attributes(self) -> bool:
@@ -123,14 +126,14 @@ class RecommendationOptions(StrictModel):
             pins=tuple([Pin(pin.id, pin.position) for pin in self.pin if pin.position <= self.k]),
         )
 
-    def given(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the options that were set, as JSON values."""
-        given = self.model_fields_set & OPTIONS
-        if given <= PLAIN_OPTIONS:
-            return {name: getattr(self, name) for name in given}
-        return self.model_dump(mode="json", include=given, by_alias=True)
+        names = self.model_fields_set & OPTIONS
+        if names <= PLAIN_OPTIONS:
+            return {name: getattr(self, name) for name in names}
+        return self.model_dump(mode="json", include=names, by_alias=True)
 
-    def _pins_are_apart(self) -> bool:
+    def _pins_are_distinct(self) -> bool:
         items, positions = {pin.id for pin in self.pin}, {pin.position for pin in self.pin}
         return len(items) == len(positions) == len(self.pin)
 
@@ -143,4 +146,4 @@ def _plain_options(k: int) -> Options:
 OPTIONS = frozenset(RecommendationOptions.model_fields)
 OPTIONS_BESIDE_K = OPTIONS - {"k"}
 PLAIN_OPTIONS = OPTIONS - {"filter", "boost", "pin"}
-"""Those whose values are JSON values as they are."""
+"""Options whose values are JSON values without conversion."""

@@ -57,11 +57,11 @@ class PendingQuery(Pending[Recommendation]):
         scenario: Scenario | None,
         bundle: Bundle,
     ) -> None:
-        """Start with what is known when the query arrives.
+        """Create the state of a query that just arrived.
 
         Args:
-            query: what the caller asks.
-            retrieval_options: the options that apply, the caller's own over the scenario's, as the bundle takes them.
+            query: the caller's query.
+            retrieval_options: the caller's options over the scenario's, in the form that the bundle takes.
             stored_options: the same options as stored answers hold them.
             variant: the arm of an experiment that the answer belongs to.
             scenario: the scenario that the query names.
@@ -84,7 +84,7 @@ class PendingQuery(Pending[Recommendation]):
 
     @property
     def retrieval_query(self) -> RetrievalQuery:
-        """What is asked of the bundle, once the session is known."""
+        """The query to the bundle, once the session is known."""
         return RetrievalQuery(self.session, self.retrieval_options, self.query.user_id)
 
 
@@ -111,7 +111,7 @@ class Pipeline:
         self._batcher = Batcher(self._answer, max_batch=MAX_BATCH)
 
     async def recommend(self, query: Query) -> Recommendation:
-        """Append the items to the session, if one is named, and rank what is likely to come next.
+        """Append the items to the session, if one is named, and rank the items likely to come next.
 
         Raises InvalidRequest, UnknownScenario, SessionBehind, NotReady.
         """
@@ -147,7 +147,7 @@ class Pipeline:
         return PendingQuery(
             query,
             retrieval_options=options.as_options(exclude=query.exclude),
-            stored_options=options.given(),
+            stored_options=options.as_json(),
             variant=options.variant,
             scenario=scenario,
             bundle=bundle,
@@ -190,7 +190,7 @@ class Pipeline:
     def _appends(
         self, batch: Sequence[PendingQuery], answer_ids: Sequence[str], events: Sequence[Sequence[Event]]
     ) -> Iterator[SessionAppend]:
-        """What to apply to each named session; a place for the answer is reserved if answers are kept."""
+        """Yield what to apply to each named session; a place for the answer is reserved if answers are stored."""
         reserves = self._recorder.answers is not None
         for pending, answer_id, new_events in zip(batch, answer_ids, events, strict=True):
             pending.answer_id = answer_id
@@ -277,7 +277,7 @@ def retrieve_batch(
     """Retrieve for all queries at once; if that fails, one by one, so that only the failing ones fail."""
     try:
         return bundle.retrieve_all(queries, popular_now=popular_now)
-    except Exception as error:  # of any of the queries
+    except Exception as error:  # any query may be the cause
         if len(queries) == 1:
             return [error]
         telemetry.background_failed(bundle.retrieve_all.__qualname__, error)
@@ -289,7 +289,7 @@ def _bundle_identity(pending: PendingQuery) -> int:
 
 
 def _take_session(pending: PendingQuery, session: Session | ServiceError | None, new_events: Sequence[Event]) -> None:
-    """Set what is known of the session; without the store, the query's own items stand in for it."""
+    """Set the session's view and position; without the store, the query's items stand in for the session."""
     if session is None:
         pending.session = SessionView(pending.query.items)
     elif isinstance(session, SessionStoreUnavailable):

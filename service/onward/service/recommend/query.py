@@ -1,4 +1,4 @@
-"""What a caller asks of the pipeline, and the answer."""
+"""The query that a caller gives to the pipeline, and the recommendation that it gets."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,7 +12,7 @@ DEFAULT_OPTIONS = RecommendationOptions()
 
 
 class Query(NamedTuple):
-    """What a caller asks."""
+    """A request for recommendations, independent of HTTP."""
 
     session_id: str | None = None
     items: Sequence[str] = ()
@@ -31,7 +31,7 @@ class Query(NamedTuple):
 
 
 class Recommendation(NamedTuple):
-    """An answer, the bundle that gave it, what was missing, and the seconds that its two stages took."""
+    """An answer, the bundle that gave it, the parts that were unavailable, and the seconds of its two stages."""
 
     answer: Answer
     session_id: str | None

@@ -63,7 +63,7 @@ class Scenarios:
         def edit(stored: Entry | None) -> Any:
             if not precondition(_version(stored)):
                 raise PreconditionFailed("The scenario is not at the version that If-Match names.")
-            return options.given()
+            return options.as_json()
 
         entry = await self._edit(name, edit)
         return Scenario(name, entry.revision, options)

@@ -1,4 +1,4 @@
-"""Events that are sent, what they change, and who hears of them."""
+"""The endpoints of events and sessions: what is stored, what is answered, and what the listener receives."""
 
 import itertools
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -22,22 +22,22 @@ from onward.service.sessions import AppliedEvent, Event, EventRules, EventWeight
 numbers = itertools.count()
 
 
-class Listener:
-    """Remembers what it heard."""
+class RecordingListener:
+    """Records the events and deletions that it is notified of."""
 
     def __init__(self) -> None:
-        self.heard: list[AppliedEvent] = []
+        self.received: list[AppliedEvent] = []
         self.forgotten: list[str] = []
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        self.heard.extend(events)
+        self.received.extend(events)
 
     async def forget(self, session_id: str) -> None:
         self.forgotten.append(session_id)
 
 
-class FailingStore(InMemorySessionStore):
-    """Takes no event of a session whose name begins with `down`."""
+class PartlyFailingStore(InMemorySessionStore):
+    """Fails for sessions whose id begins with `down`."""
 
     async def append(
         self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
@@ -48,15 +48,15 @@ class FailingStore(InMemorySessionStore):
 
 
 @pytest.fixture
-def listener() -> Listener:
-    return Listener()
+def listener() -> RecordingListener:
+    return RecordingListener()
 
 
 @pytest.fixture
-def events(listener: Listener) -> Iterator[TestClient]:
-    """The endpoints of events and sessions by themselves, with a store that does not take everything."""
+def events(listener: RecordingListener) -> Iterator[TestClient]:
+    """An application with only the endpoints of events and sessions, on a store that fails for some sessions."""
     state = {
-        "store": FailingStore(length=50, ttl=timedelta(minutes=1)),
+        "store": PartlyFailingStore(length=50, ttl=timedelta(minutes=1)),
         "listener": listener,
         "event_rules": EventRules(EventWeights.parse("share=2,skip=-1"), timedelta(hours=1)),
     }
@@ -98,12 +98,12 @@ def stored(client: TestClient, session_id: str) -> dict[str, Any]:
     return session
 
 
-def counted_events() -> list[bytes]:
+def event_metrics() -> list[bytes]:
     return [line for line in telemetry.render_metrics().splitlines() if line.startswith(b"onward_events")]
 
 
 class TestOneEvent:
-    def test_it_is_in_the_session_that_is_read_after_it(self, events: TestClient, session_id: str) -> None:
+    def test_an_event_is_visible_in_its_session_at_once(self, events: TestClient, session_id: str) -> None:
         at = (datetime.now(UTC) - timedelta(minutes=5)).replace(microsecond=0)
         answer = send(events, session_id=session_id, item_id="item-7", type="cart", timestamp=at.isoformat())
         position = answer.pop("position")
@@ -117,31 +117,33 @@ class TestOneEvent:
             "position": position,
         }
 
-    def test_it_is_applied_once(self, events: TestClient, listener: Listener, session_id: str) -> None:
+    def test_an_event_id_is_applied_once(
+        self, events: TestClient, listener: RecordingListener, session_id: str
+    ) -> None:
         first, second = (send(events, session_id=session_id, item_id="a", event_id="e") for _ in range(2))
         assert (second["applied"], second["duplicates"]) == (0, 1)
         assert second["position"] == first["position"]
-        assert len(listener.heard) == 1
+        assert len(listener.received) == 1
 
-    def test_purchases_and_dislikes_are_shown_with_the_session(self, events: TestClient, session_id: str) -> None:
+    def test_a_session_lists_purchases_and_dislikes(self, events: TestClient, session_id: str) -> None:
         for kind, item in (("view", "a"), ("purchase", "b"), ("dislike", "a"), ("skip", "c"), ("impression", "d")):
             send(events, session_id=session_id, item_id=item, type=kind)
         session = stored(events, session_id)
         assert [event["item_id"] for event in session["events"]] == ["a", "b"]
         assert (session["purchased"], session["disliked"]) == (["b"], ["a", "c"])
 
-    def test_one_that_is_not_to_be_stored_leaves_nothing_anywhere(
-        self, events: TestClient, listener: Listener, session_id: str
+    def test_an_event_with_store_false_leaves_no_trace(
+        self, events: TestClient, listener: RecordingListener, session_id: str
     ) -> None:
-        before = counted_events()
+        before = event_metrics()
         answer = send(events, session_id=session_id, item_id="a", event_id="e", store=False)
         assert answer == {"applied": 0, "duplicates": 0, "not_stored": 1}
         assert events.get(f"/v1/sessions/{session_id}").status_code == 404
-        assert counted_events() == before
-        assert not listener.heard
+        assert event_metrics() == before
+        assert not listener.received
         assert send(events, session_id=session_id, item_id="a", event_id="e")["applied"] == 1
 
-    def test_an_old_one_is_refused_with_the_reason(self, events: TestClient, session_id: str) -> None:
+    def test_an_old_event_is_refused_with_the_maximum_age(self, events: TestClient, session_id: str) -> None:
         event = {"session_id": session_id, "item_id": "a"}
         assert send(events, **event, timestamp=minutes_ago(59))["applied"] == 1
         for store in (True, False):
@@ -149,12 +151,14 @@ class TestOneEvent:
             assert (response.status_code, response.json()["code"]) == (422, "event_too_old")
             assert "1:00:00" in response.json()["detail"]
 
-    def test_one_that_the_store_does_not_take_is_a_503(self, events: TestClient, listener: Listener) -> None:
+    def test_a_failing_store_is_a_503(self, events: TestClient, listener: RecordingListener) -> None:
         response = events.post("/v1/events", json={"session_id": "down", "item_id": "a"})
         assert (response.status_code, response.json()["code"]) == (503, "session_store_unavailable")
-        assert not listener.heard
+        assert not listener.received
 
-    def test_all_of_it_is_heard(self, events: TestClient, listener: Listener, session_id: str) -> None:
+    def test_the_listener_receives_every_field_of_an_event(
+        self, events: TestClient, listener: RecordingListener, session_id: str
+    ) -> None:
         send(events, session_id=session_id, item_id="a")
         send(events, session_id=session_id, item_id="b", type="dislike")
         send(
@@ -166,13 +170,13 @@ class TestOneEvent:
             recommendation_id="r",
             value=9.5,
         )
-        heard = listener.heard[-1]
-        assert heard == AppliedEvent(session_id, "c", "share", 2.0, heard.timestamp_ms, 9.5, "e", "r", ["a", "c"])
-        assert abs(heard.timestamp_ms / 1000 - datetime.now(UTC).timestamp()) < 60
+        received = listener.received[-1]
+        assert received == AppliedEvent(session_id, "c", "share", 2.0, received.timestamp_ms, 9.5, "e", "r", ["a", "c"])
+        assert abs(received.timestamp_ms / 1000 - datetime.now(UTC).timestamp()) < 60
 
 
 class TestManyEvents:
-    def test_those_of_many_sessions_keep_their_order(self, events: TestClient, session_id: str) -> None:
+    def test_events_of_several_sessions_keep_their_order(self, events: TestClient, session_id: str) -> None:
         sent = [(f"{session_id}-{number % 3}", f"item-{number}") for number in range(30)]
         body = {"events": [{"session_id": session, "item_id": item, "event_id": item} for session, item in sent]}
         first, second = (events.post("/v1/events", json=body).json() for _ in range(2))
@@ -181,15 +185,20 @@ class TestManyEvents:
         items = [event["item_id"] for event in stored(events, f"{session_id}-2")["events"]]
         assert items == [item for session, item in sent if session.endswith("-2")]
 
-    def test_each_position_is_that_of_its_event(self, events: TestClient, session_id: str) -> None:
-        one, other = f"{session_id}-1", f"{session_id}-2"
-        sent = [{"session_id": session, "item_id": "a"} for session in (one, other, one, one)]
+    def test_each_result_has_the_position_of_its_event(self, events: TestClient, session_id: str) -> None:
+        first_session, second_session = f"{session_id}-1", f"{session_id}-2"
+        sent = [
+            {"session_id": session, "item_id": "a"}
+            for session in (first_session, second_session, first_session, first_session)
+        ]
         results = events.post("/v1/events", json={"events": sent}).json()["results"]
         assert [result["position"].split("-")[1] for result in results] == ["1", "1", "2", "3"]
-        assert results[3]["position"] == stored(events, one)["position"]
-        assert results[1]["position"] == stored(events, other)["position"]
+        assert results[3]["position"] == stored(events, first_session)["position"]
+        assert results[1]["position"] == stored(events, second_session)["position"]
 
-    def test_each_is_taken_or_refused_by_itself(self, events: TestClient, listener: Listener, session_id: str) -> None:
+    def test_each_event_is_accepted_or_rejected_alone(
+        self, events: TestClient, listener: RecordingListener, session_id: str
+    ) -> None:
         event = {"session_id": session_id, "item_id": "a"}
         sent: list[Any] = [
             event | {"event_id": "1"},
@@ -219,23 +228,23 @@ class TestManyEvents:
         ]
         places = [[fault["at"] for fault in error.get("errors", [])] for error in errors]
         assert places == [["body.events.1.item_id", "body.events.1.type"], [], [], ["body.events.6"], ["body.events.7"]]
-        assert [heard.item_id for heard in listener.heard] == ["a", "b"]
+        assert [event.item_id for event in listener.received] == ["a", "b"]
 
-    def test_one_alone_in_a_list_is_answered_like_many(self, events: TestClient, session_id: str) -> None:
+    def test_a_list_of_one_event_is_answered_as_a_list(self, events: TestClient, session_id: str) -> None:
         response = events.post("/v1/events", json={"events": [{"session_id": session_id, "item_id": "a"}]})
         assert (response.status_code, response.json()["results"][0]["status"]) == (200, "applied")
 
-    def test_a_list_of_which_nothing_is_right_is_answered_all_the_same(self, events: TestClient) -> None:
+    def test_a_list_of_only_invalid_events_is_answered_with_207(self, events: TestClient) -> None:
         response = events.post("/v1/events", json={"events": [{}, None]})
         assert (response.status_code, response.json()["rejected"]) == (207, 2)
 
-    def test_a_store_that_takes_none_of_them_is_a_503(self, events: TestClient, session_id: str) -> None:
+    def test_a_store_that_fails_for_every_event_is_a_503(self, events: TestClient, session_id: str) -> None:
         down = [{"session_id": f"down-{number}", "item_id": "a"} for number in range(3)]
         assert events.post("/v1/events", json={"events": [*down, {}]}).status_code == 503
 
 
 class TestMerging:
-    def test_a_session_goes_into_another_one_by_the_order_of_time(self, events: TestClient, session_id: str) -> None:
+    def test_merged_events_are_ordered_by_time(self, events: TestClient, session_id: str) -> None:
         user = f"{session_id}-user"
         for number, session in enumerate([session_id, user, session_id, user]):
             send(events, session_id=session, item_id=f"i{number}", timestamp=minutes_ago(30 - number))
@@ -250,7 +259,7 @@ class TestMerging:
         again = events.post(f"/v1/sessions/{session_id}:merge", json={"into": user}).json()
         assert again == {"session_id": user, "applied": 0, "position": position}
 
-    def test_a_session_does_not_go_into_itself(self, events: TestClient, session_id: str) -> None:
+    def test_a_session_cannot_be_merged_into_itself(self, events: TestClient, session_id: str) -> None:
         response = events.post(f"/v1/sessions/{session_id}:merge", json={"into": session_id})
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
@@ -261,8 +270,8 @@ class TestMerging:
         assert response.json()["applied"] == 1
 
 
-def test_whoever_listens_is_told_to_forget_a_deleted_session(
-    events: TestClient, listener: Listener, session_id: str
+def test_the_listener_is_notified_of_a_deleted_session(
+    events: TestClient, listener: RecordingListener, session_id: str
 ) -> None:
     send(events, session_id=session_id, item_id="a")
     assert events.delete(f"/v1/sessions/{session_id}").status_code == 204

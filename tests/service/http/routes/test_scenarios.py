@@ -1,4 +1,4 @@
-"""Options are kept under a name, checked when they are stored, and versioned."""
+"""Scenarios: options stored under a name, checked when they are stored, and versioned."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -48,7 +48,7 @@ def client(bundles: Path) -> Iterator[TestClient]:
         yield client
 
 
-def test_what_was_stored_comes_back_as_it_was_given(client: TestClient) -> None:
+def test_a_stored_scenario_is_returned_unchanged(client: TestClient) -> None:
     stored = client.put(PATH, json=OPTIONS)
     assert stored.status_code == 200
     assert stored.json() == {"name": "product-page", "version": 1, "options": OPTIONS}
@@ -61,7 +61,7 @@ def test_what_was_stored_comes_back_as_it_was_given(client: TestClient) -> None:
     }
 
 
-def test_a_version_is_replaced_only_by_who_knows_it(client: TestClient) -> None:
+def test_if_match_must_name_the_stored_version(client: TestClient) -> None:
     def put(if_match: str | None) -> tuple[int, Any]:
         headers = {} if if_match is None else {"If-Match": if_match}
         answer = client.put(PATH, json={"k": 3}, headers=headers)
@@ -77,10 +77,10 @@ def test_a_version_is_replaced_only_by_who_knows_it(client: TestClient) -> None:
     assert client.delete(PATH, headers={"If-Match": '"2"'}).status_code == 412
     assert client.delete(PATH, headers={"If-Match": '"3"'}).status_code == 204
     assert put('"3"') == (412, "precondition_failed")
-    assert put(None) == (200, '"5"')  # the removal was the fourth
+    assert put(None) == (200, '"5"')  # the deletion was version 4
 
 
-def test_what_is_not_stored_or_was_removed_is_not_found(client: TestClient) -> None:
+def test_a_missing_or_deleted_scenario_is_not_found(client: TestClient) -> None:
     client.put(PATH, json={})
     assert client.delete(PATH).status_code == 204
     assert client.get("/v1/scenarios").json() == {"scenarios": [], "count": 0}
@@ -106,7 +106,7 @@ def test_what_is_not_stored_or_was_removed_is_not_found(client: TestClient) -> N
         ({"pin": [{"id": f"item-{n}", "position": n + 1} for n in range(MAX_PINS + 1)]}, "body.pin"),
     ],
 )
-def test_options_that_no_answer_could_have_are_refused_where_they_stand(
+def test_invalid_options_are_refused_with_their_location(
     client: TestClient, options: dict[str, Any], at: str | None
 ) -> None:
     answer = client.put(PATH, json=options)
@@ -116,11 +116,11 @@ def test_options_that_no_answer_could_have_are_refused_where_they_stand(
 
 
 @pytest.mark.parametrize("name", ["A", "1a", "a b", "a" * 65, "ü"])
-def test_a_name_is_plain(client: TestClient, name: str) -> None:
+def test_an_invalid_name_is_refused(client: TestClient, name: str) -> None:
     assert client.put(f"/v1/scenarios/{name}", json={}).status_code == 422
 
 
-def test_more_scenarios_than_may_be_stored_are_told(bundles: Path) -> None:
+def test_the_number_of_scenarios_is_limited(bundles: Path) -> None:
     with TestClient(worker_app(bundles, memory, lambda: InMemoryVersionedStore(max_names=2))) as client:
         for name in "ab":
             client.put(f"/v1/scenarios/{name}", json={})
@@ -130,25 +130,27 @@ def test_more_scenarios_than_may_be_stored_are_told(bundles: Path) -> None:
         assert client.put("/v1/scenarios/c", json={}).status_code == 200
 
 
-def test_every_worker_knows_of_a_scenario_within_a_second(bundles: Path, valkey: str) -> None:
+def test_every_worker_has_a_new_scenario_within_a_second(bundles: Path, valkey: str) -> None:
     def scenarios() -> VersionedStore:
         return RedisVersionedStore.connect(valkey, "shared-scenarios", max_names=10)
 
     with ExitStack() as workers:
-        one, other = (workers.enter_context(TestClient(worker_app(bundles, memory, scenarios))) for _ in range(2))
-        one.put(PATH, json=OPTIONS)
-        wait_until(lambda: other.get(PATH).status_code == 200, 1)
-        assert other.put(PATH, json={"k": 2}, headers={"If-Match": '"1"'}).status_code == 200
-        assert one.put(PATH, json={"k": 3}, headers={"If-Match": '"1"'}).status_code == 412
-        assert one.get(PATH).json()["options"] == {"k": 2}
+        worker, other_worker = (
+            workers.enter_context(TestClient(worker_app(bundles, memory, scenarios))) for _ in range(2)
+        )
+        worker.put(PATH, json=OPTIONS)
+        wait_until(lambda: other_worker.get(PATH).status_code == 200, 1)
+        assert other_worker.put(PATH, json={"k": 2}, headers={"If-Match": '"1"'}).status_code == 200
+        assert worker.put(PATH, json={"k": 3}, headers={"If-Match": '"1"'}).status_code == 412
+        assert worker.get(PATH).json()["options"] == {"k": 2}
 
 
-async def test_a_recommendation_goes_by_a_scenario_but_for_what_it_gives_itself() -> None:
+async def test_the_options_of_a_request_override_those_of_its_scenario() -> None:
     scenarios = Scenarios(Replica(memory(), "scenarios"))
     await scenarios.put("page", RecommendationOptions.model_validate(OPTIONS), lambda version: True)
     request = RecommendationOptions(k=20, exclude_seen=None, boost=[])
     merged = request.over(scenarios.get("page").options)
-    assert merged.given() == OPTIONS | {"k": 20, "exclude_seen": None, "boost": []}
+    assert merged.as_json() == OPTIONS | {"k": 20, "exclude_seen": None, "boost": []}
     assert merged.as_options(exclude=["item-1"]) == Options(
         k=20,
         exclude=["item-1"],
@@ -159,7 +161,7 @@ async def test_a_recommendation_goes_by_a_scenario_but_for_what_it_gives_itself(
     )
 
 
-def test_options_go_to_the_bundle_with_boosts_and_without_pins_beyond_k() -> None:
+def test_options_for_the_bundle_have_the_boosts_but_no_pins_beyond_k() -> None:
     options = RecommendationOptions.model_validate(
         {"k": 2, "boost": OPTIONS["boost"], "pin": [{"id": "a", "position": 3}, {"id": "b", "position": 2}]}
     ).as_options()
@@ -167,10 +169,10 @@ def test_options_go_to_the_bundle_with_boosts_and_without_pins_beyond_k() -> Non
     assert options.boosts == (Boost(Filter.model_validate({"attribute": "brand", "equals": "apex"}), 2.0),)
 
 
-async def test_a_scenario_that_is_not_there_or_not_readable_is_unknown() -> None:
-    mirror = Replica(memory(), "scenarios")
-    scenarios = Scenarios(mirror)
-    await mirror.update({"odd": lambda held: {"k": "many"}})
+async def test_a_missing_or_unreadable_scenario_is_unknown() -> None:
+    replica = Replica(memory(), "scenarios")
+    scenarios = Scenarios(replica)
+    await replica.update({"odd": lambda stored: {"k": "many"}})
     for name in ("odd", "nobody"):
         with pytest.raises(UnknownScenario):
             scenarios.get(name)

@@ -1,4 +1,4 @@
-"""The live catalog: read, change, delete and add items while the service runs."""
+"""Endpoints of the live catalog: read, change, delete and add items while the service runs."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["catalog"])
 
 @router.get(ITEM_PATH, response_model_exclude_none=True, responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady))
 async def show_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> Item:
-    """Show what is known of an item: its attributes now, whether it can be recommended, and if not why.
+    """Return the current state of an item: its attributes, whether it can be recommended, and if not, why.
 
     A deleted item is not found.
     """
@@ -53,10 +53,10 @@ async def show_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> Item
     responses=problems(*BODY_PROBLEMS, LimitReached, NotReady, LiveStoreUnavailable),
 )
 async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: CatalogDep) -> Item:
-    """Change an item's attributes or availability, or make a new item known; a deleted one is put back, available.
+    """Change an item's attributes or availability, or add a new item; restores a deleted item as available.
 
-    It counts for this worker's answers from now on, and for all others' within a second. It lasts beyond restarts and
-    new bundles, until a rebuild takes it in. A new item is recommended as soon as a vector can be made for it.
+    The change applies to this worker's answers at once, and to all other workers' within a second. It outlasts
+    restarts and new bundles, until a rebuild includes it. A new item is recommended as soon as it has a vector.
     """
     if misfits := _misfits(body, live.bundle.catalog.schema, "body"):
         raise InvalidRequest.of(misfits)
@@ -74,7 +74,7 @@ async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: C
     responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady, LiveStoreUnavailable),
 )
 async def delete_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> None:
-    """Let an item never be recommended again, unless a change puts it back. Sessions with it are still understood."""
+    """Exclude an item from all recommendations until a change restores it; sessions that contain it still work."""
     await catalog.delete(item_id, live.bundle)
     await live.take_changes()
 
@@ -88,9 +88,9 @@ async def delete_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> No
     },
 )
 async def change_items(body: ItemsBody, live: LiveDep, catalog: CatalogDep, response: Response) -> ItemResults:
-    """Change many items, each as PATCH would; one that is rejected does not stop the others.
+    """Change many items, each as PATCH does; a rejected entry does not affect the others.
 
-    Changes of one item are made in the order sent. After a 503 some may be made: send them again.
+    Changes of one item are applied in the order sent. After a 503 some may be stored: send them again.
     """
     schema = live.bundle.catalog.schema
     errors = [_entry_problem(entry, number, schema) for number, entry in enumerate(body.items)]
@@ -128,8 +128,8 @@ def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
 
 
 def _origin(item_id: str, live_catalog: LiveCatalog) -> VectorOrigin | None:
-    made = live_catalog.cold_vector(item_id)
-    return None if made is None else VectorOrigin(source=made.source, neighbours=list(made.neighbours))
+    vector = live_catalog.cold_vector(item_id)
+    return None if vector is None else VectorOrigin(source=vector.source, neighbours=list(vector.neighbours))
 
 
 def _entry_problem(entry: ItemEntry | InvalidEntry, number: int, schema: Mapping[str, Kind]) -> EntryProblem | None:

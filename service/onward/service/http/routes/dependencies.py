@@ -30,7 +30,7 @@ from onward.service.recommend.scenarios import Scenarios
 from onward.service.records.recorder import Recorder
 from onward.service.sessions import EventListener, EventRules, SessionStore
 
-register_url_convertor("id", IdConvertor())  # before any route is made: many have ids in their paths
+register_url_convertor("id", IdConvertor())  # before the first route is defined: many have ids in their paths
 
 ADMISSION_PROBLEMS = (MissingKey, WrongKey, TooManyRequests, Overloaded, InternalError)
 BODY_PROBLEMS = (MalformedRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidRequest, *ADMISSION_PROBLEMS)

@@ -1,4 +1,4 @@
-"""Items: those similar to an item, and the popular ones."""
+"""Endpoints of item lists: items similar to an item, and popular items."""
 
 from typing import Annotated
 
@@ -27,7 +27,7 @@ async def similar_items(
     item_lists: ItemListsDep,
     request: Request,
 ) -> JSONBytes:
-    """List the items nearest to an item."""
+    """List the items whose vectors are nearest to an item's."""
     bundle, retrieval = await item_lists.similar(item_id, Options(k=query.k, exclude=query.exclude))
     return _item_list(bundle, retrieval, request)
 

@@ -1,4 +1,4 @@
-"""Online metrics: how often answers led to events."""
+"""Endpoint of online metrics: how often answers led to events."""
 
 from typing import Annotated, cast
 

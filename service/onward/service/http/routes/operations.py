@@ -1,4 +1,4 @@
-"""Operations: version, health and metrics of the process."""
+"""Endpoints of operations: version, health and metrics of the process."""
 
 import asyncio
 from importlib.metadata import version
@@ -17,7 +17,7 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["operations"])
 
 @router.get("/v1/version", response_model_exclude_none=True, responses=problems(*ADMISSION_PROBLEMS))
 async def show_version(live: LiveDep) -> Version:
-    """Report which service and which bundle run."""
+    """Report the version of the service and its live bundle."""
     try:
         bundle = live.bundle
     except NotReady:
@@ -35,7 +35,7 @@ async def show_version(live: LiveDep) -> Version:
 
 @router.get("/health/live", response_model_exclude_none=True)
 async def check_liveness() -> Health:
-    """Report that the process answers."""
+    """Report that the process responds."""
     return Health(status="live")
 
 
@@ -48,7 +48,7 @@ async def check_liveness() -> Health:
     },
 )
 async def check_readiness(live: LiveDep) -> Health:
-    """Report whether a bundle is live, and whether a newer one was refused. The session store may be down."""
+    """Report whether a bundle is live, and whether a newer one was refused; ready even if the session store is down."""
     digest, refusal = live.bundle.digest, live.refusal
     refused = None if refusal is None else RefusedBundle(bundle=refusal.digest, reason=refusal.reason)
     return Health(status="ready", bundle=digest, refused=refused)
@@ -60,7 +60,7 @@ async def check_readiness(live: LiveDep) -> Health:
     responses={200: {"content": {"text/plain": {"example": "onward_requests_total 1.0\n"}}}},
 )
 async def show_metrics() -> Response:
-    """Show the metrics of all workers, for Prometheus; those of answers by other workers as of a second ago."""
+    """Return the metrics of all workers in Prometheus format; answer counts of other workers lag up to a second."""
     telemetry.count_answers()
     rendered = await asyncio.to_thread(telemetry.render_metrics)
     return Response(rendered, media_type=telemetry.METRICS_CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""Recommendations: one, several at once, further pages, and why."""
+"""Endpoints of recommendations: single, in batches, next pages and explanations."""
 
 import asyncio
 from typing import Annotated
@@ -64,12 +64,12 @@ async def recommend(
     pipeline: PipelineDep,
     request: Request,
 ) -> JSONBytes:
-    """Append the newest items to the session, if one is named, and rank what is likely to come next.
+    """Append `items` to the session, if one is named, and recommend the items most likely to come next.
 
-    If the session store does not answer in time, the ranking is by `items` alone, or by popularity, and `degraded`
-    says so. A session of which no item is known gets items similar to its last new one, or popular ones, and `source`
-    says so; that of a user whom the encoder knows gets what suits the user. `user` says whether the encoder knows the
-    user.
+    If the session store does not answer in time, the recommendation uses `items` alone, or popularity, and `degraded`
+    says so. If the encoder knows no item of the session, it recommends items similar to the session's last new item,
+    or popular ones, and `source` says so; for a user whom the encoder knows, it uses the user. `user` says whether the
+    encoder knows the user.
     """
     recommendation = await pipeline.recommend(_query(query))
     took_ms = telemetry.elapsed_ms(request.scope)
@@ -89,9 +89,9 @@ async def recommend_for_many(
     pipeline: PipelineDep,
     request: Request,
 ) -> JSONBytes:
-    """Answer several queries at once, each as it would be by itself; one that fails does not stop the others.
+    """Answer several queries in one call, each as if sent alone; one that fails does not affect the others.
 
-    Sessions are encoded together, which is faster than one by one.
+    Sessions are encoded as one batch, which is faster than one by one.
     """
     queries = [_query_or_error(entry, number) for number, entry in enumerate(body.requests)]
     answers = iter(await pipeline.recommend_all([query for query in queries if isinstance(query, Query)]))
@@ -121,9 +121,9 @@ async def recommend_for_session(
     pipeline: PipelineDep,
     request: Request,
 ) -> JSONBytes:
-    """Rank what is likely to come next in a stored session; where nothing is stored, popular items.
+    """Recommend the items most likely to come next in a stored session; popular items if nothing is stored.
 
-    With a `user_id` that the encoder knows, what suits the user counts too, and stands in for a session.
+    With a `user_id` that the encoder knows, the user is taken into account too, and suffices without a session.
     """
     options = query.model_dump(include=query.model_fields_set & RecommendationOptions.model_fields.keys())
     recommendation = await pipeline.recommend(
@@ -152,10 +152,10 @@ async def recommend_more(
     request: Request,
     query: Annotated[NextQuery, Body()] = NextQuery(),  # noqa: B008  # the framework reads the default
 ) -> JSONBytes:
-    """Go on with an answer: the items that come next by the same session and options.
+    """Return the next page of an answer: the items that rank next for the same session and options.
 
-    No page of an answer repeats what another one has shown, whichever page's id is given and however many are asked
-    for at once. An answer has at most 100 pages.
+    The pages of an answer never repeat an item, whichever page's id is used and even if pages are requested
+    concurrently. An answer has at most 100 pages.
     """
     page = await next_pages.next(recommendation_id, query.k)
     return _response(page, telemetry.elapsed_ms(request.scope))
@@ -169,9 +169,9 @@ async def recommend_more(
 async def explain(
     recommendation_id: RecommendationId, query: Annotated[ExplanationQuery, QueryParameters()], explainer: ExplainerDep
 ) -> Explanation:
-    """Tell what each event of the session did for each item, what else moved it, and why an item is not shown.
+    """Explain each item's rank: the contribution of each event, boosts and re-ranking; and why an item is missing.
 
-    The answer is given again with the bundle that gave it, and explained only where it comes out the same.
+    The answer is computed again with the bundle that gave it, and explained only if the result is the same.
     """
     return await explainer.explain(recommendation_id, query.why_not)
 

@@ -1,4 +1,4 @@
-"""Scenarios: named options of recommendations."""
+"""Endpoints of scenarios: recommendation options stored under a name."""
 
 from typing import Annotated
 
@@ -28,7 +28,7 @@ IfMatch = Annotated[
     str | None,
     Header(
         pattern=r'^(\*|"[1-9][0-9]{0,14}")$',
-        description='The ETag of the version that is to be replaced, as in "1"; * for any that there is.',
+        description='ETag of the version to replace or delete, as in "1"; * for any stored version.',
         examples=['"1"'],
     ),
 ]
@@ -37,9 +37,9 @@ ETAG = {"headers": {"ETag": {"description": "The version, in quotes.", "schema":
 
 @router.get("/v1/scenarios", response_model_exclude_unset=True, responses=problems(*ADMISSION_PROBLEMS))
 async def list_scenarios(scenarios: ScenariosDep) -> StoredScenarios:
-    """List every scenario."""
-    found = [_stored(scenario) for scenario in scenarios.all()]
-    return StoredScenarios(scenarios=found, count=len(found))
+    """List all scenarios."""
+    stored = [_stored(scenario) for scenario in scenarios.all()]
+    return StoredScenarios(scenarios=stored, count=len(stored))
 
 
 @router.get(
@@ -48,7 +48,7 @@ async def list_scenarios(scenarios: ScenariosDep) -> StoredScenarios:
     responses={200: ETAG, **problems(*PATH_PROBLEMS, ScenarioNotFound)},
 )
 async def show_scenario(name: Name, scenarios: ScenariosDep, response: Response) -> StoredScenario:
-    """Show a scenario."""
+    """Return a scenario."""
     if (scenario := scenarios.find(name)) is None:
         raise ScenarioNotFound
     return _tagged(scenario, response)
@@ -67,10 +67,10 @@ async def store_scenario(
     response: Response,
     if_match: IfMatch = None,
 ) -> StoredScenario:
-    """Store options under a name, checked against the live bundle's catalog; the version grows by one.
+    """Store options under a name, after checking them against the live bundle's catalog; increments the version.
 
-    A recommendation that names the scenario has these options, but for those that it gives itself. All workers know of
-    it within a second.
+    A recommendation that names the scenario uses these options, unless its request overrides them. All workers use the
+    new version within a second.
     """
     if refusal := body.refusal(live.bundle.catalog.schema, "body"):
         raise refusal
@@ -84,7 +84,7 @@ async def store_scenario(
     responses=problems(*PATH_PROBLEMS, ScenarioNotFound, PreconditionFailed, LiveStoreUnavailable),
 )
 async def delete_scenario(name: Name, scenarios: ScenariosDep, if_match: IfMatch = None) -> None:
-    """Remove a scenario; a recommendation that still names it is refused."""
+    """Delete a scenario; recommendations that still name it are refused."""
     await scenarios.delete(name, _precondition(if_match))
 
 

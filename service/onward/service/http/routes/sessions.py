@@ -1,4 +1,4 @@
-"""Events, and the sessions that they make up."""
+"""Endpoints of events and sessions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -52,7 +52,10 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["sessions"])
     response_model_exclude_none=True,
     responses={
         **problems(*BODY_PROBLEMS, EventTooOld, SessionStoreUnavailable),
-        207: {"model": EventsStored, "description": "Some of the events were rejected or failed; the others count."},
+        207: {
+            "model": EventsStored,
+            "description": "Some of the events were rejected or failed; the others were applied.",
+        },
     },
 )
 async def record_events(
@@ -62,11 +65,11 @@ async def record_events(
     rules: RulesDep,
     response: Response,
 ) -> EventStored | EventsStored:
-    """Store one event, or `events`: many, each taken or refused by itself, as `results` tell in their order.
+    """Store one event, or a list `events`, each accepted or rejected alone; `results` are in the order sent.
 
-    What is called applied is stored, and the next recommendation sees it. A list of which something was refused is
-    answered by 207. After a 503 some events may be stored: send them again with the same `event_id`, which is applied
-    once.
+    An event reported as applied is stored, and the next recommendation sees it. If any event of a list was rejected or
+    failed, the status is 207. After a 503 some events may be stored: send them again with the same `event_id`, which
+    is applied once.
     """
     if isinstance(body, EventBody):
         return await _record_one(body, store, listener, rules)
@@ -76,16 +79,16 @@ async def record_events(
     return answer
 
 
-# Before the endpoints of a session, whose address may end so too: a wrong method is told the right ones of the first.
+# Defined before the endpoints of a session, whose paths also match: `Allow` lists the methods of the first match.
 @router.post(
     "/v1/sessions/{session_id:id}:merge",
     responses=problems(*BODY_PROBLEMS, SessionStoreUnavailable),
 )
 async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep) -> MergedSession:
-    """Move a session into another one, as of a visitor who logs in, and leave the first one empty.
+    """Merge a session into another one, for example when a visitor logs in, and empty the first one.
 
-    Events are kept by the order of their times, and what is purchased or disliked in one is so in the other. Each event
-    is moved once, however often the call is repeated; what comes meanwhile is moved, or stays in the first one.
+    Events are ordered by their times; purchases and dislikes move too. The call is idempotent: each event is moved
+    once. An event that arrives during the call is either moved or stays in the first session.
     """
     if body.into == session_id:
         raise InvalidRequest("A session cannot be merged into itself.")
@@ -98,7 +101,7 @@ async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep)
     responses=problems(*PATH_PROBLEMS, SessionNotFound, SessionStoreUnavailable),
 )
 async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
-    """Show all that is stored of a session."""
+    """Return everything that is stored of a session."""
     session = await store.append(session_id, ())
     if session.is_new:
         raise SessionNotFound("Nothing is stored for this session.")
@@ -119,7 +122,7 @@ async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
     responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable),
 )
 async def delete_session(session_id: SessionId, store: StoreDep, listener: ListenerDep) -> None:
-    """Forget all that is stored of a session, whether there was anything or not."""
+    """Erase everything that is stored of a session; succeeds even if nothing is stored."""
     await store.delete(session_id)
     await listener.forget(session_id)
 
@@ -129,7 +132,7 @@ async def _record_one(body: EventBody, store: SessionStore, listener: EventListe
     if not body.store:
         return EventStored(applied=0, duplicates=0, not_stored=1)
     (outcome,) = await record(store, listener, [sent])
-    _note([sent], [outcome], rejected=0)
+    _count([sent], [outcome], rejected=0)
     is_new = outcome.status == "applied"
     return EventStored(applied=int(is_new), duplicates=int(not is_new), not_stored=0, position=outcome.position)
 
@@ -141,10 +144,10 @@ async def _record_many(
     checked = [_checked(number, entry, rules, now) for number, entry in enumerate(body.events)]
     sent = [entry for entry in checked if isinstance(entry, SentEvent)]
     outcomes = await record(store, listener, sent)
-    following = iter(outcomes)
-    results = [_result(next(following)) if isinstance(entry, SentEvent) else entry for entry in checked]
+    remaining = iter(outcomes)
+    results = [_result(next(remaining)) if isinstance(entry, SentEvent) else entry for entry in checked]
     counts = Counter(result.status for result in results)
-    _note(sent, outcomes, rejected=counts["rejected"])
+    _count(sent, outcomes, rejected=counts["rejected"])
     return EventsStored(
         applied=counts["applied"],
         duplicates=counts["duplicate"],
@@ -179,15 +182,15 @@ def _result(outcome: EventOutcome) -> EventResult:
     if outcome.status != "failed":
         return EventResult(status=outcome.status, position=outcome.position)
     error = EntryProblem(
-        code="session_store_unavailable", detail="The session store did not take this event; send it again."
+        code="session_store_unavailable", detail="The session store did not confirm this event; send it again."
     )
     return EventResult(status="failed", error=error)
 
 
-def _note(sent: Sequence[SentEvent], outcomes: Sequence[EventOutcome], *, rejected: int) -> None:
+def _count(sent: Sequence[SentEvent], outcomes: Sequence[EventOutcome], *, rejected: int) -> None:
     attributed = sum(
-        one.recommendation_id is not None and outcome.status == "applied"
-        for one, outcome in zip(sent, outcomes, strict=True)
+        event.recommendation_id is not None and outcome.status == "applied"
+        for event, outcome in zip(sent, outcomes, strict=True)
     )
     telemetry.events_sent([*(outcome.status for outcome in outcomes), *["rejected"] * rejected], attributed)
 

@@ -16,19 +16,21 @@ MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 _DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 
 
-def _rfc_3339(value: Any) -> Any:
+def _require_rfc_3339(value: Any) -> Any:
     if isinstance(value, str) and _DATE_TIME.match(value):
         return value
-    raise ValueError("a time is written by RFC 3339, as in 2026-11-22T09:30:00Z")
+    raise ValueError("write a time in RFC 3339 format, as in 2026-11-22T09:30:00Z")
 
 
-def _plausible(value: datetime) -> datetime:
+def _require_plausible(value: datetime) -> datetime:
     if not EARLIEST <= value <= datetime.now(UTC) + MAX_CLOCK_DIFFERENCE:
-        raise ValueError("a time lies between 1990 and five minutes from now")
+        raise ValueError("a time must lie between 1990 and five minutes from now")
     return value
 
 
-Timestamp = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_rfc_3339), AfterValidator(_plausible)]
+Timestamp = Annotated[
+    AwareDatetime, Field(strict=False), BeforeValidator(_require_rfc_3339), AfterValidator(_require_plausible)
+]
 Excluded = Annotated[list[Id], Field(max_length=MAX_EXCLUDED, description="Items not to return.")]
 
 

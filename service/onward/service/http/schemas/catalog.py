@@ -1,4 +1,4 @@
-"""Bodies about what becomes of items while the service runs."""
+"""Schemas of the live catalog: items read and changed while the service runs."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -36,25 +36,25 @@ _ATTRIBUTES_SCHEMA = {
     "maxProperties": MAX_ATTRIBUTES,
     "propertyNames": {"pattern": ATTRIBUTE_NAME, "not": {"const": AVAILABLE}},
     "additionalProperties": _VALUE_SCHEMA,
-    "description": "Attributes that change, by name; null removes one. Of a known attribute the kind stays: a number, "
-    "a string, a list of strings, a boolean or a date as text. New names are welcome.",
+    "description": "Attributes to set, by name; null removes one. A known attribute keeps its kind: a number, a "
+    "string, a list of strings, a boolean or a date as text. New names may be added.",
     "examples": [{"price": 12.5, "category": "mugs", "tags": ["blue", "gift"], "colour": None}],
 }
 
 
-def _attributes(value: Any) -> dict[str, Any]:
+def _require_attributes(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PydanticCustomError("attributes", "attributes are an object")
     if len(value) > MAX_ATTRIBUTES:
         raise PydanticCustomError("attributes", "at most {most} attributes", {"most": MAX_ATTRIBUTES})
-    for name, single in value.items():
+    for name, attribute in value.items():
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise PydanticCustomError(
                 "attribute_name", "an attribute's name is a letter or _ and up to 63 letters, digits and _ behind it"
             )
         if name == AVAILABLE:
             raise PydanticCustomError("attribute_name", "give available beside the attributes, not among them")
-        if not _is_value(single):
+        if not _is_value(attribute):
             raise PydanticCustomError(
                 "attribute_value",
                 "{name}: a value is null, a boolean, a finite number, a string of at most {text} characters or a list "
@@ -66,8 +66,8 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 def _is_value(value: Any) -> bool:
     if isinstance(value, list):
-        return len(value) <= MAX_TEXTS and all(_is_text(single) for single in value)
-    if isinstance(value, float):  # compared as floats, as those who read the schema compare them
+        return len(value) <= MAX_TEXTS and all(_is_text(text) for text in value)
+    if isinstance(value, float):  # compared as floats, as JSON schema validators compare them
         return abs(value) <= float(LARGEST_INTEGER)
     if isinstance(value, int):
         return abs(value) <= LARGEST_INTEGER
@@ -75,12 +75,12 @@ def _is_value(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is a text that UTF-8 can write: half of a surrogate pair can't be."""
+    """Return whether a value is text that UTF-8 can encode, which a lone surrogate is not."""
     return isinstance(value, str) and len(value) <= MAX_TEXT and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 class ItemBody(StrictModel):
-    """What is to change about an item; what is not given stays. An item that was deleted starts afresh."""
+    """Changes of an item; absent fields keep their values. A deleted item starts without its earlier changes."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -91,25 +91,26 @@ class ItemBody(StrictModel):
         }
     )
 
-    attributes: Annotated[dict[str, Any], PlainValidator(_attributes), WithJsonSchema(_ATTRIBUTES_SCHEMA)] = Field(
-        default={}
+    attributes: Annotated[dict[str, Any], PlainValidator(_require_attributes), WithJsonSchema(_ATTRIBUTES_SCHEMA)] = (
+        Field(default={})
     )
     available: bool | None = Field(default=None, description="Whether the item may be shown.")
     similar_to: list[Id] | None = Field(
         default=None,
         max_length=MAX_SIMILAR_TO,
-        description="Items that a new one is like: its vector is the mean of theirs. Without them it is made from the "
-        "items it is seen with in sessions, and until there are enough of these from items that share its attributes.",
+        description="For a new item: similar items, the mean of whose vectors becomes its vector. Without them the "
+        "vector is made from items that co-occur with it in sessions or, until there are enough, that share its "
+        "attributes.",
         examples=[["item-17", "item-3"]],
     )
 
     def as_patch(self) -> ItemPatch:
-        """Return it as the live catalog takes it."""
+        """Return the changes in the form that the live catalog takes."""
         return ItemPatch(self.attributes, self.available, self.similar_to)
 
 
 class ItemEntry(ItemBody):
-    """An item of a batch, and what is to change about it."""
+    """An item of a batch and its changes."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"id": "item-17", "attributes": {"price": 9.5}, "available": True}]}
@@ -119,7 +120,7 @@ class ItemEntry(ItemBody):
 
 
 class ItemsBody(StrictModel):
-    """Changes of many items; each entry succeeds or fails by itself."""
+    """Changes of many items; each entry succeeds or fails alone."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -140,15 +141,15 @@ class ItemsBody(StrictModel):
 
 
 class ItemResult(BaseModel):
-    """What became of an entry."""
+    """The result of one entry."""
 
-    id: str | None = Field(default=None, description="Absent where the entry has no usable id.", examples=["item-17"])
+    id: str | None = Field(default=None, description="Absent if the entry has no valid id.", examples=["item-17"])
     status: Literal["stored", "rejected"]
     error: EntryProblem | None = None
 
 
 class ItemResults(BaseModel):
-    """What became of each entry, in the order sent."""
+    """The result of each entry, in the order sent."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -161,7 +162,7 @@ class ItemResults(BaseModel):
                             "status": "rejected",
                             "error": {
                                 "code": "invalid_request",
-                                "detail": "The entry breaks the schema in 1 place.",
+                                "detail": "The entry violates the schema in 1 place.",
                                 "errors": [{"at": "similar_to.0", "message": "Input should be a valid string"}],
                             },
                         },
@@ -179,16 +180,20 @@ class ItemResults(BaseModel):
 
 
 class VectorOrigin(BaseModel):
-    """What an item's vector was made from."""
+    """Where an item's vector comes from."""
 
-    source: Literal["training", VectorSource] = Field(description="`training`, or for a new item what it goes by.")
+    source: Literal["training", VectorSource] = Field(
+        description="`training`, or for a new item what its vector was made from."
+    )
     neighbours: list[str] | None = Field(
-        default=None, description="Items that a new one's is the mean of, the weightiest first.", examples=[["item-17"]]
+        default=None,
+        description="For a new item: the items whose vectors were averaged, largest weight first.",
+        examples=[["item-17"]],
     )
 
 
 class Item(BaseModel):
-    """What is known of an item now."""
+    """The current state of an item."""
 
     id: str = Field(examples=["item-17"])
     bundle: BundleDigest
@@ -197,9 +202,12 @@ class Item(BaseModel):
     recommendable: bool = Field(examples=[True])
     not_recommendable: Literal["unavailable", "no_vector"] | None = Field(
         default=None,
-        description="Why it is not: it is marked unavailable, or nothing is known yet that a vector can be made from.",
+        description="Why the item cannot be recommended: it is marked unavailable, or nothing is known yet to make a "
+        "vector from.",
     )
-    popularity: float = Field(description="Among the bundle's events; 0 for a new item.", examples=[17.0])
+    popularity: float = Field(
+        description="Popularity in the bundle's training data; 0 for a new item.", examples=[17.0]
+    )
     vector: VectorOrigin | None = Field(
-        default=None, description="Absent where it has none.", examples=[{"source": "training"}]
+        default=None, description="Absent if the item has no vector.", examples=[{"source": "training"}]
     )

@@ -9,13 +9,13 @@ from onward.service.http.problems import faults_of
 
 
 class InvalidEntry(BaseModel):
-    """Takes the place of an entry that breaks its schema."""
+    """Stands in for an entry that violates its schema."""
 
     errors: list[Any]
     """pydantic's errors, without what was sent."""
 
     def refusal(self, kind: str, *location: str | int) -> InvalidRequest:
-        """Return the error to report; `kind` is what the entry is, `location` where it stands in the request."""
+        """Return the error to report; `kind` is what the entry is, `location` its place in the request."""
         return InvalidRequest.of(faults_of(self.errors, *location), kind)
 
 
@@ -35,7 +35,7 @@ class EntryProblem(BaseModel):
     """Why an entry of a list was rejected."""
 
     code: str = Field(examples=["invalid_request"])
-    detail: str = Field(examples=["The entry breaks the schema in 1 place."])
+    detail: str = Field(examples=["The entry violates the schema in 1 place."])
     errors: list[Fault] | None = Field(
         default=None, examples=[[{"at": "body.events.1.item_id", "message": "Field required"}]]
     )

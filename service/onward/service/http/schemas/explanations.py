@@ -7,6 +7,8 @@ from onward.service.http.schemas.base import QueryString
 
 
 class ExplanationQuery(QueryString):
-    """What else is to be explained."""
+    """Query parameters of an explanation."""
 
-    why_not: Id | None = Field(default=None, description="An item that the answer does not show.")
+    why_not: Id | None = Field(
+        default=None, description="An item to explain the absence of: why it is not in the answer."
+    )

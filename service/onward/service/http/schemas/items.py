@@ -1,4 +1,4 @@
-"""Bodies about items."""
+"""Schemas of item lists and of the items in an answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from onward.service.http.schemas.base import BundleDigest, Count, Excluded, Quer
 
 
 class ListQuery(QueryString):
-    """Options of every list of items."""
+    """Query parameters that all item lists share."""
 
     k: K = 20
     exclude: Excluded = Field(default=[])
@@ -20,18 +20,20 @@ class ListQuery(QueryString):
 
 @dataclass(slots=True)
 class RecommendedItem:
-    """One item of an answer. No model, since an answer has many and they need no validation."""
+    """One item of an answer; a dataclass, since an answer holds many and none needs validation."""
 
     id: Annotated[str, Field(examples=["item-42"])]
     score: Annotated[float, Field(description="Larger is better; comparable within one answer.", examples=[7.31])]
     rank: Annotated[int, Field(description="From 1.", examples=[1])]
-    source: Annotated[Source, Field(description="What brought the item.")]
-    interest: Annotated[int | None, Field(description="Which of the session's interests brought it.", examples=[0])] = (
-        None
-    )
+    source: Annotated[
+        Source, Field(description="What retrieved the item: the encoder, similarity to an item, popularity or a pin.")
+    ]
+    interest: Annotated[
+        int | None, Field(description="Which of the session's interests retrieved the item, from 0.", examples=[0])
+    ] = None
     attributes: Annotated[
         Mapping[str, Any] | None,
-        Field(description="What the catalog knows of it.", examples=[{"title": "Blue mug", "price": 12.5}]),
+        Field(description="The item's attributes in the catalog.", examples=[{"title": "Blue mug", "price": 12.5}]),
     ] = None
 
 

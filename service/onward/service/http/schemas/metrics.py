@@ -1,4 +1,4 @@
-"""Bodies of online metrics."""
+"""Schemas of online metrics."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, get_args
@@ -10,18 +10,18 @@ from onward.service.http.schemas.base import QueryString
 from onward.service.records.online_metrics import LONGEST_WINDOW, SHORTEST_WINDOW, Dimension
 
 DIMENSIONS = get_args(Dimension)
-_ONE = f"({'|'.join(DIMENSIONS)})"
-_PATTERN = f"^{_ONE}(,{_ONE}){{0,{len(DIMENSIONS) - 1}}}$"
+_DIMENSION = f"({'|'.join(DIMENSIONS)})"
+_PATTERN = f"^{_DIMENSION}(,{_DIMENSION}){{0,{len(DIMENSIONS) - 1}}}$"
 
 
-def _dimensions(value: str) -> str:
-    named = value.split(",")
-    if len(named) > len(DIMENSIONS) or not {*named} <= {*DIMENSIONS}:
-        raise ValueError("give scenario, bundle, variant or several of them, comma between")
+def _require_dimensions(value: str) -> str:
+    names = value.split(",")
+    if len(names) > len(DIMENSIONS) or not {*names} <= {*DIMENSIONS}:
+        raise ValueError("give scenario, bundle, variant or several of them, separated by commas")
     return value
 
 
-def _in_reach(value: timedelta) -> timedelta:
+def _require_supported(value: timedelta) -> timedelta:
     if not SHORTEST_WINDOW <= value <= LONGEST_WINDOW:
         raise ValueError("a window is 1 minute to 30 days long")
     return value
@@ -29,7 +29,7 @@ def _in_reach(value: timedelta) -> timedelta:
 
 _Window = Annotated[
     Duration,
-    AfterValidator(_in_reach),
+    AfterValidator(_require_supported),
     WithJsonSchema(
         {
             "anyOf": [
@@ -43,51 +43,61 @@ _Window = Annotated[
 
 
 class OnlineMetricsQuery(QueryString):
-    """Over which time, and told apart by what."""
+    """The window to report on and the dimensions to group by."""
 
     window: _Window = Field(
         default=timedelta(hours=1),
-        description="How far back, from 1 minute to 30 days, by ISO 8601 or in seconds.",
+        description="Length of the window that ends now, from 1 minute to 30 days, in ISO 8601 format or in seconds.",
     )
-    by: Annotated[str, AfterValidator(_dimensions), Field(json_schema_extra={"pattern": _PATTERN})] | None = Field(
-        default=None,
-        description="Tell answers apart by these, comma between: scenario, bundle, variant.",
-        examples=["scenario,variant"],
+    by: Annotated[str, AfterValidator(_require_dimensions), Field(json_schema_extra={"pattern": _PATTERN})] | None = (
+        Field(
+            default=None,
+            description="Group answers by these, separated by commas: scenario, bundle, variant.",
+            examples=["scenario,variant"],
+        )
     )
 
 
 class AnswerOutcome(BaseModel):
-    """What became of the answers of one kind."""
+    """The events that one group of answers led to."""
 
-    scenario: str | None = Field(default=None, description="Where asked for by it; empty for none.", examples=["home"])
-    bundle: str | None = Field(default=None, description="Where asked for by it: the bundle's digest.")
-    variant: str | None = Field(default=None, description="Where asked for by it; empty for none.", examples=["b"])
+    scenario: str | None = Field(
+        default=None, description="If grouped by scenario; empty for answers without one.", examples=["home"]
+    )
+    bundle: str | None = Field(default=None, description="If grouped by bundle: its digest.")
+    variant: str | None = Field(
+        default=None, description="If grouped by variant; empty for answers without one.", examples=["b"]
+    )
     answers: int = Field(examples=[1200])
-    impressions: int = Field(description="Items that the answers held.", examples=[24000])
-    clicks: int = Field(description="Events of type view that the answers led to.", examples=[360])
+    impressions: int = Field(description="Number of items in the answers.", examples=[24000])
+    clicks: int = Field(description="Events of type view attributed to the answers.", examples=[360])
     carts: int = Field(examples=[48])
     purchases: int = Field(examples=[12])
-    others: dict[str, int] = Field(description="Events of other types that they led to.", examples=[{"like": 7}])
-    values: dict[str, float] = Field(description="Sum of the events' `value`, by type.", examples=[{"purchase": 263.5}])
+    others: dict[str, int] = Field(description="Attributed events of other types, by type.", examples=[{"like": 7}])
+    values: dict[str, float] = Field(
+        description="Sum of the attributed events' `value`, by type.", examples=[{"purchase": 263.5}]
+    )
     click_through_rate: float | None = Field(
-        default=None, description="Clicks for each impression; absent without impressions.", examples=[0.015]
+        default=None, description="Clicks per impression; absent if there are no impressions.", examples=[0.015]
     )
     conversion_rate: float | None = Field(
-        default=None, description="Purchases for each click; absent without clicks.", examples=[0.033]
+        default=None, description="Purchases per click; absent if there are no clicks.", examples=[0.033]
     )
 
 
 class OnlineMetricsReport(BaseModel):
-    """What became of the answers of a time, over all workers and replicas; some seconds behind."""
+    """The events that answers of a time window led to, summed over all workers and replicas; lags some seconds."""
 
     since: datetime = Field(
-        description="Start of the first minute, or of the first hour in more than two hours.",
+        description="Start of the first minute, or of the first hour if the window is longer than two hours.",
         examples=["2026-11-22T09:30:00Z"],
     )
     resolution: Literal["minute", "hour"]
-    outcomes: list[AnswerOutcome] = Field(description="Most answers first; one where nothing tells them apart.")
+    outcomes: list[AnswerOutcome] = Field(
+        description="One per group, most answers first; a single one if answers are not grouped."
+    )
     unattributed: int = Field(
-        description="Events with a `recommendation_id` of which the answer is kept no longer, or did not hold the "
-        "item, or had been counted with an event of this type before.",
+        description="Events with a `recommendation_id` whose answer has expired, does not contain the item, or was "
+        "already credited with an event of this item and type.",
         examples=[3],
     )

@@ -1,4 +1,4 @@
-"""Bodies of operations."""
+"""Schemas of operations: version and health."""
 
 from datetime import datetime
 from typing import Literal
@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 
 class Version(BaseModel):
-    """What runs."""
+    """The running service and its live bundle."""
 
     service: str = Field(examples=["0.1.0"])
     bundle: str | None = Field(default=None, description="Digest of the live bundle.", examples=["5d13bce372cd0407..."])
@@ -18,13 +18,13 @@ class Version(BaseModel):
     items: int | None = Field(default=None, examples=[43097])
     metrics: dict[str, float] | None = Field(
         default=None,
-        description="From training's validation, as the bundle's manifest explains; not of the index that serves.",
+        description="Validation metrics of training, from the bundle's manifest; not measured with the serving index.",
         examples=[{"recall@20": 0.5}],
     )
 
 
 class RefusedBundle(BaseModel):
-    """A bundle that must not serve."""
+    """A bundle that was refused, and why."""
 
     bundle: str
     reason: str = Field(examples=["ids.txt: its SHA-256 is not the one in manifest.json"])
@@ -35,4 +35,4 @@ class Health(BaseModel):
 
     status: Literal["live", "ready"]
     bundle: str | None = Field(default=None, description="Digest of the live bundle.", examples=["5d13bce372cd0407..."])
-    refused: RefusedBundle | None = Field(default=None, description="The newest bundle, where it could not go live.")
+    refused: RefusedBundle | None = Field(default=None, description="The newest bundle, if it was refused.")

@@ -1,4 +1,4 @@
-"""Bodies of recommendations."""
+"""Schemas of recommendations."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,47 +13,48 @@ from onward.service.http.problems import Problem
 from onward.service.http.schemas.base import BundleDigest, Count, Excluded, TookMs
 from onward.service.http.schemas.entries import InvalidEntry, validated_alone
 from onward.service.http.schemas.items import ListQuery, RecommendedItem
+from onward.service.http.schemas.scenarios import SCENARIO_NAME
 from onward.service.recommend.explanation import Explanation
 from onward.service.recommend.options import ExcludeSeen, RecommendationOptions
 
 MAX_ITEMS = 100
 MAX_REQUESTS = 100
 
-ScenarioName = Annotated[
+ScenarioReference = Annotated[
     str,
     Field(
-        pattern=r"^[a-z][a-z0-9_-]{0,63}$",
-        description="Named options to go by; what is given beside them stands in their place.",
+        pattern=SCENARIO_NAME,
+        description="Name of stored options to use; an option in the request overrides the stored one.",
         examples=["homepage"],
     ),
 ]
-Position = Annotated[
+RequiredPosition = Annotated[
     str,
     Field(
         min_length=1,
         max_length=64,
-        description="The `position` of an event's answer: the session must have come at least so far (409).",
+        description="The `position` from the answer to an event: the session must have reached it, otherwise 409.",
         examples=["9f1c0a7be2d4-3"],
     ),
 ]
 UserId = Annotated[
     Id | None,
     Field(
-        description="Whose session it is, by the id in the click log. What the encoder learnt of the user counts too; "
-        "an encoder that goes by sessions alone takes no notice."
+        description="The user whose session it is, by the id in the click log. A personalized encoder also uses what "
+        "it learnt of the user; an encoder that uses sessions alone ignores this field."
     ),
 ]
 
 
-def _gives(name: str, **value: Any) -> dict[str, Any]:
+def _has(name: str, **value: Any) -> dict[str, Any]:
     return {"required": [name], "properties": {name: value}}
 
 
-_GIVES_SESSION = _gives("session_id", type="string")
+_HAS_SESSION = _has("session_id", type="string")
 
 
 class RecommendationQuery(RecommendationOptions):
-    """A session, the newest items of one, a user, or several of these; with a session the items are stored first."""
+    """A session, newest items, a user, or several of these; with a session, `items` are first appended to it."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -62,77 +63,83 @@ class RecommendationQuery(RecommendationOptions):
                 {"items": ["item-3", "item-17"], "k": 5, "exclude": ["item-4"], "exclude_seen": True},
                 {"user_id": "user-7", "items": ["item-17"], "k": 5},
             ],
-            "anyOf": [_GIVES_SESSION, _gives("user_id", type="string"), _gives("items", minItems=1)],
-            "if": _gives("position", type="string"),
-            "then": _GIVES_SESSION,
+            "anyOf": [_HAS_SESSION, _has("user_id", type="string"), _has("items", minItems=1)],
+            "if": _has("position", type="string"),
+            "then": _HAS_SESSION,
         }
     )
 
     session_id: Id | None = Field(default=None, description="The session to read, and to append `items` to.")
     items: list[Id] = Field(
-        default=EMPTY_LIST, max_length=MAX_ITEMS, description="What the visitor just saw, oldest first."
+        default=EMPTY_LIST, max_length=MAX_ITEMS, description="Items that the visitor just viewed, oldest first."
     )
     user_id: UserId = None
     exclude: Excluded = Field(default=EMPTY_LIST)
-    scenario: ScenarioName | None = None
-    position: Position | None = None
+    scenario: ScenarioReference | None = None
+    position: RequiredPosition | None = None
     store: bool = Field(
         default=True,
-        description="Keep what this call tells. Without consent, false: the session is read, but nothing is appended "
-        "to it, and no record of the answer is kept.",
+        description="Whether to store anything. false, for a visitor without consent: the session is read, but nothing "
+        "is appended to it, and the answer is not recorded.",
     )
-    dry_run: bool = Field(default=False, description="Keep nothing, as `store: false`, and explain the answer.")
+    dry_run: bool = Field(
+        default=False, description="Store nothing, as with `store: false`, and include the explanation."
+    )
 
     @model_validator(mode="after")
-    def _names_something(self) -> "RecommendationQuery":
+    def _require_subject(self) -> "RecommendationQuery":
         if self.session_id is None and self.user_id is None and not self.items:
             raise ValueError("give session_id, items, user_id or a combination")
         if self.position is not None and self.session_id is None:
-            raise ValueError("a position is one of a session: give session_id")
+            raise ValueError("a position belongs to a session: give session_id")
         return self
 
 
 class SessionRecommendationQuery(ListQuery):
-    """Options of a stored session's recommendations."""
+    """Query parameters of recommendations for a stored session."""
 
     user_id: UserId = None
     exclude_seen: ExcludeSeen = None
-    scenario: ScenarioName | None = None
-    position: Position | None = None
+    scenario: ScenarioReference | None = None
+    position: RequiredPosition | None = None
 
 
 class NextQuery(StrictModel):
-    """How much more of an answer is wanted."""
+    """Options of a next page."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"k": 5}, {}]})
 
-    k: int | None = Field(default=None, ge=1, le=100, description="Number of items; as many as before by default.")
+    k: int | None = Field(
+        default=None, ge=1, le=100, description="Number of items; by default as many as the answer asked for."
+    )
 
 
 class EligibleItems(BaseModel):
-    """What the items were chosen from."""
+    """How many items were eligible, and how they were searched."""
 
-    eligible: int = Field(description="Items that might be shown: available, let through, not excluded.", examples=[80])
+    eligible: int = Field(
+        description="Number of items that may be shown: available, passing the filter and not excluded.", examples=[80]
+    )
     strategy: Strategy | None = Field(
         default=None,
-        description="How they were searched: by the index; by the index, of which a part is masked, or with a wider "
-        "look; or by a scan of all that are eligible. Absent where no vectors were compared.",
+        description="How they were searched: with the index; with the index and a mask of ineligible items; with the "
+        "index and a wider search; or by a scan of all eligible items. Absent if no vectors were compared.",
         examples=["index"],
     )
 
 
 class ScenarioUsed(BaseModel):
-    """The named options that an answer went by."""
+    """The scenario whose options an answer used."""
 
     name: str = Field(examples=["homepage"])
     version: int = Field(examples=[3])
 
 
 class Recommendations(BaseModel):
-    """What is likely to come next, best first."""
+    """Recommended items, best first."""
 
     recommendation_id: str = Field(
-        description="Names this answer in later events, its next page and its explanation.",
+        description="Id of this answer, to request its next page or explanation and to attribute events to it.",
         examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e"],
     )
     session_id: str | None = Field(default=None, examples=["visitor-1"])
@@ -141,25 +148,31 @@ class Recommendations(BaseModel):
     count: Count
     user: User | None = Field(
         default=None,
-        description="Whether the encoder knows the user of `user_id`: known, what it learnt of the user counts; "
-        "unknown, the session alone counts. Absent where no user is named or the encoder goes by sessions alone.",
+        description="Whether the encoder knows the user of `user_id`. known: what it learnt of the user is used; "
+        "unknown: the session alone is used. Absent if no user is named or the encoder uses sessions alone.",
         examples=["known"],
     )
     filter: EligibleItems
     scenario: ScenarioUsed | None = Field(default=None, examples=[{"name": "homepage", "version": 3}])
     variant: str | None = Field(default=None, examples=["b"])
     not_pinned: dict[str, Rule] | None = Field(
-        default=None, description="Items that were to be pinned but must not be shown, and why."
+        default=None, description="Pinned items that may not be shown, each with the reason."
     )
-    position: str | None = Field(default=None, description="How far the session had come.", examples=["9f1c0a7be2d4-3"])
-    degraded: list[Literal["session_store"]] = Field(description="What the answer had to go without.", examples=[[]])
-    unknown_item_ids: list[str] = Field(description="Items of the session that the catalog lacks.", examples=[[]])
-    explanation: Explanation | None = Field(default=None, description="Where `dry_run` asked for it.")
+    position: str | None = Field(
+        default=None, description="How far the session had advanced.", examples=["9f1c0a7be2d4-3"]
+    )
+    degraded: list[Literal["session_store"]] = Field(
+        description="Parts that were unavailable for this answer.", examples=[[]]
+    )
+    unknown_item_ids: list[str] = Field(
+        description="Items of the session that the catalog does not have.", examples=[[]]
+    )
+    explanation: Explanation | None = Field(default=None, description="Only with `dry_run`.")
     took_ms: TookMs
 
 
 class RecommendationQueries(StrictModel):
-    """Several queries, of which each succeeds or fails by itself; those of one session are answered in order."""
+    """Several queries, each of which succeeds or fails alone; those of one session are answered in order."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -190,15 +203,15 @@ _EXAMPLE: JsonDict = {
 
 
 class RecommendationResult(BaseModel):
-    """What became of one query: an answer or a problem."""
+    """The result of one query: an answer or a problem."""
 
-    status: int = Field(description="What the query would have been answered with by itself.", examples=[200])
+    status: int = Field(description="HTTP status that the query would have had as a single request.", examples=[200])
     recommendations: Recommendations | None = None
     problem: Problem | None = None
 
 
 class RecommendationResults(BaseModel):
-    """What became of each query, in the order sent."""
+    """The result of each query, in the order sent."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -1,4 +1,4 @@
-"""Bodies of scenarios."""
+"""Schemas of scenarios."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ ScenarioName = Annotated[str, StringConstraints(pattern=SCENARIO_NAME)]
 
 
 class ScenarioBody(RecommendationOptions):
-    """The options that a recommendation has where its request does not give them."""
+    """Default options of the recommendations that name the scenario; an option in a request overrides its default."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -25,15 +25,17 @@ class ScenarioBody(RecommendationOptions):
 
 
 class StoredScenario(BaseModel):
-    """A scenario as it is stored."""
+    """A stored scenario."""
 
     name: str = Field(examples=["product-page"])
-    version: int = Field(description="How often one was stored under this name; as in ETag.", examples=[1])
+    version: int = Field(
+        description="How many times options were stored under this name; also sent as the ETag.", examples=[1]
+    )
     options: RecommendationOptions = Field(examples=[{"k": 10, "exclude_seen": "purchased"}])
 
 
 class StoredScenarios(BaseModel):
-    """Every scenario, by name."""
+    """All scenarios, sorted by name."""
 
     scenarios: list[StoredScenario]
     count: int = Field(examples=[1])

@@ -1,4 +1,4 @@
-"""Bodies of events and sessions."""
+"""Schemas of events and sessions."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -17,14 +17,14 @@ PositionToken = Annotated[
     str,
     Field(
         pattern=r"^[0-9a-f]{1,32}-[0-9]{1,15}$",
-        description="How far a session has come, as the answer to an event told it.",
+        description="How far a session has advanced, as returned in the answer to an event.",
         examples=["9f1c0a7be2d4-3"],
     ),
 ]
 
 
 class EventBody(StrictModel):
-    """What a visitor did with an item."""
+    """One interaction of a visitor with an item."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -46,23 +46,29 @@ class EventBody(StrictModel):
     type: str = Field(
         default="view",
         pattern=f"^{EVENT_TYPE}$",
-        description="view, cart, purchase, like, dislike, impression or one of your own; the deployment has a weight "
-        "for each. Above 0 the item enters the session; below 0 it is hidden from the session's answers until such an "
-        "event comes again; 0 is counted alone. A purchased item is remembered as one.",
+        description="view, cart, purchase, like, dislike, impression or a type of your own; the deployment gives each "
+        "type a weight. Above 0: the item enters the session. Below 0: the item is hidden from the session's answers "
+        "until an event of positive weight restores it. 0: the event is only counted. A purchase also marks the item "
+        "as purchased.",
     )
     timestamp: Timestamp | None = Field(
         default=None,
-        description="When, by RFC 3339; now where it is not given. An event that is older than the deployment takes, "
-        "by default a day, is refused.",
+        description="When it happened, in RFC 3339 format; by default now. An event older than the deployment's "
+        "maximum age, by default one day, is rejected.",
     )
-    event_id: Id | None = Field(default=None, description="Applied once: a session remembers its last 1,000 event ids.")
-    recommendation_id: Id | None = Field(default=None, description="The answer that led to this event.")
-    value: float | None = Field(default=None, ge=0, description="What it was worth, such as the price paid.")
-    store: bool = Field(default=True, description="false: it is checked, and nothing of it is kept anywhere.")
+    event_id: Id | None = Field(
+        default=None,
+        description="Deduplication key: an event with this id is applied once. A session remembers its last 1,000 ids.",
+    )
+    recommendation_id: Id | None = Field(
+        default=None, description="The answer that led to this event, to attribute the event to it."
+    )
+    value: float | None = Field(default=None, ge=0, description="Value of the event, such as the price paid.")
+    store: bool = Field(default=True, description="false: validate the event, but store nothing of it.")
 
 
 class EventsBody(StrictModel):
-    """Several events, of one session or of many; those of one session oldest first. Each counts by itself."""
+    """Events of one or more sessions, those of one session oldest first. Each is accepted or rejected alone."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -78,44 +84,44 @@ class EventsBody(StrictModel):
 ONE, MANY = UNION_TAG + "one", UNION_TAG + "many"
 
 
-def _one_or_many(body: Any) -> str:
+def _tag_of(body: Any) -> str:
     return MANY if isinstance(body, dict) and "events" in body else ONE
 
 
-OneOrManyEvents = Annotated[
-    Annotated[EventBody, Tag(ONE)] | Annotated[EventsBody, Tag(MANY)], Discriminator(_one_or_many)
-]
+OneOrManyEvents = Annotated[Annotated[EventBody, Tag(ONE)] | Annotated[EventsBody, Tag(MANY)], Discriminator(_tag_of)]
 
-Applied = Annotated[int, Field(description="Events that are new.", examples=[1])]
-Duplicates = Annotated[int, Field(description="Events whose event_id was applied before.", examples=[0])]
-NotStored = Annotated[int, Field(description="Events with `store: false`, of which nothing is kept.", examples=[0])]
+Applied = Annotated[int, Field(description="New events that were applied.", examples=[1])]
+Duplicates = Annotated[int, Field(description="Events whose `event_id` was applied before.", examples=[0])]
+NotStored = Annotated[
+    int, Field(description="Valid events with `store: false`; nothing of them is stored.", examples=[0])
+]
 
 
 class EventStored(BaseModel):
-    """The event is stored, or was before, or was not to be."""
+    """Whether the event was applied, a duplicate, or not to be stored."""
 
     applied: Applied
     duplicates: Duplicates
     not_stored: NotStored
     position: PositionToken | None = Field(
         default=None,
-        description="Given to a later request, makes sure that it sees this event. Absent where nothing is stored.",
+        description="Pass it to a later request to ensure that it sees this event. Absent if nothing was stored.",
         examples=["9f1c0a7be2d4-3"],
     )
 
 
 class EventResult(BaseModel):
-    """What became of one event of a list."""
+    """The result of one event of a list."""
 
     status: Literal["applied", "duplicate", "not_stored", "rejected", "failed"] = Field(
-        description="A rejected event is wrong; one that failed may be sent again as it is."
+        description="A rejected event is invalid; a failed one may be sent again unchanged."
     )
     position: PositionToken | None = None
     error: EntryProblem | None = None
 
 
 class EventsStored(BaseModel):
-    """What became of each event of a list, in the order in which they were sent."""
+    """The result of each event of a list, in the order sent."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -140,7 +146,7 @@ class EventsStored(BaseModel):
                             "status": "rejected",
                             "error": {
                                 "code": "invalid_request",
-                                "detail": "The event breaks the schema in 1 place.",
+                                "detail": "The event violates the schema in 1 place.",
                                 "errors": [{"at": "body.events.1.item_id", "message": "Field required"}],
                             },
                         },
@@ -153,13 +159,15 @@ class EventsStored(BaseModel):
     applied: Applied
     duplicates: Duplicates
     not_stored: NotStored
-    rejected: int = Field(description="Events that break the schema or are too old.", examples=[0])
-    failed: int = Field(description="Events that the session store did not take; they may be sent again.", examples=[0])
+    rejected: int = Field(description="Events that violate the schema or are too old.", examples=[0])
+    failed: int = Field(
+        description="Events that the session store did not confirm; they may be sent again.", examples=[0]
+    )
     results: list[EventResult]
 
 
 class StoredEvent(BaseModel):
-    """An event of a session."""
+    """A stored event."""
 
     item_id: str = Field(examples=["item-17"])
     type: str = Field(examples=["view"])
@@ -167,27 +175,29 @@ class StoredEvent(BaseModel):
 
 
 class StoredSession(BaseModel):
-    """All that is stored of a session."""
+    """Everything that is stored of a session."""
 
     session_id: str = Field(examples=["visitor-1"])
-    events: list[StoredEvent] = Field(description="The last ones that entered the session, oldest first.")
+    events: list[StoredEvent] = Field(description="The last events that entered the session, oldest first.")
     count: int = Field(description="Number of `events`.", examples=[1])
-    purchased: list[str] = Field(description="Items that were purchased, by name.", examples=[[]])
-    disliked: list[str] = Field(description="Items that are hidden from the session's answers.", examples=[["item-4"]])
+    purchased: list[str] = Field(description="Purchased items, sorted by id.", examples=[[]])
+    disliked: list[str] = Field(
+        description="Items that are hidden from the session's answers, sorted by id.", examples=[["item-4"]]
+    )
     position: PositionToken
 
 
 class MergeBody(StrictModel):
-    """Where a session goes."""
+    """The session to merge into."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"into": "user-7"}]})
 
-    into: Id = Field(description="The session that takes over all events, as of a visitor who logged in.")
+    into: Id = Field(description="The session that receives all events, for example that of a visitor who logged in.")
 
 
 class MergedSession(BaseModel):
-    """The session that took over another one's events."""
+    """The session that received the events."""
 
     session_id: str = Field(examples=["user-7"])
-    applied: int = Field(description="Events that were taken over.", examples=[2])
+    applied: int = Field(description="Number of events that were moved.", examples=[2])
     position: PositionToken

@@ -1,4 +1,4 @@
-"""A shop to ask for recommendations, and visitors that no other test knows."""
+"""A published shop, and session ids that no other test uses."""
 
 import itertools
 from pathlib import Path
@@ -13,7 +13,7 @@ numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of bundles of which one is current; each test file has its own."""
+    """A folder with a current bundle; each test file has its own."""
     folder = tmp_path_factory.mktemp("shop")
     publish_shop(folder)
     return folder
@@ -21,11 +21,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(bundles: Path) -> Bundle:
-    """What serves, to be asked by hand."""
+    """The bundle of the shop, to compute expected answers."""
     return shop_bundle(bundles)
 
 
 @pytest.fixture
 def session_id() -> str:
-    """The id of a visitor who was not seen before."""
+    """A session id that was not used before."""
     return f"visitor-{next(numbers)}-of-the-shop"

@@ -1,4 +1,4 @@
-"""Several recommendations at once: each as it would be by itself, and none stopped by another."""
+"""Batches of recommendations: each query is answered as if sent alone, and no failure affects the others."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def shop(request: pytest.FixtureRequest, bundles: Path, valkey: str) -> Iterator
         yield client
 
 
-def ask(client: TestClient, queries: list[Any]) -> list[dict[str, Any]]:
+def post_batch(client: TestClient, queries: list[Any]) -> list[dict[str, Any]]:
     response = client.post(PATH, json={"requests": queries})
     assert response.status_code in {200, 207}, response.text
     results: list[dict[str, Any]] = response.json()["results"]
@@ -41,18 +41,18 @@ def ask(client: TestClient, queries: list[Any]) -> list[dict[str, Any]]:
 
 
 def answers(client: TestClient, queries: list[Any]) -> list[dict[str, Any]]:
-    results = ask(client, queries)
+    results = post_batch(client, queries)
     assert {result["status"] for result in results} == {200}
     return [result["recommendations"] for result in results]
 
 
-def like(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer without what is its own or goes by rounding."""
-    own = {"recommendation_id", "took_ms", "items", "session_id", "position"}
-    return {name: value for name, value in answer.items() if name not in own} | {"ids": ids(answer)}
+def comparable(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer without unique fields and scores, which may differ by rounding."""
+    excluded = {"recommendation_id", "took_ms", "items", "session_id", "position"}
+    return {name: value for name, value in answer.items() if name not in excluded} | {"ids": ids(answer)}
 
 
-def test_each_is_answered_as_by_itself(shop: TestClient, session_id: str) -> None:
+def test_each_query_is_answered_as_if_sent_alone(shop: TestClient, session_id: str) -> None:
     queries: list[dict[str, Any]] = [
         *({"items": [f"item-{number}", *VIEWED][: 1 + number % 4], "k": 1 + number} for number in range(1, 30)),
         {"items": VIEWED, "filter": CHEAP, "boost": [{"filter": ACME, "factor": 3.0}], "exact": True},
@@ -67,20 +67,20 @@ def test_each_is_answered_as_by_itself(shop: TestClient, session_id: str) -> Non
     alone = [
         recommend(shop, **query | ({"store": False, "items": []} if "session_id" in query else {})) for query in queries
     ]
-    for one, other in zip(together, alone, strict=True):
-        assert like(one) == like(other)
-        assert scores(one) == pytest.approx(scores(other), rel=1e-4, abs=1e-5)
-    assert len({one["recommendation_id"] for one in together}) == len(queries)
+    for batched, single in zip(together, alone, strict=True):
+        assert comparable(batched) == comparable(single)
+        assert scores(batched) == pytest.approx(scores(single), rel=1e-4, abs=1e-5)
+    assert len({answer["recommendation_id"] for answer in together}) == len(queries)
 
 
-def test_those_of_one_session_are_answered_in_order(shop: TestClient, session_id: str) -> None:
-    other = f"{session_id}-other"
+def test_queries_of_one_session_are_answered_in_order(shop: TestClient, session_id: str) -> None:
+    other_session = f"{session_id}-other"
     queries = [
-        {"session_id": other if number % 3 == 0 else session_id, "items": [f"item-{number + 1}"], "k": 5}
+        {"session_id": other_session if number % 3 == 0 else session_id, "items": [f"item-{number + 1}"], "k": 5}
         for number in range(30)
     ]
     together = answers(shop, queries)
-    viewed: dict[str, list[str]] = {session_id: [], other: []}
+    viewed: dict[str, list[str]] = {session_id: [], other_session: []}
     for number, (query, answer) in enumerate(zip(queries, together, strict=True)):
         name = str(query["session_id"])
         viewed[name].append(f"item-{number + 1}")
@@ -90,7 +90,7 @@ def test_those_of_one_session_are_answered_in_order(shop: TestClient, session_id
         assert [event["item_id"] for event in get(shop, f"/v1/sessions/{name}")["events"]] == items
 
 
-def test_each_fails_by_itself_and_leaves_nothing(shop: TestClient, session_id: str) -> None:
+def test_a_failing_query_stores_nothing_and_does_not_affect_the_others(shop: TestClient, session_id: str) -> None:
     send(shop, session_id, "item-1")
     good = {"session_id": session_id, "items": ["item-2"], "k": 3}
     queries: list[Any] = [
@@ -107,13 +107,15 @@ def test_each_fails_by_itself_and_leaves_nothing(shop: TestClient, session_id: s
         good | {"filter": {"attribute": "price", "range": {}}},
         good,
     ]
-    results = ask(shop, queries)
+    results = post_batch(shop, queries)
     assert [result["status"] for result in results] == [200, *[422] * 8, 409, 422, 200]
     problems = [result["problem"] for result in results if "problem" in result]
     codes = ["invalid_request"] * 6 + ["scenario_not_found", "invalid_request", "session_behind", "invalid_request"]
-    assert [one["code"] for one in problems] == codes
-    assert {one["status"] == result["status"] for one, result in zip(problems, results[1:-1], strict=True)} == {True}
-    places = [[fault["at"] for fault in one.get("errors", [])] for one in problems]
+    assert [entry["code"] for entry in problems] == codes
+    assert {entry["status"] == result["status"] for entry, result in zip(problems, results[1:-1], strict=True)} == {
+        True
+    }
+    places = [[fault["at"] for fault in entry.get("errors", [])] for entry in problems]
     assert places == [
         ["body.requests.1.k"],
         ["body.requests.2.items.0"],
@@ -131,19 +133,19 @@ def test_each_fails_by_itself_and_leaves_nothing(shop: TestClient, session_id: s
     assert ids(results[-1]["recommendations"]) == ids(recommend(shop, items=["item-1", "item-2", "item-2"], k=3))
 
 
-def test_a_batch_of_which_all_fail_is_answered_all_the_same(shop: TestClient) -> None:
-    assert [result["status"] for result in ask(shop, [{}, {"items": []}])] == [422, 422]
+def test_a_batch_of_only_failing_queries_is_answered(shop: TestClient) -> None:
+    assert [result["status"] for result in post_batch(shop, [{}, {"items": []}])] == [422, 422]
 
 
-def test_100_are_answered_and_101_refused(shop: TestClient, session_id: str) -> None:
+def test_100_queries_are_accepted_and_101_refused(shop: TestClient, session_id: str) -> None:
     query = {"session_id": session_id, "items": ["item-1"], "k": 1}
     assert len(answers(shop, [query] * 100)) == 100
     refused = shop.post(PATH, json={"requests": [query] * 101})
     assert problem(refused) == (422, "invalid_request")
     assert refused.json()["errors"][0]["at"] == "body.requests"
-    assert get(shop, f"/v1/sessions/{session_id}")["count"] == 50  # as many as a session keeps
-    unusable: list[Any] = [{"requests": []}, {}, [], {"requests": {}}, {"requests": [query], "k": 3}]
-    for body in unusable:
+    assert get(shop, f"/v1/sessions/{session_id}")["count"] == 50  # the session length
+    invalid: list[Any] = [{"requests": []}, {}, [], {"requests": {}}, {"requests": [query], "k": 3}]
+    for body in invalid:
         assert problem(shop.post(PATH, json=body)) == (422, "invalid_request")
 
 
@@ -154,16 +156,16 @@ def test_100_of_the_longest_queries_fit(shop: TestClient) -> None:
     assert len(answers(shop, queries)) == 100
 
 
-def test_an_entry_without_consent_is_not_kept_and_a_dry_run_is_explained(shop: TestClient, session_id: str) -> None:
+def test_a_query_without_consent_is_not_stored_and_a_dry_run_is_explained(shop: TestClient, session_id: str) -> None:
     query = {"session_id": session_id, "items": VIEWED, "k": 2}
-    unkept, dry, kept = answers(shop, [query | {"store": False}, query | {"dry_run": True}, query])
-    assert ids(unkept) == ids(dry) == ids(kept)
+    not_stored, dry, stored = answers(shop, [query | {"store": False}, query | {"dry_run": True}, query])
+    assert ids(not_stored) == ids(dry) == ids(stored)
     assert [item["id"] for item in dry["explanation"]["items"]] == ids(dry)
-    assert "explanation" not in unkept
+    assert "explanation" not in not_stored
     assert get(shop, f"/v1/sessions/{session_id}")["count"] == len(VIEWED)
 
 
-def test_its_answers_have_next_pages(shop: TestClient, session_id: str) -> None:
+def test_answers_of_a_batch_have_next_pages(shop: TestClient, session_id: str) -> None:
     for answer in answers(shop, [{"session_id": session_id, "items": VIEWED, "k": 3}, {"items": VIEWED, "k": 3}]):
         page = shop.post(f"/v1/recommendations/{answer['recommendation_id']}/next", json={}).json()
         assert ids(answer) + ids(page) == ids(recommend(shop, items=VIEWED, k=6, exact=True))

@@ -1,4 +1,4 @@
-"""What comes where nothing of a session is known, and where the store of sessions is down or silent."""
+"""Fallbacks: sessions without known items, and a session store that is down or does not respond."""
 
 import os
 import signal
@@ -30,10 +30,10 @@ from tests.service.shop import (
 
 VIEWED = ["item-7", "item-3"]
 POPULAR = [item for item in ITEMS if item != UNAVAILABLE]
-"""By the popularity of the bundle."""
+"""Available items, sorted by popularity in the bundle."""
 
 
-class TestSessionsOfWhichNothingIsKnown:
+class TestSessionsWithoutKnownItems:
     def test_an_unknown_session_gets_popular_items_and_is_not_degraded(self, bundles: Path) -> None:
         with opened(bundles) as client:
             for answer in (
@@ -57,14 +57,14 @@ class TestSessionsOfWhichNothingIsKnown:
             assert sources(answer) == {"similar"}
             assert (answer["degraded"], answer["unknown_item_ids"]) == ([], [])
             newest = recommend(client, session_id="visitor", items=["newer", "no-item"], k=100)
-            assert ids(newest)[0] == "item-3"  # of several the last of which something is known
+            assert ids(newest)[0] == "item-3"  # similar to the last item with a vector
             assert "newer" not in ids(newest)
             assert set(ids(newest)) == {*POPULAR, "new"}
-            told = get(client, f"/v1/recommendations/{newest['recommendation_id']}/explanation", why_not="newer")
-            assert told["why_not"] == {"id": "newer", "reason": "seen"}
+            explanation = get(client, f"/v1/recommendations/{newest['recommendation_id']}/explanation", why_not="newer")
+            assert explanation["why_not"] == {"id": "newer", "reason": "seen"}
             assert sources(recommend(client, session_id="visitor", items=["item-9"], k=5)) == {"encoder"}
 
-    def test_what_must_not_be_shown_is_not_in_any_of_them(self, bundles: Path) -> None:
+    def test_no_fallback_shows_ineligible_items(self, bundles: Path) -> None:
         with opened(bundles) as client:
             client.patch("/v1/items/new", json={"similar_to": ["item-7"]})
             client.delete("/v1/items/item-1")
@@ -73,11 +73,11 @@ class TestSessionsOfWhichNothingIsKnown:
             send(client, "visitor", "item-3", "dislike")
             for items in (["no-item"], ["new"], ["item-9"]):
                 answer = recommend(client, session_id="visitor", items=items, k=100, exclude=["item-4"], store=False)
-                away = {"item-1", "item-2", "item-3", "item-4", UNAVAILABLE}
-                assert away.isdisjoint(ids(answer))
-                assert set(POPULAR) - away <= set(ids(answer))
+                ineligible = {"item-1", "item-2", "item-3", "item-4", UNAVAILABLE}
+                assert ineligible.isdisjoint(ids(answer))
+                assert set(POPULAR) - ineligible <= set(ids(answer))
 
-    def test_a_disliked_item_alone_is_as_good_as_nothing(self, bundles: Path) -> None:
+    def test_a_session_with_only_a_disliked_item_gets_popular_items(self, bundles: Path) -> None:
         with opened(bundles) as client:
             send(client, "visitor", "item-9")
             assert sources(recommend(client, session_id="visitor", k=3)) == {"encoder"}
@@ -86,19 +86,21 @@ class TestSessionsOfWhichNothingIsKnown:
             assert sources(answer) == {"popular"}
             assert "item-9" not in ids(answer)
 
-    def test_popular_items_follow_what_is_bought(self, bundles: Path) -> None:
+    def test_popular_items_follow_recent_purchases(self, bundles: Path) -> None:
         with opened(bundles) as client:
             for buyer in range(200):
                 send(client, f"buyer-{buyer}", "item-50", "purchase")
             wait_until(lambda: ids(recommend(client, session_id="nobody", k=1)) == ["item-50"], 10)
             answer = recommend(client, session_id="nobody", k=1)
-            told = get(client, f"/v1/recommendations/{answer['recommendation_id']}/explanation", why_not="item-1")
-            assert (told["why_not"]["reason"], told["why_not"]["rank"]) == ("outranked", 2)
+            explanation = get(
+                client, f"/v1/recommendations/{answer['recommendation_id']}/explanation", why_not="item-1"
+            )
+            assert (explanation["why_not"]["reason"], explanation["why_not"]["rank"]) == ("outranked", 2)
 
 
 @contextmanager
 def failing_store(fault: signal.Signals) -> Iterator[tuple[str, Callable[..., None]]]:
-    """The URL of a server of one's own, and what to call to let it die or fall silent, or for another signal."""
+    """Run a private server; yield its URL and a function that sends it the fault, or another signal."""
     with run_server(find_servers()[0]) as url:
         pid = int(Redis.from_url(url).info("server")["process_id"])
         try:
@@ -109,7 +111,7 @@ def failing_store(fault: signal.Signals) -> Iterator[tuple[str, Callable[..., No
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_without_its_store_the_service_answers_what_it_can_and_says_so(bundles: Path, fault: signal.Signals) -> None:
+def test_without_its_store_the_service_gives_degraded_answers(bundles: Path, fault: signal.Signals) -> None:
     with failing_store(fault) as (url, fail), opened(bundles, url) as client:
         client.put("/v1/scenarios/page", json={"k": 4})
         answer = recommend(client, session_id="visitor", items=VIEWED, k=3)
@@ -131,7 +133,9 @@ def test_without_its_store_the_service_answers_what_it_can_and_says_so(bundles: 
         dry = recommend(client, session_id="visitor", items=VIEWED, dry_run=True)
         assert is_degraded(dry, "encoder")
         assert dry["explanation"]["session"] == VIEWED
-        assert "item-2" not in ids(recommend(client, items=VIEWED, k=100))  # live changes and scenarios stay known
+        assert "item-2" not in ids(
+            recommend(client, items=VIEWED, k=100)
+        )  # live changes and scenarios remain in effect
 
         path = f"/v1/recommendations/{answer['recommendation_id']}"
         for refused in (client.post(f"{path}/next", json={}), client.get(f"{path}/explanation")):
@@ -140,15 +144,13 @@ def test_without_its_store_the_service_answers_what_it_can_and_says_so(bundles: 
 
 
 def failures(client: TestClient) -> float:
-    """How often the store did not answer so far."""
+    """Return the number of store failures so far."""
     lines = client.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("onward_store_failures_total"))
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_batch_without_its_store_asks_it_once_for_those_answered_together(
-    bundles: Path, fault: signal.Signals
-) -> None:
+def test_a_batch_calls_a_failing_store_once_per_micro_batch(bundles: Path, fault: signal.Signals) -> None:
     of_one: list[dict[str, Any]] = [{"session_id": "visitor", "items": VIEWED, "k": 2}] * 40
     of_many: list[dict[str, Any]] = [{"session_id": f"visitor-{number}", "k": 2} for number in range(40)]
     with failing_store(fault) as (url, fail), opened(bundles, url) as client:
@@ -166,7 +168,7 @@ def test_a_batch_without_its_store_asks_it_once_for_those_answered_together(
         assert results[1]["recommendations"]["degraded"] == []
 
 
-def test_once_the_store_is_back_sessions_go_on(bundles: Path) -> None:
+def test_sessions_continue_once_the_store_is_back(bundles: Path) -> None:
     with failing_store(signal.SIGSTOP) as (url, fail), opened(bundles, url) as client:
         position = send(client, "visitor", "item-9")["position"]
         fail()

@@ -1,4 +1,4 @@
-"""The pages of an answer: none repeats what another has shown, until all is used up or the answer is gone."""
+"""Next pages: no item repeats, until all items are shown or the answer has expired."""
 
 import itertools
 import time
@@ -37,28 +37,28 @@ NOT_FOUND = (404, "recommendation_not_found")
 
 @pytest.fixture(scope="module", params=["memory", "redis"])
 def workers(request: pytest.FixtureRequest, bundles: Path, valkey: str) -> Iterator[list[TestClient]]:
-    """Two workers on one store, or in memory the one that there can be, twice."""
+    """Two workers on one store; in memory the same single worker twice."""
     if request.param == "memory":
         with opened(bundles, IN_MEMORY) as client:
             yield [client, client]
     else:
-        with opened(bundles, valkey, **UNHURRIED) as one, opened(bundles, valkey, **UNHURRIED) as other:
-            yield [one, other]
+        with opened(bundles, valkey, **UNHURRIED) as worker, opened(bundles, valkey, **UNHURRIED) as other_worker:
+            yield [worker, other_worker]
 
 
-def ask_next(client: TestClient, answer: dict[str, Any], **body: Any) -> Any:
+def next_response(client: TestClient, answer: dict[str, Any], **body: Any) -> Any:
     return client.post(f"/v1/recommendations/{answer['recommendation_id']}/next", json=body)
 
 
 def next_page(client: TestClient, answer: dict[str, Any], **body: Any) -> dict[str, Any]:
-    response = ask_next(client, answer, **body)
+    response = next_response(client, answer, **body)
     assert response.status_code == 200, response.text
     page: dict[str, Any] = response.json()
     return page
 
 
 def all_pages(clients: list[TestClient], answer: dict[str, Any], **body: Any) -> list[dict[str, Any]]:
-    """The answer and its pages until one is empty, by each worker in turn and with the id of the last page."""
+    """Return the answer and its pages up to an empty one, alternating workers and using the last page's id."""
     pages = [answer]
     for client in itertools.cycle(clients):
         pages.append(next_page(client, pages[-1], **body))
@@ -67,27 +67,27 @@ def all_pages(clients: list[TestClient], answer: dict[str, Any], **body: Any) ->
     raise AssertionError
 
 
-@pytest.mark.parametrize("of_session", [True, False])
+@pytest.mark.parametrize("with_session", [True, False])
 def test_pages_show_every_item_once_in_the_order_of_one_long_answer(
-    workers: list[TestClient], session_id: str, *, of_session: bool
+    workers: list[TestClient], session_id: str, *, with_session: bool
 ) -> None:
-    asked: dict[str, Any] = {"items": VIEWED} | ({"session_id": session_id} if of_session else {})
-    pages = all_pages(workers, recommend(workers[0], **asked, k=7))
-    whole = recommend(workers[0], items=VIEWED, k=100, exact=True)
-    assert [item for page in pages for item in ids(page)] == ids(whole)
+    query: dict[str, Any] = {"items": VIEWED} | ({"session_id": session_id} if with_session else {})
+    pages = all_pages(workers, recommend(workers[0], **query, k=7))
+    full = recommend(workers[0], items=VIEWED, k=100, exact=True)
+    assert [item for page in pages for item in ids(page)] == ids(full)
     assert [page["count"] for page in pages] == [7] * 8 + [3, 0]
     assert [page["filter"]["eligible"] for page in pages] == [59, *range(52, 0, -7), 0]
     assert len({page["recommendation_id"] for page in pages}) == len(pages)
 
 
-def test_pages_of_one_item_go_to_the_end_as_well(workers: list[TestClient]) -> None:
+def test_pages_of_one_item_cover_all_items(workers: list[TestClient]) -> None:
     pages = all_pages(workers, recommend(workers[0], items=VIEWED, k=1))
     shown = [item for page in pages for item in ids(page)]
     assert len(shown) == len(SHOWN)
     assert set(shown) == SHOWN
 
 
-def test_any_page_leads_to_the_page_after_the_last(workers: list[TestClient]) -> None:
+def test_the_id_of_any_page_gives_the_page_after_the_last(workers: list[TestClient]) -> None:
     first = recommend(workers[0], items=VIEWED, k=3)
     second = next_page(workers[1], first)
     others = [next_page(workers[number % 2], first if number % 2 else second, k=4) for number in range(4)]
@@ -95,27 +95,27 @@ def test_any_page_leads_to_the_page_after_the_last(workers: list[TestClient]) ->
     assert shown == ids(recommend(workers[0], items=VIEWED, k=22, exact=True))
 
 
-def test_the_options_of_the_answer_go_on_but_for_its_pins(workers: list[TestClient], session_id: str) -> None:
-    one = workers[0]
-    one.put("/v1/scenarios/pages", json={"filter": CHEAP, "variant": "b"})
-    send(one, session_id, "item-9", "purchase")
-    send(one, session_id, "item-8", "dislike")
-    asked = {
+def test_next_pages_use_the_options_of_the_answer_except_pins(workers: list[TestClient], session_id: str) -> None:
+    worker = workers[0]
+    worker.put("/v1/scenarios/pages", json={"filter": CHEAP, "variant": "b"})
+    send(worker, session_id, "item-9", "purchase")
+    send(worker, session_id, "item-8", "dislike")
+    query = {
         "session_id": session_id,
         "scenario": "pages",
         "exclude_seen": "purchased",
         "boost": [{"filter": {"attribute": "brand", "equals": "acme"}, "factor": 100.0}],
     }
     pin = [{"id": "item-20", "position": 1}]
-    first = recommend(one, **asked, items=VIEWED, k=3, exclude=["item-4"], pin=pin)
-    whole = recommend(one, **asked, k=100, exclude=["item-4", "item-20"])
+    first = recommend(worker, **query, items=VIEWED, k=3, exclude=["item-4"], pin=pin)
+    full = recommend(worker, **query, k=100, exclude=["item-4", "item-20"])
     pages = all_pages(workers, first)
     shown = [item for page in pages for item in ids(page)]
-    cheap = {item for item, of in zip(ITEMS, ATTRIBUTES, strict=True) if of["price"] <= 20}
+    cheap = {item for item, attributes in zip(ITEMS, ATTRIBUTES, strict=True) if attributes["price"] <= 20}
     assert sorted(shown) == sorted(cheap - {"item-9", "item-8", "item-4"})
     assert sources(first) == {"encoder", "pinned"}
     assert {source for page in pages[1:] for source in sources(page)} == {"encoder"}
-    assert shown == ["item-20", *ids(whole)]
+    assert shown == ["item-20", *ids(full)]
     assert {page["variant"] for page in pages} == {"b"}
     assert {page["scenario"]["name"] for page in pages} == {"pages"}
 
@@ -128,7 +128,7 @@ def test_popular_items_have_next_pages_too(workers: list[TestClient]) -> None:
     assert {source for page in pages for source in sources(page)} == {"popular"}
 
 
-def test_callers_at_once_never_get_the_same_item(workers: list[TestClient], session_id: str) -> None:
+def test_concurrent_callers_never_get_the_same_item(workers: list[TestClient], session_id: str) -> None:
     first = recommend(workers[0], session_id=session_id, items=VIEWED, k=3)
     with ThreadPoolExecutor(12) as callers:
         pages = list(callers.map(lambda number: next_page(workers[number % 2], first), range(12)))
@@ -137,37 +137,37 @@ def test_callers_at_once_never_get_the_same_item(workers: list[TestClient], sess
     assert len(set(shown)) == len(shown)
 
 
-def test_a_page_follows_the_catalog(workers: list[TestClient]) -> None:
-    one = workers[0]
-    first = recommend(one, items=VIEWED, k=50)
+def test_a_page_reflects_changes_of_the_catalog(workers: list[TestClient]) -> None:
+    worker = workers[0]
+    first = recommend(worker, items=VIEWED, k=50)
     gone = min(SHOWN - set(ids(first)))
-    one.patch(f"/v1/items/{gone}", json={"available": False})
+    worker.patch(f"/v1/items/{gone}", json={"available": False})
     try:
-        assert set(ids(next_page(one, first))) == SHOWN - set(ids(first)) - {gone}
+        assert set(ids(next_page(worker, first))) == SHOWN - set(ids(first)) - {gone}
     finally:
-        one.patch(f"/v1/items/{gone}", json={"available": True})
+        worker.patch(f"/v1/items/{gone}", json={"available": True})
 
 
-def test_there_is_no_page_of_a_forgotten_session(workers: list[TestClient], session_id: str) -> None:
-    one, other = workers
-    first = recommend(one, session_id=session_id, items=VIEWED, k=3)
-    page = next_page(other, first)
-    unwritten = recommend(one, session_id=session_id, k=3)
-    one.delete(f"/v1/sessions/{session_id}")
+def test_a_deleted_session_has_no_pages(workers: list[TestClient], session_id: str) -> None:
+    worker, other_worker = workers
+    first = recommend(worker, session_id=session_id, items=VIEWED, k=3)
+    page = next_page(other_worker, first)
+    unwritten = recommend(worker, session_id=session_id, k=3)
+    worker.delete(f"/v1/sessions/{session_id}")
     for answer in (first, page, unwritten):
-        assert problem(ask_next(other, answer)) == NOT_FOUND
-        gone = one.get(f"/v1/recommendations/{answer['recommendation_id']}/explanation")
+        assert problem(next_response(other_worker, answer)) == NOT_FOUND
+        gone = worker.get(f"/v1/recommendations/{answer['recommendation_id']}/explanation")
         assert problem(gone) == NOT_FOUND
 
 
-def test_there_is_no_page_of_what_never_was(workers: list[TestClient]) -> None:
+def test_an_unknown_answer_has_no_pages(workers: list[TestClient]) -> None:
     made_up = recommend(workers[0], items=VIEWED)["recommendation_id"][:-4] + "zzzz"
     for name in ("x", "0" * 48, made_up):
-        assert problem(ask_next(workers[0], {"recommendation_id": name})) == NOT_FOUND
+        assert problem(next_response(workers[0], {"recommendation_id": name})) == NOT_FOUND
 
 
 @pytest.mark.parametrize("body", [{"k": 0}, {"k": 101}, {"k": 5, "items": []}, [], None, "x"])
-def test_an_unusable_body_is_refused_and_none_is_needed(workers: list[TestClient], body: Any) -> None:
+def test_the_body_is_optional_and_an_invalid_one_is_refused(workers: list[TestClient], body: Any) -> None:
     answer = recommend(workers[0], items=VIEWED, k=2)
     path = f"/v1/recommendations/{answer['recommendation_id']}/next"
     if body is None:
@@ -177,21 +177,23 @@ def test_an_unusable_body_is_refused_and_none_is_needed(workers: list[TestClient
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis"])
-def test_an_answer_is_kept_for_its_time_to_live(bundles: Path, valkey: str, kind: str, session_id: str) -> None:
+def test_an_answer_expires_after_its_time_to_live(bundles: Path, valkey: str, kind: str, session_id: str) -> None:
     with opened(bundles, IN_MEMORY if kind == "memory" else valkey, answer_ttl=1, **UNHURRIED) as client:
         answers = [recommend(client, items=VIEWED), recommend(client, session_id=session_id, items=VIEWED)]
-        assert [ask_next(client, answer).status_code for answer in answers] == [200, 200]
+        assert [next_response(client, answer).status_code for answer in answers] == [200, 200]
         time.sleep(1.1)
-        assert [problem(ask_next(client, answer)) for answer in answers] == [NOT_FOUND] * 2
+        assert [problem(next_response(client, answer)) for answer in answers] == [NOT_FOUND] * 2
 
 
-def test_a_service_that_keeps_no_answers_has_no_pages(bundles: Path) -> None:
+def test_a_service_that_stores_no_answers_has_no_pages(bundles: Path) -> None:
     with opened(bundles, answer_ttl=0) as client:
-        assert problem(ask_next(client, recommend(client, items=VIEWED))) == NOT_FOUND
+        assert problem(next_response(client, recommend(client, items=VIEWED))) == NOT_FOUND
 
 
 @pytest.mark.parametrize("kind", ["memory", "redis"])
-def test_more_than_1000_items_are_shown_once_and_pages_come_to_an_end(tmp_path: Path, valkey: str, kind: str) -> None:
+def test_pages_of_more_than_1000_items_do_not_repeat_and_are_limited_in_number(
+    tmp_path: Path, valkey: str, kind: str
+) -> None:
     many = item_ids("item-", 1_250)
     publish_bundle(tmp_path, many)
     with opened(tmp_path, IN_MEMORY if kind == "memory" else valkey, **UNHURRIED) as client:
@@ -202,10 +204,10 @@ def test_more_than_1000_items_are_shown_once_and_pages_come_to_an_end(tmp_path: 
         last = recommend(client, items=VIEWED, k=1)
         for _ in range(MAX_PAGES - 1):
             last = next_page(client, last)
-        assert problem(ask_next(client, last)) == (409, "limit_reached")
+        assert problem(next_response(client, last)) == (409, "limit_reached")
 
 
-def test_a_page_comes_from_the_bundle_that_serves_now(tmp_path: Path) -> None:
+def test_a_page_comes_from_the_live_bundle(tmp_path: Path) -> None:
     publish_shop(tmp_path)
     with opened(tmp_path, reload_interval=0.05) as client:
         first = recommend(client, items=VIEWED, k=30)

@@ -1,4 +1,4 @@
-"""Clicks go in, recommendations come out, and the README tells the truth about it."""
+"""From a click log to recommendations by the commands, with every call of the README and the demo."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from onward.bundle import current_digest
-from tests.end_to_end.conftest import Shop, training
+from tests.end_to_end.conftest import DemoFolders, training
 from tests.service.process import ServiceProcess, wait_until
 
 README = Path(__file__).parents[2] / "README.md"
@@ -32,7 +32,7 @@ def answer(call: str) -> str:
 
 
 @needs_curl
-def test_the_calls_of_the_readme_are_answered(service: ServiceProcess) -> None:
+def test_the_calls_of_the_readme_succeed(service: ServiceProcess) -> None:
     calls = curl_lines(README.read_text())
     assert len(calls) > 8
     answers = {call: answer(call.replace(DEMO_URL, service.url)) for call in calls}
@@ -45,13 +45,13 @@ def test_the_calls_of_the_readme_are_answered(service: ServiceProcess) -> None:
 
 
 @needs_curl
-def test_the_calls_that_the_demo_prints_are_answered(service: ServiceProcess, shop: Shop) -> None:
+def test_the_calls_that_the_demo_prints_succeed(service: ServiceProcess, shop: DemoFolders) -> None:
     command = [sys.executable, "-m", "onward.service", "examples", "--bundles", str(shop.bundles), "--url", service.url]
     calls = curl_lines(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert len(calls) == 9
     answers = [json.loads(answer(call) or "null") for call in calls]
-    told, _, unseen, _, filtered, explained, session, _, _ = answers
-    assert [item["source"] for item in told["items"]] == ["encoder"] * 5
+    first, _, unseen, _, filtered, explained, session, _, _ = answers
+    assert [item["source"] for item in first["items"]] == ["encoder"] * 5
     (disliked,), seen = session["disliked"], {event["item_id"] for event in session["events"]}
     assert len(seen) == 3
     assert seen.isdisjoint(item["id"] for item in unseen["items"])
@@ -60,7 +60,7 @@ def test_the_calls_that_the_demo_prints_are_answered(service: ServiceProcess, sh
     assert {event["item_id"] for event in explained["explanation"]["items"][0]["contributions"]} == seen - {disliked}
 
 
-def test_the_encoder_beats_every_baseline(shop: Shop) -> None:
+def test_the_encoder_beats_every_baseline(shop: DemoFolders) -> None:
     served = json.loads(training("evaluate", shop.bundles, "--data", shop.data, "--json"))
     floor = json.loads(training("baselines", "--data", shop.data, "--json"))
     for name, metrics in floor.items():
@@ -70,38 +70,38 @@ def test_the_encoder_beats_every_baseline(shop: Shop) -> None:
     assert served["examples"] == floor["popularity"]["examples"] > 1_000
 
 
-def test_an_answer_follows_what_the_session_was_just_told(service: ServiceProcess) -> None:
+def test_an_answer_reflects_the_events_just_sent(service: ServiceProcess) -> None:
     with service.client() as client:
         client.post("/v1/recommendations", json={"session_id": "follower", "items": ["item-3"]})
         event = {"session_id": "follower", "item_id": "item-17", "type": "cart", "event_id": "once"}
         for applied in (1, 0):
-            told = client.post("/v1/events", json=event).json()
-            assert (told["applied"], told["duplicates"]) == (applied, 1 - applied)
+            result = client.post("/v1/events", json=event).json()
+            assert (result["applied"], result["duplicates"]) == (applied, 1 - applied)
         stored = client.get("/v1/sessions/follower/recommendations", params={"k": 10}).json()
         sent = client.post("/v1/recommendations", json={"items": ["item-3", "item-17"], "k": 10}).json()
     assert [item["id"] for item in stored["items"]] == [item["id"] for item in sent["items"]]
     assert [item["attributes"]["title"] for item in stored["items"]]
 
 
-def test_a_rebuilt_catalog_goes_live_without_a_restart(shop: Shop, tmp_path: Path) -> None:
+def test_a_rebuilt_catalog_goes_live_without_a_restart(shop: DemoFolders, tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     shutil.copytree(shop.bundles, bundles, symlinks=True)
     with ServiceProcess(bundles) as process, process.wait_until_ready().client() as client:
-        ask = {"items": ["item-17"], "k": 5}
-        first = client.post("/v1/recommendations", json=ask).json()["items"][0]["id"]
+        query = {"items": ["item-17"], "k": 5}
+        first = client.post("/v1/recommendations", json=query).json()["items"][0]["id"]
         items = pl.read_parquet(shop.items)
         items.with_columns(available=pl.col("available") & (pl.col("item_id") != first)).write_csv(tmp_path / "new.csv")
         digest = training("rebuild", "--bundles", bundles, "--items", tmp_path / "new.csv").strip()
         assert current_digest(bundles) == digest
         wait_until(lambda: client.get("/v1/version").json()["bundle"] == digest)
-        after = client.post("/v1/recommendations", json=ask).json()
+        after = client.post("/v1/recommendations", json=query).json()
         assert after["bundle"] == digest
         assert first not in [item["id"] for item in after["items"]]
         assert after["count"] == 5
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["prepare", "nothing.csv", "--out", "data"], "nothing.csv"),
         (["train", "srgan", "--data", "data", "--out", "run"], "srgan: no such recipe"),
@@ -115,11 +115,13 @@ def test_a_rebuilt_catalog_goes_live_without_a_restart(shop: Shop, tmp_path: Pat
         (["trian"], "No such command 'trian'"),
     ],
 )
-def test_a_fault_of_the_caller_is_one_line_and_exit_code_2(arguments: list[str], told: str, tmp_path: Path) -> None:
+def test_a_usage_error_is_reported_in_one_line_with_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "onward.training", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert re.fullmatch(r"([^\n]* \.\.\.\n)*error: [^\n]*\n", done.stderr), done.stderr
     assert not done.stdout

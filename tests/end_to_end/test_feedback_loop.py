@@ -1,4 +1,4 @@
-"""The loop closes: what the service logs makes the next encoder, and that is no worse for it."""
+"""The feedback loop: the service's event log trains the next encoder, which is no worse than the first."""
 
 import json
 from collections.abc import Iterator
@@ -24,13 +24,14 @@ from tests.service.process import ServiceProcess, wait_until
 
 EVENTS = 12_000
 TRAINED, SERVED = 0.6, 0.85
-"""Shares of the time: the first encoder learns up to one, the service is told up to the other, the rest is test."""
-EVENTS_A_CALL = 1_000
+"""Shares of the period: sessions that end before the first train the first encoder, those up to the second are sent to
+the service, and the rest is the test set."""
+EVENTS_PER_CALL = 1_000
 
 
 @dataclass(frozen=True)
-class Shop:
-    """The events of a shop by when they came."""
+class EventPeriods:
+    """The events of a shop in three periods."""
 
     before: pl.DataFrame
     served: pl.DataFrame
@@ -38,14 +39,14 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop() -> Shop:
+def shop() -> EventPeriods:
     events = generate(EVENTS, seed=1).events
     ended = pl.col("timestamp").max().over("session_id")
     first, last = events["timestamp"].min(), events["timestamp"].max()
     assert isinstance(first, int)
     assert isinstance(last, int)
     share = events.select((ended - first) / (last - first)).to_series()
-    return Shop(
+    return EventPeriods(
         events.filter(share < TRAINED),
         events.filter((share >= TRAINED) & (share < SERVED)),
         events.filter(share >= SERVED),
@@ -53,7 +54,7 @@ def shop() -> Shop:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, shop: Shop) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, shop: EventPeriods) -> Path:
     folder = tmp_path_factory.mktemp("loop")
     shop.before.write_parquet(folder / "before.parquet")
     shop.later.write_parquet(folder / "later.parquet")
@@ -63,13 +64,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shop: Shop) -> Path:
 
 @pytest.fixture(scope="module")
 def recall_before(folder: Path) -> float:
-    """Of the encoder that serves, in `bundles`."""
-    return recall_of_new(folder, "first", [folder / "before.parquet"], folder / "bundles")
+    """recall@20 of the first encoder, which is published in `bundles`."""
+    return train_and_evaluate(folder, "first", [folder / "before.parquet"], folder / "bundles")
 
 
 @pytest.fixture(scope="module")
 def client(folder: Path, recall_before: float) -> Iterator[httpx.Client]:
-    """Of a service that keeps a log; it is stopped, and the log whole, when its tests are done."""
+    """A client of a service with an event log; the service is stopped after the tests of this module."""
     environment = {"SERVICE_EVENT_LOG": str(folder / "log"), "SERVICE_MAX_EVENT_AGE": "P3650D"}
     with ServiceProcess(folder / "bundles", environment=environment) as process:
         with process.wait_until_ready().client() as client:
@@ -77,8 +78,8 @@ def client(folder: Path, recall_before: float) -> Iterator[httpx.Client]:
         process.stop()
 
 
-def recall_of_new(folder: Path, name: str, events: list[Path], bundles: Path) -> float:
-    """Prepare, train, export, and ask about what came later."""
+def train_and_evaluate(folder: Path, name: str, events: list[Path], bundles: Path) -> float:
+    """Prepare, train and export; return recall@20 on the last period."""
     preparation = Preparation(split=SplitKind.GIVEN, min_support=2, min_length=2)
     prepare(list(map(str, events)), folder / name, preparation, PolarsEngine, test=[str(folder / "later.parquet")])
     assert train(small_recipe(), folder / name, folder / f"{name}-run", device_name="cpu")
@@ -97,7 +98,7 @@ def small_recipe() -> Recipe:
     return Recipe.parse(tomlkit.dumps(recipe), "srgnn.toml")
 
 
-def sent(event: dict[str, Any]) -> dict[str, Any]:
+def event_body(event: dict[str, Any]) -> dict[str, Any]:
     moment = datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
     return {
         "session_id": str(event["session_id"]),
@@ -108,26 +109,28 @@ def sent(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def tell(client: httpx.Client, events: pl.DataFrame) -> None:
-    for start in range(0, len(events), EVENTS_A_CALL):
-        body = {"events": [sent(event) for event in events[start : start + EVENTS_A_CALL].iter_rows(named=True)]}
+def send(client: httpx.Client, events: pl.DataFrame) -> None:
+    for start in range(0, len(events), EVENTS_PER_CALL):
+        body = {
+            "events": [event_body(event) for event in events[start : start + EVENTS_PER_CALL].iter_rows(named=True)]
+        }
         response = client.post("/v1/events", json=body)
         assert response.status_code == 200, response.text
 
 
-def test_an_event_that_names_its_answer_is_counted_for_it(client: httpx.Client) -> None:
+def test_an_event_is_attributed_to_the_answer_that_it_names(client: httpx.Client) -> None:
     answer = client.post("/v1/recommendations", json={"session_id": "buyer", "items": ["item-3"], "k": 5}).json()
     shown = answer["items"][0]["id"]
     for kind, value in (("view", None), ("purchase", 12.5)):
         event = {"session_id": "buyer", "item_id": shown, "type": kind, "value": value}
-        told = {**event, "recommendation_id": answer["recommendation_id"]}
-        told = {name: given for name, given in told.items() if given is not None}
-        assert client.post("/v1/events", json=told).status_code == 200
+        event["recommendation_id"] = answer["recommendation_id"]
+        body = {name: value for name, value in event.items() if value is not None}
+        assert client.post("/v1/events", json=body).status_code == 200
 
     def outcomes() -> list[dict[str, Any]]:
         report = client.get("/v1/metrics/online", params={"window": "PT1H", "by": "bundle"}).json()
-        found: list[dict[str, Any]] = report["outcomes"]
-        return found
+        groups: list[dict[str, Any]] = report["outcomes"]
+        return groups
 
     wait_until(lambda: any(outcome["purchases"] for outcome in outcomes()))
     (outcome,) = outcomes()
@@ -137,7 +140,7 @@ def test_an_event_that_names_its_answer_is_counted_for_it(client: httpx.Client) 
     assert (outcome["click_through_rate"], outcome["conversion_rate"]) == (0.2, 1.0)
 
 
-def test_what_visitors_do_now_is_popular_now(client: httpx.Client) -> None:
+def test_popular_items_follow_current_events(client: httpx.Client) -> None:
     unpopular = client.get("/v1/items:popular", params={"k": 100}).json()["items"][-1]["id"]
     for number in range(300):
         event = {"session_id": f"crowd-{number}", "item_id": unpopular, "type": "purchase"}
@@ -145,25 +148,24 @@ def test_what_visitors_do_now_is_popular_now(client: httpx.Client) -> None:
     wait_until(lambda: client.get("/v1/items:popular", params={"k": 1}).json()["items"][0]["id"] == unpopular)
 
 
-def test_an_encoder_that_learns_from_the_log_too_is_no_worse(
-    client: httpx.Client, shop: Shop, folder: Path, recall_before: float
+def test_an_encoder_trained_with_the_event_log_is_no_worse(
+    client: httpx.Client, shop: EventPeriods, folder: Path, recall_before: float
 ) -> None:
-    tell(client, shop.served)
-    tell(client, shop.served)  # once more, as a caller does that heard nothing: no event counts twice
-    wanted = {(str(row["session_id"]), row["item_id"], row["timestamp"]) for row in shop.served.iter_rows(named=True)}
-    sessions = {session for session, _, _ in wanted}
+    send(client, shop.served)
+    send(client, shop.served)  # a retry: no event is applied twice
+    expected = {(str(row["session_id"]), row["item_id"], row["timestamp"]) for row in shop.served.iter_rows(named=True)}
+    sessions = {session for session, _, _ in expected}
 
     def logged() -> list[tuple[str, str, int]]:
         texts = [file.read_text() for file in (folder / "log").glob("events-*.jsonl")]
-        lines = [
-            line for text in texts for line in text[: text.rfind("\n") + 1].splitlines()
-        ]  # the last may be in work
+        complete = [text[: text.rfind("\n") + 1] for text in texts]  # the last line may still be being written
+        lines = [line for text in complete for line in text.splitlines()]
         events = [(event["session_id"], event["item_id"], event["timestamp_ms"]) for event in map(json.loads, lines)]
         return [event for event in events if event[0] in sessions]
 
-    wait_until(lambda: len(logged()) >= len(wanted))
-    assert len(logged()) == len(wanted)
-    assert set(logged()) == wanted
+    wait_until(lambda: len(logged()) >= len(expected))
+    assert len(logged()) == len(expected)
+    assert set(logged()) == expected
 
     events = [folder / "before.parquet", folder / "log"]
-    assert recall_of_new(folder, "second", events, folder / "new-bundles") >= recall_before
+    assert train_and_evaluate(folder, "second", events, folder / "new-bundles") >= recall_before
