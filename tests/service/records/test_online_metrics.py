@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from onward.bundle import RetrievedItem, RetrievedItems
 from onward.service import telemetry
 from onward.service.http.problems import add_error_handlers
-from onward.service.http.routes.metrics import router
+from onward.service.http.routes.online_metrics import router
 from onward.service.records.answer_stores import InMemoryAnswerStore
 from onward.service.records.answers import Answer, AnswerLog
 from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters

@@ -1,6 +1,6 @@
 """The endpoints: a router for each kind of resource."""
 
-from onward.service.http.routes import catalog, items, metrics, operations, recommendations, scenarios, sessions
+from onward.service.http.routes import catalog, items, online_metrics, operations, recommendations, scenarios, sessions
 
 ROUTERS = (
     recommendations.fast,
@@ -10,7 +10,7 @@ ROUTERS = (
     items.router,
     catalog.router,
     scenarios.router,
-    metrics.router,
+    online_metrics.router,
     operations.router,
 )
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from onward.service.errors import SessionStoreUnavailable
 from onward.service.http.openapi import problems
 from onward.service.http.routes.dependencies import PATH_PROBLEMS, RecorderDep
-from onward.service.http.schemas.metrics import AnswerOutcome, OnlineMetricsQuery, OnlineMetricsReport
+from onward.service.http.schemas.online_metrics import AnswerOutcome, OnlineMetricsQuery, OnlineMetricsReport
 from onward.service.http.strict_json import StrictJSONRoute
 from onward.service.records.online_metrics import Dimension, OutcomeCounts
 
