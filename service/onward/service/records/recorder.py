@@ -23,8 +23,9 @@ from onward.service.sessions import AppliedEvent
 from onward.service.settings import IN_MEMORY, Settings
 
 COUNT_INTERVAL = timedelta(seconds=1)
-MAX_QUEUED = 1_000
-"""Size of the queue at which its answers are recorded without waiting for the next flush."""
+MAX_QUEUED = 8
+"""Size of the queue at which its answers are recorded without waiting for the next flush: recording many at once
+would delay the requests that come meanwhile."""
 NO_TTL = timedelta(0)
 """The setting by which a deployment keeps no answers."""
 

@@ -19,7 +19,9 @@ MAX_EVENT_AGE = timedelta(days=1)
 
 EVENT_TYPE = r"[a-z][a-z0-9_-]{0,31}"
 _WEIGHTS = re.compile(rf"(?:({EVENT_TYPE})=(-?\d+(?:\.\d+)?))")
-MAX_QUEUED = 1_000
+MAX_QUEUED = 8
+"""Size of the queue at which it is delivered without waiting for `flush`: delivering many events at once would delay
+the requests that come meanwhile."""
 DELIVERY_INTERVAL = timedelta(seconds=0.25)
 """Time between two deliveries of queued events."""
 
