@@ -33,6 +33,15 @@ class CountingStore(InMemorySessionStore):
         return await super().append_all(appends)
 
 
+class WaitingStore(InMemorySessionStore):
+    """Takes a while to find that a session has reached a position, as a store that fails over does."""
+
+    async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | Any]:
+        if any(append.at_least is not None for append in appends):
+            await asyncio.sleep(0.02)
+        return await super().append_all(appends)
+
+
 class Records:
     """Records every answer except those of a session named `faulty`."""
 
@@ -65,11 +74,15 @@ def store() -> CountingStore:
     return CountingStore(length=50, ttl=timedelta(minutes=1))
 
 
+def pipeline_of(bundle: Bundle, store: InMemorySessionStore, records: Records) -> Pipeline:
+    parts = SimpleNamespace(bundle=bundle), store, SimpleNamespace(), records, EventQueue(), EventRules()
+    return Pipeline(*parts, lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # only what the pipeline uses of each
+
+
 async def answered(
     bundle: Bundle, store: CountingStore, records: Records, *queries: Query
 ) -> list[Recommendation | BaseException]:
-    parts = SimpleNamespace(bundle=bundle), store, SimpleNamespace(), records, EventQueue(), EventRules()
-    pipeline = Pipeline(*parts, lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # only what the pipeline uses of each
+    pipeline = pipeline_of(bundle, store, records)
     recommending = (pipeline.recommend(query._replace(options=OPTIONS)) for query in queries)
     return await asyncio.gather(*recommending, return_exceptions=True)
 
@@ -118,3 +131,22 @@ async def test_a_long_retrieval_does_not_delay_the_others(
     assert all(isinstance(result, Recommendation) for result in results)
     assert records.served_to == ["one", "two", "long"]
     assert counts == [10, 5]
+
+
+async def test_later_queries_of_a_session_wait_for_one_with_a_position_and_those_of_others_do_not(
+    bundle: Bundle, records: Records
+) -> None:
+    store = WaitingStore(length=50, ttl=timedelta(minutes=1))
+    queries = [
+        Query("one", ["a1"]),
+        Query("one", ["a2"], position="0-0"),
+        Query("one", ["a3"]),
+        Query("two", ["a4"]),
+        Query("one", ["a5"]),
+        Query("one", ["a6"], position="0-0"),
+    ]
+    results = await pipeline_of(bundle, store, records).recommend_all(queries)
+    viewed = [[f"a{number}" for number in numbers] for numbers in ([1], [1, 2], [1, 2, 3], [4], [1, 2, 3, 5])]
+    viewed.append(["a1", "a2", "a3", "a5", "a6"])
+    assert [list(result.answer.session_items) for result in results if isinstance(result, Recommendation)] == viewed
+    assert records.served_to == ["one", "two", "one", "one", "one", "one"]

@@ -6,6 +6,7 @@ call of the encoder and one search.
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any
@@ -27,6 +28,8 @@ INLINE_PRODUCTS = 2_000_000
 
 A thread costs about a third more processor time, so the short searches of an inverted file stay in the event loop."""
 SESSION_STORE: Missing = "session_store"
+
+_Answering = asyncio.Task[Recommendation | ServiceError]
 
 
 class PendingQuery(Pending[Recommendation]):
@@ -120,11 +123,34 @@ class Pipeline:
         return await pending.result
 
     async def recommend_all(self, queries: Sequence[Query]) -> list[Recommendation | ServiceError]:
-        """Answer several queries, those of one session in order; an error takes the place of its query's answer."""
-        bundle = self._live.bundle
-        return await asyncio.gather(*(self._recommendation_or_error(query, bundle) for query in queries))
+        """Answer several queries, those of one session in order; an error takes the place of its query's answer.
 
-    async def _recommendation_or_error(self, query: Query, bundle: Bundle) -> Recommendation | ServiceError:
+        A query with a position may have to wait for it. It starts when the earlier queries of its session are answered,
+        and the later ones start when it is.
+        """
+        bundle = self._live.bundle
+        tasks: list[_Answering] = []
+        with_position: dict[str | None, _Answering] = {}
+        since: defaultdict[str | None, list[_Answering]] = defaultdict(list)
+        for query in queries:
+            session_id = query.session_id
+            earlier = [with_position[session_id]] if session_id in with_position else []
+            if query.position is not None:
+                earlier += since.pop(session_id, [])
+            task = asyncio.create_task(self._recommendation_or_error(query, bundle, earlier))
+            tasks.append(task)
+            if query.position is not None:
+                with_position[session_id] = task
+            else:
+                since[session_id].append(task)
+        return await asyncio.gather(*tasks)
+
+    async def _recommendation_or_error(
+        self, query: Query, bundle: Bundle, earlier: Sequence[_Answering]
+    ) -> Recommendation | ServiceError:
+        """Answer a query once the earlier ones that it must not overtake are answered or have failed."""
+        if earlier:
+            await asyncio.wait(earlier)
         try:
             pending = self._pending(query, bundle)
             self._batcher.submit(pending, alone=query.position is not None)

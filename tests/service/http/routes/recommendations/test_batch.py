@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from onward.service.settings import IN_MEMORY
@@ -88,6 +91,42 @@ def test_queries_of_one_session_are_answered_in_order(shop: TestClient, session_
         assert ids(answer) == ids(recommend(shop, items=viewed[name], k=5))
     for name, items in viewed.items():
         assert [event["item_id"] for event in get(shop, f"/v1/sessions/{name}")["events"]] == items
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    mix=st.lists(
+        st.tuples(st.sampled_from(["one", "two"]), st.sampled_from([None, "first", "reached", "other session"])),
+        min_size=2,
+        max_size=24,
+    )
+)
+def test_items_are_appended_in_the_order_of_the_queries_with_or_without_positions(
+    shop: TestClient, mix: list[tuple[str, str | None]]
+) -> None:
+    names = {name: f"{name}-{uuid4()}" for name in ("one", "two")}
+    first = {name: send(shop, session_id, "item-60")["position"] for name, session_id in names.items()}
+    viewed = {name: ["item-60"] for name in names}
+    queries: list[dict[str, Any]] = []
+    expected: list[tuple[int, str | None]] = []
+    for number, (name, position) in enumerate(mix):
+        generation = first[name].rpartition("-")[0]
+        positions = {
+            "first": first[name],
+            "reached": f"{generation}-{len(viewed[name])}",  # by the queries before this one, and by no fewer
+            "other session": "ended-1",
+        }
+        token = {} if position is None else {"position": positions[position]}
+        queries.append({"session_id": names[name], "items": [f"item-{number + 1}"], "k": 1, **token})
+        if position == "other session":
+            expected.append((409, None))
+        else:
+            viewed[name].append(f"item-{number + 1}")
+            expected.append((200, f"{generation}-{len(viewed[name])}"))
+    results = post_batch(shop, queries)
+    assert [(result["status"], result.get("recommendations", {}).get("position")) for result in results] == expected
+    for name, items in viewed.items():
+        assert [event["item_id"] for event in get(shop, f"/v1/sessions/{names[name]}")["events"]] == items
 
 
 def test_a_failing_query_stores_nothing_and_does_not_affect_the_others(shop: TestClient, session_id: str) -> None:
