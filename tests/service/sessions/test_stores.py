@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from onward.service.errors import SessionBehind, SessionStoreUnavailable
@@ -39,6 +41,11 @@ from tests.service.sessions.stores import (
 
 TTL = timedelta(seconds=1)
 
+events_of_types = st.lists(
+    st.builds(event, st.sampled_from(["view", "cart", "purchase", "dislike", "impression"]), st.sampled_from("abcdef")),
+    max_size=2 * LENGTH,
+)
+
 
 def answer_id(session_id: str, number: int = 0) -> str:
     return f"{session_digest(session_id)}{number:016x}"
@@ -54,6 +61,37 @@ async def test_append_returns_the_session_oldest_event_first(store: SessionStore
     session = await store.append(session_id, [view("c")])
     assert [event.item_id for event in session.events] == ["a", "b", "c"]
     assert session.applied == 1
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(before=events_of_types, sent=events_of_types)
+def test_a_session_with_events_not_stored_is_as_if_they_were(
+    kind: str, valkey: str, before: list[Event], sent: list[Event]
+) -> None:
+    async def compare() -> None:
+        store, session_id = open_store(kind, valkey), f"session-{random.random()}"
+        session = await store.append(session_id, before)
+        not_stored = session.with_events(sent, length=store.length)
+        stored = await store.append(session_id, sent)
+        assert not_stored == stored._replace(position=session.position, outcomes=session.outcomes)
+        await store.close()
+
+    asyncio.run(compare())
+
+
+@pytest.mark.parametrize("sent", [[], ["impression"], ["dislike"], ["view"]])
+async def test_a_session_longer_than_a_lowered_limit_is_shortened_when_an_item_enters_stored_or_not(
+    valkey: str, session_id: str, sent: list[str]
+) -> None:
+    longer, shorter = (open_store("redis", valkey, length=length) for length in (LENGTH, 2))
+    session = await longer.append(session_id, [view(item_id) for item_id in "abcd"])
+    not_stored = session.with_events([event(kind, "e") for kind in sent], length=shorter.length)
+    stored = await shorter.append(session_id, [event(kind, "e") for kind in sent])
+    assert (
+        list(not_stored.item_ids) == list(stored.item_ids) == (["d", "e"] if sent == ["view"] else ["a", "b", "c", "d"])
+    )
+    for store in (longer, shorter):
+        await store.close()
 
 
 async def test_an_event_is_read_as_it_was_stored(store: SessionStore, session_id: str) -> None:

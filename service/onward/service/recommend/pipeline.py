@@ -206,7 +206,7 @@ class Pipeline:
         applied: list[AppliedEvent] = []
         for pending, new_events in zip(batch, events, strict=True):
             session = None if pending.query.session_id is None else next(sessions)
-            _take_session(pending, session, new_events)
+            _take_session(pending, session, new_events, self._store.length)
             pending.store_s = store_s
             if pending.query.store and isinstance(session, Session):
                 applied += [_applied(pending.query.session_id or "", event, session) for event in new_events]
@@ -314,7 +314,9 @@ def _bundle_identity(pending: PendingQuery) -> int:
     return id(pending.bundle)
 
 
-def _take_session(pending: PendingQuery, session: Session | ServiceError | None, new_events: Sequence[Event]) -> None:
+def _take_session(
+    pending: PendingQuery, session: Session | ServiceError | None, new_events: Sequence[Event], length: int
+) -> None:
     """Set the session's view and position; without the store, the query's items stand in for the session."""
     if session is None:
         pending.session = SessionView(pending.query.items)
@@ -325,15 +327,9 @@ def _take_session(pending: PendingQuery, session: Session | ServiceError | None,
     elif isinstance(session, ServiceError):
         pending.resolve(session)
     else:
-        view = session if pending.query.store else _with_events(session, new_events)
+        view = session if pending.query.store else session.with_events(new_events, length=length)
         pending.session = SessionView(view.item_ids, view.purchased, view.hidden)
         pending.position = session.position
-
-
-def _with_events(session: Session, new_events: Sequence[Event]) -> Session:
-    """Return the session that appending the events would give."""
-    hidden = session.hidden.difference(event.item_id for event in new_events)
-    return Session.of([*session.events, *new_events], purchased=session.purchased, hidden=hidden)
 
 
 def _applied(session_id: str, event: Event, session: Session) -> AppliedEvent:

@@ -21,7 +21,7 @@ class InMemorySessionStore:
     """The session store of tests and of a service with one process: sessions in a dict."""
 
     def __init__(self, *, length: int, ttl: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
-        self._length = length
+        self.length = length
         self._ttl_s = ttl.total_seconds()
         self._clock = clock
         self._sessions: OrderedDict[str, _StoredSession] = OrderedDict()
@@ -31,7 +31,7 @@ class InMemorySessionStore:
     ) -> Session:
         """Apply events and return the session. Reserves no place for an answer: those in memory need none."""
         self._evict_expired()
-        stored = self._sessions.get(session_id) or _StoredSession(self._length)
+        stored = self._sessions.get(session_id) or _StoredSession(self.length)
         if at_least is not None and not stored.at.reaches(Position.parse(at_least)):
             raise SessionBehind("The session has not reached the requested position, or has ended.")
         if not events:
@@ -46,7 +46,7 @@ class InMemorySessionStore:
     async def merge(self, source: str, target: str) -> MergeResult:
         """Move everything in one step; it is atomic, since it awaits nothing."""
         self._evict_expired()
-        stored_target = self._sessions.get(target) or _StoredSession(self._length)
+        stored_target = self._sessions.get(target) or _StoredSession(self.length)
         stored_source = self._sessions.get(source)
         if stored_source is None or stored_source.at.number == 0:
             return MergeResult(0, stored_target.session().position)

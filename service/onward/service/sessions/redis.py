@@ -53,7 +53,7 @@ class RedisSessionStore:
         prefix: str = "onward:session:",
     ) -> None:
         self._redis = redis
-        self._length = length
+        self.length = length
         self._ttl_ms = int(ttl / timedelta(milliseconds=1))
         self._timeout_s = timeout.total_seconds()
         self._prefix = prefix
@@ -168,7 +168,7 @@ class RedisSessionStore:
 
     async def _apply_move(self, move: "_Move") -> int:
         arguments: list[Argument] = [
-            self._length,
+            self.length,
             self._ttl_ms,
             REMEMBERED_EVENT_IDS,
             REMEMBERED_MARKS,

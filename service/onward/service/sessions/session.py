@@ -68,6 +68,32 @@ class Session(NamedTuple):
         item_ids = [event.item_id for event in events if event.item_id not in hidden]
         return cls(events, item_ids, frozenset(purchased), hidden, str(position), outcomes)
 
+    def with_events(self, events: Sequence[Event], *, length: int) -> "Session":
+        """Return the session that appending events without ids would give, at this position and with these outcomes.
+
+        A store would also drop the oldest marks beyond its limit, whose times a session does not hold.
+
+        Args:
+            events: new events, oldest first.
+            length: the number of events that the store keeps of a session.
+        """
+        purchased, hidden, entered = set(self.purchased), set(self.hidden), []
+        for event in events:
+            if event.effect in ("enter", "purchase"):
+                entered.append(event._replace(event_id=None, weight=1.0))
+                hidden.discard(event.item_id)
+            if event.effect == "purchase":
+                purchased.add(event.item_id)
+            if event.effect == "hide":
+                hidden.add(event.item_id)
+        latest = [*self.events, *entered][-length:] if entered else self.events
+        return self._replace(
+            events=latest,
+            item_ids=[event.item_id for event in latest if event.item_id not in hidden],
+            purchased=frozenset(purchased),
+            hidden=frozenset(hidden),
+        )
+
     @property
     def applied(self) -> int:
         """The number of events of the append that were applied."""

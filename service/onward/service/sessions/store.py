@@ -42,6 +42,9 @@ class SessionStore(Protocol):
     returns, its events are stored; if it raises SessionStoreUnavailable, they may be stored or not.
     """
 
+    length: int
+    """The number of events that are kept of a session."""
+
     async def append(
         self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
     ) -> Session:

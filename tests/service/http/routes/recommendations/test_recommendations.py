@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from onward.bundle import Bundle
 from onward.service.server.embedded_store import find_servers, run_server
+from onward.service.settings import IN_MEMORY
 from tests.service.process import wait_until
 from tests.service.shop import (
     ACME,
@@ -396,6 +397,27 @@ class TestConsent:
         assert "explanation" not in not_stored
         assert "explanation" not in stored
         assert dry["explanation"]["session"] == ["item-7", "item-11", "item-3"]
+
+    @pytest.mark.parametrize("weights", ["", "view=0", "view=-1", "view=2,cart=-1"])
+    @pytest.mark.parametrize("store", ["memory", "redis"])
+    def test_at_the_session_length_a_call_without_consent_gets_the_same_answer(
+        self, bundles: Path, valkey: str, session_id: str, store: str, weights: str
+    ) -> None:
+        url = IN_MEMORY if store == "memory" else valkey
+        with opened(bundles, url, session_length=4, event_weights=weights, **UNHURRIED) as client:
+            events = ["cart", "view", "purchase", "like", "dislike", "impression", "cart"]
+            for number, kind in enumerate(events, start=1):
+                send(client, session_id, f"item-{number}", kind)
+            for items in (["item-11"], ["item-5", "item-12", "item-4", "item-13", "item-14", "item-14"]):
+                for options in ({}, {"exclude_seen": True}, {"exclude_seen": "purchased"}):
+                    body = {"session_id": session_id, "items": items, "k": 100, **options}
+                    not_stored = recommend(client, **body, store=False)
+                    dry = recommend(client, **body, dry_run=True)
+                    stored = recommend(client, **body)
+                    assert ids(not_stored) == ids(dry) == ids(stored)
+                    assert scores(not_stored) == scores(dry) == scores(stored)
+                    path = f"/v1/recommendations/{stored['recommendation_id']}/explanation"
+                    assert dry["explanation"]["session"] == get(client, path)["session"]
 
     def test_a_dry_run_is_explained_and_has_neither_next_page_nor_explanation(self, shop: TestClient) -> None:
         answer = recommend(shop, items=VIEWED, k=3, dry_run=True)
