@@ -121,8 +121,21 @@ def _why_not(
         condition = _unmet_condition(bundle, item_id, query.options.filter) if rule == "filtered" else None
         return WhyNot(id=item_id, reason=_specific_reason(rule, answer, query, item_id), condition=condition)
     item_rank = bundle.item_rank(item_id, query, popular_now=popular_now)
-    reason: Reason = "diversity" if item_rank.rank <= query.options.k and query.options.diversity else "outranked"
-    return WhyNot(id=item_id, reason=reason, rank=item_rank.rank, score=item_rank.score)
+    # Each pinned item that ranks below the item moves it one place down.
+    pins = [item.item_id for item in answer.items if item.source == "pinned" and item.score < item_rank.score]
+    rank_with_pins = item_rank.rank + len(pins)
+    reason: Reason = "outranked"
+    if item_rank.rank <= query.options.k < rank_with_pins:
+        reason = "pin"
+    elif rank_with_pins <= query.options.k and query.options.diversity:
+        reason = "diversity"
+    return WhyNot(
+        id=item_id,
+        reason=reason,
+        rank=item_rank.rank,
+        score=item_rank.score,
+        pins=pins if reason == "pin" else None,
+    )
 
 
 def _unmet_condition(bundle: Bundle, item_id: str, item_filter: Filter | None) -> str | None:

@@ -18,6 +18,7 @@ Reason = Literal[
     "purchased",
     "seen",
     "diversity",
+    "pin",
     "outranked",
 ]
 
@@ -61,12 +62,18 @@ class WhyNot(BaseModel):
 
     id: str = Field(examples=["item-99"])
     reason: Reason = Field(
-        description="The first that applies: the catalog lacks the item, a rule excludes it, or others rank higher."
+        description="The first that applies: the catalog lacks the item, a rule excludes it, diversity or pins took "
+        "its place, or others rank higher."
     )
     condition: str | None = Field(
         default=None,
         description="For a filtered item: the location in the filter of the condition that the item fails.",
         examples=["filter.and.1"],
+    )
+    pins: list[str] | None = Field(
+        default=None,
+        description="For an item whose place pins took: the pinned items that rank below it, in the order shown.",
+        examples=[["item-5"]],
     )
     rank: int | None = Field(
         default=None, description="Rank by boosted score among all eligible items, from 1.", examples=[37]

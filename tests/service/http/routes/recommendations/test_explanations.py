@@ -38,7 +38,7 @@ from tests.service.shop import (
 VIEWED = ["item-7", "item-3", "item-11", "item-3"]
 ATTRIBUTES_OF = dict(zip(ITEMS, ATTRIBUTES, strict=True))
 GONE = (410, "recommendation_gone")
-BY_SCORE = {"shown", "outranked", "diversity"}
+BY_SCORE = {"shown", "outranked", "diversity", "pin"}
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +278,47 @@ class TestWhyNot:
         assert missing
         assert {entry["reason"] for entry in missing} == {"diversity"}
         assert all(entry["rank"] <= 8 for entry in missing)
+
+    @pytest.mark.parametrize("items", [VIEWED, ["no-item"]])
+    def test_pins_are_the_reason_for_an_item_that_would_be_shown_without_them(
+        self, workers: list[TestClient], items: list[str]
+    ) -> None:
+        plain = recommend(workers[0], items=items, k=8, exact=True)
+        natural = ids(plain)
+        first, second, third, low, lower = (natural[place] for place in (0, 1, 2, 6, 7))
+        for pins, displaced in [
+            ({1: low}, {third: [low]}),
+            ({2: UNAVAILABLE, 3: low}, {third: [low]}),
+            ({1: lower, 3: low}, {second: [lower, low], third: [lower, low]}),
+            ({3: first}, {}),
+            ({1: low, 2: first}, {third: [low]}),
+            ({1: third, 2: low}, {second: [third, low]}),
+        ]:
+            pin = [{"id": item_id, "position": position} for position, item_id in pins.items()]
+            answer = recommend(workers[0], items=items, k=3, exact=True, pin=pin)
+            reasons = {item: why_not(workers[1], answer, item) for item in natural if item not in ids(answer)}
+            assert reasons == {
+                item["id"]: {"rank": item["rank"], "score": pytest.approx(item["score"], rel=1e-5)}
+                | (
+                    {"reason": "pin", "pins": displaced[item["id"]]}
+                    if item["id"] in displaced
+                    else {"reason": "outranked"}
+                )
+                for item in plain["items"]
+                if item["id"] in reasons
+            }
+            assert displaced.keys() == set(natural[:3]) - set(ids(answer))
+
+    def test_diversity_is_the_reason_for_an_item_that_would_be_shown_with_the_pins_alone(
+        self, workers: list[TestClient]
+    ) -> None:
+        natural = ids(recommend(workers[0], items=VIEWED, k=20, exact=True))
+        pins = [{"id": item, "position": position} for position, item in enumerate(natural[15:18], start=1)]
+        answer = recommend(workers[0], items=VIEWED, k=8, diversity=1, pin=pins)
+        missing = [why_not(workers[1], answer, item) for item in natural if item not in ids(answer)]
+        expected = {rank: "diversity" if rank <= 5 else "pin" if rank <= 8 else "outranked" for rank in range(1, 21)}
+        assert [entry["reason"] for entry in missing] == [expected[entry["rank"]] for entry in missing]
+        assert {entry["reason"] for entry in missing} == {"diversity", "pin", "outranked"}
 
     def test_popular_answers_report_reasons_too(self, workers: list[TestClient]) -> None:
         answer = recommend(workers[0], items=["no-item"], k=3, filter=CHEAP)
