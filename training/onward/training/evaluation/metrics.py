@@ -1,7 +1,8 @@
 """Ranking metrics over target ranks: full ranking, ties counted against the model.
 
 Dimension key: T targets, E examples. Rank 1 is the best; any rank beyond k is a miss.
-An example of session data has one target; it may have several if all later items of a user are targets.
+An example of session data has one target; it may have several if all later items of a user are targets. The targets of
+one example are different items: one that came several times is given once.
 """
 
 from collections import Counter
