@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+BEYOND = int(np.iinfo(np.int64).max)
+"""The rank of a target that is not in the list: a miss at every k."""
+
 
 def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
     """Compute recall@k, MRR@k and NDCG@k as fractions, means over examples.
@@ -25,7 +28,7 @@ def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks
     if len(ranks_T) == 0:
         return {}
     targets_E = np.bincount(example_T)
-    best_E = np.full(len(targets_E), np.iinfo(np.int64).max)
+    best_E = np.full(len(targets_E), BEYOND)
     np.minimum.at(best_E, example_T, ranks_T)
     metrics = {}
     for k in ks:
