@@ -107,6 +107,13 @@ def test_targets_together_share_the_input_before_the_first_target() -> None:
     assert examples.groups_E.tolist() == [0, 0, 1]
 
 
+def test_an_item_is_a_target_of_its_session_once_if_targets_are_together() -> None:
+    part = sessions([1, 2, 2, 1, 2], [2, 2])
+    part.is_target[[1]] = False
+    assert pairs(examples_of([part], together=True)) == [([1, 2], [2]), ([1, 2], [1]), ([2], [2])]
+    assert len(examples_of([part])) == 4
+
+
 def test_a_batch_holds_the_users_of_its_sessions() -> None:
     parts = [sessions([1, 2], [3, 4, 5], users=[8, 0]), sessions([6, 7], users=[9])]
     for every_position, users in ((False, [8, 0, 0, 9]), (True, [8, 0, 9])):

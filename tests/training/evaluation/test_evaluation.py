@@ -1,13 +1,16 @@
 """Evaluation cases, metrics of rankings, and ties that count against the model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from onward.training.baselines import BASELINES, BaselineItem
 from onward.training.data.dataset import Dataset
-from onward.training.evaluation.cases import EvaluationCase, cases_of
+from onward.training.data.preparation.prepare_options import SplitKind
+from onward.training.evaluation.cases import EvaluationCase, cases_of, held_out_cases
 from onward.training.evaluation.evaluation import evaluate
+from tests.training.data.conftest import Prepare, log
 
 
 def test_every_target_is_a_case_with_the_items_before_it(dataset: Dataset) -> None:
@@ -24,6 +27,18 @@ def test_targets_of_a_session_can_be_one_case(dataset: Dataset) -> None:
     cases = list(cases_of(sessions, together=True))
     assert len(cases) == len(sessions)
     assert [*cases[0].inputs, *cases[0].targets] == sessions.item_ids[: sessions.offsets[1]]
+
+
+def test_a_target_that_repeats_counts_once(tmp_path: Path) -> None:
+    histories = log({f"u{number}": "a a a a a a a a b b" for number in range(10)})
+    (case,) = held_out_cases(Prepare(tmp_path)(histories, SplitKind.BY_USER), "test")
+    assert case.targets == ["b"]
+
+    def retrieve(items: Sequence[str], k: int) -> list[BaselineItem]:
+        return [BaselineItem("b", 1.0), BaselineItem("a", 0.0)]
+
+    metrics = evaluate(retrieve, [case], items=2, ks=[3])
+    assert metrics["recall@3"] == metrics["mrr@3"] == metrics["ndcg@3"] == 1
 
 
 def test_metrics_of_a_known_ranking() -> None:

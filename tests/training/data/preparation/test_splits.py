@@ -101,6 +101,23 @@ def test_split_by_user_holds_out_whole_users_with_their_last_fifth_as_targets(pr
     assert dataset.info.parts["test"].examples == 2
 
 
+def test_split_by_user_counts_an_item_before_short_histories_are_dropped(prepared: Prepare) -> None:
+    """Then the users are counted by what is left of their histories."""
+    lasting = {f"u{number}": "a b c d e" for number in range(8)}
+    histories = {
+        **lasting,
+        "rare": "a b c d rare e",
+        "short": "f f",
+        "long": "a b c d f",  # f has three events
+        "left-short": "a b c d once",
+    }
+    dataset = prepared(log(histories), SplitKind.BY_USER, min_support=3)
+    parts = [shown(dataset, part) for part in ("train", "validation", "test")]
+    events = {user: items.replace("*", "") for part in parts for user, items in part.items()}
+    assert events == {**lasting, "rare": "a b c d e", "long": "a b c d f"}
+    assert dataset.info.dropped == {"in short sessions": 2, "of rare items": 2, "in sessions left short": 4}
+
+
 def test_the_seed_alone_decides_which_users_are_held_out(prepared: Prepare) -> None:
     events = log({f"u{number}": "a b c d e" for number in range(50)})
     held_out = [list(shown(prepared(events, SplitKind.BY_USER, seed=seed), "test")) for seed in (1, 1, 2)]

@@ -75,7 +75,8 @@ class Examples:
             parts: the sessions.
             max_length: the longest input.
             device: the device of the tensors.
-            together: all targets of a session share the input that ends before its first target.
+            together: all targets of a session share the input that ends before its first target; an item that is a
+                target of the session several times makes one example, of its first occurrence.
             horizon: T, the number of next items that are targets of an example.
             every_position: make examples of windows of at most `max_length` items instead, cut from the session's end
                 backwards, with a target at every position.
@@ -172,6 +173,10 @@ class _ExampleBounds(NamedTuple):
 def _prefixes(part: Sessions, together: bool) -> _ExampleBounds:
     targets = np.flatnonzero(part.is_target)
     session = np.searchsorted(part.offsets, targets, side="right") - 1
+    if together:
+        items_and_sessions = np.stack([part.rows[targets], session])
+        first = np.sort(np.unique(items_and_sessions, axis=1, return_index=True)[1])
+        targets, session = targets[first], session[first]
     begins, closes = part.offsets[session], part.offsets[session + 1]
     ends = targets[np.searchsorted(session, session)] if together else targets
     return _ExampleBounds(begins, ends, targets, closes, session).only(ends > begins)

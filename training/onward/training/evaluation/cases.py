@@ -8,7 +8,7 @@ from onward.training.errors import InputError
 
 
 class EvaluationCase(NamedTuple):
-    """The items of a session so far, oldest first, and the items that came next."""
+    """The items of a session so far, oldest first, and the items that came next, each once."""
 
     inputs: Sequence[str]
     targets: Sequence[str]
@@ -32,6 +32,7 @@ CaseRanker = Callable[[EvaluationCase, int], Sequence[RankedItem]]
 def cases_of(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -> Iterator[EvaluationCase]:
     """Yield one case for each target of `sessions` or, if `together`, one for all targets of each session.
 
+    An item that is a target of a session several times is one target of the case with all of them.
     `users` holds the ids of user rows 1, 2, ...
     """
     ids = sessions.item_ids
@@ -40,7 +41,8 @@ def cases_of(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -
         user_id = users[user_row - 1] if user_row and users else None
         targets = [place for place in range(start + 1, end) if sessions.is_target[place]]
         if together and targets:
-            yield EvaluationCase(ids[start : targets[0]], [ids[place] for place in targets], user_id)
+            different = dict.fromkeys(ids[place] for place in targets)
+            yield EvaluationCase(ids[start : targets[0]], list(different), user_id)
         elif not together:
             for place in targets:
                 yield EvaluationCase(ids[start:place], [ids[place]], user_id)

@@ -14,13 +14,11 @@ from onward.training.baselines import BASELINES
 from onward.training.data.dataset import Dataset, PartName
 from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases
 from onward.training.evaluation.diversity import categories_of, diversified
-from onward.training.evaluation.metrics import coverage, diversity, ranking_metrics
+from onward.training.evaluation.metrics import BEYOND, coverage, diversity, ranking_metrics
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
 from onward.training.progress import counting
 
 CUTOFFS = (5, 10, 20, 50)
-BEYOND = np.iinfo(np.int64).max
-"""The rank of a target that is not in the list."""
 
 
 SessionRanker = Callable[[Sequence[str], int], Sequence[RankedItem]]
@@ -86,7 +84,7 @@ def evaluate_cases(
 
 def _target_rank(scores: dict[str, float], target: str) -> int:
     if target not in scores:
-        return int(BEYOND)
+        return BEYOND
     return sum(score >= scores[target] for score in scores.values())
 
 

@@ -1,7 +1,8 @@
 """Ranking metrics over target ranks: full ranking, ties counted against the model.
 
 Dimension key: T targets, E examples. Rank 1 is the best; any rank beyond k is a miss.
-An example of session data has one target; it may have several if all later items of a user are targets.
+An example of session data has one target; it may have several if all later items of a user are targets. The targets of
+one example are different items: one that came several times is given once.
 """
 
 from collections import Counter
@@ -9,6 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+BEYOND = int(np.iinfo(np.int64).max)
+"""The rank of a target that is not in the list: a miss at every k."""
 
 
 def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks: Sequence[int]) -> dict[str, float]:
@@ -24,7 +28,7 @@ def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks
     if len(ranks_T) == 0:
         return {}
     targets_E = np.bincount(example_T)
-    best_E = np.full(len(targets_E), np.iinfo(np.int64).max)
+    best_E = np.full(len(targets_E), BEYOND)
     np.minimum.at(best_E, example_T, ranks_T)
     metrics = {}
     for k in ks:

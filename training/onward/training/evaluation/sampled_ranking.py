@@ -1,7 +1,9 @@
 """Rank each target among a few sampled items, a protocol that many reimplementations of papers use.
 
 Its metrics are far above those of ranking among all items and cannot be compared with them.
-Dimension key: N items (rows 1..N), S negatives.
+Items that the encoder does not know, such as the new ones of a rebuilt bundle, are left out of sessions and samples;
+a target among them is a miss.
+Dimension key: N items of the catalog (rows 1..N), E items that the encoder knows (rows 1..E), S negatives.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from onward.bundle import Bundle
 from onward.training.errors import InputError
 from onward.training.evaluation.cases import EvaluationCase
-from onward.training.evaluation.metrics import ranking_metrics
+from onward.training.evaluation.metrics import BEYOND, ranking_metrics
 
 K = 10
 
@@ -26,6 +28,8 @@ def evaluate_sampled(
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """Compute hit rate@10, NDCG@10 and MRR of each target by itself, and the number of negatives.
+
+    A target that the encoder does not know is a miss: 0 in every metric.
 
     Args:
         bundle: scores the items, exactly.
@@ -44,8 +48,8 @@ def evaluate_sampled(
         sampled_S = _sample(generator, bundle, case, negatives)
         for target in case.targets:
             row = bundle.catalog.row(target)
-            above = negatives if row is None else int((scores_N1[sampled_S] >= scores_N1[row]).sum())
-            ranks.append(1 + above)
+            is_known = row is not None and row <= bundle.encoder.items
+            ranks.append(1 + int((scores_N1[sampled_S] >= scores_N1[row]).sum()) if is_known else BEYOND)
         on_answer()
     metrics = ranking_metrics(np.array(ranks), np.arange(len(ranks)), [K, negatives + 1])
     return {
@@ -67,9 +71,9 @@ def _scores(bundle: Bundle, case: EvaluationCase) -> NDArray[np.float32]:
 
 
 def _sample(generator: np.random.Generator, bundle: Bundle, case: EvaluationCase, negatives: int) -> NDArray[np.int64]:
-    is_free_N1 = np.ones(bundle.manifest.items + 1, dtype=np.bool_)
-    is_free_N1[[0, *_rows(bundle, case.inputs), *_rows(bundle, case.targets)]] = False
-    free = np.flatnonzero(is_free_N1)
+    is_free_E1 = np.ones(bundle.encoder.items + 1, dtype=np.bool_)
+    is_free_E1[[0, *_rows(bundle, case.inputs), *_rows(bundle, case.targets)]] = False
+    free = np.flatnonzero(is_free_E1)
     if len(free) < negatives:
         raise InputError(
             f"--sampled-negatives {negatives}: a session leaves only {len(free)} items to draw; ask for fewer"
@@ -78,4 +82,6 @@ def _sample(generator: np.random.Generator, bundle: Bundle, case: EvaluationCase
 
 
 def _rows(bundle: Bundle, item_ids: Sequence[str]) -> list[int]:
-    return [row for item_id in item_ids if (row := bundle.catalog.row(item_id)) is not None]
+    """Return the rows of the items that the encoder knows."""
+    rows = bundle.catalog.rows(item_ids)
+    return [row for row in rows if row is not None and row <= bundle.encoder.items]

@@ -187,11 +187,16 @@ class _PreparationRun:
         return with_positions(cut_at_gaps(events, gap_ms) if gap_ms is not None else events)
 
     def _filtered(self, events: Frame) -> Frame:
-        """Drop short sessions, then rare items, then sessions that have become short."""
+        """Drop short sessions, then rare items, then sessions that have become short.
+
+        The events of an item are counted after the first step, as in SR-GNN's preprocessing. In the split by user they
+        are counted before it, over the whole log, as in ComiRec's; the last step then decides which users are kept.
+        """
         min_support, min_length = self._preparation.min_support, self._preparation.min_length
-        events = self._steps.keep_long_sessions(events, min_length, "in short sessions")
-        events = self._steps.keep_items(events, frequent_items(events, min_support), "of rare items")
-        return self._steps.keep_long_sessions(events, min_length, "in sessions left short")
+        long_enough = self._steps.keep_long_sessions(events, min_length, "in short sessions")
+        counted = events if self._preparation.split is SplitKind.BY_USER else long_enough
+        kept = self._steps.keep_items(long_enough, frequent_items(counted, min_support), "of rare items")
+        return self._steps.keep_long_sessions(kept, min_length, "in sessions left short")
 
     def _already_split(self, train: Frame, test: Frame | None) -> Split:
         if test is not None:
