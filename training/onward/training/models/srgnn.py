@@ -39,7 +39,7 @@ class SRGNNOptions(BaseModel):
     positions: bool
     """Add a learnt position embedding to each state; positions are counted from the session's end."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Dropout rate of the item embeddings."""
+    """Dropout rate of the item embeddings; all positions of an item in a session share what is dropped."""
     objective: Objective
 
 
@@ -68,6 +68,23 @@ class SessionGraph(NamedTuple):
 def _neighbour_mean(edges_BLL: Tensor, first_BL: Tensor) -> Tensor:
     counted_BLL = (edges_BLL & first_BL[:, None, :]).float()
     return counted_BLL / counted_BLL.sum(dim=2, keepdim=True).clamp(min=1)
+
+
+class ItemDropout(nn.Module):
+    """Dropout of item vectors with one mask for each item of a session, so that its positions keep equal states."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, vectors_BLD: Tensor, items_BL: Tensor) -> Tensor:
+        """Return the vectors of items_BL, in training with numbers dropped at `rate` and the others scaled up."""
+        if not self.training or self.rate == 0:
+            return vectors_BLD
+        scales_BLD = F.dropout(torch.ones_like(vectors_BLD), self.rate)
+        first_BL = (items_BL[:, :, None] == items_BL[:, None, :]).int().argmax(dim=2)
+        sessions_B1 = torch.arange(len(items_BL), device=items_BL.device)[:, None]
+        return vectors_BLD * scales_BLD[sessions_B1, first_BL]
 
 
 class GatedGraphCell(nn.Module):
@@ -104,7 +121,7 @@ class SRGNN(SessionEncoder):
         self.max_length = options.max_length
         self.steps = options.steps
         self.dimension = dimension
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = ItemDropout(options.dropout)
         self.items = ItemTable(corpus.items, dimension, options.similarity)
         self.cell = GatedGraphCell(dimension)
         self.attention_last = nn.Linear(dimension, dimension)
@@ -120,7 +137,7 @@ class SRGNN(SessionEncoder):
 
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
-        states_BLD = self.dropout(self.items(items_BL))
+        states_BLD = self.dropout(self.items(items_BL), items_BL)
         graph = SessionGraph.of(items_BL)
         for _ in range(self.steps):
             states_BLD = self.cell(states_BLD, graph)
