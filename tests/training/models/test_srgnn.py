@@ -7,7 +7,7 @@ from torch import Tensor
 
 from onward.training.losses.objectives import FullSoftmax
 from onward.training.models.layers import Cosine, InnerProduct
-from onward.training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
+from onward.training.models.srgnn import SRGNN, SRGNNOptions
 from tests.training.corpora import batch, corpus
 
 ITEMS = 12
@@ -80,15 +80,6 @@ def test_a_batch_matches_the_equations_for_each_session() -> None:
         interests_B1D = model(padded(*SESSIONS))
         for interests_1D, session in zip(interests_B1D, SESSIONS, strict=True):
             torch.testing.assert_close(interests_1D[0], by_the_equations(model, session), atol=1e-6, rtol=1e-5)
-
-
-@torch.inference_mode()
-def test_an_edge_taken_twice_counts_once_and_is_averaged_over_distinct_neighbours() -> None:
-    graph = SessionGraph.of(torch.tensor([[0, 1, 2, 1, 2, 1, 3]]))
-    outgoing_of_1 = graph.outgoing_BLL[0, 1]
-    assert outgoing_of_1.tolist() == [0, 0, 0.5, 0, 0, 0, 0.5]  # to 2 and to 3, each at its first place
-    assert graph.incoming_BLL[0, 6].tolist() == [0, 1, 0, 0, 0, 0, 0]  # 3 comes from 1 alone
-    assert not graph.outgoing_BLL[0, 6].any()
 
 
 @torch.inference_mode()
