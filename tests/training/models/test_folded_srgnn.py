@@ -14,9 +14,9 @@ from onward.bundle.files.manifest import KernelInfo
 from onward.training.export.onnx_program import write_form
 from onward.training.losses.objectives import FullSoftmax
 from onward.training.models.ensemble import Ensemble
-from onward.training.models.folded_srgnn import FoldedSRGNN, NeighbourMeans
+from onward.training.models.folded_srgnn import FoldedSRGNN
 from onward.training.models.layers import Cosine, InnerProduct
-from onward.training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
+from onward.training.models.srgnn import SRGNN, SRGNNOptions
 from tests.training.corpora import corpus
 
 ITEMS, MAX_LENGTH = 30, 8
@@ -168,14 +168,6 @@ def test_weights_of_a_wrong_shape_are_refused(exported: Exported) -> None:
             exported.accelerated()
     finally:
         np.save(exported.folder / WEIGHTS, weights)
-
-
-def test_the_graph_gives_the_same_neighbour_means_as_that_of_training() -> None:
-    items_BL = torch.tensor([[0, 0, 1, 2, 3, 1, 4]])
-    lean, plain = NeighbourMeans.of(items_BL), SessionGraph.of(items_BL)
-    states_BLD = torch.randn(5, 3)[items_BL]
-    for own, expected in ((lean.before_BLL, plain.incoming_BLL), (lean.after_BLL, plain.outgoing_BLL)):
-        torch.testing.assert_close((own @ states_BLD)[:, 2:], (expected @ states_BLD)[:, 2:])
 
 
 def test_an_encoder_of_several_steps_is_not_folded() -> None:

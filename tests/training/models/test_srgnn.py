@@ -7,7 +7,7 @@ from torch import Tensor
 
 from onward.training.losses.objectives import FullSoftmax
 from onward.training.models.layers import Cosine, InnerProduct
-from onward.training.models.srgnn import SRGNN, SessionGraph, SRGNNOptions
+from onward.training.models.srgnn import SRGNN, SRGNNOptions
 from tests.training.corpora import batch, corpus
 
 ITEMS = 12
@@ -83,15 +83,6 @@ def test_a_batch_matches_the_equations_for_each_session() -> None:
 
 
 @torch.inference_mode()
-def test_an_edge_taken_twice_counts_once_and_is_averaged_over_distinct_neighbours() -> None:
-    graph = SessionGraph.of(torch.tensor([[0, 1, 2, 1, 2, 1, 3]]))
-    outgoing_of_1 = graph.outgoing_BLL[0, 1]
-    assert outgoing_of_1.tolist() == [0, 0, 0.5, 0, 0, 0, 0.5]  # to 2 and to 3, each at its first place
-    assert graph.incoming_BLL[0, 6].tolist() == [0, 1, 0, 0, 0, 0, 0]  # 3 comes from 1 alone
-    assert not graph.outgoing_BLL[0, 6].any()
-
-
-@torch.inference_mode()
 def test_the_order_of_a_session_matters() -> None:
     model = encoder()
     one, other = model(padded([1, 2, 3], [2, 1, 3]))
@@ -129,3 +120,35 @@ def test_dropout_is_active_in_training_only() -> None:
     session = padded([1, 2, 3])
     assert not torch.equal(model.train()(session), model(session))
     assert torch.equal(model.eval()(session), model(session))
+
+
+def after_dropout(model: SRGNN, items_BL: Tensor) -> Tensor:
+    """The item vectors that the session graph starts from, (B, L, D)."""
+    outputs: list[Tensor] = []
+    hook = model.dropout.register_forward_hook(lambda *call: outputs.append(call[-1]))
+    model(items_BL)
+    hook.remove()
+    return outputs[0]
+
+
+def test_dropout_drops_the_same_numbers_at_all_positions_of_an_item_in_a_session() -> None:
+    model = SRGNN(corpus(ITEMS), PAPER.model_copy(update={"dropout": 0.5, "dimension": 64})).train()
+    states_BLD = after_dropout(model, torch.tensor([[0, 1, 2, 1, 3, 2, 1], [1, 1, 2, 3, 4, 5, 2]]))
+    assert torch.equal(states_BLD[0, [3, 6]], states_BLD[0, [1, 1]])
+    assert torch.equal(states_BLD[0, 5], states_BLD[0, 2])
+    assert torch.equal(states_BLD[1, [1, 6]], states_BLD[1, [0, 2]])
+    dropped_BLD = states_BLD == 0
+    assert not torch.equal(dropped_BLD[0, 1], dropped_BLD[0, 2])  # another item
+    assert not torch.equal(dropped_BLD[0, 1], dropped_BLD[1, 0])  # another session
+    assert 0.3 < dropped_BLD[1].float().mean() < 0.7
+    kept_BLD = model.items(torch.tensor([[1, 1, 2, 3, 4, 5, 2]])) * 2
+    torch.testing.assert_close(states_BLD[1:], kept_BLD.masked_fill(dropped_BLD[1:], 0))
+
+
+def test_without_dropout_item_vectors_are_unchanged_and_nothing_is_drawn() -> None:
+    items_BL = torch.tensor([[0, 1, 2, 1, 3, 2, 1]])
+    for rate, mode in ((0.0, True), (0.5, False)):
+        model = SRGNN(corpus(ITEMS), PAPER.model_copy(update={"dropout": rate})).train(mode)
+        before = torch.get_rng_state()
+        assert torch.equal(after_dropout(model, items_BL), model.items(items_BL))
+        assert torch.equal(torch.get_rng_state(), before)

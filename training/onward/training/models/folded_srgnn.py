@@ -10,7 +10,6 @@ session graph.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from onward.bundle.encoder.kernel_arrays import ROW, SRGNNArrays
 from onward.bundle.files.manifest import KernelInfo, KernelPart
 from onward.training.models.layers import MAX_TABLE_BYTES, ItemTable, places_from_end
+from onward.training.models.session_graph import SessionGraph
 
 TABLE_NAME = "table_NT"
 """Name of the table in an exported program."""
@@ -64,7 +64,7 @@ class FoldedSRGNN(nn.Module):
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
         rows_BLT = F.embedding(items_BL, self.table_NT)
-        graph = NeighbourMeans.of(items_BL)
+        graph = SessionGraph.of(items_BL)
         if len(self.heads) == 1:
             interests_B1D: Tensor = self.heads[0](rows_BLT, graph)
             return interests_B1D
@@ -78,29 +78,6 @@ class FoldedSRGNN(nn.Module):
         )
         weights = np.concatenate([array.ravel() for head in self.heads for array in head.arrays() if array is not None])
         return KernelInfo(model="srgnn", parts=parts), self.table_NT.numpy(), weights
-
-
-class NeighbourMeans(NamedTuple):
-    """The two row-normalised adjacency matrices of `onward.training.models.srgnn.SessionGraph`, in fewer operations.
-
-    There the first position of a repeated item carries its whole weight; here all its positions share it equally.
-    Rows of padding positions are undefined.
-    """
-
-    before_BLL: Tensor
-    after_BLL: Tensor
-    is_item_B1L: Tensor
-
-    @classmethod
-    def of(cls, items_BL: Tensor) -> "NeighbourMeans":
-        """Build the graphs of a batch."""
-        items_B1L = items_BL.unsqueeze(1)
-        is_item_B1L = items_B1L.clamp(max=1).float()
-        same_BLL = (items_BL.unsqueeze(2) == items_B1L).float()
-        followed_by_BLL = F.pad(same_BLL[:, 1:], (0, 0, 0, 1))
-        share_B1L = is_item_B1L / same_BLL.sum(dim=1, keepdim=True)
-        edges_BLL = (same_BLL @ followed_by_BLL).clamp(max=1)
-        return cls(_mean(edges_BLL.mT * share_B1L), _mean(edges_BLL * share_B1L), is_item_B1L)
 
 
 class _Head(nn.Module):
@@ -120,7 +97,7 @@ class _Head(nn.Module):
         self.hybrid = layers.hybrid
         self.places_LD = layers.positions_LD
 
-    def forward(self, rows_BLT: Tensor, graph: NeighbourMeans) -> Tensor:
+    def forward(self, rows_BLT: Tensor, graph: SessionGraph) -> Tensor:
         """Return interests_B1D of the sessions with these table rows."""
         if self.node is not None:
             rows_BLT = torch.cat([rows_BLT, self.node(rows_BLT)], dim=2)
@@ -152,7 +129,7 @@ class _Head(nn.Module):
         )
         return SRGNNArrays(*(None if tensor is None else tensor.detach().numpy() for tensor in tensors))
 
-    def _step(self, rows_BLT: Tensor, graph: NeighbourMeans) -> Tensor:
+    def _step(self, rows_BLT: Tensor, graph: SessionGraph) -> Tensor:
         """Return the node states after the propagation step; see `onward.training.models.srgnn.GatedGraphCell`."""
         size = self.dimension
         vectors_BLD, before_BLE, after_BLE, gates_BLF, own_BLD = rows_BLT.split(
@@ -173,11 +150,6 @@ def _fold(layers: SRGNNLayers, max_table_bytes: int) -> tuple[_Head, Tensor]:
     if vectors_ND.nbytes * ROW > max_table_bytes:
         return _Head(layers, node), vectors_ND
     return _Head(layers, None), torch.cat([vectors_ND, node(vectors_ND)], dim=1)
-
-
-def _mean(weights_BLL: Tensor) -> Tensor:
-    means_BLL: Tensor = weights_BLL / weights_BLL.sum(dim=2, keepdim=True).clamp(min=1)
-    return means_BLL
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ Options of a recipe that the paper does not have: cosine similarity with a scale
 al., "NISER", 2019), learnt position embeddings counted from the session's end, dropout of the item embeddings.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from onward.training.losses.objectives import NextItemLoss, Objective
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.folded_srgnn import FoldedSRGNN, SRGNNLayers
 from onward.training.models.layers import ItemTable, Similarity, places_from_end
+from onward.training.models.session_graph import SessionGraph
 
 
 class SRGNNOptions(BaseModel):
@@ -39,35 +40,25 @@ class SRGNNOptions(BaseModel):
     positions: bool
     """Add a learnt position embedding to each state; positions are counted from the session's end."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Dropout rate of the item embeddings."""
+    """Dropout rate of the item embeddings; all positions of an item in a session share what is dropped."""
     objective: Objective
 
 
-class SessionGraph(NamedTuple):
-    """Two row-normalised adjacency matrices over the positions of a session.
+class ItemDropout(nn.Module):
+    """Dropout of item vectors with one mask for each item of a session, so that its positions keep equal states."""
 
-    Every position is a node. Positions of the same item have the same state, and only the first of them counts as a
-    neighbour, so the result equals the graph over distinct items, without a gather operation.
-    """
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
 
-    incoming_BLL: Tensor
-    outgoing_BLL: Tensor
-
-    @classmethod
-    def of(cls, items_BL: Tensor) -> "SessionGraph":
-        """Build the graphs of a batch; two consecutive items are an edge, which counts once however often it occurs."""
-        valid_BL = items_BL != PADDING
-        following_BL = F.pad(items_BL, (0, 1))[:, 1:]
-        same_BLL = (items_BL[:, :, None] == items_BL[:, None, :]) & valid_BL[:, None, :]
-        followed_by_BLL = (following_BL[:, :, None] == items_BL[:, None, :]) & valid_BL[:, None, :]
-        first_BL = (same_BLL.float().tril(-1).sum(dim=2) == 0) & valid_BL
-        edges_BLL = (same_BLL.float() @ followed_by_BLL.float() > 0) & valid_BL[:, :, None]
-        return cls(_neighbour_mean(edges_BLL.mT, first_BL), _neighbour_mean(edges_BLL, first_BL))
-
-
-def _neighbour_mean(edges_BLL: Tensor, first_BL: Tensor) -> Tensor:
-    counted_BLL = (edges_BLL & first_BL[:, None, :]).float()
-    return counted_BLL / counted_BLL.sum(dim=2, keepdim=True).clamp(min=1)
+    def forward(self, vectors_BLD: Tensor, items_BL: Tensor) -> Tensor:
+        """Return the vectors of items_BL, in training with numbers dropped at `rate` and the others scaled up."""
+        if not self.training or self.rate == 0:
+            return vectors_BLD
+        scales_BLD = F.dropout(torch.ones_like(vectors_BLD), self.rate)
+        first_BL = (items_BL[:, :, None] == items_BL[:, None, :]).int().argmax(dim=2)
+        sessions_B1 = torch.arange(len(items_BL), device=items_BL.device)[:, None]
+        return vectors_BLD * scales_BLD[sessions_B1, first_BL]
 
 
 class GatedGraphCell(nn.Module):
@@ -82,7 +73,7 @@ class GatedGraphCell(nn.Module):
     def forward(self, states_BLD: Tensor, graph: SessionGraph) -> Tensor:
         """Return the node states after one more step."""
         incoming_BLD, outgoing_BLD = self.message(states_BLD).chunk(2, dim=2)
-        messages_BLE = torch.cat([graph.incoming_BLL @ incoming_BLD, graph.outgoing_BLL @ outgoing_BLD], dim=2)
+        messages_BLE = torch.cat([graph.before_BLL @ incoming_BLD, graph.after_BLL @ outgoing_BLD], dim=2)
         message_reset, message_keep, message_new = self.from_message(messages_BLE).chunk(3, dim=2)
         state_reset, state_keep, state_new = self.from_state(states_BLD).chunk(3, dim=2)
         reset_BLD = torch.sigmoid(message_reset + state_reset)
@@ -104,7 +95,7 @@ class SRGNN(SessionEncoder):
         self.max_length = options.max_length
         self.steps = options.steps
         self.dimension = dimension
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = ItemDropout(options.dropout)
         self.items = ItemTable(corpus.items, dimension, options.similarity)
         self.cell = GatedGraphCell(dimension)
         self.attention_last = nn.Linear(dimension, dimension)
@@ -120,7 +111,7 @@ class SRGNN(SessionEncoder):
 
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode items_BL as interests_B1D; see `SessionEncoder.forward`."""
-        states_BLD = self.dropout(self.items(items_BL))
+        states_BLD = self.dropout(self.items(items_BL), items_BL)
         graph = SessionGraph.of(items_BL)
         for _ in range(self.steps):
             states_BLD = self.cell(states_BLD, graph)
