@@ -4,12 +4,14 @@ Dimension key: B examples of a batch, N rows of the item table (row 0 pads), D e
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from onward.training.data.padding import PADDING
 
 EXPONENT_RANGE = 70.0  # exp(70) is still finite in bf16 and float32, with room for a sum over millions of items
+LARGEST_USUAL_SHIFT = 8.0  # bf16 is most precise for exponents near 0: a shift of a third of the bound, up to 8, helps
 SMALLEST_TOTAL = 1e-20  # above it the weights of likely items are normal (not subnormal) numbers of both
 
 
@@ -29,6 +31,8 @@ def full_softmax(
     One fused pass: the N x B exponentials are computed once, in `product_dtype`, and both gradients are computed from
     them in the forward pass. A column of ones beside the item vectors carries the exponent's shift into the first
     product and the normalising sum out of the second, so no pass over the matrix takes a maximum, sums or divides.
+    The target takes part in float32 alone: the loss is log(1 + others / exp(target score)), so a small one keeps its
+    relative precision and none is negative.
 
     Args:
         sessions_BD: float32 session vectors.
@@ -58,13 +62,19 @@ def sampled_softmax(
     return (torch.cat([positive_B.unsqueeze(1), corrected_BS], dim=1).logsumexp(dim=1) - positive_B).mean()
 
 
-def _weigh(sessions_BD: Tensor, items_NE: Tensor, shift_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weights_NB = exp(score - shift), and for each session the weighted sums of the item vectors and of 1."""
+def _weigh_others(
+    sessions_BD: Tensor, items_NE: Tensor, targets_B: Tensor, shift_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights_NB = exp(score - shift) of all items but the target, and their sums for each session.
+
+    The sums are those of the weighted item vectors (others_BD) and of the weights (others_B).
+    """
     sessions_BE = torch.cat([sessions_BD, -shift_B[:, None]], dim=1).to(items_NE.dtype)
     weights_NB = torch.mm(items_NE, sessions_BE.T).exp_()
     weights_NB[PADDING] = 0
+    weights_NB[targets_B, torch.arange(len(targets_B), device=targets_B.device)] = 0
     summed_BE = torch.mm(weights_NB.T, items_NE).float()
-    return weights_NB, summed_BE
+    return weights_NB, summed_BE[:, :-1], summed_BE[:, -1]
 
 
 class _FusedFullSoftmax(torch.autograd.Function):
@@ -75,21 +85,24 @@ class _FusedFullSoftmax(torch.autograd.Function):
         batch, dimension = sessions_BD.shape
         items_NE = items_ND.new_ones(items_ND.shape[0], dimension + 1, dtype=dtype)
         items_NE[:, :dimension] = items_ND
-        bound_B = sessions_BD.norm(dim=1) * items_ND.norm(dim=1).max()
-        shift_B = (bound_B - EXPONENT_RANGE).clamp(min=0)
-        weights_NB, summed_BE = _weigh(sessions_BD, items_NE, shift_B)
-        if not (summed_BE[:, dimension] > SMALLEST_TOTAL).all():  # underflow: the bound was far above all scores
-            scores_NB = torch.mm(items_NE[1:, :dimension], sessions_BD.to(dtype).T)
-            shift_B = scores_NB.amax(dim=0).float()
-            weights_NB, summed_BE = _weigh(sessions_BD, items_NE, shift_B)
-        total_B1 = summed_BE[:, dimension:]
         target_BD = items_ND[targets_B]
         target_score_B = (sessions_BD * target_BD).sum(dim=1)
-        loss: Tensor = (total_B1.squeeze(1).log() + shift_B.to(dtype).float() - target_score_B).mean()
+        bound_B = sessions_BD.norm(dim=1) * items_ND.norm(dim=1).max()
+        usual_shift_B = (bound_B / 3).clamp(max=LARGEST_USUAL_SHIFT)
+        shift_B = usual_shift_B.maximum(bound_B - EXPONENT_RANGE).to(dtype).float()
+        weights_NB, others_BD, others_B = _weigh_others(sessions_BD, items_NE, targets_B, shift_B)
+        total_B = others_B + (target_score_B - shift_B).exp()
+        if not (total_B > SMALLEST_TOTAL).all():  # underflow: the bound was far above all scores
+            scores_NB = torch.mm(items_NE[1:, :dimension], sessions_BD.to(dtype).T)
+            shift_B = scores_NB.amax(dim=0).float()
+            weights_NB, others_BD, others_B = _weigh_others(sessions_BD, items_NE, targets_B, shift_B)
+            total_B = others_B + (target_score_B - shift_B).exp()
+        loss: Tensor = F.softplus(others_B.log() + shift_B - target_score_B).mean()
 
-        grad_sessions_BD = (summed_BE[:, :dimension] / total_B1 - target_BD) / batch
-        grad_items_ND = torch.mm(weights_NB, (sessions_BD / (total_B1 * batch)).to(dtype)).float()
-        grad_items_ND.index_add_(0, targets_B, sessions_BD, alpha=-1 / batch)
+        grad_sessions_BD = (others_BD - others_B[:, None] * target_BD) / (total_B[:, None] * batch)
+        scaled_BD = sessions_BD / (total_B[:, None] * batch)
+        grad_items_ND = torch.mm(weights_NB, scaled_BD.to(dtype)).float()
+        grad_items_ND.index_add_(0, targets_B, others_B[:, None] * scaled_BD, alpha=-1)
         ctx.save_for_backward(grad_sessions_BD, grad_items_ND)
         return loss
 
