@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import DataError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from onward.service.redis_client import RedisClient, Script, connect
@@ -89,10 +89,16 @@ async def test_the_text_of_a_script_is_sent_only_if_the_server_lacks_it(valkey: 
         await Script(calls, "nonsense")(["k"], [])
 
 
-async def test_an_unencodable_command_fails_only_its_caller(calls: RedisClient) -> None:
+async def test_an_unencodable_command_fails_by_itself(calls: RedisClient) -> None:
     async def send_unencodable() -> None:
-        with pytest.raises((TypeError, UnicodeEncodeError)):
-            await calls.execute([("ECHO", "ok"), ("ECHO", "\ud800")])
+        good, surrogate, other, nothing = await calls.execute(
+            [("ECHO", "ok"), ("ECHO", "\ud800"), ("ECHO", "fine"), ("ECHO", None)]  # type: ignore[list-item]  # wrong
+        )
+        assert (good, other) == (b"ok", b"fine")
+        assert isinstance(surrogate, DataError)
+        assert isinstance(nothing, DataError)
+        (alone,) = await calls.execute([("ECHO", "\ud800")])
+        assert isinstance(alone, DataError)
 
     await asyncio.gather(echo(calls, "a"), send_unencodable(), echo(calls, "b"))
 
