@@ -103,6 +103,27 @@ async def test_an_unencodable_command_fails_by_itself(calls: RedisClient) -> Non
     await asyncio.gather(echo(calls, "a"), send_unencodable(), echo(calls, "b"))
 
 
+async def test_calls_that_the_server_did_not_know_are_run_in_the_order_in_which_they_were_made(
+    valkey: str, proxy: FaultProxy, patient: RedisClient
+) -> None:
+    script = Script(patient, "redis.call('RPUSH', KEYS[1], ARGV[1]) return redis.call('LLEN', KEYS[1])")
+    key = "calls-in-order"
+    async with Redis.from_url(valkey) as redis:
+        await redis.delete(key)
+        proxy.fault = "slices"  # replies arrive one after another
+        for turn in range(10):
+            await script([key], [turn * 100])
+            await redis.script_flush()
+            running = []
+            for number in range(1, 60):
+                running.append(asyncio.create_task(script([key], [turn * 100 + number])))
+                await asyncio.sleep(0 if number % 3 else 0.0005)
+            await asyncio.gather(*running)
+        pushed = [int(number) for number in await redis.lrange(key, 0, -1)]
+        await redis.delete(key)
+    assert pushed == [turn * 100 + number for turn in range(10) for number in range(60)]
+
+
 @pytest.mark.parametrize("fault", ["none", "slices"])
 async def test_replies_reach_their_own_callers_when_calls_are_cancelled_at_random(
     proxy: FaultProxy, patient: RedisClient, fault: Fault
