@@ -48,6 +48,7 @@ def write_files(
     model: str = "mean",
     seed: int = 0,
     vectors_ND: NDArray[np.float32] | None = None,
+    folded_changes: int = 0,
 ) -> Manifest:
     """Write every file of a bundle except the manifest; return the manifest, without probes."""
     random = np.random.default_rng(seed)
@@ -85,6 +86,7 @@ def write_files(
         users=len(users),
         attributes=kinds,
         interests=interests,
+        folded_changes=folded_changes,
         max_length=10,
         defaults=Defaults(exclude_seen=exclude_seen),
         index=info,

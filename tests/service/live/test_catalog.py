@@ -1,12 +1,15 @@
 """Changes of items take effect at once in the worker that receives them, and soon in every other."""
 
 import asyncio
+import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -28,6 +31,8 @@ ATTRIBUTES: list[dict[str, Any]] = [
     {"brand": "acme" if number % 3 else "apex", "price": float(number), "tags": ["a"]} for number in range(30)
 ]
 UNUSABLE_VALUES: list[Any] = [{}, "x" * 1001, ["x"] * 101, [1], [["x"]], 2**63, "\ud800", ["\udfff"]]
+
+numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -331,3 +336,82 @@ def test_items_beyond_the_limit_are_refused(client: TestClient) -> None:
     assert answer["stored"] == 100
     assert answer["results"][-1]["error"]["code"] == "limit_reached"
     assert client.patch("/v1/items/one-more", json={}).json()["code"] == "limit_reached"
+
+
+@pytest.fixture(params=["memory", "redis"])
+def small_store(request: pytest.FixtureRequest, valkey: str) -> Callable[[], VersionedStore]:
+    """A store of at most three names, which all workers of a test share."""
+    if request.param == "memory":
+        store = InMemoryVersionedStore(max_names=3)
+        return lambda: store
+    name = f"small-{next(numbers)}"
+    return lambda: RedisVersionedStore.connect(valkey, name, max_names=3)
+
+
+def test_entries_that_a_rebuilt_bundle_includes_make_room_in_a_full_catalog(
+    tmp_path: Path, small_store: Callable[[], VersionedStore]
+) -> None:
+    publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)
+    new = ["new-1", "new-2", "new-3"]
+    with TestClient(worker_app(tmp_path, small_store, memory)) as client:
+        for item_id in new:
+            assert client.patch(f"/v1/items/{item_id}", json={"similar_to": ["item-5"]}).status_code == 200
+        assert client.patch("/v1/items/item-2", json={"available": False}).status_code == 409
+    folded_changes = int(time.time() * 1e6)
+    publish_bundle(tmp_path, IDS + new, attributes=[*ATTRIBUTES, {}, {}, {}], folded_changes=folded_changes)
+    with TestClient(worker_app(tmp_path, small_store, memory)) as client:
+        for item_id in ("item-2", "item-3", "item-4"):
+            changed = client.patch(f"/v1/items/{item_id}", json={"available": False})
+            assert (changed.status_code, changed.json()["available"]) == (200, False)
+        assert client.get("/v1/items/new-1").json()["vector"] == {"source": "training"}
+        batch = client.post("/v1/items:batch", json={"items": [{"id": "new-4"}, {"id": "item-2"}, {"id": "new-1"}]})
+        assert [result["status"] for result in batch.json()["results"]] == ["rejected", "stored", "rejected"]
+        assert client.get("/v1/items/item-2").json()["available"] is False
+
+
+def test_a_deleted_item_of_a_rebuilt_bundle_stays_deleted_when_others_make_room(
+    tmp_path: Path, small_store: Callable[[], VersionedStore]
+) -> None:
+    publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)
+    with TestClient(worker_app(tmp_path, small_store, memory)) as client:
+        assert client.delete("/v1/items/item-1").status_code == 204
+        for item_id in ("item-2", "item-3"):
+            client.patch(f"/v1/items/{item_id}", json={"attributes": {"price": 7}})
+    available = np.ones(len(IDS) + 1, dtype=np.bool_)
+    available[1] = False
+    attributes = [ATTRIBUTES[0], *(item | {"price": 7.0} for item in ATTRIBUTES[1:3]), *ATTRIBUTES[3:]]
+    folded_changes = int(time.time() * 1e6)
+    publish_bundle(tmp_path, IDS, attributes=attributes, available=available, folded_changes=folded_changes)
+    with TestClient(worker_app(tmp_path, small_store, memory)) as client:
+        assert client.patch("/v1/items/item-4", json={}).status_code == 200
+        assert client.get("/v1/items/item-1").status_code == 404
+        assert client.get("/v1/items/item-2").json()["attributes"]["price"] == 7
+        restored = client.patch("/v1/items/item-1", json={})
+        assert (restored.status_code, restored.json()["available"]) == (200, True)
+
+
+def test_an_item_is_deleted_even_if_the_catalog_is_full(
+    catalog_bundles: Path, small_store: Callable[[], VersionedStore]
+) -> None:
+    with TestClient(worker_app(catalog_bundles, small_store, memory)) as client:
+        for item_id in ("new", "item-1", "item-2"):
+            assert client.patch(f"/v1/items/{item_id}", json={}).status_code == 200
+        assert client.patch("/v1/items/item-3", json={}).status_code == 409
+        assert client.delete("/v1/items/item-3").status_code == 204
+        assert client.get("/v1/items/item-3").status_code == 404
+        assert client.delete("/v1/items/nobody").status_code == 404
+        assert client.patch("/v1/items/item-3", json={}).status_code == 200
+        assert client.patch("/v1/items/item-4", json={}).status_code == 409
+
+
+def test_attributes_that_the_bundle_has_alike_do_not_count_towards_the_limit(client: TestClient) -> None:
+    for start in (0, 40, 80):
+        names = [f"a{number}" for number in range(start, start + 40)]
+        patched = client.patch("/v1/items/new", json={"attributes": dict.fromkeys(names, 1)})
+        assert (patched.status_code, patched.json()["attributes"]) == (200, dict.fromkeys(names, 1))
+        assert client.patch("/v1/items/new", json={"attributes": dict.fromkeys(names)}).json()["attributes"] == {}
+    more = {"brand": "acme", "price": 1.0, "tags": None} | {f"b{number}": 1 for number in range(61)}
+    assert client.patch("/v1/items/item-2", json={"attributes": more}).status_code == 200
+    assert client.patch("/v1/items/item-2", json={"attributes": {"c": 1, "d": 1, "e": 1}}).status_code == 422
+    two_more = client.patch("/v1/items/item-2", json={"attributes": {"c": 1, "d": 1}}).json()
+    assert two_more["attributes"] == {key: value for key, value in more.items() if value is not None} | {"c": 1, "d": 1}

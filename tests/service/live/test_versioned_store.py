@@ -136,6 +136,20 @@ async def test_old_tombstones_are_forgotten_by_store_and_replica(store: Versione
     assert "0" not in reader.entries
 
 
+async def test_a_removed_name_that_is_put_again_counts_once(store: VersionedStore) -> None:
+    replica = Replica(store, "things")
+    for start in range(0, MAX_NAMES, PAGE_SIZE):
+        await put(replica, {str(number): 1 for number in range(start, min(start + PAGE_SIZE, MAX_NAMES))})
+    await put(replica, {"0": None, "1": None})
+    await put(replica, {"0": 1})
+    outcomes = await put(replica, {"new": 1}) | await put(replica, {"1": 1})
+    assert isinstance(outcomes["new"], Entry)
+    assert isinstance(outcomes["1"], LimitReached)
+    outcomes = await replica.update({"newer": lambda _: 1}, beyond_limit=True)
+    assert isinstance(outcomes["newer"], Entry)
+    assert replica.entries["1"].value is None
+
+
 async def test_a_store_outlives_its_writer(valkey: str) -> None:
     writer, reader = (Replica(redis_store(valkey, "lasting"), "things") for _ in range(2))
     await put(writer, {"a": 1})

@@ -320,6 +320,24 @@ class TestInRedis:
         claims = [AttributionClaim(owner_of(made.id) + "0" * 16, "a", "view"), AttributionClaim(made.id, "a", "view")]
         assert await log.attribute(claims) == [None, AnswerOrigin("", "digest", "")]
 
+    async def test_of_a_batch_only_the_refused_answer_is_lost(
+        self, log: AnswerLog, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost: list[int] = []
+        failures: list[BaseException] = []
+        monkeypatch.setattr(telemetry, "records_lost", lambda _, count: lost.append(count))
+        monkeypatch.setattr(telemetry, "recording_failed", lambda _, error: failures.append(error))
+        made = [answer(new_answer_id(None)) for _ in range(5)]
+        await redis.set(key(made[1].id), "no list")
+        for _ in range(2):
+            for each in made:
+                log.add(each, reserved=False)
+            await log.flush()
+        assert lost == [1, 1]
+        assert "wrong kind of value" in str(failures[0])
+        assert len(failures) == 1
+        assert [(await log.pages(each.id))[0] for each in made[:1] + made[2:]] == made[:1] + made[2:]
+
     async def test_a_failed_write_is_counted_and_logged_once_for_each_outage(
         self, log: AnswerLog, redis: "Redis", monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1,7 +1,10 @@
 """Live popularity follows recent events, and older ones decay."""
 
 import itertools
+import time
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -17,11 +20,27 @@ from onward.service.redis_client import RedisClient
 from onward.service.sessions import AppliedEvent
 from tests.service.clock import Clock
 
-HALF_LIFE = timedelta(days=1)
-DAY_S = HALF_LIFE.total_seconds()
+HALF_LIFE = timedelta(days=100)  # so long that the duration of a test does not matter
+HALF_LIFE_S = HALF_LIFE.total_seconds()
 MAX_KEPT = 5
 
 numbers = itertools.count()
+
+
+class AgeingRedisPopularityStore(RedisPopularityStore):
+    """Follows a clock of the test: as time passes on it, the stored landmark moves into the past of the server."""
+
+    def __init__(self, redis: RedisClient, clock: Clock, **options: Any) -> None:
+        super().__init__(redis, **options)
+        self._redis = redis
+        self._clock = clock
+        self._aged_s = clock.now_s
+
+    async def add(self, weights: Mapping[str, float]) -> Mapping[str, float]:
+        passed_ms, self._aged_s = int((self._clock.now_s - self._aged_s) * 1000), self._clock.now_s
+        if passed_ms:
+            await self._redis.execute([("HINCRBY", self._keys[1], "landmark_ms", -passed_ms)])
+        return await super().add(weights)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -29,7 +48,7 @@ def store(request: pytest.FixtureRequest, calls: RedisClient, clock: Clock) -> P
     if request.param == "memory":
         return InMemoryPopularityStore(half_life=HALF_LIFE, max_items=MAX_KEPT, clock=clock)
     name = f"popularity-{next(numbers)}"
-    return RedisPopularityStore(calls, half_life=HALF_LIFE, max_items=MAX_KEPT, clock=clock, name=name)
+    return AgeingRedisPopularityStore(calls, clock, half_life=HALF_LIFE, max_items=MAX_KEPT, name=name)
 
 
 @pytest.fixture
@@ -53,7 +72,8 @@ async def test_weights_add_up_and_the_heaviest_come_first(live: LivePopularity, 
     live.applied([event("c", 3, clock)])
     assert dict(live.scores) == {"b": 5, "a": 2}
     await live.flush()
-    assert list(live.scores.items()) == [("b", 5), ("c", 3), ("a", 2)]
+    assert live.scores == pytest.approx({"b": 5, "c": 3, "a": 2})
+    assert list(live.scores) == ["b", "c", "a"]
 
 
 async def test_events_without_a_positive_weight_are_ignored(live: LivePopularity, clock: Clock) -> None:
@@ -66,7 +86,7 @@ async def test_a_weight_halves_in_each_half_life(live: LivePopularity, clock: Cl
     live.applied([event("a", 4, clock)])
     await live.flush()
     for decayed in (2, 1, 0.5):
-        clock.now_s += DAY_S
+        clock.now_s += HALF_LIFE_S
         await live.flush()
         assert live.scores == pytest.approx({"a": decayed})
     live.applied([event("b", 0.25, clock)])
@@ -75,7 +95,7 @@ async def test_a_weight_halves_in_each_half_life(live: LivePopularity, clock: Cl
 
 
 async def test_a_late_event_counts_with_its_decayed_weight(live: LivePopularity, clock: Clock) -> None:
-    live.applied([event("late", 1, clock, age_s=2 * DAY_S), event("early", 1, clock, age_s=-300)])
+    live.applied([event("late", 1, clock, age_s=2 * HALF_LIFE_S), event("early", 1, clock, age_s=-300)])
     await live.flush()
     assert live.scores == pytest.approx({"early": 1, "late": 0.25})
 
@@ -85,8 +105,8 @@ async def test_weights_stay_exact_over_years(live: LivePopularity, clock: Clock)
         live.applied([event("steady", 1, clock), event("rare", 0.5, clock)])
         await live.flush()
         assert live.scores == pytest.approx({"steady": 1, "rare": 0.5})
-        clock.now_s += 100 * DAY_S
-    clock.now_s += 3_000 * DAY_S
+        clock.now_s += 100 * HALF_LIFE_S
+    clock.now_s += 3_000 * HALF_LIFE_S
     await live.flush()
     live.applied([event("new", 1, clock)])
     await live.flush()
@@ -96,11 +116,11 @@ async def test_weights_stay_exact_over_years(live: LivePopularity, clock: Clock)
 async def test_a_clock_set_back_does_not_increase_weights(live: LivePopularity, clock: Clock) -> None:
     live.applied([event("a", 1, clock)])
     await live.flush()
-    clock.now_s -= 10_000 * DAY_S
+    clock.now_s -= 10_000 * HALF_LIFE_S
     live.applied([event("b", 2, clock)])
     await live.flush()
     assert live.scores == pytest.approx({"b": 2, "a": 1})
-    clock.now_s += DAY_S
+    clock.now_s += HALF_LIFE_S
     await live.flush()
     assert live.scores == pytest.approx({"b": 1, "a": 0.5})
 
@@ -116,7 +136,7 @@ async def test_weights_of_several_workers_add_up(store: PopularityStore, clock: 
     for worker in workers:
         worker.applied([event("a", 1, clock)])
         await worker.flush()
-    assert workers[-1].scores == {"a": 3}
+    assert workers[-1].scores == pytest.approx({"a": 3})
 
 
 async def test_items_beyond_the_queue_limit_are_lost_and_counted(
@@ -131,9 +151,48 @@ async def test_items_beyond_the_queue_limit_are_lost_and_counted(
 
 async def test_a_changed_half_life_applies_from_its_first_event_on(calls: RedisClient, clock: Clock) -> None:
     name = f"popularity-{next(numbers)}"
-    await RedisPopularityStore(calls, half_life=HALF_LIFE, clock=clock, name=name).add({"a": 4})
-    clock.now_s += DAY_S
-    weekly = RedisPopularityStore(calls, half_life=7 * HALF_LIFE, clock=clock, name=name)
-    assert await weekly.add({"b": 1}) == pytest.approx({"a": 2, "b": 1})
-    clock.now_s += 7 * DAY_S
-    assert await weekly.add({}) == pytest.approx({"a": 1, "b": 0.5})
+    shorter = AgeingRedisPopularityStore(calls, clock, half_life=HALF_LIFE, name=name)
+    await shorter.add({"a": 4})
+    clock.now_s += HALF_LIFE_S
+    await shorter.add({})
+    longer = AgeingRedisPopularityStore(calls, clock, half_life=7 * HALF_LIFE, name=name)
+    assert await longer.add({"b": 1}) == pytest.approx({"a": 2, "b": 1})
+    clock.now_s += 7 * HALF_LIFE_S
+    assert await longer.add({}) == pytest.approx({"a": 1, "b": 0.5})
+
+
+@pytest.mark.parametrize("half_lives", [-30, 30, 100])
+async def test_a_worker_whose_clock_is_off_adds_what_the_others_add(
+    calls: RedisClient, clock: Clock, monkeypatch: pytest.MonkeyPatch, half_lives: int
+) -> None:
+    name = f"popularity-{next(numbers)}"
+    clock.now_s = time.time()
+    monkeypatch.setattr("time.time", clock)
+    right, off = (
+        LivePopularity(RedisPopularityStore(calls, half_life=HALF_LIFE, name=name), half_life=HALF_LIFE, clock=clock)
+        for _ in range(2)
+    )
+    right.applied([event("a", 2, clock)])
+    await right.flush()
+    clock.now_s += half_lives * HALF_LIFE_S
+    off.applied([event("b", 1, clock)])
+    await off.flush()
+    clock.now_s -= half_lives * HALF_LIFE_S
+    await right.flush()
+    assert off.scores == pytest.approx({"a": 2, "b": 1})
+    assert right.scores == pytest.approx({"a": 2, "b": 1})
+
+
+async def test_weights_of_the_revision_before_are_read_and_added_to(calls: RedisClient) -> None:
+    name = f"popularity-{next(numbers)}"
+    half_life_ms = int(HALF_LIFE_S * 1000)
+    await calls.execute(
+        [
+            ("ZADD", f"onward:{{{name}}}:weights", 4, "a", 1, "b"),
+            ("HSET", f"onward:{{{name}}}:scale", "landmark_ms", int(time.time() * 1000) - half_life_ms),
+            ("HSET", f"onward:{{{name}}}:scale", "half_life_ms", half_life_ms),
+        ]
+    )
+    store = RedisPopularityStore(calls, half_life=HALF_LIFE, name=name)
+    assert await store.add({}) == pytest.approx({"a": 2, "b": 0.5})
+    assert await store.add({"b": 5}) == pytest.approx({"a": 2, "b": 5.5})

@@ -14,7 +14,7 @@ from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes.online_metrics import router
 from onward.service.records.answer_stores import InMemoryAnswerStore
 from onward.service.records.answers import Answer, AnswerLog
-from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters
+from onward.service.records.counters import MINUTE, Counters, InMemoryCounters, RedisCounters
 from onward.service.records.online_metrics import MAX_WAITING, OnlineMetrics, OutcomeCounts
 from onward.service.redis_client import RedisClient
 from onward.service.sessions import AppliedEvent
@@ -278,3 +278,21 @@ class TestTheEndpoint:
     ) -> None:
         (fault,) = client.get("/v1/metrics/online", params=query).json()["errors"]
         assert (fault["at"], fault["message"]) == (f"query.{next(iter(query))}", message)
+
+
+async def test_counters_whose_key_holds_something_else_are_lost_by_themselves(
+    answers: AnswerLog, calls: RedisClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr(telemetry, "records_lost", lambda _, count: reported.append(count))
+    monkeypatch.setattr(telemetry, "recording_failed", lambda _, error: reported.append(str(error)))
+    name = f"metrics-{next(numbers)}"
+    await calls.execute([("SET", f"onward:{{{name}}}:minute:{MINUTE.number(clock.now_s)}", "no hash")])
+    metrics = OnlineMetrics(answers, RedisCounters(calls, name=name, clock=clock))
+    for _ in range(2):
+        metrics.served(Answer("", 0, "digest", RetrievedItems()))
+        await metrics.flush()
+    assert (await metrics.report(3 * HOUR, ())).outcomes[()].answers == 2
+    assert reported[0] == reported[2] == 2  # answers and impressions of the minute
+    assert "wrong kind of value" in reported[1]
+    assert len(reported) == 3

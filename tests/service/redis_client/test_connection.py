@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import DataError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from onward.service.redis_client import RedisClient, Script, connect
@@ -89,12 +89,39 @@ async def test_the_text_of_a_script_is_sent_only_if_the_server_lacks_it(valkey: 
         await Script(calls, "nonsense")(["k"], [])
 
 
-async def test_an_unencodable_command_fails_only_its_caller(calls: RedisClient) -> None:
+async def test_an_unencodable_command_fails_by_itself(calls: RedisClient) -> None:
     async def send_unencodable() -> None:
-        with pytest.raises((TypeError, UnicodeEncodeError)):
-            await calls.execute([("ECHO", "ok"), ("ECHO", "\ud800")])
+        good, surrogate, other, nothing = await calls.execute(
+            [("ECHO", "ok"), ("ECHO", "\ud800"), ("ECHO", "fine"), ("ECHO", None)]  # type: ignore[list-item]  # wrong
+        )
+        assert (good, other) == (b"ok", b"fine")
+        assert isinstance(surrogate, DataError)
+        assert isinstance(nothing, DataError)
+        (alone,) = await calls.execute([("ECHO", "\ud800")])
+        assert isinstance(alone, DataError)
 
     await asyncio.gather(echo(calls, "a"), send_unencodable(), echo(calls, "b"))
+
+
+async def test_calls_that_the_server_did_not_know_are_run_in_the_order_in_which_they_were_made(
+    valkey: str, proxy: FaultProxy, patient: RedisClient
+) -> None:
+    script = Script(patient, "redis.call('RPUSH', KEYS[1], ARGV[1]) return redis.call('LLEN', KEYS[1])")
+    key = "calls-in-order"
+    async with Redis.from_url(valkey) as redis:
+        await redis.delete(key)
+        proxy.fault = "slices"  # replies arrive one after another
+        for turn in range(10):
+            await script([key], [turn * 100])
+            await redis.script_flush()
+            running = []
+            for number in range(1, 60):
+                running.append(asyncio.create_task(script([key], [turn * 100 + number])))
+                await asyncio.sleep(0 if number % 3 else 0.0005)
+            await asyncio.gather(*running)
+        pushed = [int(number) for number in await redis.lrange(key, 0, -1)]
+        await redis.delete(key)
+    assert pushed == [turn * 100 + number for turn in range(10) for number in range(60)]
 
 
 @pytest.mark.parametrize("fault", ["none", "slices"])

@@ -24,6 +24,8 @@ from onward.service.sessions import (
     InMemorySessionStore,
     Position,
     RedisSessionStore,
+    Session,
+    SessionAppend,
     SessionStore,
     session_digest,
 )
@@ -330,6 +332,14 @@ class TestInRedis:
             await store.append("s", [view("a", str(number))])
         after = (await redis.info("stats"))["total_reads_processed"]
         assert after - before == 10 + 1  # 1 is the INFO command itself
+
+    async def test_an_append_that_cannot_be_sent_fails_by_itself(self, store: RedisSessionStore) -> None:
+        appends = [SessionAppend(f"s-{number}", [view("\ud800" if number == 3 else "a")]) for number in range(16)]
+        sessions = await store.append_all(appends)
+        assert [number for number, session in enumerate(sessions) if isinstance(session, SessionStoreUnavailable)] == [
+            3
+        ]
+        assert all(session.item_ids == ["a"] for session in sessions if isinstance(session, Session))
 
     async def test_keys_hide_the_session_id_and_share_a_hash_slot_and_expire(
         self, store: RedisSessionStore, redis: "Redis"

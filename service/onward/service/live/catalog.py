@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import islice
 from typing import Any, NamedTuple
 
 from onward.bundle import Bundle
@@ -10,7 +11,7 @@ from onward.bundle.catalog.cold_start import ColdStart, ColdVector
 from onward.bundle.catalog.live_item import LiveItem, change_line
 from onward.bundle.files.attributes import Kind, Schema, fits
 from onward.bundle.files.changes import ItemChange
-from onward.service.errors import InvalidRequest, ItemNotFound, LiveStoreUnavailable, ServiceError
+from onward.service.errors import InvalidRequest, ItemNotFound, LimitReached, LiveStoreUnavailable, ServiceError
 from onward.service.live.replica import Edit, Replica, open_replica
 from onward.service.live.versioned_store import Entry
 from onward.service.sessions import AppliedEvent
@@ -24,6 +25,8 @@ COOCCURRENCE_WINDOW = 10
 MAX_SEEN_WITH = 50
 """Number of co-occurring items that are kept for an item: those with the largest weights."""
 MAX_PENDING_COOCCURRENCES = 10_000
+FREED_AT_ONCE = 1_000
+"""Folded entries to remove when the store is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,10 @@ class ItemPatch:
     similar_to: Sequence[str] | None = None
 
     def applied_to(self, item: LiveItem) -> LiveItem:
-        """Return the item with this patch; a deleted item starts empty and available. Raises InvalidRequest."""
+        """Return the item with this patch; a deleted item starts empty and available."""
         current = LiveItem(available=True) if item.deleted else item
-        attributes = {**current.attributes, **self.attributes}
-        if len(attributes) > MAX_ATTRIBUTES:
-            raise InvalidRequest(f"At most {MAX_ATTRIBUTES} attributes of an item can be changed.")
         return LiveItem(
-            attributes=attributes,
+            attributes={**current.attributes, **self.attributes},
             available=current.available if self.available is None else self.available,
             similar_to=current.similar_to if self.similar_to is None else tuple(self.similar_to),
             seen_with=current.seen_with,
@@ -75,7 +75,7 @@ class LiveCatalog:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._digest: str | None = None
+        self._exported: Bundle | None = None
         self._cold_start: ColdStart | None = None
         self._states: Mapping[str, _ItemState] = {}
         self._cooccurrences: dict[tuple[str, str], float] = {}
@@ -92,35 +92,43 @@ class LiveCatalog:
     async def patch(self, patches: Mapping[str, Sequence[ItemPatch]]) -> dict[str, ServiceError | None]:
         """Upsert each item independently; return for each item the error that refused it, or None.
 
-        Raises LiveStoreUnavailable, even if some of the patches were applied.
+        If the store is full, entries that the live bundle includes make room for new ones. Raises LiveStoreUnavailable,
+        even if some of the patches were applied.
         """
 
-        def edit(item_patches: Sequence[ItemPatch]) -> Edit:
-            return lambda entry: reduce(lambda item, patch: patch.applied_to(item), item_patches, _item(entry)).stored()
+        def edit(item_id: str, item_patches: Sequence[ItemPatch]) -> Edit:
+            def patched(item: LiveItem, patch: ItemPatch) -> LiveItem:
+                return self._within_limit(item_id, patch.applied_to(item))
 
-        results = await self._replica.update({item_id: edit(changes) for item_id, changes in patches.items()})
+            return lambda entry: reduce(patched, item_patches, _item(entry)).stored()
+
+        edits = {item_id: edit(item_id, changes) for item_id, changes in patches.items()}
+        results = await self._replica.update(edits)
+        full = {item_id: edits[item_id] for item_id, result in results.items() if isinstance(result, LimitReached)}
+        if full and await self._remove_folded():
+            results |= await self._replica.update(full)
         return {item_id: result if isinstance(result, ServiceError) else None for item_id, result in results.items()}
 
     async def delete(self, item_id: str, bundle: Bundle) -> None:
-        """Mark an item as deleted, so that it is not recommended until a patch restores it.
+        """Mark an item as deleted, so that it is not recommended until a patch restores it; the limit does not apply.
 
         Raises ItemNotFound and LiveStoreUnavailable.
         """
 
         def deleted(entry: Entry | None) -> Any:
-            if entry is None and bundle.catalog.row(item_id) is None:
+            if (entry is None or entry.value is None) and bundle.catalog.row(item_id) is None:
                 raise ItemNotFound("Neither the live bundle nor the live catalog has this item.")
             return LiveItem(deleted=True).stored()
 
-        result = (await self._replica.update({item_id: deleted}))[item_id]
+        result = (await self._replica.update({item_id: deleted}, beyond_limit=True))[item_id]
         if isinstance(result, ServiceError):
             raise result
 
     def applied_to(self, bundle: Bundle) -> Bundle:
         """Return an exported bundle with the current changes. Not thread-safe: call it from one thread at a time."""
         entries = self.entries
-        if self._cold_start is None or bundle.digest != self._digest:
-            self._digest, self._states = bundle.digest, {}
+        if self._cold_start is None or self._exported is None or bundle.digest != self._exported.digest:
+            self._exported, self._states = bundle, {}
             self._cold_start = ColdStart(bundle.catalog, bundle.vectors_N1D)
         self._states = {
             item_id: self._state(bundle, self._cold_start, item_id, entry)
@@ -176,6 +184,40 @@ class LiveCatalog:
         except LiveStoreUnavailable:
             for pair, weight in cooccurrences.items():
                 self._cooccurrences[pair] = self._cooccurrences.get(pair, 0) + weight
+
+    def _within_limit(self, item_id: str, item: LiveItem) -> LiveItem:
+        """Return the item, of too many attributes only those that differ from the bundle's. Raises InvalidRequest."""
+        if len(item.attributes) <= MAX_ATTRIBUTES:
+            return item
+        row = None if self._exported is None else self._exported.catalog.row(item_id)
+        exported = {} if self._exported is None or row is None else self._exported.catalog.attributes(row)
+        differing = {name: value for name, value in item.attributes.items() if exported.get(name) != value}
+        if len(differing) > MAX_ATTRIBUTES:
+            raise InvalidRequest(f"At most {MAX_ATTRIBUTES} attributes of an item can be changed.")
+        return item.model_copy(update={"attributes": differing})
+
+    async def _remove_folded(self) -> bool:
+        """Remove entries that the live bundle includes, up to a limit; return whether any was removed.
+
+        Raises LiveStoreUnavailable.
+        """
+
+        def removed(entry: Entry | None) -> None:
+            if entry is None or not self._is_folded(entry):
+                raise LimitReached("The item was changed since.")
+
+        folded = (item_id for item_id, entry in self.entries.items() if self._is_folded(entry))
+        results = await self._replica.update(dict.fromkeys(islice(folded, FREED_AT_ONCE), removed))
+        return any(isinstance(result, Entry) for result in results.values())
+
+    def _is_folded(self, entry: Entry) -> bool:
+        """Return whether the live bundle includes the change; that of a deleted item it has only as unavailable."""
+        return (
+            self._exported is not None
+            and entry.sequence <= self._exported.manifest.folded_changes
+            and entry.value is not None
+            and not LiveItem.of(entry.value).deleted
+        )
 
     def _cooccurring_pairs(self, event: AppliedEvent) -> Iterator[tuple[str, str]]:
         """Pair the event's item with the items shortly before it: yield a new item that learns and a known item."""

@@ -25,10 +25,11 @@ local outcomes = {}
 for index = 3, #ARGV, 4 do
   local name, expected, text, removed = unpack(ARGV, index, index + 3)
   local current = tonumber(redis.call('ZSCORE', KEYS[3], name) or '0')
+  local is_new = removed ~= '1' and (current == 0 or redis.call('ZSCORE', KEYS[4], name))
   local outcome
   if current ~= tonumber(expected) then
     outcome = 0
-  elseif current == 0 and redis.call('HLEN', KEYS[2]) - redis.call('ZCARD', KEYS[4]) >= max_names then
+  elseif is_new and redis.call('HLEN', KEYS[2]) - redis.call('ZCARD', KEYS[4]) >= max_names then
     outcome = -1
   else
     version = math.max(version + 1, now)

@@ -2,17 +2,23 @@
 -- KEYS: a hash of counters for each period, in one hash slot.
 -- ARGV: the most counters of one hash, the time to live of each hash in ms, then for each counter its name and an
 -- amount.
--- Returns how many additions were refused because the hash was full.
+-- Returns how many additions were refused because the hash was full, how many because its key holds something else, and
+-- the error of the latter ('' for none).
 local first = #KEYS + 2
-local refused = 0
+local refused, misplaced, reason = 0, 0, ''
 for number, key in ipairs(KEYS) do
-  for index = first, #ARGV, 2 do
-    if redis.call('HLEN', key) < tonumber(ARGV[1]) or redis.call('HEXISTS', key, ARGV[index]) == 1 then
-      redis.call('HINCRBYFLOAT', key, ARGV[index], ARGV[index + 1])
-    else
-      refused = refused + 1
+  local names = redis.pcall('HLEN', key)
+  if type(names) == 'table' then
+    misplaced, reason = misplaced + (#ARGV - first + 1) / 2, names.err
+  else
+    for index = first, #ARGV, 2 do
+      if redis.call('HLEN', key) < tonumber(ARGV[1]) or redis.call('HEXISTS', key, ARGV[index]) == 1 then
+        redis.call('HINCRBYFLOAT', key, ARGV[index], ARGV[index + 1])
+      else
+        refused = refused + 1
+      end
     end
+    redis.call('PEXPIRE', key, ARGV[number + 1])
   end
-  redis.call('PEXPIRE', key, ARGV[number + 1])
 end
-return refused
+return {refused, misplaced, reason}

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
-from itertools import chain
+from itertools import chain, islice
 
 from pydantic import TypeAdapter, ValidationError
+from redis.exceptions import RedisError
 
 from onward.service import telemetry
 from onward.service.records.answers import NONCE_DIGITS, Answer, AnswerOrigin, AttributionClaim, nonce_of, owner_of
+from onward.service.records.outage_log import RecordsRefused
 from onward.service.redis_client import Argument, Command, RedisClient, Script, execute_or_raise, redis_call
 
 MAX_ANSWERS = 20
@@ -52,7 +54,13 @@ class RedisAnswerStore:
     async def write(self, answers: Sequence[tuple[Command, ...]]) -> None:
         """Store answers in one round trip; see `AnswerStore`."""
         async with redis_call():
-            await execute_or_raise(self._redis, *chain.from_iterable(answers))
+            replies = iter(await self._redis.execute([*chain.from_iterable(answers)]))
+        refusals: list[RedisError] = []
+        for commands in answers:
+            errors = [reply for reply in islice(replies, len(commands)) if isinstance(reply, RedisError)]
+            refusals += errors[:1]
+        if refusals:
+            raise RecordsRefused(len(refusals)) from refusals[0]
 
     async def pages(self, answer_id: str) -> list[Answer] | None:
         """Read the whole list of the session; see `AnswerStore`."""

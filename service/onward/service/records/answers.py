@@ -139,7 +139,7 @@ class AnswerStore(Protocol):
         ...
 
     async def write(self, answers: Sequence[PreparedWrite]) -> None:
-        """Store prepared answers. Raises SessionStoreUnavailable."""
+        """Store prepared answers. Raises SessionStoreUnavailable, or RecordsRefused if only some were refused."""
         ...
 
     async def pages(self, answer_id: str) -> list[Answer] | None:

@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Literal, NamedTuple, Protocol
 
+from redis.exceptions import ResponseError
+
+from onward.service.records.outage_log import RecordsRefused
 from onward.service.redis_client import RedisClient, Script, execute_or_raise, redis_call
 
 MAX_COUNTERS = 10_000
@@ -48,7 +51,7 @@ class Counters(Protocol):
     async def add(self, amounts: Mapping[str, float]) -> int:
         """Add to the counters of the current minute and hour; return how many additions the limit on names refused.
 
-        Raises SessionStoreUnavailable.
+        Raises SessionStoreUnavailable, or RecordsRefused if the counters of one period could not be added to.
         """
         ...
 
@@ -83,7 +86,10 @@ class RedisCounters:
         for name, amount in amounts.items():
             arguments += (name, amount)
         async with redis_call():
-            return int(await self._add(keys, arguments))
+            refused, misplaced, reason = await self._add(keys, arguments)
+        if misplaced:
+            raise RecordsRefused(refused + misplaced) from ResponseError(reason.decode())
+        return int(refused)
 
     async def sums(self, window: timedelta) -> CounterSums:
         """Read the hashes of all periods in one round trip; see `Counters`."""

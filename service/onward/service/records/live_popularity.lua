@@ -1,17 +1,19 @@
 -- Add the weights of events to items, and read the most popular items.
 -- Weights decay exponentially, by 2^(-age / half-life). Instead of decaying all stored weights, forward decay scales up
 -- each new one, by 2^((now - landmark) / half-life). Before this factor grows too large, all weights are scaled down
--- and the landmark is moved to now.
+-- and the landmark is moved to now. Now is the time of the server, so that no worker's clock affects the weights.
 -- KEYS, in one hash slot: the scaled weights, a sorted set; the landmark and the half-life, a hash.
--- ARGV: now and the half-life in ms, items to keep, items to read, then for each item its id and its weight as of now.
+-- ARGV: the half-life in ms, items to keep, items to read, then for each item its id and its weight as of now.
 -- Returns the factor by which to divide scaled weights to get those of now, then the items read and their scaled
 -- weights.
-local now_ms, half_life_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
+local time = redis.call('TIME')
+local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local half_life_ms = tonumber(ARGV[1])
 local MAX_POWER = 64
 local landmark_ms = math.min(now_ms, tonumber(redis.call('HGET', KEYS[2], 'landmark_ms') or now_ms))
 local stored_half_life_ms = tonumber(redis.call('HGET', KEYS[2], 'half_life_ms') or half_life_ms)
 local power = (now_ms - landmark_ms) / stored_half_life_ms
-local writes = #ARGV > 4
+local writes = #ARGV > 3
 
 if writes and (power > MAX_POWER or stored_half_life_ms ~= half_life_ms) then
   redis.call('ZUNIONSTORE', KEYS[1], 1, KEYS[1], 'WEIGHTS', string.format('%.17g', 2 ^ math.max(-power, -1000)))
@@ -19,10 +21,10 @@ if writes and (power > MAX_POWER or stored_half_life_ms ~= half_life_ms) then
 end
 if writes then
   redis.call('HSET', KEYS[2], 'landmark_ms', landmark_ms, 'half_life_ms', half_life_ms)
-  for index = 5, #ARGV, 2 do
+  for index = 4, #ARGV, 2 do
     redis.call('ZINCRBY', KEYS[1], string.format('%.17g', tonumber(ARGV[index + 1]) * 2 ^ power), ARGV[index])
   end
-  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -tonumber(ARGV[3]) - 1)
+  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -tonumber(ARGV[2]) - 1)
 end
-local heaviest = redis.call('ZRANGE', KEYS[1], 0, tonumber(ARGV[4]) - 1, 'REV', 'WITHSCORES')
+local heaviest = redis.call('ZRANGE', KEYS[1], 0, tonumber(ARGV[3]) - 1, 'REV', 'WITHSCORES')
 return {string.format('%.17g', 2 ^ math.min(power, 1000)), unpack(heaviest)}

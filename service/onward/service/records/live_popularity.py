@@ -59,7 +59,10 @@ class LivePopularity:
 
 
 class RedisPopularityStore:
-    """Shared by all workers and replicas: a sorted set; `add` runs one script in one round trip."""
+    """Shared by all workers and replicas: a sorted set; `add` runs one script in one round trip.
+
+    Weights decay by the clock of the server.
+    """
 
     def __init__(
         self,
@@ -67,12 +70,10 @@ class RedisPopularityStore:
         *,
         half_life: timedelta,
         max_items: int = MAX_ITEMS,
-        clock: Callable[[], float] = time.time,
         name: str = "popularity",
     ) -> None:
         self._half_life_ms = int(half_life / timedelta(milliseconds=1))
         self._max_items = max_items
-        self._clock = clock
         self._keys = [f"onward:{{{name}}}:weights", f"onward:{{{name}}}:scale"]
         self._script = Script(
             redis, files("onward.service.records").joinpath("live_popularity.lua").read_text(encoding="utf-8")
@@ -81,7 +82,6 @@ class RedisPopularityStore:
     async def add(self, weights: Mapping[str, float]) -> Mapping[str, float]:
         """Add and read by one run of a script; see `PopularityStore`."""
         arguments: list[str | int | float] = [
-            int(self._clock() * 1000),
             self._half_life_ms,
             self._max_items,
             MAX_POPULAR,

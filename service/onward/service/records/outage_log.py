@@ -7,6 +7,14 @@ from onward.service import telemetry
 from onward.service.errors import SessionStoreUnavailable
 
 
+class RecordsRefused(Exception):
+    """The destination refused some records, for the reason that is the cause; the others are written."""
+
+    def __init__(self, records: int) -> None:
+        super().__init__(f"{records} records were refused")
+        self.records = records
+
+
 class OutageLog:
     """Counts the lost records of one kind; logs the start and the end of an outage, not each loss."""
 
@@ -18,11 +26,14 @@ class OutageLog:
 
     @contextmanager
     def writing(self, records: int) -> Iterator[None]:
-        """Write `records` records in this block. If their destination fails, count them as lost and continue."""
+        """Write `records` records in this block. If their destination fails, count them as lost and continue.
+
+        If it refused only some of them, which the block says by RecordsRefused, only these count as lost.
+        """
         try:
             yield
-        except (SessionStoreUnavailable, OSError) as error:
-            self.count_lost(records)
+        except (SessionStoreUnavailable, RecordsRefused, OSError) as error:
+            self.count_lost(error.records if isinstance(error, RecordsRefused) else records)
             if not self.is_failing:
                 telemetry.recording_failed(self._what, error.__cause__ or error)
             self.is_failing = True

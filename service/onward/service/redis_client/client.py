@@ -110,18 +110,26 @@ async def execute_or_raise(redis: RedisClient, *commands: Command) -> list[Any]:
 
 
 class Script:
-    """A server-side Lua script, called by its digest; its text is sent only to a server that does not know it."""
+    """A server-side Lua script, called by its digest; its text is sent only to a server that does not know it.
+
+    Calls run in the order in which they were made. So after the first one that the server did not know, new calls wait
+    until all earlier ones have been answered, those that were sent again included.
+    """
 
     def __init__(self, redis: RedisClient, text: str) -> None:
         self._redis = redis
         self._text = text
         self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._in_flight = 0
+        self._waiting = 0
+        self._turn = asyncio.Lock()
+        """Lets the waiting calls go on in their order."""
+        self._may_send = asyncio.Event()
+        self._may_send.set()
 
     async def __call__(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run the script once; all keys are in one hash slot. Raises RedisError and OSError."""
-        (reply,) = await self._redis.execute([("EVALSHA", self._digest, len(keys), *keys, *arguments)])
-        if isinstance(reply, NoScriptError):
-            (reply,) = await execute_or_raise(self._redis, ("EVAL", self._text, len(keys), *keys, *arguments))
+        (reply,) = await self.run_all([(keys, arguments)])
         if isinstance(reply, RedisError):
             raise reply
         return reply
@@ -129,10 +137,28 @@ class Script:
     async def run_all(self, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Run the script for each pair of keys and arguments, as one pipeline; see `RedisClient.execute`."""
         runs = [(len(keys), *keys, *arguments) for keys, arguments in calls]
-        replies = await self._redis.execute([("EVALSHA", self._digest, *run) for run in runs])
-        unknown = [position for position, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            retried = await self._redis.execute([("EVAL", self._text, *runs[position]) for position in unknown])
-            for position, reply in zip(unknown, retried, strict=True):
-                replies[position] = reply
+        if self._waiting or not self._may_send.is_set():
+            await self._wait_for_turn()
+        self._in_flight += 1
+        try:
+            replies = await self._redis.execute([("EVALSHA", self._digest, *run) for run in runs])
+            unknown = [position for position, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if unknown:
+                self._may_send.clear()
+                retried = await self._redis.execute([("EVAL", self._text, *runs[position]) for position in unknown])
+                for position, reply in zip(unknown, retried, strict=True):
+                    replies[position] = reply
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._may_send.set()
         return replies
+
+    async def _wait_for_turn(self) -> None:
+        self._waiting += 1
+        try:
+            async with self._turn:
+                while not self._may_send.is_set():
+                    await self._may_send.wait()
+        finally:
+            self._waiting -= 1

@@ -12,7 +12,7 @@ from typing import Any
 from hiredis import Reader, pack_command
 from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError
+from redis.exceptions import DataError, InvalidResponse, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 MAX_IN_FLIGHT = 10_000
@@ -132,20 +132,23 @@ class MultiplexedConnection(asyncio.Protocol):
         """Why the connection can send no more; None while it works."""
         self._transport.set_protocol(self)
 
-    def send(self, commands: Sequence[Command], deadline_s: float) -> "asyncio.Future[list[Any]]":
-        """Send commands and return a future of their replies, in which a refused command has a RedisError.
+    def send(self, commands: Sequence[Command], deadline_s: float) -> Awaitable[list[Any]]:
+        """Send commands and return an awaitable of their replies; one refused or not encodable has a RedisError.
 
         Args:
             commands: at least one.
             deadline_s: when to give up, on the clock of the event loop; not before the deadlines of earlier calls.
 
-        Raises RedisError, as does the future.
+        Raises RedisError, as does the awaitable.
         """
         if self.failure is not None:
             raise copy(self.failure)
         if self._in_flight + len(commands) > MAX_IN_FLIGHT:
             raise RedisError("Too many calls wait for the server's replies.")
-        packed = [pack_command(command) for command in commands]  # type: ignore[arg-type]  # its stub has pairs alone
+        try:
+            packed = [pack_command(command) for command in commands]  # type: ignore[arg-type]  # its stub has pairs alone
+        except (TypeError, UnicodeEncodeError):
+            return self._send_encodable(commands, deadline_s)
         if not self._unsent:
             self._loop.call_soon(self._write)
         self._unsent += packed
@@ -155,6 +158,16 @@ class MultiplexedConnection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_at(deadline_s, self._check_deadline)
         return call.future
+
+    async def _send_encodable(self, commands: Sequence[Command], deadline_s: float) -> list[Any]:
+        """Send the commands that can be encoded; the reply to each other one is a DataError."""
+        replies: list[Any] = [_encoding_error(command) for command in commands]
+        encodable = [position for position, error in enumerate(replies) if error is None]
+        if encodable:
+            sent = await self.send([commands[position] for position in encodable], deadline_s)
+            for position, reply in zip(encodable, sent, strict=True):
+                replies[position] = reply
+        return replies
 
     async def aclose(self) -> None:
         """Close the connection and wait until it is closed; calls in flight fail."""
@@ -229,6 +242,14 @@ class _Call:
         self.expected = expected
         self.deadline_s = deadline_s
         self.replies: list[Any] = []
+
+
+def _encoding_error(command: Command) -> DataError | None:
+    try:
+        pack_command(command)  # type: ignore[arg-type]  # its stub has pairs alone
+    except (TypeError, UnicodeEncodeError) as error:
+        return DataError(f"The command cannot be encoded: {error}")
+    return None
 
 
 def take_stream(connection: AbstractConnection) -> asyncio.StreamWriter:

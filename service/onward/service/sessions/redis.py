@@ -307,7 +307,7 @@ def _is_behind(reply: Any) -> bool:
 
 def _may_catch_up(reply: Any, at_least: str | None) -> bool:
     generation: bytes = reply[2]
-    return generation.decode() == Position.parse(at_least or "").generation
+    return generation.decode(errors="replace") == Position.parse(at_least or "").generation
 
 
 def _session(reply: Any) -> Session:
