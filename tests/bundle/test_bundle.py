@@ -222,6 +222,13 @@ def test_an_index_of_an_unsupported_kind_is_refused(tmp_path: Path, index: str, 
     assert refusal(tmp_path, verify=False).startswith(f"{INDEX}: ")
 
 
+def test_a_kernel_is_refused_if_the_bundle_has_users(tmp_path: Path) -> None:
+    make_bundle(tmp_path, IDS_OF_ITEMS, users=["user-1", "user-2"])
+    part = {"dimension": 12, "tabled": True, "scale": None}
+    change_manifest(tmp_path, kernel={"model": "srgnn", "parts": [part]})
+    assert refusal(tmp_path) == f"{MANIFEST}: document: users is 2, but a kernel encodes sessions alone"
+
+
 def test_a_program_that_is_no_encoder_is_refused(folder: Path) -> None:
     (folder / "encoder.onnx").write_bytes(b"not a program")
     update_manifest(folder)
