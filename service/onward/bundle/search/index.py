@@ -158,8 +158,19 @@ class ItemIndex:
         eligible: Eligible,
         hidden_rows: Set[int] = frozenset(),
         log_boost: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None,
+        by_length: bool = False,
     ) -> Candidates:
-        """Compare every eligible row exactly. `log_boost` maps rows_C to numbers that are added to their scores."""
+        """Compare every eligible row exactly.
+
+        Args:
+            interests_KD: what to compare with.
+            k: number of rows to return; fewer only if fewer are eligible and not hidden.
+            eligible: the rows to compare.
+            hidden_rows: rows to leave out.
+            log_boost: maps rows_C to numbers that are added to their scores.
+            by_length: divide each inner product by the length of the row's vector, so that interests of length 1 are
+                compared by cosine.
+        """
         if self._is_sparse(eligible):
             rows = eligible.selected
             scores_CK = self.vectors(rows) @ interests_KD.T
@@ -168,6 +179,8 @@ class ItemIndex:
             scores_CK = self._vectors_N1D @ interests_KD.T
             if len(self._new_MD):
                 scores_CK = np.concatenate([scores_CK, self._new_MD @ interests_KD.T])
+        if by_length:
+            scores_CK /= self._lengths_R1[rows, np.newaxis]
         best_C: NDArray[np.floating[Any]] = scores_CK.max(axis=1)
         if log_boost is not None:
             best_C = best_C + log_boost(rows)
@@ -223,6 +236,13 @@ class ItemIndex:
         rows_R1 = np.ones(self._items + len(self._new_MD) + 1, dtype=np.bool_)
         rows_R1[0] = False
         return Eligible(rows_R1, items=self._items)
+
+    @cached_property
+    def _lengths_R1(self) -> NDArray[np.float32]:
+        """The length of each row's vector, or the smallest positive number if that is 0."""
+        squares_R1 = np.concatenate([np.einsum("rd,rd->r", rows, rows) for rows in (self._vectors_N1D, self._new_MD)])
+        lengths_R1: NDArray[np.float32] = np.maximum(np.sqrt(squares_R1), np.finfo(np.float32).tiny)
+        return lengths_R1
 
     def _index_plan(self, strategy: Strategy, search_width: int | None, share: float) -> Plan:
         return Plan(strategy, search_width, int(self._index.expected_comparisons(search_width) * share))
