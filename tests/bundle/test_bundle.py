@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -205,6 +206,31 @@ def test_the_probes_detect_another_encoder(folder: Path, tmp_path: Path) -> None
     shutil.copy(tmp_path / "other" / "encoder.onnx", folder / "encoder.onnx")
     update_manifest(folder)
     assert refusal(folder) == "probe 0: encoder.onnx gives other interests than at export"
+
+
+@pytest.mark.parametrize(("factor", "loads"), [(1, True), (1 + 5e-3, False)])
+def test_probes_whose_items_were_scored_only_by_the_interests_that_found_them_are_reproduced(
+    tmp_path: Path, factor: float, loads: bool
+) -> None:
+    bundle = make_bundle(tmp_path, item_ids("a", 400), interests=4, index="IVF8,Flat", nprobe=1)
+    probes = [probe.model_dump(mode="json") for probe in bundle.manifest.probes]
+    index = faiss.read_index(str(tmp_path / INDEX))
+    lower = 0
+    for probe in probes:
+        interests_KD = np.array(probe["interests"], dtype=np.float32)
+        scores_Kk, ids_Kk = index.search(np.pad(interests_KD, ((0, 0), (0, index.d - 12))), 100)
+        found = sorted(zip(ids_Kk.ravel().tolist(), scores_Kk.ravel().tolist(), strict=True), key=lambda pair: pair[1])
+        best = {number: score for number, score in found if number >= 0}
+        top = sorted(best.items(), key=lambda pair: -pair[1])[:100]
+        vectors_CD = bundle.vectors_N1D[[number + 1 for number, _ in top]]
+        lower += int(np.count_nonzero((vectors_CD @ interests_KD.T).max(axis=1) > np.array([s for _, s in top]) + 0.1))
+        probe["top"] = [{"item_id": f"a{number + 1}", "score": score * factor} for number, score in top]
+    assert lower > 0
+    change_manifest(tmp_path, probes=probes)
+    if loads:
+        assert Bundle.load(tmp_path).manifest.items == 400
+    else:
+        assert refusal(tmp_path) == f"probe 0: {INDEX} gives other items or scores than at export"
 
 
 def test_a_bundle_without_probes_is_refused(folder: Path) -> None:
