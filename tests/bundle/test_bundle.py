@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -207,6 +208,31 @@ def test_the_probes_detect_another_encoder(folder: Path, tmp_path: Path) -> None
     assert refusal(folder) == "probe 0: encoder.onnx gives other interests than at export"
 
 
+@pytest.mark.parametrize(("factor", "loads"), [(1, True), (1 + 5e-3, False)])
+def test_probes_whose_items_were_scored_only_by_the_interests_that_found_them_are_reproduced(
+    tmp_path: Path, factor: float, loads: bool
+) -> None:
+    bundle = make_bundle(tmp_path, item_ids("a", 400), interests=4, index="IVF8,Flat", nprobe=1)
+    probes = [probe.model_dump(mode="json") for probe in bundle.manifest.probes]
+    index = faiss.read_index(str(tmp_path / INDEX))
+    lower = 0
+    for probe in probes:
+        interests_KD = np.array(probe["interests"], dtype=np.float32)
+        scores_Kk, ids_Kk = index.search(np.pad(interests_KD, ((0, 0), (0, index.d - 12))), 100)
+        found = sorted(zip(ids_Kk.ravel().tolist(), scores_Kk.ravel().tolist(), strict=True), key=lambda pair: pair[1])
+        best = {number: score for number, score in found if number >= 0}
+        top = sorted(best.items(), key=lambda pair: -pair[1])[:100]
+        vectors_CD = bundle.vectors_N1D[[number + 1 for number, _ in top]]
+        lower += int(np.count_nonzero((vectors_CD @ interests_KD.T).max(axis=1) > np.array([s for _, s in top]) + 0.1))
+        probe["top"] = [{"item_id": f"a{number + 1}", "score": score * factor} for number, score in top]
+    assert lower > 0
+    change_manifest(tmp_path, probes=probes)
+    if loads:
+        assert Bundle.load(tmp_path).manifest.items == 400
+    else:
+        assert refusal(tmp_path) == f"probe 0: {INDEX} gives other items or scores than at export"
+
+
 def test_a_bundle_without_probes_is_refused(folder: Path) -> None:
     change_manifest(folder, probes=[])
     assert "no probes" in refusal(folder)
@@ -220,6 +246,13 @@ def test_an_index_of_an_unsupported_kind_is_refused(tmp_path: Path, index: str, 
     manifest = write_files(tmp_path, IDS_OF_ITEMS, index=index, nprobe=nprobe)
     write_manifest(tmp_path, manifest)
     assert refusal(tmp_path, verify=False).startswith(f"{INDEX}: ")
+
+
+def test_a_kernel_is_refused_if_the_bundle_has_users(tmp_path: Path) -> None:
+    make_bundle(tmp_path, IDS_OF_ITEMS, users=["user-1", "user-2"])
+    part = {"dimension": 12, "tabled": True, "scale": None}
+    change_manifest(tmp_path, kernel={"model": "srgnn", "parts": [part]})
+    assert refusal(tmp_path) == f"{MANIFEST}: document: users is 2, but a kernel encodes sessions alone"
 
 
 def test_a_program_that_is_no_encoder_is_refused(folder: Path) -> None:

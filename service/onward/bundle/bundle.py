@@ -336,9 +336,14 @@ class Bundle:
                 raise BundleError(f"probe {number}: none of its items is in the catalog")
             if expected.user_id is not None and self._user(expected.user_id)[1] != "known":
                 raise BundleError(f"probe {number}: its user is not in {USERS}")
-            actual = self.probe(expected.items, len(expected.top), user_id=expected.user_id)
-            if fault := probe_fault(actual, expected):
+            fault = self._probe_fault(expected)
+            if fault and self.manifest.interests > 1:  # an earlier revision may have recorded the probe
+                fault = replace(self, index=self.index.scored_by_finders())._probe_fault(expected)
+            if fault:
                 raise BundleError(f"probe {number}: {fault}")
+
+    def _probe_fault(self, expected: Probe) -> str | None:
+        return probe_fault(self.probe(expected.items, len(expected.top), user_id=expected.user_id), expected)
 
     def _resolve(self, session: SessionView, user_id: str | None) -> ResolvedSession:
         known_rows, unknown_item_ids = self._rows(session.item_ids)

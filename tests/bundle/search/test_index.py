@@ -5,13 +5,14 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onward.bundle import Candidates, FaissIndex, ItemIndex, SearchParameters, pad_dimension
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.search.index import best_places, merge_candidates
+from onward.bundle.search.rankers import ByInterests
 
 ITEMS, DIMENSION = 240, 6
 KINDS = {
@@ -21,6 +22,12 @@ KINDS = {
     "ivf of 4-bit codes, refined": ("IVF12,SQ4", SearchParameters(2, candidates_per_k=3)),
     "graph": ("HNSW8", SearchParameters(10)),
 }
+QUANTIZED_KINDS = {
+    "quantized": ("SQ8", SearchParameters()),
+    "ivf of 8-bit codes": ("IVF12,SQ8", SearchParameters(2)),
+    "graph of 8-bit codes": ("HNSW8_SQ8", SearchParameters(10)),
+}
+"""Indexes whose own scores are not exact."""
 
 
 class Query(NamedTuple):
@@ -129,6 +136,35 @@ def test_a_scan_adds_the_log_boosts_to_the_scores(query: Query, seed: int) -> No
         log_boost=lambda rows_C: log_boost_R1[rows_C],
     )
     assert pairs(found) == query.best(log_boost_R1)
+
+
+@pytest.mark.parametrize("name", [*KINDS, *QUANTIZED_KINDS])
+@given(query=searches())
+def test_what_several_interests_find_is_scored_by_all_of_them(name: str, query: Query) -> None:
+    assume(len(query.interests_KD) > 1)
+    index = index_of((KINDS | QUANTIZED_KINDS)[name], query)
+    alone = index.search(query.interests_KD, query.k, eligible=query.eligible, hidden_rows=query.hidden_rows)
+    for found in (alone, *index.search_all(query.interests_KD[np.newaxis], query.k, eligible=query.eligible)):
+        scores_CK = query.vectors_R1D[found.rows] @ query.interests_KD.T
+        assert found.scores.tolist() == scores_CK.max(axis=1).tolist()
+        assert found.scores.tolist() == ByInterests(index, query.interests_KD).scores(found.rows).tolist()
+        assert found.interests.tolist() == scores_CK.argmax(axis=1).tolist()
+        assert pairs(found) == sorted(pairs(found), key=lambda pair: (-pair[1], pair[0]))
+
+
+@pytest.mark.parametrize(("description", "search_width"), [("Flat", None), ("IVF12,Flat", 4), ("HNSW8", 40)])
+def test_several_interests_find_the_best_of_what_each_finds(description: str, search_width: int | None) -> None:
+    random = np.random.default_rng(1)
+    vectors_N1D = random.normal(size=(2_001, 16)).astype(np.float32)
+    index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors_N1D[1:])
+    index.add(vectors_N1D[1:])
+    searched = ItemIndex(FaissIndex(index), vectors_N1D=vectors_N1D, parameters=SearchParameters(search_width))
+    for interests_KD in random.normal(size=(20, 4, 16)).astype(np.float32):
+        by_interest = [searched.search(interest_1D, 30).rows for interest_1D in interests_KD[:, np.newaxis]]
+        rows = np.unique(np.concatenate(by_interest))
+        best_C = (vectors_N1D[rows] @ interests_KD.T).max(axis=1)
+        assert searched.search(interests_KD, 30).rows.tolist() == rows[np.argsort(-best_C)[:30]].tolist()
 
 
 @given(query=searches())

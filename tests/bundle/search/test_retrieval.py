@@ -149,6 +149,18 @@ def test_similar_items_are_the_nearest_by_cosine_without_the_item_itself(bundle:
     assert {(item.source, item.interest) for item in retrieval.items} == {("similar", None)}
 
 
+def test_exact_similar_items_are_the_nearest_by_cosine_however_long_their_vectors(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    vectors_ND = (random.normal(size=(1_000, 12)) * np.exp(random.normal(size=(1_000, 1)))).astype(np.float32)
+    many = item_ids("a", len(vectors_ND))
+    bundle = make_bundle(tmp_path, many, index="IVF8,Flat", nprobe=2, vectors_ND=vectors_ND)
+    lengths_N = np.linalg.norm(vectors_ND, axis=1)
+    for row in range(1, 21):
+        cosines_N = vectors_ND @ vectors_ND[row - 1] / lengths_N / lengths_N[row - 1]
+        expected = [many[place] for place in np.argsort(-cosines_N) if place != row - 1]
+        assert returned_ids(bundle.similar(many[row - 1], Options(10, exact=True))) == expected[:10]
+
+
 def test_similar_items_of_an_unknown_item_raise_an_error(bundle: Bundle) -> None:
     with pytest.raises(UnknownItemError):
         bundle.similar("x", Options(3))

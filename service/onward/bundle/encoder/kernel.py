@@ -80,7 +80,10 @@ class Kernel:
         return interests[:, np.newaxis]
 
     def write(self, items_A: NDArray[np.int64], lengths_B: NDArray[np.int64], interests: NDArray[np.float32]) -> None:
-        """Write the interests of B sessions, whose items are concatenated, into an array (B, D). Raises IndexError."""
+        """Write the interests of B sessions, whose items are concatenated, into an array (B, D).
+
+        Raises IndexError for a row without an item, ValueError for lengths that do not go with the other arrays.
+        """
         first_column = 0
         for part in self._parts:
             table, table_rows_A, start = self._table_NT, items_A, part.start

@@ -233,11 +233,13 @@ def _encode(
         interests: B rows; D columns from `first_column` on are written.
         first_column: see `interests`.
 
-    Raises IndexError for an item outside 1..`last_item`.
+    Raises IndexError for an item outside 1..`last_item`, ValueError for lengths that do not go with the other arrays.
     """
     for item in items_A:
         if item < 1 or item > last_item:
             raise IndexError("an item that is not one of the catalog")
+    if len(interests) != len(lengths_B) or interests.shape[1] < first_column + size:
+        raise ValueError("interests do not have a row for each session and D columns")
     # Split the flat weights into their arrays.
     area = size * size
     cell_bias, begin = weights[: 3 * size], 3 * size
@@ -250,6 +252,13 @@ def _encode(
     count = (len(weights) - begin) // (2 * size)
     positions = weights[begin : begin + count * size].reshape((count, size))
     attended_positions = weights[begin + count * size :].reshape((count, size))
+    total = 0
+    for length in lengths_B:
+        if length < 1 or length > count:
+            raise ValueError("a session is of 1 to max_length items")
+        total += length
+    if total != len(items_A) or total != len(table_rows_A):
+        raise ValueError("the lengths do not add up to the number of items")
     begin = 0
     for session in range(len(lengths_B)):
         length = lengths_B[session]

@@ -190,6 +190,8 @@ class Manifest(_ManifestPart):
             raise ValueError("index.padded_dimension is smaller than dimension")
         if self.kernel and (1, sum(part.dimension for part in self.kernel.parts)) != (self.interests, self.dimension):
             raise ValueError("the parts of kernel do not make up one interest of dimension")
+        if self.kernel and self.users:
+            raise ValueError(f"users is {self.users}, but a kernel encodes sessions alone")
         shape = (self.interests, self.dimension)
         for number, probe in enumerate(self.probes):
             if len(probe.interests) != shape[0] or any(len(interest) != shape[1] for interest in probe.interests):

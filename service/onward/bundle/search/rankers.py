@@ -74,8 +74,9 @@ class ByInterests:
 class BySimilarity:
     """Scores by the cosine with the vector of one item.
 
-    Candidates are the items with the largest inner products, 10 k but at least `SIMILAR_POOL`; the cosine re-ranks
-    them. The inner product alone would favour popular items, whose vectors are long.
+    Candidates of the index are the items with the largest inner products, 10 k but at least `SIMILAR_POOL`; the cosine
+    re-ranks them. The inner product alone would favour popular items, whose vectors are long. An exact search compares
+    the cosines of all eligible items.
     """
 
     source: ClassVar[Source] = "similar"
@@ -86,12 +87,20 @@ class BySimilarity:
     def best(
         self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels | None = None
     ) -> Candidates:
-        """Search by inner product, then re-rank by cosine."""
-        by_product = ByInterests(self.index, self.vector_D[np.newaxis], self.exact)
-        pool = by_product.best(eligible, max(10 * k, SIMILAR_POOL), hidden_rows=hidden_rows, levels=levels)
+        """Search by inner product, then re-rank by cosine; scan all cosines if `exact` or with `levels`."""
+        if self.exact or levels is not None:
+            length = max(np.linalg.norm(self.vector_D), np.finfo(np.float32).tiny)
+            return self.index.scan(
+                self.vector_D[np.newaxis] / length,
+                k,
+                eligible=eligible,
+                hidden_rows=hidden_rows,
+                log_boost=None if levels is None else levels.log_boost,
+                by_length=True,
+            )
+        by_product = ByInterests(self.index, self.vector_D[np.newaxis])
+        pool = by_product.best(eligible, max(10 * k, SIMILAR_POOL), hidden_rows=hidden_rows)
         scores_C = self.scores(pool.rows)
-        if levels is not None:
-            scores_C = self.boosted(scores_C, levels.log_boost(pool.rows))
         best = np.argsort(-scores_C, kind="stable")[:k]
         return Candidates(pool.rows[best], scores_C[best], pool.interests[best], pool.strategy)
 
