@@ -14,8 +14,12 @@ from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Batch, Examples
 from onward.training.errors import InputError
 from onward.training.recipe import Recipe
-from onward.training.run_folder import best_validation
+from onward.training.run_folder import WEIGHTS, best_validation, write_history, write_tensors
 from onward.training.trainer import train
+
+
+class Killed(BaseException):
+    """The process ends here."""
 
 
 def weights(run: Path) -> dict[str, Tensor]:
@@ -88,6 +92,64 @@ def test_a_run_interrupted_by_ctrl_c_resumes_to_the_same_result(
     monkeypatch.undo()
     assert train(recipe, dataset.folder, out, device_name="cpu", resume=True)
     assert_equal_runs(unbroken, out)
+
+
+@pytest.mark.parametrize("missing", [WEIGHTS, "metrics.jsonl"])
+@pytest.mark.parametrize(("refit", "last"), [(True, "refit"), (False, "selection")])
+def test_a_run_killed_after_its_last_checkpoint_resumes_to_the_same_result(
+    refit: bool,
+    last: str,
+    missing: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = recipe if refit else Recipe.parse(recipe.text.replace("refit = true", "refit = false"), "no refit")
+    assert train(recipe, dataset.folder, tmp_path / "whole", device_name="cpu", epochs=2)
+    assert [line["epoch"] for line in history(tmp_path / "whole") if line["fit"] == last] == [1, 2]
+    out = tmp_path / "run"
+
+    def last_checkpoint_is_written() -> bool:
+        checkpoint = out / last / "checkpoint.pt"
+        return checkpoint.exists() and torch.load(checkpoint, weights_only=True)["state"]["epoch"] == 2
+
+    def write_tensors_until_killed(path: Path, content: dict[str, Any]) -> None:
+        if path.name == missing and last_checkpoint_is_written():
+            raise Killed
+        write_tensors(path, content)
+
+    def write_history_until_killed(run: Path) -> None:
+        if missing == "metrics.jsonl" and last_checkpoint_is_written():
+            raise Killed
+        write_history(run)
+
+    monkeypatch.setattr("onward.training.trainer.write_tensors", write_tensors_until_killed)
+    monkeypatch.setattr("onward.training.trainer.write_history", write_history_until_killed)
+    with pytest.raises(Killed):
+        train(recipe, dataset.folder, out, device_name="cpu", epochs=2)
+    monkeypatch.undo()
+    assert train(recipe, dataset.folder, out, device_name="cpu", epochs=2, resume=True)
+    assert_equal_runs(tmp_path / "whole", out)
+    assert torch.load(out / WEIGHTS, weights_only=True)["fit"] == last
+
+
+def test_a_finished_run_may_be_resumed_and_stays_as_it_is(
+    unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    written: list[str] = []
+
+    def write_tensors_and_note(path: Path, content: dict[str, Any]) -> None:
+        written.append(content["fit"])
+        write_tensors(path, content)
+
+    monkeypatch.setattr("onward.training.trainer.write_tensors", write_tensors_and_note)
+    assert train(recipe, dataset.folder, out, device_name="cpu", resume=True)
+    assert "selection" not in written  # not even for a moment
+    assert_equal_runs(unbroken, out)
+    assert history(out) == history(unbroken)
 
 
 def test_a_run_is_never_overwritten_nor_mixed_with_another(unbroken: Path, recipe: Recipe, dataset: Dataset) -> None:

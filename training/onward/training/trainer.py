@@ -155,6 +155,8 @@ class Fit:
         self, interrupted: Interruption, progress: TrainingProgress, on_epoch: Callable[[dict[str, Any]], bool]
     ) -> None:
         """Train until the last epoch, early stopping, a False of `on_epoch`, or an interruption."""
+        if self.checkpoint.exists():
+            self._write_results()  # missing or old if the process was killed after the checkpoint
         wants_more = True
         while wants_more and self.state.epoch < self.epochs and not self._stopped_early():
             batches = self.examples.shuffled_batches(self.options.batch_size, self.seed, self.state.epoch)
@@ -220,22 +222,28 @@ class Fit:
             group["lr"] = self.options.learning_rate * multiplier
 
     def _save(self) -> None:
-        """Write the checkpoint, and the run's weights if they are of the best epoch so far or of a finished refit."""
+        """Write the checkpoint, then the results that follow from it."""
         self.checkpoint.parent.mkdir(exist_ok=True)
-        weights = self.encoder.state_dict()
         write_tensors(
             self.checkpoint,
             {
                 "state": vars(self.state),
-                "encoder": weights,
+                "encoder": self.encoder.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "random": random_state(self.device),
             },
         )
-        at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
-        refit_unfinished = self.name == REFIT and self.state.epoch < self.epochs
-        if at_best and not refit_unfinished:
-            write_tensors(self.out / WEIGHTS, {"fit": self.name, "encoder": weights})
+        self._write_results()
+
+    def _write_results(self) -> None:
+        """Write the run's history, and its weights if they are of a finished refit or, before one, the best epoch."""
+        if self.name == REFIT:
+            to_export = self.state.epoch == self.epochs
+        else:
+            at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
+            to_export = at_best and not checkpoint_of(self.out, REFIT).exists()
+        if to_export:
+            write_tensors(self.out / WEIGHTS, {"fit": self.name, "encoder": self.encoder.state_dict()})
         write_history(self.out)
 
     def _load(self) -> None:
