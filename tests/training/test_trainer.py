@@ -175,14 +175,44 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(
         train(recipe, dataset.folder, out, device_name="cpu", resume=True)
 
 
-def test_a_caller_may_end_a_fit_after_any_epoch(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
-    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=lambda line: line["epoch"] < 2)
-    assert [(line["fit"], line["epoch"]) for line in history(tmp_path)] == [
-        ("selection", 1),
-        ("selection", 2),
-        ("refit", 1),
-        ("refit", 2),
-    ]
+def test_a_caller_may_end_the_training_after_any_epoch(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    def wants_more(line: dict[str, Any]) -> bool:
+        return bool(line["epoch"] < 2)
+
+    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=wants_more)
+    ended = [("selection", 1), ("selection", 2)]
+    assert [(line["fit"], line["epoch"]) for line in history(tmp_path)] == ended
+    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=wants_more, resume=True)
+    assert [(line["fit"], line["epoch"]) for line in history(tmp_path)] == ended
+    assert torch.load(tmp_path / WEIGHTS, weights_only=True)["fit"] == "selection"
+
+
+def test_a_refit_that_the_caller_ends_can_be_resumed(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    train(recipe, dataset.folder, tmp_path / "whole", device_name="cpu", epochs=2)
+    out = tmp_path / "run"
+    train(recipe, dataset.folder, out, device_name="cpu", epochs=2, on_epoch=lambda line: line["fit"] != "refit")
+    assert [(line["fit"], line["epoch"]) for line in history(out)] == [("selection", 1), ("selection", 2), ("refit", 1)]
+    assert torch.load(out / WEIGHTS, weights_only=True)["fit"] == "selection"
+    train(recipe, dataset.folder, out, device_name="cpu", epochs=2, resume=True)
+    assert_equal_runs(tmp_path / "whole", out)
+
+
+def test_resuming_asks_again_about_an_epoch_whose_answer_was_lost(
+    recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    def kill(line: dict[str, Any]) -> bool:
+        raise Killed
+
+    asked: list[int] = []
+
+    def end(line: dict[str, Any]) -> bool:
+        asked.append(line["epoch"])
+        return False
+
+    with pytest.raises(Killed):
+        train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=kill)
+    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=end, resume=True)
+    assert asked == [line["epoch"] for line in history(tmp_path)] == [1]
 
 
 def test_a_refit_alone_equals_that_of_a_whole_run(

@@ -164,10 +164,12 @@ class TrialRunner:
             self.study.tell(trial, state=TrialState.FAIL)
             return True
         folder, pruned = self._folder(trial.number), False
+        reported = self.study.trials[trial.number].intermediate_values
 
         def report_epoch(line: dict[str, Any]) -> bool:
             nonlocal pruned
-            trial.report(line["validation"][self.metric], line["epoch"])
+            if line["epoch"] not in reported:  # resumed, the training may ask about its last epoch again
+                trial.report(line["validation"][self.metric], line["epoch"])
             pruned = trial.should_prune()
             return not pruned
 
