@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,25 @@ def test_a_study_killed_after_the_last_epoch_of_a_trial_resumes_to_the_same_tria
     monkeypatch.undo()
     outcome = search(small, dataset, tmp_path, trials=2)
     assert outcome.trials == search(small, dataset, folder, trials=3).trials[:2]
+
+
+def test_a_study_killed_after_its_last_trial_has_its_best_recipe(
+    folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = optuna.Study.tell
+
+    def tell_and_kill(study: optuna.Study, trial: optuna.Trial, *arguments: Any, **options: Any) -> None:
+        tell(study, trial, *arguments, **options)
+        if trial.number == 2:
+            raise Killed
+
+    monkeypatch.setattr(optuna.Study, "tell", tell_and_kill)
+    with pytest.raises(Killed):
+        search(small, dataset, tmp_path, trials=3)
+    monkeypatch.undo()
+    outcome = search(small, dataset, tmp_path, trials=3)
+    assert outcome == replace(search(small, dataset, folder, trials=3), best_recipe=tmp_path / "best.toml")
+    assert (tmp_path / "best.toml").read_text() == (folder / "best.toml").read_text()
 
 
 def test_trials_below_the_median_are_pruned(
