@@ -14,8 +14,12 @@ from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Batch, Examples
 from onward.training.errors import InputError
 from onward.training.recipe import Recipe
-from onward.training.run_folder import best_validation
+from onward.training.run_folder import WEIGHTS, best_validation, write_history, write_tensors
 from onward.training.trainer import train
+
+
+class Killed(BaseException):
+    """The process ends here."""
 
 
 def weights(run: Path) -> dict[str, Tensor]:
@@ -90,6 +94,64 @@ def test_a_run_interrupted_by_ctrl_c_resumes_to_the_same_result(
     assert_equal_runs(unbroken, out)
 
 
+@pytest.mark.parametrize("missing", [WEIGHTS, "metrics.jsonl"])
+@pytest.mark.parametrize(("refit", "last"), [(True, "refit"), (False, "selection")])
+def test_a_run_killed_after_its_last_checkpoint_resumes_to_the_same_result(
+    refit: bool,
+    last: str,
+    missing: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = recipe if refit else Recipe.parse(recipe.text.replace("refit = true", "refit = false"), "no refit")
+    assert train(recipe, dataset.folder, tmp_path / "whole", device_name="cpu", epochs=2)
+    assert [line["epoch"] for line in history(tmp_path / "whole") if line["fit"] == last] == [1, 2]
+    out = tmp_path / "run"
+
+    def last_checkpoint_is_written() -> bool:
+        checkpoint = out / last / "checkpoint.pt"
+        return checkpoint.exists() and torch.load(checkpoint, weights_only=True)["state"]["epoch"] == 2
+
+    def write_tensors_until_killed(path: Path, content: dict[str, Any]) -> None:
+        if path.name == missing and last_checkpoint_is_written():
+            raise Killed
+        write_tensors(path, content)
+
+    def write_history_until_killed(run: Path) -> None:
+        if missing == "metrics.jsonl" and last_checkpoint_is_written():
+            raise Killed
+        write_history(run)
+
+    monkeypatch.setattr("onward.training.trainer.write_tensors", write_tensors_until_killed)
+    monkeypatch.setattr("onward.training.trainer.write_history", write_history_until_killed)
+    with pytest.raises(Killed):
+        train(recipe, dataset.folder, out, device_name="cpu", epochs=2)
+    monkeypatch.undo()
+    assert train(recipe, dataset.folder, out, device_name="cpu", epochs=2, resume=True)
+    assert_equal_runs(tmp_path / "whole", out)
+    assert torch.load(out / WEIGHTS, weights_only=True)["fit"] == last
+
+
+def test_a_finished_run_may_be_resumed_and_stays_as_it_is(
+    unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    written: list[str] = []
+
+    def write_tensors_and_note(path: Path, content: dict[str, Any]) -> None:
+        written.append(content["fit"])
+        write_tensors(path, content)
+
+    monkeypatch.setattr("onward.training.trainer.write_tensors", write_tensors_and_note)
+    assert train(recipe, dataset.folder, out, device_name="cpu", resume=True)
+    assert "selection" not in written  # not even for a moment
+    assert_equal_runs(unbroken, out)
+    assert history(out) == history(unbroken)
+
+
 def test_a_run_is_never_overwritten_nor_mixed_with_another(unbroken: Path, recipe: Recipe, dataset: Dataset) -> None:
     with pytest.raises(InputError, match="holds a run already; add --resume"):
         train(recipe, dataset.folder, unbroken, device_name="cpu")
@@ -113,14 +175,44 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(
         train(recipe, dataset.folder, out, device_name="cpu", resume=True)
 
 
-def test_a_caller_may_end_a_fit_after_any_epoch(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
-    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=lambda line: line["epoch"] < 2)
-    assert [(line["fit"], line["epoch"]) for line in history(tmp_path)] == [
-        ("selection", 1),
-        ("selection", 2),
-        ("refit", 1),
-        ("refit", 2),
-    ]
+def test_a_caller_may_end_the_training_after_any_epoch(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    def wants_more(line: dict[str, Any]) -> bool:
+        return bool(line["epoch"] < 2)
+
+    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=wants_more)
+    ended = [("selection", 1), ("selection", 2)]
+    assert [(line["fit"], line["epoch"]) for line in history(tmp_path)] == ended
+    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=wants_more, resume=True)
+    assert [(line["fit"], line["epoch"]) for line in history(tmp_path)] == ended
+    assert torch.load(tmp_path / WEIGHTS, weights_only=True)["fit"] == "selection"
+
+
+def test_a_refit_that_the_caller_ends_can_be_resumed(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    train(recipe, dataset.folder, tmp_path / "whole", device_name="cpu", epochs=2)
+    out = tmp_path / "run"
+    train(recipe, dataset.folder, out, device_name="cpu", epochs=2, on_epoch=lambda line: line["fit"] != "refit")
+    assert [(line["fit"], line["epoch"]) for line in history(out)] == [("selection", 1), ("selection", 2), ("refit", 1)]
+    assert torch.load(out / WEIGHTS, weights_only=True)["fit"] == "selection"
+    train(recipe, dataset.folder, out, device_name="cpu", epochs=2, resume=True)
+    assert_equal_runs(tmp_path / "whole", out)
+
+
+def test_resuming_asks_again_about_an_epoch_whose_answer_was_lost(
+    recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    def kill(line: dict[str, Any]) -> bool:
+        raise Killed
+
+    asked: list[int] = []
+
+    def end(line: dict[str, Any]) -> bool:
+        asked.append(line["epoch"])
+        return False
+
+    with pytest.raises(Killed):
+        train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=kill)
+    train(recipe, dataset.folder, tmp_path, device_name="cpu", on_epoch=end, resume=True)
+    assert asked == [line["epoch"] for line in history(tmp_path)] == [1]
 
 
 def test_a_refit_alone_equals_that_of_a_whole_run(

@@ -4,10 +4,13 @@ import json
 import shutil
 import signal
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from onward.training.cli import cli
@@ -20,6 +23,10 @@ from onward.training.tuning.search_space import SearchSpace, read_specs
 from onward.training.tuning.study import StudyOutcome, tune
 
 SPECS = {"training.learning_rate": "log:1e-6..2e-2", "encoder.dropout": "0..0.3"}
+
+
+class Killed(BaseException):
+    """The process ends here."""
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +107,58 @@ def test_a_study_interrupted_by_ctrl_c_resumes_to_the_same_trials(
     assert gone_on.trials == search(small, dataset, folder, trials=3).trials
 
 
-def test_trials_below_the_median_are_pruned(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed_in", ["onward.training.trainer.write_history", "optuna.Study.tell"])
+def test_a_study_killed_after_the_last_epoch_of_a_trial_resumes_to_the_same_trials(
+    killed_in: str, folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "trial-0" / "selection" / "checkpoint.pt"
+
+    def kill_after_last_epoch(*arguments: Any, **options: Any) -> None:
+        if torch.load(checkpoint, weights_only=True)["state"]["epoch"] == 2:
+            raise Killed
+
+    monkeypatch.setattr(killed_in, kill_after_last_epoch)
+    with pytest.raises(Killed):
+        search(small, dataset, tmp_path, trials=2)
+    monkeypatch.undo()
+    outcome = search(small, dataset, tmp_path, trials=2)
+    assert outcome.trials == search(small, dataset, folder, trials=3).trials[:2]
+
+
+def test_a_study_killed_after_its_last_trial_has_its_best_recipe(
+    folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = optuna.Study.tell
+
+    def tell_and_kill(study: optuna.Study, trial: optuna.Trial, *arguments: Any, **options: Any) -> None:
+        tell(study, trial, *arguments, **options)
+        if trial.number == 2:
+            raise Killed
+
+    monkeypatch.setattr(optuna.Study, "tell", tell_and_kill)
+    with pytest.raises(Killed):
+        search(small, dataset, tmp_path, trials=3)
+    monkeypatch.undo()
+    outcome = search(small, dataset, tmp_path, trials=3)
+    assert outcome == replace(search(small, dataset, folder, trials=3), best_recipe=tmp_path / "best.toml")
+    assert (tmp_path / "best.toml").read_text() == (folder / "best.toml").read_text()
+
+
+def test_trials_below_the_median_are_pruned(
+    small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     specs = {"training.learning_rate": "1e-2,2e-2,1e-9"}
+    tell = optuna.Study.tell
+
+    def tell_or_kill(study: optuna.Study, *arguments: Any, **options: Any) -> None:
+        if "state" in options:  # a killed study resumes without another epoch of the trial to prune
+            monkeypatch.undo()
+            raise Killed
+        tell(study, *arguments, **options)
+
+    monkeypatch.setattr(optuna.Study, "tell", tell_or_kill)
+    with pytest.raises(Killed):
+        tune(small, specs, dataset.folder, tmp_path / "study", trials=6, seed=1, device_name="cpu")
     outcome = tune(small, specs, dataset.folder, tmp_path / "study", trials=6, seed=1, device_name="cpu")
     *compared, last = outcome.trials  # the first five are run to their end, to compare with
     assert [(trial.state, trial.epochs) for trial in compared] == [("complete", 2)] * 5

@@ -2,7 +2,9 @@
 
 It holds `recipe.toml`, `run.json` (data, options and machine of the run), `metrics.jsonl` (a line per epoch),
 `curve.png`, `selection/` (the validated fit), `refit/` (the fit to all examples, if the recipe asks for it) and
-`weights.pt`, the weights to export and the fit they come from: the best epoch so far, until a refit ends.
+`weights.pt`, the weights to export and the fit they come from: the best epoch so far, until a refit ends. A fit writes
+its checkpoint first. What follows from it (`weights.pt`, `metrics.jsonl`, `curve.png`) is written anew on resuming, so
+a run killed in between loses nothing.
 """
 
 import json

@@ -53,16 +53,19 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], bool] = lambda line: True,
 ) -> bool:
-    """Fit the recipe's encoder to a data set, write the run to `out`, and return whether it was completed.
+    """Fit the recipe's encoder to a data set, write the run to `out`, and return False if it was interrupted.
 
-    The first SIGINT or SIGTERM ends it after the current step, with a checkpoint to resume from.
+    The first SIGINT or SIGTERM interrupts it after the current step, with a checkpoint to resume from.
 
     Args:
         epochs: maximum number of epochs, instead of the recipe's.
         refit_epochs: skip validation and fit to all examples for this many epochs, chosen by an earlier run.
         device_name: cpu, cuda or auto.
         resume: continue from the checkpoints in `out`; the result equals that of an uninterrupted run.
-        on_epoch: called with the metrics line of each epoch; the fit ends if it returns False.
+        on_epoch: called with the metrics line of each epoch. If it returns False, training ends: no other epoch
+            follows, and no refit. The weights stay those of the best epoch so far; a refit gives its own only when it
+            is complete. With `resume` it is first asked again about the last epoch of each fit, so an answer that a
+            kill lost, or another answer than before, counts.
 
     Raises:
         InputError: the data set or `out` is unusable, or with `resume`, `out` is a run of another recipe or data set.
@@ -85,8 +88,8 @@ def train(
         chosen = refit_epochs
         if chosen is None:
             selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
-            selection.run(interrupted, progress, on_epoch)
-            chosen = selection.state.best_epoch if recipe.training.refit and len(validation) else 0
+            wants_refit = selection.run(interrupted, progress, on_epoch) and recipe.training.refit
+            chosen = selection.state.best_epoch if wants_refit and len(validation) else 0
         if chosen and not interrupted:
             refit = Fit(REFIT, recipe, dataset, out, None, device, epochs=chosen, schedule_epochs=epochs, seed=seed)
             refit.run(interrupted, progress, on_epoch)
@@ -153,17 +156,24 @@ class Fit:
 
     def run(
         self, interrupted: Interruption, progress: TrainingProgress, on_epoch: Callable[[dict[str, Any]], bool]
-    ) -> None:
-        """Train until the last epoch, early stopping, a False of `on_epoch`, or an interruption."""
+    ) -> bool:
+        """Train until the last epoch, early stopping or an interruption, or until `on_epoch` returns False.
+
+        Returns False only if `on_epoch` did.
+        """
         wants_more = True
+        if self.checkpoint.exists():  # the process may have been killed between the checkpoint and what follows it
+            self._write_results()
+            wants_more = self.state.step > 0 or on_epoch(self.state.history[-1])
         while wants_more and self.state.epoch < self.epochs and not self._stopped_early():
             batches = self.examples.shuffled_batches(self.options.batch_size, self.seed, self.state.epoch)
             with progress.epoch(self.name, self.state.epoch + 1, self.epochs, len(self.examples)) as bar:
                 self._train_epoch(batches, interrupted, bar)
             if interrupted:
                 self._save()
-                return
+                return True
             wants_more = on_epoch(self._finish_epoch(len(batches), progress))
+        return wants_more
 
     def _train_epoch(self, batches: list[Tensor], interrupted: Interruption, bar: EpochProgress) -> None:
         self.encoder.train()
@@ -220,22 +230,28 @@ class Fit:
             group["lr"] = self.options.learning_rate * multiplier
 
     def _save(self) -> None:
-        """Write the checkpoint, and the run's weights if they are of the best epoch so far or of a finished refit."""
+        """Write the checkpoint, then the results that follow from it."""
         self.checkpoint.parent.mkdir(exist_ok=True)
-        weights = self.encoder.state_dict()
         write_tensors(
             self.checkpoint,
             {
                 "state": vars(self.state),
-                "encoder": weights,
+                "encoder": self.encoder.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "random": random_state(self.device),
             },
         )
-        at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
-        refit_unfinished = self.name == REFIT and self.state.epoch < self.epochs
-        if at_best and not refit_unfinished:
-            write_tensors(self.out / WEIGHTS, {"fit": self.name, "encoder": weights})
+        self._write_results()
+
+    def _write_results(self) -> None:
+        """Write the run's history, and its weights if they are of a finished refit or, before one, the best epoch."""
+        if self.name == REFIT:
+            to_export = self.state.epoch == self.epochs
+        else:
+            at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
+            to_export = at_best and not checkpoint_of(self.out, REFIT).exists()
+        if to_export:
+            write_tensors(self.out / WEIGHTS, {"fit": self.name, "encoder": self.encoder.state_dict()})
         write_history(self.out)
 
     def _load(self) -> None:

@@ -164,10 +164,12 @@ class TrialRunner:
             self.study.tell(trial, state=TrialState.FAIL)
             return True
         folder, pruned = self._folder(trial.number), False
+        reported = self.study.trials[trial.number].intermediate_values
 
         def report_epoch(line: dict[str, Any]) -> bool:
             nonlocal pruned
-            trial.report(line["validation"][self.metric], line["epoch"])
+            if line["epoch"] not in reported:  # resumed, the training may ask about its last epoch again
+                trial.report(line["validation"][self.metric], line["epoch"])
             pruned = trial.should_prune()
             return not pruned
 
@@ -184,8 +186,9 @@ class TrialRunner:
         if pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif ended:
-            self.study.tell(trial, best_validation(folder)[self.metric])
-            self._write_best()
+            validation = best_validation(folder)[self.metric]
+            self._write_best(trial, validation)  # first: a trial that is told is never resumed
+            self.study.tell(trial, validation)
         if pruned or ended:
             checkpoint_of(folder, SELECTION).unlink(missing_ok=True)
         return ended
@@ -216,15 +219,18 @@ class TrialRunner:
         complete = self._trials((TrialState.COMPLETE,))
         return max(complete, key=lambda trial: trial.value or 0.0, default=None)
 
-    def _write_best(self) -> None:
+    def _write_best(self, trial: Trial, validation: float) -> None:
+        """Write the best recipe of the complete trials and this one, which ends with this validation metric."""
+        number, params = trial.number, trial.params
         best = self._best()
-        assert best is not None  # noqa: S101  # called after a complete trial
-        facts = read_run(self._folder(best.number))
+        if best is not None and best.value is not None and best.value >= validation:
+            number, params, validation = best.number, best.params, best.value
+        facts = read_run(self._folder(number))
         comment = (
-            f"# Of {self.finished()} trials on {self.data.resolve().name} the best: trial {best.number}, validation "
-            f"{self.metric} {best.value:.4f}, seed {self.seed}, data {facts['data_fingerprint'][:12]}.\n"
+            f"# Of {self.finished() + 1} trials on {self.data.resolve().name} the best: trial {number}, validation "
+            f"{self.metric} {validation:.4f}, seed {self.seed}, data {facts['data_fingerprint'][:12]}.\n"
         )
-        (self.out / BEST).write_text(comment + self.space.text(best.params), encoding="utf-8")
+        (self.out / BEST).write_text(comment + self.space.text(params), encoding="utf-8")
 
     def _outcome_of(self, trial: FrozenTrial) -> TrialOutcome:
         reported = trial.intermediate_values
