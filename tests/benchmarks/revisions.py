@@ -47,7 +47,9 @@ def checked_out(revision: str) -> Iterator[SourceTree]:
     """Check a revision out into a temporary folder."""
     repository = str(WORKING_TREE.root)
     with tempfile.TemporaryDirectory(prefix="onward-revision-") as folder:
-        subprocess.run(["git", "-C", repository, "worktree", "add", "--detach", folder, revision], check=True)
+        subprocess.run(
+            ["git", "-C", repository, "worktree", "add", "--quiet", "--detach", folder, revision], check=True
+        )
         try:
             yield SourceTree(Path(folder))
         finally:
