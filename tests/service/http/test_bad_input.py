@@ -140,6 +140,14 @@ def test_a_body_that_is_not_strict_json_is_refused(client: TestClient, path: str
     refused(client, "POST", path, 400, "malformed_request", content=body, headers=headers)
 
 
+@pytest.mark.parametrize("path", [RECOMMENDATIONS, EVENTS, f"{RECOMMENDATIONS}:batch"])
+def test_the_place_of_a_json_error_is_named(client: TestClient, path: str) -> None:
+    body = b'{"k": 5,\n "items": [item-17]}'
+    headers = {"content-type": "application/json"}
+    problem = refused(client, "POST", path, 400, "malformed_request", content=body, headers=headers)
+    assert problem["detail"] == "The body is not acceptable JSON: Expecting value at line 2, column 12."
+
+
 @pytest.mark.parametrize(
     "declared", [None, "text/plain", "application/x-www-form-urlencoded", "json", "multipart/form-data"]
 )

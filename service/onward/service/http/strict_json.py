@@ -45,7 +45,8 @@ def parse(body: bytes) -> Any:
     try:
         return _DECODER.decode(body.decode())
     except json.JSONDecodeError as error:
-        raise json.JSONDecodeError(error.msg, "", 0) from error
+        place = f" at line {error.lineno}, column {error.colno}" if error.doc else ""  # no place: refused below
+        raise json.JSONDecodeError(error.msg + place, "", 0) from error
     except UnicodeDecodeError as error:
         raise json.JSONDecodeError("not UTF-8", "", 0) from error
     except RecursionError as error:
