@@ -71,7 +71,12 @@ async def test_an_event_is_attributed_to_the_answer_that_it_names(metrics: Onlin
     report = await metrics.report(HOUR, ())
     expected = OutcomeCounts(2, 5, {"view": 1, "share": 1, "purchase": 2}, {"purchase": 12.75})
     assert report.outcomes == {(): expected}
+    assert (expected.click_through_rate, expected.conversion_rate) == (1 / 5, 2.0)
     assert report.unattributed == 0
+
+
+def test_rates_of_nothing_are_none() -> None:
+    assert (OutcomeCounts().click_through_rate, OutcomeCounts(1, 5).conversion_rate) == (None, None)
 
 
 async def test_an_event_without_a_stored_answer_of_its_item_is_unattributed(

@@ -10,7 +10,7 @@ from typing import Literal
 from onward.service.records.answers import Answer, AnswerLog, AnswerOrigin, AttributionClaim
 from onward.service.records.counters import Counters, Period
 from onward.service.records.outage_log import OutageLog
-from onward.service.sessions import AppliedEvent
+from onward.service.sessions import PURCHASE, VIEW, AppliedEvent
 
 Dimension = Literal["scenario", "bundle", "variant"]
 
@@ -37,6 +37,26 @@ class OutcomeCounts:
     """Attributed events, by type."""
     values: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Sum of the values of attributed events, by type."""
+
+    @property
+    def clicks(self) -> int:
+        """Attributed views."""
+        return self.events.get(VIEW, 0)
+
+    @property
+    def purchases(self) -> int:
+        """Attributed purchases."""
+        return self.events.get(PURCHASE, 0)
+
+    @property
+    def click_through_rate(self) -> float | None:
+        """Clicks per item in the answers; None without items."""
+        return self.clicks / self.impressions if self.impressions else None
+
+    @property
+    def conversion_rate(self) -> float | None:
+        """Purchases per click; None without clicks."""
+        return self.purchases / self.clicks if self.clicks else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,12 @@
 """Sessions: the latest events of each visitor, kept in Redis or in memory."""
 
 from onward.service.sessions.events import (
+    CART,
     DELIVERY_INTERVAL,
     EVENT_TYPE,
     MAX_EVENT_AGE,
+    PURCHASE,
+    VIEW,
     AppliedEvent,
     Event,
     EventListener,
@@ -27,12 +30,15 @@ from onward.service.sessions.store import (
 )
 
 __all__ = [
+    "CART",
     "DELIVERY_INTERVAL",
     "EVENT_TYPE",
     "MAX_EVENT_AGE",
+    "PURCHASE",
     "REMEMBERED_ANSWERS",
     "REMEMBERED_EVENT_IDS",
     "REMEMBERED_MARKS",
+    "VIEW",
     "AppliedEvent",
     "Event",
     "EventListener",

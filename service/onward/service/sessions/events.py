@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from onward.service.errors import EventTooOld
 
-VIEW, PURCHASE = "view", "purchase"
+VIEW, CART, PURCHASE = "view", "cart", "purchase"
 WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"view": 1, "cart": 3, "purchase": 5, "like": 2, "impression": 0, "dislike": -1}
+    {VIEW: 1, CART: 3, PURCHASE: 5, "like": 2, "impression": 0, "dislike": -1}
 )
 WEIGHT_OF_OTHER_TYPES = 1.0
 MAX_WEIGHT = 1_000

@@ -10,8 +10,7 @@ from onward.service.http.routes.dependencies import PATH_PROBLEMS, RecorderDep
 from onward.service.http.schemas.online_metrics import AnswerOutcome, OnlineMetricsQuery, OnlineMetricsReport
 from onward.service.http.strict_json import StrictJSONRoute
 from onward.service.records.online_metrics import Dimension, OutcomeCounts
-
-VIEW, CART, PURCHASE = "view", "cart", "purchase"
+from onward.service.sessions import CART, PURCHASE, VIEW
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["metrics"])
 
@@ -40,16 +39,15 @@ async def show_online_metrics(
 
 
 def _outcome(group: dict[str, str], outcome: OutcomeCounts) -> AnswerOutcome:
-    clicks, purchases = outcome.events.get(VIEW, 0), outcome.events.get(PURCHASE, 0)
     return AnswerOutcome(
         **group,
         answers=outcome.answers,
         impressions=outcome.impressions,
-        clicks=clicks,
+        clicks=outcome.clicks,
         carts=outcome.events.get(CART, 0),
-        purchases=purchases,
+        purchases=outcome.purchases,
         others={kind: count for kind, count in outcome.events.items() if kind not in (VIEW, CART, PURCHASE)},
         values=outcome.values,
-        click_through_rate=clicks / outcome.impressions if outcome.impressions else None,
-        conversion_rate=purchases / clicks if clicks else None,
+        click_through_rate=outcome.click_through_rate,
+        conversion_rate=outcome.conversion_rate,
     )
