@@ -348,7 +348,7 @@ def small_store(request: pytest.FixtureRequest, valkey: str) -> Callable[[], Ver
     return lambda: RedisVersionedStore.connect(valkey, name, max_names=3)
 
 
-def test_entries_that_a_rebuilt_bundle_includes_make_room_in_a_full_catalog(
+def test_changes_that_a_rebuilt_bundle_includes_do_not_count_towards_the_limit_and_stay_stored(
     tmp_path: Path, small_store: Callable[[], VersionedStore]
 ) -> None:
     publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)
@@ -365,11 +365,15 @@ def test_entries_that_a_rebuilt_bundle_includes_make_room_in_a_full_catalog(
             assert (changed.status_code, changed.json()["available"]) == (200, False)
         assert client.get("/v1/items/new-1").json()["vector"] == {"source": "training"}
         batch = client.post("/v1/items:batch", json={"items": [{"id": "new-4"}, {"id": "item-2"}, {"id": "new-1"}]})
-        assert [result["status"] for result in batch.json()["results"]] == ["rejected", "stored", "rejected"]
+        assert [result["status"] for result in batch.json()["results"]] == ["rejected", "stored", "stored"]
+    publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)  # an operator goes back to a bundle without the changes
+    with TestClient(worker_app(tmp_path, small_store, memory)) as client:
+        assert [client.get(f"/v1/items/{item_id}").status_code for item_id in new] == [200] * 3
         assert client.get("/v1/items/item-2").json()["available"] is False
+        assert client.patch("/v1/items/item-5", json={}).status_code == 409
 
 
-def test_a_deleted_item_of_a_rebuilt_bundle_stays_deleted_when_others_make_room(
+def test_a_deleted_item_of_a_rebuilt_bundle_stays_deleted_and_can_be_restored(
     tmp_path: Path, small_store: Callable[[], VersionedStore]
 ) -> None:
     publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)

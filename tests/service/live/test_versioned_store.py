@@ -145,7 +145,7 @@ async def test_a_removed_name_that_is_put_again_counts_once(store: VersionedStor
     outcomes = await put(replica, {"new": 1}) | await put(replica, {"1": 1})
     assert isinstance(outcomes["new"], Entry)
     assert isinstance(outcomes["1"], LimitReached)
-    outcomes = await replica.update({"newer": lambda _: 1}, beyond_limit=True)
+    outcomes = await replica.update({"newer": lambda _: 1}, uncounted=1)
     assert isinstance(outcomes["newer"], Entry)
     assert replica.entries["1"].value is None
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import islice
 from typing import Any, NamedTuple
 
 from onward.bundle import Bundle
@@ -11,9 +10,9 @@ from onward.bundle.catalog.cold_start import ColdStart, ColdVector
 from onward.bundle.catalog.live_item import LiveItem, change_line
 from onward.bundle.files.attributes import Kind, Schema, fits
 from onward.bundle.files.changes import ItemChange
-from onward.service.errors import InvalidRequest, ItemNotFound, LimitReached, LiveStoreUnavailable, ServiceError
+from onward.service.errors import InvalidRequest, ItemNotFound, LiveStoreUnavailable, ServiceError
 from onward.service.live.replica import Edit, Replica, open_replica
-from onward.service.live.versioned_store import Entry
+from onward.service.live.versioned_store import ALL_NAMES, Entry
 from onward.service.sessions import AppliedEvent
 
 ITEMS = "items"
@@ -25,8 +24,6 @@ COOCCURRENCE_WINDOW = 10
 MAX_SEEN_WITH = 50
 """Number of co-occurring items that are kept for an item: those with the largest weights."""
 MAX_PENDING_COOCCURRENCES = 10_000
-FREED_AT_ONCE = 1_000
-"""Folded entries to remove when the store is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +73,8 @@ class LiveCatalog:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._exported: Bundle | None = None
+        self._folded = 0
+        """Number of stored changes that the live bundle includes. They stay stored for workers with other bundles."""
         self._cold_start: ColdStart | None = None
         self._states: Mapping[str, _ItemState] = {}
         self._cooccurrences: dict[tuple[str, str], float] = {}
@@ -92,8 +91,8 @@ class LiveCatalog:
     async def patch(self, patches: Mapping[str, Sequence[ItemPatch]]) -> dict[str, ServiceError | None]:
         """Upsert each item independently; return for each item the error that refused it, or None.
 
-        If the store is full, entries that the live bundle includes make room for new ones. Raises LiveStoreUnavailable,
-        even if some of the patches were applied.
+        Changes that the live bundle includes do not count towards the maximum. Raises LiveStoreUnavailable, even if
+        some of the patches were applied.
         """
 
         def edit(item_id: str, item_patches: Sequence[ItemPatch]) -> Edit:
@@ -103,10 +102,7 @@ class LiveCatalog:
             return lambda entry: reduce(patched, item_patches, _item(entry)).stored()
 
         edits = {item_id: edit(item_id, changes) for item_id, changes in patches.items()}
-        results = await self._replica.update(edits)
-        full = {item_id: edits[item_id] for item_id, result in results.items() if isinstance(result, LimitReached)}
-        if full and await self._remove_folded():
-            results |= await self._replica.update(full)
+        results = await self._replica.update(edits, uncounted=self._folded)
         return {item_id: result if isinstance(result, ServiceError) else None for item_id, result in results.items()}
 
     async def delete(self, item_id: str, bundle: Bundle) -> None:
@@ -120,7 +116,7 @@ class LiveCatalog:
                 raise ItemNotFound("Neither the live bundle nor the live catalog has this item.")
             return LiveItem(deleted=True).stored()
 
-        result = (await self._replica.update({item_id: deleted}, beyond_limit=True))[item_id]
+        result = (await self._replica.update({item_id: deleted}, uncounted=ALL_NAMES))[item_id]
         if isinstance(result, ServiceError):
             raise result
 
@@ -135,6 +131,8 @@ class LiveCatalog:
             for item_id, entry in entries.items()
             if entry.value is not None
         }
+        folded_changes = bundle.manifest.folded_changes
+        self._folded = sum(state.sequence <= folded_changes for state in self._states.values())
         if not self._states:
             return bundle
         changes = (state.change for state in self._states.values())
@@ -195,29 +193,6 @@ class LiveCatalog:
         if len(differing) > MAX_ATTRIBUTES:
             raise InvalidRequest(f"At most {MAX_ATTRIBUTES} attributes of an item can be changed.")
         return item.model_copy(update={"attributes": differing})
-
-    async def _remove_folded(self) -> bool:
-        """Remove entries that the live bundle includes, up to a limit; return whether any was removed.
-
-        Raises LiveStoreUnavailable.
-        """
-
-        def removed(entry: Entry | None) -> None:
-            if entry is None or not self._is_folded(entry):
-                raise LimitReached("The item was changed since.")
-
-        folded = (item_id for item_id, entry in self.entries.items() if self._is_folded(entry))
-        results = await self._replica.update(dict.fromkeys(islice(folded, FREED_AT_ONCE), removed))
-        return any(isinstance(result, Entry) for result in results.values())
-
-    def _is_folded(self, entry: Entry) -> bool:
-        """Return whether the live bundle includes the change; that of a deleted item it has only as unavailable."""
-        return (
-            self._exported is not None
-            and entry.sequence <= self._exported.manifest.folded_changes
-            and entry.value is not None
-            and not LiveItem.of(entry.value).deleted
-        )
 
     def _cooccurring_pairs(self, event: AppliedEvent) -> Iterator[tuple[str, str]]:
         """Pair the event's item with the items shortly before it: yield a new item that learns and a known item."""

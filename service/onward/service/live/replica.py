@@ -68,10 +68,10 @@ class Replica:
         self._is_failing = False
         return after is not before
 
-    async def update(self, edits: Mapping[str, Edit], *, beyond_limit: bool = False) -> dict[str, Entry | ServiceError]:
+    async def update(self, edits: Mapping[str, Edit], *, uncounted: int = 0) -> dict[str, Entry | ServiceError]:
         """Edit each entry independently; return the new entry of each, or the error that refused the edit.
 
-        With `beyond_limit` the maximum number of names does not apply.
+        So many of the stored names as `uncounted` do not count towards the maximum.
 
         By optimistic concurrency no update is lost: if another worker wrote first, the edit is applied again to what it
         wrote. Raises LiveStoreUnavailable, even if some of the edits were stored.
@@ -88,7 +88,7 @@ class Replica:
                         puts.append(self._edited(name, edits[name]))
                     except ServiceError as refusal:
                         results[name] = refusal
-                outcomes = await self._store.put(puts, beyond_limit=beyond_limit) if puts else ()
+                outcomes = await self._store.put(puts, uncounted=uncounted) if puts else ()
                 for put, outcome in zip(puts, outcomes, strict=True):
                     if isinstance(outcome, Entry):
                         results[put.name] = outcome

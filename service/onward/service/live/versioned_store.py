@@ -15,8 +15,8 @@ from onward.service.redis_client import Argument, RedisClient, Script, connect
 
 PAGE_SIZE = 1_000
 REMEMBERED_TOMBSTONES = 1_000
-NO_LIMIT = 2**53
-"""More names than a store ever has; the script reads it exactly."""
+ALL_NAMES = 2**53
+"""More names than a store ever has."""
 
 
 class Entry(NamedTuple):
@@ -61,10 +61,10 @@ class VersionedStore(Protocol):
     all of it again.
     """
 
-    async def put(self, puts: Sequence[Put], *, beyond_limit: bool = False) -> list[Entry | Rejection]:
+    async def put(self, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
         """Put each value independently, unless another writer came first, or there are too many names.
 
-        With `beyond_limit` there may be any number of names. Raises LiveStoreUnavailable.
+        So many of the stored names as `uncounted` do not count towards the maximum. Raises LiveStoreUnavailable.
         """
         ...
 
@@ -96,9 +96,9 @@ class RedisVersionedStore:
         """Return a store at a URL, which connects lazily. No call is retried, and none takes longer than `timeout`."""
         return cls(connect(url, timeout), name, max_names=max_names)
 
-    async def put(self, puts: Sequence[Put], *, beyond_limit: bool = False) -> list[Entry | Rejection]:
+    async def put(self, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
         """Put all values by one run of a script; see `VersionedStore`."""
-        arguments: list[Argument] = [NO_LIMIT if beyond_limit else self._max_names, REMEMBERED_TOMBSTONES]
+        arguments: list[Argument] = [self._max_names + uncounted, REMEMBERED_TOMBSTONES]
         for put in puts:
             text = json.dumps([put.revision, put.value], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             arguments += (put.name, put.expected, text, int(put.value is None))
@@ -157,9 +157,9 @@ class InMemoryVersionedStore:
         self._tombstones: dict[str, None] = {}
         self._sequence = 0
 
-    async def put(self, puts: Sequence[Put], *, beyond_limit: bool = False) -> list[Entry | Rejection]:
+    async def put(self, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
         """Put values; half of the tombstones are forgotten, and a new generation begins, if there are too many."""
-        max_names = NO_LIMIT if beyond_limit else self._max_names
+        max_names = self._max_names + uncounted
         outcomes = [self._put(put, max_names) for put in puts]
         if (surplus := len(self._tombstones) - REMEMBERED_TOMBSTONES) > 0:
             for name in list(self._tombstones)[: surplus + REMEMBERED_TOMBSTONES // 2]:
@@ -177,16 +177,13 @@ class InMemoryVersionedStore:
         """Do nothing: there are no connections."""
 
     def _put(self, put: Put, max_names: int) -> Entry | Rejection:
-        current = self._entries.pop(put.name, None)  # popped, so that the new entry goes to the end of the dict
+        current = self._entries.get(put.name)
         if (current.sequence if current else 0) != put.expected:
-            if current:
-                self._entries[put.name] = current
             return "conflict"
         is_new = put.value is not None and (current is None or current.value is None)
-        if is_new and len(self._entries) + (current is not None) - len(self._tombstones) >= max_names:
-            if current:
-                self._entries[put.name] = current
+        if is_new and len(self._entries) - len(self._tombstones) >= max_names:
             return "full"
+        self._entries.pop(put.name, None)  # so that the new entry goes to the end of the dict
         self._sequence = max(self._sequence + 1, int(self._clock() * 1e6))
         self._generation = self._generation or str(self._sequence)
         self._tombstones.pop(put.name, None)
