@@ -3,22 +3,37 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, RedisError, ResponseError
+from redis.exceptions import DataError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from onward.service.redis_client import RedisClient, Script, connect
+from onward.service.redis_client import Command, RedisClient, Script, connect
 from onward.service.redis_client.connection import BACKOFF_S, MAX_IN_FLIGHT, take_stream
 from tests.service.redis_client.fault_proxy import Fault, FaultProxy, fault_proxy
 
 TIMEOUT = timedelta(milliseconds=300)  # long enough to connect on a busy machine
+
+
+class ForgetfulServer:
+    """Stands in for a client whose server loses its scripts once, before the tenth command."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        self.received += len(commands)
+        lost = self.received == 10
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return [NoScriptError() if lost else 1 for _ in commands]
 
 
 @pytest.fixture
@@ -122,6 +137,17 @@ async def test_calls_that_the_server_did_not_know_are_run_in_the_order_in_which_
         pushed = [int(number) for number in await redis.lrange(key, 0, -1)]
         await redis.delete(key)
     assert pushed == [turn * 100 + number for turn in range(10) for number in range(60)]
+
+
+async def test_calls_that_waited_for_a_lost_script_are_sent_although_others_keep_coming() -> None:
+    server = ForgetfulServer()
+    script = Script(server, "return 1")  # type: ignore[arg-type]  # a script only executes commands
+    running: list[asyncio.Task[int]] = []
+    for _ in range(1_000):
+        running += [asyncio.create_task(script(["key"], [])) for _ in range(3)]
+        await asyncio.sleep(0)
+    assert server.received > 2_500
+    assert await asyncio.gather(*running) == [1] * 3_000
 
 
 @pytest.mark.parametrize("fault", ["none", "slices"])

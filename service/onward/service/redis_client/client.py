@@ -122,8 +122,6 @@ class Script:
         self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
         self._in_flight = 0
         self._waiting = 0
-        self._turn = asyncio.Lock()
-        """Lets the waiting calls go on in their order."""
         self._may_send = asyncio.Event()
         self._may_send.set()
 
@@ -157,8 +155,9 @@ class Script:
     async def _wait_for_turn(self) -> None:
         self._waiting += 1
         try:
-            async with self._turn:
-                while not self._may_send.is_set():
-                    await self._may_send.wait()
+            if self._may_send.is_set():
+                await asyncio.sleep(0)  # the waiting calls go on in this iteration of the event loop, and are earlier
+            while not self._may_send.is_set():
+                await self._may_send.wait()
         finally:
             self._waiting -= 1
