@@ -42,6 +42,16 @@ class WaitingStore(InMemorySessionStore):
         return await super().append_all(appends)
 
 
+class HangingStore(InMemorySessionStore):
+    """Answers no call before all that a test makes have come."""
+
+    calls: asyncio.Barrier
+
+    async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | Any]:
+        await self.calls.wait()
+        return await super().append_all(appends)
+
+
 class Records:
     """Records every answer except those of a session named `faulty`."""
 
@@ -150,3 +160,15 @@ async def test_later_queries_of_a_session_wait_for_one_with_a_position_and_those
     viewed.append(["a1", "a2", "a3", "a5", "a6"])
     assert [list(result.answer.session_items) for result in results if isinstance(result, Recommendation)] == viewed
     assert records.served_to == ["one", "two", "one", "one", "one", "one"]
+
+
+async def test_queries_wait_for_earlier_ones_of_their_session_up_to_a_limit(
+    bundle: Bundle, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "MAX_ORDER_WAIT_S", 0.05)
+    store = HangingStore(length=50, ttl=timedelta(minutes=1))
+    queries = [Query("one", [f"a{number}"], position="0-0") for number in range(1, 6)]
+    store.calls = asyncio.Barrier(len(queries))
+    async with asyncio.timeout(10):
+        results = await pipeline_of(bundle, store, records).recommend_all(queries)
+    assert all(isinstance(result, Recommendation) for result in results)

@@ -29,6 +29,9 @@ INLINE_PRODUCTS = 2_000_000
 A thread costs about a third more processor time, so the short searches of an inverted file stay in the event loop."""
 SESSION_STORE: Missing = "session_store"
 
+MAX_ORDER_WAIT_S = 1.0
+"""Time for which the queries of a batch wait for earlier ones of their session."""
+
 _Answering = asyncio.Task[Recommendation | ServiceError]
 
 
@@ -126,9 +129,11 @@ class Pipeline:
         """Answer several queries, those of one session in order; an error takes the place of its query's answer.
 
         A query with a position may have to wait for it. It starts when the earlier queries of its session are answered,
-        and the later ones start when it is.
+        and the later ones start when it is. They do not wait beyond a limit, which they reach only if many positions
+        do not come, or if the session store hangs.
         """
         bundle = self._live.bundle
+        deadline_s = time.monotonic() + MAX_ORDER_WAIT_S
         tasks: list[_Answering] = []
         with_position: dict[str | None, _Answering] = {}
         since: defaultdict[str | None, list[_Answering]] = defaultdict(list)
@@ -137,7 +142,7 @@ class Pipeline:
             earlier = [with_position[session_id]] if session_id in with_position else []
             if query.position is not None:
                 earlier += since.pop(session_id, [])
-            task = asyncio.create_task(self._recommendation_or_error(query, bundle, earlier))
+            task = asyncio.create_task(self._recommendation_or_error(query, bundle, earlier, deadline_s))
             tasks.append(task)
             if query.position is not None:
                 with_position[session_id] = task
@@ -146,11 +151,11 @@ class Pipeline:
         return await asyncio.gather(*tasks)
 
     async def _recommendation_or_error(
-        self, query: Query, bundle: Bundle, earlier: Sequence[_Answering]
+        self, query: Query, bundle: Bundle, earlier: Sequence[_Answering], deadline_s: float
     ) -> Recommendation | ServiceError:
-        """Answer a query once the earlier ones that it must not overtake are answered or have failed."""
+        """Answer a query once those that it must not overtake are answered or have failed, or the deadline is over."""
         if earlier:
-            await asyncio.wait(earlier)
+            await asyncio.wait(earlier, timeout=max(0.0, deadline_s - time.monotonic()))
         try:
             pending = self._pending(query, bundle)
             self._batcher.submit(pending, alone=query.position is not None)
