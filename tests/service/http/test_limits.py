@@ -196,7 +196,7 @@ PROBES: Mapping[str, tuple[float, Probe]] = {
     ),
 }
 STORED: Mapping[str, float] = {
-    "items that differ from the bundle's": live_catalog.MAX_CHANGED_ITEMS,
+    "items changed since the live bundle was built": live_catalog.MAX_CHANGED_ITEMS,
     "scenarios": scenarios.MAX_SCENARIOS,
     "requests at once, in each worker (`SERVICE_MAX_IN_FLIGHT`)": Settings.model_fields["max_in_flight"].default,
     "events of a session (`SERVICE_SESSION_LENGTH`)": Settings.model_fields["session_length"].default,
@@ -261,7 +261,11 @@ def test_batch_bodies_have_the_documented_length_limit(limited: TestClient, path
     ("what", "constant", "path"),
     [
         ("scenarios", "onward.service.recommend.scenarios.MAX_SCENARIOS", "/v1/scenarios/name-"),
-        ("items that differ from the bundle's", "onward.service.live.catalog.MAX_CHANGED_ITEMS", "/v1/items/name-"),
+        (
+            "items changed since the live bundle was built",
+            "onward.service.live.catalog.MAX_CHANGED_ITEMS",
+            "/v1/items/name-",
+        ),
     ],
 )
 def test_the_number_of_stored_names_is_limited(
