@@ -9,10 +9,13 @@ from onward.bundle.catalog.live_item import read_changes
 from onward.service.cli import cli
 from onward.service.live.catalog import ItemPatch, change_lines, open_live_catalog
 
+TITLE = "one\u2028two\u0085three\x1cfour"  # what str.splitlines takes for ends of lines
+
 
 async def patch(url: str) -> None:
     catalog = open_live_catalog(url)
-    await catalog.patch({"ä/1": [ItemPatch({"price": 2.5, "tags": None}, False, ["b"])], "new": [ItemPatch()]})
+    attributes = {"price": 2.5, "tags": None, "title": TITLE}
+    await catalog.patch({"ä/1": [ItemPatch(attributes, False, ["b"])], "new": [ItemPatch()]})
     await catalog.close()
 
 
@@ -29,7 +32,7 @@ async def test_change_lines_are_readable_by_rebuild(valkey: str, tmp_path: Path)
     assert changes["ä/1"].stored() == {
         "item_id": "ä/1",
         "sequence": changes["ä/1"].sequence,
-        "attributes": {"price": 2.5, "tags": None},
+        "attributes": {"price": 2.5, "tags": None, "title": TITLE},
         "available": False,
         "similar_to": ["b"],
     }
@@ -47,4 +50,4 @@ def test_an_unusable_server_is_reported_in_one_line(url: str) -> None:
 def test_the_command_prints_all_changes(valkey: str) -> None:
     code, output = run("--redis-url", valkey)
     assert code == 0
-    assert all(line.startswith('{"') for line in output.splitlines())
+    assert all(line.startswith('{"') for line in output.removesuffix("\n").split("\n"))

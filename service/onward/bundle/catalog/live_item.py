@@ -76,7 +76,8 @@ def change_line(item_id: str, sequence: int, item: LiveItem) -> str:
 def read_changes(path: Path) -> list[StoredChange]:
     """Read a file of changes. Raises ValueError with the file, the line and the fault."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            lines = [line.removesuffix("\n") for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no readable UTF-8 text") from error
     return [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
