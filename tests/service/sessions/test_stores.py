@@ -3,15 +3,17 @@
 import asyncio
 import random
 import string
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4  # hypothesis seeds the module random
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
@@ -47,6 +49,24 @@ events_of_types = st.lists(
     st.builds(event, st.sampled_from(["view", "cart", "purchase", "dislike", "impression"]), st.sampled_from("abcdef")),
     max_size=2 * LENGTH,
 )
+
+UNUSUAL_IDS = [
+    "SKU 123",
+    " leading",
+    "trailing ",
+    "a  b   c",
+    "p:SKU 1",
+    "h:p:",
+    "-",
+    "a-1",
+    "1 view a",
+    "a\u2028b",
+    "a\u2029b",
+    "a\u0085b",
+    "a\u00a0b\u3000",
+    "\N{WOMAN}\u200d\N{MICROSCOPE}",
+]
+printable_ids = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"]), min_size=1, max_size=128)
 
 
 def answer_id(session_id: str, number: int = 0) -> str:
@@ -100,6 +120,35 @@ async def test_an_event_is_read_as_it_was_stored(store: SessionStore, session_id
     event = Event("ítem|{1}:*", "add-to_cart2", 1_795_320_187_673)
     await store.append(session_id, [event])
     assert (await store.append(session_id, ())).events == [event]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(items=st.lists(st.sampled_from(UNUSUAL_IDS) | printable_ids, min_size=1, max_size=LENGTH, unique=True))
+@example(items=UNUSUAL_IDS)
+def test_an_item_of_any_id_is_read_marked_and_merged(kind: str, valkey: str, items: list[str]) -> None:
+    async def compare() -> None:
+        store, source = open_store(kind, valkey, length=100), str(uuid4())
+        target = f"{source}-user"
+        entered = [view(item, at_ms=at_ms) for at_ms, item in enumerate(items, start=NOON_MS)]
+        views = [event._replace(event_id=f"id of {event.item_id}") for event in entered]
+        bought, disliked = event("purchase", items[0]), [event("dislike", items[-1]), event("dislike", "SKU 0")]
+        session = await store.append(source, [*views, *disliked, bought])
+        hidden = frozenset({items[-1], "SKU 0"} - {items[0]})
+        assert session.events == [*entered, bought._replace(weight=1.0)]
+        assert (session.purchased, session.hidden) == (frozenset({items[0]}), hidden)
+
+        own = [view("SKU 0", at_ms=NOON_MS + 1), view(items[-1], at_ms=NOON_MS - 1)]
+        await store.append(target, own)
+        assert (await store.merge(source, target)).applied == len(session.events)
+        merged = await read(store, target)
+        assert Counter(merged.events) == Counter([*session.events, *own])
+        assert (merged.purchased, merged.hidden) == (session.purchased, hidden - {"SKU 0"})
+        for session_id in (source, target):
+            assert (await store.append(session_id, views)).applied == 0
+        assert (await store.append(target, [view(items[-1])])).hidden == frozenset()
+        await store.close()
+
+    asyncio.run(compare())
 
 
 async def test_only_the_latest_events_are_kept(store: SessionStore, session_id: str) -> None:

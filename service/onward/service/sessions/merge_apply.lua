@@ -35,7 +35,7 @@ local moved, moved_marks, moved_ids = read_list(), read_list(), read_list()
 -- Merge the events of both sessions by time.
 local merged, times = {}, {own = {}, moved = {}}
 local function add(event, origin)
-  local time, item = string.match(event, '^(%d+) [^ ]+ ([^ ]+)$')
+  local time, item = string.match(event, '^(%d+) [^ ]+ (.+)$')
   if time == nil then return end
   time = tonumber(time)
   merged[#merged + 1] = {event = event, time = time, index = #merged}

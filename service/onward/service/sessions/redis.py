@@ -211,7 +211,10 @@ class StoredEvents(Sequence[Event]):
 
     @classmethod
     def parse(cls, entries: bytes) -> Self:
-        """Parse one line for each event: its time in ms, type and item. Malformed lines are left out and counted."""
+        """Parse one line for each event: its time in ms, type and item. Malformed lines are left out and counted.
+
+        Only the item may hold spaces.
+        """
         if not entries:
             return cls([], [], [])
         lines = entries.count(b"\n") + 1
@@ -223,11 +226,11 @@ class StoredEvents(Sequence[Event]):
         times_ms = fields[::3]
         if len(fields) == 3 * lines and "" not in times_ms and "".join(times_ms).isdecimal():
             return cls(times_ms, fields[1::3], fields[2::3])
-        events = [event for entry in entries.split(b"\n") if (event := _parse_event(entry)) is not None]
+        events = [event for entry in entries.split(b"\n") if (event := _split_entry(entry)) is not None]
         return cls(
-            [str(event.timestamp_ms) for event in events],
-            [event.type for event in events],
-            [event.item_id for event in events],
+            [time_ms for time_ms, _, _ in events],
+            [kind for _, kind, _ in events],
+            [item_id for _, _, item_id in events],
             foreign=lines - len(events),
         )
 
@@ -253,12 +256,13 @@ class StoredEvents(Sequence[Event]):
         return list(map(Event, self.item_ids, self._types, map(int, self._times_ms)))
 
 
-def _parse_event(entry: bytes) -> Event | None:
+def _split_entry(entry: bytes) -> list[str] | None:
+    """Return the time, type and item of an event; None if the entry is malformed."""
     try:
-        timestamp_ms, kind, item_id = entry.decode().split(" ")
-        return Event(item_id, kind, int(timestamp_ms))
-    except ValueError:
+        fields = entry.decode().split(" ", 2)
+    except UnicodeDecodeError:
         return None
+    return fields if len(fields) == 3 and fields[0].isdecimal() else None
 
 
 class _Move(NamedTuple):
