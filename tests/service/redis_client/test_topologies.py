@@ -7,6 +7,7 @@ from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 
 import pytest
+from redis.exceptions import DataError
 
 from onward.bundle import RetrievedItems
 from onward.service.errors import ServiceError, SessionStoreUnavailable
@@ -192,6 +193,16 @@ class TestCluster:
             assert await script([key], ["after"]) == b"after"
         assert target.execute("get", key) == b"after"
         await client.aclose()
+
+    async def test_commands_of_a_key_that_cannot_be_encoded_fail_by_themselves(self, cluster: str) -> None:
+        async with aclosing(connect(cluster, TIMEOUT)) as client:
+            replies = await client.execute(
+                [command for number in range(8) for command in [("SET", f"k{number}", number), ("GET", "\ud800")]]
+            )
+            assert replies[::2] == [b"OK"] * 8
+            assert all(isinstance(reply, DataError) for reply in replies[1::2])
+            (reply,) = await client.execute([("GET", "\ud800")])
+            assert isinstance(reply, DataError)
 
     async def test_a_failover_keeps_what_was_stored(self, cluster: str, nodes: list[RedisServer]) -> None:
         names = [f"shopper-{number}" for number in range(100)]

@@ -125,9 +125,10 @@ class ClusterClient:
         return reply
 
     def _node(self, command: Command) -> ClusterNode | None:
+        """Return the node of the command's key; any node for a key that cannot be encoded, which fails there alone."""
         key = command[3] if command[0] in ("EVAL", "EVALSHA") else command[1]
         try:
-            return self._cluster.get_node_from_key(str(key))
+            return self._cluster.get_node_from_key(str(key).encode(errors="replace").decode())
         except SlotNotCoveredError:
             return None
 
