@@ -1,7 +1,7 @@
 """Events: what visitors did with items, the weights that decide their effect, and the listeners that receive them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -47,6 +47,19 @@ class Event(NamedTuple):
         if self.weight > 0:
             return "purchase" if self.type == PURCHASE else "enter"
         return "hide" if self.weight < 0 else "count"
+
+    def take_effect(
+        self, events: MutableSequence["Event"], purchased_ms: dict[str, int], hidden_ms: dict[str, int]
+    ) -> None:
+        """Apply the effect to a session: its events, oldest first, and the times at which it marked items."""
+        effect = self.effect
+        if effect in ("enter", "purchase"):
+            events.append(self._replace(event_id=None, weight=1.0))
+            hidden_ms.pop(self.item_id, None)
+        if effect == "purchase":
+            purchased_ms[self.item_id] = self.timestamp_ms
+        elif effect == "hide":
+            hidden_ms[self.item_id] = self.timestamp_ms
 
 
 class SentEvent(NamedTuple):

@@ -102,7 +102,7 @@ class _StoredSession:
 
     def apply(self, events: Iterable[Event]) -> list[bool]:
         outcomes = [self._apply(event) for event in events]
-        self._evict_marks()
+        self._evict()
         return outcomes
 
     def take_over(self, other: "_StoredSession") -> None:
@@ -115,10 +115,9 @@ class _StoredSession:
         self.purchased_ms = _latest(self.purchased_ms, other.purchased_ms)
         self.events.clear()
         self.events.extend(sorted([*events, *other_events], key=lambda event: event.timestamp_ms))
-        for event_id in other.event_ids:
-            self._remember(event_id)
+        self.event_ids |= other.event_ids
         self._advance(other.at.number)
-        self._evict_marks()
+        self._evict()
 
     def emptied(self) -> "_StoredSession":
         """Return what is left of a session that was moved: it still knows the ids of its events."""
@@ -127,33 +126,22 @@ class _StoredSession:
         return emptied
 
     def _apply(self, event: Event) -> bool:
-        if event.event_id is not None and not self._remember(event.event_id):
-            return False
+        if event.event_id is not None:
+            if event.event_id in self.event_ids:
+                return False
+            self.event_ids[event.event_id] = None
         self._advance(1)
-        if event.effect in ("enter", "purchase"):
-            self.events.append(event._replace(event_id=None, weight=1.0))
-            self.hidden_ms.pop(event.item_id, None)
-        if event.effect == "purchase":
-            self.purchased_ms[event.item_id] = event.timestamp_ms
-        if event.effect == "hide":
-            self.hidden_ms[event.item_id] = event.timestamp_ms
-        return True
-
-    def _remember(self, event_id: str) -> bool:
-        """Remember an event id and return whether it is new."""
-        if event_id in self.event_ids:
-            return False
-        self.event_ids[event_id] = None
-        if len(self.event_ids) > REMEMBERED_EVENT_IDS:
-            del self.event_ids[next(iter(self.event_ids))]
+        event.take_effect(self.events, self.purchased_ms, self.hidden_ms)
         return True
 
     def _advance(self, steps: int) -> None:
         generation = token_hex(GENERATION_BYTES) if self.at.generation == NO_GENERATION else self.at.generation
         self.at = Position(generation, self.at.number + steps)
 
-    def _evict_marks(self) -> None:
-        """Remove the oldest marks beyond the limit; among marks of the same time, the first by name."""
+    def _evict(self) -> None:
+        """Remove the oldest event ids and marks beyond their limits; of marks of the same time, the first by name."""
+        while len(self.event_ids) > REMEMBERED_EVENT_IDS:
+            del self.event_ids[next(iter(self.event_ids))]
         surplus = len(self.purchased_ms) + len(self.hidden_ms) - REMEMBERED_MARKS
         if surplus <= 0:
             return

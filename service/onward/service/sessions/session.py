@@ -77,21 +77,16 @@ class Session(NamedTuple):
             events: new events, oldest first.
             length: the number of events that the store keeps of a session.
         """
-        purchased, hidden, entered = set(self.purchased), set(self.hidden), []
+        purchased_ms, hidden_ms = dict.fromkeys(self.purchased, 0), dict.fromkeys(self.hidden, 0)
+        entered: list[Event] = []
         for event in events:
-            if event.effect in ("enter", "purchase"):
-                entered.append(event._replace(event_id=None, weight=1.0))
-                hidden.discard(event.item_id)
-            if event.effect == "purchase":
-                purchased.add(event.item_id)
-            if event.effect == "hide":
-                hidden.add(event.item_id)
+            event.take_effect(entered, purchased_ms, hidden_ms)
         latest = [*self.events, *entered][-length:] if entered else self.events
         return self._replace(
             events=latest,
-            item_ids=[event.item_id for event in latest if event.item_id not in hidden],
-            purchased=frozenset(purchased),
-            hidden=frozenset(hidden),
+            item_ids=[event.item_id for event in latest if event.item_id not in hidden_ms],
+            purchased=frozenset(purchased_ms),
+            hidden=frozenset(hidden_ms),
         )
 
     @property
