@@ -178,6 +178,12 @@ async def test_the_latest_1000_event_ids_are_remembered_longer_than_their_events
     assert (await store.append(session_id, [view("y", "id-0")])).applied == 1
 
 
+async def test_all_event_ids_of_one_call_are_known_until_its_end(store: SessionStore, session_id: str) -> None:
+    numbers = [*range(REMEMBERED_EVENT_IDS + 1), 0]
+    session = await store.append(session_id, [view("x", f"id-{number}") for number in numbers])
+    assert (session.outcomes[-2:], session.applied) == ([True, False], REMEMBERED_EVENT_IDS + 1)
+
+
 async def test_a_session_expires_when_no_event_came_for_its_time_to_live(
     kind: str, valkey: str, session_id: str
 ) -> None:
