@@ -1,12 +1,17 @@
 """Live popularity follows recent events, and older ones decay."""
 
+import asyncio
 import itertools
 import time
 from collections.abc import Mapping
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from onward.service import telemetry
 from onward.service.records.live_popularity import (
@@ -16,7 +21,7 @@ from onward.service.records.live_popularity import (
     PopularityStore,
     RedisPopularityStore,
 )
-from onward.service.redis_client import RedisClient
+from onward.service.redis_client import RedisClient, connect
 from onward.service.sessions import AppliedEvent
 from tests.service.clock import Clock
 
@@ -129,6 +134,45 @@ async def test_the_lightest_items_beyond_the_limit_are_dropped(live: LivePopular
     live.applied([event(f"item-{weight}", weight, clock) for weight in range(1, MAX_KEPT + 4)])
     await live.flush()
     assert list(live.scores) == [f"item-{weight}" for weight in range(MAX_KEPT + 3, 3, -1)]
+
+
+async def test_of_items_of_one_weight_those_last_by_id_come_first(store: PopularityStore) -> None:
+    assert list(await store.add(dict.fromkeys("bgacfd", 1.0))) == ["g", "f", "d", "c", "b"]
+
+
+async def test_reading_while_the_clock_is_set_back_changes_nothing(store: PopularityStore, clock: Clock) -> None:
+    await store.add({"a": 1})
+    clock.now_s -= 10 * HALF_LIFE_S
+    await store.add({})
+    clock.now_s += 11 * HALF_LIFE_S
+    assert await store.add({}) == pytest.approx({"a": 0.5})
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    steps=st.lists(st.tuples(st.sets(st.integers(0, 8)), st.sampled_from([0, 1, 2, 70])), max_size=12),
+    prefix=st.sampled_from(["item-", "SKU ", "p:\u2028"]),
+)
+def test_popularity_in_redis_and_in_memory_is_the_same(
+    valkey: str, steps: list[tuple[set[int], int]], prefix: str
+) -> None:
+    roots = [2, 3, 5, 6, 7, 10, 11, 13, 14]  # square roots, so that no two items ever have nearly the same weight
+
+    async def compare() -> None:
+        clock = Clock()
+        in_memory = InMemoryPopularityStore(half_life=HALF_LIFE, max_items=MAX_KEPT, clock=clock)
+        async with aclosing(connect(valkey, timedelta(seconds=30))) as client:
+            in_redis = AgeingRedisPopularityStore(
+                client, clock, half_life=HALF_LIFE, max_items=MAX_KEPT, name=str(uuid4())
+            )
+            for items, half_lives in steps:
+                weights = {f"{prefix}{item}": roots[item] ** 0.5 for item in items}
+                expected, actual = await in_memory.add(weights), await in_redis.add(weights)
+                assert actual == pytest.approx(expected, rel=1e-6, abs=1e-250)
+                assert list(actual) == list(expected)
+                clock.now_s += half_lives * HALF_LIFE_S
+
+    asyncio.run(compare())
 
 
 async def test_weights_of_several_workers_add_up(store: PopularityStore, clock: Clock) -> None:

@@ -19,7 +19,10 @@ class PopularityStore(Protocol):
     """Sums event weights by item; sums halve in every half-life, and beyond a limit the lightest items are dropped."""
 
     async def add(self, weights: Mapping[str, float]) -> Mapping[str, float]:
-        """Add weights as of now; return the 1,000 heaviest items and their weights. Raises SessionStoreUnavailable."""
+        """Add weights as of now; return the 1,000 heaviest items and their weights, of equal ones the last by id first.
+
+        Raises SessionStoreUnavailable.
+        """
         ...
 
 
@@ -109,12 +112,13 @@ class InMemoryPopularityStore:
         self._as_of_s = clock()
 
     async def add(self, weights: Mapping[str, float]) -> Mapping[str, float]:
-        """Decay all weights to now, then add; see `PopularityStore`."""
+        """Decay all weights to now, then add; reading alone changes nothing. See `PopularityStore`."""
         now_s = self._clock()
         decay = 0.5 ** (max(0.0, now_s - self._as_of_s) / self._half_life_s)
         decayed = {item_id: weight * decay for item_id, weight in self._weights.items()}
         for item_id, weight in weights.items():
             decayed[item_id] = decayed.get(item_id, 0.0) + weight
-        heaviest = sorted(decayed.items(), key=lambda item: -item[1])[: self._max_items]
-        self._weights, self._as_of_s = dict(heaviest), now_s
+        heaviest = sorted(decayed.items(), key=lambda item: (item[1], item[0]), reverse=True)[: self._max_items]
+        if weights:
+            self._weights, self._as_of_s = dict(heaviest), now_s
         return dict(heaviest[:MAX_POPULAR])
