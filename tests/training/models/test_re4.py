@@ -1,15 +1,19 @@
 """Re4 against its equations, written out for one session, and its backward flows by hand."""
 
+from itertools import product
 from math import exp, log
 
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
 from torch import Tensor
 
 from onward.training.losses.objectives import SampledSoftmax
 from onward.training.models.layers import Cosine, InnerProduct
 from onward.training.models.re4 import (
+    AttentionTarget,
+    Denominator,
     Re4,
     Re4Options,
     ReAttend,
@@ -96,13 +100,45 @@ def test_re_contrast_by_hand() -> None:
         positive_BKL=torch.tensor([[[True, False], [False, False]], [[False, False], [False, False]]]),
         temperature=0.5,
         max_length=10,
+        denominator="session",
     )
     own, other_user, other_interest = exp(2) + exp(0), exp(0) + exp(-2), exp(0)
     assert loss.item() == pytest.approx((log(own + other_user + other_interest) - 2) / (2 * 2 * 10))
 
 
+@pytest.mark.parametrize(
+    ("denominator", "first", "second"),
+    [
+        ("negatives", log(exp(2) + 2 + 2 * exp(-2)) - 2, log(exp(0) + 2 + 2 * exp(-2)) - 0),  # 0.26799, 1.18502
+        ("session", log(exp(2) + exp(0) + 2 + 2 * exp(-2)) - 2, log(exp(2) + exp(0) + 2 + 2 * exp(-2)) - 0),
+    ],
+)
+def test_re_contrast_compares_one_positive_at_a_time_with_the_negatives_or_with_the_session(
+    denominator: Denominator, first: float, second: float
+) -> None:
+    """The first interest has two positives, of the cosines 1 and 0. Its negatives: an item of its session (cosine -1),
+    the two items of the previous example (0 and -1) and the other interest (0): exp(-2) + 1 + exp(-2) + 1 at 1/2.
+    """
+    loss = re_contrast(
+        torch.tensor([[[4.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]),
+        torch.tensor([[[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]], [[7.0, 7.0], [0.0, 1.0], [-5.0, 0.0]]]),
+        valid_BL=torch.tensor([[True, True, True], [False, True, True]]),
+        positive_BKL=torch.tensor([[[True, True, False], [False] * 3], [[False] * 3, [False] * 3]]),
+        temperature=0.5,
+        max_length=10,
+        denominator=denominator,
+    )
+    assert loss.item() == pytest.approx((first + second) / (2 * 2 * 10), rel=1e-5)
+    assert loss.item() == pytest.approx({"negatives": 0.036325, "session": 0.068324}[denominator], abs=1e-6)
+
+
 def re_contrast_by_loops(
-    interests: Tensor, items: Tensor, sessions: list[list[int]], positive: Tensor, temperature: float
+    interests: Tensor,
+    items: Tensor,
+    sessions: list[list[int]],
+    positive: Tensor,
+    temperature: float,
+    denominator: Denominator,
 ) -> float:
     total = 0.0
     for b, session in enumerate(sessions):
@@ -111,16 +147,19 @@ def re_contrast_by_loops(
             def weight(other: Tensor, interest: Tensor = interest) -> float:
                 return exp(F.cosine_similarity(interest, other, dim=0).item() / temperature)
 
-            rivals = [weight(item) for item in items[b, -len(session) :]]
+            own = range(items.shape[1] - len(session), items.shape[1])
+            rivals = [weight(items[b, i]) for i in own if denominator == "session" or not positive[b, k, i]]
             rivals += [weight(item) for item in items[b - 1, -len(sessions[b - 1]) :]]
             rivals += [weight(other) for other in (*interests[b, :k], *interests[b, k + 1 :])]
             for place in positive[b, k].nonzero():
-                total -= log(weight(items[b, int(place)]) / sum(rivals))
+                itself = weight(items[b, int(place)])
+                total -= log(itself / (sum(rivals) + (itself if denominator == "negatives" else 0)))
     return total / (len(sessions) * interests.shape[1] * MAX_LENGTH)
 
 
 @torch.inference_mode()
-def test_re_contrast_has_negatives_from_session_previous_example_and_other_interests() -> None:
+@pytest.mark.parametrize("denominator", ["negatives", "session"])
+def test_re_contrast_has_negatives_from_session_previous_example_and_other_interests(denominator: Denominator) -> None:
     flow = encoder().forward_flow(BATCH.items_BL)
     positive = flow.positive_BKL()
     loss = re_contrast(
@@ -130,30 +169,85 @@ def test_re_contrast_has_negatives_from_session_previous_example_and_other_inter
         positive_BKL=positive,
         temperature=0.3,
         max_length=MAX_LENGTH,
+        denominator=denominator,
     )
-    expected = re_contrast_by_loops(flow.interests_BKD, flow.items_BLD, SESSIONS, positive, 0.3)
+    expected = re_contrast_by_loops(flow.interests_BKD, flow.items_BLD, SESSIONS, positive, 0.3, denominator)
     assert positive.any()
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+UNEQUAL, EQUAL = [log(3), 0.0], [0.0, 0.0]
+"""Logits whose softmax is 3/4, 1/4; and 1/2, 1/2."""
+
+
 @pytest.mark.parametrize(
-    ("attention_logits", "scores", "expected"),
+    ("target", "attention_logits", "scores", "expected"),
     [
-        ([0.0, 0.0], [log(3), 0.0], log(2)),  # target 3/4, 1/4; attention 1/2, 1/2
-        ([log(3), 0.0], [0.0, 0.0], -(log(3 / 4) + log(1 / 4)) / 2),  # target 1/2, 1/2; attention 3/4, 1/4
-        ([log(3), 0.0], [log(3), 0.0], -(3 * log(3 / 4) + log(1 / 4)) / 4),
+        ("scores", EQUAL, UNEQUAL, log(2)),  # -(3/4 log 1/2 + 1/4 log 1/2)
+        ("scores", UNEQUAL, EQUAL, -(log(3 / 4) + log(1 / 4)) / 2),
+        ("scores", UNEQUAL, UNEQUAL, -(3 * log(3 / 4) + log(1 / 4)) / 4),
+        ("attention", EQUAL, UNEQUAL, -(log(3 / 4) + log(1 / 4)) / 2),
+        ("attention", UNEQUAL, EQUAL, log(2)),
+        ("attention", UNEQUAL, UNEQUAL, -(3 * log(3 / 4) + log(1 / 4)) / 4),
     ],
 )
-def test_re_attend_by_hand(attention_logits: list[float], scores: list[float], expected: float) -> None:
-    """The scores are the target, the attention is fitted; a padded place changes nothing."""
+def test_re_attend_by_hand(
+    target: AttentionTarget, attention_logits: list[float], scores: list[float], expected: float
+) -> None:
+    """The target weighs the logarithms of the other side; a padded place changes nothing."""
     valid_BL = torch.tensor([[False, True, True]])
-    loss = re_attend(torch.tensor([[[9.0, *attention_logits]]]), torch.tensor([[[7.0, *scores]]]), valid_BL=valid_BL)
+    loss = re_attend(
+        torch.tensor([[[9.0, *attention_logits]]]),
+        torch.tensor([[[7.0, *scores]]]),
+        valid_BL=valid_BL,
+        target=target,
+    )
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_re_attend_is_a_mean_over_sessions_and_interests() -> None:
-    logits_BKL = torch.zeros(2, 2, 4)
-    assert re_attend(logits_BKL, logits_BKL, valid_BL=torch.ones(2, 4).bool()).item() == pytest.approx(log(4))
+@pytest.mark.parametrize("target", ["scores", "attention"])
+def test_re_attend_is_a_mean_over_sessions_and_interests_with_gradients_to_both_sides(target: AttentionTarget) -> None:
+    logits_BKL = torch.zeros(2, 2, 4, requires_grad=True)
+    scores_BKL = torch.zeros(2, 2, 4, requires_grad=True)
+    loss = re_attend(logits_BKL, scores_BKL, valid_BL=torch.ones(2, 4).bool(), target=target)
+    assert loss.item() == pytest.approx(log(4))
+    loss.backward()
+    assert logits_BKL.grad is not None
+    assert scores_BKL.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("flow", "code", "paper"),
+    [
+        (
+            "re_contrast",
+            ReContrast(weight=1, temperature=1, denominator="session"),
+            ReContrast(weight=1, temperature=1, denominator="negatives"),
+        ),
+        ("re_attend", ReAttend(weight=1, target="scores"), ReAttend(weight=1, target="attention")),
+    ],
+)
+def test_the_form_that_the_options_name_is_computed(flow: str, code: BaseModel, paper: BaseModel) -> None:
+    models = [encoder(**{**OFF, flow: options}) for options in (code, paper)]
+    losses = [model.backward_flows(model.forward_flow(BATCH.items_BL)).item() for model in models]
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_options_of_earlier_versions_mean_the_form_of_the_code() -> None:
+    written = {"weight": 0.1, "temperature": 0.02}
+    assert ReContrast.model_validate(written).denominator == "session"
+    assert ReAttend.model_validate({"weight": 0.1}).target == "scores"
+
+
+def test_the_form_names_the_backward_flows_that_are_on() -> None:
+    assert PAPER.form == "re-contrast over the session, re-attend to the scores, re-construct"
+    assert PAPER.model_copy(update=OFF).form == "backward flows off"
+    papers = {
+        "re_contrast": ReContrast(weight=1, temperature=0.02, denominator="negatives"),
+        "re_attend": ReAttend(weight=1, target="attention"),
+    }
+    one_off = PAPER.model_copy(update={**OFF, **papers})
+    assert one_off.form == "re-contrast over the negatives, re-attend to the attention"
 
 
 def test_re_construct_by_hand() -> None:
@@ -222,8 +316,13 @@ def test_without_re_construct_its_weights_do_not_exist() -> None:
 
 
 def test_the_gradients_of_extreme_scores_are_finite() -> None:
-    for readout in ("tanh", "none"):
-        model = encoder(readout=readout)
+    forms: list[tuple[Denominator, AttentionTarget]] = [("session", "scores"), ("negatives", "attention")]
+    for readout, (denominator, target) in product(("tanh", "none"), forms):
+        model = encoder(
+            readout=readout,
+            re_contrast=ReContrast(weight=0.1, temperature=0.02, denominator=denominator),
+            re_attend=ReAttend(weight=0.001, target=target),
+        )
         with torch.no_grad():
             for weight in model.parameters():
                 weight.mul_(2000)

@@ -5,19 +5,23 @@ WWW 2022.
 Dimension key: B sessions, L positions, K interests, D embedding, H hidden, M the longest session that is read,
 P positives.
 
-Serving runs the forward flow only. Where the paper and the code behind its results differ, this follows the code:
+Serving runs the forward flow only. Where the paper and the code behind its results differ, the code's form is meant
+unless an option names the paper's:
 
 - the interests pass through one more layer with tanh before they score items, in training and in serving; the backward
   flows use them before it. The equations have no such layer: `readout = "none"`;
 - all matrices start standard normal, which makes the first attention nearly one-hot;
-- the denominator of re-contrast includes all items of the session, the other positives too; the items of other users
-  are those of the previous example in the batch;
+- re-contrast is an InfoNCE loss of one positive at a time. In the code its denominator holds all items of the session,
+  the interest's other positives too: `denominator = "session"`. In the paper it holds the positive and the negatives
+  alone: `denominator = "negatives"`. Negatives are the items of the session that are not positives, the other
+  interests, and items of other users, as in the code those of the previous example in the batch;
 - re-contrast and re-construct are sums over the positives, divided by all K * M places of a session, whatever its
   length; compared with the plain sums of the equations, that is a constant factor of their weights.
 
 Which side of re-attend is the target: the paper wants the forward flow's estimate of how an item relates to an interest
-to agree with the recommendation scores. So softmax over z_k . x_i is the target, and the forward attention is fitted to
-it, as in the code; neither is detached. The other reading, with the forward attention as the target, is not offered.
+to agree with the recommendation scores. So in the code softmax over z_k . x_i is the target, and the forward attention
+is fitted to it: `target = "scores"`. The other reading has the forward attention as the target, and fits the scores to
+it: `target = "attention"`. As in the code, gradients flow to both sides either way: neither is detached.
 
 The sampled objective draws with replacement and leaves out the example's own target; the code draws without replacement
 and leaves out the targets of the whole batch. Exponentials are computed only inside a softmax, so no score overflows.
@@ -40,6 +44,9 @@ from onward.training.losses.objectives import NegativeInterest, NextItemLoss, Ob
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.layers import ItemTable, Similarity, places_from_end
 
+Denominator = Literal["negatives", "session"]
+AttentionTarget = Literal["scores", "attention"]
+
 
 class ReContrast(BaseModel):
     """Pull an interest towards the items it attends to, and away from other items and interests."""
@@ -49,6 +56,9 @@ class ReContrast(BaseModel):
     """Weight in the loss; with 0 it is not computed."""
     temperature: PositiveFloat
     """Divisor of the cosines."""
+    denominator: Denominator = "session"
+    """What a positive is compared with: all items of the session (the code's form), or the negatives alone (the
+    paper's). Recipes of earlier versions lack the key and mean the code's form."""
 
 
 class ReAttend(BaseModel):
@@ -57,6 +67,9 @@ class ReAttend(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     weight: NonNegativeFloat
     """Weight in the loss; with 0 it is not computed."""
+    target: AttentionTarget = "scores"
+    """The side that the other is fitted to: the softmax of the scores (the code's form), or the attention. Recipes of
+    earlier versions lack the key and mean the scores."""
 
 
 class ReConstruct(BaseModel):
@@ -89,6 +102,17 @@ class Re4Options(BaseModel):
     objective: Objective
     negative_interest: NegativeInterest
 
+    @property
+    def form(self) -> str:
+        """Name the backward flows that are on, and their forms."""
+        contrast, attend = self.re_contrast, self.re_attend
+        flows = [
+            f"re-contrast over the {contrast.denominator}" if contrast.weight else "",
+            f"re-attend to the {attend.target}" if attend.weight else "",
+            "re-construct" if self.re_construct.weight else "",
+        ]
+        return ", ".join(filter(None, flows)) or "backward flows off"
+
 
 class ForwardFlow(NamedTuple):
     """The results of the forward flow, which the backward flows use."""
@@ -115,10 +139,13 @@ def re_contrast(
     positive_BKL: Tensor,
     temperature: float,
     max_length: int,
+    denominator: Denominator,
 ) -> Tensor:
     """Compute the InfoNCE loss of each interest's positives: their sum, in nats, divided by B * K * max_length.
 
-    The negatives of an interest are the items of its session and of the previous example, and the other interests.
+    The negatives of an interest are the items of its session that are not its positives, those of the previous example,
+    and the other interests. The denominator of a positive holds itself and the negatives; with "session" it holds the
+    other positives too.
     """
     interests_BKD = F.normalize(interests_BKD, dim=2)
     items_BLD = F.normalize(items_BLD, dim=2)
@@ -127,27 +154,33 @@ def re_contrast(
     other_users_BKL = interests_BKD @ items_BLD.roll(1, dims=0).mT / temperature
     other_interests_BKK = interests_BKD @ interests_BKD.mT / temperature
     itself_KK = torch.eye(interest_count, dtype=torch.bool, device=interests_BKD.device)
+    rivals_BKL = valid_BL[:, None] if denominator == "session" else valid_BL[:, None] & ~positive_BKL
     logits_BKS = torch.cat(
         [
-            own_BKL.masked_fill(~valid_BL[:, None], -torch.inf),
+            own_BKL.masked_fill(~rivals_BKL, -torch.inf),
             other_users_BKL.masked_fill(~valid_BL.roll(1, dims=0)[:, None], -torch.inf),
             other_interests_BKK.masked_fill(itself_KK, -torch.inf),
         ],
         dim=2,
     )
-    losses_BKL = logits_BKS.logsumexp(dim=2, keepdim=True) - own_BKL
-    return losses_BKL.masked_fill(~positive_BKL, 0).sum() / (len(items_BLD) * interest_count * max_length)
+    total_BKX = logits_BKS.logsumexp(dim=2, keepdim=True)
+    if denominator == "negatives":
+        total_BKX = torch.logaddexp(total_BKX, own_BKL)
+    return (total_BKX - own_BKL).masked_fill(~positive_BKL, 0).sum() / (len(items_BLD) * interest_count * max_length)
 
 
-def re_attend(attention_logits_BKL: Tensor, scores_BKL: Tensor, *, valid_BL: Tensor) -> Tensor:
-    """Compute the cross-entropy of the attention against the softmax of the items' scores; mean over B * K, in nats.
+def re_attend(attention_logits_BKL: Tensor, scores_BKL: Tensor, *, valid_BL: Tensor, target: AttentionTarget) -> Tensor:
+    """Compute the cross-entropy between the attention and the softmax of the items' scores; mean over B * K, in nats.
 
-    Gradients flow to both sides.
+    The `target` is the side that the other is fitted to. Gradients flow to both sides.
     """
     padding_B1L = ~valid_BL[:, None]
-    target_BKL = scores_BKL.masked_fill(padding_B1L, -torch.inf).softmax(dim=2)
-    predicted_BKL = attention_logits_BKL.masked_fill(padding_B1L, -torch.inf).log_softmax(dim=2)
-    return -(target_BKL * predicted_BKL.masked_fill(padding_B1L, 0)).sum(dim=2).mean()
+    attention_BKL, scores_BKL = (
+        logits.masked_fill(padding_B1L, -torch.inf) for logits in (attention_logits_BKL, scores_BKL)
+    )
+    target_BKL, fitted_BKL = (scores_BKL, attention_BKL) if target == "scores" else (attention_BKL, scores_BKL)
+    predicted_BKL = fitted_BKL.log_softmax(dim=2).masked_fill(padding_B1L, 0)
+    return -(target_BKL.softmax(dim=2) * predicted_BKL).sum(dim=2).mean()
 
 
 def re_construct(reconstructed_BKLD: Tensor, items_BLD: Tensor, *, positive_BKL: Tensor, max_length: int) -> Tensor:
@@ -257,11 +290,12 @@ class Re4(SessionEncoder):
                 positive_BKL=positive_BKL,
                 temperature=options.re_contrast.temperature,
                 max_length=max_length,
+                denominator=options.re_contrast.denominator,
             )
         if options.re_attend.weight:
             scores_BKL = self.items.interest(flow.interests_BKD) @ flow.items_BLD.mT
             total = total + options.re_attend.weight * re_attend(
-                flow.attention_logits_BKL, scores_BKL, valid_BL=flow.valid_BL
+                flow.attention_logits_BKL, scores_BKL, valid_BL=flow.valid_BL, target=options.re_attend.target
             )
         if self.reconstruction is not None:
             total = total + options.re_construct.weight * re_construct(
