@@ -21,7 +21,7 @@ from onward.training.models.comirec import ComiRecDROptions, ComiRecSAOptions
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.layers import Cosine, InnerProduct
 from onward.training.models.mind import MINDOptions
-from onward.training.models.mvcrec import ContrastOptions, GraphOptions, MVCrecOptions
+from onward.training.models.mvcrec import ContrastOptions, ItemItemOptions, MVCrecOptions, UserItemOptions
 from onward.training.models.re4 import Re4Options, ReAttend, ReConstruct, ReContrast
 from onward.training.models.sasrec import SASRecOptions
 from onward.training.models.srgnn import SRGNNOptions
@@ -138,6 +138,8 @@ RE4_IMPROVED = RE4_PAPER.model_copy(
         "similarity": Cosine(kind="cosine", scale=12),
         "initial": "item_means",
         "readout": "none",
+        "re_contrast": ReContrast(weight=0.1, temperature=0.02, denominator="negatives"),
+        "re_attend": ReAttend(weight=0.001, target="attention"),
         "objective": SAMPLED,
     }
 )
@@ -146,7 +148,7 @@ MVCREC_PAPER = MVCrecOptions(
     layers=2,
     heads=2,
     max_length=MAX_LENGTH,
-    graph=GraphOptions(reach=3, layers=2),
+    graph=ItemItemOptions(kind="item_item", reach=3, layers=2),
     fusion="attention",
     similarity=InnerProduct(kind="inner_product"),
     embedding_dropout=0,
@@ -186,6 +188,10 @@ VARIANTS: dict[str, tuple[str, BaseModel]] = {
     "re4, improved": ("re4", RE4_IMPROVED),
     "mvcrec": ("mvcrec", MVCREC_PAPER),
     "mvcrec, improved": ("mvcrec", MVCREC_IMPROVED),
+    "mvcrec, users and items": (
+        "mvcrec",
+        MVCREC_PAPER.model_copy(update={"graph": UserItemOptions(kind="user_item", layers=2)}),
+    ),
     "sasrec": ("sasrec", SASREC),
     "sasrec, cosine": ("sasrec", SASREC.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})),
     "srgnn": ("srgnn", SRGNN_PAPER),

@@ -1,13 +1,14 @@
-"""The item graph against a dense matrix of co-occurrences."""
+"""The graphs against dense matrices, and the graph of users and items by hand."""
 
 from itertools import combinations
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from onward.training.data.corpus import Corpus
-from onward.training.data.item_graph import ItemGraph
+from onward.training.data.item_graph import ItemGraph, UserItemGraph
 from tests.training.corpora import sessions
 
 ITEMS = 7
@@ -64,10 +65,72 @@ def test_edges_do_not_cross_sessions() -> None:
 def test_the_graph_of_a_million_items_needs_no_dense_matrix() -> None:
     rows = np.random.default_rng(1).integers(1, 1_000_001, size=3_000)
     linked = ItemGraph(Corpus(1_000_000, 0, (sessions(*rows.reshape(-1, 6).tolist()),)), 3)
-    assert 1_000_000 < len(linked.neighbours_E) < 1_000_000 + 2 * 3 * 3_000
+    assert 1_000_000 < len(linked.edges.sources_E) < 1_000_000 + 2 * 3 * 3_000
     assert linked(torch.ones(1_000_001, 1), layers=1).isfinite().all()
 
 
 def test_without_sessions_items_have_self_loops_only() -> None:
     lonely = ItemGraph(Corpus(2, 0, ()), 3)
     torch.testing.assert_close(lonely(torch.ones(3, 1), layers=2), torch.tensor([[1.0], [3.0], [3.0]]))
+
+
+def two_users() -> UserItemGraph:
+    """User 1 had the items 1 (twice) and 2, user 2 the items 2 and an unknown one; nobody had item 3.
+
+    Degrees: users 2 and 1, items 1, 2 and 0. Weights: user 1 to item 1 1/sqrt(2), to item 2 1/2; user 2 to item 2
+    1/sqrt(2).
+    """
+    return UserItemGraph(Corpus(3, 0, (sessions([1, 2, 1]), sessions([2, 0]))))
+
+
+ROOT = 2**-0.5
+
+
+def test_two_layers_over_users_and_items_by_hand() -> None:
+    items_ND = torch.tensor([[0.0], [8.0], [4.0], [9.0]])
+    users_UD = torch.tensor([[2.0], [6.0]])
+    # layer 1 of item 1: 2/sqrt(2); of item 2: 2/2 + 6/sqrt(2); of user 1: 8/sqrt(2) + 4/2; of user 2: 4/sqrt(2)
+    # layer 2 of item 1: (8/sqrt(2) + 2)/sqrt(2) = 4 + sqrt(2); of item 2: (8/sqrt(2) + 2)/2 + 4/2 = 2 sqrt(2) + 3
+    one_layer_ND = two_users()(items_ND, users_UD, 1)
+    expected = [0, (8 + 2 * ROOT) / 2, (4 + 1 + 6 * ROOT) / 2, 9 / 2]
+    assert one_layer_ND[:, 0].tolist() == pytest.approx(expected)
+    two_layers_ND = two_users()(items_ND, users_UD, 2)
+    expected = [0, (8 + 2 * ROOT + 4 + 2 * ROOT) / 3, (4 + 1 + 6 * ROOT + 4 * ROOT + 3) / 3, 9 / 3]
+    assert two_layers_ND[:, 0].tolist() == pytest.approx(expected)
+    assert two_layers_ND[:, 0].tolist() == pytest.approx([0, 4.942809, 5.023689, 3], abs=1e-5)
+
+
+def bipartite_adjacency() -> Tensor:
+    """D^-1/2 A D^-1/2 of the nodes [item rows, one user for each session], pair by pair."""
+    nodes = ITEMS + 1 + len(SESSIONS)
+    links = torch.zeros(nodes, nodes, dtype=torch.float64)
+    for user, session in enumerate(SESSIONS, start=ITEMS + 1):
+        for item in filter(None, session):
+            links[user, item] = links[item, user] = 1
+    roots = links.sum(dim=1).clamp(min=1).rsqrt()
+    return (roots[:, None] * links * roots).float()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_vectors_and_gradients_are_those_of_the_dense_graph_of_users_and_items(layers: int) -> None:
+    graph = UserItemGraph(Corpus(ITEMS, 0, (sessions(*SESSIONS[:3]), sessions(*SESSIONS[3:]))))
+    assert graph.users == len(SESSIONS)
+    items_ND = torch.randn(ITEMS + 1, 4, requires_grad=True)
+    users_UD = torch.randn(len(SESSIONS), 4, requires_grad=True)
+    nodes = torch.cat([items_ND, users_UD])
+    total = nodes
+    for _ in range(layers):
+        nodes = bipartite_adjacency() @ nodes
+        total = total + nodes
+    expected_ND = (total / (layers + 1))[: ITEMS + 1]
+    spread_ND = graph(items_ND, users_UD, layers)
+    torch.testing.assert_close(spread_ND, expected_ND)
+    weights_ND = torch.randn(ITEMS + 1, 4)
+    expected = torch.autograd.grad((expected_ND * weights_ND).sum(), [items_ND, users_UD])
+    torch.testing.assert_close(torch.autograd.grad((spread_ND * weights_ND).sum(), [items_ND, users_UD]), expected)
+
+
+def test_a_graph_of_users_and_items_may_have_no_user() -> None:
+    lonely = UserItemGraph(Corpus(2, 0, ()))
+    assert lonely.users == 0
+    torch.testing.assert_close(lonely(torch.ones(3, 1), torch.ones(0, 1), 2), torch.full((3, 1), 1 / 3))

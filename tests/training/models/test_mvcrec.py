@@ -5,23 +5,25 @@ from typing import cast
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
+from onward.training.data.corpus import Corpus
 from onward.training.losses.augmentations import Augmentation
 from onward.training.losses.objectives import FullSoftmax, SampledSoftmax
 from onward.training.models.layers import Cosine, InnerProduct
 from onward.training.models.mvcrec import (
     AttentionFusion,
     ContrastOptions,
-    GraphOptions,
+    ItemItemOptions,
     MVCrec,
     MVCrecOptions,
+    UserItemOptions,
     ViewEncoder,
     info_nce,
 )
 from onward.training.models.transformer import TransformerBlock
-from tests.training.corpora import batch, corpus
+from tests.training.corpora import batch, corpus, sessions
 
 ITEMS, D = 12, 8
 PAPER = MVCrecOptions(
@@ -29,7 +31,7 @@ PAPER = MVCrecOptions(
     layers=2,
     heads=2,
     max_length=6,
-    graph=GraphOptions(reach=3, layers=2),
+    graph=ItemItemOptions(kind="item_item", reach=3, layers=2),
     fusion="attention",
     similarity=InnerProduct(kind="inner_product"),
     embedding_dropout=0,
@@ -42,6 +44,7 @@ PAPER = MVCrecOptions(
     ),
     objective=FullSoftmax(kind="full_softmax"),
 )
+USER_ITEM = UserItemOptions(kind="user_item", layers=2)
 SESSIONS = [[5], [1, 2], [1, 1], [3, 4, 3, 4, 3], [1, 2, 3, 2, 4, 7]]
 
 
@@ -131,6 +134,66 @@ def test_evaluation_uses_the_graph_view_of_the_current_weights() -> None:
     torch.testing.assert_close(model.eval().item_vectors()[:, :D], 2 * spread_ND)
 
 
+def test_the_graph_view_of_users_and_items_by_hand() -> None:
+    """Two users of one item each: layers of item 1 are 6 -> 2 -> 6, of item 2, which both had, 8 -> 10 -> 8."""
+    torch.manual_seed(3)
+    options = PAPER.model_copy(update={"graph": USER_ITEM})
+    model = MVCrec(Corpus(3, 0, (sessions([1, 1], [2, 2]),)), options)
+    with torch.no_grad():
+        model.graph_items_ND.copy_(torch.tensor([0.0, 6.0, 8.0, 9.0])[:, None].expand(4, D))
+        model.graph_users_UD.copy_(torch.tensor([2.0, 10.0])[:, None].expand(2, D))
+    # item 1: (6 + 2 + 6) / 3; item 2: (8 + 10 + 8) / 3; item 3, which nobody had: 9 / 3
+    expected_N = torch.tensor([0, 14 / 3, 26 / 3, 3])
+    torch.testing.assert_close(model.eval().item_vectors()[:, 0], expected_N)
+    assert model.item_vectors().shape == (4, 2 * D)
+
+
+def test_users_learn_in_training_and_are_not_exported() -> None:
+    model = encoder(graph=USER_ITEM).train()
+    model.loss(batch([[1, 2, 3, 4], [3, 4, 5]] * 8, [4, 5] * 8)).backward()
+    assert model.graph_users_UD.grad is not None
+    assert model.graph_users_UD.grad.any(dim=1).all()
+    assert len(model.eval().item_vectors()) == ITEMS + 1
+    interests_B1E = model(padded(*SESSIONS))
+    with torch.no_grad():
+        model.graph_users_UD.zero_()
+    assert torch.equal(model(padded(*SESSIONS)), interests_B1E)
+
+
+def test_a_graph_without_a_kind_as_in_recipes_of_earlier_versions_is_one_of_items() -> None:
+    written = PAPER.model_dump()
+    del written["graph"]["kind"]
+    assert MVCrecOptions.model_validate(written) == PAPER
+
+
+def test_weights_of_earlier_versions_are_those_of_the_graph_of_items() -> None:
+    """The names and the order in which version 0.1 wrote them; the views' own are unchanged."""
+    names = [name for name in encoder().state_dict() if "view." not in name]
+    fusion = [f"{part}.{kind}" for part in ("local", "overall") for kind in ("weight", "bias")]
+    expected = ["graph_items_ND", "ids.embedding.weight"]
+    assert names == [*expected, *(f"{view}.{name}" for view in ("fuse_graph", "fuse_id") for name in fusion)]
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ({"kind": "item_user", "layers": 2}, "graph\n  Input tag 'item_user' found using 'kind'"),
+        ({"kind": "user_item", "reach": 3, "layers": 2}, r"graph.user_item.reach\n  Extra inputs are not permitted"),
+        ({"layers": 2}, r"graph.item_item.reach\n  Field required"),
+    ],
+)
+def test_a_wrong_graph_is_named(graph: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        MVCrecOptions.model_validate({**PAPER.model_dump(), "graph": graph})
+
+
+def test_the_form_names_graph_fusion_and_contrast() -> None:
+    assert PAPER.form == "graph of items within 3 steps, views fused by attention, contrast on"
+    off = PAPER.contrast.model_copy(update={"weight": 0.0})
+    other = PAPER.model_copy(update={"graph": USER_ITEM, "fusion": "separate", "contrast": off})
+    assert other.form == "graph of users and items, views separate, contrast off"
+
+
 def test_the_contrastive_loss_is_weighted_and_not_computed_without_a_weight() -> None:
     examples = batch([[1, 2, 3, 4], [3, 4], [5]], [4, 5, 6])
 
@@ -162,8 +225,9 @@ def test_padding_is_not_updated_and_the_mask_is() -> None:
         assert view.mask_D.grad.any()
 
 
-def test_every_parameter_has_a_gradient() -> None:
-    model = encoder().train()
+@pytest.mark.parametrize("graph", [PAPER.graph, USER_ITEM])
+def test_every_parameter_has_a_gradient(graph: BaseModel) -> None:
+    model = encoder(graph=graph).train()
     model.loss(batch([[1, 2, 3, 4], [3, 4, 5]] * 8, [4, 5] * 8)).backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 

@@ -1,7 +1,8 @@
-"""The co-occurrence graph of items in sessions, and the propagation of vectors over it.
+"""Graphs of the items in sessions, and the propagation of vectors over them.
 
-Source: He et al., "LightGCN", SIGIR 2020, for the propagation.
-Dimension key: N rows (item rows 1..N-1 and the padding), D embedding, E edges.
+Source: He et al., "LightGCN", SIGIR 2020, for the propagation and the graph of users and items.
+Dimension key: N rows (item rows 1..N-1 and the padding), U users, D embedding, T targets of edges, S their sources,
+E edges.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,33 +25,77 @@ class ItemGraph(nn.Module):
     The edge from item i to item j has the weight 1 / sqrt(degree of i * degree of j). The padding row has no edge.
     """
 
-    starts_N: Tensor
-    """Index of the first edge of each row."""
-    neighbours_E: Tensor
-    weights_E: Tensor
-
     def __init__(self, corpus: Corpus, reach: int) -> None:
         """Build the graph of the corpus's sessions; memory and time grow with events, not with items squared."""
         super().__init__()
         rows = corpus.items + 1
-        sources_E, neighbours_E = np.divmod(_edge_keys(corpus.sessions, rows, reach), rows)
-        degrees_N = np.bincount(sources_E, minlength=rows)
-        roots_N = np.maximum(degrees_N, 1) ** -0.5
-        arrays = {
-            "starts_N": np.cumsum(degrees_N) - degrees_N,
-            "neighbours_E": neighbours_E,
-            "weights_E": (roots_N[sources_E] * roots_N[neighbours_E]).astype(np.float32),
-        }
-        for name, array in arrays.items():
-            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+        self.edges = Edges(*np.divmod(_edge_keys(corpus.sessions, rows, reach), rows), rows, rows)
 
     def forward(self, vectors_ND: Tensor, layers: int) -> Tensor:
         """Return the sum of the vectors and of their propagations by 1, 2, ... `layers` steps along the edges."""
         summed_ND = vectors_ND
         for _ in range(layers):
-            vectors_ND = _NeighbourSum.apply(vectors_ND, self.starts_N, self.neighbours_E, self.weights_E)  # type: ignore[no-untyped-call]  # torch
+            vectors_ND = propagate(vectors_ND, self.edges, self.edges)
             summed_ND = summed_ND + vectors_ND
         return summed_ND
+
+
+class UserItemGraph(nn.Module):
+    """Users with an edge to every item of theirs, once however often they had it.
+
+    A user is a session of the corpus: where sessions are whole histories, that is a user, else every session counts as
+    one. The edge of user u and item i has the weight 1 / sqrt(degree of u * degree of i). The padding row has no edge.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        """Build the graph of the corpus's sessions; memory and time grow with events."""
+        super().__init__()
+        rows = corpus.items + 1
+        self.users = sum(len(part) for part in corpus.sessions)
+        users_E, items_E = np.divmod(_ownership_keys(corpus.sessions, rows), rows)
+        self.to_users = Edges(users_E, items_E, self.users, rows)
+        by_item = np.argsort(items_E, kind="stable")
+        self.to_items = Edges(items_E[by_item], users_E[by_item], rows, self.users)
+
+    def forward(self, items_ND: Tensor, users_UD: Tensor, layers: int) -> Tensor:
+        """Return the mean of the items' vectors and of their propagations by 1, 2, ... `layers` steps."""
+        summed_ND = items_ND
+        for layer in range(1, layers + 1):
+            propagated_ND = propagate(users_UD, self.to_items, self.to_users)
+            if layer < layers:
+                users_UD = propagate(items_ND, self.to_users, self.to_items)
+            items_ND = propagated_ND
+            summed_ND = summed_ND + items_ND
+        return summed_ND / (layers + 1)
+
+
+class Edges(nn.Module):
+    """Edges from sources to targets, grouped by target. An edge weighs 1 / sqrt(degree of one end * of the other)."""
+
+    starts_T: Tensor
+    """Index of the first edge of each target."""
+    sources_E: Tensor
+    weights_E: Tensor
+
+    def __init__(self, targets_E: NDArray[np.int64], sources_E: NDArray[np.int64], targets: int, sources: int) -> None:
+        """Store the edges, whose targets must ascend, between so many targets and sources."""
+        super().__init__()
+        degrees_T = np.bincount(targets_E, minlength=targets)
+        roots_T = np.maximum(degrees_T, 1) ** -0.5
+        roots_S = np.maximum(np.bincount(sources_E, minlength=sources), 1) ** -0.5
+        arrays = {
+            "starts_T": np.cumsum(degrees_T) - degrees_T,
+            "sources_E": sources_E,
+            "weights_E": (roots_T[targets_E] * roots_S[sources_E]).astype(np.float32),
+        }
+        for name, array in arrays.items():
+            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+
+
+def propagate(vectors_SD: Tensor, edges: Edges, reverse: Edges) -> Tensor:
+    """Return the weighted sum of the vectors of each target's sources; `reverse` is the edges the other way round."""
+    summed_TD: Tensor = _WeightedSum.apply(vectors_SD, *edges.buffers(), *reverse.buffers())  # type: ignore[no-untyped-call]  # torch
+    return summed_TD
 
 
 def _edge_keys(parts: Sequence[Sessions], rows: int, reach: int) -> NDArray[np.int64]:
@@ -72,22 +117,30 @@ def _nearby_pairs(part: Sessions, rows: int, reach: int) -> Iterator[NDArray[np.
         yield np.minimum(earlier, later)[linked] * rows + np.maximum(earlier, later)[linked]
 
 
-class _NeighbourSum(torch.autograd.Function):
-    """The weighted sum over each row's neighbours. Weights are symmetric, so the gradient is the same sum."""
+def _ownership_keys(parts: Sequence[Sessions], rows: int) -> NDArray[np.int64]:
+    """Return session * rows + item of every item of each session, in ascending order; sessions count over all parts."""
+    if not parts:
+        return np.empty(0, dtype=np.int64)
+    items = np.concatenate([part.rows for part in parts])
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    sessions = np.repeat(np.arange(len(lengths)), lengths)
+    return np.unique((sessions * rows + items)[items != PADDING])
+
+
+class _WeightedSum(torch.autograd.Function):
+    """The weighted sum of the vectors of each target's sources. Its gradient is the same along the reversed edges."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, vectors_ND: Tensor, starts_N: Tensor, neighbours_E: Tensor, weights_E: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(starts_N, neighbours_E, weights_E)
-        return _neighbour_sum(vectors_ND, starts_N, neighbours_E, weights_E)
+    def forward(ctx: FunctionCtx, vectors_SD: Tensor, *edges_and_reverse: Tensor) -> Tensor:
+        ctx.save_for_backward(*edges_and_reverse[3:])
+        return _weighted_sum(vectors_SD, *edges_and_reverse[:3])
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        graph = ctx.saved_tensors  # type: ignore[attr-defined]  # absent from torch's stubs
-        return _neighbour_sum(grads[0].contiguous(), *graph), None, None, None
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        reverse = ctx.saved_tensors  # type: ignore[attr-defined]  # absent from torch's stubs
+        return _weighted_sum(grads[0].contiguous(), *reverse), *[None] * 6
 
 
-def _neighbour_sum(vectors_ND: Tensor, starts_N: Tensor, neighbours_E: Tensor, weights_E: Tensor) -> Tensor:
+def _weighted_sum(vectors_SD: Tensor, starts_T: Tensor, sources_E: Tensor, weights_E: Tensor) -> Tensor:
     """Sum by `embedding_bag`: on one core 25 times as fast as torch's product of a sparse and a dense matrix."""
-    return F.embedding_bag(neighbours_E, vectors_ND, starts_N, mode="sum", per_sample_weights=weights_E)
+    return F.embedding_bag(sources_E, vectors_SD, starts_T, mode="sum", per_sample_weights=weights_E)

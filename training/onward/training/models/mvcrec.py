@@ -1,29 +1,35 @@
-"""MVCrec: an id view and a co-occurrence graph view of each session, trained with contrastive losses.
+"""MVCrec: an id view and a graph view of each session, trained with contrastive losses.
 
 Source: Zhou and Lee, "MVCrec", arXiv 2604.14114.
 Dimension key: B sessions, C sessions and augmented sessions together, L positions, D embedding of one view, E = 2D,
-N rows of the item tables (row 0 pads).
+N rows of the item tables (row 0 pads), U users.
 
-Each view has an item table and a transformer; the graph view's table is first propagated over the item graph. The two
-vectors of an item are concatenated, so one inner product adds the scores of both views, and serving needs no graph.
+Each view has an item table and a transformer; the graph view's table is first propagated over a graph. The two vectors
+of an item are concatenated, so one inner product adds the scores of both views, and serving needs no graph.
 
-Where the public code differs from the paper, this follows the paper: its attention fusion weighs the views (the code's
-softmax over a single number has no effect; `fusion = "separate"` is equivalent to that), masked items have a row of
-their own instead of the padding row, no augmentation modifies the session itself, and the graph is sparse. As in the
-code, the graph view is the sum of its layers, attention has no linear layer over its heads, and blocks normalise their
-outputs. Positions are counted from the session's end, so that a long session and its newest items have the same
-encoding.
+Two graphs are written down. The public code, which the published figures come from, links items that stand near each
+other in a session, and sums the layers: `kind = "item_item"`. The other is LightGCN over users and the items that they
+had, whose layers are averaged: `kind = "user_item"`. Its users have vectors of their own, which are learnt but not
+exported, since the items' vectors already hold what reached them. A session counts as a user, see `UserItemGraph`. Both
+graphs are built of the sessions that a fit learns from, so neither knows a validation or test target.
+
+Where the public code differs from the paper otherwise, this follows the paper: its attention fusion weighs the views
+(the code's softmax over a single number has no effect; `fusion = "separate"` is equivalent to that), masked items have
+a row of their own instead of the padding row, no augmentation modifies the session itself, and the graph is sparse. As
+in the code, attention has no linear layer over its heads, and blocks normalise their outputs. Positions are counted
+from the session's end, so that a long session and its newest items have the same encoding.
 
 Options of a recipe that the paper does not have: cosine similarity with a scale, dropout of item vectors and in the
 transformers, contrast by cosine with a temperature, a sampled objective.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -36,7 +42,7 @@ from torch import Tensor, nn
 
 from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
-from onward.training.data.item_graph import ItemGraph
+from onward.training.data.item_graph import ItemGraph, UserItemGraph
 from onward.training.data.padding import PADDING
 from onward.training.losses.augmentations import Augmentation, augmented_views
 from onward.training.losses.objectives import NextItemLoss, Objective
@@ -47,13 +53,44 @@ from onward.training.models.transformer import TransformerEncoder
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class GraphOptions(BaseModel):
-    """The item graph, and the number of propagation layers over it."""
+class ItemItemOptions(BaseModel):
+    """The graph of items that stand near each other in a session; layers are summed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["item_item"]
     reach: PositiveInt
     """Items at most this many steps apart in a session have an edge."""
     layers: PositiveInt
+    """Number of propagation layers."""
+
+    @property
+    def form(self) -> str:
+        """Name the graph."""
+        return f"graph of items within {self.reach} steps"
+
+
+class UserItemOptions(BaseModel):
+    """The graph of users and their items; layers are averaged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["user_item"]
+    layers: PositiveInt
+    """Number of propagation layers."""
+
+    @property
+    def form(self) -> str:
+        """Name the graph."""
+        return "graph of users and items"
+
+
+def _of_items_without_kind(graph: Any) -> Any:
+    """Read a graph without a kind, as recipes of earlier versions have it, as one of items."""
+    return {"kind": "item_item", **graph} if isinstance(graph, dict) else graph
+
+
+GraphOptions = Annotated[
+    Annotated[ItemItemOptions | UserItemOptions, Field(discriminator="kind")], BeforeValidator(_of_items_without_kind)
+]
 
 
 class ContrastOptions(BaseModel):
@@ -88,6 +125,12 @@ class MVCrecOptions(BaseModel):
     """Dropout rate of the output of each sublayer of a transformer."""
     contrast: ContrastOptions
     objective: Objective
+
+    @property
+    def form(self) -> str:
+        """Name the graph, how the views are fused, and whether they are contrasted."""
+        fusion = "fused by attention" if self.fusion == "attention" else "separate"
+        return f"{self.graph.form}, views {fusion}, contrast {'on' if self.contrast.weight else 'off'}"
 
     @field_validator("heads")
     @classmethod
@@ -177,8 +220,12 @@ class MVCrec(SessionEncoder):
         self.options = options
         self.mask_row = corpus.items + 1
         self.ids = ItemTable(corpus.items, options.dimension, options.similarity)
-        self.item_graph = ItemGraph(corpus, options.graph.reach)
         self.graph_items_ND = nn.Parameter(torch.empty(corpus.items + 1, options.dimension))
+        if isinstance(options.graph, UserItemOptions):
+            self.user_item_graph = UserItemGraph(corpus)
+            self.graph_users_UD = nn.Parameter(torch.empty(self.user_item_graph.users, options.dimension))
+        else:
+            self.item_graph = ItemGraph(corpus, options.graph.reach)
         self.id_view, self.graph_view = ViewEncoder(options), ViewEncoder(options)
         fuses = options.fusion == "attention"
         self.fuse_graph = AttentionFusion(options.dimension) if fuses else None
@@ -226,7 +273,13 @@ class MVCrec(SessionEncoder):
         return next_item + contrast.weight * self._contrast(graph_augmented, id_augmented)
 
     def _spread(self) -> Tensor:
-        spread_ND: Tensor = self.item_graph(self.graph_items_ND, self.options.graph.layers)
+        """Propagate the graph view's item vectors over the graph."""
+        layers, items_ND = self.options.graph.layers, self.graph_items_ND
+        spread_ND: Tensor = (
+            self.user_item_graph(items_ND, self.graph_users_UD, layers)
+            if self.options.graph.kind == "user_item"
+            else self.item_graph(items_ND, layers)
+        )
         return spread_ND
 
     def _items(self) -> TwoViewItems:
