@@ -1,6 +1,7 @@
 """Only finished runs are recorded, and the page shows the records."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from onward.training.cli import cli
 from onward.training.data.dataset import Dataset
 from onward.training.errors import InputError
 from onward.training.export.export import export
-from onward.training.recipe import Recipe
+from onward.training.recipe import RECIPES, Recipe
 from onward.training.results.page import write_page
 from onward.training.results.record import Ladder, LadderStep, RunRecord, read_records
 from onward.training.results.recorded_evaluation import evaluate_and_record, evaluate_and_record_baselines
@@ -150,6 +151,21 @@ def test_the_page_gives_mean_and_sample_deviation_over_seeds(records: Path, reco
     row = next(line for line in page.read_text().splitlines() if line.startswith(f"| **{record.recipe}**"))
     assert f"**{100 * recall - 1:.2f} ± 1.41**" in row  # two figures 2 apart: 2 / sqrt(2)
     assert row.split("|")[-3].strip() == "2"
+
+
+def test_the_page_names_the_form_that_a_recipe_gave_its_model(records: Path, record: RunRecord, tmp_path: Path) -> None:
+    written = (RECIPES / "re4.toml").read_text()
+    without_flows = re.sub(r"(re_\w+ = \{ weight = )[0-9.]+", r"\g<1>0.0", written)
+    unknown = 'model = "of yesterday"'
+    texts = {"with": written, "without": without_flows, "two": f"{written}\n{without_flows}", "gone": unknown}
+    for name, text in texts.items():
+        record.model_copy(update={"recipe": name, "recipe_text": text}).write(records)
+    write_page(records, tmp_path / "results.md")
+    rows = [line for line in (tmp_path / "results.md").read_text().splitlines() if line.startswith("| **")]
+    sources = {row.split("**")[1]: row.split("|")[-2].strip() for row in rows}
+    assert sources["with"] == "here: re-contrast over the session, re-attend to the scores, re-construct"
+    assert sources["without"] == "here: backward flows off"
+    assert sources["two"] == sources["gone"] == sources[record.recipe] == "here"
 
 
 def test_the_deviation_is_the_sample_standard_deviation() -> None:

@@ -136,6 +136,12 @@ class Recipe(BaseModel):
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, cls)}") from error
 
+    @property
+    def form(self) -> str:
+        """Which of its written forms the model has, in a few words; empty if its options name none."""
+        form: str = getattr(self.encoder, "form", "")
+        return form
+
     def build(self, corpus: Corpus) -> SessionEncoder:
         """Create an untrained encoder for a corpus, from torch's global random state."""
         return MODELS[self.model].encoder(corpus, self.encoder)

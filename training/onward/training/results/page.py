@@ -85,7 +85,8 @@ def _anchor_row(row: Anchor, data_set: DataSetProfile) -> list[str]:
 def _recipe_row(summary: RecipeSummary, data_set: DataSetProfile) -> list[str]:
     served = [_mean_and_deviation(summary.served(column.metric), data_set) for column in data_set.columns]
     exact = [_mean_and_deviation(summary.exact(column.metric), data_set) for column in data_set.columns]
-    return [f"**{summary.recipe}**", *(f"**{text}**" for text in served), *exact, str(len(summary.runs)), "here"]
+    source = f"here: {summary.form}" if summary.form else "here"
+    return [f"**{summary.recipe}**", *(f"**{text}**" for text in served), *exact, str(len(summary.runs)), source]
 
 
 def _against_others(records: DataRecords, data_set: DataSetProfile) -> str:

@@ -6,6 +6,8 @@ from itertools import groupby
 from statistics import mean, stdev
 from typing import Self
 
+from onward.training.errors import InputError
+from onward.training.recipe import Recipe
 from onward.training.results.anchors import DataSetProfile
 from onward.training.results.record import DataRecords, RunRecord
 
@@ -41,6 +43,11 @@ class RecipeSummary:
         grouped = ((name, tuple(group)) for name, group in groupby(sorted(runs, key=recipe), key=recipe))
         return [cls(name, group[0].model, group) for name, group in grouped]
 
+    @property
+    def form(self) -> str:
+        """Which of the model's written forms the runs have, by their recipes; empty if those name none."""
+        return "; ".join(dict.fromkeys(filter(None, map(_form, self.runs))))
+
     def served(self, metric: str) -> SeedStatistics | None:
         """Return the statistics of a metric as served, a fraction; None if a run lacks it."""
         return self._statistics(metric, lambda run: run.served)
@@ -53,6 +60,13 @@ class RecipeSummary:
         if any(metric not in metrics(run) for run in self.runs):
             return None
         return SeedStatistics.of([metrics(run)[metric] for run in self.runs])
+
+
+def _form(run: RunRecord) -> str:
+    try:
+        return Recipe.parse(run.recipe_text, run.recipe).form
+    except InputError:  # a bundle of several recipes, or a recipe with a model that is not here
+        return ""
 
 
 @dataclass(frozen=True)
