@@ -43,6 +43,22 @@ def test_an_error_is_one_line_that_names_file_and_key(before: str, after: str, m
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "later"),
+    [
+        ("re4-amazon_cds-paper", ', denominator = "session"'),
+        ("re4-amazon_cds-paper", ', target = "scores"'),
+        ("mvcrec-amazon_beauty-paper", 'kind = "item_item", '),
+    ],
+)
+def test_a_recipe_of_an_earlier_version_has_the_form_that_it_had(name: str, later: str) -> None:
+    """Run folders and bundles keep recipes as they were written, without keys that came later."""
+    text = (RECIPES / f"{name}.toml").read_text()
+    assert later in text
+    earlier = Recipe.parse(text.replace(later, ""), "recipe.toml")
+    assert earlier.encoder == Recipe.load(Path(name)).encoder
+
+
 def test_an_unknown_recipe_is_an_error_that_lists_the_bundled_ones() -> None:
     with pytest.raises(InputError, match=r"no such recipe; give a TOML file or one of: .*srgnn"):
         Recipe.load(Path("srgan"))

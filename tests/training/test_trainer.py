@@ -159,6 +159,18 @@ def test_a_run_is_never_overwritten_nor_mixed_with_another(unbroken: Path, recip
         train(recipe, dataset.folder, unbroken, device_name="cpu", seed=2, resume=True)
 
 
+def test_a_run_resumes_with_its_recipe_worded_otherwise_but_not_with_another(
+    recipe: Recipe, dataset: Dataset, unbroken: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    worded = Recipe.parse(f"# A new comment.\n{recipe.text}", "worded.toml")
+    assert train(worded, dataset.folder, run, device_name="cpu", resume=True)
+    assert_equal_runs(run, unbroken)
+    other = Recipe.parse(recipe.text.replace("learning_rate = ", "learning_rate = 1"), "other.toml")
+    with pytest.raises(InputError, match="was started with another recipe"):
+        train(other, dataset.folder, run, device_name="cpu", resume=True)
+
+
 def test_an_empty_folder_cannot_be_resumed(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run \(run.json is missing\)"):
         train(recipe, dataset.folder, tmp_path, device_name="cpu", resume=True)

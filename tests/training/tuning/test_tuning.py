@@ -205,6 +205,13 @@ def test_a_folder_with_another_study_is_refused(folder: Path, small: Recipe, dat
         search(small, dataset, folder, trials=5, seed=7)
     with pytest.raises(InputError, match="holds a study of another space"):
         tune(small, {"encoder.dropout": "0..0.2"}, dataset.folder, folder, trials=5)
+    with pytest.raises(InputError, match="holds a study of another recipe"):
+        search(Recipe.parse(small.text.replace("dimension = 8", "dimension = 6"), "x.toml"), dataset, folder, trials=3)
+
+
+def test_a_study_goes_on_with_its_recipe_worded_otherwise(folder: Path, small: Recipe, dataset: Dataset) -> None:
+    worded = Recipe.parse(f"# A new comment.\n{small.text}", "small.toml")
+    assert len(search(worded, dataset, folder, trials=3).trials) == 3
 
 
 def test_a_damaged_study_is_an_error_that_names_it(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ class Recipe(BaseModel):
         form: str = getattr(self.encoder, "form", "")
         return form
 
+    def has_settings_of(self, text: str) -> bool:
+        """Return whether another recipe's text has the same settings; comments, and keys left to defaults, may differ.
+
+        Raises InputError if it is not a recipe.
+        """
+        other = Recipe.parse(text, self.name)
+        return all(getattr(self, part) == getattr(other, part) for part in ("model", "encoder", "training", "serving"))
+
     def build(self, corpus: Corpus) -> SessionEncoder:
         """Create an untrained encoder for a corpus, from torch's global random state."""
         return MODELS[self.model].encoder(corpus, self.encoder)

@@ -41,7 +41,6 @@ def prepare_run_folder(
     Raises InputError if they differ, or if `out` is not empty and `resume` is not set.
     """
     facts = {
-        "recipe": recipe.text,
         "data_fingerprint": dataset.info.fingerprint,
         "epochs": epochs,
         "refit_epochs": refit_epochs,
@@ -49,9 +48,11 @@ def prepare_run_folder(
     }
     if resume:
         record = read_run(out)
-        for name, value in facts.items():
-            if record[name] != value:
-                raise InputError(f"{out}: this run was started with another {name}; start a new one without --resume")
+        others = [name for name, value in facts.items() if record[name] != value]
+        if not recipe.has_settings_of(record["recipe"]):
+            others.insert(0, "recipe")
+        if others:
+            raise InputError(f"{out}: this run was started with another {others[0]}; start a new one without --resume")
         return
     if (out / "run.json").exists():
         raise InputError(f"{out}: holds a run already; add --resume to go on with it, or name another folder")
@@ -59,6 +60,7 @@ def prepare_run_folder(
         raise InputError(f"{out}: is not empty and holds no run; name another folder")
     out.mkdir(parents=True, exist_ok=True)
     record = {
+        "recipe": recipe.text,
         **facts,
         "recipe_name": recipe.name,
         "model": recipe.model,

@@ -124,7 +124,9 @@ def _opened(out: Path, facts: dict[str, Any], space: SearchSpace) -> Iterator[op
             if parameters := space.recipe_parameters():
                 study.enqueue_trial(parameters)
         for name, value in facts.items():
-            if study.user_attrs.get(name) != value:
+            stored = study.user_attrs.get(name)
+            same = space.recipe.has_settings_of(str(stored)) if name == "recipe" else stored == value
+            if not same:
                 raise InputError(f"{out}: holds a study of another {name}; name another folder")
         yield study
     finally:
