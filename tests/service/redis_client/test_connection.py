@@ -25,6 +25,8 @@ TIMEOUT = timedelta(milliseconds=300)  # long enough to connect on a busy machin
 class ForgetfulServer:
     """Stands in for a client whose server loses its scripts once, before the tenth command."""
 
+    epoch = 0
+
     def __init__(self) -> None:
         self.received = 0
 

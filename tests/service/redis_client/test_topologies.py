@@ -7,7 +7,7 @@ from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 
 import pytest
-from redis.exceptions import DataError
+from redis.exceptions import DataError, RedisError
 
 from onward.bundle import RetrievedItems
 from onward.service.errors import ServiceError, SessionStoreUnavailable
@@ -137,12 +137,18 @@ class TestSentinel:
     async def test_all_stores_use_the_master_and_follow_a_failover(self, sentinels: tuple[str, RedisServer]) -> None:
         url, master = sentinels
         await use_all_stores(url)
-        async with open_store(url) as store:
+        client = connect(url, TIMEOUT)
+        async with open_store(url) as store, aclosing(client):
+            await client.execute([("PING",)])
+            epoch = client.epoch
             await store.append("visitor", [view("a", "1")])
             master.execute("wait", 1, 1_000)
             master.kill()
             await wait_until_it_stores(store, "visitor")
             assert await stored_items(store, "visitor") == ["a", "later"]
+            with suppress(RedisError, OSError):
+                await client.execute([("PING",)])
+            assert client.epoch > epoch
 
     async def test_sentinels_that_do_not_answer_are_skipped(self, sentinels: tuple[str, RedisServer]) -> None:
         async def never_reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -179,6 +185,9 @@ class TestCluster:
         key, absent = f"{{{number}}}:there", f"{{{number}}}:absent"
         source, target = nodes[1], nodes[2]
         assert await script([key], ["before"]) == b"before"
+        epoch = client.epoch
+        assert await script([key], ["before"]) == b"before"
+        assert client.epoch == epoch
 
         target.execute("cluster", "setslot", slot, "importing", source.execute("cluster myid"))
         source.execute("cluster", "setslot", slot, "migrating", target.execute("cluster myid"))
@@ -191,6 +200,7 @@ class TestCluster:
             node.execute("cluster", "setslot", slot, "node", target.execute("cluster myid"))
         for _ in range(2):
             assert await script([key], ["after"]) == b"after"
+            assert client.epoch > epoch
         assert target.execute("get", key) == b"after"
         await client.aclose()
 

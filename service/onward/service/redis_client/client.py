@@ -8,7 +8,7 @@ from hashlib import sha1
 from typing import Any, Protocol
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -24,6 +24,14 @@ CALL_TIMEOUT = timedelta(seconds=1)
 
 class RedisClient(Protocol):
     """A client of a server, of the master behind Sentinels, or of a cluster; safe to share between tasks."""
+
+    @property
+    def epoch(self) -> int:
+        """A number that grows when a connection is opened and when slots of a cluster may have moved.
+
+        While it stays the same, so does the server; another one may lack what was last written, as after a failover.
+        """
+        ...
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands as one pipeline and return the reply to each; a refused command has a RedisError as its reply.
@@ -43,9 +51,12 @@ class ServerClient:
 
     def __init__(self, pool: ConnectionPool, timeout_s: float, *sentinels: Sentinel) -> None:
         """Take a factory of connections, the time limit of a call, and the clients to close with this one."""
-        self._connection = ReconnectingConnection(pool.make_connection)
+        self._pool = pool
+        self._connection = ReconnectingConnection(self._new_connection)
         self._timeout_s = timeout_s
         self._sentinels = sentinels
+        self.epoch = 0
+        """Number of connections opened or attempted; see `RedisClient`."""
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands as one pipeline, in one round trip; see `RedisClient`."""
@@ -58,6 +69,11 @@ class ServerClient:
         await self._connection.aclose()
         for sentinel in self._sentinels:
             await sentinel.aclose()
+
+    def _new_connection(self) -> AbstractConnection:
+        self.epoch += 1
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
+        return connection
 
 
 def connect(url: str, timeout: timedelta = CALL_TIMEOUT) -> RedisClient:

@@ -43,6 +43,8 @@ class ClusterClient:
         self._refreshing: asyncio.Task[None] | None = None
         self._has_slot_map = False
         self._not_before_s = 0.0
+        self.epoch = 0
+        """Number of connections opened or attempted, slots moved and slot maps read; see `RedisClient`."""
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands, one pipeline for each node, and return the reply to each; see `RedisClient`."""
@@ -98,7 +100,7 @@ class ClusterClient:
             return [_NoReply(RedisConnectionError("No node of the cluster has the key."))] * len(commands)
         connection = self._connections.get(node.name)
         if connection is None:
-            connection = self._connections[node.name] = ReconnectingConnection(lambda: _new_connection(node))
+            connection = self._connections[node.name] = ReconnectingConnection(lambda: self._new_connection(node))
         try:
             return await connection.execute(commands, deadline_s)
         except RedisError as error:
@@ -112,6 +114,7 @@ class ClusterClient:
         reply = redirection
         for _ in range(MAX_REDIRECTIONS):
             if isinstance(reply, MovedError):
+                self.epoch += 1
                 await self._cluster.nodes_manager.move_slot(reply)
                 (reply,) = await self._execute_at(self._node(command), [command], deadline_s)
             elif isinstance(reply, AskError):
@@ -123,6 +126,10 @@ class ClusterClient:
             else:
                 break
         return reply
+
+    def _new_connection(self, node: ClusterNode) -> AbstractConnection:
+        self.epoch += 1
+        return node.connection_class(**node.connection_kwargs, retry=Retry(NoBackoff(), 0))
 
     def _node(self, command: Command) -> ClusterNode | None:
         """Return the node of the command's key; any node for a key that cannot be encoded, which fails there alone."""
@@ -153,6 +160,7 @@ class ClusterClient:
             async with asyncio.timeout(MAX_REFRESH_S):
                 await self._cluster.nodes_manager.initialize()
             self._has_slot_map = True
+            self.epoch += 1
             names = {node.name for node in self._cluster.get_nodes()}
             for name in [name for name in self._connections if name not in names]:
                 await self._connections.pop(name).aclose()
@@ -172,7 +180,3 @@ class _NoReply:
 
 def _is_redirection(reply: Any) -> bool:
     return isinstance(reply, (AskError, TryAgainError))
-
-
-def _new_connection(node: ClusterNode) -> AbstractConnection:
-    return node.connection_class(**node.connection_kwargs, retry=Retry(NoBackoff(), 0))
