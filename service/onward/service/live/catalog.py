@@ -52,9 +52,9 @@ class ItemPatch:
 
 
 class _ItemState(NamedTuple):
-    """A changed item in relation to one bundle, computed from the entry of this sequence."""
+    """A changed item in relation to one bundle, computed from an entry."""
 
-    sequence: int
+    entry: Entry
     change: ItemChange
     cold: ColdVector | None
     is_new: bool
@@ -132,7 +132,7 @@ class LiveCatalog:
             if entry.value is not None
         }
         folded_changes = bundle.manifest.folded_changes
-        self._folded = sum(state.sequence <= folded_changes for state in self._states.values())
+        self._folded = sum(state.entry.sequence <= folded_changes for state in self._states.values())
         if not self._states:
             return bundle
         changes = (state.change for state in self._states.values())
@@ -209,13 +209,13 @@ class LiveCatalog:
     def _state(self, bundle: Bundle, cold_start: ColdStart, item_id: str, entry: Entry) -> _ItemState:
         """Return the state of an item in a bundle: the previous one if the entry has not changed."""
         previous = self._states.get(item_id)
-        if previous is not None and previous.sequence == entry.sequence:
+        if previous is not None and previous.entry == entry:
             return previous
         item = LiveItem.of(entry.value)
         is_new = bundle.catalog.row(item_id) is None and not item.deleted
         cold = cold_start.vector(item.as_cold()) if is_new else None
         change = item.change(item_id, entry.sequence, None if cold is None else cold.vector_D)
-        return _ItemState(entry.sequence, change, cold, is_new=is_new, learns=is_new and not item.similar_to)
+        return _ItemState(entry, change, cold, is_new=is_new, learns=is_new and not item.similar_to)
 
 
 def open_live_catalog(url: str | None) -> LiveCatalog:
