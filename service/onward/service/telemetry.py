@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter as Counted
 from collections import defaultdict
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -55,6 +55,11 @@ _attributed_events = Counter("onward_attributed_events", "Applied events that na
 _bundles = Counter("onward_bundles", "Bundles that went live or were refused.", ["outcome"])
 _background_faults = Counter("onward_background_faults", "Runs of background work that failed.", ["work"])
 _lost_records = Counter("onward_lost_records", "Answers, counts and log lines that were lost.", ["what"])
+_lost_live_entries = Counter(
+    "onward_lost_live_entries",
+    "Live items or scenarios that a worker knew as stored and that the store has lost, counted by each worker.",
+    ["what"],
+)
 _bundle_live = Gauge("onward_bundle_live", "1 if a bundle is live.", multiprocess_mode="mostrecent")
 _bundle_checked = Gauge(
     "onward_bundle_checked_timestamp_seconds",
@@ -63,6 +68,7 @@ _bundle_checked = Gauge(
 )
 
 MAX_DETAIL = 200
+MAX_LOGGED_NAMES = 5
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 BATCH_SIZE = 64
 _uncounted: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
@@ -235,6 +241,17 @@ def live_store_failed(what: str, error: BaseException) -> None:
 def live_store_recovered(what: str) -> None:
     """Report the end of an outage of live items or scenarios."""
     _log.info("live store recovered", what=what)
+
+
+def live_store_restored(what: str, count: int) -> None:
+    """Report that this worker restored the live items or scenarios of a store that was emptied."""
+    _log.warning("live store restored", what=what, count=count)
+
+
+def live_entries_lost(what: str, names: Sequence[str]) -> None:
+    """Report live items or scenarios that were stored and that the store has lost, as in a failover."""
+    _lost_live_entries.labels(what).inc(len(names))
+    _log.warning("live entries lost", what=what, count=len(names), names=list(names[:MAX_LOGGED_NAMES]))
 
 
 def background_failed(work: str, error: BaseException) -> None:

@@ -3,15 +3,14 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import structlog.testing
 from redis.asyncio import Redis
 
-from onward.service.errors import LimitReached, LiveStoreUnavailable, ServiceError
-from onward.service.live.replica import Edit, Replica
+from onward.service.errors import LimitReached, LiveStoreUnavailable
+from onward.service.live.replica import Replica
 from onward.service.live.versioned_store import (
     PAGE_SIZE,
     REMEMBERED_TOMBSTONES,
@@ -20,15 +19,14 @@ from onward.service.live.versioned_store import (
     RedisVersionedStore,
     VersionedStore,
 )
-
-MAX_NAMES = 2_500
+from tests.service.live.replicas import put, values
+from tests.service.live.servers import MAX_NAMES, RedisServerOfStore
 
 numbers = itertools.count()
 
 
-def redis_store(url: str, name: str | None = None, *, max_names: int = MAX_NAMES) -> RedisVersionedStore:
-    timeout = timedelta(seconds=5)
-    return RedisVersionedStore.connect(url, name or f"store-{next(numbers)}", max_names=max_names, timeout=timeout)
+def redis_store(url: str, name: str | None = None) -> RedisVersionedStore:
+    return RedisServerOfStore(url, name or f"store-{next(numbers)}").open()
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -42,17 +40,6 @@ async def store(request: pytest.FixtureRequest, valkey: str) -> AsyncIterator[Ve
 @pytest.fixture
 def replica(store: VersionedStore) -> Replica:
     return Replica(store, "things")
-
-
-async def put(replica: Replica, values: dict[str, Any]) -> dict[str, Entry | ServiceError]:
-    def edit(value: Any) -> Edit:
-        return lambda current: value
-
-    return await replica.update({name: edit(value) for name, value in values.items()})
-
-
-def values(replica: Replica) -> dict[str, Any]:
-    return {name: entry.value for name, entry in replica.entries.items()}
 
 
 async def test_a_new_store_is_empty(replica: Replica) -> None:
@@ -159,36 +146,6 @@ async def test_a_store_outlives_its_writer(valkey: str) -> None:
     await reader.close()
 
 
-async def test_a_flushed_store_is_read_again_and_its_sequences_increase(valkey: str) -> None:
-    replica, other = (Replica(redis_store(valkey, "flushed"), "things") for _ in range(2))
-    await put(replica, {"a": 1, "b": 1})
-    before = replica.entries["b"].sequence
-    async with Redis.from_url(valkey) as redis:
-        keys = [key async for key in redis.scan_iter("onward:{flushed}:*")]
-        assert len(keys) == 3
-        await redis.delete(*keys)
-    await put(other, {"c": 1})
-    assert await replica.follow()
-    assert values(replica) == {"c": 1}
-    assert replica.entries["c"].sequence > before
-    await asyncio.gather(replica.close(), other.close())
-
-
-async def test_entries_lost_by_a_failover_are_removed_from_replicas(valkey: str) -> None:
-    replica = Replica(redis_store(valkey, "failover"), "things")
-    await put(replica, {"a": 1})
-    async with Redis.from_url(valkey) as redis:
-        kept = {key: await redis.dump(key) async for key in redis.scan_iter("onward:{failover}:*")}
-        await put(replica, {"b": 1})
-        for key, dump in kept.items():
-            await redis.restore(key, 0, dump or b"", replace=True)
-    assert await replica.follow()
-    assert values(replica) == {"a": 1}
-    await put(replica, {"b": 2})
-    assert values(replica) == {"a": 1, "b": 2}
-    await replica.close()
-
-
 async def test_a_malformed_entry_counts_as_removed(valkey: str) -> None:
     replica = Replica(redis_store(valkey, "foreign"), "things")
     await put(replica, {"a": 1})
@@ -207,7 +164,7 @@ class FailingStore(InMemoryVersionedStore):
 
     is_available = True
 
-    async def changes_since(self, generation: str | None, sequence: int) -> Any:
+    async def changes_since(self, generation: str, sequence: int) -> Any:
         if not self.is_available:
             raise LiveStoreUnavailable
         return await super().changes_since(generation, sequence)

@@ -126,8 +126,8 @@ async def use_all_stores(url: str) -> None:
         assert (await counters.sums(MINUTE)).sums == {"served": 2}
         assert await RedisPopularityStore(client, half_life=MINUTE, name="topologies").add({"a": 1.5}) == {"a": 1.5}
 
-        (entry,) = await versioned.put([Put("x", 1, {"a": 1}, 0)])
-        assert list((await versioned.changes_since(None, 0)).entries.values()) == [entry]
+        (entry,) = await versioned.put("", [Put("x", 1, {"a": 1}, 0)])
+        assert list((await versioned.changes_since("", 0)).entries.values()) == [entry]
         await versioned.close()
 
 

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from onward.service import telemetry
 from onward.service.errors import LimitReached, LiveStoreUnavailable, ServiceError
@@ -33,14 +33,17 @@ Raises ServiceError to refuse the edit.
 class Replica:
     """A copy of a versioned store, updated by `follow` and at once by this worker's own writes.
 
-    While the store is unavailable the copy stays as it was; each outage is logged once.
+    While the store is unavailable the copy stays as it was; each outage is logged once. A store that was emptied is
+    restored from the copy of the first worker that notices. What a store has lost otherwise is removed from the copy,
+    logged and counted, unless it was cleared on purpose.
     """
 
     def __init__(self, store: VersionedStore, name: str) -> None:
         """Replicate a store, under a name for the log."""
         self._store = store
         self._name = name
-        self._generation: str | None = None
+        self._epoch = 0
+        self._generation = ""
         self._sequence = 0
         self._is_failing = False
         self._lock = asyncio.Lock()
@@ -88,12 +91,16 @@ class Replica:
                         puts.append(self._edited(name, edits[name]))
                     except ServiceError as refusal:
                         results[name] = refusal
-                outcomes = await self._store.put(puts, uncounted=uncounted) if puts else ()
+                outcomes = await self._store.put(self._generation, puts, uncounted=uncounted) if puts else ()
+                stored: dict[str, Entry] = {}
                 for put, outcome in zip(puts, outcomes, strict=True):
                     if isinstance(outcome, Entry):
-                        results[put.name] = outcome
+                        stored[put.name] = outcome
                     elif outcome == "full":
                         results[put.name] = LimitReached("The maximum number of names is stored already.")
+                if stored:
+                    results |= stored
+                    self.entries = {**self.entries, **stored}  # so that they are known if the store loses them now
                 if len(results) == len(edits):
                     await self._catch_up()
                     return results
@@ -109,22 +116,65 @@ class Replica:
         await self._store.close()
 
     async def _catch_up(self) -> None:
-        """Read all pages of changes; those of another generation replace the copy once all were read."""
-        generation, sequence = self._generation, self._sequence
+        """Read the changes, or the whole store where it may have lost entries; restore a store that was emptied."""
+        changes = await self._changes()
+        if self._generation and not changes.generation:
+            if await self._store.restore(self.entries):
+                telemetry.live_store_restored(self._name, len(self.entries))
+            changes = await self._changes()
+            if not changes.generation:
+                raise LiveStoreUnavailable("The store was emptied, and is not restored yet.")
+        if changes.is_first:
+            self._replace_entries(changes)
+            self._sequence = 0
+        elif changes.entries:
+            self.entries = {**self.entries, **changes.entries}
+        self._sequence = max((entry.sequence for entry in changes.entries.values()), default=self._sequence)
+        self._epoch, self._generation = changes.epoch, changes.generation
+
+    async def _changes(self) -> "_Changes":
+        """Read all pages of changes; of the whole store if it may have lost entries that were read before."""
+        epoch, generation, sequence = self._epoch, self._generation, self._sequence
         entries: dict[str, Entry] = {}
-        replaces_all, is_last = False, False
-        while not is_last:
+        is_first = False
+        while True:
             page = await self._store.changes_since(generation, sequence)
+            if self._store.epoch != epoch:
+                epoch, generation = self._store.epoch, ""
+                continue
             if page.is_first:
-                replaces_all, sequence, entries = True, 0, {}
+                is_first, entries = True, {}
             entries |= page.entries
+            generation = page.generation
             sequence = max((entry.sequence for entry in page.entries.values()), default=sequence)
-            generation, is_last = page.generation, page.is_last
-        if replaces_all and entries != self.entries:
-            self.entries = entries
-        elif entries and not replaces_all:
-            self.entries = {**self.entries, **entries}
-        self._generation, self._sequence = generation, sequence
+            if page.is_last:
+                return _Changes(epoch, generation, entries, is_first=is_first, cleared=page.cleared)
+
+    def _replace_entries(self, changes: "_Changes") -> None:
+        if changes.entries == self.entries:
+            return
+        lost = [name for name, known in self.entries.items() if changes.lack(name, known)]
+        if lost:
+            telemetry.live_entries_lost(self._name, lost)
+        self.entries = changes.entries
+
+
+class _Changes(NamedTuple):
+    """All pages of changes, read in one epoch."""
+
+    epoch: int
+    generation: str
+    entries: dict[str, Entry]
+    is_first: bool
+    """Whether they are the whole store."""
+    cleared: int
+
+    def lack(self, name: str, known: Entry) -> bool:
+        """Return whether the store has lost an entry that was stored, other than by being cleared on purpose."""
+        stored = self.entries.get(name)
+        if stored is None:
+            return known.value is not None and known.sequence > self.cleared
+        return stored.sequence < known.sequence or (stored.sequence == known.sequence and stored != known)
 
 
 def open_replica(url: str | None, name: str, *, max_names: int) -> Replica:
@@ -132,3 +182,12 @@ def open_replica(url: str | None, name: str, *, max_names: int) -> Replica:
     if url is None:
         return Replica(InMemoryVersionedStore(max_names=max_names), name)
     return Replica(RedisVersionedStore.connect(url, name, max_names=max_names), name)
+
+
+async def clear_store(url: str, name: str) -> int:
+    """Clear the named store at a server; return how many names had a value. Raises LiveStoreUnavailable."""
+    store = RedisVersionedStore.connect(url, name, max_names=0)
+    try:
+        return await store.clear()
+    finally:
+        await store.close()

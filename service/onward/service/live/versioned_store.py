@@ -1,8 +1,9 @@
 """VersionedStore: JSON values by name, shared by all workers, with the changes since a version."""
 
 import json
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from importlib.resources import files
@@ -14,6 +15,10 @@ from onward.service.errors import LiveStoreUnavailable
 from onward.service.redis_client import Argument, RedisClient, Script, connect
 
 PAGE_SIZE = 1_000
+MAX_PART_BYTES = 2**18
+"""Size of the texts from which a part of a restored store is sent; a part exceeds it by less than one text."""
+STAGED_SECONDS = 60
+"""How long a part of a restored store waits for the next one."""
 REMEMBERED_TOMBSTONES = 1_000
 ALL_NAMES = 2**53
 """More names than a store ever has."""
@@ -48,27 +53,49 @@ class ChangesPage(NamedTuple):
     """Entries of one generation of a store, in the order of their sequences."""
 
     generation: str
+    """Empty if the store is: nothing was ever put, or the server was emptied."""
     entries: dict[str, Entry]
     is_first: bool
     """Whether the page is the first of the whole store, so that a name on no page of it does not exist."""
     is_last: bool
+    cleared: int
+    """The version at which the store was last cleared on purpose; 0 for never."""
 
 
 class VersionedStore(Protocol):
     """Keeps JSON values by name with optimistic concurrency, and lists what was put since a version.
 
-    A store that was emptied or replaced, or that forgot old tombstones, has another generation, so that readers read
-    all of it again.
+    A store that was restored, cleared or replaced, or that forgot old tombstones, has another generation, so that
+    readers read all of it again.
     """
 
-    async def put(self, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
+    @property
+    def epoch(self) -> int:
+        """A number that grows when the store may have lost entries that were read before; see `RedisClient.epoch`."""
+        ...
+
+    async def put(self, generation: str, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
         """Put each value independently, unless another writer came first, or there are too many names.
 
-        So many of the stored names as `uncounted` do not count towards the maximum. Raises LiveStoreUnavailable.
+        A store of another generation than the writer has read refuses all as conflicts. The first put into a store that
+        has none, by a writer that knows none (""), begins one. So many of the stored names as `uncounted` do not count
+        towards the maximum. Raises LiveStoreUnavailable.
         """
         ...
 
-    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
+    async def restore(self, entries: Mapping[str, Entry]) -> bool:
+        """Store all entries, as they are, in a store that has no generation: all at once, or none.
+
+        Begins a new generation and returns True; returns False if the store has a generation, as when another reader
+        came first. Raises LiveStoreUnavailable.
+        """
+        ...
+
+    async def clear(self) -> int:
+        """Remove all entries on purpose; return how many names had a value. Raises LiveStoreUnavailable."""
+        ...
+
+    async def changes_since(self, generation: str, sequence: int) -> ChangesPage:
         """Return a page of the entries put after `sequence`.
 
         Starts from the beginning if the store has another generation, or lost entries that the reader has seen.
@@ -82,7 +109,10 @@ class VersionedStore(Protocol):
 
 
 class RedisVersionedStore:
-    """Shared by all workers and replicas: four keys in one hash slot; each call runs a script in one round trip."""
+    """Shared by all workers and replicas: four keys in one hash slot; each call runs a script in one round trip.
+
+    Only `restore` takes several, one for each part of the entries, and stages them in keys of its own.
+    """
 
     def __init__(self, redis: RedisClient, name: str, *, max_names: int) -> None:
         self._redis = redis
@@ -90,18 +120,24 @@ class RedisVersionedStore:
         self._max_names = max_names
         self._put = Script(redis, _script("versioned_store_put.lua"))
         self._read = Script(redis, _script("versioned_store_read.lua"))
+        self._restore = Script(redis, _script("versioned_store_restore.lua"))
+        self._clear = Script(redis, _script("versioned_store_clear.lua"))
 
     @classmethod
     def connect(cls, url: str, name: str, *, max_names: int, timeout: timedelta = timedelta(seconds=2)) -> Self:
         """Return a store at a URL, which connects lazily. No call is retried, and none takes longer than `timeout`."""
         return cls(connect(url, timeout), name, max_names=max_names)
 
-    async def put(self, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
+    @property
+    def epoch(self) -> int:
+        """The epoch of the client."""
+        return self._redis.epoch
+
+    async def put(self, generation: str, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
         """Put all values by one run of a script; see `VersionedStore`."""
-        arguments: list[Argument] = [self._max_names + uncounted, REMEMBERED_TOMBSTONES]
+        arguments: list[Argument] = [self._max_names + uncounted, REMEMBERED_TOMBSTONES, generation, _token()]
         for put in puts:
-            text = json.dumps([put.revision, put.value], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            arguments += (put.name, put.expected, text, int(put.value is None))
+            arguments += (put.name, put.expected, _text(put.revision, put.value), int(put.value is None))
         async with _store_call():
             outcomes = await self._put(self._keys, arguments)
         return [
@@ -109,15 +145,37 @@ class RedisVersionedStore:
             for put, outcome in zip(puts, outcomes, strict=True)
         ]
 
-    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
+    async def restore(self, entries: Mapping[str, Entry]) -> bool:
+        """Stage parts of bounded size, then rename the staged keys; see `VersionedStore`.
+
+        A store of any size can be restored. Meanwhile the server holds it once for each reader that tries.
+        """
+        token = _token()
+        keys = [*self._keys, *(f"{key}:{token}" for key in self._keys[1:])]
+        removed = sum(entry.value is None for entry in entries.values())
+        version = max((entry.sequence for entry in entries.values()), default=0)
+        async with _store_call():
+            for part in _parts(entries):
+                if not await self._restore(keys, [STAGED_SECONDS, "", "", "", "", *part]):
+                    return False
+            return bool(await self._restore(keys, [STAGED_SECONDS, len(entries), removed, version, token]))
+
+    async def clear(self) -> int:
+        """Clear by one run of a script; see `VersionedStore`."""
+        async with _store_call():
+            return int(await self._clear(self._keys, [_token()]))
+
+    async def changes_since(self, generation: str, sequence: int) -> ChangesPage:
         """Read a page by one run of a script; see `VersionedStore`. A malformed entry counts as removed."""
         async with _store_call():
-            current, is_first, *fields = await self._read(self._keys[:3], [generation or "none", sequence, PAGE_SIZE])
+            reply = await self._read(self._keys[:3], [generation, sequence, PAGE_SIZE])
+        current, is_first, cleared, *fields = reply
         entries = {
             name.decode(): _parse_entry(int(sequence), text)
             for name, sequence, text in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
         }
-        return ChangesPage(current.decode(), entries, is_first=bool(is_first), is_last=len(fields) < 3 * PAGE_SIZE)
+        is_last = len(fields) < 3 * PAGE_SIZE
+        return ChangesPage(current.decode(), entries, is_first=bool(is_first), is_last=is_last, cleared=int(cleared))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -135,6 +193,30 @@ async def _store_call() -> AsyncIterator[None]:
 
 def _script(name: str) -> str:
     return files("onward.service.live").joinpath(name).read_text(encoding="utf-8")
+
+
+def _token() -> str:
+    """Return a name that no generation and no staged part has."""
+    return secrets.token_hex(8)
+
+
+def _text(revision: int, value: Any) -> str:
+    return json.dumps([revision, value], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _parts(entries: Mapping[str, Entry]) -> Iterator[list[Argument]]:
+    """Yield the arguments of the script that restores entries, in parts of at most PAGE_SIZE names."""
+    part: list[Argument] = []
+    size = 0
+    for name, (sequence, revision, value) in entries.items():
+        text = _text(revision, value)
+        part += (name, sequence, text, int(value is None))
+        size += len(text)
+        if size >= MAX_PART_BYTES or len(part) >= 4 * PAGE_SIZE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _parse_entry(sequence: int, text: bytes) -> Entry:
@@ -156,22 +238,45 @@ class InMemoryVersionedStore:
         """Ordered by sequence."""
         self._tombstones: dict[str, None] = {}
         self._sequence = 0
+        self._cleared = 0
+        self.epoch = 0
+        """Always the same: nothing is lost while the process lives."""
 
-    async def put(self, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
+    async def put(self, generation: str, puts: Sequence[Put], *, uncounted: int = 0) -> list[Entry | Rejection]:
         """Put values; half of the tombstones are forgotten, and a new generation begins, if there are too many."""
+        if generation != self._generation:
+            return ["conflict"] * len(puts)
         max_names = self._max_names + uncounted
         outcomes = [self._put(put, max_names) for put in puts]
         if (surplus := len(self._tombstones) - REMEMBERED_TOMBSTONES) > 0:
             for name in list(self._tombstones)[: surplus + REMEMBERED_TOMBSTONES // 2]:
                 del self._entries[name], self._tombstones[name]
-            self._generation = str(self._sequence)
+            self._generation = _token()
         return outcomes
 
-    async def changes_since(self, generation: str | None, sequence: int) -> ChangesPage:
+    async def restore(self, entries: Mapping[str, Entry]) -> bool:
+        """Take over all entries; see `VersionedStore`."""
+        if self._generation:
+            return False
+        self._entries = dict(sorted(entries.items(), key=lambda item: item[1].sequence))
+        self._tombstones = {name: None for name, entry in self._entries.items() if entry.value is None}
+        self._sequence = max((entry.sequence for entry in entries.values()), default=0)
+        self._generation = _token()
+        return True
+
+    async def clear(self) -> int:
+        """Remove all entries; see `VersionedStore`."""
+        names = len(self._entries) - len(self._tombstones)
+        self._entries, self._tombstones = {}, {}
+        self._cleared = self._next_sequence()
+        self._generation = _token()
+        return names
+
+    async def changes_since(self, generation: str, sequence: int) -> ChangesPage:
         """Return all changes as a single page."""
-        is_first = generation != self._generation
+        is_first = not generation or generation != self._generation or self._sequence < sequence
         newer = {name: entry for name, entry in self._entries.items() if is_first or entry.sequence > sequence}
-        return ChangesPage(self._generation, newer, is_first=is_first, is_last=True)
+        return ChangesPage(self._generation, newer, is_first=is_first, is_last=True, cleared=self._cleared)
 
     async def close(self) -> None:
         """Do nothing: there are no connections."""
@@ -184,10 +289,14 @@ class InMemoryVersionedStore:
         if is_new and len(self._entries) - len(self._tombstones) >= max_names:
             return "full"
         self._entries.pop(put.name, None)  # so that the new entry goes to the end of the dict
-        self._sequence = max(self._sequence + 1, int(self._clock() * 1e6))
-        self._generation = self._generation or str(self._sequence)
+        self._generation = self._generation or _token()
+        entry = Entry(self._next_sequence(), put.revision, put.value)
         self._tombstones.pop(put.name, None)
         if put.value is None:
             self._tombstones[put.name] = None
-        self._entries[put.name] = Entry(self._sequence, put.revision, put.value)
-        return self._entries[put.name]
+        self._entries[put.name] = entry
+        return entry
+
+    def _next_sequence(self) -> int:
+        self._sequence = max(self._sequence + 1, int(self._clock() * 1e6))
+        return self._sequence

@@ -1,12 +1,14 @@
 -- Put texts under names of a versioned store, each unless another writer has put the name since the caller read it.
 -- KEYS, in one hash slot:
---   1. the store's birth (its generation) and version, a hash
+--   1. the store's birth (its generation) and version, a hash; if it was cleared on purpose, also the version then
 --   2. name -> text, a hash
 --   3. name -> the version at which it was put, a sorted set
 --   4. the same, of removed names (tombstones) only
--- ARGV: the most names that may exist, tombstones to remember; then for each put its name, the version of the name that
--- the caller read (0 for none), the text, and '1' if it removes the name, else '0'.
--- Returns for each put its version; or 0 if another writer came first, or -1 if there would be too many names.
+-- ARGV: the most names that may exist, tombstones to remember, the generation that the caller read ('' for none), and an
+-- unused one to take if a new one begins; then for each put its name, the version of the name that the caller read (0
+-- for none), the text, and '1' if it removes the name, else '0'.
+-- Returns for each put its version; or 0 if another writer came first or the store has another generation, or -1 if
+-- there would be too many names.
 local max_names, max_removed = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function integer(number)
@@ -19,10 +21,14 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local state = redis.call('HMGET', KEYS[1], 'birth', 'version')
 local version = tonumber(state[2] or '0')
-if not state[1] then redis.call('HSET', KEYS[1], 'birth', integer(now)) end
-
 local outcomes = {}
-for index = 3, #ARGV, 4 do
+if (state[1] or '') ~= ARGV[3] then
+  for number = 1, (#ARGV - 4) / 4 do outcomes[number] = 0 end
+  return outcomes
+end
+if not state[1] then redis.call('HSET', KEYS[1], 'birth', ARGV[4]) end
+
+for index = 5, #ARGV, 4 do
   local name, expected, text, removed = unpack(ARGV, index, index + 3)
   local current = tonumber(redis.call('ZSCORE', KEYS[3], name) or '0')
   local is_new = removed ~= '1' and (current == 0 or redis.call('ZSCORE', KEYS[4], name))
@@ -55,6 +61,6 @@ if surplus > 0 then
     redis.call('ZREM', KEYS[3], name)
     redis.call('ZREM', KEYS[4], name)
   end
-  redis.call('HSET', KEYS[1], 'birth', integer(version))
+  redis.call('HSET', KEYS[1], 'birth', ARGV[4])
 end
 return outcomes
