@@ -5,7 +5,7 @@ import secrets
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onward.service.bench.summary import CapacityReport
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+NO_SERVER = "--redis-url: no Redis or Valkey answers there"
 
 
 def _print_version(requested: bool) -> None:
@@ -114,15 +115,39 @@ def changes(
 
     from onward.service.errors import LiveStoreUnavailable
     from onward.service.live.catalog import change_lines
-    from onward.service.settings import STORE_SCHEMES
 
-    if not redis_url.startswith(STORE_SCHEMES[:-1]):
-        _refuse(f"--redis-url: must begin with one of {', '.join(STORE_SCHEMES[:-1])}")
+    _require_server(redis_url)
     try:
         for line in asyncio.run(change_lines(redis_url)):
             typer.echo(line)
     except (LiveStoreUnavailable, ValueError):
-        _refuse("--redis-url: no Redis or Valkey answers there")
+        _refuse(NO_SERVER)
+
+
+@cli.command(epilog="Example: onward-service clear items --redis-url redis://127.0.0.1")
+def clear(
+    what: Annotated[Literal["items", "scenarios"], typer.Argument(help="What to clear.")],
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server that holds the live catalog.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove all changes of the live catalog, or all scenarios, from the server and from every worker.
+
+    Deleting the server's keys does not do that: the workers take it for a loss of data, and restore what they know.
+    """
+    import asyncio
+
+    from onward.service.errors import LiveStoreUnavailable
+    from onward.service.live.replica import clear_store
+
+    _require_server(redis_url)
+    if not yes:
+        typer.confirm(f"Remove all live {what} for good?", abort=True)
+    try:
+        typer.echo(f"removed {asyncio.run(clear_store(redis_url, what))} {what}")
+    except (LiveStoreUnavailable, ValueError):
+        _refuse(NO_SERVER)
 
 
 @cli.command(
@@ -194,6 +219,13 @@ def _write(report: "CapacityReport", out: Path) -> None:
         typer.echo("no latencies.png: matplotlib is not installed: pip install 'onward[bench]'", err=True)
     else:
         draw_latencies(report.capacity, out / "latencies.png")
+
+
+def _require_server(redis_url: str) -> None:
+    from onward.service.settings import STORE_SCHEMES
+
+    if not redis_url.startswith(STORE_SCHEMES[:-1]):
+        _refuse(f"--redis-url: must begin with one of {', '.join(STORE_SCHEMES[:-1])}")
 
 
 def _refuse(reason: str) -> NoReturn:
