@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from onward.training.losses.negative_sampling import Distribution
@@ -88,6 +90,99 @@ def test_with_log_q_many_negatives_approximate_the_full_softmax(distribution: Di
         loss = drawn(200_000, distribution, log_q=True)(interests_BD, targets_B, items)
         plain = torch.nn.functional.cross_entropy(interests_BD @ items.vectors()[1:].T, targets_B - 1)
     assert loss.item() == pytest.approx(plain.item(), abs=0.01)
+
+
+def tensorflows_sampled_softmax_loss(
+    target_B: NDArray[np.float64],
+    sampled_BS: NDArray[np.float64],
+    *,
+    target_class_B: list[int],
+    sampled_class_S: list[int],
+    classes: int,
+    num_tries: int,
+) -> float:
+    """TensorFlow's documented formula, with its log-uniform sampler of unique classes, in float64.
+
+    log_uniform_candidate_sampler: P(class) = log((class + 2) / (class + 1)) / log(range_max + 1); unique samples have
+    the expected count -expm1(num_tries * log1p(-p)). sampled_softmax_loss: subtract_log_q takes the logs of the
+    expected counts from the logits of samples and targets alike, remove_accidental_hits takes out targets among the
+    samples, and the loss is the cross-entropy of the target.
+    """
+
+    def log_expected_count(k: int) -> float:
+        p = np.log((k + 2) / (k + 1)) / np.log(classes + 1)
+        return float(np.log(-np.expm1(num_tries * np.log1p(-p))))
+
+    losses = []
+    for target, sampled_S, target_class in zip(target_B, sampled_BS, target_class_B, strict=True):
+        logits = [target - log_expected_count(target_class)]
+        logits += [
+            logit - log_expected_count(k)
+            for logit, k in zip(sampled_S, sampled_class_S, strict=True)
+            if k != target_class
+        ]
+        losses.append(np.log(np.sum(np.exp(logits))) - logits[0])
+    return float(np.mean(losses))
+
+
+def test_with_the_target_corrected_it_is_tensorflows_sampled_softmax_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 6 items ranked 3, 1, 5, 2, 6, 4 the ranks 0, 0, 2 and 1 are drawn: 4 draws for 3 distinct negatives."""
+    draws = iter([[0, 0, 2], [1, 4, 4]])
+    centre = [math.log(rank + 1.5) / math.log(7) for rank in range(6)]  # of the range of chances that draw a rank
+
+    def drawn_chances(count: int, **_: object) -> Tensor:
+        return torch.tensor([centre[rank] for rank in next(draws)], dtype=torch.float64)
+
+    items = ItemTable(6, 2, InnerProduct(kind="inner_product"))
+    vectors = np.array([[0, 0], [1.0, 0.5], [-0.5, 2], [0.25, -1], [1.5, 1], [-1, -0.75], [0.5, 0.125]])
+    interests_BD = np.array([[1.0, -0.5], [0.5, 2]])
+    with torch.no_grad():
+        items.embedding.weight.copy_(torch.tensor(vectors))
+    objective = SampledSoftmax(
+        kind="sampled_softmax",
+        negatives=3,
+        distribution="log_uniform",
+        log_q=True,
+        distinct=True,
+        log_q_of_target=True,
+    )
+    loss = NextItemLoss.of(objective, np.array([0, 50, 30, 60, 10, 40, 20]))
+    monkeypatch.setattr(torch, "rand", drawn_chances)
+    actual = loss(torch.tensor(interests_BD, dtype=torch.float32), torch.tensor([5, 6]), items)
+
+    expected = tensorflows_sampled_softmax_loss(
+        (interests_BD * vectors[[5, 6]]).sum(axis=1),
+        interests_BD @ vectors[[3, 5, 1]].T,  # of ranks 0, 2 and 1; row 5 is the first target
+        target_class_B=[2, 4],
+        sampled_class_S=[0, 2, 1],
+        classes=6,
+        num_tries=4,
+    )
+    assert expected == pytest.approx(1.3909889, abs=1e-7)  # by a calculator
+    assert actual.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_target_is_corrected_only_if_it_counts_as_one_of_distinct_negatives() -> None:
+    given = {"kind": "sampled_softmax", "negatives": 3, "distribution": "uniform", "log_q_of_target": True}
+    for wrong in ({"log_q": True}, {"log_q": False, "distinct": True}):
+        with pytest.raises(ValidationError, match="log_q_of_target needs log_q and distinct negatives"):
+            SampledSoftmax.model_validate({**given, **wrong})
+
+
+@pytest.mark.parametrize("log_q_of_target", [False, True])
+def test_with_all_items_as_distinct_negatives_the_loss_is_that_of_the_full_softmax(log_q_of_target: bool) -> None:
+    items, (interests_BD, targets_B) = table(InnerProduct(kind="inner_product")), problem()
+    objective = SampledSoftmax(
+        kind="sampled_softmax",
+        negatives=ITEMS,
+        distribution="log_uniform",
+        log_q=True,
+        distinct=True,
+        log_q_of_target=log_q_of_target,
+    )
+    loss = NextItemLoss.of(objective, POPULARITY)(interests_BD, targets_B, items)
+    plain = torch.nn.functional.cross_entropy(interests_BD @ items.vectors()[1:].T, targets_B - 1)
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
 
 
 def test_without_log_q_the_scores_are_not_corrected() -> None:

@@ -6,13 +6,13 @@ Dimension key: B examples, K interests, D embedding, S negatives.
 """
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from onward.training.data.padding import PADDING
@@ -36,7 +36,20 @@ class SampledSoftmax(BaseModel):
     """Number of negatives, sampled anew for each batch."""
     distribution: Distribution
     log_q: bool
-    """Subtract the log of a negative's expected count from its score, so that popular items are not penalised."""
+    """Subtract the log of a negative's expected count from its score, so that popular items are not penalised: the
+    negatives then stand for all other items, and the loss estimates that of the full softmax."""
+    distinct: bool = False
+    """Sample without replacement."""
+    log_q_of_target: bool = False
+    """Correct the score of the target as those of the negatives: the loss is then that of telling the target from the
+    sampled items, as in TensorFlow's `sampled_softmax_loss`. With replacement the expected count of a popular target
+    exceeds the one time that it takes part, so it needs distinct negatives."""
+
+    @model_validator(mode="after")
+    def _the_target_is_corrected_as_the_negatives(self) -> Self:
+        if self.log_q_of_target and not (self.log_q and self.distinct):
+            raise ValueError("log_q_of_target needs log_q and distinct negatives")
+        return self
 
 
 NegativeInterest = Literal["of_target", "nearest"]
@@ -77,7 +90,8 @@ class NextItemLoss(nn.Module, ABC):
     def of(objective: Objective, popularity_N1: NDArray[np.int64]) -> "NextItemLoss":
         """Create the loss of a recipe's objective; popularity_N1 holds the items' numbers of events."""
         if isinstance(objective, SampledSoftmax):
-            return _SampledSoftmaxLoss(objective, NegativeSampler(popularity_N1, objective.distribution))
+            sampler = NegativeSampler(popularity_N1, objective.distribution, distinct=objective.distinct)
+            return _SampledSoftmaxLoss(objective, sampler)
         return _FullSoftmaxLoss()
 
 
@@ -99,11 +113,14 @@ class _SampledSoftmaxLoss(NextItemLoss):
         return self._nearest_interest_loss(interests_BD[:, None], targets_B, items)
 
     def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
-        rows_S, log_expected_count_S = self.sampler(self.objective.negatives)
+        rows_S, log_expected_count_S, draws = self.sampler(self.objective.negatives)
         target_BD, negative_SD = items(torch.cat([targets_B, rows_S])).split([len(targets_B), len(rows_S)])
         correction_S = log_expected_count_S if self.objective.log_q else torch.zeros_like(log_expected_count_S)
+        target_B = (interests_BKD @ target_BD[:, :, None]).squeeze(2).amax(dim=1)
+        if self.objective.log_q_of_target:
+            target_B = target_B - self.sampler.log_expected_count(targets_B, draws)
         return sampled_softmax(
-            (interests_BKD @ target_BD[:, :, None]).squeeze(2).amax(dim=1),
+            target_B,
             (interests_BKD @ negative_SD.T).amax(dim=1),
             log_expected_count_S=correction_S,
             accidental_hit_BS=targets_B[:, None] == rows_S,

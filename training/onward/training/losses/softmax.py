@@ -51,12 +51,14 @@ def sampled_softmax(
     """Compute the cross-entropy of the true next item against sampled negatives; batch mean, in nats.
 
     Args:
-        positive_B: score of the true next item.
-        negative_BS: scores of S negatives drawn with replacement from q and shared by the batch.
-        log_expected_count_S: log(S q(item)) of each negative, the logQ correction; zeros for no correction.
+        positive_B: score of the true next item; corrected by its own log expected count if it is to be told from
+            the sampled items, instead of from all items that they stand for.
+        negative_BS: scores of S sampled negatives, shared by the batch.
+        log_expected_count_S: log of the expected count of each negative, the logQ correction; zeros for none.
         accidental_hit_BS: True where a negative is the true item; it is left out of the sum.
 
-    Source: Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008.
+    Sources: Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008; with a corrected positive, Jean et
+    al., "On Using Very Large Target Vocabulary for Neural Machine Translation", ACL 2015, section 3.1.
     """
     corrected_BS = (negative_BS - log_expected_count_S).masked_fill(accidental_hit_BS, -torch.inf)
     return (torch.cat([positive_B.unsqueeze(1), corrected_BS], dim=1).logsumexp(dim=1) - positive_B).mean()
