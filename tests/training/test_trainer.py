@@ -15,7 +15,8 @@ from onward.training.data.examples import Batch, Examples
 from onward.training.errors import InputError
 from onward.training.recipe import Recipe
 from onward.training.run_folder import WEIGHTS, best_validation, write_history, write_tensors
-from onward.training.trainer import train
+from onward.training.trainer import make_optimizers, train
+from tests.training.corpora import corpus
 
 
 class Killed(BaseException):
@@ -244,6 +245,64 @@ def test_sparse_updates_learn_too(recipe: Recipe, dataset: Dataset, tmp_path: Pa
     train(sparse, dataset.folder, tmp_path, device_name="cpu")
     recalls = [line["validation"]["recall@20"] for line in history(tmp_path) if line["fit"] == "selection"]
     assert max(recalls) > 0.8
+
+
+@pytest.fixture
+def random_cuts(recipe: Recipe) -> Recipe:
+    cuts = 'refit = true\nexamples = { kind = "random_cut_per_user", batches = 12, fewest_items = 1 }'
+    return Recipe.parse(recipe.text.replace("refit = true", cuts), "random cuts")
+
+
+def test_random_cuts_learn_and_an_interrupted_run_of_them_resumes_to_the_same_result(
+    random_cuts: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out, calls, gather = tmp_path / "whole", tmp_path / "run", 0, Examples.gather
+    assert train(random_cuts, dataset.folder, whole, device_name="cpu", epochs=8)
+    recalls = [line["validation"]["recall@20"] for line in history(whole) if line["fit"] == "selection"]
+    assert max(recalls) > 0.8
+
+    def gather_and_interrupt(examples: Examples, examples_B: Tensor) -> Batch:
+        nonlocal calls
+        calls += 1
+        if calls == 17:  # in the second epoch: the first has 12 batches, and one of validation
+            signal.raise_signal(signal.SIGINT)
+        return gather(examples, examples_B)
+
+    monkeypatch.setattr(Examples, "gather", gather_and_interrupt)
+    assert not train(random_cuts, dataset.folder, out, device_name="cpu", epochs=8)
+    monkeypatch.undo()
+    assert train(random_cuts, dataset.folder, out, device_name="cpu", epochs=8, resume=True)
+    assert_equal_runs(whole, out)
+
+
+def test_an_epoch_of_random_cuts_has_the_given_number_of_batches(
+    random_cuts: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    gather = Examples.gather
+
+    def gather_and_count(examples: Examples, examples_B: Tensor) -> Batch:
+        sizes.append(len(examples_B))
+        return gather(examples, examples_B)
+
+    monkeypatch.setattr(Examples, "gather", gather_and_count)
+    train(random_cuts, dataset.folder, tmp_path, device_name="cpu", refit_epochs=2)
+    assert sizes == [64] * 24
+    (first, _) = history(tmp_path)
+    assert first["examples_per_s"] == pytest.approx(12 * 64 / first["seconds"])
+
+
+def test_a_step_of_adagrad_begins_from_its_initial_accumulator(recipe: Recipe) -> None:
+    """With a rate of 0.05 and a gradient of 0.2: 0.05 * 0.2 / sqrt(0.05 + 0.04) is 1 / 30; from 0 it is the rate."""
+    for accumulator, step in ((0.05, 1 / 30), (0.0, 0.05)):
+        values = {"optimizer": "adagrad", "learning_rate": 0.05, "initial_accumulator": accumulator}
+        encoder = recipe.build(corpus(5))
+        (optimizer,) = make_optimizers(encoder, recipe.training.model_copy(update=values))
+        weight = next(encoder.parameters())
+        before = weight.detach().clone()
+        weight.grad = torch.full_like(weight, 0.2)
+        optimizer.step()
+        torch.testing.assert_close(before - weight, torch.full_like(weight, step))
 
 
 def test_an_unavailable_device_is_refused(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:

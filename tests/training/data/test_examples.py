@@ -9,6 +9,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Sessions
 from onward.training.data.examples import Batch, Examples
 from onward.training.data.preparation.prepare_options import SplitKind
+from onward.training.errors import InputError
 from tests.training.corpora import sessions
 from tests.training.data.conftest import Prepare, log
 
@@ -189,3 +190,63 @@ def test_sessions_have_no_users(split: SplitKind, prepared: Prepare) -> None:
 def test_without_validation_there_is_the_training_part_only(prepared: Prepare) -> None:
     (train,) = prepared(log(SESSIONS), validation=0.0).training_and_validation()
     assert starred(train) == {"u1": "a *b *c *d", "u2": "b *c *d *e", "u3": "c *a *b"}
+
+
+def histories_of(*lengths: int) -> Sessions:
+    """Histories of these lengths, all of different items."""
+    ends = [sum(lengths[: number + 1]) for number in range(len(lengths))]
+    return sessions(*([*range(end - length + 1, end + 1)] for length, end in zip(lengths, ends, strict=True)))
+
+
+def test_a_random_cut_has_the_items_before_it_as_input() -> None:
+    """Of the histories 1..6 and 7..13 the inputs have at least four items, and at most the five newest."""
+    examples = examples_of([histories_of(6, 7)], 5)
+    cuts = torch.cat(examples.random_cuts(2, 50, 4, seed=1, epoch=0)).unique()
+    assert pairs(examples.subset(cuts)) == [
+        ([1, 2, 3, 4], [5]),
+        ([1, 2, 3, 4, 5], [6]),
+        ([7, 8, 9, 10], [11]),
+        ([7, 8, 9, 10, 11], [12]),
+        ([8, 9, 10, 11, 12], [13]),
+    ]
+
+
+def test_each_batch_of_random_cuts_has_different_users_sampled_alike_however_long_their_histories() -> None:
+    """The users of 5, 8 and 40 items are in two of three places equally often; the one of 3 items never is."""
+    parts = [histories_of(5, 3), histories_of(40, 8)]
+    examples = examples_of(parts)
+    batches = examples.random_cuts(2, 3_000, 4, seed=1, epoch=0)
+    assert [len(batch) for batch in batches] == [2] * 3_000
+    begins = examples.begins_E[torch.stack(batches)]
+    assert (begins[:, 0] != begins[:, 1]).all()
+    users, counts = begins.unique(return_counts=True)
+    assert users.tolist() == [0, 8, 48]
+    assert counts.tolist() == pytest.approx([2_000] * 3, rel=0.05)
+
+
+def test_the_cuts_of_a_history_are_equally_likely() -> None:
+    """Of eight items the fifth to the eighth are targets."""
+    examples = examples_of([histories_of(8)])
+    cuts, counts = torch.cat(examples.random_cuts(1, 4_000, 4, seed=3, epoch=0)).unique(return_counts=True)
+    assert gathered(examples.subset(cuts)).next_items_B.tolist() == [5, 6, 7, 8]
+    assert counts.tolist() == pytest.approx([1_000] * 4, rel=0.1)
+
+
+def test_a_batch_of_random_cuts_has_all_users_if_there_are_too_few() -> None:
+    (batch,) = examples_of([histories_of(5, 6, 7)]).random_cuts(128, 1, 4, seed=1, epoch=0)
+    assert len(batch) == 3
+
+
+def test_random_cuts_depend_on_seed_and_epoch_only() -> None:
+    examples = examples_of([histories_of(*range(5, 60))])
+    one, again, later, other = (
+        torch.stack(examples.random_cuts(16, 5, 4, seed, epoch)) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, later)
+    assert not torch.equal(one, other)
+
+
+def test_without_a_history_that_is_long_enough_there_are_no_random_cuts() -> None:
+    with pytest.raises(InputError, match=r"fewest_items: no session has 4 items before a target"):
+        examples_of([histories_of(3, 4)]).random_cuts(2, 5, 4, seed=1, epoch=0)

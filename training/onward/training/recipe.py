@@ -52,6 +52,28 @@ class LinearSchedule(BaseModel):
         return max((1 - progress) / (1 - self.warmup), 0.01)
 
 
+class EveryTarget(BaseModel):
+    """An epoch has an example of every target, in batches of inputs of similar length."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["every_target"]
+
+
+class RandomCutPerUser(BaseModel):
+    """Each batch has different users (or sessions), sampled uniformly, and cuts each history at a random target.
+
+    The items before the cut are the input. So users count alike, however long their histories are.
+    Source: the code of Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["random_cut_per_user"]
+    batches: PositiveInt
+    """Number of batches of an epoch."""
+    fewest_items: PositiveInt
+    """An input has at least this many items; users with shorter histories are left out."""
+
+
 class TrainingOptions(BaseModel):
     """The `[training]` table: how an encoder is fitted."""
 
@@ -65,6 +87,9 @@ class TrainingOptions(BaseModel):
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
     """L2 penalty: added to the gradient (adam, adagrad), or decoupled from it (adamw)."""
+    initial_accumulator: NonNegativeFloat = 0.0
+    """Initial value of adagrad's sums of squared gradients."""
+    examples: Annotated[EveryTarget | RandomCutPerUser, Field(discriminator="kind")] = EveryTarget(kind="every_target")
     schedule: Annotated[StepSchedule | LinearSchedule, Field(discriminator="kind")]
     validation_metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg)@[1-9][0-9]*$")]
     """The metric that chooses the best epoch, on validation examples only."""
@@ -77,6 +102,12 @@ class TrainingOptions(BaseModel):
     def _sparse_updates_have_no_penalty(self) -> Self:
         if self.sparse_updates and (self.weight_decay or self.optimizer == "adamw"):
             raise ValueError("sparse_updates need adam or adagrad and a weight_decay of 0")
+        return self
+
+    @model_validator(mode="after")
+    def _only_adagrad_accumulates(self) -> Self:
+        if self.initial_accumulator and self.optimizer != "adagrad":
+            raise ValueError(f"initial_accumulator is an option of adagrad; {self.optimizer} has none")
         return self
 
 
@@ -132,9 +163,12 @@ class Recipe(BaseModel):
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, options, 'encoder.')}") from error
         try:
-            return cls.model_validate({**table, "encoder": encoder, "name": Path(source).stem, "text": text})
+            recipe = cls.model_validate({**table, "encoder": encoder, "name": Path(source).stem, "text": text})
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, cls)}") from error
+        if isinstance(recipe.training.examples, RandomCutPerUser) and MODELS[model].encoder.every_position:
+            raise InputError(f"{source}: training.examples: {model} trains every position; only every_target suits it")
+        return recipe
 
     @property
     def form(self) -> str:
@@ -166,7 +200,8 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = 
 
 def _keys(schema: type[BaseModel]) -> list[str]:
     """Return all keys that a recipe may have below `schema`."""
-    nested = (TrainingOptions, StepSchedule, LinearSchedule, ServingOptions) if schema is Recipe else ()
+    tables = (TrainingOptions, EveryTarget, RandomCutPerUser, StepSchedule, LinearSchedule, ServingOptions)
+    nested = tables if schema is Recipe else ()
     return sorted({*schema.model_fields, *(key for part in nested for key in part.model_fields)} - {"name", "text"})
 
 

@@ -24,7 +24,7 @@ from onward.training.evaluation.metrics import ranking_metrics
 from onward.training.interruption import Interruption, interruption
 from onward.training.models.encoder import SessionEncoder
 from onward.training.progress import EpochProgress, TrainingProgress
-from onward.training.recipe import Recipe, TrainingOptions
+from onward.training.recipe import RandomCutPerUser, Recipe, TrainingOptions
 from onward.training.run_folder import (
     REFIT,
     SELECTION,
@@ -166,14 +166,22 @@ class Fit:
             self._write_results()
             wants_more = self.state.step > 0 or on_epoch(self.state.history[-1])
         while wants_more and self.state.epoch < self.epochs and not self._stopped_early():
-            batches = self.examples.shuffled_batches(self.options.batch_size, self.seed, self.state.epoch)
-            with progress.epoch(self.name, self.state.epoch + 1, self.epochs, len(self.examples)) as bar:
+            batches = self._batches_of_epoch()
+            examples = sum(map(len, batches))
+            with progress.epoch(self.name, self.state.epoch + 1, self.epochs, examples) as bar:
                 self._train_epoch(batches, interrupted, bar)
             if interrupted:
                 self._save()
                 return True
-            wants_more = on_epoch(self._finish_epoch(len(batches), progress))
+            wants_more = on_epoch(self._finish_epoch(len(batches), examples, progress))
         return wants_more
+
+    def _batches_of_epoch(self) -> list[Tensor]:
+        """Return the batches of the next epoch, as the seed and its number determine."""
+        kind, size, epoch = self.options.examples, self.options.batch_size, self.state.epoch
+        if isinstance(kind, RandomCutPerUser):
+            return self.examples.random_cuts(size, kind.batches, kind.fewest_items, self.seed, epoch)
+        return self.examples.shuffled_batches(size, self.seed, epoch)
 
     def _train_epoch(self, batches: list[Tensor], interrupted: Interruption, bar: EpochProgress) -> None:
         self.encoder.train()
@@ -193,7 +201,7 @@ class Fit:
             if interrupted:
                 return
 
-    def _finish_epoch(self, steps: int, progress: TrainingProgress) -> dict[str, Any]:
+    def _finish_epoch(self, steps: int, examples: int, progress: TrainingProgress) -> dict[str, Any]:
         return_freed_memory()
         state = self.state
         state.epoch += 1
@@ -201,7 +209,7 @@ class Fit:
             "fit": self.name,
             "epoch": state.epoch,
             "loss": state.loss_sum / steps,
-            "examples_per_s": len(self.examples) / state.seconds,
+            "examples_per_s": examples / state.seconds,
             "seconds": state.seconds,
             "learning_rate": self.optimizers[0].param_groups[0]["lr"],
         }
@@ -272,7 +280,14 @@ def make_optimizers(encoder: SessionEncoder, options: TrainingOptions) -> list[t
     dense = [weight for weight in encoder.parameters() if id(weight) not in in_tables]
     penalty, rate = options.weight_decay, options.learning_rate
     if options.optimizer == "adagrad":
-        return [torch.optim.Adagrad(encoder.parameters(), lr=rate, weight_decay=penalty)]
+        return [
+            torch.optim.Adagrad(
+                encoder.parameters(),
+                lr=rate,
+                weight_decay=penalty,
+                initial_accumulator_value=options.initial_accumulator,
+            )
+        ]
     adam = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     optimizers: list[torch.optim.Optimizer] = [adam(dense, lr=rate, weight_decay=penalty, fused=True)]
     if in_tables:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onward.training.data.dataset import Sessions
 from onward.training.data.padding import PADDING
+from onward.training.errors import InputError
 
 WINDOW_BATCHES = 40
 """Shuffled examples are sorted by length in windows of this many batches: little padding, still well shuffled."""
@@ -142,6 +143,33 @@ class Examples:
         windows = torch.randperm(len(self), generator=generator).to(self.rows.device).split(batch_size * WINDOW_BATCHES)
         batches = [batch for window in windows for batch in self._by_length(window).split(batch_size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def random_cuts(self, batch_size: int, batches: int, fewest_items: int, seed: int, epoch: int) -> list[Tensor]:
+        """Return batches of one random example each of different sessions, as `seed` and `epoch` determine.
+
+        Sessions are sampled uniformly, anew for each batch, and then an example of each.
+
+        Args:
+            batch_size: number of sessions of a batch; all of them if there are fewer.
+            batches: number of batches.
+            fewest_items: an example has at least this many items before its target, also beyond `max_length`.
+            seed: seed of a run.
+            epoch: number of the epoch.
+
+        Raises:
+            InputError: no session has so many items before a target.
+        """
+        long_enough = torch.nonzero(self.ends_E - self.begins_E >= fewest_items).squeeze(1)
+        _, cuts = self.begins_E[long_enough].unique_consecutive(return_counts=True)
+        if not len(cuts):
+            raise InputError(f"training.examples.fewest_items: no session has {fewest_items} items before a target")
+        first, count = (cuts.cumsum(0) - cuts).cpu().numpy(), cuts.cpu().numpy()
+        generator = np.random.default_rng([seed, epoch])
+        drawn = []
+        for _ in range(batches):
+            sessions = generator.choice(len(count), min(batch_size, len(count)), replace=False)
+            drawn.append(first[sessions] + generator.integers(count[sessions]))
+        return [long_enough[torch.from_numpy(batch).to(long_enough.device)] for batch in drawn]
 
     def _by_length(self, examples: Tensor) -> Tensor:
         lengths = self.ends_E[examples] - self.starts_E[examples]
