@@ -21,6 +21,7 @@ from onward.training.evaluation.sampled_ranking import evaluate_sampled
 from onward.training.export.export import export, load_trained
 from onward.training.export.rebuild import rebuild
 from onward.training.recipe import RECIPES, Recipe
+from onward.training.run_folder import best_validation
 from onward.training.trainer import train
 
 USERS, ITEMS, KINDS = 60, 40, 4
@@ -69,6 +70,23 @@ def bundles(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(bundles: Path) -> Bundle:
     return Bundle.load(bundles / "current")
+
+
+def test_inner_products_with_the_bpr_loss_learn_the_groups_of_users(histories: Dataset, tmp_path: Path) -> None:
+    """Five of 35 items are left of a user's group: by chance the recall@5 is a seventh."""
+    text = (RECIPES / "attrec-ml1m-bpr.toml").read_text()
+    for before, after in (
+        ("dimension = 100", "dimension = 16"),
+        ("batch_size = 1024", "batch_size = 32"),
+        ("learning_rate = 1e-3", "learning_rate = 1e-2"),
+        ("recall@50", "recall@5"),
+        ("patience = 3", "patience = 40"),
+        ("refit = true", "refit = false"),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    train(Recipe.parse(text, "test recipe"), histories.folder, tmp_path, device_name="cpu", epochs=25)
+    assert best_validation(tmp_path)["recall@5"] > 0.7
 
 
 @torch.inference_mode()

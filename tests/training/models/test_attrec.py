@@ -15,6 +15,7 @@ from onward.training.models.layers import Cosine, InnerProduct
 from tests.training.corpora import batch, corpus, sessions
 
 ITEMS, USERS, D = 12, 3, 8
+HINGE = {"kind": "hinge", "margin": 0.5, "negatives": 2}
 PAPER = AttRecOptions(
     dimension=D,
     max_length=5,
@@ -25,7 +26,7 @@ PAPER = AttRecOptions(
     time_signal=True,
     projection_dropout=0,
     item_dropout=0,
-    objective=Hinge(kind="hinge", margin=0.5, negatives=2),
+    objective=Hinge.model_validate(HINGE),
 )
 INNER = PAPER.model_copy(
     update={"score": InnerProduct(kind="inner_product"), "objective": BPR(kind="bpr", negatives=2)}
@@ -146,7 +147,30 @@ def test_losses_by_hand() -> None:
     assert float(hinge(gaps, 0.5)) == pytest.approx((0 + 0.3 + 0.8) / 3)
     expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-0.2)) + math.log(1 + math.exp(0.3))) / 3
     assert float(bpr(gaps)) == pytest.approx(expected)
-    assert float(hinge(gaps[:0], 0.5)) == float(bpr(gaps[:0])) == 0
+    assert float(hinge(gaps, 0.5, "sum")) == pytest.approx(0 + 0.3 + 0.8)
+    assert float(hinge(gaps[:0], 0.5)) == float(hinge(gaps[:0], 0.5, "sum")) == float(bpr(gaps[:0])) == 0
+
+
+def test_the_loss_of_a_recipe_is_the_mean_or_the_sum_over_pairs() -> None:
+    """Each of two examples has one target and two negatives."""
+    losses = []
+    for reduction in ("mean", "sum"):
+        model = encoder(PAPER.model_copy(update={"objective": Hinge.model_validate({**HINGE, "reduction": reduction})}))
+        torch.manual_seed(1)
+        losses.append(model.loss(batch([[1, 2], [3]], [11, 12], [1, 2])).item())
+    assert losses[0] > 0
+    assert losses[1] == pytest.approx(4 * losses[0])
+
+
+@pytest.mark.parametrize("deviation", [0.001, 0.05])
+def test_embeddings_begin_normal_and_truncated_at_two_deviations(deviation: float) -> None:
+    """A normal distribution truncated at two deviations has 0.88 of the deviation."""
+    torch.manual_seed(1)
+    model = AttRec(corpus(500, users=300), PAPER.model_copy(update={"initial_deviation": deviation}))
+    for table in (model.items.embedding.weight, model.user_table.weight):
+        assert not table[0].any()
+        assert table.abs().max() <= 2 * deviation
+        assert table[1:].std().item() == pytest.approx(0.88 * deviation, rel=0.05)
 
 
 def test_gradients_of_extreme_gaps_are_finite() -> None:

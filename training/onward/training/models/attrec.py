@@ -15,7 +15,7 @@ users to prepare for unknown ones: m is learnt from items alone. If the dataset 
 Where the paper and the first author's code differ: the diagonal is masked before the softmax, as in the paper (the code
 zeroes it afterwards); vectors are projected into the unit ball, as in the paper (the code never runs its clipping), at
 every lookup, so that the exported vectors equal the trained ones; queries and keys share one matrix, as in the code.
-The loss is a mean instead of a sum. A window at a history's start may be shorter than `max_length`.
+A window at a history's start may be shorter than `max_length`.
 
 Options of a recipe that the paper does not have: the cosine in both halves, softmax objectives, dropout of item
 embeddings.
@@ -38,7 +38,6 @@ from onward.training.losses.user_negatives import UserNegativeSampler
 from onward.training.models.encoder import UserEncoder
 from onward.training.models.layers import Cosine, InnerProduct
 
-INITIAL_DEVIATION = 0.01
 TIME_BASE = 10_000.0
 
 
@@ -57,6 +56,8 @@ class Hinge(BaseModel):
     margin: PositiveFloat
     negatives: PositiveInt
     """For each target, uniform over the items that its user never had."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Mean or sum over the pairs of a batch."""
 
 
 class BPR(BaseModel):
@@ -92,6 +93,8 @@ class AttRecOptions(BaseModel):
     """Dropout rate of the projected queries and keys."""
     item_dropout: Annotated[float, Field(ge=0, lt=1)]
     """Dropout rate of the item embeddings of a session."""
+    initial_deviation: PositiveFloat = 0.01
+    """Standard deviation of the initial embeddings, normal and truncated at two deviations."""
     objective: Annotated[Hinge | BPR | FullSoftmax | SampledSoftmax, Field(discriminator="kind")]
 
 
@@ -151,9 +154,8 @@ class AttRec(UserEncoder):
         self.item_dropout = nn.Dropout(options.item_dropout)
         self.projection_dropout = nn.Dropout(options.projection_dropout)
         for table in (self.items.embedding, self.user_table):
-            nn.init.trunc_normal_(
-                table.weight, std=INITIAL_DEVIATION, a=-2 * INITIAL_DEVIATION, b=2 * INITIAL_DEVIATION
-            )
+            deviation = options.initial_deviation
+            nn.init.trunc_normal_(table.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
             nn.init.zeros_(table.weight[0])
         self.time_LD: Tensor
         self.register_buffer("time_LD", time_signal(self.max_length, dimension), persistent=False)
@@ -190,7 +192,9 @@ class AttRec(UserEncoder):
             loss: Tensor = self.next_item_loss(queries_BF[examples], batch.targets_BT[examples, places], self.items)
             return loss
         gaps_P = self._gaps(queries_BF, batch, objective.negatives)
-        return hinge(gaps_P, objective.margin) if isinstance(objective, Hinge) else bpr(gaps_P)
+        if isinstance(objective, Hinge):
+            return hinge(gaps_P, objective.margin, objective.reduction)
+        return bpr(gaps_P)
 
     def _session(self, items_BL: Tensor) -> Tensor:
         """Return m: the mean of the attention outputs over the session's items; zero for an empty session.
@@ -229,9 +233,10 @@ class AttRec(UserEncoder):
         return (scores_BTS[:, :, 1:] - scores_BTS[:, :, :1])[counts_BTS]
 
 
-def hinge(gaps_P: Tensor, margin: float) -> Tensor:
-    """Return the mean of max(0, gap + margin); 0 if there is no pair."""
-    return F.relu(gaps_P + margin).sum() / max(len(gaps_P), 1)
+def hinge(gaps_P: Tensor, margin: float, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Return the mean or the sum of max(0, gap + margin); 0 if there is no pair."""
+    total = F.relu(gaps_P + margin).sum()
+    return total if reduction == "sum" else total / max(len(gaps_P), 1)
 
 
 def bpr(gaps_P: Tensor) -> Tensor:
