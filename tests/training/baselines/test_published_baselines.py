@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onward.training.baselines import BASELINES
-from onward.training.baselines.session_knn import VMIS_KNN, SessionKNN
+from onward.training.baselines.session_knn import SERENADE, VMIS_KNN, SessionKNN, SessionKNNOptions
 from onward.training.data.dataset import Dataset
 from onward.training.evaluation.cases import EvaluationCase, cases_of
 from onward.training.evaluation.evaluation import evaluate
@@ -40,6 +40,7 @@ def serenades_metrics(knn: SessionKNN, cases: list[EvaluationCase]) -> dict[str,
     return {"mrr": float(np.mean(reciprocals)), "hit rate": float(np.count_nonzero(reciprocals) / len(cases))}
 
 
+@pytest.mark.parametrize("form", [VMIS_KNN, SERENADE], ids=["the paper's", "the program's"])
 @pytest.mark.parametrize(
     ("last_events", "candidates", "neighbours", "published"),
     [
@@ -49,13 +50,18 @@ def serenades_metrics(knn: SessionKNN, cases: list[EvaluationCase]) -> dict[str,
     ],
 )
 def test_vmis_knn_on_the_sample_of_bol(
-    tmp_path: Path, last_events: int, candidates: int, neighbours: int, published: dict[str, float]
+    tmp_path: Path,
+    form: SessionKNNOptions,
+    last_events: int,
+    candidates: int,
+    neighbours: int,
+    published: dict[str, float],
 ) -> None:
     """The readme of bolcom/serenade: the published metrics of its sample, with their settings."""
     dataset = opened("bol_sample", tmp_path)
     cases = list(cases_of(dataset.sessions("test"), together=False))
     assert len(cases) == 931
-    options = replace(VMIS_KNN, last_events=last_events, candidates=candidates, neighbours=neighbours)
+    options = replace(form, last_events=last_events, candidates=candidates, neighbours=neighbours)
     metrics = serenades_metrics(SessionKNN(dataset, "test", options=options), cases)
     assert {name: metrics[name] for name in published} == pytest.approx(published, abs=0.003)
 

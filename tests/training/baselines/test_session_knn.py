@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onward.training.baselines import BASELINES
-from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN, SessionKNNOptions
+from onward.training.baselines.session_knn import SERENADE, V_SKNN, VMIS_KNN, SessionKNN, SessionKNNOptions
 from onward.training.data.dataset import Dataset
 from onward.training.evaluation.cases import cases_of
 from onward.training.evaluation.evaluation import evaluate
@@ -58,6 +58,31 @@ def test_vmis_knn_by_hand(four_sessions: Dataset) -> None:
     )
 
 
+def test_serenade_by_hand(four_sessions: Dataset) -> None:
+    """The votes of sessions are those of VMIS-kNN; the sessions have nine items together, and none is left out.
+
+    Of the numbers of items 2, 2, 2 and 3 the quantile 0.995 is 2.985, rounded 3.
+    """
+    assert votes(four_sessions, SERENADE, "a", "b") == pytest.approx(
+        {
+            "a": (1.35 + 0.4) * log(9 / 2),
+            "b": (1.35 + 0.9) * log(9 / 2),
+            "c": (0.9 + 0.4) * log(9 / 3),
+            "d": 0.4 * log(9),
+        }
+    )
+
+
+@pytest.mark.parametrize(("options", "total"), [(VMIS_KNN, 3), (SERENADE, 6)])
+def test_the_longest_sessions_neither_vote_nor_count(
+    four_sessions: Dataset, options: SessionKNNOptions, total: int
+) -> None:
+    """Of the numbers of items the median is 2, so s3 with a, c and d is left out: three sessions, six items."""
+    assert votes(four_sessions, replace(options, longest_quantile=0.5), "a", "b") == pytest.approx(
+        {"a": 1.35 * log(total), "b": (1.35 + 0.9) * log(total / 2), "c": 0.9 * log(total / 2)}
+    )
+
+
 def test_a_repeated_item_counts_at_its_last_position(four_sessions: Dataset) -> None:
     """Of b, a, b the weights are 1 for b and 2/3 for a."""
     assert votes(four_sessions, VMIS_KNN, "b", "a", "b")["d"] == pytest.approx(2 / 3 * 0.8 * log(4))
@@ -79,13 +104,15 @@ def test_among_equally_similar_sessions_the_more_recent_are_neighbours(four_sess
 
 @pytest.mark.parametrize("item_ids", [[], ["never seen"]])
 def test_without_a_known_item_the_most_popular_items_are_returned(four_sessions: Dataset, item_ids: list[str]) -> None:
-    for name in ("v-sknn", "vmis-knn"):
+    for name in ("v-sknn", "vmis-knn", "serenade"):
         ranking = BASELINES[name](four_sessions, "test").retrieve(item_ids, 5)
         assert ranking == BASELINES["popularity"](four_sessions, "test").retrieve(item_ids, 5)
 
 
 def voted_slowly(sessions: list[set[str]], options: SessionKNNOptions, item_ids: list[str]) -> dict[str, float]:
     """The definition, session by session."""
+    most = int(np.quantile([len(session) for session in sessions], options.longest_quantile) + 0.5)
+    sessions = [session for session in sessions if len(session) <= most]
     events = item_ids[-options.last_events :] if options.last_events else item_ids
     steps_back = {item: len(events) - place for place, item in enumerate(events)}
     latest_first = sorted(steps_back, key=lambda item: steps_back[item])
@@ -102,7 +129,8 @@ def voted_slowly(sessions: list[set[str]], options: SessionKNNOptions, item_ids:
     for number in sorted(similarity, key=lambda number: (similarity[number], number))[-options.neighbours :]:
         for item in sessions[number]:
             votes[item] = votes.get(item, 0) + similarity[number] * match[number]
-    rarity = {item: np.log(len(sessions) / sum(item in session for session in sessions)) for item in votes}
+    total = len(sessions) if options.rarity_total == "sessions" else sum(map(len, sessions))
+    rarity = {item: np.log(total / sum(item in session for session in sessions)) for item in votes}
     return {item: vote * options.item_weight(np.array([rarity[item]]))[0] for item, vote in votes.items()}
 
 
@@ -110,10 +138,11 @@ def voted_slowly(sessions: list[set[str]], options: SessionKNNOptions, item_ids:
 @given(
     options=st.builds(
         replace,
-        st.sampled_from([V_SKNN, VMIS_KNN]),
+        st.sampled_from([V_SKNN, VMIS_KNN, SERENADE]),
         last_events=st.none() | st.integers(1, 6),
         candidates=st.integers(1, 300),
         neighbours=st.integers(1, 100),
+        longest_quantile=st.sampled_from([0.3, 0.9, 1.0]),
     ),
     places=st.lists(st.integers(0, EVERY_ITEM - 1), min_size=1, max_size=12),
 )

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from onward.training.baselines.item_to_item import ItemToItem
 from onward.training.baselines.popularity import BaselineItem, PopularityBaseline, PopularityInSession
-from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN
+from onward.training.baselines.session_knn import SERENADE, V_SKNN, VMIS_KNN, SessionKNN
 from onward.training.data.dataset import Dataset, PartName
 
 __all__ = ["BASELINES", "Baseline", "BaselineItem"]
@@ -29,5 +29,6 @@ BASELINES: dict[str, Callable[[Dataset, PartName], Baseline]] = {
     "item-to-item": ItemToItem,
     "v-sknn": partial(SessionKNN, options=V_SKNN),
     "vmis-knn": partial(SessionKNN, options=VMIS_KNN),
+    "serenade": partial(SessionKNN, options=SERENADE),
 }
 """Each is created from the dataset and the part to be evaluated on, and counts only events before that part."""

@@ -1,4 +1,4 @@
-"""Session-based nearest neighbours: V-SKNN and VMIS-kNN, one method with two sets of options.
+"""Session-based nearest neighbours: V-SKNN, VMIS-kNN and the public program of the latter, one method with options.
 
 Candidates are the most recent sessions that share an item with the query session. The most similar candidates, whose
 shared items come latest in the query session, are its neighbours; each votes for all its items.
@@ -11,8 +11,8 @@ S sessions; V items of these sessions, in one flat array; I distinct items of th
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,11 @@ class SessionKNNOptions:
     match_weight: Callable[[Integers], Floats]
     """Maps the steps back to the latest shared item (1 for the last) to a factor of a neighbour's vote."""
     item_weight: Callable[[Floats], Floats]
-    """Maps log(sessions / sessions that have the item) to a factor of the votes for an item."""
+    """Maps the rarity of an item, log(total / past sessions that have it), to a factor of the votes for it."""
+    rarity_total: Literal["sessions", "session_items"] = "sessions"
+    """The total of the rarity: the number of past sessions, or that of all their distinct items, added up."""
+    longest_quantile: float = 1.0
+    """Past sessions with more distinct items than this quantile of them, rounded, neither vote nor count."""
 
 
 V_SKNN = SessionKNNOptions(
@@ -62,8 +66,13 @@ VMIS_KNN = SessionKNNOptions(
     match_weight=lambda steps_back: np.maximum(1 - steps_back / 10, 0),
     item_weight=lambda rarity: rarity,
 )
-"""Its authors' settings for the sample of bol.com's clicks: the readme of bolcom/serenade. Their implementation removes
-the session's last item from the ranking; here the caller may do so."""
+"""The paper's rarity, log(sessions / sessions that have the item), and its authors' settings for the sample of
+bol.com's clicks: the readme of bolcom/serenade."""
+
+SERENADE = replace(VMIS_KNN, rarity_total="session_items", longest_quantile=0.995)
+"""VMIS-kNN as bolcom/serenade computes it: its rarity counts items of sessions, and the longest sessions are left out.
+The program also removes the session's last item from the ranking; here the caller may do so. It divides the similarity
+by the number of distinct items instead of events, which changes no ranking."""
 
 
 class SessionKNN:
@@ -77,10 +86,13 @@ class SessionKNN:
         self._popularity = PopularityBaseline(dataset, part)
         size = len(self._ids) + 1
         sessions, rows = np.divmod(np.unique(past.session_of_event() * size + past.rows), size)
+        is_voter_V = _not_longer(sessions, options.longest_quantile)
+        sessions, rows = sessions[is_voter_V], rows[is_voter_V]
         self._items_of = _JaggedArray.of(sessions, rows, len(past.offsets) - 1)
         self._sessions_of = _JaggedArray.of(rows, sessions, size)
         sharing_N = np.maximum(np.diff(self._sessions_of.offsets), 1)
-        self._item_weight_N = options.item_weight(np.log((len(past.offsets) - 1) / sharing_N))
+        total = len(np.unique(sessions)) if options.rarity_total == "sessions" else len(sessions)
+        self._item_weight_N = options.item_weight(np.log(total / sharing_N))
 
     def retrieve(self, item_ids: Sequence[str], k: int) -> list[BaselineItem]:
         """Return the k best items; a score is 1 + the votes for the item, or below 1 without votes (popularity)."""
@@ -132,6 +144,12 @@ class _JaggedArray(NamedTuple):
         lengths = np.minimum(ends - self.offsets[lists], last or len(self.values))
         places = np.repeat(np.arange(len(lists)), lengths)
         return self.values[np.arange(len(places)) + (ends - np.cumsum(lengths))[places]], places
+
+
+def _not_longer(sessions_V: Integers, quantile: float) -> NDArray[np.bool_]:
+    """Return for each item of a session whether the session has no more items than the quantile of all sessions."""
+    _, session, items = np.unique(sessions_V, return_inverse=True, return_counts=True)
+    return (items <= np.floor(np.quantile(items, quantile) + 0.5))[session]
 
 
 def _largest(values: NDArray[np.number], k: int) -> Integers:
