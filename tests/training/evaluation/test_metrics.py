@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onward.training.evaluation.metrics import coverage, diversity, ranking_metrics
@@ -29,6 +31,34 @@ def test_several_targets_of_one_example_share_it() -> None:
     assert metrics["mrr@3"] == pytest.approx((1 + 1 / 2) / 2)
     ideal = 1 + 1 / np.log2(3) + 1 / 2
     assert metrics["ndcg@3"] == pytest.approx(((1 + 1 / 2) / ideal + 1 / np.log2(3)) / 2)
+
+
+def test_tied_targets_share_the_worst_of_their_ranks_and_each_counts() -> None:
+    """Two targets and another item have the highest score, so all three have rank 3."""
+    metrics = of([3, 3], [0, 0])
+    assert metrics["recall@3"] == 1
+    assert metrics["mrr@3"] == pytest.approx(1 / 3)
+    assert metrics["ndcg@3"] == pytest.approx(2 * (1 / 2) / (1 + 1 / np.log2(3)))
+
+
+@pytest.mark.parametrize("ranks", [[1, 1], [2, 2, 2], [1, 2, 2]])
+def test_a_target_given_twice_is_refused_where_the_ranks_show_it(ranks: list[int]) -> None:
+    """Of different items, at most r have a rank up to r."""
+    with pytest.raises(ValueError, match="example 1: an item is given as a target twice"):
+        of([1, *ranks, 1], [0] + [1] * len(ranks) + [2])
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), min_size=1, max_size=5), st.data())
+def test_no_metric_of_different_items_exceeds_one_however_scores_tie(
+    scores: list[list[int]], data: st.DataObject
+) -> None:
+    ranks, owners = [], []
+    for example, items in enumerate(scores):
+        targets = data.draw(st.sets(st.integers(0, len(items) - 1), min_size=1))
+        ranks += [sum(score >= items[target] for score in items) for target in targets]
+        owners += [example] * len(targets)
+    for k in (1, 3, 20):
+        assert all(0 <= value <= 1 + 1e-9 for value in of(ranks, owners, k).values())
 
 
 def test_no_example_gives_no_metric() -> None:

@@ -2,7 +2,7 @@
 
 Dimension key: T targets, E examples. Rank 1 is the best; any rank beyond k is a miss.
 An example of session data has one target; it may have several if all later items of a user are targets. The targets of
-one example are different items: one that came several times is given once.
+one example are different items: one that came several times is given once. Ties give different items the same rank.
 """
 
 from collections import Counter
@@ -24,9 +24,13 @@ def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks
         ranks_T: rank of each target among all items: 1 + the number of other items that score at least as high.
         example_T: the example of each target, numbered 0..E-1, each with at least one target.
         ks: cut-offs.
+
+    Raises:
+        ValueError: the targets of an example cannot be different items: more than r of them have a rank up to r.
     """
     if len(ranks_T) == 0:
         return {}
+    _check_that_items_differ(ranks_T, example_T)
     targets_E = np.bincount(example_T)
     best_E = np.full(len(targets_E), BEYOND)
     np.minimum.at(best_E, example_T, ranks_T)
@@ -42,6 +46,15 @@ def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks
         metrics[f"mrr@{k}"] = float(np.where(best_E <= k, 1 / best_E, 0).mean())
         metrics[f"ndcg@{k}"] = float((gain_E / ideal[np.minimum(targets_E, k) - 1]).mean())
     return metrics
+
+
+def _check_that_items_differ(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64]) -> None:
+    order_T = np.lexsort((ranks_T, example_T))
+    sorted_T = example_T[order_T]
+    place_T = np.arange(1, len(order_T) + 1) - np.searchsorted(sorted_T, sorted_T)
+    if (ranks_T[order_T] < place_T).any():
+        example = int(sorted_T[np.argmax(ranks_T[order_T] < place_T)])
+        raise ValueError(f"example {example}: an item is given as a target twice; give each target once")
 
 
 def coverage(lists: Sequence[Sequence[str]], items: int) -> float:
