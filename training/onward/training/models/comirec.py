@@ -3,9 +3,9 @@
 Source: Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020, section 3.2.
 Dimension key: B sessions, L positions, D embedding, K interests, H attention, N rows of the item table (row 0 pads).
 
-Where the paper and its authors' code differ, this follows the code: SA's attention has biases, and the loss is the
-sampled softmax with the logQ correction. Unlike the code, which pads on the right, places are counted from the
-session's end, so that the newest item always has the same place.
+Where the paper and its authors' code differ, this follows the code: SA's attention has biases, and the loss of the
+paper's recipes is the sampled softmax with the logQ correction of target and negatives. Unlike the code, which pads on
+the right, places are counted from the session's end, so that the newest item always has the same place.
 
 The third part of the framework, controllable diversity, re-ranks what any model retrieves:
 `onward.bundle.search.diversity`.
