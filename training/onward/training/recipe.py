@@ -166,7 +166,8 @@ class Recipe(BaseModel):
             recipe = cls.model_validate({**table, "encoder": encoder, "name": Path(source).stem, "text": text})
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, cls)}") from error
-        if isinstance(recipe.training.examples, RandomCutPerUser) and MODELS[model].encoder.every_position:
+        every_position = getattr(MODELS[model].encoder, "every_position", False)
+        if every_position and isinstance(recipe.training.examples, RandomCutPerUser):
             raise InputError(f"{source}: training.examples: {model} trains every position; only every_target suits it")
         return recipe
 

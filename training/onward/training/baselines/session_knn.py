@@ -149,7 +149,8 @@ class _JaggedArray(NamedTuple):
 def _not_longer(sessions_V: Integers, quantile: float) -> NDArray[np.bool_]:
     """Return for each item of a session whether the session has no more items than the quantile of all sessions."""
     _, session, items = np.unique(sessions_V, return_inverse=True, return_counts=True)
-    return (items <= np.floor(np.quantile(items, quantile) + 0.5))[session]
+    is_voter: NDArray[np.bool_] = items <= np.floor(np.quantile(items, quantile) + 0.5)
+    return is_voter[session]
 
 
 def _largest(values: NDArray[np.number], k: int) -> Integers:
