@@ -1,7 +1,6 @@
 """Recipes are complete and typed, and errors name the file and the key."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
