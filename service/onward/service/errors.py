@@ -108,6 +108,11 @@ class SessionBehind(ServiceError):
 
     status, code, title = 409, "session_behind", "Session behind"
 
+    def __init__(self, *, may_catch_up: bool) -> None:
+        """Tell whether the session may still reach the position, by events that have not arrived yet."""
+        super().__init__("The session has not reached the requested position, or has ended.")
+        self.may_catch_up = may_catch_up
+
 
 class EventTooOld(ServiceError):
     """The event is older than the deployment's maximum age."""

@@ -25,9 +25,9 @@ class Doubler:
         self.release.set()
         self._batcher = Batcher(self._process, max_batch=max_batch)
 
-    async def double(self, value: int, *, alone: bool = False) -> int:
+    async def double(self, value: int) -> int:
         number = Number(value)
-        self._batcher.submit(number, alone=alone)
+        self._batcher.submit(number)
         return await number.result
 
     async def _process(self, batch: Sequence[Number]) -> None:
@@ -77,8 +77,6 @@ async def test_an_exception_of_the_batch_reaches_every_caller_of_it() -> None:
     results = await asyncio.gather(*map(doubler.double, [1, -1, 2, 3]), return_exceptions=True)
     assert [type(result) for result in results[:3]] == [RuntimeError] * 3
     assert results[3] == 6
-    with pytest.raises(RuntimeError):
-        await doubler.double(-1, alone=True)
     assert await doubler.double(4) == 8
 
 
@@ -94,9 +92,3 @@ async def test_a_cancelled_caller_does_not_disturb_the_others() -> None:
     results = await asyncio.gather(*doublings, return_exceptions=True)
     assert [results[1], results[3]] == [2, 6]
     assert [type(results[0]), type(results[2])] == [asyncio.CancelledError] * 2
-
-
-async def test_an_item_submitted_alone_is_a_batch_of_its_own() -> None:
-    doubler = Doubler(max_batch=16)
-    await asyncio.gather(doubler.double(1), doubler.double(2, alone=True), doubler.double(3), doubler.double(4))
-    assert sorted(doubler.batches) == [[1, 3, 4], [2]]

@@ -1,11 +1,12 @@
 """A batch of queries takes one call of the store, and each query fails or succeeds alone."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -17,8 +18,17 @@ from onward.service.recommend.options import RecommendationOptions
 from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.query import Query, Recommendation
 from onward.service.records.answers import Answer
-from onward.service.sessions import EventQueue, EventRules, InMemorySessionStore, Session, SessionAppend
+from onward.service.sessions import (
+    EventQueue,
+    EventRules,
+    InMemorySessionStore,
+    Position,
+    Session,
+    SessionAppend,
+    SessionStore,
+)
 from tests.bundles import item_ids, publish_bundle
+from tests.service.sessions.stores import open_store, stored_items, view
 
 OPTIONS = RecommendationOptions(k=5)
 
@@ -33,22 +43,19 @@ class CountingStore(InMemorySessionStore):
         return await super().append_all(appends)
 
 
-class WaitingStore(InMemorySessionStore):
-    """Takes a while to find that a session has reached a position, as a store that fails over does."""
-
-    async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | Any]:
-        if any(append.at_least is not None for append in appends):
-            await asyncio.sleep(0.02)
-        return await super().append_all(appends)
-
-
 class HangingStore(InMemorySessionStore):
-    """Answers no call before all that a test makes have come."""
+    """Answers no call before the given number of appends has come."""
 
-    calls: asyncio.Barrier
+    def __init__(self, appends: int) -> None:
+        super().__init__(length=50, ttl=timedelta(minutes=1))
+        self._missing = appends
+        self._all_came = asyncio.Event()
 
     async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | Any]:
-        await self.calls.wait()
+        self._missing -= len(appends)
+        if self._missing <= 0:
+            self._all_came.set()
+        await self._all_came.wait()
         return await super().append_all(appends)
 
 
@@ -60,12 +67,14 @@ class Records:
 
     def __init__(self) -> None:
         self.served_to: list[str | None] = []
+        self.has_served = asyncio.Event()
 
     def served(self, _answer: Answer, *, session_id: str | None, reserved: bool) -> None:
         assert not reserved
         if session_id == "faulty":
             raise OSError("not recorded")
         self.served_to.append(session_id)
+        self.has_served.set()
 
 
 @pytest.fixture
@@ -84,9 +93,11 @@ def store() -> CountingStore:
     return CountingStore(length=50, ttl=timedelta(minutes=1))
 
 
-def pipeline_of(bundle: Bundle, store: InMemorySessionStore, records: Records) -> Pipeline:
-    parts = SimpleNamespace(bundle=bundle), store, SimpleNamespace(), records, EventQueue(), EventRules()
-    return Pipeline(*parts, lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # only what the pipeline uses of each
+def pipeline_of(
+    bundle: Bundle, store: SessionStore, records: Records, max_position_wait: timedelta = timedelta(seconds=10)
+) -> Pipeline:
+    live, scenarios, listener, rules = SimpleNamespace(bundle=bundle), SimpleNamespace(), EventQueue(), EventRules()
+    return Pipeline(live, store, scenarios, records, listener, rules, max_position_wait, lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # only what the pipeline uses of each
 
 
 async def answered(
@@ -143,32 +154,114 @@ async def test_a_long_retrieval_does_not_delay_the_others(
     assert counts == [10, 5]
 
 
-async def test_later_queries_of_a_session_wait_for_one_with_a_position_and_those_of_others_do_not(
-    bundle: Bundle, records: Records
-) -> None:
-    store = WaitingStore(length=50, ttl=timedelta(minutes=1))
-    queries = [
-        Query("one", ["a1"]),
-        Query("one", ["a2"], position="0-0"),
-        Query("one", ["a3"]),
-        Query("two", ["a4"]),
-        Query("one", ["a5"]),
-        Query("one", ["a6"], position="0-0"),
-    ]
-    results = await pipeline_of(bundle, store, records).recommend_all(queries)
-    viewed = [[f"a{number}" for number in numbers] for numbers in ([1], [1, 2], [1, 2, 3], [4], [1, 2, 3, 5])]
-    viewed.append(["a1", "a2", "a3", "a5", "a6"])
-    assert [list(result.answer.session_items) for result in results if isinstance(result, Recommendation)] == viewed
-    assert records.served_to == ["one", "two", "one", "one", "one", "one"]
+class TestPositions:
+    """Queries whose session must have reached a position."""
+
+    @pytest.fixture(params=["memory", "redis"])
+    async def store(self, request: pytest.FixtureRequest, valkey: str) -> AsyncIterator[SessionStore]:
+        store = open_store(request.param, valkey, length=50)
+        yield store
+        await store.close()
+
+    @pytest.fixture
+    def session_id(self) -> str:
+        return f"session-{uuid4()}"
+
+    async def test_a_query_waits_for_its_position_and_no_other_of_its_batch_does(
+        self, bundle: Bundle, store: SessionStore, records: Records, session_id: str
+    ) -> None:
+        pipeline = pipeline_of(bundle, store, records)
+        first = (await store.append(session_id, [view("a1")])).position
+        behind, other, later = (
+            asyncio.create_task(pipeline.recommend(query))
+            for query in (
+                Query(session_id, ["a5"], position=after(first, 3)),
+                Query(f"{session_id}-other", ["a4"]),
+                Query(session_id, ["a2"]),
+            )
+        )
+        assert (await other).answer.session_items == ("a4",)
+        assert (await later).answer.session_items == ("a1", "a2")
+        assert not behind.done()
+        await store.append(session_id, [view("a3"), view("a4")])
+        recommendation = await behind
+        assert recommendation.answer.session_items == ("a1", "a2", "a3", "a4", "a5")
+        assert recommendation.position == after(first, 4)
+        assert recommendation.store_s >= pipeline_module.POSITION_INTERVAL_S
+        assert records.served_to == [f"{session_id}-other", session_id, session_id]
+
+    async def test_a_position_that_does_not_come_is_waited_for_up_to_the_limit(
+        self, bundle: Bundle, store: SessionStore, records: Records, session_id: str
+    ) -> None:
+        pipeline = pipeline_of(bundle, store, records, max_position_wait=timedelta(milliseconds=20))
+        first = (await store.append(session_id, [view("a1")])).position
+        with pytest.raises(SessionBehind):
+            await pipeline.recommend(Query(session_id, ["a2"], position=after(first, 1)))
+        assert await stored_items(store, session_id) == ["a1"]
+
+    @pytest.mark.parametrize("position", ["abc-1", "0-1", "-1", "no position", ""])
+    async def test_a_position_that_cannot_come_is_not_waited_for(
+        self, bundle: Bundle, store: SessionStore, records: Records, session_id: str, position: str
+    ) -> None:
+        pipeline = pipeline_of(bundle, store, records, max_position_wait=timedelta(hours=1))
+        await store.append(session_id, [view("a1")])
+        for name in (session_id, f"{session_id}-unknown"):
+            with pytest.raises(SessionBehind):
+                await pipeline.recommend(Query(name, ["a2"], position=position))
+
+    async def test_a_caller_who_left_is_not_waited_for(
+        self, bundle: Bundle, store: SessionStore, records: Records, session_id: str
+    ) -> None:
+        pipeline = pipeline_of(bundle, store, records)
+        first = (await store.append(session_id, [view("a1")])).position
+        behind = asyncio.create_task(pipeline.recommend(Query(session_id, ["a3"], position=after(first, 1))))
+        await asyncio.sleep(2 * pipeline_module.POSITION_INTERVAL_S)
+        behind.cancel()
+        await asyncio.sleep(4 * pipeline_module.POSITION_INTERVAL_S)
+        await store.append(session_id, [view("a2")])
+        await asyncio.sleep(4 * pipeline_module.POSITION_INTERVAL_S)
+        assert await stored_items(store, session_id) == ["a1", "a2"]
+
+    async def test_later_queries_of_a_session_wait_for_one_with_a_position_and_those_of_others_do_not(
+        self, bundle: Bundle, store: SessionStore, records: Records, session_id: str
+    ) -> None:
+        first = (await store.append(session_id, [view("a1")])).position
+        other = f"{session_id}-other"
+        queries = [
+            Query(session_id, ["a2"]),
+            Query(session_id, ["a4"], position=after(first, 2)),
+            Query(session_id, ["a5"]),
+            Query(other, ["a6"]),
+            Query(session_id, ["a7"]),
+            Query(session_id, ["a8"], position=after(first, 5)),
+            Query(session_id, ["a9"], position="ended-1"),
+            Query(session_id, ["a10"]),
+        ]
+        answering = asyncio.create_task(pipeline_of(bundle, store, records).recommend_all(queries))
+        await records.has_served.wait()
+        assert await stored_items(store, session_id) == ["a1", "a2"]
+        await store.append(session_id, [view("a3")])
+        results = await answering
+        viewed = [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5], [6], [1, 2, 3, 4, 5, 7], [1, 2, 3, 4, 5, 7, 8]]
+        viewed.append([1, 2, 3, 4, 5, 7, 8, 10])
+        assert isinstance(results.pop(6), SessionBehind)
+        assert [result.answer.session_items for result in results if isinstance(result, Recommendation)] == [
+            tuple(f"a{number}" for number in numbers) for numbers in viewed
+        ]
+        assert records.served_to == [session_id, other, *[session_id] * 5]
 
 
 async def test_queries_wait_for_earlier_ones_of_their_session_up_to_a_limit(
     bundle: Bundle, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline_module, "MAX_ORDER_WAIT_S", 0.05)
-    store = HangingStore(length=50, ttl=timedelta(minutes=1))
     queries = [Query("one", [f"a{number}"], position="0-0") for number in range(1, 6)]
-    store.calls = asyncio.Barrier(len(queries))
     async with asyncio.timeout(10):
-        results = await pipeline_of(bundle, store, records).recommend_all(queries)
+        results = await pipeline_of(bundle, HangingStore(len(queries)), records).recommend_all(queries)
     assert all(isinstance(result, Recommendation) for result in results)
+
+
+def after(position: str, events: int) -> str:
+    """Return the position of a session after more events."""
+    generation, number = Position.parse(position)
+    return str(Position(generation, number + events))

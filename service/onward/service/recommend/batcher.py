@@ -40,24 +40,19 @@ class Batcher(Generic[Item]):
         self._queue: list[Item] = []
         self._running: set[asyncio.Task[None]] = set()
 
-    def submit(self, item: Item, *, alone: bool = False) -> None:
-        """Queue an item; with `alone` it forms its own batch, so that other items do not wait for it."""
-        if alone:
-            self._start([item])
-            return
+    def submit(self, item: Item) -> None:
+        """Queue an item for the next batch."""
         if not self._queue:
             asyncio.get_running_loop().call_soon(self._start_batch)
         self._queue.append(item)
 
     def _start_batch(self) -> None:
         """Start the oldest items; if more are queued, start those in the next iteration of the event loop."""
+        loop = asyncio.get_running_loop()
         batch, self._queue = self._queue[: self._max_batch], self._queue[self._max_batch :]
         if self._queue:
-            asyncio.get_running_loop().call_soon(self._start_batch)
-        self._start(batch)
-
-    def _start(self, batch: Sequence[Item]) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(batch), context=Context())  # of no single request
+            loop.call_soon(self._start_batch)
+        task = loop.create_task(self._run(batch), context=Context())  # of no single request
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 

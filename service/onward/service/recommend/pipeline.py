@@ -8,12 +8,13 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from itertools import chain, groupby
 from typing import Any
 
 from onward.bundle import Bundle, Options, Retrieval, RetrievalQuery, SessionView
 from onward.service import telemetry
-from onward.service.errors import InvalidRequest, ServiceError, SessionStoreUnavailable
+from onward.service.errors import InvalidRequest, ServiceError, SessionBehind
 from onward.service.live.bundle import LiveBundle
 from onward.service.recommend.batcher import Batcher, Pending
 from onward.service.recommend.query import Missing, Query, Recommendation
@@ -29,10 +30,10 @@ INLINE_PRODUCTS = 2_000_000
 A thread costs about a third more processor time, so the short searches of an inverted file stay in the event loop."""
 SESSION_STORE: Missing = "session_store"
 
+POSITION_INTERVAL_S = 0.005
+"""Time between two attempts to append to a session that is behind the position of a query."""
 MAX_ORDER_WAIT_S = 1.0
-"""Time for which the queries of a batch wait for earlier ones of their session."""
-
-_Answering = asyncio.Task[Recommendation | ServiceError]
+"""Time for which queries of one request wait for earlier ones of their session."""
 
 
 class PendingQuery(Pending[Recommendation]):
@@ -45,6 +46,7 @@ class PendingQuery(Pending[Recommendation]):
         "has_reserved_place",
         "position",
         "query",
+        "read_since_s",
         "retrieval_options",
         "scenario",
         "session",
@@ -86,7 +88,10 @@ class PendingQuery(Pending[Recommendation]):
         self.degraded: tuple[Missing, ...] = ()
         self.has_reserved_place = False
         """Whether the session's list of answers holds a place for this answer."""
+        self.read_since_s: float | None = None
+        """When the first attempt to read the session began."""
         self.store_s = 0.0
+        """Seconds until the session was known."""
 
     @property
     def retrieval_query(self) -> RetrievalQuery:
@@ -105,6 +110,7 @@ class Pipeline:
         recorder: Recorder,
         listener: EventListener,
         rules: EventRules,
+        max_position_wait: timedelta,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._live = live
@@ -113,6 +119,7 @@ class Pipeline:
         self._recorder = recorder
         self._listener = listener
         self._rules = rules
+        self._max_position_wait_s = max_position_wait.total_seconds()
         self._clock = clock
         self._batcher = Batcher(self._answer, max_batch=MAX_BATCH)
 
@@ -122,44 +129,35 @@ class Pipeline:
         Raises InvalidRequest, UnknownScenario, SessionBehind, NotReady.
         """
         pending = self._pending(query, self._live.bundle)
-        self._batcher.submit(pending, alone=query.position is not None)
+        self._batcher.submit(pending)
         return await pending.result
 
     async def recommend_all(self, queries: Sequence[Query]) -> list[Recommendation | ServiceError]:
-        """Answer several queries, those of one session in order; an error takes the place of its query's answer.
-
-        A query with a position may have to wait for it. It starts when the earlier queries of its session are answered,
-        and the later ones start when it is. They do not wait beyond a limit, which they reach only if many positions
-        do not come, or if the session store hangs.
-        """
+        """Answer several queries, those of one session in order; an error takes the place of its query's answer."""
         bundle = self._live.bundle
+        answers = [self._pending_or_error(query, bundle) for query in queries]
+        by_session: defaultdict[str | None, list[PendingQuery]] = defaultdict(list)
+        for answer in answers:
+            if isinstance(answer, PendingQuery):
+                by_session[answer.query.session_id].append(answer)
         deadline_s = time.monotonic() + MAX_ORDER_WAIT_S
-        tasks: list[_Answering] = []
-        with_position: dict[str | None, _Answering] = {}
-        since: defaultdict[str | None, list[_Answering]] = defaultdict(list)
-        for query in queries:
-            session_id = query.session_id
-            earlier = [with_position[session_id]] if session_id in with_position else []
-            if query.position is not None:
-                earlier += since.pop(session_id, [])
-            task = asyncio.create_task(self._recommendation_or_error(query, bundle, earlier, deadline_s))
-            tasks.append(task)
-            if query.position is not None:
-                with_position[session_id] = task
-            else:
-                since[session_id].append(task)
-        return await asyncio.gather(*tasks)
+        await asyncio.gather(*(self._submit_in_order(pending, deadline_s) for pending in by_session.values()))
+        return await asyncio.gather(*map(_recommendation_or_error, answers))
 
-    async def _recommendation_or_error(
-        self, query: Query, bundle: Bundle, earlier: Sequence[_Answering], deadline_s: float
-    ) -> Recommendation | ServiceError:
-        """Answer a query once those that it must not overtake are answered or have failed, or the deadline is over."""
-        if earlier:
-            await asyncio.wait(earlier, timeout=max(0.0, deadline_s - time.monotonic()))
+    async def _submit_in_order(self, session_queries: Sequence[PendingQuery], deadline_s: float) -> None:
+        """Submit the queries of one session, those after a query with a position when that is answered or has failed.
+
+        They do not wait beyond the deadline, which they reach only if many positions do not come, or if the session
+        store hangs.
+        """
+        for pending in session_queries:
+            self._batcher.submit(pending)
+            if pending.query.position is not None:
+                await asyncio.wait([pending.result], timeout=max(0.0, deadline_s - time.monotonic()))
+
+    def _pending_or_error(self, query: Query, bundle: Bundle) -> PendingQuery | ServiceError:
         try:
-            pending = self._pending(query, bundle)
-            self._batcher.submit(pending, alone=query.position is not None)
-            return await pending.result
+            return self._pending(query, bundle)
         except ServiceError as error:
             return error
 
@@ -185,38 +183,55 @@ class Pipeline:
         )
 
     async def _answer(self, batch: Sequence[PendingQuery]) -> None:
-        """Resolve every query of a batch: those with a short retrieval at once, each other one in a thread."""
-        await self._read_sessions(batch)
+        """Resolve the queries of a batch: those with a short retrieval at once, each other one in a thread.
+
+        A query whose session is behind its position is left to a later batch.
+        """
         short: list[PendingQuery] = []
         long: list[PendingQuery] = []
-        for pending in batch:
-            if not pending.result.done():
-                hidden = len(pending.query.exclude) + len(pending.session.item_ids)
-                runs_inline = is_short(pending.bundle, pending.retrieval_options, hidden=hidden)
-                (short if runs_inline else long).append(pending)
+        for pending in await self._read_sessions(batch):
+            hidden = len(pending.query.exclude) + len(pending.session.item_ids)
+            runs_inline = is_short(pending.bundle, pending.retrieval_options, hidden=hidden)
+            (short if runs_inline else long).append(pending)
         for _, same_bundle in groupby(short, key=_bundle_identity):
             self._retrieve([*same_bundle])
         if long:
             await asyncio.gather(*map(self._retrieve_in_thread, long))
 
-    async def _read_sessions(self, batch: Sequence[PendingQuery]) -> None:
-        """Append the new events to each session, if they are to be stored, and read it."""
+    async def _read_sessions(self, batch: Sequence[PendingQuery]) -> list[PendingQuery]:
+        """Append new events that are to be stored to their sessions; return the queries whose session is known."""
         started_s = time.perf_counter()
         answer_ids = new_answer_ids([pending.query.session_id for pending in batch])
         now_ms = int(self._clock() * 1000)
         events = [self._rules.views(pending.query.items, now_ms) for pending in batch]
         appends = list(self._appends(batch, answer_ids, events))
         sessions = iter(await self._store.append_all(appends) if appends else ())
-        store_s = time.perf_counter() - started_s
+        ended_s = time.perf_counter()
+        known: list[PendingQuery] = []
         applied: list[AppliedEvent] = []
         for pending, new_events in zip(batch, events, strict=True):
             session = None if pending.query.session_id is None else next(sessions)
+            if pending.read_since_s is None:
+                pending.read_since_s = started_s
+            pending.store_s = ended_s - pending.read_since_s
+            if isinstance(session, SessionBehind):
+                self._retry_or_fail(pending, session)
+                continue
             _take_session(pending, session, new_events, self._store.length)
-            pending.store_s = store_s
+            known.append(pending)
             if pending.query.store and isinstance(session, Session):
                 applied += [_applied(pending.query.session_id or "", event, session) for event in new_events]
         if applied:
             self._listener.applied(applied)
+        return known
+
+    def _retry_or_fail(self, pending: PendingQuery, error: SessionBehind) -> None:
+        """Submit a query again whose session is behind its position; fail it if it has waited as long as it may."""
+        is_awaited = not pending.result.done()
+        if is_awaited and error.may_catch_up and pending.store_s < self._max_position_wait_s:
+            asyncio.get_running_loop().call_later(POSITION_INTERVAL_S, self._batcher.submit, pending)
+        else:
+            pending.resolve(error)
 
     def _appends(
         self, batch: Sequence[PendingQuery], answer_ids: Sequence[str], events: Sequence[Sequence[Event]]
@@ -315,6 +330,15 @@ def retrieve_batch(
     return [retrieve_batch(bundle, [query], popular_now)[0] for query in queries]
 
 
+async def _recommendation_or_error(answer: PendingQuery | ServiceError) -> Recommendation | ServiceError:
+    if isinstance(answer, ServiceError):
+        return answer
+    try:
+        return await answer.result
+    except ServiceError as error:
+        return error
+
+
 def _bundle_identity(pending: PendingQuery) -> int:
     return id(pending.bundle)
 
@@ -325,12 +349,10 @@ def _take_session(
     """Set the session's view and position; without the store, the query's items stand in for the session."""
     if session is None:
         pending.session = SessionView(pending.query.items)
-    elif isinstance(session, SessionStoreUnavailable):
+    elif isinstance(session, ServiceError):
         telemetry.degraded(SESSION_STORE)
         pending.session, pending.degraded = SessionView(pending.query.items), (SESSION_STORE,)
         pending.has_reserved_place = False
-    elif isinstance(session, ServiceError):
-        pending.resolve(session)
     else:
         view = session if pending.query.store else session.with_events(new_events, length=length)
         pending.session = SessionView(view.item_ids, view.purchased, view.hidden)

@@ -32,8 +32,8 @@ class InMemorySessionStore:
         """Apply events and return the session. Reserves no place for an answer: those in memory need none."""
         self._evict_expired()
         stored = self._sessions.get(session_id) or _StoredSession(self.length)
-        if at_least is not None and not stored.at.reaches(Position.parse(at_least)):
-            raise SessionBehind("The session has not reached the requested position, or has ended.")
+        if at_least is not None and not stored.at.reaches(required := Position.parse(at_least)):
+            raise SessionBehind(may_catch_up=stored.at.may_reach(required))
         if not events:
             return stored.session()
         self._keep(session_id, stored)

@@ -1,6 +1,5 @@
 """RedisSessionStore: sessions shared by all workers and replicas."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -27,7 +26,6 @@ from onward.service.sessions.store import (
 )
 
 SESSIONS_PER_PIPELINE = 100  # more appends are split into several pipelines, so that other calls come between them
-RETRY_INTERVAL_S = 0.005
 
 NO_ITEMS: frozenset[str] = frozenset()
 ANY_POSITION = str(START)
@@ -55,7 +53,6 @@ class RedisSessionStore:
         self._redis = redis
         self.length = length
         self._ttl_ms = int(ttl / timedelta(milliseconds=1))
-        self._timeout_s = timeout.total_seconds()
         self._prefix = prefix
         limits = {
             "MAX_EVENTS": length,
@@ -127,39 +124,13 @@ class RedisSessionStore:
     async def _append_chunk(
         self, appends: Sequence[SessionAppend], calls: Sequence[_ScriptCall]
     ) -> list[Session | ServiceError]:
-        """Run the script for each append as one pipeline, then retry those whose session is behind `at_least`."""
+        """Run the script for each append as one pipeline."""
         try:
             with _MeasuredCall():
                 replies = await self._append_script.run_all(calls)
         except SessionStoreUnavailable as error:
             return [error] * len(calls)
-        failed = [index for index, reply in enumerate(replies) if isinstance(reply, Exception) or _is_behind(reply)]
-        retried = await asyncio.gather(*(self._retry(appends[index], calls[index], replies[index]) for index in failed))
-        sessions = dict(zip(failed, retried, strict=True))
-        return [sessions[index] if index in sessions else _session(reply) for index, reply in enumerate(replies)]
-
-    async def _retry(self, append: SessionAppend, call: _ScriptCall, reply: Any) -> Session | ServiceError:
-        """Return the error of an append that the store refused; try again if the session is behind `at_least`."""
-        try:
-            with _MeasuredCall():
-                if isinstance(reply, Exception):
-                    raise reply
-                return _session(await self._wait_for_position(*call, reply, append.at_least))
-        except ServiceError as error:
-            return error
-
-    async def _wait_for_position(
-        self, keys: Sequence[str], arguments: Sequence[Argument], reply: Any, at_least: str | None
-    ) -> Any:
-        """Retry while the session is behind, for half of the store's timeout at most. Raises SessionBehind."""
-        deadline_s = time.perf_counter() + self._timeout_s / 2
-        async with asyncio.timeout(self._timeout_s):
-            while _is_behind(reply):
-                if time.perf_counter() > deadline_s or not _may_catch_up(reply, at_least):
-                    raise SessionBehind("The session has not reached the requested position, or has ended.")
-                await asyncio.sleep(RETRY_INTERVAL_S)
-                reply = await self._append_script(keys, arguments)
-        return reply
+        return list(map(_session_or_error, appends, replies))
 
     async def _put_aside(self, source: str, target: str, name: str) -> "_Move | None":
         keys = self._keys(source, EVENTS, IDS, STATE, EVENTS_ASIDE, STATE_ASIDE)
@@ -294,8 +265,13 @@ class _MeasuredCall:
         if error is None:
             telemetry.store_answered(time.perf_counter() - self._started_s)
         elif isinstance(error, RedisError | OSError):
-            telemetry.store_failed(error)
-            raise SessionStoreUnavailable("The session store did not answer in time, or refused the call.") from error
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> SessionStoreUnavailable:
+    """Report a call that failed, and return the error for the caller."""
+    telemetry.store_failed(error)
+    return SessionStoreUnavailable("The session store did not answer in time, or refused the call.")
 
 
 def _script(redis: RedisClient, name: str, **constants: int) -> Script:
@@ -304,14 +280,15 @@ def _script(redis: RedisClient, name: str, **constants: int) -> Script:
     return Script(redis, definitions + files("onward.service.sessions").joinpath(name).read_text(encoding="utf-8"))
 
 
-def _is_behind(reply: Any) -> bool:
-    outcomes: bytes | None = reply[0]
-    return outcomes is None
-
-
-def _may_catch_up(reply: Any, at_least: str | None) -> bool:
-    generation: bytes = reply[2]
-    return generation.decode(errors="replace") == Position.parse(at_least or "").generation
+def _session_or_error(append: SessionAppend, reply: Any) -> Session | ServiceError:
+    """Return the session after an append, or why the append was refused."""
+    if isinstance(reply, Exception):
+        return _unavailable(reply)
+    outcomes, _, generation, count, *_ = reply
+    if outcomes is None:
+        position = Position(generation.decode(errors="replace") or NO_GENERATION, count)
+        return SessionBehind(may_catch_up=position.may_reach(Position.parse(append.at_least or "")))
+    return _session(reply)
 
 
 def _session(reply: Any) -> Session:

@@ -33,6 +33,10 @@ class Position(NamedTuple):
         """Return whether a session at this position includes all events up to the required one."""
         return required.number == 0 or (self.generation == required.generation and self.number >= required.number)
 
+    def may_reach(self, required: Self) -> bool:
+        """Return whether a session at this position may reach the required one by later events."""
+        return self.generation == required.generation != NO_GENERATION
+
 
 START = Position(NO_GENERATION, 0)
 """The position of an empty session, which every session reaches."""

@@ -53,8 +53,8 @@ class SessionStore(Protocol):
         Args:
             session_id: the session of the events.
             events: new events, oldest first.
-            at_least: a position that the session must have reached. If it has not after a short wait, nothing is
-                applied and SessionBehind is raised.
+            at_least: a position that the session must have reached; if it has not, nothing is applied and SessionBehind
+                is raised.
             answer_id: an answer for which to reserve a place in the session's list of answers.
 
         Raises SessionStoreUnavailable, SessionBehind.
@@ -62,10 +62,7 @@ class SessionStore(Protocol):
         ...
 
     async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | ServiceError]:
-        """Do several appends, in order within each session; return for each the session, or its error.
-
-        An append that waits for a position may be applied after later ones of the same session.
-        """
+        """Do several appends, in order within each session; return for each the session, or its error."""
         ...
 
     async def merge(self, source: str, target: str) -> MergeResult:
