@@ -15,8 +15,7 @@ from onward.service import telemetry
 from onward.service.background import repeated
 from onward.service.http import openapi
 from onward.service.http.admission import Admission, AdmissionMiddleware
-from onward.service.http.fast_protocol import FAST_PATH, FastPath
-from onward.service.http.fast_route import FastRoutes
+from onward.service.http.fast_protocol import ADMISSION, FAST_ROUTES, fast_routes
 from onward.service.http.middleware import RequestLimits, RequestTelemetry
 from onward.service.http.path_ids import EncodedSlashes
 from onward.service.http.problems import add_error_handlers
@@ -67,7 +66,7 @@ of a caller. Under overload requests are refused at once. `Retry-After` of a 429
 class Service(FastAPI):
     """The framework's application inside the middleware of this service.
 
-    The middleware is outermost, so that requests of fast routes bypass the framework, and with FastProtocol also ASGI.
+    The middleware is outermost, so that it also answers and measures what the framework does not.
     """
 
     outermost: ASGIApp
@@ -83,7 +82,7 @@ def create_app(settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with AsyncExitStack() as running:
-            yield {**await _parts(settings, running), FAST_PATH: FastPath(fast_routes, admission)}
+            yield {**await _parts(settings, running), FAST_ROUTES: fast_routes(ROUTERS), ADMISSION: admission}
 
     app = Service(
         title="Onward",
@@ -98,17 +97,16 @@ def create_app(settings: Settings) -> Service:
     for router in ROUTERS:
         app.include_router(router)
     add_error_handlers(app)
-    fast_routes = FastRoutes(EncodedSlashes(super(Service, app).__call__), routers=ROUTERS)
     admission = Admission(settings)
-    app.outermost = _with_middleware(fast_routes, admission, settings)
+    app.outermost = _with_middleware(EncodedSlashes(super(Service, app).__call__), admission, settings)
     openapi.complete(app.openapi(), asks_for_keys=bool(settings.api_keys))
     return app
 
 
-def _with_middleware(routes: FastRoutes, admission: Admission, settings: Settings) -> ASGIApp:
-    """Wrap the endpoints in the middleware, the innermost first."""
+def _with_middleware(app: ASGIApp, admission: Admission, settings: Settings) -> ASGIApp:
+    """Wrap an application in the middleware, the innermost first."""
     limited = RequestLimits(
-        routes,
+        app,
         max_body_bytes=MAX_BODY_BYTES,
         max_body_bytes_of=dict.fromkeys((EVENTS_PATH, ITEMS_BATCH_PATH, BATCH_PATH), MAX_BATCH_BODY_BYTES),
         body_timeout=settings.body_timeout,

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from copy import copy
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import pytest
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel
+from structlog.testing import capture_logs
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from onward.service.errors import ItemNotFound
 from onward.service.http.admission import Admission, AdmissionMiddleware
-from onward.service.http.fast_protocol import FAST_PATH, MAX_BODY_BYTES, FastPath, FastProtocol
-from onward.service.http.fast_route import FastRoute, FastRoutes
+from onward.service.http.fast_protocol import ADMISSION, FAST_ROUTES, MAX_BODY_BYTES, FastProtocol, fast_routes
+from onward.service.http.fast_route import FastRoute
 from onward.service.http.middleware import RequestLimits, RequestTelemetry
 from onward.service.http.problems import add_error_handlers
 from onward.service.rate_limit import RateLimit
@@ -94,26 +96,25 @@ class ThreadedServer:
 
         @asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-            yield {FAST_PATH: self._with_count(FastPath(fast_routes, admission))}
+            yield {FAST_ROUTES: fast_routes([router]), ADMISSION: self._with_count(admission)}
 
         app = FastAPI(lifespan=lifespan)
         app.include_router(router)
         add_error_handlers(app)
-        fast_routes, admission = FastRoutes(app, routers=[router]), Admission(settings)
-        limited = RequestLimits(
-            fast_routes, max_body_bytes=2**16, max_body_bytes_of={}, body_timeout=settings.body_timeout
-        )
+        admission = Admission(settings)
+        limited = RequestLimits(app, max_body_bytes=2**16, max_body_bytes_of={}, body_timeout=settings.body_timeout)
         return RequestTelemetry(AdmissionMiddleware(limited, admission=admission))
 
-    def _with_count(self, fast_path: FastPath) -> FastPath:
-        respond = fast_path.respond
+    def _with_count(self, admission: Admission) -> Admission:
+        """Return the same admission for the fast path, which counts its requests."""
+        counting = copy(admission)
 
-        async def respond_and_count(*arguments: Any) -> Any:
+        def count_and_refuse(scope: Any) -> Any:
             self.fast_count += 1
-            return await respond(*arguments)
+            return admission.refusal(scope)
 
-        fast_path.respond = respond_and_count  # type: ignore[method-assign, assignment]
-        return fast_path
+        counting.refusal = count_and_refuse  # type: ignore[method-assign]
+        return counting
 
     @contextmanager
     def connected(self) -> Iterator[socket.socket]:
@@ -166,6 +167,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bundles")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def captured_logs() -> Iterator[None]:
+    """Keep log lines unrendered: a traceback with the local variables of the framework takes seconds."""
+    with capture_logs():
+        yield
+
+
 @pytest.fixture(scope="module")
 def servers(folder: Path) -> Iterator[tuple[ThreadedServer, ThreadedServer]]:
     with (
@@ -191,6 +199,10 @@ FAST = {
     "no body": post(b""),
     "another content type": post(SAY).replace(b"application/json", b"text/plain"),
     "chunked": CHUNKED,
+    "Connection: close": post(SAY, b"Connection: close"),
+    "HTTP/1.0": post(SAY, version=b"1.0"),
+    "HTTP/1.0, keep-alive": post(SAY, b"Connection: keep-alive", version=b"1.0"),
+    "an error and Connection: close": post(b'{"word": "nothing"}', b"Connection: close"),
     "the largest body": post(b'{"word": "%b"}' % (b"x" * (MAX_BODY_BYTES - 12))),
 }
 BY_ASGI = {
@@ -201,8 +213,6 @@ BY_ASGI = {
     "another path": post(SAY, path=b"/says"),
     "an encoded path": post(SAY, path=b"/s%61y"),
     "another method": post(SAY).replace(b"POST", b"PUT"),
-    "Connection: close": post(SAY, b"Connection: close"),
-    "HTTP/1.0": post(SAY, version=b"1.0"),
     "Expect: 100-continue": post(SAY, b"Expect: 100-continue"),
     "an upgrade": post(SAY, b"Connection: Upgrade", b"Upgrade: h2c"),
 }
@@ -243,6 +253,17 @@ def test_pipelined_requests_are_answered_in_order(servers: tuple[ThreadedServer,
     assert [b'"word":"%d"' % number in answer for number, answer in enumerate(answers[:20])] == [True] * 20
 
 
+@pytest.mark.parametrize("request_bytes", [FAST[name] for name in FAST if "close" in name or "1.0" in name])
+def test_a_connection_that_is_not_kept_alive_is_closed_after_the_answer(
+    servers: tuple[ThreadedServer, ThreadedServer], request_bytes: bytes
+) -> None:
+    for server in servers:
+        with server.connected() as connection:
+            connection.sendall(request_bytes + post(b'{"word": "not answered"}'))
+            (answer,) = read(connection, answers=2)
+            assert b"connection: close" in answer
+
+
 def test_sequential_requests_of_a_connection_all_take_the_fast_path(
     servers: tuple[ThreadedServer, ThreadedServer],
 ) -> None:
@@ -255,14 +276,21 @@ def test_sequential_requests_of_a_connection_all_take_the_fast_path(
     assert fast.fast_count == before + 5
 
 
-def test_invalid_http_is_refused_and_the_connection_closed(servers: tuple[ThreadedServer, ThreadedServer]) -> None:
-    fast, _ = servers
-    with fast.connected() as connection:
-        connection.sendall(post(SAY) + b"not HTTP at all\r\n\r\n")
-        received = b""
-        while more := connection.recv(2**16):
-            received += more
-    assert b"400 Bad Request" in received
+@pytest.mark.parametrize(
+    "sent", [post(SAY) + b"not HTTP at all\r\n\r\n", CHUNKED.replace(b"\r\n\r\n5\r\n", b"\r\n\r\nx\r\n")]
+)
+def test_invalid_http_is_refused_and_the_connection_closed(
+    servers: tuple[ThreadedServer, ThreadedServer], sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for server in servers:
+        with server.connected() as connection:
+            connection.sendall(sent)
+            received = b""
+            while more := connection.recv(2**16):
+                received += more
+        assert received.count(b"HTTP/1.1 ") == 1
+        assert b"400 Bad Request" in received
+    assert {record.message for record in caplog.records} == {"Invalid HTTP request received."}
 
 
 def test_an_idle_connection_is_closed(servers: tuple[ThreadedServer, ThreadedServer]) -> None:
@@ -308,9 +336,10 @@ def test_a_shutdown_waits_for_the_request_in_flight(folder: Path) -> None:
         assert connection.recv(1) == b""
 
 
-def test_keys_and_the_in_flight_limit_apply(folder: Path) -> None:
+@pytest.mark.parametrize(("protocol", "fast_requests"), [(FastProtocol, 5), (HttpToolsProtocol, 0)])
+def test_keys_and_the_in_flight_limit_apply(folder: Path, protocol: type[asyncio.Protocol], fast_requests: int) -> None:
     digests = (sha256(KEY.encode()).hexdigest(),)
-    with ThreadedServer(settings(folder, api_keys=digests, max_in_flight=1), FastProtocol) as server:
+    with ThreadedServer(settings(folder, api_keys=digests, max_in_flight=1), protocol) as server:
         assert b" 401 " in server.send(post(SAY))[0]
         assert b" 403 " in server.send(post(SAY, b"X-API-Key: other"))[0]
         authorization = b"Authorization: Bearer " + KEY.encode()
@@ -321,7 +350,7 @@ def test_keys_and_the_in_flight_limit_apply(folder: Path) -> None:
             server.may_continue.set()
             assert b'"word":"slow"' in read(connection)[0]
         assert b" 200 " in server.send(post(SAY, authorization))[0]
-        assert server.fast_count == 5
+        assert server.fast_count == fast_requests
 
 
 def test_behind_a_proxy_the_rate_limit_uses_the_forwarded_address(folder: Path) -> None:

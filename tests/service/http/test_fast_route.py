@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.testclient import TestClient
 
 from onward.service.errors import ItemNotFound
-from onward.service.http.fast_route import FastRoute, FastRoutes, ServicePart
+from onward.service.http.fast_route import FastRoute, ServicePart
 from onward.service.http.middleware import RequestTelemetry
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.schemas.recommendations import RecommendationQuery
@@ -46,7 +46,7 @@ async def echo_events(body: Annotated[OneOrManyEvents, Body()], caller: CallerDe
     return Echo(received=repr(body), caller=caller, items=[])
 
 
-def application(route_class: type[StrictJSONRoute], *, bypasses_framework: bool = False) -> FastAPI:
+def application(route_class: type[StrictJSONRoute]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, str]]:
         yield {"caller": "me"}
@@ -56,17 +56,14 @@ def application(route_class: type[StrictJSONRoute], *, bypasses_framework: bool 
     router.post("/query", response_model_exclude_none=True)(echo_query)
     router.post("/events", status_code=202)(echo_events)
     app.include_router(router)
-    if bypasses_framework:
-        app.add_middleware(FastRoutes, routers=[router])
     add_error_handlers(app)
     app.add_middleware(RequestTelemetry)
     return app
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["routed", "bypassing the framework"])
-def clients(request: pytest.FixtureRequest) -> Iterator[tuple[TestClient, TestClient]]:
-    fast_app = application(FastRoute, bypasses_framework=request.param)
-    with TestClient(fast_app) as fast, TestClient(application(StrictJSONRoute)) as plain:
+@pytest.fixture(scope="module")
+def clients() -> Iterator[tuple[TestClient, TestClient]]:
+    with TestClient(application(FastRoute)) as fast, TestClient(application(StrictJSONRoute)) as plain:
         yield fast, plain
 
 
@@ -123,7 +120,7 @@ def test_requests_of_other_routes_are_left_to_the_framework(
 async def test_a_disconnect_before_the_end_of_the_body_is_not_logged_as_a_failure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    app = application(FastRoute, bypasses_framework=True)
+    app = application(FastRoute)
     sent: list[Any] = []
     messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
 

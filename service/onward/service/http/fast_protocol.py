@@ -1,14 +1,17 @@
-"""FastProtocol: requests of fast routes that arrive in one read are answered without ASGI.
+"""FastProtocol: requests of fast routes that arrive complete, in one read, are answered without ASGI.
 
-They pass the same checks and handlers as all others. A server without this protocol gives the same responses by ASGI.
+All others go through ASGI and the framework's routing to the same FastRoute. Both ways have the same checks and give
+the same bytes; a server without this protocol serves all requests by ASGI.
 """
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+from fastapi import APIRouter
+from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -18,51 +21,68 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from onward.service import telemetry
-from onward.service.errors import InternalError
+from onward.service.errors import InternalError, ServiceError
 from onward.service.http.admission import Admission
-from onward.service.http.fast_route import FastRoutes
-from onward.service.http.problems import problem_response
+from onward.service.http.fast_route import FastRoute
+from onward.service.http.problems import on_invalid_request, problem_response
 
-FAST_PATH = "fast_path"
-"""Name under which the application's state holds its FastPath."""
+FAST_ROUTES = "fast_routes"
+ADMISSION = "admission"
+"""Names under which the application's state holds its fast routes and its Admission."""
 MAX_BODY_BYTES = 16 * 2**10
 """A larger body is handled through ASGI, where every path has its own limit."""
 NEVER_S = math.inf
-FORWARDED = b"x-forwarded-"
-"""Prefix of the headers in which a proxy names the client."""
+
+FastRoutes = Mapping[tuple[bytes, bytes], FastRoute]
+"""Fast routes by method and target, as a request line has them."""
 
 
-class FastPath:
-    """Answers requests of fast routes: what the middleware does for all others, in one function."""
+def fast_routes(routers: Iterable[APIRouter]) -> FastRoutes:
+    """Return the fast routes among those of the routers."""
+    return {
+        (method.encode(), route.path.encode()): route
+        for router in routers
+        for route in router.routes
+        if isinstance(route, FastRoute)
+        for method in route.methods or ()
+    }
 
-    def __init__(self, routes: FastRoutes, admission: Admission) -> None:
-        self._routes = routes
-        self._admission = admission
-        self._targets = {(method.encode(), path.encode()) for method, path in routes.handlers}
 
-    def takes(self, method: bytes, target: bytes) -> bool:
-        """Return whether a request is one of a fast route."""
-        return (method, target) in self._targets
-
-    async def respond(self, scope: Scope, body: bytes) -> Response:
-        """Return the response to a request; an unexpected exception becomes a 500."""
-        request_id = telemetry.begin_request(scope)
-        try:
-            if (refusal := self._admission.refusal(scope)) is not None:
-                response = problem_response(refusal, request_id)
-            else:
-                with self._admission.in_flight:
-                    response = await self._routes.respond(Request(scope), body)
-        except Exception as error:  # the last resort: nothing else would answer or log it
-            telemetry.failed(error)
-            response = problem_response(InternalError(), request_id)
-        response.raw_headers.append((b"x-request-id", request_id.encode()))
-        telemetry.end_request(scope, response.status_code)
-        return response
+async def respond(route: FastRoute, admission: Admission, scope: Scope, body: bytes) -> Response:
+    """Do what the middleware and the framework do for a request by ASGI; an unexpected exception becomes a 500."""
+    request_id, request = telemetry.begin_request(scope), Request(scope)
+    try:
+        if (refusal := admission.refusal(scope)) is not None:
+            response = problem_response(refusal, request_id)
+        else:
+            with admission.in_flight:
+                scope["route"] = route
+                response = await route.respond(request, body)
+    except ServiceError as error:
+        response = problem_response(error, request_id)
+    except RequestValidationError as error:
+        response = await on_invalid_request(request, error)
+    except Exception as error:  # the last resort: nothing else would answer or log it
+        telemetry.failed(error)
+        response = problem_response(InternalError(), request_id)
+    response.raw_headers.append((b"x-request-id", request_id.encode()))
+    telemetry.end_request(scope, response.status_code)
+    return response
 
 
 class FastProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, with the fast path for requests that arrive complete while none is pending."""
+    """uvicorn's HTTP/1.1 protocol, which answers some requests itself.
+
+    A connection is in one of these states:
+
+    - receiving: a head or body is incomplete. A request that this protocol may answer has a `_route` as soon as its
+      head is complete, and its body is collected here; if it is still incomplete at the end of a read, or too long, it
+      is handed over to ASGI, as all others are at the end of their head.
+    - answering: `cycle` is the request that is answered, here or by ASGI. Requests that arrive meanwhile go to ASGI,
+      where uvicorn queues them.
+    - idle: `_idle_since_s` is when the last response was written. The connection is closed after the keep-alive
+      timeout.
+    """
 
     def __init__(
         self,
@@ -72,26 +92,27 @@ class FastProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        fast_path: FastPath | None = app_state.get(FAST_PATH)
-        takes_all = config.limit_concurrency is None and not config.root_path
-        self._fast_path = fast_path if takes_all else None
+        takes_any = config.limit_concurrency is None and not config.root_path
+        self._routes: FastRoutes = app_state.get(FAST_ROUTES, {}) if takes_any else {}
         self._proxy: Any = None
         """Sets the client's address from a proxy's headers, if proxy headers are enabled."""
         if config.proxy_headers:
             self._proxy = ProxyHeadersMiddleware(_nothing, config.forwarded_allow_ips or "")
-        self._body: bytes | None = None
-        """Received part of the body of a request that may take the fast path; None if there is no such request."""
+        self._route: FastRoute | None = None
+        """The route of the request that is received and may be answered here."""
+        self._body = b""
+        """The part of its body that was received."""
         self._idle_since_s = NEVER_S
         """When the last response was written, if no request has arrived since."""
         self._idle_timer: asyncio.TimerHandle | None = None
         """One timer for many responses: a timer for each would take 6 % of the time of a request."""
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; a request that is incomplete afterwards is handled through ASGI."""
+        """Feed the parser; a request that is incomplete afterwards is handed over to ASGI."""
         self._idle_since_s = NEVER_S
         super().data_received(data)
-        if self._body is not None:
-            self._fall_back_to_asgi()
+        if self._route is not None:
+            self._hand_over()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer."""
@@ -100,65 +121,59 @@ class FastProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        """Collect the body here if the request may take the fast path."""
-        if self._may_take_fast_path():
-            self._body = b""
-        else:
+        """Decide by the head who answers the request."""
+        self._route = self._fast_route()
+        if self._route is None:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Collect a part of the body."""
-        if self._body is None:
+        if self._route is None:
             super().on_body(body)
         else:
             self._body += body
 
     def on_message_complete(self) -> None:
-        """Answer the request by the fast path if it qualifies."""
-        body, fast_path = self._body, self._fast_path
-        if body is None or fast_path is None:
-            super().on_message_complete()
-        elif len(body) > MAX_BODY_BYTES:
-            self._fall_back_to_asgi()
+        """Answer the request, unless its body is too long."""
+        if len(self._body) > MAX_BODY_BYTES:
+            self._hand_over()
+        if self._route is None:
             super().on_message_complete()
         else:
-            self._body = None
-            self._take_fast_path(fast_path, body)
+            self._answer(self._route)
 
-    def _may_take_fast_path(self) -> bool:
-        """Decide by the headers; no earlier request of the connection may still be pending."""
-        parser, fast_path = self.parser, self._fast_path
-        return (
-            fast_path is not None
-            and fast_path.takes(parser.get_method(), self.url)
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.expect_100_continue
-            and parser.get_http_version() == "1.1"
-            and parser.should_keep_alive()
-            and not parser.should_upgrade()
-        )
+    def _fast_route(self) -> FastRoute | None:
+        """Return the route of a request that may be answered here: nothing else is pending on the connection."""
+        parser = self.parser
+        route = self._routes.get((parser.get_method(), self.url))
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        return None if is_answering or self.expect_100_continue or parser.should_upgrade() else route
 
-    def _fall_back_to_asgi(self) -> None:
-        """Hand the request over to ASGI, with the part of its body that was received."""
-        body, self._body = self._body, None
+    def _hand_over(self) -> None:
+        """Let ASGI answer the request that is received, with the part of its body that was collected."""
+        body = self._body
+        self._route, self._body = None, b""
         super().on_headers_complete()
         if body:
             super().on_body(body)
 
-    def _take_fast_path(self, fast_path: FastPath, body: bytes) -> None:
+    def _answer(self, route: FastRoute) -> None:
+        """Answer the request that was received."""
+        parser, body = self.parser, self._body
+        self._route, self._body = None, b""
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]  # uvicorn's own typed dictionary
-        scope["method"] = self.parser.get_method().decode()
+        scope["method"], scope["http_version"] = parser.get_method().decode(), parser.get_http_version()
         scope["raw_path"], scope["path"], scope["query_string"] = self.url, self.url.decode(), b""
-        exchange = _Exchange()
+        exchange = _Exchange(keep_alive=scope["http_version"] != "1.0" and parser.should_keep_alive())
         self.cycle = exchange  # type: ignore[assignment]  # it has the attributes that the protocol reads of a cycle
-        task = self.loop.create_task(self._respond(fast_path, exchange, scope, body))
+        task = self.loop.create_task(self._respond(route, exchange, scope, body))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _respond(self, fast_path: FastPath, exchange: "_Exchange", scope: Scope, body: bytes) -> None:
-        if self._proxy is not None and any(name.startswith(FORWARDED) for name, _ in scope["headers"]):
+    async def _respond(self, route: FastRoute, exchange: "_Exchange", scope: Scope, body: bytes) -> None:
+        if self._proxy is not None:
             await self._proxy(scope, _nothing, _nothing)
-        response = await fast_path.respond(scope, body)
+        response = await respond(route, self.app_state[ADMISSION], scope, body)
         if self.flow.write_paused and not exchange.disconnected:
             await self.flow.drain()
         if exchange.disconnected or self.transport.is_closing():
@@ -197,8 +212,8 @@ class _Exchange:
 
     __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
 
-    def __init__(self) -> None:
-        self.keep_alive = True
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
         self.message_event = _NO_WAITER
