@@ -120,6 +120,7 @@ class Bundle:
         if verify:
             check_vectors(VECTORS, vectors_N1D)
         catalog = Catalog.load(folder, manifest.items, manifest.attributes)
+        index = ItemIndex.load(folder / INDEX, manifest.index, vectors_N1D=vectors_N1D)
         bundle = cls(
             digest=digest,
             manifest=manifest,
@@ -133,9 +134,9 @@ class Bundle:
                 max_length=manifest.max_length,
                 users=manifest.users,
             ),
-            index=ItemIndex.load(folder / INDEX, manifest.index, vectors_N1D=vectors_N1D),
+            index=index,
             vectors_N1D=vectors_N1D,
-            boost_levels=BoostLevelCache(catalog),
+            boost_levels=BoostLevelCache(catalog, index),
             popularity=PopularityCache(catalog),
         )
         if verify:
@@ -286,7 +287,7 @@ class Bundle:
         if not options.boosts:
             return scan + self._products_of_pool(eligible, options, hidden)
         levels = self.boost_levels.of(options.filter, options.boosts).eligible
-        if not levels:
+        if options.exact or not levels:
             return scan + self.manifest.interests * self.manifest.dimension * self.manifest.items
         return scan + sum(self._products_of_pool(level, options, hidden) for level in levels)
 
@@ -306,7 +307,7 @@ class Bundle:
             exported,
             catalog=catalog,
             index=exported.index.with_new_vectors(catalog.new_vectors_MD(self.manifest.dimension)),
-            boost_levels=BoostLevelCache(catalog),
+            boost_levels=BoostLevelCache(catalog, exported.index),
             popularity=PopularityCache(catalog),
             exported=exported,
             changes_version=max((change.sequence for change in changes), default=0),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onward.bundle import Boost, Bundle, Options, Pin, Retrieval, RetrievalQuery, RetrievedItem, SessionView
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.files.changes import ItemChange
+from onward.bundle.search.index import Candidates, ItemIndex
 from onward.bundle.search.reranking import insert_pins
 from tests.bundles import item_ids, make_bundle
 
@@ -143,14 +144,15 @@ def test_an_answer_holds_the_best_eligible_items_with_any_options(
         assert all(item.score == pytest.approx(expected[item.item_id], abs=1e-4) for item in items)
 
 
-def test_boosts_with_many_levels_are_as_exact_as_with_few(exported: Bundle) -> None:
+@pytest.mark.parametrize("exact", [True, False])
+def test_boosts_with_many_levels_are_as_exact_as_with_few(exported: Bundle, *, exact: bool) -> None:
     several = [
         Boost(CONDITIONS[place][0], factor) for place, factor in ((0, 2.0), (1, 3.0), (2, 5.0), (3, 7.0), (5, 11.0))
     ]
-    few = exported.retrieve(SessionView(["a1"]), Options(60, boosts=tuple(several[:2]), exact=True))
-    many = exported.retrieve(SessionView(["a1"]), Options(60, boosts=tuple(several), exact=True))
+    few = exported.retrieve(SessionView(["a1"]), Options(60, boosts=tuple(several[:2]), exact=exact))
+    many = exported.retrieve(SessionView(["a1"]), Options(60, boosts=tuple(several), exact=exact))
     plain = {item.item_id: item.score for item in exported.retrieve(SessionView(["a1"]), Options(60, exact=True)).items}
-    assert exported.boost_levels.of(None, several[:2]).eligible
+    assert bool(exported.boost_levels.of(None, several[:2]).eligible) is not exported.index.is_flat
     assert not exported.boost_levels.of(None, several).eligible
     for retrieval, boosts in ((few, several[:2]), (many, several)):
         for place, item in enumerate(retrieval.items, start=1):
@@ -163,6 +165,20 @@ def test_boosts_with_many_levels_are_as_exact_as_with_few(exported: Bundle) -> N
             assert item.details.rank == place
             assert item.details[:2] == pytest.approx((plain[item.item_id], log_boost), abs=1e-5)
             assert item.score == pytest.approx(plain[item.item_id] + log_boost, abs=1e-5)
+
+
+def test_an_exact_answer_with_boosts_takes_one_scan(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans, scan = 0, ItemIndex.scan
+
+    def count_and_scan(index: ItemIndex, *arguments: Any, **options: Any) -> Candidates:
+        nonlocal scans
+        scans += 1
+        return scan(index, *arguments, **options)
+
+    monkeypatch.setattr(ItemIndex, "scan", count_and_scan)
+    boosts = (Boost(CONDITIONS[0][0], 2.0), Boost(CONDITIONS[1][0], 3.0))
+    exported.retrieve(SessionView(["a1"]), Options(10, boosts=boosts, exact=True))
+    assert scans == 1
 
 
 def test_popular_and_similar_items_are_boosted_too(shop: Bundle) -> None:

@@ -1,6 +1,7 @@
 """Boosts grouped into levels: items of one level get the same boosts, so boosting does not change their order.
 
-Each level can therefore be searched by unboosted scores. Dimension key: R rows, C candidates.
+Each level can therefore be searched by unboosted scores, in an inverted file or a graph. One scan of all rows replaces
+these searches for a flat index and for many levels. Dimension key: R rows, C candidates.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.files.lru_cache import LRUCache
+from onward.bundle.search.index import ItemIndex
 from onward.bundle.search.retrieval import Boost
 
 MAX_LEVELS = 8
@@ -25,7 +27,7 @@ class BoostLevels:
     """The log boost of each eligible row, and the eligible rows grouped by it."""
 
     eligible: tuple[Eligible, ...]
-    """The rows of each level; empty if there are more than MAX_LEVELS levels."""
+    """The rows of each level; empty if one scan of all rows costs less than a search of each level."""
     log_boosts: NDArray[np.float64]
     """The log boost of each combination of boosts: bit b of its index is set if boost b applies."""
     combinations_R1: NDArray[np.uint16]
@@ -39,8 +41,9 @@ class BoostLevels:
 class BoostLevelCache:
     """The levels of one catalog for the most recently used sets of boosts. Thread-safe."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, index: ItemIndex) -> None:
         self._catalog = catalog
+        self._max_levels = 0 if index.is_flat else MAX_LEVELS
         self._cache = LRUCache[BoostLevels](CACHED_BOOST_SETS)
 
     def of(self, condition: Filter | None, boosts: Sequence[Boost]) -> BoostLevels:
@@ -62,6 +65,6 @@ class BoostLevelCache:
         distinct = np.unique(log_boosts[occurs])
         levels = [
             Eligible(eligible.rows_R1 & (log_boosts == level)[combinations_R1], items=eligible.items)
-            for level in (distinct if len(distinct) <= MAX_LEVELS else ())
+            for level in (distinct if len(distinct) <= self._max_levels else ())
         ]
         return BoostLevels(tuple(levels), log_boosts, combinations_R1)

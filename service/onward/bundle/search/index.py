@@ -109,6 +109,11 @@ class ItemIndex:
             raise BundleError(f"{path.name}: {index.kind} cannot exclude items inside a search") from error
         return loaded
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the index compares with every vector, so that a scan costs no more than a search."""
+        return self._parameters.search_width is None
+
     def touch(self) -> None:
         """Read the mapped file into memory, so that no request waits for it; takes as long as a scan."""
         self._index.touch()
@@ -193,22 +198,20 @@ class ItemIndex:
         """
         if self._is_sparse(eligible):
             rows = eligible.selected
-            scores_CK = self.vectors(rows) @ interests_KD.T
+            scores_KC = interests_KD @ self.vectors(rows).T
         else:
             rows = np.arange(len(eligible.rows_R1))
-            scores_CK = self._vectors_N1D @ interests_KD.T
-            if len(self._new_MD):
-                scores_CK = np.concatenate([scores_CK, self._new_MD @ interests_KD.T])
+            scores_KC = np.hstack([interests_KD @ part.T for part in (self._vectors_N1D, self._new_MD)])
         if by_length:
-            scores_CK /= self._lengths_R1[rows, np.newaxis]
-        best_C: NDArray[np.floating[Any]] = scores_CK.max(axis=1)
+            scores_KC /= self._lengths_R1[rows]
+        best_C: NDArray[np.floating[Any]] = scores_KC.max(axis=0)
         if log_boost is not None:
             best_C = best_C + log_boost(rows)
-        visible_C = eligible.rows_R1[rows]
-        if hidden_rows:
-            visible_C &= ~np.isin(rows, np.fromiter(hidden_rows, np.int64))
+        visible_R1 = eligible.rows_R1.copy()
+        visible_R1[[*hidden_rows]] = False
+        visible_C = visible_R1[rows]
         places = best_places(np.where(visible_C, best_C, -np.inf), min(k, int(np.count_nonzero(visible_C))))
-        return Candidates(rows[places], best_C[places], scores_CK[places].argmax(axis=1), "scan")
+        return Candidates(rows[places], best_C[places], scores_KC[:, places].argmax(axis=0), "scan")
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the vectors of rows from 1..R: vectors_CD."""

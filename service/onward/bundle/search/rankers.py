@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.search.boosts import BoostLevels
-from onward.bundle.search.index import Candidates, ItemIndex, merge_candidates
+from onward.bundle.search.index import Candidates, ItemIndex, best_places, merge_candidates
 from onward.bundle.search.popularity import ItemPopularity
 from onward.bundle.search.retrieval import Source
 
@@ -126,13 +126,15 @@ class ByPopularity:
     def best(
         self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels | None = None
     ) -> Candidates:
-        """Take the most popular rows; with `levels` score and sort all eligible ones."""
-        count = k if levels is None else eligible.count
-        rows = self.popularity.best(eligible, count, hidden_rows)
-        scores_C = self.scores(rows)
-        if levels is not None:
-            scores_C = self.boosted(scores_C, levels.log_boost(rows))
-            best = np.lexsort((rows, -scores_C))[:k]
+        """Take the most popular rows; with `levels` score all eligible ones."""
+        if levels is None:
+            rows = self.popularity.best(eligible, k, hidden_rows)
+            scores_C = self.scores(rows)
+        else:
+            rows = eligible.selected
+            rows = rows[~np.isin(rows, np.fromiter(hidden_rows, np.int64))]
+            scores_C = self.boosted(self.scores(rows), levels.log_boost(rows))
+            best = best_places(scores_C, min(k, len(rows)))
             rows, scores_C = rows[best], scores_C[best]
         return Candidates(rows, scores_C, np.zeros(len(rows), dtype=np.int64), None)
 
@@ -145,12 +147,8 @@ class ByPopularity:
         return scores_C * np.exp(log_boost_C)
 
 
-def best_boosted(
-    ranker: Ranker, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels
-) -> Candidates:
-    """Return the k best eligible rows by boosted score: search each level by score, then merge."""
-    if not levels.eligible:
-        return ranker.best(eligible, k, hidden_rows=hidden_rows, levels=levels)
+def best_of_levels(ranker: Ranker, levels: BoostLevels, k: int, *, hidden_rows: Set[int]) -> Candidates:
+    """Return the k best rows of all levels by boosted score: search each level by score, then merge."""
     by_level = [ranker.best(level, k, hidden_rows=hidden_rows) for level in levels.eligible]
     boosted = [
         candidates._replace(scores=ranker.boosted(candidates.scores, levels.log_boost(candidates.rows)))

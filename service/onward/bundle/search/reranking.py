@@ -14,7 +14,7 @@ from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.search.boosts import BoostLevels
 from onward.bundle.search.diversity import category_numbers, diversify, diversify_by_vectors, in_unit_range
 from onward.bundle.search.index import Candidates, ItemIndex, Strategy
-from onward.bundle.search.rankers import Ranker, best_boosted
+from onward.bundle.search.rankers import Ranker, best_of_levels
 from onward.bundle.search.retrieval import Options, RankingDetails, RetrievedItem, RetrievedItems
 
 CATEGORY = "category"
@@ -52,9 +52,9 @@ class Reranker:
         return RetrievedItems.of(insert_pins(ranked, self._pinned_items(pins), self.options.k)), candidates.strategy
 
     def _candidates(self, eligible: Eligible, hidden_rows: Set[int]) -> Candidates:
-        if self.levels is None:
-            return self.ranker.best(eligible, pool_size(self.options), hidden_rows=hidden_rows)
-        return best_boosted(self.ranker, eligible, pool_size(self.options), hidden_rows=hidden_rows, levels=self.levels)
+        if self.levels is not None and self.levels.eligible and not self.options.exact:
+            return best_of_levels(self.ranker, self.levels, pool_size(self.options), hidden_rows=hidden_rows)
+        return self.ranker.best(eligible, pool_size(self.options), hidden_rows=hidden_rows, levels=self.levels)
 
     def _diversified(self, candidates: Candidates) -> NDArray[np.int64]:
         """Return the indexes of the candidates to show, in order."""
