@@ -1,6 +1,6 @@
 """Spherical k-means by matrix products: the centroids of an inverted file, and the nearest centroid of each vector.
 
-FAISS's own takes four times as long to find the nearest of thousands of centroids.
+FAISS's own takes as long in one thread, and four times as long with many cores.
 
 Dimension key: V vectors, B of a block, P dimensions, C centroids.
 """
