@@ -11,6 +11,8 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
 from onward.training.cli import cli
@@ -27,6 +29,10 @@ SPECS = {"training.learning_rate": "log:1e-6..2e-2", "encoder.dropout": "0..0.3"
 
 class Killed(BaseException):
     """The process ends here."""
+
+
+def kill(*arguments: Any) -> None:
+    raise Killed
 
 
 @pytest.fixture(scope="session")
@@ -128,14 +134,14 @@ def test_a_study_killed_after_the_last_epoch_of_a_trial_resumes_to_the_same_tria
 def test_a_study_killed_after_its_last_trial_has_its_best_recipe(
     folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = optuna.Study.tell
+    add_trial = optuna.Study.add_trial
 
-    def tell_and_kill(study: optuna.Study, trial: optuna.Trial, *arguments: Any, **options: Any) -> None:
-        tell(study, trial, *arguments, **options)
+    def add_and_kill(study: optuna.Study, trial: FrozenTrial) -> None:
+        add_trial(study, trial)
         if trial.number == 2:
             raise Killed
 
-    monkeypatch.setattr(optuna.Study, "tell", tell_and_kill)
+    monkeypatch.setattr(optuna.Study, "add_trial", add_and_kill)
     with pytest.raises(Killed):
         search(small, dataset, tmp_path, trials=3)
     monkeypatch.undo()
@@ -144,19 +150,37 @@ def test_a_study_killed_after_its_last_trial_has_its_best_recipe(
     assert (tmp_path / "best.toml").read_text() == (folder / "best.toml").read_text()
 
 
+def test_a_study_that_an_earlier_revision_left_interrupted_resumes_to_the_same_trials(
+    folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier revisions stored a trial when it began, and the recipe's own values as a trial to come."""
+    monkeypatch.setattr("onward.training.tuning.study.best_validation", kill)
+    with pytest.raises(Killed):
+        search(small, dataset, tmp_path, trials=2)
+    monkeypatch.undo()
+    space = SearchSpace.of(small, SPECS)
+    earlier = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    earlier.enqueue_trial(space.recipe_parameters() or {})
+    trial = earlier.ask({**space.variations})
+    trial.report(0.5, 1)
+    outcome = search(small, dataset, tmp_path, trials=2)
+    assert outcome.trials == search(small, dataset, folder, trials=3).trials[:2]
+    assert search(small, dataset, tmp_path, trials=2).trials == outcome.trials
+
+
 def test_trials_below_the_median_are_pruned(
     small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     specs = {"training.learning_rate": "1e-2,2e-2,1e-9"}
-    tell = optuna.Study.tell
+    add_trial = optuna.Study.add_trial
 
-    def tell_or_kill(study: optuna.Study, *arguments: Any, **options: Any) -> None:
-        if "state" in options:  # a killed study resumes without another epoch of the trial to prune
+    def add_or_kill(study: optuna.Study, trial: FrozenTrial) -> None:
+        if trial.state is TrialState.PRUNED:  # a killed study resumes without another epoch of the trial to prune
             monkeypatch.undo()
             raise Killed
-        tell(study, *arguments, **options)
+        add_trial(study, trial)
 
-    monkeypatch.setattr(optuna.Study, "tell", tell_or_kill)
+    monkeypatch.setattr(optuna.Study, "add_trial", add_or_kill)
     with pytest.raises(Killed):
         tune(small, specs, dataset.folder, tmp_path / "study", trials=6, seed=1, device_name="cpu")
     outcome = tune(small, specs, dataset.folder, tmp_path / "study", trials=6, seed=1, device_name="cpu")
@@ -220,6 +244,14 @@ def test_a_damaged_study_is_an_error_that_names_it(small: Recipe, dataset: Datas
         search(small, dataset, tmp_path, trials=1)
 
 
+def test_a_trial_folder_of_other_values_is_an_error_that_names_it(
+    folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "trial-1", tmp_path / "trial-0")
+    with pytest.raises(InputError, match=r"trial-0: was begun with other values; remove this folder"):
+        search(small, dataset, tmp_path, trials=1)
+
+
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
@@ -254,8 +286,10 @@ def test_choices_may_be_tables_and_keys_may_be_nested(small: Recipe) -> None:
             "training.schedule.warmup": "0.0..0.2",
         },
     )
-    texts = space.variations["encoder.similarity"].extremes
-    recipe = Recipe.parse(space.text({"encoder.similarity": texts[1], "training.schedule.warmup": 0.125}), "varied")
+    similarities = space.variations["encoder.similarity"]
+    assert isinstance(similarities, CategoricalDistribution)
+    scaled = similarities.choices[1]
+    recipe = Recipe.parse(space.text({"encoder.similarity": scaled, "training.schedule.warmup": 0.125}), "varied")
     assert recipe.encoder.similarity.scale == 16
     assert recipe.training.schedule.model_dump()["warmup"] == 0.125
 

@@ -64,8 +64,8 @@ def train(
         resume: continue from the checkpoints in `out`; the result equals that of an uninterrupted run.
         on_epoch: called with the metrics line of each epoch. If it returns False, training ends: no other epoch
             follows, and no refit. The weights stay those of the best epoch so far; a refit gives its own only when it
-            is complete. With `resume` it is first asked again about the last epoch of each fit, so an answer that a
-            kill lost, or another answer than before, counts.
+            is complete. With `resume` it is first asked again about the epochs of each fit, in order, so an answer that
+            a kill lost, or another answer than before, counts.
 
     Raises:
         InputError: the data set or `out` is unusable, or with `resume`, `out` is a run of another recipe or data set.
@@ -164,7 +164,7 @@ class Fit:
         wants_more = True
         if self.checkpoint.exists():  # the process may have been killed between the checkpoint and what follows it
             self._write_results()
-            wants_more = self.state.step > 0 or on_epoch(self.state.history[-1])
+            wants_more = all(map(on_epoch, self.state.history))
         while wants_more and self.state.epoch < self.epochs and not self._stopped_early():
             batches = self._batches_of_epoch()
             examples = sum(map(len, batches))

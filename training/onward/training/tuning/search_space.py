@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import tomlkit
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalChoiceType, CategoricalDistribution, FloatDistribution, IntDistribution
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import InlineTable, Item
 
 from onward.training.errors import InputError
 from onward.training.recipe import Recipe
 
-Parameter: TypeAlias = int | float | str
-"""A value as a study stores it; one of several choices is stored as its TOML text."""
+Variation: TypeAlias = FloatDistribution | IntDistribution | CategoricalDistribution
+"""The values that a key may take: numbers of a range, or choices, each as its TOML text."""
+Parameter: TypeAlias = CategoricalChoiceType
+"""A value as a study stores it: a number of a range, or the TOML text of a choice."""
 RANGE = re.compile(r"(?P<log>log:)?(?P<low>[^,]+)\.\.(?P<high>[^,]+)")
 FIXED = {
     "training.refit": "a trial never refits",
@@ -27,66 +29,11 @@ FIXED = {
 
 
 @dataclass(frozen=True)
-class Range:
-    """All numbers, or all integers if `whole`, from `low` to `high`; sampled on a log scale if `log`."""
-
-    low: float
-    high: float
-    log: bool
-    whole: bool
-
-    @property
-    def distribution(self) -> FloatDistribution | IntDistribution:
-        """The distribution that a study samples from."""
-        if self.whole:
-            return IntDistribution(int(self.low), int(self.high), log=self.log)
-        return FloatDistribution(self.low, self.high, log=self.log)
-
-    @property
-    def extremes(self) -> list[Parameter]:
-        """Values that must be valid in a recipe; then all others are valid too."""
-        return [int(self.low), int(self.high)] if self.whole else [self.low, self.high]
-
-    def value(self, parameter: Parameter) -> Any:
-        """Return the recipe's value for a parameter."""
-        return parameter
-
-    def parameter(self, value: Any) -> Parameter | None:
-        """Return the study's parameter for a value of the recipe; None if it is out of range."""
-        return value if self.low <= value <= self.high else None
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A list of values, as TOML."""
-
-    texts: tuple[str, ...]
-
-    @property
-    def distribution(self) -> CategoricalDistribution:
-        """The distribution that a study samples from."""
-        return CategoricalDistribution(self.texts)
-
-    @property
-    def extremes(self) -> list[Parameter]:
-        """Values that must be valid in a recipe; then all others are valid too."""
-        return list(self.texts)
-
-    def value(self, parameter: Parameter) -> Any:
-        """Return the recipe's value for a parameter."""
-        return tomlkit.parse(f"value = {parameter}")["value"]
-
-    def parameter(self, value: Any) -> Parameter | None:
-        """Return the study's parameter for a value of the recipe; None if it is not among the choices."""
-        return next((text for text in self.texts if tomllib.loads(f"value = {text}")["value"] == value), None)
-
-
-@dataclass(frozen=True)
 class SearchSpace:
     """A complete recipe, and the variations of its values."""
 
     recipe: Recipe
-    variations: dict[str, Range | Choices]
+    variations: dict[str, Variation]
     """Variations by dotted key of the recipe."""
 
     @classmethod
@@ -101,27 +48,30 @@ class SearchSpace:
 
     def text(self, parameters: Mapping[str, Parameter], **training_values: Any) -> str:
         """Return the recipe's TOML with these parameters and these values of the `training` table."""
-        values = {key: self.variations[key].value(parameter) for key, parameter in parameters.items()}
+        values = {key: _value_of(parameter) for key, parameter in parameters.items()}
         return with_values(
             self.recipe.text, {**values, **{f"training.{name}": value for name, value in training_values.items()}}
         )
 
-    def plain_value(self, key: str, parameter: Parameter) -> Any:
-        """Return the recipe's value at a key for a parameter, as a plain JSON value."""
-        value = self.variations[key].value(parameter)
-        return value.unwrap() if isinstance(value, Item) else value
-
     def recipe_parameters(self) -> dict[str, Parameter] | None:
         """Return the parameters that equal the recipe's own values; None if one of them is outside the space."""
         table = tomllib.loads(self.recipe.text)
-        parameters = {key: variation.parameter(_value(table, key)) for key, variation in self.variations.items()}
-        inside = {key: parameter for key, parameter in parameters.items() if parameter is not None}
+        parameters = {key: _parameter(variation, _value(table, key)) for key, variation in self.variations.items()}
+        inside: dict[str, Parameter] = {
+            key: parameter for key, parameter in parameters.items() if parameter is not None
+        }
         return inside if len(inside) == len(parameters) else None
 
     def _check_extremes(self, specs: Mapping[str, str]) -> None:
         for key, variation in self.variations.items():
-            for extreme in variation.extremes:
+            for extreme in _extremes(variation):
                 Recipe.parse(self.text({key: extreme}), f"--vary {key}={specs[key]}")
+
+
+def recipe_value(parameter: Parameter) -> Any:
+    """Return a parameter's value in a recipe, as a plain JSON value."""
+    value = _value_of(parameter)
+    return value.unwrap() if isinstance(value, Item) else value
 
 
 def read_specs(options: Sequence[str], file: Path | None) -> dict[str, str]:
@@ -185,16 +135,36 @@ def _value(table: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _variation(key: str, spec: str, value: Any) -> Range | Choices:
+def _value_of(parameter: Parameter) -> Any:
+    return tomlkit.value(parameter) if isinstance(parameter, str) else parameter
+
+
+def _extremes(variation: Variation) -> Sequence[Parameter]:
+    """Return values that must be valid in a recipe; then all others are valid too."""
+    if isinstance(variation, CategoricalDistribution):
+        return variation.choices
+    return variation.low, variation.high
+
+
+def _parameter(variation: Variation, value: Any) -> Parameter | None:
+    """Return the parameter for a value of the recipe; None if it is not among the values of the variation."""
+    if isinstance(variation, CategoricalDistribution):
+        return next((str(text) for text in variation.choices if recipe_value(str(text)) == value), None)
+    return value if variation.low <= value <= variation.high else None
+
+
+def _variation(key: str, spec: str, value: Any) -> Variation:
     match = RANGE.fullmatch(spec.strip())
     if match is None:
-        return Choices(_choice_texts(key, spec))
+        return CategoricalDistribution(_choice_texts(key, spec))
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{key}={spec}: the recipe has no number here; write choices, as a,b,c")
     low, high, log = _number(key, spec, match["low"]), _number(key, spec, match["high"]), match["log"] is not None
     if not low < high or not isfinite(high - low) or (log and low <= 0):
         raise InputError(f"{key}={spec}: write two finite bounds, the lower one first, above 0 with log:")
-    return Range(low, high, log, whole=all(isinstance(number, int) for number in (value, low, high)))
+    if isinstance(value, int) and isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
 
 
 def _number(key: str, spec: str, text: str) -> int | float:

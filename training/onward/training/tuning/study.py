@@ -21,7 +21,7 @@ from onward.training.interruption import interruption
 from onward.training.recipe import Recipe
 from onward.training.run_folder import SELECTION, best_validation, checkpoint_of, read_run
 from onward.training.trainer import train
-from onward.training.tuning.search_space import SearchSpace, with_values
+from onward.training.tuning.search_space import SearchSpace, recipe_value, with_values
 
 STUDY, BEST = "study.db", "best.toml"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -97,17 +97,17 @@ def tune(
         recipe = Recipe.parse(with_values(recipe.text, {"training.epochs": epochs}), f"{recipe.name}.toml")
     space = SearchSpace.of(recipe, specs)
     facts = {"recipe": recipe.text, "space": dict(specs), "data": dataset.info.fingerprint, "seed": seed}
-    with interruption() as interrupted, _opened(out, facts, space) as study:
-        runner = TrialRunner(study, space, data, out, seed, device_name, on_trial)
+    with interruption() as interrupted, _opened(out, facts, recipe) as stored:
+        runner = TrialRunner(stored, _in_memory(stored), space, data, out, seed, device_name, on_trial)
         running = True
-        while running and runner.finished() < trials and (deadline is None or time.monotonic() < deadline):
+        while running and len(runner.finished()) < trials and (deadline is None or time.monotonic() < deadline):
             running = runner.try_next() and not interrupted
         return runner.outcome(interrupted=not running)
 
 
 @contextmanager
-def _opened(out: Path, facts: dict[str, Any], space: SearchSpace) -> Iterator[optuna.Study]:
-    """Open the study in `out`, or create it with the recipe's own values as its first trial."""
+def _opened(out: Path, facts: dict[str, Any], recipe: Recipe) -> Iterator[optuna.Study]:
+    """Open the study in `out`, or create it. Raises InputError if it is damaged, or of other facts."""
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -115,17 +115,13 @@ def _opened(out: Path, facts: dict[str, Any], space: SearchSpace) -> Iterator[op
     except DatabaseError as error:
         raise InputError(f"{out / STUDY}: is damaged; name another folder, or remove this one") from error
     try:
-        study = optuna.create_study(
-            study_name="study", storage=storage, direction="maximize", pruner=MedianPruner(), load_if_exists=True
-        )
+        study = optuna.create_study(study_name="study", storage=storage, direction="maximize", load_if_exists=True)
         if not study.user_attrs:
             for name, value in facts.items():
                 study.set_user_attr(name, value)
-            if parameters := space.recipe_parameters():
-                study.enqueue_trial(parameters)
         for name, value in facts.items():
             stored = study.user_attrs.get(name)
-            same = space.recipe.has_settings_of(str(stored)) if name == "recipe" else stored == value
+            same = recipe.has_settings_of(str(stored)) if name == "recipe" else stored == value
             if not same:
                 raise InputError(f"{out}: holds a study of another {name}; name another folder")
         yield study
@@ -134,11 +130,24 @@ def _opened(out: Path, facts: dict[str, Any], space: SearchSpace) -> Iterator[op
         storage.engine.dispose()
 
 
+def _in_memory(stored: optuna.Study) -> optuna.Study:
+    """Copy the finished trials; their numbers are those of their folders."""
+    study = optuna.create_study(direction="maximize", pruner=MedianPruner())
+    study.add_trials(stored.get_trials(deepcopy=False, states=FINISHED))
+    return study
+
+
 @dataclass(frozen=True)
 class TrialRunner:
-    """Runs the trials of a study one after another."""
+    """Runs the trials of a study one after another.
 
+    A trial is sampled, reported and pruned in memory and stored once it has finished. An interrupted trial is therefore
+    sampled again, with the same values, and goes on from the checkpoint in its folder.
+    """
+
+    stored: optuna.Study
     study: optuna.Study
+    """The copy in memory."""
     space: SearchSpace
     data: Path
     out: Path
@@ -151,9 +160,9 @@ class TrialRunner:
         """The validation metric that trials are compared by."""
         return self.space.recipe.training.validation_metric
 
-    def finished(self) -> int:
-        """Return the number of finished trials."""
-        return len(self._trials(FINISHED))
+    def finished(self) -> list[FrozenTrial]:
+        """Return the finished trials."""
+        return self.study.get_trials(deepcopy=False, states=FINISHED)
 
     def try_next(self) -> bool:
         """Run one more trial; return False if it was interrupted, to be resumed later."""
@@ -163,19 +172,19 @@ class TrialRunner:
             recipe = Recipe.parse(self.space.text(trial.params, refit=False), f"{self.space.recipe.name}.toml")
         except InputError as error:
             self.on_trial(f"trial {trial.number}: left out: {error}")
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._finish(trial, state=TrialState.FAIL)
             return True
         folder, pruned = self._folder(trial.number), False
-        reported = self.study.trials[trial.number].intermediate_values
 
         def report_epoch(line: dict[str, Any]) -> bool:
             nonlocal pruned
-            if line["epoch"] not in reported:  # resumed, the training may ask about its last epoch again
-                trial.report(line["validation"][self.metric], line["epoch"])
+            trial.report(line["validation"][self.metric], line["epoch"])
             pruned = trial.should_prune()
             return not pruned
 
         resume = (folder / "run.json").exists()
+        if resume and not recipe.has_settings_of(read_run(folder)["recipe"]):
+            raise InputError(f"{folder}: was begun with other values; remove this folder to begin the trial again")
         ended = train(
             recipe,
             self.data,
@@ -186,53 +195,50 @@ class TrialRunner:
             on_epoch=report_epoch,
         )
         if pruned:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._finish(trial, state=TrialState.PRUNED)
         elif ended:
-            validation = best_validation(folder)[self.metric]
-            self._write_best(trial, validation)  # first: a trial that is told is never resumed
-            self.study.tell(trial, validation)
+            self._finish(trial, best_validation(folder)[self.metric])
         if pruned or ended:
             checkpoint_of(folder, SELECTION).unlink(missing_ok=True)
         return ended
 
     def outcome(self, *, interrupted: bool) -> StudyOutcome:
         """Return the results of all finished trials."""
-        best = self._best()
+        trials = tuple(self._outcome_of(trial) for trial in self.finished())
+        complete = [trial for trial in trials if trial.state == "complete"]
+        best = max(complete, key=lambda trial: trial.validation or 0.0, default=None)
         return StudyOutcome(
             metric=self.metric,
-            trials=tuple(self._outcome_of(trial) for trial in self._trials(FINISHED)),
-            best=None if best is None else self._outcome_of(best),
+            trials=trials,
+            best=best,
             best_recipe=None if best is None else self.out / BEST,
             interrupted=interrupted,
         )
 
     def _next(self) -> Trial:
-        """Return the interrupted trial, or a new one, sampled with a seed that depends on its number only."""
-        for trial in self._trials((TrialState.RUNNING,)):
-            return Trial(self.study, trial._trial_id)  # optuna has no public way to resume a trial
-        seed = np.random.SeedSequence([self.seed, len(self.study.trials)]).generate_state(1)[0]
+        """Sample the next trial, with a seed that depends on its number only; the first one has the recipe's values."""
+        number = len(self.finished())
+        if number == 0 and (parameters := self.space.recipe_parameters()):
+            self.study.enqueue_trial(parameters)
+        seed = np.random.SeedSequence([self.seed, number]).generate_state(1)[0]
         self.study.sampler = TPESampler(seed=int(seed))
-        return self.study.ask({key: variation.distribution for key, variation in self.space.variations.items()})
+        return self.study.ask({**self.space.variations})
 
-    def _trials(self, states: tuple[TrialState, ...]) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states)
+    def _finish(self, trial: Trial, validation: float | None = None, state: TrialState | None = None) -> None:
+        """Write the best recipe, then store the trial: a stored trial is never resumed."""
+        finished = self.study.tell(trial, validation, state)
+        if finished.state is TrialState.COMPLETE:
+            self._write_best()
+        self.stored.add_trial(finished)
 
-    def _best(self) -> FrozenTrial | None:
-        complete = self._trials((TrialState.COMPLETE,))
-        return max(complete, key=lambda trial: trial.value or 0.0, default=None)
-
-    def _write_best(self, trial: Trial, validation: float) -> None:
-        """Write the best recipe of the complete trials and this one, which ends with this validation metric."""
-        number, params = trial.number, trial.params
-        best = self._best()
-        if best is not None and best.value is not None and best.value >= validation:
-            number, params, validation = best.number, best.params, best.value
-        facts = read_run(self._folder(number))
+    def _write_best(self) -> None:
+        best = self.study.best_trial
+        facts = read_run(self._folder(best.number))
         comment = (
-            f"# Of {self.finished() + 1} trials on {self.data.resolve().name} the best: trial {number}, validation "
-            f"{self.metric} {validation:.4f}, seed {self.seed}, data {facts['data_fingerprint'][:12]}.\n"
+            f"# Of {len(self.finished())} trials on {self.data.resolve().name} the best: trial {best.number}, "
+            f"validation {self.metric} {best.value:.4f}, seed {self.seed}, data {facts['data_fingerprint'][:12]}.\n"
         )
-        (self.out / BEST).write_text(comment + self.space.text(params), encoding="utf-8")
+        (self.out / BEST).write_text(comment + self.space.text(best.params), encoding="utf-8")
 
     def _outcome_of(self, trial: FrozenTrial) -> TrialOutcome:
         reported = trial.intermediate_values
@@ -241,7 +247,7 @@ class TrialRunner:
             state=trial.state.name.lower(),
             validation=max(reported.values(), default=None),
             epochs=max(reported, default=0),
-            values={key: self.space.plain_value(key, parameter) for key, parameter in trial.params.items()},
+            values={key: recipe_value(parameter) for key, parameter in trial.params.items()},
         )
 
     def _folder(self, number: int) -> Path:
