@@ -81,7 +81,7 @@ async def ways(url: str, running: AsyncExitStack) -> dict[str, Call]:
     return {
         **dict(redis_py_calls(redis)),
         "shared connection: script": lambda key: script([key], ["item-1", TTL_MS]),
-        "session store: append": lambda key: store.append(key, [event], answer_id=f"{key:0>32}{'0' * 16}"),
+        "session store: append": lambda key: store.append(key, [event], keeps_answer=True),
         "session store: read": lambda key: store.append(key, ()),
     }
 

@@ -24,6 +24,7 @@ from onward.service.http.routes.catalog import ITEMS_BATCH_PATH
 from onward.service.http.routes.recommendations import BATCH_PATH
 from onward.service.http.routes.sessions import EVENTS_PATH
 from onward.service.live.bundle import LiveBundle
+from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import open_live_catalog
 from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.recommend.explainer import Explainer
@@ -31,6 +32,7 @@ from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
 from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.scenarios import open_scenarios
+from onward.service.records.answer_stores import InMemoryAnswerStore
 from onward.service.records.recorder import COUNT_INTERVAL, open_recorder
 from onward.service.server.parent_death import terminate_with_parent
 from onward.service.sessions import (
@@ -129,15 +131,17 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     shared_url = None if url == IN_MEMORY else url
     running.callback(telemetry.count_answers)
-    store = open_store(settings)
+    in_memory = InMemoryAnswerStore(ttl=settings.answer_ttl)
+    store = open_store(settings, in_memory)
     running.push_async_callback(store.close)
     catalog, scenarios = open_live_catalog(shared_url), open_scenarios(shared_url)
     running.push_async_callback(catalog.close)
     running.push_async_callback(scenarios.close)
-    recorder = await running.enter_async_context(open_recorder(settings))
+    ids = BundleIds(settings.bundles, kept=settings.answer_ttl)
+    recorder = await running.enter_async_context(open_recorder(settings, ids, in_memory))
     events = EventQueue(recorder, catalog)
     running.push_async_callback(events.flush)
-    live = LiveBundle(settings.bundles, catalog)
+    live = LiveBundle(settings.bundles, catalog, ids)
     for work, interval in (
         (events.flush, DELIVERY_INTERVAL),
         (live.refresh, settings.reload_interval),
@@ -166,12 +170,14 @@ async def _count_answers() -> None:
     telemetry.count_answers()
 
 
-def open_store(settings: Settings) -> SessionStore:
-    """Open the session store that the settings select."""
+def open_store(settings: Settings, in_memory: InMemoryAnswerStore) -> SessionStore:
+    """Open the session store that the settings select; `in_memory` has the answers of one that is in memory."""
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     if url == IN_MEMORY:
         telemetry.sessions_in_memory()
-        return InMemorySessionStore(length=settings.session_length, ttl=settings.session_ttl)
+        return InMemorySessionStore(
+            length=settings.session_length, ttl=settings.session_ttl, answer_generation=in_memory.generation
+        )
     return RedisSessionStore.connect(
         url,
         length=settings.session_length,

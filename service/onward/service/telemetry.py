@@ -60,6 +60,9 @@ _lost_live_entries = Counter(
     "Live items or scenarios that a worker knew as stored and that the store has lost, counted by each worker.",
     ["what"],
 )
+_unreadable_answers = Counter(
+    "onward_unreadable_answers", "Reads of kept answers whose bundle is gone; they count as expired."
+)
 _bundle_live = Gauge("onward_bundle_live", "1 if a bundle is live.", multiprocess_mode="mostrecent")
 _bundle_checked = Gauge(
     "onward_bundle_checked_timestamp_seconds",
@@ -273,6 +276,13 @@ def recording_failed(what: str, error: BaseException) -> None:
 def recording_recovered(what: str) -> None:
     """Report the end of an outage of records."""
     _log.info("recording recovered", what=what)
+
+
+def answer_unreadable(digest: str, *, is_first: bool) -> None:
+    """Report a read of a kept answer whose bundle is gone; `is_first` for the first one of this bundle."""
+    _unreadable_answers.inc()
+    if is_first:
+        _log.warning("bundle of kept answers gone", bundle=digest)
 
 
 def store_started(url: str, server: str) -> None:

@@ -18,9 +18,9 @@ from onward.service.errors import ServiceError
 from onward.service.http.schemas import base, catalog, recommendations, sessions
 from onward.service.live import catalog as live_catalog
 from onward.service.recommend import options, scenarios
-from onward.service.recommend.next_pages import MAX_PAGES
+from onward.service.records.answers import MAX_ANSWERS, MAX_CLAIMS, MAX_PAGES
 from onward.service.records.online_metrics import LONGEST_WINDOW
-from onward.service.sessions import REMEMBERED_ANSWERS, REMEMBERED_EVENT_IDS, REMEMBERED_MARKS
+from onward.service.sessions import REMEMBERED_EVENT_IDS, REMEMBERED_MARKS
 from onward.service.sessions.events import WEIGHT_OF_OTHER_TYPES, WEIGHTS
 from onward.service.settings import Settings
 from tests.bundles import item_ids, publish_bundle
@@ -202,7 +202,8 @@ STORED: Mapping[str, float] = {
     "events of a session (`SERVICE_SESSION_LENGTH`)": Settings.model_fields["session_length"].default,
     "event ids of a session that are remembered": REMEMBERED_EVENT_IDS,
     "items of a session that are remembered as purchased or disliked": REMEMBERED_MARKS,
-    "answers of a session that are kept, for `SERVICE_ANSWER_TTL`": REMEMBERED_ANSWERS / 2,
+    "answers of a session that are kept, for `SERVICE_ANSWER_TTL`": MAX_ANSWERS,
+    "events that are attributed to an answer": MAX_CLAIMS,
 }
 """Limits that take several calls to reach; each has a test of its own."""
 
@@ -334,7 +335,7 @@ def test_a_session_keeps_the_documented_number_of_answers(folder: Path, valkey: 
     kept = most("answers of a session that are kept, for `SERVICE_ANSWER_TTL`")
     with opened(folder, valkey) as client:
         client.post("/v1/events", json={"session_id": "asks", "item_id": "item-1"})
-        answers = [recommended(client, "asks") for _ in range(2 * kept)]  # more may be kept while they are written
+        answers = [recommended(client, "asks") for _ in range(kept + 1)]
 
         def status(answer_id: str) -> int:
             return client.get(f"/v1/recommendations/{answer_id}/explanation").status_code

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from onward.bundle import Bundle
+from onward.bundle import Bundle, Catalog
 from onward.service import telemetry
 from onward.service.errors import SessionBehind
 from onward.service.recommend import pipeline as pipeline_module
@@ -69,8 +69,8 @@ class Records:
         self.served_to: list[str | None] = []
         self.has_served = asyncio.Event()
 
-    def served(self, _answer: Answer, *, session_id: str | None, reserved: bool) -> None:
-        assert not reserved
+    def served(self, _answer: Answer, _catalog: Catalog, *, session_id: str | None, generation: str | None) -> None:
+        assert generation == ("" if session_id is None else None)
         if session_id == "faulty":
             raise OSError("not recorded")
         self.served_to.append(session_id)

@@ -12,14 +12,16 @@ from onward.bundle import RetrievedItem, RetrievedItems
 from onward.service import telemetry
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes.online_metrics import router
+from onward.service.records.answer_log import AnswerLog
 from onward.service.records.answer_stores import InMemoryAnswerStore
-from onward.service.records.answers import Answer, AnswerLog
+from onward.service.records.answers import Answer
 from onward.service.records.counters import MINUTE, Counters, InMemoryCounters, RedisCounters
 from onward.service.records.online_metrics import MAX_WAITING, OnlineMetrics, OutcomeCounts
 from onward.service.redis_client import RedisClient
 from onward.service.sessions import AppliedEvent
 from tests.service.clock import NOON_S, Clock
 from tests.service.records.answer_ids import new_answer_id
+from tests.service.records.catalogs import CATALOG, DIGEST, OTHER_DIGEST, LetterBundles
 
 HOUR = timedelta(hours=1)
 
@@ -35,7 +37,8 @@ def counters(request: pytest.FixtureRequest, calls: RedisClient, clock: Clock) -
 
 @pytest.fixture
 def answers() -> AnswerLog:
-    return AnswerLog(InMemoryAnswerStore(ttl=HOUR, clock=lambda: NOON_S))
+    store = InMemoryAnswerStore(ttl=HOUR, clock=lambda: NOON_S)
+    return AnswerLog(store, LetterBundles(), ttl=HOUR, clock=lambda: NOON_S)
 
 
 @pytest.fixture
@@ -45,9 +48,9 @@ def metrics(answers: AnswerLog, counters: Counters) -> OnlineMetrics:
 
 async def serve(metrics: OnlineMetrics, answers: AnswerLog, items: str, **fields: Any) -> str:
     retrieved = RetrievedItems.of(RetrievedItem(item, 0.5, "encoder", 0) for item in items)
-    answer = Answer(new_answer_id(None), int(NOON_S * 1000), fields.pop("bundle", "digest"), retrieved, **fields)
+    answer = Answer(new_answer_id(None), int(NOON_S * 1000), fields.pop("bundle", DIGEST), retrieved, **fields)
     metrics.served(answer)
-    answers.add(answer, reserved=False)
+    answers.add(answer, CATALOG, generation="")
     await answers.flush()
     return answer.id
 
@@ -103,15 +106,15 @@ async def test_every_event_is_unattributed_if_no_answers_are_stored(counters: Co
 async def test_outcomes_are_grouped_by_the_requested_dimensions(metrics: OnlineMetrics, answers: AnswerLog) -> None:
     home = await serve(metrics, answers, "a", scenario="home", variant="x")
     await serve(metrics, answers, "a", scenario="home", variant="y")
-    await serve(metrics, answers, "a", scenario='"a", b', bundle="other")
+    await serve(metrics, answers, "a", scenario='"a", b', bundle=OTHER_DIGEST)
     metrics.applied([event("a", "cart", home)])
     await metrics.flush()
     by_scenario = (await metrics.report(HOUR, ["scenario"])).outcomes
     assert {group: outcome.answers for group, outcome in by_scenario.items()} == {("home",): 2, ('"a", b',): 1}
     assert by_scenario["home",].events == {"cart": 1}
     by_all = (await metrics.report(HOUR, ["variant", "bundle", "scenario"])).outcomes
-    assert set(by_all) == {("home", "digest", "x"), ("home", "digest", "y"), ('"a", b', "other", "")}
-    assert by_all["home", "digest", "x"].events == {"cart": 1}
+    assert set(by_all) == {("home", DIGEST, "x"), ("home", DIGEST, "y"), ('"a", b', OTHER_DIGEST, "")}
+    assert by_all["home", DIGEST, "x"].events == {"cart": 1}
 
 
 async def test_counts_of_several_workers_add_up(counters: Counters, answers: AnswerLog) -> None:
@@ -161,7 +164,7 @@ async def test_the_number_of_counters_is_limited(
     answer_id = await serve(metrics, answers, "a")
     metrics.applied([event("a", f"type-{number}", answer_id) for number in range(30)])
     for _ in range(2):
-        metrics.served(Answer("", 0, "digest", RetrievedItems()))
+        metrics.served(Answer("", 0, DIGEST, RetrievedItems()))
         await metrics.flush()
     counts = (await metrics.report(HOUR, ())).outcomes[()]
     assert len(counts.events) == 18  # of 20, with answers and impressions
@@ -295,7 +298,7 @@ async def test_counters_whose_key_holds_something_else_are_lost_by_themselves(
     await calls.execute([("SET", f"onward:{{{name}}}:minute:{MINUTE.number(clock.now_s)}", "no hash")])
     metrics = OnlineMetrics(answers, RedisCounters(calls, name=name, clock=clock))
     for _ in range(2):
-        metrics.served(Answer("", 0, "digest", RetrievedItems()))
+        metrics.served(Answer("", 0, DIGEST, RetrievedItems()))
         await metrics.flush()
     assert (await metrics.report(3 * HOUR, ())).outcomes[()].answers == 2
     assert reported[0] == reported[2] == 2  # answers and impressions of the minute

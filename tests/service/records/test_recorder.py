@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import time
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from onward.bundle import RetrievedItem, RetrievedItems
-from onward.service.records.answers import Answer, new_page_id, nonce_of, owner_of
+from onward.service.records.answer_stores import InMemoryAnswerStore
+from onward.service.records.answers import Answer, page_id
 from onward.service.records.recorder import Recorder, open_recorder
-from onward.service.sessions import AppliedEvent
+from onward.service.sessions import AppliedEvent, RedisSessionStore, session_digest
 from onward.service.settings import IN_MEMORY, Settings
 from tests.service.records.answer_ids import new_answer_id
+from tests.service.records.catalogs import CATALOG, DIGEST, LetterBundles
 
 HOUR = timedelta(hours=1)
 NOW_MS = int(time.time() * 1000)
@@ -34,9 +37,13 @@ def settings(folder: Path, url: str, **options: Any) -> Settings:
     return Settings(bundles=folder, redis_url=SecretStr(url), event_log=folder, **options)
 
 
+def opened(of: Settings) -> AbstractAsyncContextManager[Recorder]:
+    return open_recorder(of, LetterBundles(), InMemoryAnswerStore(ttl=of.answer_ttl))
+
+
 def answer(session_id: str | None) -> Answer:
     items = RetrievedItems.of([RetrievedItem("a", 1.0, "encoder", 0), RetrievedItem("b", 0.5, "encoder", 0)])
-    return Answer(new_answer_id(session_id), NOW_MS, "digest", items, scenario=f"scenario-{next(numbers)}")
+    return Answer(new_answer_id(session_id), NOW_MS, DIGEST, items, scenario=f"scenario-{next(numbers)}")
 
 
 def view(item_id: str, answer_id: str) -> AppliedEvent:
@@ -54,9 +61,9 @@ async def outcome(recorder: Recorder, scenario: str | None) -> tuple[int, dict[s
 
 
 async def test_answers_and_events_are_recorded_everywhere(tmp_path: Path, url: str) -> None:
-    async with open_recorder(settings(tmp_path, url)) as recorder:
+    async with opened(settings(tmp_path, url)) as recorder:
         served = answer(None)
-        recorder.served(served)
+        recorder.served(served, CATALOG)
         assert recorder.answers is not None
         assert await recorder.answers.get(served.id) == served  # written by the periodic flush
         recorder.applied([view("a", served.id), view("b", served.id), view("c", served.id)])
@@ -68,15 +75,13 @@ async def test_answers_and_events_are_recorded_everywhere(tmp_path: Path, url: s
 
 
 async def test_a_next_page_is_counted_and_logged_but_not_stored_again(tmp_path: Path, url: str) -> None:
-    async with open_recorder(settings(tmp_path, url)) as recorder:
+    async with opened(settings(tmp_path, url)) as recorder:
         first = answer(None)
-        page = Answer(
-            new_page_id(first.id), NOW_MS, "digest", RetrievedItems(), scenario=first.scenario, root_id=first.id
-        )
-        recorder.served(first)
+        page = Answer(page_id(first.id, 1), NOW_MS, DIGEST, RetrievedItems(), scenario=first.scenario, root_id=first.id)
+        recorder.served(first, CATALOG)
         await recorder.flush_answers()
         assert recorder.answers is not None
-        assert await recorder.answers.claim_next(first.id, 1, page)
+        assert await recorder.answers.claim_next(first.id, 1, page, CATALOG)
         recorder.served_page(page)
         await recorder.flush_counts()
         assert await recorder.answers.pages(first.id) == [first, page]
@@ -85,21 +90,23 @@ async def test_a_next_page_is_counted_and_logged_but_not_stored_again(tmp_path: 
 
 async def test_queued_records_are_written_when_the_service_ends(tmp_path: Path, valkey: str) -> None:
     served = answer("visitor")
+    store = RedisSessionStore.connect(valkey, length=5, ttl=HOUR, timeout=HOUR)
+    session = await store.append("visitor", (), keeps_answer=True)
+    await store.close()
     async with Redis.from_url(valkey) as redis:
-        await redis.rpush(key := f"onward:session:{{{owner_of(served.id)}}}:answers", nonce_of(served.id))
-        async with open_recorder(settings(tmp_path, valkey)) as recorder:
-            recorder.served(served, session_id="visitor", reserved=True)
+        async with opened(settings(tmp_path, valkey)) as recorder:
+            recorder.served(served, CATALOG, session_id="visitor", generation=session.answer_generation)
             recorder.applied([view("a", served.id)])
-        assert await redis.llen(key) == 2
-    async with open_recorder(settings(tmp_path, valkey)) as recorder:
+        assert await redis.hlen(f"onward:session:{{{session_digest('visitor')}}}:served") >= 2
+    async with opened(settings(tmp_path, valkey)) as recorder:
         assert await outcome(recorder, served.scenario) == (1, {"view": 1})
     assert len(logged(tmp_path, "events")) == 1
 
 
-async def test_an_answer_without_a_reserved_place_is_counted_but_not_stored(tmp_path: Path, url: str) -> None:
-    async with open_recorder(settings(tmp_path, url)) as recorder:
+async def test_an_answer_without_a_generation_is_counted_but_not_stored(tmp_path: Path, url: str) -> None:
+    async with opened(settings(tmp_path, url)) as recorder:
         served = answer("visitor")
-        recorder.served(served, session_id="visitor", reserved=False)
+        recorder.served(served, CATALOG, session_id="visitor", generation=None)
         await recorder.flush_answers()
         await recorder.flush_counts()
         assert recorder.answers is not None
@@ -109,10 +116,10 @@ async def test_an_answer_without_a_reserved_place_is_counted_but_not_stored(tmp_
 
 async def test_a_deployment_can_do_without_answers_and_event_log(tmp_path: Path, url: str) -> None:
     minimal = Settings(bundles=tmp_path, redis_url=SecretStr(url), answer_ttl=timedelta(0))
-    async with open_recorder(minimal) as recorder:
+    async with opened(minimal) as recorder:
         assert recorder.answers is None
         served = answer(None)
-        recorder.served(served)
+        recorder.served(served, CATALOG)
         recorder.applied([view("a", served.id)])
         await recorder.forget("visitor")
         await recorder.flush_counts()
@@ -121,8 +128,8 @@ async def test_a_deployment_can_do_without_answers_and_event_log(tmp_path: Path,
 
 
 async def test_the_recorder_runs_and_ends_while_the_store_is_down(tmp_path: Path) -> None:
-    async with asyncio.timeout(20), open_recorder(settings(tmp_path, f"unix://{tmp_path}/nobody")) as recorder:
-        recorder.served(answer(None))
+    async with asyncio.timeout(20), opened(settings(tmp_path, f"unix://{tmp_path}/nobody")) as recorder:
+        recorder.served(answer(None), CATALOG)
         recorder.applied([view("a", "?")])
         await recorder.flush_answers()
         await recorder.flush_counts()

@@ -9,11 +9,10 @@ from datetime import timedelta
 import pytest
 from redis.exceptions import DataError, RedisError
 
-from onward.bundle import RetrievedItems
 from onward.service.errors import ServiceError, SessionStoreUnavailable
 from onward.service.live.versioned_store import Put, RedisVersionedStore
-from onward.service.records.answer_stores import RedisAnswerStore
-from onward.service.records.answers import Answer
+from onward.service.records.answer_stores import AnswerKey, AnswerWrite, RedisAnswerStore, StoredPages
+from onward.service.records.answers import nonce_of, owner_of
 from onward.service.records.counters import RedisCounters
 from onward.service.records.live_popularity import RedisPopularityStore
 from onward.service.redis_client import Script, connect
@@ -116,9 +115,12 @@ async def use_all_stores(url: str) -> None:
         assert await stored_items(store, names[1]) == []
 
         answers = RedisAnswerStore(client, ttl=MINUTE)
-        made = [Answer(new_answer_id(name), int(time.time() * 1000), "digest", RetrievedItems()) for name in names[:20]]
-        await answers.write([answers.prepare_write(answer, reserved=False) for answer in made])
-        assert [await answers.pages(answer.id) for answer in made] == [[answer] for answer in made]
+        made = [new_answer_id(name) for name in names[:20]]
+        await answers.write([AnswerWrite(answer_id, "", b"page") for answer_id in made])
+        keys = [AnswerKey(owner_of(answer_id), nonce_of(answer_id)) for answer_id in made]
+        assert await answers.read(keys) == [StoredPages(1, b"page")] * 20
+        assert await answers.add_page(keys[0], 1, b"+")
+        assert await answers.claim([(key, "0 0 view") for key in keys]) == [True] * 20
         await answers.forget(session_digest(names[0]))
 
         counters = RedisCounters(client, name="topologies")

@@ -15,7 +15,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from onward.service.server.embedded_store import find_servers
-from onward.service.sessions import Position, RedisSessionStore, SessionStore, session_digest
+from onward.service.sessions import Position, RedisSessionStore, SessionStore
 from tests.service.process import wait_until
 from tests.service.sessions.stores import LENGTH, append_to_all, event, open_store, read, stored_items, view
 
@@ -101,7 +101,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
 
 async def test_each_call_uses_keys_of_one_hash_slot(cluster: str) -> None:
     store = RedisSessionStore.connect(cluster, length=LENGTH, ttl=timedelta(minutes=1), timeout=timedelta(seconds=5))
-    await store.append("a", [view("x", "1"), event("dislike", "y")], answer_id=session_digest("a") + "0" * 16)
+    await store.append("a", [view("x", "1"), event("dislike", "y")], keeps_answer=True)
     await append_to_all(store, {"b": [view("y", "1")], "c": [view("z")]})
     assert (await store.merge("a", "b")).applied == 1
     assert await stored_items(store, "b") == ["y", "x"]

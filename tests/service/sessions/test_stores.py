@@ -19,7 +19,6 @@ from redis.asyncio import Redis
 
 from onward.service.errors import SessionBehind, SessionStoreUnavailable
 from onward.service.sessions import (
-    REMEMBERED_ANSWERS,
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
     Event,
@@ -67,10 +66,6 @@ UNUSUAL_IDS = [
     "\N{WOMAN}\u200d\N{MICROSCOPE}",
 ]
 printable_ids = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"]), min_size=1, max_size=128)
-
-
-def answer_id(session_id: str, number: int = 0) -> str:
-    return f"{session_digest(session_id)}{number:016x}"
 
 
 async def test_a_new_session_is_empty(store: SessionStore, session_id: str) -> None:
@@ -293,7 +288,7 @@ class TestPositions:
         }
         for token, may_catch_up in unreached.items():
             with pytest.raises(SessionBehind) as error:
-                await store.append(session_id, [view("b")], at_least=token, answer_id=answer_id(session_id))
+                await store.append(session_id, [view("b")], at_least=token, keeps_answer=True)
             assert error.value.may_catch_up == may_catch_up
         assert await stored_items(store, session_id) == ["a"]
 
@@ -404,7 +399,7 @@ class TestInRedis:
     async def test_keys_hide_the_session_id_and_share_a_hash_slot_and_expire(
         self, store: RedisSessionStore, redis: "Redis"
     ) -> None:
-        await store.append("secret{visitor}", [view("a", "1"), event("dislike", "b")], answer_id=answer_id("x"))
+        await store.append("secret{visitor}", [view("a", "1"), event("dislike", "b")], keeps_answer=True)
         keys = await redis.keys()
         texts = list(map(str, keys))
         assert len(keys) == 4
@@ -416,9 +411,9 @@ class TestInRedis:
     async def test_a_deleted_session_leaves_no_key(self, store: RedisSessionStore, redis: "Redis") -> None:
         for target in ("s", "t"):
             sent = [event("purchase", "a", "1"), event("dislike", "b"), event("impression", "c")]
-            await store.append(target, sent, answer_id=answer_id(target))
+            await store.append(target, sent, keeps_answer=True)
         await store.merge("t", "s")
-        await store.append("t", [view("d")], answer_id=answer_id("t"))
+        await store.append("t", [view("d")], keeps_answer=True)
         await store._merge_take(
             store._keys(session_digest("s"), "events", "ids", "state", "events-aside", "state-aside"),
             [60_000, "move", session_digest("t")],
@@ -428,14 +423,16 @@ class TestInRedis:
         await store.delete("t")
         assert await redis.keys() == []
 
-    async def test_an_append_reserves_a_place_for_its_answer_and_the_latest_are_kept(
+    async def test_answers_have_a_generation_until_the_session_is_deleted(
         self, store: RedisSessionStore, redis: "Redis"
     ) -> None:
-        key = f"onward:session:{{{session_digest('s')}}}:answers"
-        for number in range(REMEMBERED_ANSWERS + 2):
-            await store.append("s", [view("a")] if number % 2 else (), answer_id=answer_id("s", number))
-        places = await redis.lrange(key, 0, -1)
-        assert places == [f"{number:016x}".encode() for number in range(2, REMEMBERED_ANSWERS + 2)]
+        (key,) = store._keys(session_digest("s"), "served")
+        generation = (await store.append("s", (), keeps_answer=True)).answer_generation
+        assert await redis.hget(key, "order") == str(generation).encode()
+        assert (await store.append("s", [view("a")], keeps_answer=True)).answer_generation == generation
+        assert (await store.append("s", [view("a")])).answer_generation is None
+        await store.delete("s")
+        assert (await store.append("s", (), keeps_answer=True)).answer_generation not in {None, generation}
 
     async def test_scripts_are_sent_again_after_the_server_lost_them(
         self, store: RedisSessionStore, redis: "Redis"
@@ -447,7 +444,7 @@ class TestInRedis:
         await append_to_all(store, {"s": [view("c")], "t": [view("d")]})
         assert await stored_items(store, "s") == ["a", "b", "c"]
 
-    @pytest.mark.parametrize("part", ["events", "ids", "state", "answers"])
+    @pytest.mark.parametrize("part", ["events", "ids", "state", "served"])
     @pytest.mark.parametrize("foreign", ["string", "hash", "list"])
     async def test_foreign_data_under_keys_of_a_session_is_ignored(
         self, store: RedisSessionStore, redis: "Redis", part: str, foreign: str
@@ -460,8 +457,8 @@ class TestInRedis:
         }
         await write[foreign]()
         for _ in range(2):
-            assert (await store.append("s", (), answer_id=answer_id("s"))).events == []
-        session = await store.append("s", [view("a", "1"), event("dislike", "b")], answer_id=answer_id("s"))
+            assert (await store.append("s", (), keeps_answer=True)).events == []
+        session = await store.append("s", [view("a", "1"), event("dislike", "b")], keeps_answer=True)
         assert (session.outcomes, session.item_ids, session.hidden) == ([True, True], ["a"], frozenset({"b"}))
         assert await stored_items(store, "s") == ["a"]
 
@@ -489,7 +486,7 @@ class TestInRedis:
         await store.append("s", [view("a")])
         await redis.config_set("maxmemory", 1)
         try:
-            assert (await store.append("s", (), answer_id=answer_id("s"))).item_ids == ["a"]
+            assert (await store.append("s", (), keeps_answer=True)).item_ids == ["a"]
         finally:
             await redis.config_set("maxmemory", 0)
 

@@ -6,6 +6,7 @@ to the encoder. Dimension key: N, R as above, M = R - N new items, D embedding.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,11 @@ class Catalog:
         if max(rows, default=0) <= self.items:
             return self._stored.ids.ids_of(rows)
         return [self.item_id(row) for row in rows]
+
+    @property
+    def id_content(self) -> mmap:
+        """The mapped file of the ids of rows 1..N, for `IdLines`."""
+        return self._stored.ids.content
 
     def is_deleted(self, item_id: str) -> bool:
         """Return whether the item was deleted since the export, whether or not the bundle contains it."""

@@ -11,6 +11,7 @@ from onward.bundle import Bundle, BundleError, KernelUnavailable, current_digest
 from onward.bundle.publish import CURRENT
 from onward.service import telemetry
 from onward.service.errors import NotReady
+from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import LiveCatalog
 from onward.service.live.versioned_store import Entry
 
@@ -30,10 +31,11 @@ class LiveBundle:
     If it is refused, the previous one continues to serve, and loading is not tried again until `current` moves.
     """
 
-    def __init__(self, bundles: Path, catalog: LiveCatalog | None = None) -> None:
-        """Serve the current bundle of a folder, with the changes of a live catalog."""
+    def __init__(self, bundles: Path, catalog: LiveCatalog | None = None, ids: BundleIds | None = None) -> None:
+        """Serve the current bundle of a folder, with the changes of a live catalog; tell `ids` each bundle."""
         self._bundles = bundles
         self._catalog = catalog
+        self._ids = ids
         self._exported: Bundle | None = None
         self._bundle: Bundle | None = None
         self._previous: Bundle | None = None
@@ -93,12 +95,14 @@ class LiveBundle:
 
     async def _serve(self, exported: Bundle) -> None:
         """Swap in a bundle with the live catalog's changes, which are applied in a thread."""
-        if self._catalog is None:
-            self._exported = self._bundle = exported
-            return
-        changes = self._catalog.entries
-        bundle = await asyncio.to_thread(self._catalog.applied_to, exported)
-        self._exported, self._bundle, self._changes = exported, bundle, changes
+        bundle = exported
+        if self._catalog is not None:
+            changes = self._catalog.entries
+            bundle = await asyncio.to_thread(self._catalog.applied_to, exported)
+            self._changes = changes
+        self._exported, self._bundle = exported, bundle
+        if self._ids is not None:
+            self._ids.serve(bundle)
 
     async def _load(self, digest: str) -> None:
         if self._bundle is not None and self._bundle.digest == digest:  # moved back from a refused bundle

@@ -9,11 +9,9 @@ from onward.service.live.bundle import LiveBundle
 from onward.service.recommend.query import Recommendation
 from onward.service.recommend.replay import options_of, retrieval_query_of
 from onward.service.recommend.retrieval import retrieve
-from onward.service.records.answers import new_page_id, shown_by
+from onward.service.records.answers import MAX_PAGES, shown_by
 from onward.service.records.recorder import Recorder
 
-MAX_PAGES = 100
-"""Largest number of pages of one answer."""
 MAX_ATTEMPTS = 2 * MAX_PAGES
 """Of concurrent requests for the same page, one gets it and the others try for the next."""
 
@@ -55,7 +53,7 @@ class NextPages:
         retrieval = await retrieve(bundle, query._replace(options=options), self._recorder.popularity.scores)
         page = replace(
             root,
-            id=new_page_id(root.id),
+            id=answers.next_page_id(pages),
             made_ms=int(self._clock() * 1000),
             bundle=bundle.digest,
             changes_version=bundle.changes_version,
@@ -63,7 +61,7 @@ class NextPages:
             options={**root.options, "k": options.k, "pin": []},
             root_id=root.id,
         )
-        if not await answers.claim_next(root.id, len(pages), page):
+        if not await answers.claim_next(root.id, len(pages), page, bundle.catalog):
             return None
         self._recorder.served_page(page)
         return Recommendation(page, None, bundle, retrieval, None, (), 0.0, time.perf_counter() - started_s)

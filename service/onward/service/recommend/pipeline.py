@@ -40,10 +40,10 @@ class PendingQuery(Pending[Recommendation]):
     """A query on its way through the pipeline, with what each stage adds to it."""
 
     __slots__ = (
+        "answer_generation",
         "answer_id",
         "bundle",
         "degraded",
-        "has_reserved_place",
         "position",
         "query",
         "read_since_s",
@@ -86,8 +86,8 @@ class PendingQuery(Pending[Recommendation]):
         self.session = SessionView()
         self.position: str | None = None
         self.degraded: tuple[Missing, ...] = ()
-        self.has_reserved_place = False
-        """Whether the session's list of answers holds a place for this answer."""
+        self.answer_generation: str | None = ""
+        """Generation of the session's answers, empty without a session; None if the answer cannot be kept."""
         self.read_since_s: float | None = None
         """When the first attempt to read the session began."""
         self.store_s = 0.0
@@ -236,16 +236,15 @@ class Pipeline:
     def _appends(
         self, batch: Sequence[PendingQuery], answer_ids: Sequence[str], events: Sequence[Sequence[Event]]
     ) -> Iterator[SessionAppend]:
-        """Yield what to apply to each named session; a place for the answer is reserved if answers are stored."""
-        reserves = self._recorder.answers is not None
+        """Yield what to apply to each named session."""
+        keeps_answers = self._recorder.answers is not None
         for pending, answer_id, new_events in zip(batch, answer_ids, events, strict=True):
             pending.answer_id = answer_id
             query = pending.query
             if query.session_id is None:
                 continue
             if query.store:
-                pending.has_reserved_place = reserves
-                yield SessionAppend(query.session_id, new_events, query.position, answer_id if reserves else None)
+                yield SessionAppend(query.session_id, new_events, query.position, keeps_answers)
             else:
                 yield SessionAppend(query.session_id, at_least=query.position)
 
@@ -299,7 +298,9 @@ class Pipeline:
             variant=pending.variant,
         )
         if query.store:
-            self._recorder.served(answer, session_id=query.session_id, reserved=pending.has_reserved_place)
+            self._recorder.served(
+                answer, bundle.catalog, session_id=query.session_id, generation=pending.answer_generation
+            )
         return Recommendation(
             answer,
             query.session_id,
@@ -352,11 +353,11 @@ def _take_session(
     elif isinstance(session, ServiceError):
         telemetry.degraded(SESSION_STORE)
         pending.session, pending.degraded = SessionView(pending.query.items), (SESSION_STORE,)
-        pending.has_reserved_place = False
+        pending.answer_generation = None
     else:
         view = session if pending.query.store else session.with_events(new_events, length=length)
         pending.session = SessionView(view.item_ids, view.purchased, view.hidden)
-        pending.position = session.position
+        pending.position, pending.answer_generation = session.position, session.answer_generation
 
 
 def _applied(session_id: str, event: Event, session: Session) -> AppliedEvent:

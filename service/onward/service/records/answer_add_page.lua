@@ -1,17 +1,11 @@
 -- Add the next page of an answer, unless another caller added it first or the answer is gone.
--- KEYS[1]: the answers of a session, a list. An entry is the place reserved for an answer (its nonce), or the answer
--- itself: its nonce, the nonce of its first page (its own if it is the first page), and its JSON.
--- ARGV: the nonce of the first page, the number of pages that the caller read, the entry, time to live in ms.
+-- KEYS[1]: the answers of a session, a hash, as answer_write.lua describes it.
+-- ARGV: the nonce of the answer, the number of pages that the caller read, the page.
+-- The line before this text defines TTL_MS.
 -- Returns 1 if the page was added, else 0.
-local NONCE = 16
-local pages, has_first = 0, false
-for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
-  if #entry > 2 * NONCE and string.sub(entry, NONCE + 1, 2 * NONCE) == ARGV[1] then
-    pages = pages + 1
-    has_first = has_first or string.sub(entry, 1, NONCE) == ARGV[1]
-  end
-end
-if not has_first or pages ~= tonumber(ARGV[2]) then return 0 end
-redis.call('RPUSH', KEYS[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+local value = redis.call('HGET', KEYS[1], ARGV[1])
+local pages = tonumber(ARGV[2])
+if not value or string.byte(value, 1) ~= pages then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], string.char(pages + 1) .. string.sub(value, 2) .. ARGV[3])
+redis.call('PEXPIRE', KEYS[1], TTL_MS)
 return 1

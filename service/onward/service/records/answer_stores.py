@@ -6,213 +6,230 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
-from itertools import chain, islice
+from secrets import token_hex
+from typing import NamedTuple, Protocol
 
-from pydantic import TypeAdapter, ValidationError
 from redis.exceptions import RedisError
 
-from onward.service import telemetry
-from onward.service.records.answers import NONCE_DIGITS, Answer, AnswerOrigin, AttributionClaim, nonce_of, owner_of
+from onward.service.errors import SessionStoreUnavailable
+from onward.service.records.answers import MAX_ANSWERS, MAX_CLAIMS, NONCE_DIGITS, nonce_of, owner_of
 from onward.service.records.outage_log import RecordsRefused
-from onward.service.redis_client import Argument, Command, RedisClient, Script, execute_or_raise, redis_call
+from onward.service.redis_client import Argument, RedisClient, Script, redis_call
+from onward.service.sessions import GENERATION_BYTES
 
-MAX_ANSWERS = 20
-"""Answers of one session that are kept in memory, each with all its pages."""
 
-_ANSWER = TypeAdapter(Answer)
+class AnswerKey(NamedTuple):
+    """Names an answer, with all its pages."""
+
+    owner: str
+    """Digest of its session."""
+    nonce: bytes
+
+
+class AnswerWrite(NamedTuple):
+    """An answer to keep."""
+
+    answer_id: str
+    generation: str
+    """The generation of the session's answers when it was made; empty for an answer without a session."""
+    page: bytes
+
+
+class StoredPages(NamedTuple):
+    """The pages of an answer, one after another."""
+
+    number: int
+    content: bytes
+
+
+class AnswerStore(Protocol):
+    """Keeps the latest `MAX_ANSWERS` answers of each session as bytes, each with all its pages and its claims.
+
+    The answers of a session have a generation, a random text. It begins when an append to the session asks for it, and
+    ends when the answers are deleted: an answer that was made before, but is written after, is dropped. The answers of
+    a session are also forgotten once `ttl` has passed since the last one was written.
+    """
+
+    async def write(self, writes: Sequence[AnswerWrite]) -> None:
+        """Keep answers. Raises SessionStoreUnavailable, or RecordsRefused if only some were refused."""
+        ...
+
+    async def read(self, keys: Sequence[AnswerKey]) -> list[StoredPages | SessionStoreUnavailable | None]:
+        """Return the pages of each answer, None if it is not kept, or the error of reading it.
+
+        Raises SessionStoreUnavailable if none can be read.
+        """
+        ...
+
+    async def add_page(self, key: AnswerKey, expected_pages: int, page: bytes) -> bool:
+        """Add a page to an answer that has `expected_pages`; return whether it was added.
+
+        Raises SessionStoreUnavailable.
+        """
+        ...
+
+    async def claim(self, claims: Sequence[tuple[AnswerKey, str]]) -> list[bool]:
+        """Return for each text whether it is new among the first `MAX_CLAIMS` of its answer.
+
+        Raises SessionStoreUnavailable.
+        """
+        ...
+
+    async def forget(self, owner: str) -> None:
+        """Delete the answers of a session. Raises SessionStoreUnavailable."""
+        ...
 
 
 class RedisAnswerStore:
-    """Shared by all workers and replicas: a list of answers for each session, in the hash slot of the session's keys.
+    """Shared by all workers and replicas: a hash of answers for each session, in the hash slot of the session's keys.
 
-    The script that appends to the session reserves a place in the list for each answer. So an answer that is written
-    after its session was deleted finds no place and is dropped.
+    The script that appends to the session returns the generation of the answers, and begins it.
     """
 
-    def __init__(
-        self,
-        redis: RedisClient,
-        *,
-        ttl: timedelta,
-        clock: Callable[[], float] = time.time,
-        prefix: str = "onward:session:",
-    ) -> None:
+    def __init__(self, redis: RedisClient, *, ttl: timedelta, prefix: str = "onward:session:") -> None:
         self._redis = redis
-        self._ttl_ms = int(ttl / timedelta(milliseconds=1))
-        self._clock = clock
         self._prefix = prefix
-        self._add_page = Script(redis, _script("answer_add_page.lua"))
-        self._attribute = Script(redis, _script("answer_attribute.lua"))
+        ttl_ms = int(ttl / timedelta(milliseconds=1))
+        self._write = _script(
+            redis, "answer_write.lua", MAX_ANSWERS=MAX_ANSWERS, NONCE=NONCE_DIGITS // 2, TTL_MS=ttl_ms
+        )
+        self._add_page = _script(redis, "answer_add_page.lua", TTL_MS=ttl_ms)
+        self._claim = _script(redis, "answer_claim.lua", MAX_CLAIMS=MAX_CLAIMS)
 
-    def prepare_write(self, answer: Answer, *, reserved: bool) -> tuple[Command, ...]:
-        """Return the commands that store an answer: at its reserved place, or in a list of its own that expires."""
-        key, entry = self._key(answer.id), _entry(answer)
-        if reserved:
-            return (("LINSERT", key, "AFTER", nonce_of(answer.id), entry),)
-        return ("RPUSH", key, entry), ("PEXPIRE", key, self._ttl_ms)
-
-    async def write(self, answers: Sequence[tuple[Command, ...]]) -> None:
-        """Store answers in one round trip; see `AnswerStore`."""
-        async with redis_call():
-            replies = iter(await self._redis.execute([*chain.from_iterable(answers)]))
-        refusals: list[RedisError] = []
-        for commands in answers:
-            errors = [reply for reply in islice(replies, len(commands)) if isinstance(reply, RedisError)]
-            refusals += errors[:1]
-        if refusals:
-            raise RecordsRefused(len(refusals)) from refusals[0]
-
-    async def pages(self, answer_id: str) -> list[Answer] | None:
-        """Read the whole list of the session; see `AnswerStore`."""
-        async with redis_call():
-            (entries,) = await execute_or_raise(self._redis, ("LRANGE", self._key(answer_id), 0, -1))
-        nonce = nonce_of(answer_id).encode()
-        root = next((_root(entry) for entry in entries if _root(entry) and entry.startswith(nonce)), None)
-        if root is None:
-            return None if not entries or nonce in entries else []
-        return self._unexpired([_answer(entry) for entry in entries if _root(entry) == root])
-
-    async def claim_next(self, root_id: str, expected_pages: int, answer: Answer) -> bool:
-        """Compare and add by one run of a script; see `AnswerStore`."""
-        arguments: list[Argument] = [nonce_of(root_id), expected_pages, _entry(answer), self._ttl_ms]
-        async with redis_call():
-            return bool(await self._add_page([self._key(root_id)], arguments))
-
-    async def attribute(self, claims: Sequence[AttributionClaim]) -> list[AnswerOrigin | None]:
-        """Run a script for each claim, in one round trip; see `AnswerStore`."""
-        earliest_ms = int(self._clock() * 1000) - self._ttl_ms
+    async def write(self, writes: Sequence[AnswerWrite]) -> None:
+        """Run a script for each answer, in one round trip; see `AnswerStore`."""
         calls: list[tuple[list[str], list[Argument]]] = [
-            ([self._key(claim.answer_id)], [nonce_of(claim.answer_id), claim.item_id, claim.type, earliest_ms])
-            for claim in claims
+            ([self._key(owner_of(answer_id))], [generation, nonce_of(answer_id) + page])
+            for answer_id, generation, page in writes
         ]
         async with redis_call():
-            replies = await self._attribute.run_all(calls)  # an error reply to one claim does not fail the others
+            replies = await self._write.run_all(calls)
+        if refusals := [reply for reply in replies if isinstance(reply, RedisError)]:
+            raise RecordsRefused(len(refusals)) from refusals[0]
+
+    async def read(self, keys: Sequence[AnswerKey]) -> list[StoredPages | SessionStoreUnavailable | None]:
+        """Read each answer by itself, in one round trip; see `AnswerStore`."""
+        async with redis_call():
+            replies = await self._redis.execute([("HGET", self._key(key.owner), key.nonce) for key in keys])
         return [
-            AnswerOrigin(*(text.decode() for text in reply)) if isinstance(reply, list) and reply else None
+            SessionStoreUnavailable("The store refused to read an answer.")
+            if isinstance(reply, RedisError)
+            else StoredPages(reply[0], reply[1:])
+            if reply
+            else None
             for reply in replies
         ]
 
-    async def forget(self, owner: str) -> None:
-        """Delete the list of the session."""
+    async def add_page(self, key: AnswerKey, expected_pages: int, page: bytes) -> bool:
+        """Compare and add by one run of a script; see `AnswerStore`."""
         async with redis_call():
-            await execute_or_raise(self._redis, ("DEL", self._key(owner)))
+            return bool(await self._add_page([self._key(key.owner)], [key.nonce, expected_pages, page]))
 
-    def _key(self, answer_id: str) -> str:
-        return f"{self._prefix}{{{owner_of(answer_id)}}}:answers"
+    async def claim(self, claims: Sequence[tuple[AnswerKey, str]]) -> list[bool]:
+        """Run a script for each claim, in one round trip; a claim that is refused by an error counts as not new."""
+        calls: list[tuple[list[str], list[Argument]]] = [
+            ([self._key(key.owner)], [key.nonce, claim]) for key, claim in claims
+        ]
+        async with redis_call():
+            replies = await self._claim.run_all(calls)
+        return [reply == 1 for reply in replies]
 
-    def _unexpired(self, pages: list[Answer | None]) -> list[Answer]:
-        """Return the readable pages; none if the first page has expired or is malformed."""
-        earliest_ms = self._clock() * 1000 - self._ttl_ms
-        readable = [page for page in pages if page is not None]
-        if not readable or readable[0].root_id is not None or readable[0].made_ms < earliest_ms:
-            return []
-        return readable
+    async def forget(self, owner: str) -> None:
+        """Delete the hash of the session, and the list that version 0.1 may have made."""
+        async with redis_call():
+            for reply in await self._redis.execute([("DEL", self._key(owner), f"{self._prefix}{{{owner}}}:answers")]):
+                if isinstance(reply, RedisError):
+                    raise reply
 
-
-def _entry(answer: Answer) -> bytes:
-    nonces = nonce_of(answer.id) + nonce_of(answer.root_id or answer.id)
-    return nonces.encode() + answer.json()
-
-
-def _root(entry: bytes) -> bytes:
-    """Return the nonce of the first page of an entry; empty if the entry is a reserved place."""
-    return entry[NONCE_DIGITS : 2 * NONCE_DIGITS]
+    def _key(self, owner: str) -> str:
+        return f"{self._prefix}{{{owner}}}:served"
 
 
-def _answer(entry: bytes) -> Answer | None:
-    try:
-        return _ANSWER.validate_json(entry[2 * NONCE_DIGITS :].partition(b"\n")[0])
-    except ValidationError:
-        telemetry.foreign_data_found(1)
-        return None
-
-
-def _script(name: str) -> str:
-    return files("onward.service.records").joinpath(name).read_text(encoding="utf-8")
+def _script(redis: RedisClient, name: str, **constants: int) -> Script:
+    """Read a script and prepend a line that defines its constants."""
+    definitions = f"local {', '.join(constants)} = {', '.join(map(str, constants.values()))}\n"
+    return Script(redis, definitions + files("onward.service.records").joinpath(name).read_text(encoding="utf-8"))
 
 
 @dataclass(slots=True)
 class _StoredAnswer:
-    """An answer of InMemoryAnswerStore, and the events that were attributed to it."""
+    """An answer of InMemoryAnswerStore, and the claims of events."""
 
-    answer: Answer
-    claims: set[AttributionClaim] = field(default_factory=set)
+    pages: StoredPages
+    claims: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _SessionAnswers:
+    """The answers of a session, oldest first."""
+
+    generation: str
+    expires_s: float = 0.0
+    answers: OrderedDict[bytes, _StoredAnswer] = field(default_factory=OrderedDict)
 
 
 class InMemoryAnswerStore:
-    """The answer store of tests and of a service with one process: a dict of answers for each session."""
+    """The answer store of tests and of a service with one process."""
 
     def __init__(self, *, ttl: timedelta, clock: Callable[[], float] = time.time) -> None:
         self._ttl_s = ttl.total_seconds()
         self._clock = clock
-        self._owners: OrderedDict[str, OrderedDict[str, _StoredAnswer]] = OrderedDict()
+        self._sessions: OrderedDict[str, _SessionAnswers] = OrderedDict()
 
-    def prepare_write(self, answer: Answer, *, reserved: bool) -> Answer:
-        """Return the answer itself, since in memory no place needs to be reserved."""
-        return answer
+    def generation(self, owner: str) -> str:
+        """Return the generation of a session's answers; it begins if there is none."""
+        return self._session(owner, token_hex(GENERATION_BYTES)).generation
 
-    async def write(self, answers: Sequence[Answer]) -> None:
-        """Keep the latest 20 answers of each session; see `AnswerStore`."""
-        for answer in answers:
-            self._keep(answer)
+    async def write(self, writes: Sequence[AnswerWrite]) -> None:
+        """Keep answers; see `AnswerStore`."""
+        for answer_id, generation, page in writes:
+            owner = owner_of(answer_id)
+            if generation and (owner not in self._sessions or self._sessions[owner].generation != generation):
+                continue
+            answers = self._session(owner, generation).answers
+            answers[nonce_of(answer_id)] = _StoredAnswer(StoredPages(1, page))
+            if len(answers) > MAX_ANSWERS:
+                answers.popitem(last=False)
 
-    async def pages(self, answer_id: str) -> list[Answer] | None:
-        """Look up an answer and its pages; see `AnswerStore`."""
-        answers = self._unexpired(answer_id)
-        if answer_id not in answers:
-            return None
-        root_id = answers[answer_id].answer.root_id or answer_id
-        if root_id not in answers:
-            return []
-        return [stored.answer for stored in answers.values() if root_id in (stored.answer.id, stored.answer.root_id)]
+    async def read(self, keys: Sequence[AnswerKey]) -> list[StoredPages | SessionStoreUnavailable | None]:
+        """Look up each answer; see `AnswerStore`."""
+        stored = map(self._find, keys)
+        return [None if answer is None else answer.pages for answer in stored]
 
-    async def claim_next(self, root_id: str, expected_pages: int, answer: Answer) -> bool:
-        """Compare the number of pages and add one; see `AnswerStore`."""
-        pages = await self.pages(root_id)
-        if not pages or len(pages) != expected_pages:
+    async def add_page(self, key: AnswerKey, expected_pages: int, page: bytes) -> bool:
+        """Compare and add; see `AnswerStore`."""
+        stored = self._find(key)
+        if stored is None or stored.pages.number != expected_pages:
             return False
-        self._keep(answer)
+        stored.pages = StoredPages(expected_pages + 1, stored.pages.content + page)
+        self._session(key.owner, "")
         return True
 
-    async def attribute(self, claims: Sequence[AttributionClaim]) -> list[AnswerOrigin | None]:
-        """Attribute the claims one after another; see `AnswerStore`."""
-        return [self._attribute(claim) for claim in claims]
+    async def claim(self, claims: Sequence[tuple[AnswerKey, str]]) -> list[bool]:
+        """Make one claim after another; see `AnswerStore`."""
+        return [self._is_new_claim(key, claim) for key, claim in claims]
 
     async def forget(self, owner: str) -> None:
         """Delete the answers of the session."""
-        self._owners.pop(owner, None)
+        self._sessions.pop(owner, None)
 
-    def _keep(self, answer: Answer) -> None:
-        self._evict_expired()
-        answers = self._unexpired(answer.id)
-        answers[answer.id] = _StoredAnswer(answer)
-        root_ids = [answer_id for answer_id, stored in answers.items() if stored.answer.root_id is None]
-        for root_id in root_ids[:-MAX_ANSWERS]:
-            pages = [answer_id for answer_id, page in answers.items() if root_id in (answer_id, page.answer.root_id)]
-            for answer_id in pages:
-                del answers[answer_id]
-        self._owners[owner_of(answer.id)] = answers
-        self._owners.move_to_end(owner_of(answer.id))  # the dict is ordered by expiry
+    def _find(self, key: AnswerKey) -> _StoredAnswer | None:
+        session = self._sessions.get(key.owner)
+        return None if session is None else session.answers.get(key.nonce)
 
-    def _unexpired(self, answer_id: str) -> "OrderedDict[str, _StoredAnswer]":
-        """Return all answers of the session of an answer."""
-        earliest_ms = (self._clock() - self._ttl_s) * 1000
-        answers = self._owners.get(owner_of(answer_id), OrderedDict())
-        return OrderedDict(
-            (stored_id, stored) for stored_id, stored in answers.items() if stored.answer.made_ms >= earliest_ms
-        )
+    def _session(self, owner: str, new_generation: str) -> _SessionAnswers:
+        """Return the answers of a session and let them live on; the dict is ordered by expiry."""
+        now_s = self._clock()
+        while self._sessions and next(iter(self._sessions.values())).expires_s < now_s:
+            self._sessions.popitem(last=False)
+        session = self._sessions.setdefault(owner, _SessionAnswers(new_generation))
+        session.expires_s = now_s + self._ttl_s
+        self._sessions.move_to_end(owner)
+        return session
 
-    def _evict_expired(self) -> None:
-        earliest_ms = (self._clock() - self._ttl_s) * 1000
-        while self._owners:
-            newest = next(reversed(next(iter(self._owners.values())).values()))
-            if newest.answer.made_ms >= earliest_ms:
-                break
-            self._owners.popitem(last=False)
-
-    def _attribute(self, claim: AttributionClaim) -> AnswerOrigin | None:
-        stored = self._unexpired(claim.answer_id).get(claim.answer_id)
-        if stored is None or claim.item_id not in stored.answer.items.item_ids or claim in stored.claims:
-            return None
+    def _is_new_claim(self, key: AnswerKey, claim: str) -> bool:
+        stored = self._find(key)
+        if stored is None or claim in stored.claims or len(stored.claims) >= MAX_CLAIMS:
+            return False
         stored.claims.add(claim)
-        return AnswerOrigin.of(stored.answer)
+        return True

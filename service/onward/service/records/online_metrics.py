@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from onward.service.records.answers import Answer, AnswerLog, AnswerOrigin, AttributionClaim
+from onward.service.records.answer_log import AnswerLog
+from onward.service.records.answers import Answer, AnswerOrigin, AttributionClaim
 from onward.service.records.counters import Counters, Period
 from onward.service.records.outage_log import OutageLog
 from onward.service.sessions import PURCHASE, VIEW, AppliedEvent

@@ -7,8 +7,11 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from onward.service.background import repeated
+from onward.service.records.answer_lists import AnswerLists
+from onward.service.records.answer_log import FLUSH_INTERVAL, AnswerLog, Bundles
+from onward.service.records.answer_page import ItemRows
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
-from onward.service.records.answers import FLUSH_INTERVAL, Answer, AnswerLog, AnswerStore
+from onward.service.records.answers import Answer
 from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters
 from onward.service.records.event_log import EventLog
 from onward.service.records.live_popularity import (
@@ -34,8 +37,9 @@ class _ServedAnswer(NamedTuple):
     """An answer that was sent, and the other arguments of `Recorder.served`."""
 
     answer: Answer
+    catalog: ItemRows
     session_id: str | None
-    has_reserved_place: bool
+    generation: str | None
 
 
 class Recorder:
@@ -59,16 +63,19 @@ class Recorder:
         self._queue: list[_ServedAnswer] = []
         self._flushes: set[asyncio.Task[None]] = set()
 
-    def served(self, answer: Answer, *, session_id: str | None = None, reserved: bool = False) -> None:
+    def served(
+        self, answer: Answer, catalog: ItemRows, *, session_id: str | None = None, generation: str | None = ""
+    ) -> None:
         """Queue an answer to be counted, logged and kept.
 
         Args:
             answer: the answer that was sent.
+            catalog: the catalog of the bundle that answered.
             session_id: its session, which only the event log records.
-            reserved: whether the append to the session reserved a place for the answer; otherwise an answer of a
-                session is counted and logged but not kept.
+            generation: that of the session's answers, see `AnswerLog.add`; with None the answer is counted and logged
+                but not kept.
         """
-        self._queue.append(_ServedAnswer(answer, session_id, reserved))
+        self._queue.append(_ServedAnswer(answer, catalog, session_id, generation))
         if len(self._queue) >= MAX_QUEUED:
             self._process_queue()
 
@@ -119,10 +126,10 @@ class Recorder:
 
     def _process_queue(self) -> None:
         served, self._queue = self._queue, []
-        for answer, session_id, has_reserved_place in served:
+        for answer, catalog, session_id, generation in served:
             self._count_and_log(answer, session_id)
-            if self.answers is not None and (has_reserved_place or session_id is None):
-                self.answers.add(answer, reserved=has_reserved_place)
+            if self.answers is not None and generation is not None:
+                self.answers.add(answer, catalog, generation=generation)
 
     def _count_and_log(self, answer: Answer, session_id: str | None) -> None:
         self.metrics.served(answer)
@@ -131,14 +138,23 @@ class Recorder:
 
 
 @asynccontextmanager
-async def open_recorder(settings: Settings) -> AsyncIterator[Recorder]:
-    """Run a recorder for the destinations in the settings, with its periodic flushes, until the block ends."""
+async def open_recorder(
+    settings: Settings, bundles: Bundles, in_memory: InMemoryAnswerStore
+) -> AsyncIterator[Recorder]:
+    """Run a recorder for the destinations in the settings, with its periodic flushes, until the block ends.
+
+    Args:
+        settings: name the destinations.
+        bundles: those that give answers.
+        in_memory: keeps the answers if the settings name no server.
+    """
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     async with AsyncExitStack() as stack:
         redis = None if url == IN_MEMORY else connect(url)
         if redis is not None:
             stack.push_async_callback(redis.aclose)
-        recorder = _recorder(settings, redis)
+        answers = None if settings.answer_ttl == NO_TTL else _answer_log(settings, redis, bundles, in_memory)
+        recorder = _recorder(settings, redis, answers)
         stack.push_async_callback(recorder.close)
         await stack.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
         if recorder.answers is not None:
@@ -146,7 +162,7 @@ async def open_recorder(settings: Settings) -> AsyncIterator[Recorder]:
         yield recorder
 
 
-def _recorder(settings: Settings, redis: RedisClient | None) -> Recorder:
+def _recorder(settings: Settings, redis: RedisClient | None, answers: AnswerLog | None) -> Recorder:
     half_life = settings.popularity_half_life
     weights: PopularityStore
     counters: Counters
@@ -155,7 +171,6 @@ def _recorder(settings: Settings, redis: RedisClient | None) -> Recorder:
     else:
         counters = RedisCounters(redis, name="metrics")
         weights = RedisPopularityStore(redis, half_life=half_life)
-    answers = None if settings.answer_ttl == NO_TTL else AnswerLog(_answer_store(settings.answer_ttl, redis))
     return Recorder(
         answers,
         OnlineMetrics(answers, counters),
@@ -164,5 +179,10 @@ def _recorder(settings: Settings, redis: RedisClient | None) -> Recorder:
     )
 
 
-def _answer_store(ttl: timedelta, redis: RedisClient | None) -> AnswerStore:
-    return InMemoryAnswerStore(ttl=ttl) if redis is None else RedisAnswerStore(redis, ttl=ttl)
+def _answer_log(
+    settings: Settings, redis: RedisClient | None, bundles: Bundles, in_memory: InMemoryAnswerStore
+) -> AnswerLog:
+    ttl = settings.answer_ttl
+    if redis is None:
+        return AnswerLog(in_memory, bundles, ttl=ttl)
+    return AnswerLog(RedisAnswerStore(redis, ttl=ttl), bundles, ttl=ttl, lists=AnswerLists(redis, ttl=ttl))

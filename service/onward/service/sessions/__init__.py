@@ -18,9 +18,8 @@ from onward.service.sessions.events import (
 from onward.service.sessions.memory import InMemorySessionStore
 from onward.service.sessions.recording import EventOutcome, record
 from onward.service.sessions.redis import RedisSessionStore
-from onward.service.sessions.session import Position, Session
+from onward.service.sessions.session import GENERATION_BYTES, Position, Session
 from onward.service.sessions.store import (
-    REMEMBERED_ANSWERS,
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
     MergeResult,
@@ -33,9 +32,9 @@ __all__ = [
     "CART",
     "DELIVERY_INTERVAL",
     "EVENT_TYPE",
+    "GENERATION_BYTES",
     "MAX_EVENT_AGE",
     "PURCHASE",
-    "REMEMBERED_ANSWERS",
     "REMEMBERED_EVENT_IDS",
     "REMEMBERED_MARKS",
     "VIEW",

@@ -1,20 +1,21 @@
--- Apply events to a session, each event id once; reserve a place for an answer; return the session.
+-- Apply events to a session, each event id once; return the session.
 -- KEYS, in one hash slot:
 --   1. the events, a list, oldest first
 --   2. the ids of events applied before, a sorted set in the order of their arrival
 --   3. the state, a hash: birth (the generation), count of applied events, and "p:ITEM" and "h:ITEM" for purchased and
 --      hidden items (the marks), each with the time of its event
---   4. the answers, a list
--- ARGV: the generation of a session that begins; the position that the session must have reached (0-0: any); the nonce
--- of the answer to reserve a place for, or ""; then for each event its effect (enter, purchase, hide, count), its id or
--- "", its time, type and item.
--- The line before this text defines the constants: MAX_EVENTS, MAX_IDS, MAX_MARKS and MAX_ANSWERS limit how many of
--- each are kept; TTL_MS and ANSWERS_TTL_MS are the times to live of a session and of its answers.
+--   4. the answers, a hash whose field "order" begins with their generation
+-- ARGV: the generation of a session that begins, and of answers that begin; the position that the session must have
+-- reached (0-0: any); 1 if an answer will be kept, else 0; then for each event its effect (enter, purchase, hide,
+-- count), its id or "", its time, type and item.
+-- The line before this text defines the constants: MAX_EVENTS, MAX_IDS and MAX_MARKS limit how many of each
+-- are kept; TTL_MS and ANSWERS_TTL_MS are the times to live of a session and of its answers.
 -- Returns: "1" or "0" for each event, whether it was applied (false, not a text, if the position is not reached); the
 -- number of keys that held foreign data, which is deleted; generation and count; the marks and the events, each as one
--- text with a line for each, because one value costs less than a list on both sides.
+-- text with a line for each, because one value costs less than a list on both sides; the generation of the answers, ""
+-- if none is kept.
 local EVENTS, IDS, STATE, ANSWERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local new_generation, required, answer = ARGV[1], ARGV[2], ARGV[3]
+local new_generation, required, keeps_answer = ARGV[1], ARGV[2], ARGV[3] == '1'
 local FIRST, FIELDS = 4, 5
 local foreign = 0
 
@@ -49,7 +50,7 @@ if required ~= '0-0' then
   local required_generation, required_count = string.match(required, '^(.*)%-(%d+)$')
   required_count = tonumber(required_count)
   if required_count ~= 0 and (required_count == nil or required_generation ~= generation or required_count > count) then
-    return {false, foreign, generation or '', count, '', ''}
+    return {false, foreign, generation or '', count, '', '', ''}
   end
 end
 
@@ -123,14 +124,18 @@ if #outcomes > 0 then
 end
 local events = table.concat(call('LRANGE', EVENTS, 0, -1), '\n')
 
--- Reserve a place for the answer.
-if answer ~= '' then
-  local length = redis.pcall('RPUSH', ANSWERS, answer)
-  if type(length) ~= 'number' then
-    redis.call('DEL', ANSWERS)  -- foreign data or out of memory: the answer is not kept, but the call succeeds
-  else
-    if length > MAX_ANSWERS then redis.call('LTRIM', ANSWERS, -MAX_ANSWERS, -1) end
-    redis.call('PEXPIRE', ANSWERS, ANSWERS_TTL_MS)
-  end
+-- Return the generation of the answers, which begins if there are none. On foreign data or out of memory the answer is
+-- not kept, but the call succeeds.
+local function answer_generation()
+  local order = redis.pcall('HGET', ANSWERS, 'order')
+  if type(order) == 'table' then redis.call('DEL', ANSWERS) end
+  if order == false and redis.pcall('HSET', ANSWERS, 'order', new_generation) == 1 then order = new_generation end
+  if type(order) ~= 'string' then return '' end
+  redis.call('PEXPIRE', ANSWERS, ANSWERS_TTL_MS)
+  return string.sub(order, 1, #new_generation)
 end
-return {table.concat(outcomes), foreign, generation or '', count, table.concat(mark_fields(), '\n'), events}
+
+local kept = keeps_answer and answer_generation() or ''
+return {
+  table.concat(outcomes), foreign, generation or '', count, table.concat(mark_fields(), '\n'), events, kept,
+}

@@ -14,30 +14,42 @@ from onward.service.sessions.store import (
     REMEMBERED_MARKS,
     MergeResult,
     SessionAppend,
+    session_digest,
 )
 
 
 class InMemorySessionStore:
     """The session store of tests and of a service with one process: sessions in a dict."""
 
-    def __init__(self, *, length: int, ttl: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        length: int,
+        ttl: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+        answer_generation: Callable[[str], str] = lambda _owner: "",
+    ) -> None:
+        """Keep sessions for a time to live; `answer_generation` returns that of the answers of a session's digest."""
         self.length = length
+        self._answer_generation = answer_generation
         self._ttl_s = ttl.total_seconds()
         self._clock = clock
         self._sessions: OrderedDict[str, _StoredSession] = OrderedDict()
 
     async def append(
-        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
+        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, keeps_answer: bool = False
     ) -> Session:
-        """Apply events and return the session. Reserves no place for an answer: those in memory need none."""
+        """Apply events and return the session; see `SessionStore`."""
         self._evict_expired()
         stored = self._sessions.get(session_id) or _StoredSession(self.length)
         if at_least is not None and not stored.at.reaches(required := Position.parse(at_least)):
             raise SessionBehind(may_catch_up=stored.at.may_reach(required))
-        if not events:
-            return stored.session()
-        self._keep(session_id, stored)
-        return stored.session(stored.apply(events))
+        outcomes: Sequence[bool] = ()
+        if events:
+            self._keep(session_id, stored)
+            outcomes = stored.apply(events)
+        generation = self._answer_generation(session_digest(session_id)) if keeps_answer else None
+        return stored.session(outcomes)._replace(answer_generation=generation)
 
     async def append_all(self, appends: Sequence[SessionAppend]) -> list[Session | ServiceError]:
         """Do the appends one after another."""
@@ -67,7 +79,7 @@ class InMemorySessionStore:
     async def _append_or_error(self, append: SessionAppend) -> Session | ServiceError:
         try:
             return await self.append(
-                append.session_id, append.events, at_least=append.at_least, answer_id=append.answer_id
+                append.session_id, append.events, at_least=append.at_least, keeps_answer=append.keeps_answer
             )
         except ServiceError as error:
             return error

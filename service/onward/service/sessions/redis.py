@@ -16,8 +16,6 @@ from onward.service.redis_client import Argument, RedisClient, Script, connect, 
 from onward.service.sessions.events import Event
 from onward.service.sessions.session import GENERATION_BYTES, NO_GENERATION, START, Position, Session
 from onward.service.sessions.store import (
-    DIGEST_LENGTH,
-    REMEMBERED_ANSWERS,
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
     MergeResult,
@@ -29,9 +27,11 @@ SESSIONS_PER_PIPELINE = 100  # more appends are split into several pipelines, so
 
 NO_ITEMS: frozenset[str] = frozenset()
 ANY_POSITION = str(START)
-EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "answers"
+EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "served"
+LISTED_ANSWERS = "answers"
+"""The answers that version 0.1 kept."""
 EVENTS_ASIDE, STATE_ASIDE, MOVES = "events-aside", "state-aside", "moves"
-KEY_SUFFIXES = (EVENTS, IDS, STATE, ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
+KEY_SUFFIXES = (EVENTS, IDS, STATE, ANSWERS, LISTED_ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
 
 _ScriptCall = tuple[Sequence[str], Sequence[Argument]]
 """Keys and arguments of a script."""
@@ -59,7 +59,6 @@ class RedisSessionStore:
             "TTL_MS": self._ttl_ms,
             "MAX_IDS": REMEMBERED_EVENT_IDS,
             "MAX_MARKS": REMEMBERED_MARKS,
-            "MAX_ANSWERS": REMEMBERED_ANSWERS,
             "ANSWERS_TTL_MS": int(answer_ttl / timedelta(milliseconds=1)),
         }
         self._append_script = _script(redis, "append.lua", **limits)
@@ -81,10 +80,10 @@ class RedisSessionStore:
         return cls(connect(url, timeout), length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl)
 
     async def append(
-        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
+        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, keeps_answer: bool = False
     ) -> Session:
         """Apply events to one session; see `append_all`."""
-        (session,) = await self.append_all([SessionAppend(session_id, events, at_least, answer_id)])
+        (session,) = await self.append_all([SessionAppend(session_id, events, at_least, keeps_answer)])
         if isinstance(session, ServiceError):
             raise session
         return session
@@ -161,7 +160,7 @@ class RedisSessionStore:
         arguments: list[Argument] = [
             generation,
             ANY_POSITION if append.at_least is None else append.at_least,
-            append.answer_id[DIGEST_LENGTH:] if append.answer_id else "",
+            int(append.keeps_answer),
         ]
         for event in append.events:
             arguments += (event.effect, event.event_id or "", event.timestamp_ms, event.type, event.item_id)
@@ -293,7 +292,7 @@ def _session_or_error(append: SessionAppend, reply: Any) -> Session | ServiceErr
 
 def _session(reply: Any) -> Session:
     """Parse the reply of append.lua; malformed entries are left out and counted as foreign data."""
-    outcomes, foreign, generation, count, marks, entries = reply
+    outcomes, foreign, generation, count, marks, entries, answer_generation = reply
     events = StoredEvents.parse(entries)
     if foreign := foreign + events.foreign:
         telemetry.foreign_data_found(foreign)
@@ -305,6 +304,7 @@ def _session(reply: Any) -> Session:
         hidden=hidden,
         position=f"{generation.decode(errors='replace') or NO_GENERATION}-{count}",
         outcomes=[outcome == ord("1") for outcome in outcomes],
+        answer_generation=answer_generation.decode(errors="replace") or None,
     )
 
 

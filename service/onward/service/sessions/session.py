@@ -56,6 +56,8 @@ class Session(NamedTuple):
     """The position as a token."""
     outcomes: Sequence[bool]
     """For each event of the append, whether it was applied; otherwise it was a duplicate."""
+    answer_generation: str | None = None
+    """The generation of the session's answers, if the append asked for it and an answer can be kept."""
 
     @classmethod
     def of(

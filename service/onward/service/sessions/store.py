@@ -12,8 +12,6 @@ from onward.service.sessions.session import Session
 REMEMBERED_EVENT_IDS = 1_000
 REMEMBERED_MARKS = 1_000
 """Items of one session that are remembered as purchased or hidden, whatever their age; the latest ones are kept."""
-REMEMBERED_ANSWERS = 40
-"""Entries in a session's list of answers; an answer takes two, the reserved place and the answer itself."""
 DIGEST_LENGTH = 32
 CACHED_DIGESTS = 4_096
 
@@ -31,7 +29,7 @@ class SessionAppend(NamedTuple):
     session_id: str
     events: Sequence[Event] = ()
     at_least: str | None = None
-    answer_id: str | None = None
+    keeps_answer: bool = False
 
 
 class SessionStore(Protocol):
@@ -46,7 +44,7 @@ class SessionStore(Protocol):
     """The number of events that are kept of a session."""
 
     async def append(
-        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
+        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, keeps_answer: bool = False
     ) -> Session:
         """Apply events and return the session as it is then. Without events, only read it.
 
@@ -55,7 +53,8 @@ class SessionStore(Protocol):
             events: new events, oldest first.
             at_least: a position that the session must have reached; if it has not, nothing is applied and SessionBehind
                 is raised.
-            answer_id: an answer for which to reserve a place in the session's list of answers.
+            keeps_answer: whether an answer of the session will be kept; the session then has the generation of its
+                answers, so that the answer is dropped if the session is deleted before it is written.
 
         Raises SessionStoreUnavailable, SessionBehind.
         """

@@ -40,11 +40,11 @@ class PartlyFailingStore(InMemorySessionStore):
     """Fails for sessions whose id begins with `down`."""
 
     async def append(
-        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, answer_id: str | None = None
+        self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, keeps_answer: bool = False
     ) -> Session:
         if session_id.startswith("down"):
             raise SessionStoreUnavailable()
-        return await super().append(session_id, events, at_least=at_least, answer_id=answer_id)
+        return await super().append(session_id, events, at_least=at_least, keeps_answer=keeps_answer)
 
 
 @pytest.fixture

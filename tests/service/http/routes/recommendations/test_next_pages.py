@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from onward.service.recommend.next_pages import MAX_PAGES
+from onward.service.records.answers import MAX_PAGES
 from onward.service.settings import IN_MEMORY
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until
