@@ -17,5 +17,5 @@ while #order - #generation > MAX_ANSWERS * NONCE do
   order = generation .. string.sub(order, first + NONCE)
 end
 redis.call('HSET', ANSWERS, 'order', order, nonce, '\1' .. string.sub(ARGV[2], NONCE + 1))
-redis.call('PEXPIRE', ANSWERS, TTL_MS)
+if generation == '' then redis.call('PEXPIRE', ANSWERS, TTL_MS) end  -- else the append has set it
 return 1
