@@ -9,7 +9,8 @@ from onward.bundle.encoder.encoder import Program
 from onward.bundle.encoder.kernel import Kernel
 from onward.bundle.search.faiss_index import FaissIndex
 from onward.service import telemetry
-from onward.service.http import fast_protocol, fast_route
+from onward.service.http import fast_route
+from onward.service.http.dispatcher import Dispatcher
 from onward.service.http.routes import recommendations
 from onward.service.recommend.pipeline import Pipeline
 from onward.service.records.recorder import Recorder
@@ -29,7 +30,7 @@ class PatchPoint(NamedTuple):
 
 (_FAST_ROUTE,) = recommendations.fast.routes
 
-HANDLE_REQUEST = PatchPoint(fast_protocol, "respond")
+HANDLE_REQUEST = PatchPoint(Dispatcher, "respond")
 """Everything behind HTTP; a coroutine."""
 VALIDATE_BODY = PatchPoint(_FAST_ROUTE.body_field, "validate")  # type: ignore[attr-defined]  # a FastRoute has one
 PARSE_BODY = PatchPoint(fast_route, "parse_body")

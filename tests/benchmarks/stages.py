@@ -36,7 +36,7 @@ from onward.service.bench.load_generator.loads import ClosedLoad
 from onward.service.bench.load_generator.workload import Sessions, draw_sessions
 from onward.service.bench.measurement import measure
 from onward.service.bench.server import Server, started
-from onward.service.http.fast_protocol import ADMISSION, FAST_ROUTES, respond
+from onward.service.http.connection import HTTP_SERVER, Responder
 from onward.service.server.embedded_store import embedded_store
 from onward.service.sessions import MAX_EVENT_AGE, EventRules, EventWeights, RedisSessionStore
 from onward.service.settings import Settings
@@ -103,11 +103,10 @@ async def store_us(url: str, sessions: Sessions, seed: int, in_flight: int) -> f
 
 
 class InProcessClient:
-    """Calls the application without a server, as its fast protocol does."""
+    """Calls the application without a server, through its dispatcher."""
 
     def __init__(self, state: dict[str, Any], sessions: Sessions) -> None:
-        self._route = state[FAST_ROUTES][b"POST", b"/v1/recommendations"]
-        self._admission = state[ADMISSION]
+        self._responder: Responder = state[HTTP_SERVER].responder
         self._state = state
         self._bodies = [
             Onward().request(f"in-process-{number}", session[0]).partition(b"\r\n\r\n")[2]
@@ -131,7 +130,7 @@ class InProcessClient:
             "client": ("127.0.0.1", 1),
             "state": dict(self._state),
         }
-        response = await respond(self._route, self._admission, scope, body)
+        response = await self._responder.respond(scope, body)
         self.status, self.answer = response.status_code, bytes(response.body)
 
     async def us(self) -> float:

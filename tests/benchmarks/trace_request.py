@@ -34,7 +34,7 @@ from pydantic import SecretStr
 
 from onward.bundle import Bundle, Options
 from onward.service import app, telemetry
-from onward.service.http.fast_protocol import FastProtocol
+from onward.service.http.connection import Connection
 from onward.service.server.embedded_store import embedded_store
 from onward.service.settings import Settings
 from onward.training.hardware import machine
@@ -91,7 +91,7 @@ class TracedService:
     def __init__(self, bundles: Path, redis_url: str) -> None:
         settings = Settings(bundles=bundles, redis_url=SecretStr(redis_url), log_level="error")
         config = uvicorn.Config(
-            app.create_app(settings), http=FastProtocol, lifespan="on", log_config=None, server_header=False
+            app.create_app(settings), http=Connection, lifespan="on", log_config=None, server_header=False
         )
         self._server = uvicorn.Server(config)
         self._socket = socket.create_server(("127.0.0.1", 0))

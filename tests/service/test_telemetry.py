@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from onward.service import telemetry
-from onward.service.http.middleware import RequestTelemetry
+from tests.service.http.dispatching import dispatching
 
 
 async def failing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -17,7 +17,7 @@ async def failing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def test_an_unexpected_exception_is_answered_as_a_problem_without_its_message() -> None:
-    client = TestClient(RequestTelemetry(failing), raise_server_exceptions=False)
+    client = TestClient(dispatching(failing), raise_server_exceptions=False)
     response = client.get("/anything", headers={"X-Request-ID": "trace-3"})
     assert (response.status_code, response.json()["code"]) == (500, "internal_error")
     assert response.json()["request_id"] == response.headers["x-request-id"] == "trace-3"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from onward.service.background import repeated
-from onward.service.http.path_ids import EncodedSlashes
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import catalog as catalog_routes
 from onward.service.http.routes import scenarios as scenario_routes
@@ -18,11 +18,12 @@ from onward.service.live.catalog import LiveCatalog
 from onward.service.live.replica import Replica
 from onward.service.live.versioned_store import InMemoryVersionedStore, VersionedStore
 from onward.service.recommend.scenarios import Scenarios
+from tests.service.http.dispatching import dispatching
 
 OFTEN = timedelta(seconds=0.02)
 
 
-def worker_app(bundles: Path, items: Callable[[], VersionedStore], scenarios: Callable[[], VersionedStore]) -> FastAPI:
+def worker_app(bundles: Path, items: Callable[[], VersionedStore], scenarios: Callable[[], VersionedStore]) -> ASGIApp:
     """Return an application with the endpoints of live items and scenarios, each on its own store."""
 
     @asynccontextmanager
@@ -37,11 +38,10 @@ def worker_app(bundles: Path, items: Callable[[], VersionedStore], scenarios: Ca
         await scenario_replica.close()
 
     app = FastAPI(lifespan=lifespan)
-    app.add_middleware(EncodedSlashes)
     app.include_router(catalog_routes.router)
     app.include_router(scenario_routes.router)
     add_error_handlers(app)
-    return app
+    return dispatching(app)
 
 
 def memory() -> VersionedStore:

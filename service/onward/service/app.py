@@ -1,27 +1,29 @@
 """The application: lifespan, routes, middleware and error handlers."""
 
+import asyncio
 import gc
 import multiprocessing
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from onward.service import telemetry
 from onward.service.background import repeated
 from onward.service.http import openapi
-from onward.service.http.admission import Admission, AdmissionMiddleware
-from onward.service.http.fast_protocol import ADMISSION, FAST_ROUTES, fast_routes
-from onward.service.http.middleware import RequestLimits, RequestTelemetry
-from onward.service.http.path_ids import EncodedSlashes
+from onward.service.http.admission import Admission
+from onward.service.http.connection import HTTP_SERVER, HTTPServer
+from onward.service.http.connection_pool import SWEEP_S, ConnectionLimits, ConnectionPool
+from onward.service.http.cors import CORS
+from onward.service.http.dispatcher import Dispatcher
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import ROUTERS
-from onward.service.http.routes.catalog import ITEMS_BATCH_PATH
-from onward.service.http.routes.recommendations import BATCH_PATH
 from onward.service.http.routes.sessions import EVENTS_PATH
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
@@ -45,8 +47,6 @@ from onward.service.sessions import (
 )
 from onward.service.settings import IN_MEMORY, Settings
 
-MAX_BODY_BYTES = 64 * 2**10
-MAX_BATCH_BODY_BYTES = 2**20
 NO_FRAMEWORK_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
 """Turned off: the framework would look up a telemetry provider for each request."""
 GC_THRESHOLDS = 20_000, 20, 50
@@ -57,8 +57,9 @@ Recommends the items that a visitor is likely to want next, from the events of t
 
 Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in paths, slashes too (%2F).
 Unknown fields are refused. Errors are RFC 9457 problems with a `code` for programs and the `request_id` that also
-appears in the log; send `X-Request-ID` to choose it. A body holds at most 64 KiB (events and batches 1 MiB), `items`
-100 ids, `exclude` 1,000, `events` 1,000.
+appears in the log; send `X-Request-ID` to choose it. A body holds at most 1 MiB unless the deployment sets another
+limit, `items` 100 ids, `exclude` 1,000, `events` 1,000. It may be compressed with gzip; large answers are, if you
+accept it.
 
 A deployment may require a key, sent as `Authorization: Bearer KEY` or as `X-API-Key: KEY`, and limit the request rate
 of a caller. Under overload requests are refused at once. `Retry-After` of a 429 or 503 says when to retry.
@@ -66,16 +67,13 @@ of a caller. Under overload requests are refused at once. `Retry-After` of a 429
 
 
 class Service(FastAPI):
-    """The framework's application inside the middleware of this service.
+    """The framework's application behind the dispatcher, which answers fast routes without it."""
 
-    The middleware is outermost, so that it also answers and measures what the framework does not.
-    """
-
-    outermost: ASGIApp
+    dispatcher: Dispatcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the ASGI application."""
-        await self.outermost(scope, receive, send)
+        """Run as an ASGI application; the service's own server calls the dispatcher instead."""
+        await self.dispatcher(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Service:
@@ -84,7 +82,9 @@ def create_app(settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with AsyncExitStack() as running:
-            yield {**await _parts(settings, running), FAST_ROUTES: fast_routes(ROUTERS), ADMISSION: admission}
+            pool = ConnectionPool(ConnectionLimits.of(settings), asyncio.get_running_loop().time)
+            await running.enter_async_context(repeated(pool.sweep, timedelta(seconds=SWEEP_S)))
+            yield {**await _parts(settings, running), HTTP_SERVER: HTTPServer(app.dispatcher, pool)}
 
     app = Service(
         title="Onward",
@@ -99,21 +99,17 @@ def create_app(settings: Settings) -> Service:
     for router in ROUTERS:
         app.include_router(router)
     add_error_handlers(app)
-    admission = Admission(settings)
-    app.outermost = _with_middleware(EncodedSlashes(super(Service, app).__call__), admission, settings)
+    app.dispatcher = Dispatcher(
+        super(Service, app).__call__,
+        routers=ROUTERS,
+        admission=Admission(settings),
+        cors=CORS(settings.cors_origins, beacon_paths=(EVENTS_PATH,)),
+        max_body_bytes=settings.max_body,
+        # Only the rate limit uses the client's address.
+        trusted_proxies=None if settings.rate_limit is None else os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
+    )
     openapi.complete(app.openapi(), asks_for_keys=bool(settings.api_keys))
     return app
-
-
-def _with_middleware(app: ASGIApp, admission: Admission, settings: Settings) -> ASGIApp:
-    """Wrap an application in the middleware, the innermost first."""
-    limited = RequestLimits(
-        app,
-        max_body_bytes=MAX_BODY_BYTES,
-        max_body_bytes_of=dict.fromkeys((EVENTS_PATH, ITEMS_BATCH_PATH, BATCH_PATH), MAX_BATCH_BODY_BYTES),
-        body_timeout=settings.body_timeout,
-    )
-    return RequestTelemetry(AdmissionMiddleware(limited, admission=admission))
 
 
 def create_app_from_environment() -> Service:
@@ -159,7 +155,7 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "recorder": recorder,
         "listener": events,
         "event_rules": rules,
-        "pipeline": Pipeline(live, store, scenarios, recorder, events, rules, settings.store_timeout / 2),
+        "pipeline": Pipeline(live, store, scenarios, recorder, events, rules),
         "item_lists": ItemLists(live, recorder),
         "next_pages": NextPages(live, recorder),
         "explainer": Explainer(live, recorder),

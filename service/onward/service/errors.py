@@ -51,6 +51,24 @@ class WrongKey(ServiceError):
     status, code, title = 403, "wrong_key", "Wrong key"
 
 
+class HeadTooSlow(ServiceError):
+    """The request line and the headers did not arrive in time."""
+
+    status, code, title = 408, "head_too_slow", "Head too slow"
+
+
+class URLTooLong(ServiceError):
+    """The URL is longer than the service accepts."""
+
+    status, code, title = 414, "url_too_long", "URL too long"
+
+
+class HeadersTooLarge(ServiceError):
+    """The URL and the headers together are longer than the service accepts."""
+
+    status, code, title = 431, "headers_too_large", "Headers too large"
+
+
 class BodyTooSlow(ServiceError):
     """The body did not arrive in time."""
 
@@ -58,7 +76,7 @@ class BodyTooSlow(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body is not declared as JSON."""
+    """The body is not declared as JSON, or has a content coding that the service does not know."""
 
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 

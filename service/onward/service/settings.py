@@ -24,6 +24,8 @@ from onward.service.sessions import MAX_EVENT_AGE, EventWeights
 
 IN_MEMORY = "memory://"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 STORE_SCHEMES = (*SCHEMES, IN_MEMORY)
 
 
@@ -57,6 +59,22 @@ def _rate_limit_text(limit: RateLimit | None) -> str:
     return "" if limit is None else str(limit)
 
 
+def _parse_origins(value: Any) -> Any:
+    """Parse a comma-separated list of origins. Raises ValueError if one is not an origin."""
+    if not isinstance(value, str):
+        return value
+    origins = tuple(part.strip() for part in value.split(",")) if value.strip() else ()
+    if not all(origin == "*" or _ORIGIN.fullmatch(origin) for origin in origins):
+        raise ValueError("origins as a browser sends them, as in https://shop.example:8443, without a path; or *")
+    return origins
+
+
+def _require_root_path(path: str) -> str:
+    if path and not _ROOT_PATH.fullmatch(path):
+        raise ValueError("a path that begins with a slash and does not end with one, as in /recommender")
+    return path
+
+
 def _parse_event_weights(value: Any) -> Any:
     return EventWeights.parse(value) if isinstance(value, str) else value
 
@@ -81,6 +99,12 @@ class Settings(BaseSettings):
     bundles: DirectoryPath = Field(description="Folder of bundles; its `current` link is the one served.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
+    uds: Annotated[Path | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
+        default=None, description="Path of a unix socket to listen on, instead of host and port."
+    )
+    root_path: Annotated[str, AfterValidator(_require_root_path)] = Field(
+        default="", description="Prefix that a proxy removes from paths, as in /recommender; /docs needs it."
+    )
     workers: int = Field(default=1, ge=1, le=256, description="Number of worker processes; use one per core.")
     redis_url: Annotated[SecretStr, AfterValidator(_require_store_url)] | None = Field(
         default=None,
@@ -128,8 +152,45 @@ class Settings(BaseSettings):
         ge=1,
         description="Maximum number of concurrent requests of a worker; others are refused at once (503), not queued.",
     )
+    max_connections: int = Field(
+        default=4096,
+        ge=1,
+        description="Maximum number of open connections of a worker, at most its file descriptors; beyond it the one "
+        "that waits longest for a request is closed.",
+    )
+    keep_alive: PositiveDuration = Field(
+        default=timedelta(seconds=75),
+        description="Longest time that a connection stays open without a request; longer than that of a load balancer "
+        "in front of the service, or it will meet closed connections.",
+    )
+    head_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=10),
+        description="Longest time that a request's headers may take to arrive, or the first byte on a new connection "
+        "(408).",
+    )
     body_timeout: PositiveDuration = Field(
         default=timedelta(seconds=10), description="Longest time that a request's body may take to arrive (408)."
+    )
+    write_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=10),
+        description="Longest time that a caller may leave its answers unread before the connection is cut.",
+    )
+    max_url: int = Field(default=16 * 2**10, ge=1024, description="Maximum length of a URL, in bytes (414).")
+    max_headers: int = Field(
+        default=32 * 2**10, ge=1024, description="Maximum length of the URL and all headers, in bytes (431)."
+    )
+    max_body: int = Field(
+        default=2**20,
+        ge=1024,
+        le=2**30,
+        description="Maximum length of a body, in bytes, also after decompression (413).",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins), PlainSerializer(",".join)] = (
+        Field(
+            default=(),
+            description="Origins whose scripts may call the service from a browser, separated by commas, as in "
+            "https://shop.example; * for all; empty for none. Their beacons are accepted as events.",
+        )
     )
     api_keys: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_digests), PlainSerializer(",".join)] = Field(
         default=(),

@@ -39,6 +39,11 @@ _request_seconds = Histogram(
     "onward_request_seconds", "Time to answer a request.", ["method", "route"], buckets=_SECONDS
 )
 _refused = Counter("onward_refused_requests", "Requests refused before they were processed.", ["code"])
+_ended_connections = Counter(
+    "onward_ended_connections",
+    "Connections that the service ended: evicted because there were too many, or too slow in a phase.",
+    ["reason"],
+)
 _store_seconds = Histogram("onward_store_seconds", "Time of a session store call.", buckets=_SECONDS)
 _retrieval_seconds = Histogram(
     "onward_retrieval_seconds", "Time to encode sessions and search the index.", buckets=_SECONDS
@@ -88,9 +93,14 @@ Scope = MutableMapping[str, Any]
 
 def begin_request(scope: Scope) -> str:
     """Give a request its id and its start time; the id is the caller's X-Request-ID if that is acceptable."""
-    request_id = _accepted_request_id(scope) or f"{random.getrandbits(128):032x}"  # need not be unpredictable
+    request_id = _accepted_request_id(scope) or new_request_id()
     begin(scope, request_id)
     return request_id
+
+
+def new_request_id() -> str:
+    """Return a random request id; it need not be unpredictable."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def end_request(scope: Scope, status: int) -> None:
@@ -155,6 +165,11 @@ def count_answers() -> None:
 def refused(code: str) -> None:
     """Report a request that was refused before it was processed."""
     _refused.labels(code).inc()
+
+
+def connection_ended(reason: str) -> None:
+    """Report a connection that is ended because it missed a deadline or a limit is reached."""
+    _ended_connections.labels(reason).inc()
 
 
 def overloaded(in_flight: int) -> None:

@@ -26,7 +26,6 @@ KEYS = ["first-key", "second-key"]
 DIGESTS = tuple(sha256(key.encode()).hexdigest() for key in KEYS)
 GUARDED = "/v1/items:popular"
 ALWAYS_ADMITTED = ["/health/live", "/metrics"]
-RECOMMENDATION = json.dumps({"items": ["item-1"]}).encode()
 
 
 @contextmanager
@@ -136,19 +135,22 @@ def test_empty_admission_settings_admit_everyone(tmp_path: Path, monkeypatch: py
     assert (settings.api_keys, settings.rate_limit) == ((), None)
 
 
-@pytest.fixture
-def silent_store() -> Iterator[str]:
+@contextmanager
+def silent_server() -> Iterator[str]:
     """Run a server that accepts connections and never answers; yield its URL."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_under_overload_excess_requests_are_refused_at_once_and_the_others_answered(
-    tmp_path: Path, silent_store: str
+    tmp_path: Path,
 ) -> None:
     publish_bundle(tmp_path, item_ids("item-", 20))
-    environment = {"REDIS_URL": silent_store, "SERVICE_STORE_TIMEOUT": "3", "SERVICE_MAX_IN_FLIGHT": "5"}
-    with ServiceProcess(tmp_path, environment=environment).wait_until_ready() as process:
+    environment = {"SERVICE_STORE_TIMEOUT": "3", "SERVICE_MAX_IN_FLIGHT": "5"}
+    with (
+        silent_server() as url,
+        ServiceProcess(tmp_path, environment={**environment, "REDIS_URL": url}).wait_until_ready() as process,
+    ):
         answers: list[httpx.Response] = []
 
         async def send_all() -> None:
@@ -171,42 +173,43 @@ def test_under_overload_excess_requests_are_refused_at_once_and_the_others_answe
         assert not process.events("request answered")  # a log line for each would add to the overload
 
 
-class HalfSent:
-    """A request on its own connection, of which only the headers have been sent."""
+class SentRequest:
+    """A request on its own connection, of which all or only the headers have been sent."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, session_id: str | None = None, with_body: bool = True) -> None:
         host, port = url.removeprefix("http://").split(":")
+        self._body = json.dumps({"items": ["item-1"], "session_id": session_id}).encode()
         self._connection = socket.create_connection((host, int(port)), timeout=30)
-        head = f"Content-Type: application/json\r\nContent-Length: {len(RECOMMENDATION)}\r\nConnection: close"
+        head = f"Content-Type: application/json\r\nContent-Length: {len(self._body)}\r\nConnection: close"
         self._connection.sendall(f"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+        if with_body:
+            self.send_body()
 
     def send_body(self) -> None:
-        self._connection.sendall(RECOMMENDATION)
+        self._connection.sendall(self._body)
 
     def status(self) -> int:
         with self._connection, self._connection.makefile("rb") as answer:
             return int(answer.read().split()[1])
 
 
-def test_a_request_over_the_in_flight_limit_is_refused_before_its_body_arrives(tmp_path: Path) -> None:
+def test_a_request_whose_body_has_not_arrived_takes_no_place(tmp_path: Path) -> None:
     publish_bundle(tmp_path, item_ids("item-", 20))
     with ServiceProcess(tmp_path, environment={"SERVICE_MAX_IN_FLIGHT": "2"}).wait_until_ready() as process:
-        first, second = HalfSent(process.url), HalfSent(process.url)
-        wait_until(lambda: httpx.get(f"{process.url}{GUARDED}").status_code == 503)
-        assert HalfSent(process.url).status() == 503
-        for half_sent in (first, second):
-            half_sent.send_body()
-        assert [first.status(), second.status()] == [200, 200]
+        waiting = [SentRequest(process.url, with_body=False) for _ in range(5)]
         assert httpx.get(f"{process.url}{GUARDED}").status_code == 200
+        for request in waiting:
+            request.send_body()
+            assert request.status() == 200
 
 
-def test_a_stalled_body_times_out_and_frees_its_place(tmp_path: Path) -> None:
+def test_a_stalled_body_times_out(tmp_path: Path) -> None:
     publish_bundle(tmp_path, item_ids("item-", 20))
-    environment = {"SERVICE_MAX_IN_FLIGHT": "3", "SERVICE_BODY_TIMEOUT": "0.5"}
-    with ServiceProcess(tmp_path, environment=environment).wait_until_ready() as process:
-        stalled = [HalfSent(process.url) for _ in range(3)]
-        assert Counter(half_sent.status() for half_sent in stalled) == {408: 3}
+    with ServiceProcess(tmp_path, environment={"SERVICE_BODY_TIMEOUT": "0.5"}).wait_until_ready() as process:
+        stalled = [SentRequest(process.url, with_body=False) for _ in range(3)]
+        assert Counter(request.status() for request in stalled) == {408: 3}
         assert httpx.get(f"{process.url}{GUARDED}").status_code == 200
+        assert metric(process.url, 'onward_ended_connections_total{reason="body_timeout"}') == 3
 
 
 def test_keys_are_never_logged(tmp_path: Path) -> None:

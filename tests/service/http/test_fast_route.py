@@ -11,11 +11,11 @@ from starlette.testclient import TestClient
 
 from onward.service.errors import ItemNotFound
 from onward.service.http.fast_route import FastRoute, ServicePart
-from onward.service.http.middleware import RequestTelemetry
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.schemas.recommendations import RecommendationQuery
 from onward.service.http.schemas.sessions import OneOrManyEvents
 from onward.service.http.strict_json import StrictJSONRoute
+from tests.service.http.dispatching import dispatching
 
 JSON = {"Content-Type": "application/json"}
 
@@ -46,7 +46,7 @@ async def echo_events(body: Annotated[OneOrManyEvents, Body()], caller: CallerDe
     return Echo(received=repr(body), caller=caller, items=[])
 
 
-def application(route_class: type[StrictJSONRoute]) -> FastAPI:
+def application(route_class: type[StrictJSONRoute]) -> tuple[FastAPI, APIRouter]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, str]]:
         yield {"caller": "me"}
@@ -57,13 +57,14 @@ def application(route_class: type[StrictJSONRoute]) -> FastAPI:
     router.post("/events", status_code=202)(echo_events)
     app.include_router(router)
     add_error_handlers(app)
-    app.add_middleware(RequestTelemetry)
-    return app
+    return app, router
 
 
-@pytest.fixture(scope="module")
-def clients() -> Iterator[tuple[TestClient, TestClient]]:
-    with TestClient(application(FastRoute)) as fast, TestClient(application(StrictJSONRoute)) as plain:
+@pytest.fixture(scope="module", params=[False, True], ids=["routed", "bypassing the framework"])
+def clients(request: pytest.FixtureRequest) -> Iterator[tuple[TestClient, TestClient]]:
+    app, router = application(FastRoute)
+    fast_app = dispatching(app, router) if request.param else dispatching(app)
+    with TestClient(fast_app) as fast, TestClient(dispatching(application(StrictJSONRoute)[0])) as plain:
         yield fast, plain
 
 
@@ -120,7 +121,7 @@ def test_requests_of_other_routes_are_left_to_the_framework(
 async def test_a_disconnect_before_the_end_of_the_body_is_not_logged_as_a_failure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    app = application(FastRoute)
+    app = dispatching(*application(FastRoute))
     sent: list[Any] = []
     messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
 
@@ -137,7 +138,7 @@ async def test_a_disconnect_before_the_end_of_the_body_is_not_logged_as_a_failur
 
 
 def test_the_documentation_equals_that_of_the_plain_route() -> None:
-    assert application(FastRoute).openapi() == application(StrictJSONRoute).openapi()
+    assert application(FastRoute)[0].openapi() == application(StrictJSONRoute)[0].openapi()
 
 
 async def with_a_query_parameter(query: RecommendationQuery, page: Annotated[int, Query()]) -> Echo:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from onward.bundle.catalog import filters
 from onward.bundle.files.ids import MAX_ID_LENGTH
 from onward.bundle.search.retrieval import LARGEST_FACTOR, MAX_BOOSTS
-from onward.service import app, fields
+from onward.service import fields
 from onward.service.errors import ServiceError
 from onward.service.http.schemas import base, catalog, recommendations, sessions
 from onward.service.live import catalog as live_catalog
@@ -24,7 +24,7 @@ from onward.service.sessions import REMEMBERED_EVENT_IDS, REMEMBERED_MARKS
 from onward.service.sessions.events import WEIGHT_OF_OTHER_TYPES, WEIGHTS
 from onward.service.settings import Settings
 from tests.bundles import item_ids, publish_bundle
-from tests.service.http.test_admission import HalfSent
+from tests.service.http.test_admission import SentRequest, silent_server
 from tests.service.process import ServiceProcess, wait_until
 from tests.service.shop import opened
 
@@ -117,10 +117,9 @@ def page_number(client: TestClient, pages: int) -> Any:
 
 
 PROBES: Mapping[str, tuple[float, Probe]] = {
-    "body, in bytes": (app.MAX_BODY_BYTES, with_padding("/v1/recommendations", b'{"items": ["item-1"]}')),
-    "body of events, `items:batch` and `recommendations:batch`, in bytes": (
-        app.MAX_BATCH_BODY_BYTES,
-        with_padding("/v1/recommendations:batch", b'{"requests": [{"items": ["item-1"]}]}'),
+    "body, in bytes (`SERVICE_MAX_BODY`)": (
+        Settings.model_fields["max_body"].default,
+        with_padding("/v1/recommendations", b'{"items": ["item-1"]}'),
     ),
     "characters of an id": (MAX_ID_LENGTH, with_query(lambda size: {"items": ["x" * size]})),
     "`k`": (fields.MAX_K, with_query(lambda size: {"k": size})),
@@ -287,13 +286,16 @@ def test_the_number_of_stored_names_is_limited(
 
 def test_the_documented_number_of_requests_runs_concurrently(folder: Path) -> None:
     limit = most("requests at once, in each worker (`SERVICE_MAX_IN_FLIGHT`)")
-    with ServiceProcess(folder).wait_until_ready() as process:
-        waiting = [HalfSent(process.url) for _ in range(limit - 1)]
+    with (
+        silent_server() as url,
+        ServiceProcess(
+            folder, environment={"REDIS_URL": url, "SERVICE_STORE_TIMEOUT": "5"}
+        ).wait_until_ready() as process,
+    ):
+        waiting = [SentRequest(process.url, session_id="s") for _ in range(limit - 1)]
         assert httpx.get(f"{process.url}/v1/version").status_code == 200
-        waiting.append(HalfSent(process.url))
+        waiting.append(SentRequest(process.url, session_id="s"))
         wait_until(lambda: httpx.get(f"{process.url}/v1/version").status_code == 503)
-        for request in waiting:
-            request.send_body()
         assert {request.status() for request in waiting} == {200}
 
 

@@ -10,11 +10,10 @@ import time
 from collections.abc import Collection
 from hashlib import sha256
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from onward.service import telemetry
 from onward.service.errors import MissingKey, Overloaded, ServiceError, TooManyRequests, WrongKey
-from onward.service.http.problems import problem_response
 from onward.service.http.token_bucket import TokenBuckets
 from onward.service.rate_limit import RateLimit
 from onward.service.settings import Settings
@@ -110,6 +109,8 @@ class Admission:
 
     def refusal(self, scope: Scope) -> ServiceError | None:
         """Return why the request is refused, None if it is admitted."""
+        if _is_always_admitted(scope["path"]):
+            return None
         for check in self._checks:
             if (refusal := check.refusal(scope)) is not None:
                 telemetry.refused(refusal.code)
@@ -117,28 +118,7 @@ class Admission:
         return None
 
 
-class AdmissionMiddleware:
-    """Pass admitted requests on to the application; answer the others with a problem document."""
-
-    def __init__(self, app: ASGIApp, *, admission: Admission) -> None:
-        self._app = app
-        self._admission = admission
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the ASGI application."""
-        if _is_always_admitted(scope):
-            await self._app(scope, receive, send)
-        elif (refusal := self._admission.refusal(scope)) is not None:
-            await problem_response(refusal, telemetry.request_id(scope))(scope, receive, send)
-        else:
-            with self._admission.in_flight:
-                await self._app(scope, receive, send)
-
-
-def _is_always_admitted(scope: Scope) -> bool:
-    if scope["type"] != "http":
-        return True
-    path: str = scope["path"]
+def _is_always_admitted(path: str) -> bool:
     return path == METRICS_PATH or path.startswith(HEALTH_PATHS)
 
 

@@ -1,13 +1,11 @@
-"""FastRoute: an endpoint that the framework documents and FastProtocol can call. See decision 14."""
+"""FastRoute: an endpoint that the framework documents and the dispatcher can call. See decision 14."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.requests import ClientDisconnect
 
-from onward.service.errors import MalformedRequest
 from onward.service.http.serialization import JSONBytes
 from onward.service.http.strict_json import StrictJSONRoute, parse_body, require_json
 
@@ -36,15 +34,15 @@ class FastRoute(StrictJSONRoute):
         return self.respond
 
     async def respond(self, request: Request, content: bytes | None = None) -> Response:
-        """Call the endpoint with the content of a request, which is received here if it is None.
+        """Call the endpoint with the content of a request, which the framework holds if it is None.
 
-        Raises RequestValidationError, and the ServiceErrors of the endpoint and of receiving.
+        Raises RequestValidationError, and the ServiceErrors of the endpoint.
         """
         body, answer, dependant, status_code = self.body_field, self.response_field, self.dependant, self.status_code
         assert body is not None and answer is not None  # noqa: S101, PT018  # a simple endpoint has both
         require_json(request.scope)
         if content is None:
-            content = await _body(request)
+            content = await request.body()
         value, errors = body.validate(parse_body(content), {}, loc=("body",))
         if errors:
             raise RequestValidationError(errors)
@@ -70,11 +68,3 @@ class FastRoute(StrictJSONRoute):
         only_parts = all(isinstance(part.call, ServicePart) for part in dependant.dependencies)
         if any(others) or not only_parts or len(dependant.body_params) != 1 or self.response_field is None:
             raise TypeError(f"{self.path}: a fast route takes one body and service parts, and returns a model")
-
-
-async def _body(request: Request) -> bytes:
-    """Receive the whole body. Raises MalformedRequest if the caller disconnects before its end."""
-    try:
-        return await request.body()
-    except ClientDisconnect as error:
-        raise MalformedRequest("The connection was closed before the end of the body.") from error

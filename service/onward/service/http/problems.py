@@ -98,7 +98,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def on_fault(request: Request, _error: Exception) -> Response:
-    """Handle an unexpected exception; the framework raises it again, so that `RequestTelemetry` logs it."""
+    """Handle an unexpected exception; the framework raises it again, so that the dispatcher logs it."""
     return problem_response(InternalError(), telemetry.request_id(request.scope))
 
 

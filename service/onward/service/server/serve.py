@@ -1,6 +1,7 @@
 """Run the service: find or start a session store, start the workers, and clean up at the end."""
 
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from onward.service import telemetry
-from onward.service.http.fast_protocol import FastProtocol
+from onward.service.http.connection import Connection
 from onward.service.server.embedded_store import embedded_store
 from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket
 from onward.service.settings import IN_MEMORY, Settings
@@ -35,22 +36,34 @@ def serve(settings: Settings) -> None:
             os.environ[telemetry.MULTIPROCESS_FOLDER] = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="onward-metrics-")
             )
+        _raise_descriptor_limit()
         os.environ.update(settings.model_copy(update={"redis_url": SecretStr(url or IN_MEMORY)}).environment())
         config = uvicorn.Config(
             "onward.service.app:create_app_from_environment",
             factory=True,
             host=settings.host,
             port=settings.port,
+            uds=None if settings.uds is None else str(settings.uds),
+            root_path=settings.root_path,
             workers=settings.workers,
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=settings.rate_limit is not None,  # only the rate limit uses a caller's address
+            proxy_headers=False,  # the dispatcher reads them
             lifespan="on",
-            http=FastProtocol,
+            http=Connection,
+            ws="none",
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
         )
         _run(config)
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow this process and its workers as many open files as the system lets them have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # macOS refuses an infinite limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _run(config: uvicorn.Config) -> None:

@@ -13,11 +13,10 @@ from starlette.testclient import TestClient
 
 from onward.service import telemetry
 from onward.service.errors import SessionStoreUnavailable
-from onward.service.http.middleware import RequestTelemetry
-from onward.service.http.path_ids import EncodedSlashes
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import sessions
 from onward.service.sessions import AppliedEvent, Event, EventRules, EventWeights, InMemorySessionStore, Session
+from tests.service.http.dispatching import dispatching
 
 numbers = itertools.count()
 
@@ -69,9 +68,7 @@ def events(listener: RecordingListener) -> Iterator[TestClient]:
     app.include_router(sessions.fast)
     app.include_router(sessions.router)
     add_error_handlers(app)
-    app.add_middleware(EncodedSlashes)
-    app.add_middleware(RequestTelemetry)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(dispatching(app, sessions.fast), raise_server_exceptions=False) as client:
         yield client
 
 
