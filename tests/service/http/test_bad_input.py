@@ -194,20 +194,16 @@ def test_a_wrong_method_is_answered_with_the_allowed_ones(client: TestClient) ->
     assert client.put(RECOMMENDATIONS).headers["allow"] == "POST"
 
 
-@pytest.mark.parametrize(("path", "limit"), [(RECOMMENDATIONS, 64 * KIB), (EVENTS, 1024 * KIB), ("/nowhere", 64 * KIB)])
+@pytest.mark.parametrize("path", [RECOMMENDATIONS, EVENTS, "/nowhere"])
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_over_the_limit_is_refused_however_it_is_sent(
-    client: TestClient, path: str, limit: int, chunked: bool
-) -> None:
+def test_a_body_over_the_limit_is_refused_however_it_is_sent(client: TestClient, path: str, chunked: bool) -> None:
     def chunks(size: int) -> Iterator[bytes]:
         for start in range(0, size, KIB):
             yield b" " * min(KIB, size - start)
 
     headers = {"content-type": "application/json"}
-    for size, status in (
-        (limit, {400, 404, 422}),
-        (limit + 1, {413, 404} if chunked and path == "/nowhere" else {413}),
-    ):
+    limit = 1024 * KIB
+    for size, status in ((limit, {400, 404, 422}), (limit + 1, {413})):
         content: Any = chunks(size) if chunked else b" " * size
         assert client.post(path, content=content, headers=headers).status_code in status
 

@@ -250,8 +250,8 @@ def test_a_value_at_the_limit_is_accepted_and_one_beyond_refused(limited: TestCl
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/items:batch", "/v1/recommendations:batch"])
-def test_batch_bodies_have_the_documented_length_limit(limited: TestClient, path: str) -> None:
-    limit = next(limit for limit in LIMITS if limit.what.startswith("body of events"))
+def test_all_bodies_have_the_documented_length_limit(limited: TestClient, path: str) -> None:
+    limit = next(limit for limit in LIMITS if limit.what.startswith("body"))
     post = with_padding(path, b"{}")
     assert refusal(post(limited, limit.most)) == (422, "invalid_request")
     assert refusal(post(limited, limit.most + 1)) == limit.refusal
