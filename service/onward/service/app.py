@@ -155,7 +155,7 @@ async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, An
         "recorder": recorder,
         "listener": events,
         "event_rules": rules,
-        "pipeline": Pipeline(live, store, scenarios, recorder, events, rules),
+        "pipeline": Pipeline(live, store, scenarios, recorder, events, rules, settings.store_timeout / 2),
         "item_lists": ItemLists(live, recorder),
         "next_pages": NextPages(live, recorder),
         "explainer": Explainer(live, recorder),
