@@ -1,6 +1,7 @@
 """The commands of `onward-service`; each imports its own code when it runs."""
 
 import json
+import os
 import secrets
 from hashlib import sha256
 from importlib.metadata import version
@@ -47,6 +48,7 @@ def serve(
     """Answer requests until stopped.
 
     Every option is also a SERVICE_* variable (SERVICE_BUNDLES, SERVICE_HOST, ...); an option overrides its variable.
+    A variable of this form that is not a setting stops the start; SERVICE_IGNORE names those of other programs.
     Other variables, with their defaults: SERVICE_SESSION_TTL (PT30M), SERVICE_SESSION_LENGTH (50),
     SERVICE_STORE_TIMEOUT (0.1 seconds), SERVICE_RELOAD_INTERVAL (1), SERVICE_SHUTDOWN_TIMEOUT (30),
     SERVICE_LOG_LEVEL (info).
@@ -69,14 +71,17 @@ def serve(
 
     from onward.service.server.serve import CannotServe
     from onward.service.server.serve import serve as run
-    from onward.service.settings import Settings, describe
+    from onward.service.settings import Settings, UnknownSetting, describe, foreign_variables
 
     options: dict[str, Any] = {"bundles": bundles, "host": host, "port": port, "workers": workers}
     try:
+        for name in foreign_variables(os.environ):
+            typer.echo(f"{name} is not a setting of this service: ignored", err=True)
+            del os.environ[name]
         run(Settings(**{name: value for name, value in options.items() if value is not None}))
     except ValidationError as error:
         _refuse(describe(error))
-    except CannotServe as error:
+    except (CannotServe, UnknownSetting) as error:
         _refuse(str(error))
 
 

@@ -1,6 +1,8 @@
 """The settings of a deployment, read from environment variables."""
 
+import difflib
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +24,15 @@ from onward.service.rate_limit import RateLimit
 from onward.service.redis_client import SCHEMES, Address
 from onward.service.sessions import MAX_EVENT_AGE, EventWeights
 
+PREFIX = "SERVICE_"
+IGNORE = "SERVICE_IGNORE"
+"""Names of variables that begin like settings and are none, separated by commas."""
 IN_MEMORY = "memory://"
+_OF_KUBERNETES = re.compile(
+    r"SERVICE_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|SERVICE_PORT=(tcp|udp|sctp)://.*"
+)
+_OF_REGISTRIES = re.compile(r"SERVICE_(\d+_)?(NAME|TAGS|ID|ATTRS|REGION|CHECK_\w+)")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -88,13 +98,17 @@ def _path_text(path: Path | None) -> str:
     return "" if path is None else str(path)
 
 
+class UnknownSetting(Exception):
+    """A SERVICE_* variable is not a setting: the message says in one line what to do."""
+
+
 class Settings(BaseSettings):
     """The SERVICE_* variables and REDIS_URL, read once; the service does not start with an invalid value.
 
     A duration is a number of seconds (0.1) or in ISO 8601 format (PT30M).
     """
 
-    model_config = SettingsConfigDict(env_prefix="SERVICE_", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, populate_by_name=True)
 
     bundles: DirectoryPath = Field(description="Folder of bundles; its `current` link is the one served.")
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -213,6 +227,29 @@ class Settings(BaseSettings):
         values = self.model_dump(mode="json", exclude={"redis_url"})
         variables = {f"SERVICE_{name.upper()}": str(value) for name, value in values.items()}
         return variables if self.redis_url is None else variables | {"REDIS_URL": self.redis_url.get_secret_value()}
+
+
+def foreign_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return the SERVICE_* variables that are not settings but belong to another program, and are to be ignored.
+
+    These are what Kubernetes sets for a service that is named `service`, what service registries read, and the names in
+    SERVICE_IGNORE. Raises UnknownSetting for any other variable that is not a setting.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "redis_url"}
+    ignored = {name.strip() for name in environment.get(IGNORE, "").split(",")}
+    foreign = []
+    for name, value in sorted(environment.items()):
+        if not name.startswith(PREFIX) or name == IGNORE:
+            continue
+        if _OF_KUBERNETES.fullmatch(f"{name}={value}") or _OF_REGISTRIES.fullmatch(name) or name in ignored:
+            foreign.append(name)
+        elif name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise UnknownSetting(
+                f"{name}: there is no such setting; the nearest is {nearest}. If it belongs to another program: "
+                f"{IGNORE}={name}"
+            )
+    return foreign
 
 
 def describe(error: ValidationError) -> str:
