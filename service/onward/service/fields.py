@@ -1,5 +1,6 @@
 """Field types that the core and the HTTP schemas share: ids, k and the base of strict models."""
 
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -27,3 +28,12 @@ class StrictModel(BaseModel):
     """A model read from JSON: no conversion between types, no unknown field, no NaN or infinity, immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@cache
+def known_fields() -> frozenset[str]:
+    """Return the names of the fields of all strict models."""
+    models: list[type[BaseModel]] = [StrictModel]
+    for model in models:
+        models += model.__subclasses__()
+    return frozenset(name for model in models for name in model.model_fields)

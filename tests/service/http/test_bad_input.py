@@ -1,4 +1,4 @@
-"""Invalid requests are refused with a 4xx problem document that names the location and echoes nothing."""
+"""Invalid requests are refused with a 4xx problem document that names the location and echoes no value."""
 
 import json
 from collections.abc import Iterator
@@ -214,11 +214,26 @@ def test_only_the_first_faults_are_reported(client: TestClient) -> None:
     assert "100 places" in problem["detail"]
 
 
-def test_nothing_of_a_refused_request_is_echoed(client: TestClient) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("itmes", 'Unknown field "itmes"; did you mean items?'),
+        ("sessionId", 'Unknown field "sessionId"; did you mean session_id?'),
+        ("zzz", 'Unknown field "zzz"; see /docs for the known ones'),
+        ("\ud800<b>\n", r'Unknown field "\ud800<b>\n"; see /docs for the known ones'),
+        ("x" * 10_000, f'Unknown field "{"x" * 64}"; see /docs for the known ones'),
+    ],
+)
+def test_an_unknown_field_is_named_with_the_nearest_known_one(client: TestClient, name: str, message: str) -> None:
+    body = json.dumps({name: 1, "items": ["a"]})
+    problem = client.post(RECOMMENDATIONS, content=body, headers={"content-type": "application/json"}).json()
+    assert problem["errors"] == [{"at": "body", "message": message}]
+
+
+def test_no_value_of_a_refused_request_is_echoed(client: TestClient) -> None:
     marker = "CANARY"
     bodies: list[dict[str, Any]] = [
         {"items": [f"{marker} {marker}"]},
-        {marker: 1, "items": ["a"]},
         {"items": ["a"], "k": marker},
         {"items": [{marker: marker}]},
         {"items": ["a"], "exclude_seen": marker},

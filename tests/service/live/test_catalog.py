@@ -317,7 +317,7 @@ def test_each_entry_of_a_batch_succeeds_or_fails_by_itself(client: TestClient) -
     errors = [result["error"]["errors"][0] for result in body["results"][1:5]]
     misfit = "price is of the kind number in this catalog"
     assert errors[1] == {"at": "body.items.2.attributes.price", "message": misfit}
-    assert errors[2]["message"] == "Unknown field; see /docs for the known ones"
+    assert errors[2]["message"] == 'Unknown field "colour"; see /docs for the known ones'
     assert body["results"][1].keys() == {"status", "error"}
     item = client.get("/v1/items/item-2").json()
     assert (item["available"], item["attributes"]["price"]) == (False, 1)

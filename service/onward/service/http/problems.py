@@ -1,5 +1,7 @@
-"""Problem documents (RFC 9457): how errors are written in HTTP. They name a code and never repeat what was sent."""
+"""Problem documents (RFC 9457): how errors are written in HTTP. They name a code and repeat nothing that was sent but names of fields."""
 
+import difflib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from onward.bundle.validation import message_of
 from onward.service import telemetry
+from onward.service.fields import known_fields
 from onward.service.errors import (
     MAX_REPORTED_FAULTS,
     Fault,
@@ -26,7 +29,8 @@ DETAILS = {
 }
 UNION_TAG = "\0"
 """Prefix of the tags of a tagged union. pydantic puts the tag into error locations, where it is not a field."""
-UNKNOWN_FIELD = "Unknown field; see /docs for the known ones"
+MAX_NAME_LENGTH = 64
+"""Characters of an unknown field's name that are repeated."""
 
 
 class Problem(BaseModel):
@@ -119,7 +123,15 @@ def faults_of(errors: Sequence[Any], *location: str | int) -> list[Fault]:
 
 def _fault(error: Any) -> Fault:
     """An unknown field is reported at its parent, since its name is the caller's text."""
-    is_unknown_field = error["type"] == "extra_forbidden"
-    location = error["loc"][:-1] if is_unknown_field else error["loc"]
+    location, message = error["loc"], message_of(error)
+    if error["type"] == "extra_forbidden":
+        *location, name = location
+        message = _unknown_field(str(name))
     names = [str(part) for part in location if not str(part).startswith(UNION_TAG)]
-    return Fault(at=".".join(names), message=UNKNOWN_FIELD if is_unknown_field else message_of(error))
+    return Fault(at=".".join(names), message=message)
+
+
+def _unknown_field(name: str) -> str:
+    nearest = difflib.get_close_matches(name[:MAX_NAME_LENGTH], known_fields(), n=1)
+    advice = f"did you mean {nearest[0]}?" if nearest else "see /docs for the known ones"
+    return f"Unknown field {json.dumps(name[:MAX_NAME_LENGTH])}; {advice}"
