@@ -10,7 +10,7 @@ A connection is always in one phase:
                before it learns that the connection is closed
 
 Only complete requests are answered, so a slow body holds a connection but no slot of the service. Whatever the parser
-cannot vouch for is refused and ends the connection. See decision 26.
+cannot vouch for is refused and ends the connection. See decision 27.
 """
 
 import asyncio

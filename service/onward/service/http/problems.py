@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 
 from onward.bundle.validation import message_of
 from onward.service import telemetry
-from onward.service.fields import known_fields
 from onward.service.errors import (
     MAX_REPORTED_FAULTS,
     Fault,
@@ -21,6 +20,7 @@ from onward.service.errors import (
     MalformedRequest,
     ServiceError,
 )
+from onward.service.fields import known_fields
 
 NOT_FOUND, METHOD_NOT_ALLOWED = 404, 405
 DETAILS = {
