@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): how errors are written in HTTP. They name a code and repeat nothing that was sent but names of fields."""
+"""Problem documents (RFC 9457): how errors are written in HTTP, with a code and nothing of what was sent but names."""
 
 import difflib
 import json
