@@ -75,10 +75,10 @@ def serve(
 
     options: dict[str, Any] = {"bundles": bundles, "host": host, "port": port, "workers": workers}
     try:
-        for name in foreign_variables(os.environ):
-            typer.echo(f"{name} is not a setting of this service: ignored", err=True)
+        foreign = foreign_variables(os.environ)
+        for name in foreign:
             del os.environ[name]
-        run(Settings(**{name: value for name, value in options.items() if value is not None}))
+        run(Settings(**{name: value for name, value in options.items() if value is not None}), ignored=foreign)
     except ValidationError as error:
         _refuse(describe(error))
     except (CannotServe, UnknownSetting) as error:

@@ -300,6 +300,11 @@ def answer_unreadable(digest: str, *, is_first: bool) -> None:
         _log.warning("bundle of kept answers gone", bundle=digest)
 
 
+def variables_ignored(names: Sequence[str]) -> None:
+    """Report environment variables that look like settings of the service and belong to other programs."""
+    _log.info("variables of other programs ignored", names=list(names))
+
+
 def store_started(url: str, server: str) -> None:
     """Report that the embedded session store runs."""
     _log.info("embedded session store started", url=url, server=server)

@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from types import FrameType
 
@@ -24,10 +25,15 @@ class CannotServe(Exception):
     """The settings contradict each other; the message says in one line what to change."""
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal stops the service; requests in flight are answered first. Raises CannotServe."""
+def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
+    """Serve until a signal stops the service; requests in flight are answered first. Raises CannotServe.
+
+    `ignored`: environment variables that look like settings and belong to other programs.
+    """
     signal.signal(signal.SIGTERM, _stop)
     telemetry.configure_logging(settings.log_level)
+    if ignored:
+        telemetry.variables_ignored(ignored)
     with ExitStack() as stack:
         url = settings.redis_url.get_secret_value() if settings.redis_url else stack.enter_context(embedded_store())
         if (url or IN_MEMORY) == IN_MEMORY and settings.workers > 1:
