@@ -114,8 +114,8 @@ def create_app(settings: Settings) -> Service:
 
 def create_app_from_environment() -> Service:
     """Build the service of a worker process, configured by the SERVICE_* variables."""
-    if multiprocessing.parent_process() is not None:
-        terminate_with_parent()
+    if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
+        terminate_with_parent(parent.pid)
     settings = Settings()  # type: ignore[call-arg]  # the environment provides the fields without default
     telemetry.configure_logging(settings.log_level)
     gc.set_threshold(*GC_THRESHOLDS)

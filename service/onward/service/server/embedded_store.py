@@ -3,12 +3,14 @@
 It is used if REDIS_URL names no server.
 """
 
+import os
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def run_server(server: Path) -> Iterator[str]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the service alone, which needs the store until its last answer
-            preexec_fn=terminate_with_parent,
+            preexec_fn=partial(terminate_with_parent, os.getpid()),
         )
         try:
             _wait_until_ready(process, socket)
