@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket
+from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
 
 CONNECTIONS = 64
 pytestmark = pytest.mark.skipif(not KERNEL_BALANCES, reason="this system does not balance connections")
@@ -46,3 +46,11 @@ def test_the_address_stays_reserved() -> None:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
             other.bind(address.getsockname())
+
+
+def test_an_address_is_claimed_once_at_a_time() -> None:
+    address, another = ("127.0.0.1", 1), ("127.0.0.1", 2)
+    with claimed(address) as first, claimed(address) as second, claimed(another) as third:
+        assert (first, second, third) == (True, False, True)
+    with claimed(address) as again:
+        assert again

@@ -331,3 +331,40 @@ def test_a_long_path_of_the_temporary_folder_does_not_prevent_the_start(tmp_path
     deep.mkdir()
     with ServiceProcess(tmp_path, environment={"TMPDIR": str(deep)}).wait_until_ready() as service:
         assert service.events("embedded session store started")
+
+
+def test_of_two_services_with_several_workers_on_one_port_the_second_is_refused(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "onward.service", "serve", "--bundles", str(tmp_path), "--port", port]
+    services = [subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        wait_until(lambda: any(service.poll() is not None for service in services))
+        (refused,) = [service for service in services if service.poll() is not None]
+        assert refused.returncode != 0
+        _, log = refused.communicate()
+        assert "another service" in log or "ddress already in use" in log
+    finally:
+        for service in services:
+            service.kill()
+            service.wait()
+            assert service.stderr is not None
+            service.stderr.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_ipv6_address_accepts_ipv4_with_any_number_of_workers(tmp_path: Path, workers: str) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with ServiceProcess(tmp_path, "--host", "::", "--workers", workers) as service:
+        port = service.url.rpartition(":")[2]
+        for address in ("127.0.0.1", "[::1]"):
+            wait_until(lambda address=address: is_live(f"http://{address}:{port}"))
+
+
+def is_live(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/live").status_code == 200
+    except httpx.ConnectError:
+        return False

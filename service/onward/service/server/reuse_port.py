@@ -7,7 +7,8 @@ connections stay with their worker: of 16 connections one of two workers had 9 t
 
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 KERNEL_BALANCES = sys.platform == "linux"
@@ -34,3 +35,19 @@ def _bind_another(family: int, address: Any) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.bind(address)
     return sock
+
+
+@contextmanager
+def claimed(address: object) -> Iterator[bool]:
+    """Claim an address in this block, and yield whether no other process has.
+
+    Without it two services that start at the same time could both listen: sockets that share an address only refuse
+    those that do not share it. The claim is an abstract unix socket, of which each network has only one of a name.
+    """
+    with socket.socket(socket.AF_UNIX) as claim:
+        try:
+            claim.bind(f"\0onward-service {address}")
+        except OSError:
+            yield False
+        else:
+            yield True

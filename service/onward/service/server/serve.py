@@ -17,8 +17,12 @@ from uvicorn.supervisors import Multiprocess
 from onward.service import telemetry
 from onward.service.http.connection import Connection
 from onward.service.server.embedded_store import embedded_store
-from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket
+from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
 from onward.service.settings import IN_MEMORY, Settings
+
+WORKER_START_TIMEOUT_S = 60
+"""Time after which a worker that does not answer its supervisor is replaced. On a busy machine the imports of one that
+starts take many seconds; uvicorn's own 5 s would end it again and again."""
 
 
 class CannotServe(Exception):
@@ -59,6 +63,7 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
             lifespan="on",
             http=Connection,
             ws="none",
+            timeout_worker_healthcheck=WORKER_START_TIMEOUT_S,
             timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
         )
         _run(config)
@@ -76,12 +81,23 @@ def _run(config: uvicorn.Config) -> None:
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):
         if config.workers == 1:
-            server.run()
+            # uvicorn's own socket for an IPv6 address would not accept IPv4, unlike that for several workers.
+            server.run(sockets=[config.bind_socket()] if ":" in config.host else None)
         else:
-            bound = config.bind_socket()
-            Multiprocess(config, sockets=[ReusePortSocket.of(bound) if KERNEL_BALANCES else bound]).run()
+            _run_workers(config)
     if config.workers == 1 and not server.started:
         sys.exit(STARTUP_FAILURE)
+
+
+def _run_workers(config: uvicorn.Config) -> None:
+    bound = config.bind_socket()
+    if config.uds is not None or not KERNEL_BALANCES:
+        Multiprocess(config, sockets=[bound]).run()
+        return
+    with ReusePortSocket.of(bound) as address, claimed(address.getsockname()) as is_ours:
+        if not is_ours:
+            raise CannotServe(f"another service with several workers has port {address.getsockname()[1]}")
+        Multiprocess(config, sockets=[address]).run()
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
