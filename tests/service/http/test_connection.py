@@ -43,8 +43,14 @@ class FakeTransport(asyncio.Transport):
         self.has_eof = False
         self.is_closed = False
 
+        self.unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
     def write(self, data: Any) -> None:
         assert not self.has_eof, "written after the end"
+        assert not self.is_closed, "written after the connection was closed"
         self.written += data
 
     def write_eof(self) -> None:
@@ -67,7 +73,8 @@ class FakeTransport(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
-    abort = close
+    def abort(self) -> None:
+        self.is_closed, self.unsent = True, 0
 
 
 Respond = Callable[[Scope, bytes], Awaitable[Response]]
@@ -112,6 +119,11 @@ class Caller:
         """Wait until nothing is being answered."""
         while self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks)
+
+    async def settled_or_waiting(self) -> None:
+        """Let the service do what it can without the caller."""
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     async def later(self, seconds: float) -> None:
         self.now_s += seconds
@@ -309,6 +321,31 @@ async def test_100_continue_is_sent_when_the_body_is_awaited() -> None:
     assert caller.statuses == [200]
 
 
+async def test_100_continue_is_not_sent_to_a_caller_of_http_1_0() -> None:
+    caller = Caller()
+    request = post(b"body", b"Expect: 100-continue", version=b"1.0")
+    await caller.send(request[:-4])
+    assert caller.transport.written == b""
+    await caller.send(b"body")
+    assert caller.statuses == [200]
+
+
+@pytest.mark.parametrize("trailer", [b"X: " + b"x" * 40_000, b"X: 1\r\n" * 8_000])
+async def test_trailers_are_limited_as_headers_are(trailer: bytes) -> None:
+    caller = Caller()
+    request = chunked(b"x" * 20_000, size=5_000)[:-2] + trailer
+    await caller.send(*[request[first : first + 100] for first in range(0, len(request), 100)])
+    assert caller.statuses == [431]
+    assert caller.ends
+
+
+async def test_the_work_for_a_body_does_not_grow_with_its_pieces() -> None:
+    """The pieces of a body are joined as they come: a list of them would be gone through at each arrival."""
+    caller = Caller()
+    await caller.send(chunked(b"x" * 40_000, size=1)[:-5])
+    assert caller.connection._body == b"x" * 40_000
+
+
 async def test_100_continue_does_not_overtake_an_answer() -> None:
     caller = Caller()
     await caller.send(post(b"1") + post(b"body", b"Expect: 100-continue")[:-4])
@@ -420,6 +457,55 @@ class TestDeadlines:
         await caller.send(post(b"").replace(b"Length: 0", b"Length: 99999999"), b"x" * (LINGER_BYTES + 1))
         assert caller.transport.is_closed
 
+    async def test_a_last_answer_may_be_read_as_slowly_as_another(self) -> None:
+        caller = Caller()
+        caller.transport.unsent = 50_000
+        await caller.send(post(b"1", b"Connection: close"))
+        await caller.later(LIMITS.write_s - 1)
+        assert not caller.transport.is_closed
+        await caller.later(2)
+        assert caller.transport.is_closed
+
+    @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
+    async def test_a_caller_that_ends_its_side_and_does_not_read_is_cut(self, close: bytes) -> None:
+        caller = Caller()
+        caller.transport.unsent = 50_000
+        caller.connection.data_received(b"GET /1 HTTP/1.1\r\nHost: here\r\n%b\r\n" % close)
+        caller.connection.eof_received()
+        await caller.settle()
+        assert caller.transport.is_closed
+        await caller.later(LIMITS.write_s + LIMITS.idle_s)
+        assert caller.transport.unsent == 0
+
+    async def test_half_a_body_of_a_caller_that_ended_its_side_is_refused_once(self) -> None:
+        caller = Caller()
+        await caller.send(post(b"1"), post(b"x" * 30)[:-10])
+        caller.transport.unsent = 50_000
+        if not caller.connection.eof_received():
+            caller.transport.close()
+        for _ in range(10):
+            await caller.later(LIMITS.body_s + 1)
+        assert caller.statuses == [200]
+        assert caller.transport.unsent == 0
+
+    async def test_an_idle_caller_that_does_not_read_is_cut(self) -> None:
+        caller = Caller()
+        await caller.send(post(b"1"))
+        caller.transport.unsent = 50_000
+        await caller.later(LIMITS.idle_s + 1)
+        assert caller.transport.unsent == 0
+
+    async def test_a_cancelled_answer_does_not_fail_when_the_connection_is_lost(self) -> None:
+        caller = Caller()
+        caller.connection.data_received(post(b"1"))
+        caller.connection.pause_writing()
+        await caller.settled_or_waiting()
+        for task in list(caller.server_state.tasks):
+            task.cancel()
+        await caller.settle()
+        caller.connection.connection_lost(None)
+        assert caller.connection not in caller.pool._connections
+
 
 class TestPool:
     """The number of connections and the bytes of their bodies are limited."""
@@ -472,6 +558,42 @@ class TestPool:
         assert first.statuses == third.statuses == [200]
         first.connection.connection_lost(None)
         assert first.pool._held_bytes == 0
+
+    async def test_a_body_behind_a_request_is_refused_after_its_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection_pool, "MAX_HELD_BYTES", 5_000)
+        caller = Caller()
+        await caller.send(post(b"1") + post(b"x" * 30_000)[:10_000])
+        assert caller.statuses == [200, 408]
+        assert caller.pool._held_bytes == 0
+
+    async def test_a_body_that_is_given_up_behind_an_answer_counts_no_longer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(connection_pool, "MAX_HELD_BYTES", 15_000)
+        first, second, third = self.callers(3)
+        first.connection.data_received(post(b"1") + post(b"x" * 30_000)[:10_000])
+        first.connection.phase_began_s = 0.0
+        second.connection.data_received(post(b"x" * 30_000)[:10_000])
+        assert first.pool._held_bytes == 10_000
+        third.connection.data_received(post(b"x" * 30_000)[:2_000])
+        await first.settle()
+        assert first.statuses == [200, 408]
+        assert second.statuses == third.statuses == []
+
+    async def test_connections_that_come_at_once_close_one_each(self) -> None:
+        callers = self.callers(5, connections=2)
+        assert [caller.transport.is_closed for caller in callers] == [True, True, True, False, False]
+
+    async def test_half_a_head_and_a_last_answer_are_given_up_for_a_new_connection(self) -> None:
+        first, second = self.callers(2, connections=2)
+        await first.send(post(b"1")[:20])
+        await second.send(b"garbage\r\n\r\n")
+        first.connection.phase_began_s = second.connection.phase_began_s = -1.0
+        others = [Caller(first.pool), Caller(first.pool)]
+        assert first.transport.is_closed
+        assert second.transport.is_closed
+        assert not any(caller.ends for caller in others)
+        assert len(first.pool._connections) == 2
 
 
 async def test_a_caller_that_ends_its_side_gets_its_answer() -> None:

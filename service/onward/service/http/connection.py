@@ -115,6 +115,7 @@ class Connection(asyncio.Protocol):
         """Whether a part of a request has been parsed that is not complete."""
         self._in_head = True
         self._head_bytes = 0
+        """Received bytes of the head, or, since the last byte of the body, of trailers."""
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._hosts = 0
@@ -124,7 +125,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = True
         self._asks_for_upgrade = False
         self._scope: dict[str, Any] = {}
-        self._body: list[bytes] = []
+        self._body = bytearray()
 
         self._requests: deque[Request] = deque()
         self._refusal: ServiceError | None = None
@@ -151,20 +152,24 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """End the phase, whose deadline has passed."""
-        if self.phase == "body":
+        if self._transport.is_closing():
+            self._transport.abort()
+        elif self.phase == "body":
             self.refuse(BodyTooSlow("The rest of the body did not arrive in time."))
         elif self.phase == "head" and self._has_begun:
             self.refuse(HeadTooSlow("The rest of the headers did not arrive in time."))
-        elif self.phase in ("idle", "head"):
-            self._transport.close()
         else:
-            self._transport.abort()
+            self._transport.abort()  # `close` would wait for a caller that does not read
 
     def refuse(self, refusal: ServiceError) -> None:
         """Answer with an error, after the requests that are complete, and end the connection."""
         self._give_up(refusal)
-        if self.phase != "answering":
+        if self.phase != "answering" and not self._requests:
             self._write_refusal(refusal)
+
+    def evict(self) -> None:
+        """Make room for another connection at once."""
+        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first head."""
@@ -200,7 +205,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on: the caller has read enough, or is gone."""
         if self._may_write is not None:
-            self._may_write.set_result(None)
+            if not self._may_write.done():  # as when the task that waited for it was cancelled
+                self._may_write.set_result(None)
             self._may_write = None
             if self.phase == "answering":
                 self.deadline_s = NEVER_S
@@ -228,7 +234,7 @@ class Connection(asyncio.Protocol):
         self._has_begun, self._in_head, self._head_bytes = True, True, 0
         self._url, self._headers, self._hosts, self._declared_bytes = b"", [], 0, 0
         self._owes_continue = False
-        self._body = []
+        self._body = bytearray()
 
     def on_url(self, url: bytes) -> None:
         """Collect a part of the URL."""
@@ -256,7 +262,8 @@ class Connection(asyncio.Protocol):
         version = parser.get_http_version()
         if (refusal := self._refusal_of_head(version)) is not None:
             self._stop(refusal)
-        self._in_head = False
+        self._in_head, self._head_bytes = False, 0
+        self._owes_continue = self._owes_continue and version == "1.1"
         self._keep_alive = version == "1.1" and parser.should_keep_alive()
         path, query = self._target()
         self._scope = {
@@ -276,16 +283,16 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Collect a part of the body."""
-        self._body.append(body)
+        self._body += body
+        self._head_bytes = 0
 
     def on_message_complete(self) -> None:
         """Queue the request."""
         if self._asks_for_upgrade:
             return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        if len(body) > self._limits.body_bytes:
+        if len(self._body) > self._limits.body_bytes:
             self._stop(_body_too_large(self._limits.body_bytes))
-        self._requests.append(Request(self._scope, body, self._keep_alive))
+        self._requests.append(Request(self._scope, bytes(self._body), self._keep_alive))
         self._has_begun = False
         if self.body_bytes:
             self._pool.release(self)
@@ -332,12 +339,12 @@ class Connection(asyncio.Protocol):
     def _check_unfinished(self, received: int) -> None:
         """Refuse a request whose unfinished head or body is too long already."""
         limits = self._limits
-        if self._in_head:
-            self._head_bytes += received
-            if len(self._url) > limits.line_bytes:
-                self._give_up(_url_too_long(limits.line_bytes))
-            elif self._head_bytes > limits.head_bytes + SLICE_BYTES:
-                self._give_up(_headers_too_large(limits.head_bytes))
+        self._head_bytes += received
+        if len(self._url) > limits.line_bytes:
+            self._give_up(_url_too_long(limits.line_bytes))
+        elif self._head_bytes > limits.head_bytes + SLICE_BYTES:
+            self._give_up(_headers_too_large(limits.head_bytes))
+        if self._in_head or self._is_over:
             return
         if self.phase == "head" and not self._requests:
             self._begin("body", limits.body_s)
@@ -345,7 +352,7 @@ class Connection(asyncio.Protocol):
             self._owes_continue = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._pool.hold(self, received)
-        if sum(map(len, self._body)) > limits.body_bytes or self.body_bytes > CHUNK_OVERHEAD * limits.body_bytes:
+        if len(self._body) > limits.body_bytes or self.body_bytes > CHUNK_OVERHEAD * limits.body_bytes:
             self._give_up(_body_too_large(limits.body_bytes))
 
     def _refusal_of_head(self, version: str) -> ServiceError | None:
@@ -385,7 +392,8 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self, refusal: ServiceError) -> None:
         if not self._is_over:
-            self._refusal, self._is_over = refusal, True
+            self._refusal, self._is_over, self._body = refusal, True, bytearray()
+            self._pool.release(self)
 
     def _start_answering(self) -> None:
         self._begin("answering", NEVER_S)
@@ -454,12 +462,12 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Close once the caller has, or after a while: closing at once could destroy the answer on its way."""
-        self._is_over, self._unread, self._body = True, b"", []
+        self._is_over, self._unread, self._body = True, b"", bytearray()
         self._pool.release(self)
+        self._begin("lingering", self._limits.write_s if self._transport.get_write_buffer_size() else LINGER_S)
         if self._has_ended or self._transport.is_closing():
             self._transport.close()
             return
-        self._begin("lingering", LINGER_S)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._resume_reading()

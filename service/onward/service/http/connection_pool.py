@@ -19,6 +19,7 @@ MAX_HELD_BYTES = 64 * 2**20
 """Received bytes of the incomplete bodies of all connections, framing included."""
 
 Phase = Literal["head", "body", "answering", "idle", "lingering"]
+WAITING: tuple[Phase, ...] = ("idle", "head", "lingering")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,10 @@ class PooledConnection(Protocol):
         """End the phase, whose deadline has passed."""
         ...
 
+    def evict(self) -> None:
+        """Close at once."""
+        ...
+
     def refuse(self, refusal: ServiceError) -> None:
         """Answer with an error and end the connection."""
         ...
@@ -83,18 +88,20 @@ class ConnectionPool:
         self._held_bytes = 0
 
     def admit(self, connection: PooledConnection) -> bool:
-        """Add a connection. If there are too many, the one that waits longest for a request is closed instead.
+        """Add a connection. If there are too many, the one that waits longest is closed instead.
 
-        Returns False if none of the others can be closed, because all have a request in progress.
+        One waits if it has no complete head, or its last answer is written. Returns False if none of the others can be
+        closed, because all have a request in progress.
         """
         self._connections.add(connection)
-        if len(self._connections) <= self.limits.connections:
-            return True
-        waiting = [other for other in self._connections if other.phase in ("idle", "head") and other is not connection]
-        if not waiting:
-            return False
-        telemetry.connection_ended("evicted")
-        _oldest(waiting).expire()
+        while len(self._connections) > self.limits.connections:
+            waiting = [other for other in self._connections if other.phase in WAITING and other is not connection]
+            if not waiting:
+                return False
+            telemetry.connection_ended("evicted")
+            evicted = _oldest(waiting)
+            self.remove(evicted)  # at once: it is closed only later, and more may come before
+            evicted.evict()
         return True
 
     def remove(self, connection: PooledConnection) -> None:
