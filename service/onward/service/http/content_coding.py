@@ -13,8 +13,9 @@ MIN_COMPRESSED_BYTES = 4 * 2**10
 """Shorter answers are sent as they are: they fit in a few packets."""
 COMPRESSION_LEVEL = 1
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
-CODED_CONTENT = re.compile(rb"(?:^|[,\s])(?:gzip|\*)(?!\s*;\s*q=0(?:\.0*)?(?:$|[,\s]))", re.IGNORECASE)
-"""An Accept-Encoding header that admits gzip."""
+NAMED_CODING = re.compile(rb"(?:^|[,\s])gzip(?=$|[,;\s])", re.IGNORECASE)
+CODED_CONTENT = re.compile(rb"(?:^|[,\s])(?:gzip|\*)(?=$|[,;\s])(?!\s*;\s*q=0(?:\.0*)?(?:$|[,\s]))", re.IGNORECASE)
+"""An Accept-Encoding header that admits gzip, unless only its `*` does and gzip is refused by name."""
 
 
 def decoded(scope: Scope, body: bytes, max_bytes: int) -> bytes:
@@ -44,7 +45,10 @@ def compress(scope: Scope, response: Response) -> None:
     if len(response.body) < MIN_COMPRESSED_BYTES or "content-encoding" in response.headers:
         return
     response.headers.add_vary_header("Accept-Encoding")
-    if CODED_CONTENT.search(dict(scope["headers"]).get(b"accept-encoding", b"")):
+    accepted = dict(scope["headers"]).get(b"accept-encoding", b"")
+    if NAMED_CODING.search(accepted):
+        accepted = accepted.replace(b"*", b"")
+    if CODED_CONTENT.search(accepted):
         response.body = gzip.compress(response.body, COMPRESSION_LEVEL, mtime=0)
         response.headers["content-encoding"] = "gzip"
         response.headers["content-length"] = str(len(response.body))
