@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from onward.service.app import create_app
 from onward.service.settings import IN_MEMORY, Settings
@@ -91,6 +92,11 @@ class TestContentCoding:
             ("gzip;q=0", False),
             ("gzip; q=0.0, br", False),
             ("agzip", False),
+            ("gzipped", False),
+            ("gzip;q=0, *", False),
+            ("*, gzip;q=0", False),
+            ("*;q=0, gzip", True),
+            ("gzip;q=0.001", True),
         ],
     )
     def test_a_large_answer_is_compressed_if_that_is_accepted(
@@ -156,3 +162,51 @@ def test_head_has_the_headers_of_get_and_no_body(client: TestClient) -> None:
     get, head = client.get("/health/live"), client.head("/health/live")
     assert (head.status_code, head.headers["content-length"], head.content) == (200, str(len(get.content)), b"")
     assert client.head("/v1/recommendations").status_code == 405
+
+
+async def test_head_stays_head_for_the_server_that_sends_the_answer(client: TestClient) -> None:
+    """A server compares the length of the body with the header, but for HEAD."""
+    scope = {"type": "http", "method": "HEAD", "path": "/health/live", "raw_path": b"/health/live", "query_string": b""}
+    scope |= {"headers": [], "state": {}}
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_message: Message) -> None:
+        pass
+
+    await client.app(scope, receive, send)
+    assert scope["method"] == "HEAD"
+
+
+class TestRootPath:
+    """Behind a proxy that removes a prefix, which the server puts back, the same rules hold."""
+
+    @pytest.fixture(scope="class")
+    def prefixed(self, folder: Path) -> Iterator[TestClient]:
+        app = create_app(
+            Settings(
+                bundles=folder,
+                redis_url=SecretStr(IN_MEMORY),
+                api_keys=("0" * 64,),
+                cors_origins=(SHOP,),
+                root_path="/reco",
+            )
+        )
+        with TestClient(app, root_path="/reco") as client:
+            yield client
+
+    @pytest.mark.parametrize("path", ["/health/live", "/metrics", "/docs", "/openapi.json"])
+    def test_what_needs_no_key_needs_none(self, prefixed: TestClient, path: str) -> None:
+        assert prefixed.get(f"/reco{path}").status_code == 200
+
+    def test_all_else_does(self, prefixed: TestClient) -> None:
+        for path in ("/reco/v1/version", "/reco/health", "/reco/reco/health/live"):
+            assert prefixed.get(path).status_code == 401
+
+    def test_a_beacon_is_accepted(self, folder: Path) -> None:
+        app = create_app(Settings(bundles=folder, redis_url=SecretStr(IN_MEMORY), cors_origins=(SHOP,)))
+        event = json.dumps({"session_id": "visitor", "item_id": "item-1"})
+        with TestClient(app, root_path="/reco") as client:
+            sent = client.post("/reco/v1/events", content=event, headers={"Content-Type": "text/plain", "Origin": SHOP})
+        assert sent.status_code != 415

@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from onward.service import telemetry
 from onward.service.errors import MissingKey, Overloaded, ServiceError, TooManyRequests, WrongKey
+from onward.service.http.path_ids import route_path
 from onward.service.http.token_bucket import TokenBuckets
 from onward.service.rate_limit import RateLimit
 from onward.service.settings import Settings
@@ -34,7 +35,7 @@ class KeyCheck:
 
     def refusal(self, scope: Scope) -> ServiceError | None:
         """Return why the request is refused, None if it is admitted; then `scope` identifies the caller."""
-        if scope["path"] in DOCUMENTATION_PATHS:
+        if route_path(scope) in DOCUMENTATION_PATHS:
             return None
         if not (key := _key(scope)):
             challenge = {"WWW-Authenticate": 'Bearer realm="onward"'}
@@ -109,7 +110,7 @@ class Admission:
 
     def refusal(self, scope: Scope) -> ServiceError | None:
         """Return why the request is refused, None if it is admitted."""
-        if _is_always_admitted(scope["path"]):
+        if _is_always_admitted(route_path(scope)):
             return None
         for check in self._checks:
             if (refusal := check.refusal(scope)) is not None:

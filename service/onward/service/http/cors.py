@@ -7,6 +7,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Scope
 
+from onward.service.http.path_ids import route_path
+
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 REQUEST_HEADERS = ("Authorization", "Content-Type", "Content-Encoding", "If-Match", "X-API-Key", "X-Request-ID")
 RESPONSE_HEADERS = ("ETag", "Location", "Retry-After", "X-Request-ID")
@@ -43,7 +45,7 @@ class CORS:
         headers = Headers(scope=scope)
         if scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers:
             return self._rules.preflight_response(headers)
-        if scope["path"] in self._beacon_paths and self._allows(headers.get("origin")):
+        if route_path(scope) in self._beacon_paths and self._allows(headers.get("origin")):
             _accept_text_as_json(scope)
         return None
 

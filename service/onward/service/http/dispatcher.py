@@ -17,7 +17,7 @@ from onward.service.http.admission import Admission
 from onward.service.http.content_coding import compress, decoded
 from onward.service.http.cors import CORS
 from onward.service.http.fast_route import FastRoute
-from onward.service.http.path_ids import decoded_path
+from onward.service.http.path_ids import decoded_path, route_path
 from onward.service.http.problems import on_invalid_request, problem_response
 
 FORWARDED = b"x-forwarded-"
@@ -91,6 +91,7 @@ class Dispatcher:
         telemetry.end_request(scope, response.status_code)
         if is_head:
             response.body = b""  # the headers still give its length
+            scope["method"] = "HEAD"  # else an ASGI server would miss the body
         return response
 
     async def _answer(self, scope: Scope, body: bytes | ServiceError) -> Response:
@@ -107,10 +108,7 @@ class Dispatcher:
             return await self._dispatch(scope, decoded(scope, body, self._max_body_bytes))
 
     async def _dispatch(self, scope: Scope, body: bytes) -> Response:
-        path = scope["path"]
-        if root_path := scope.get("root_path"):
-            path = path.removeprefix(root_path)
-        if (route := self._fast_routes.get((scope["method"], path))) is None:
+        if (route := self._fast_routes.get((scope["method"], route_path(scope)))) is None:
             return await _captured(self._framework, scope, body)
         scope["route"] = route
         request = Request(scope)

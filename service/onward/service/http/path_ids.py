@@ -4,6 +4,7 @@ import re
 from urllib.parse import unquote
 
 from starlette.convertors import Convertor
+from starlette.types import Scope
 
 _KEPT = re.compile("%(25|2F)", re.IGNORECASE)
 
@@ -11,6 +12,12 @@ _KEPT = re.compile("%(25|2F)", re.IGNORECASE)
 def decoded_path(raw_path: bytes) -> str:
     """Decode a path for routing, except for `%2F` and `%25`, so that an encoded slash does not separate segments."""
     return unquote(_KEPT.sub(r"%25\1", raw_path.decode("ascii").replace("%2f", "%2F")))
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path of a request without the prefix that a proxy had removed and the server put back."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class IdConvertor(Convertor[str]):
