@@ -166,8 +166,8 @@ def test_head_has_the_headers_of_get_and_no_body(client: TestClient) -> None:
 
 async def test_head_stays_head_for_the_server_that_sends_the_answer(client: TestClient) -> None:
     """A server compares the length of the body with the header, but for HEAD."""
-    scope = {"type": "http", "method": "HEAD", "path": "/health/live", "raw_path": b"/health/live", "query_string": b""}
-    scope |= {"headers": [], "state": {}}
+    scope: dict[str, Any] = {"type": "http", "method": "HEAD", "headers": [], "state": {}}
+    scope |= {"path": "/health/live", "raw_path": b"/health/live", "query_string": b""}
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
