@@ -179,22 +179,16 @@ async def test_head_stays_head_for_the_server_that_sends_the_answer(client: Test
     assert scope["method"] == "HEAD"
 
 
+@pytest.fixture(scope="module")
+def prefixed(folder: Path) -> Iterator[TestClient]:
+    settings = {"api_keys": ("0" * 64,), "cors_origins": (SHOP,), "root_path": "/reco"}
+    app = create_app(Settings(bundles=folder, redis_url=SecretStr(IN_MEMORY), **settings))
+    with TestClient(app, root_path="/reco") as client:
+        yield client
+
+
 class TestRootPath:
     """Behind a proxy that removes a prefix, which the server puts back, the same rules hold."""
-
-    @pytest.fixture(scope="class")
-    def prefixed(self, folder: Path) -> Iterator[TestClient]:
-        app = create_app(
-            Settings(
-                bundles=folder,
-                redis_url=SecretStr(IN_MEMORY),
-                api_keys=("0" * 64,),
-                cors_origins=(SHOP,),
-                root_path="/reco",
-            )
-        )
-        with TestClient(app, root_path="/reco") as client:
-            yield client
 
     @pytest.mark.parametrize("path", ["/health/live", "/metrics", "/docs", "/openapi.json"])
     def test_what_needs_no_key_needs_none(self, prefixed: TestClient, path: str) -> None:
