@@ -16,15 +16,17 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from redis.asyncio import Redis
 
 from onward.service import telemetry
+from onward.service.errors import LiveStoreUnavailable
 from onward.service.live import replica as replica_module
 from onward.service.live import versioned_store
 from onward.service.live.replica import Replica
-from onward.service.live.versioned_store import MAX_PART_BYTES, PAGE_SIZE, Entry
+from onward.service.live.versioned_store import MAX_PART_BYTES, PAGE_SIZE, ChangesPage, Entry, InMemoryVersionedStore
 from tests.redis_servers import redis_servers
 from tests.service.live.replicas import put, reconnected, values
 from tests.service.live.servers import MemoryServer, RedisServerOfStore, StoreServer
 
 WORKERS = 2
+LONG_S = 10
 NAMES = st.sampled_from("abcd")
 numbers = itertools.count()
 
@@ -47,6 +49,17 @@ async def workers(server: StoreServer) -> AsyncIterator[list[Replica]]:
 def log() -> Iterator[list[Any]]:
     with structlog.testing.capture_logs() as lines:
         yield lines
+
+
+class FlappingStore(InMemoryVersionedStore):
+    """Each call opens another connection."""
+
+    is_flapping = True
+
+    async def changes_since(self, generation: str, sequence: int) -> ChangesPage:
+        await asyncio.sleep(0)
+        self.epoch += self.is_flapping
+        return await super().changes_since(generation, sequence)
 
 
 async def stored_entries(server: StoreServer) -> Mapping[str, Entry]:
@@ -127,6 +140,18 @@ async def test_a_new_connection_to_an_unchanged_store_changes_and_loses_nothing(
     await server.fail_over(await server.snapshot())
     assert await reconnected(workers[0].read) is before
     assert not lines_of(log, "live entries lost")
+
+
+async def test_a_store_whose_connections_are_lost_again_and_again_is_unavailable(log: list[Any]) -> None:
+    store = FlappingStore(max_names=10)
+    worker = Replica(store, "things")
+    async with asyncio.timeout(LONG_S):
+        with pytest.raises(LiveStoreUnavailable, match="again and again"):
+            await put(worker, {"a": 1})
+        assert not await worker.follow()
+        store.is_flapping = False
+        await put(worker, {"a": 1})
+    assert values(worker) == {"a": 1}
 
 
 @pytest.mark.parametrize("is_restarted", [False, True])

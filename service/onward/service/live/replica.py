@@ -20,6 +20,8 @@ FOLLOW_INTERVAL = timedelta(seconds=0.25)
 """Interval at which a worker reads the changes of other workers."""
 MAX_TRIES = 20
 """Attempts of one update. An attempt fails only if another writer's succeeded, so only many writers exhaust them."""
+MAX_READS = 10
+"""Attempts to read all changes of a store whose connections are lost meanwhile."""
 JITTER_STEP_MS = 4
 """Increase of the longest random wait from one attempt to the next."""
 
@@ -134,14 +136,24 @@ class Replica:
 
     async def _changes(self) -> "_Changes":
         """Read all pages of changes; of the whole store if it may have lost entries that were read before."""
-        epoch, generation, sequence = self._epoch, self._generation, self._sequence
+        generation = self._generation if self._store.epoch == self._epoch else ""
+        for _ in range(MAX_READS):
+            epoch = self._store.epoch
+            changes = await self._changes_of_epoch(epoch, generation)
+            if changes is not None:
+                return changes
+            generation = ""
+        raise LiveStoreUnavailable("The connection to the store was lost again and again while its changes were read.")
+
+    async def _changes_of_epoch(self, epoch: int, generation: str) -> "_Changes | None":
+        """Read all pages of changes since a generation; None if another epoch begins meanwhile."""
+        sequence = self._sequence
         entries: dict[str, Entry] = {}
         is_first = False
         while True:
             page = await self._store.changes_since(generation, sequence)
             if self._store.epoch != epoch:
-                epoch, generation = self._store.epoch, ""
-                continue
+                return None
             if page.is_first:
                 is_first, entries = True, {}
             entries |= page.entries
