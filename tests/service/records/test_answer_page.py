@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from onward.bundle import RankingDetails, RetrievedItem, RetrievedItems
 from onward.service.records.answer_page import MalformedPage, read_pages, write_page
@@ -144,6 +145,19 @@ def test_foreign_bytes_are_malformed(content: bytes) -> None:
     except MalformedPage:
         return
     assert not content or content[0] == 1
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [[1], 1, {"options": 1}, {"options": [1]}, {"texts": 1}, {"texts": [1, 2]}, {"user_id": 1}, {"scenario": {}}],
+)
+def test_a_page_whose_rest_has_other_types_is_malformed(extras: Any) -> None:
+    content = write_page(replace(EVERY_FIELD, user_id="here"), CATALOG)
+    (page,) = read_pages(content)
+    rest = to_json(extras)
+    head = content[: -len(to_json(page.extras)) - 4]
+    with pytest.raises(MalformedPage):
+        read_pages(head + struct.pack("<I", len(rest)) + rest)
 
 
 def test_a_page_that_was_cut_or_names_missing_rows_is_malformed() -> None:

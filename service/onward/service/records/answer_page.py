@@ -22,7 +22,9 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any, NamedTuple, Protocol, get_args
 
-from pydantic_core import from_json, to_json
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+from typing_extensions import TypedDict
 
 from onward.bundle import RankingDetails, RetrievedItems, Source
 from onward.service.records.answers import Answer, page_id
@@ -71,6 +73,20 @@ class ItemRows(Protocol):
     def rows(self, item_ids: Sequence[str]) -> Sequence[int | None]:
         """Return the row of each id, None if there is none."""
         ...
+
+
+class _Extras(TypedDict, total=False):
+    """The rest of a page."""
+
+    user_id: str
+    scenario: str
+    scenario_version: int
+    variant: str
+    options: dict[str, Any]
+    texts: list[str]
+
+
+_EXTRAS = TypeAdapter(_Extras)
 
 
 @dataclass(slots=True)
@@ -227,7 +243,9 @@ def _read_page(reader: _Reader) -> AnswerPage:
     marks = reader.unpack(_MARKS) if flags & _HAS_MARKS else (0, 0, 0)
     marked_rows = _read_integers(reader, sum(marks)) if flags & _HAS_MARKS else ()
     (changes_version,) = reader.unpack(_CHANGES) if flags & _HAS_CHANGES else (0,)
-    extras = from_json(reader.take(*reader.unpack(_LENGTH))) if flags & _HAS_EXTRAS else {}
+    extras: Mapping[str, Any] = {}
+    if flags & _HAS_EXTRAS:
+        extras = _EXTRAS.validate_json(reader.take(*reader.unpack(_LENGTH)))
     return AnswerPage(
         made_ms=low_ms | high_ms << 32,
         bundle=digest.hex(),
