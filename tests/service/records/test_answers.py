@@ -13,7 +13,9 @@ from redis.asyncio import Redis
 from onward.bundle import RetrievedItems, Source
 from onward.service import telemetry
 from onward.service.errors import SessionStoreUnavailable
+from onward.service.records import answer_log
 from onward.service.records.answer_log import MAX_WAITING, AnswerLog
+from onward.service.records.answer_page import AnswerPage, read_pages
 from onward.service.records.answer_stores import AnswerStore, InMemoryAnswerStore, RedisAnswerStore
 from onward.service.records.answers import MAX_CLAIMS, Answer, AnswerOrigin, AttributionClaim, owner_of, page_id
 from onward.service.redis_client import RedisClient
@@ -235,6 +237,24 @@ async def test_pages_may_be_of_different_bundles(log: AnswerLog, calls: RedisCli
     assert await log.pages(first.id) == [first, page]
     claims = [AttributionClaim(page.id, "c", "view"), AttributionClaim(page.id, "a", "view")]
     assert await log.attribute(claims) == [AnswerOrigin("", OTHER_DIGEST, ""), None]
+
+
+async def test_an_answer_is_read_once_for_all_claims_and_others_run_before_the_next(
+    log: AnswerLog, calls: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [await serve(log, calls, None) for _ in range(3)]
+    steps: list[str] = []
+
+    def counted(content: bytes) -> list[AnswerPage]:
+        steps.append("read")
+        asyncio.get_running_loop().call_soon(steps.append, "other")
+        return read_pages(content)
+
+    monkeypatch.setattr(answer_log, "read_pages", counted)
+    claims = [AttributionClaim(each.id, item_id, "view") for item_id in "abcd" for each in made]
+    assert [origin is not None for origin in await log.attribute(claims)] == [True] * 9 + [False] * 3
+    await asyncio.sleep(0)
+    assert steps == ["read", "other"] * 3
 
 
 async def test_an_answer_of_a_bundle_that_is_gone_has_expired(

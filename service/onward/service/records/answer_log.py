@@ -182,13 +182,17 @@ class AnswerLog:
         claims: Sequence[AttributionClaim],
         stored: dict[AnswerKey, StoredPages | SessionStoreUnavailable | None],
     ) -> AsyncIterator[tuple[AttributionClaim, _AttributedItem]]:
-        """Yield the claims whose item an unexpired answer shows."""
+        """Yield the claims whose item an unexpired answer shows; lets other tasks run before each answer is read."""
+        read: dict[AnswerKey, list[Answer]] = {}
         for claim in claims:
             key, number = _key(claim.answer_id), page_number_of(claim.answer_id)
             pages = stored[key]
             if not isinstance(pages, StoredPages):
                 continue
-            answers = await self._answers(claim.answer_id, pages)
+            if key not in read:
+                await asyncio.sleep(0)
+                read[key] = await self._answers(claim.answer_id, pages)
+            answers = read[key]
             if number < len(answers) and self._is_unexpired(answers[number]):
                 item_ids = answers[number].items.item_ids
                 if claim.item_id in item_ids:
