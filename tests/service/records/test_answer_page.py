@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
@@ -99,6 +99,7 @@ def read(content: bytes, catalog: LetterCatalog, *numbers: int) -> list[Answer]:
     return [page.answer(ROOT_ID, number, DIGEST, catalog.item_ids) for page, number in zip(pages, numbers, strict=True)]
 
 
+@settings(deadline=None)
 @given(answers(), st.sampled_from([LETTERS, LETTERS * 20, LETTERS * 5_000]))
 def test_a_page_is_read_as_it_was_written(answer: Answer, letters: str) -> None:
     if answer.scenario is None:
@@ -136,6 +137,7 @@ def test_a_page_of_20_items_takes_few_bytes(catalog_size: int) -> None:
     assert len(write_page(answer, Catalog())) <= 85 + 30 * bytes_per_row
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_malformed(content: bytes) -> None:
     try:
