@@ -15,7 +15,7 @@ from onward.service import telemetry
 from onward.service.errors import SessionBehind
 from onward.service.recommend import pipeline as pipeline_module
 from onward.service.recommend.options import RecommendationOptions
-from onward.service.recommend.pipeline import Pipeline
+from onward.service.recommend.pipeline import POSITION_INTERVAL_S, Pipeline
 from onward.service.recommend.query import Query, Recommendation
 from onward.service.records.answers import Answer
 from onward.service.sessions import (
@@ -256,9 +256,23 @@ async def test_queries_wait_for_earlier_ones_of_their_session_up_to_a_limit(
 ) -> None:
     monkeypatch.setattr(pipeline_module, "MAX_ORDER_WAIT_S", 0.05)
     queries = [Query("one", [f"a{number}"], position="0-0") for number in range(1, 6)]
+    pipeline = pipeline_of(bundle, HangingStore(len(queries)), records, max_position_wait=timedelta(0))
     async with asyncio.timeout(10):
-        results = await pipeline_of(bundle, HangingStore(len(queries)), records).recommend_all(queries)
+        results = await pipeline.recommend_all(queries)
     assert all(isinstance(result, Recommendation) for result in results)
+
+
+async def test_queries_wait_as_long_as_an_earlier_one_of_their_session_may_wait_for_its_position(
+    bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "MAX_ORDER_WAIT_S", 0.0)
+    position = (await store.append("one", [view("a1")])).position
+    queries = [Query("one", ["a3"], position=after(position, 1)), Query("one", ["a4"])]
+    answering = asyncio.create_task(pipeline_of(bundle, store, records).recommend_all(queries))
+    await asyncio.sleep(4 * POSITION_INTERVAL_S)
+    await store.append("one", [view("a2")])
+    await answering
+    assert await stored_items(store, "one") == ["a1", "a2", "a3", "a4"]
 
 
 def after(position: str, events: int) -> str:

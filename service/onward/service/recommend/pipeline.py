@@ -33,7 +33,7 @@ SESSION_STORE: Missing = "session_store"
 POSITION_INTERVAL_S = 0.005
 """Time between two attempts to append to a session that is behind the position of a query."""
 MAX_ORDER_WAIT_S = 1.0
-"""Time for which queries of one request wait for earlier ones of their session."""
+"""Time for which queries of one request wait for earlier ones of their session, beyond the wait for one position."""
 
 
 class PendingQuery(Pending[Recommendation]):
@@ -140,7 +140,7 @@ class Pipeline:
         for answer in answers:
             if isinstance(answer, PendingQuery):
                 by_session[answer.query.session_id].append(answer)
-        deadline_s = time.monotonic() + MAX_ORDER_WAIT_S
+        deadline_s = time.monotonic() + self._max_position_wait_s + MAX_ORDER_WAIT_S
         await asyncio.gather(*(self._submit_in_order(pending, deadline_s) for pending in by_session.values()))
         return await asyncio.gather(*map(_recommendation_or_error, answers))
 
