@@ -181,7 +181,7 @@ async def test_head_stays_head_for_the_server_that_sends_the_answer(client: Test
 
 @pytest.fixture(scope="module")
 def prefixed(folder: Path) -> Iterator[TestClient]:
-    settings = {"api_keys": ("0" * 64,), "cors_origins": (SHOP,), "root_path": "/reco"}
+    settings: dict[str, Any] = {"api_keys": ("0" * 64,), "cors_origins": (SHOP,), "root_path": "/reco"}
     app = create_app(Settings(bundles=folder, redis_url=SecretStr(IN_MEMORY), **settings))
     with TestClient(app, root_path="/reco") as client:
         yield client
