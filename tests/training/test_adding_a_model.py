@@ -15,7 +15,7 @@ from onward.training.data.dataset import Dataset
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "adding-a-model.md"
-COPIED = ("training", "service", "tests", "pyproject.toml")
+COPIED = ("training", "service", "tests", "docs", "pyproject.toml")
 PROGRAMS = {"python": [sys.executable], "onward-training": [sys.executable, "-m", "onward.training"]}
 CHANCE = 20 / 60
 
