@@ -1,4 +1,4 @@
-"""The application: lifespan, routes, middleware and error handlers."""
+"""The application: lifespan, routes, the dispatcher in front of them, and error handlers."""
 
 import asyncio
 import gc

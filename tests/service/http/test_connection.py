@@ -615,6 +615,26 @@ async def test_a_lost_connection_gets_no_answer_but_its_request_is_executed() ->
     assert caller.transport.written == b""
 
 
+async def test_a_connection_is_cut_if_its_answer_fails_or_is_cancelled() -> None:
+    async def fail(_scope: Scope, _body: bytes) -> Response:
+        raise ZeroDivisionError
+
+    async def hang(_scope: Scope, _body: bytes) -> Response:
+        await asyncio.Event().wait()
+        return Response()
+
+    failing, hanging = Caller(respond=fail), Caller(respond=hang)
+    for caller in (failing, hanging):
+        caller.connection.data_received(post(b"1"))
+    for task in hanging.server_state.tasks:
+        task.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    for caller in (failing, hanging):
+        assert caller.transport.is_closed
+        assert not caller.server_state.tasks
+
+
 async def test_a_shutdown_ends_idle_connections_and_waits_for_answers() -> None:
     idle, busy = Caller(), Caller()
     busy.connection.data_received(post(b"1"))

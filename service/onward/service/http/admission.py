@@ -1,6 +1,6 @@
 """Admission control: API keys, the rate limit and the bound on concurrent requests.
 
-Each check refuses a request before its body is read. Health and metrics endpoints are always admitted.
+Each check refuses a request before its body is parsed. Health and metrics endpoints are always admitted.
 """
 
 import hmac

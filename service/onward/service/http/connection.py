@@ -399,7 +399,16 @@ class Connection(asyncio.Protocol):
         self._begin("answering", NEVER_S)
         task = self._loop.create_task(self._answer_all())
         self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
+        task.add_done_callback(self._stop_answering)
+
+    def _stop_answering(self, task: "asyncio.Task[None]") -> None:
+        """Cut the connection if its answers were cancelled or failed: nothing else would end it."""
+        self._server_state.tasks.discard(task)
+        if task.cancelled():
+            self._transport.abort()
+        elif (error := task.exception()) is not None:
+            telemetry.failed(error)
+            self._transport.abort()
 
     async def _answer_all(self) -> None:
         """Answer the requests one after another; yield to other connections between them."""

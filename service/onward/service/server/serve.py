@@ -1,5 +1,6 @@
 """Run the service: find or start a session store, start the workers, and clean up at the end."""
 
+import math
 import os
 import resource
 import signal
@@ -64,7 +65,7 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
             http=Connection,
             ws="none",
             timeout_worker_healthcheck=WORKER_START_TIMEOUT_S,
-            timeout_graceful_shutdown=int(settings.shutdown_timeout.total_seconds()),
+            timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout.total_seconds()),
         )
         _run(config)
 
