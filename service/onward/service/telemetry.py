@@ -48,7 +48,7 @@ _store_seconds = Histogram("onward_store_seconds", "Time of a session store call
 _retrieval_seconds = Histogram(
     "onward_retrieval_seconds", "Time to encode sessions and search the index.", buckets=_SECONDS
 )
-_store_failures = Counter("onward_store_failures", "Store calls that failed or timed out.", ["reason"])
+_store_failures = Counter("onward_store_failures", "Store calls that failed or timed out.", ["store", "reason"])
 _foreign_data = Counter("onward_store_foreign_data", "Session keys that held foreign data.")
 _degraded = Counter(
     "onward_degraded_answers", "Answers made without a dependency, such as the session store.", ["missing"]
@@ -190,7 +190,7 @@ def store_answered(seconds: float) -> None:
 def store_failed(error: BaseException) -> None:
     """Report a call of the session store that failed or timed out."""
     reason = type(error).__name__
-    _store_failures.labels(reason).inc()
+    _store_failures.labels("sessions", reason).inc()
     _log.warning("session store failed", reason=reason, detail=_truncated(error))
 
 
@@ -252,7 +252,7 @@ def bundle_checked() -> None:
 def live_store_failed(what: str, error: BaseException) -> None:
     """Report the start of an outage of live items or scenarios; the last known ones continue to serve."""
     reason = type(error).__name__
-    _store_failures.labels(reason).inc()
+    _store_failures.labels(what, reason).inc()
     _log.warning("live store failed", what=what, reason=reason, detail=_truncated(error))
 
 
