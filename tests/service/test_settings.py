@@ -6,7 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from onward.service.cli import cli
-from onward.service.settings import Settings, UnknownSetting, foreign_variables
+from onward.service.settings import (
+    SecretFileError,
+    Settings,
+    UnknownSetting,
+    foreign_variables,
+    secrets_from_files,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +65,29 @@ def test_the_command_refuses_an_unknown_setting_without_its_value(tmp_path: Path
     assert result.exit_code == 2
     assert "SERVICE_API_KEY: there is no such setting; the nearest is SERVICE_API_KEYS" in result.stderr
     assert "a-secret" not in result.output
+
+
+class TestSecretsFromFiles:
+    def test_a_secret_is_the_text_of_its_file(self, tmp_path: Path) -> None:
+        (tmp_path / "url").write_text("redis://:secret@127.0.0.1\n")
+        environment = {"A_FILE": str(tmp_path / "url"), "A": "", "B": "kept", "C_FILE": "of another program"}
+        assert secrets_from_files(environment, ["A", "B"]) == {"A": "redis://:secret@127.0.0.1"}
+
+    def test_a_secret_that_is_given_twice_is_refused(self) -> None:
+        with pytest.raises(SecretFileError, match="A and A_FILE are both given: unset one of them"):
+            secrets_from_files({"A_FILE": "/run/a", "A": "x"}, ["A"])
+
+    def test_a_file_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(SecretFileError, match=r"A_FILE: No such file or directory: .*none"):
+            secrets_from_files({"A_FILE": str(tmp_path / "none")}, ["A"])
+        (tmp_path / "bytes").write_bytes(b"\xff")
+        with pytest.raises(SecretFileError, match=r"A_FILE: not UTF-8: .*bytes"):
+            secrets_from_files({"A_FILE": str(tmp_path / "bytes")}, ["A"])
+
+    @pytest.mark.parametrize("command", [["serve", "--bundles", "."], ["clear", "items", "--yes"], ["changes"]])
+    def test_every_command_reads_them(self, tmp_path: Path, command: list[str]) -> None:
+        (tmp_path / "url").write_text("http://a-secret")
+        result = CliRunner().invoke(cli, command, env={"REDIS_URL_FILE": str(tmp_path / "url"), "REDIS_URL": None})
+        assert result.exit_code == 2
+        assert "must begin with one of" in result.stderr
+        assert "a-secret" not in result.output

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -13,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
 
 from onward.service import telemetry
 from onward.service.background import repeated
@@ -23,8 +25,9 @@ from onward.service.http.connection_pool import SWEEP_S, ConnectionLimits, Conne
 from onward.service.http.cors import CORS
 from onward.service.http.dispatcher import Dispatcher
 from onward.service.http.problems import add_error_handlers
-from onward.service.http.routes import ROUTERS
+from onward.service.http.routes import ROUTERS, operations
 from onward.service.http.routes.sessions import EVENTS_PATH
+from onward.service.keys import KeysFileError, key_ring
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import open_live_catalog
@@ -77,14 +80,17 @@ class Service(FastAPI):
 
 
 def create_app(settings: Settings) -> Service:
-    """Build the service."""
+    """Build the service. Raises KeysFileError."""
+    keys = key_ring(settings.api_keys, settings.keys_file)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with AsyncExitStack() as running:
             pool = ConnectionPool(ConnectionLimits.of(settings), asyncio.get_running_loop().time)
             await running.enter_async_context(repeated(pool.sweep, timedelta(seconds=SWEEP_S)))
-            yield {**await _parts(settings, running), HTTP_SERVER: HTTPServer(app.dispatcher, pool)}
+            if keys is not None:
+                await running.enter_async_context(repeated(keys.refresh, settings.reload_interval))
+            yield {**await _parts(settings, running), "keys": keys, HTTP_SERVER: HTTPServer(app.dispatcher, pool)}
 
     app = Service(
         title="Onward",
@@ -93,22 +99,27 @@ def create_app(settings: Settings) -> Service:
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        openapi_url=None if settings.docs_access == "off" else "/openapi.json",
         telemetry=NO_FRAMEWORK_TELEMETRY,
         generate_unique_id_function=openapi.operation_id,
     )
     for router in ROUTERS:
         app.include_router(router)
+    if settings.metrics_access != "off":
+        app.include_router(operations.metrics)
     add_error_handlers(app)
     app.dispatcher = Dispatcher(
         super(Service, app).__call__,
         routers=ROUTERS,
-        admission=Admission(settings),
+        admission=Admission(settings, keys),
         cors=CORS(settings.cors_origins, beacon_paths=(EVENTS_PATH,)),
         max_body_bytes=settings.max_body,
-        # Only the rate limit uses the client's address.
-        trusted_proxies=None if settings.rate_limit is None else os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
+        # Only these two use the client's address.
+        trusted_proxies=None
+        if settings.rate_limit is None and keys is None
+        else os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
     )
-    openapi.complete(app.openapi(), asks_for_keys=bool(settings.api_keys))
+    openapi.complete(app.openapi(), asks_for_keys=keys is not None)
     return app
 
 
@@ -119,7 +130,11 @@ def create_app_from_environment() -> Service:
     settings = Settings()  # type: ignore[call-arg]  # the environment provides the fields without default
     telemetry.configure_logging(settings.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
-    return create_app(settings)
+    try:
+        return create_app(settings)
+    except KeysFileError as error:  # the file has changed since the service was started
+        telemetry.keys_refused(str(error))
+        sys.exit(STARTUP_FAILURE)
 
 
 async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from onward.service.bench.summary import CapacityReport
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+SECRETS = ("REDIS_URL", "SERVICE_API_KEYS")
+"""Variables that may also be given as a file, by the name with _FILE at its end."""
+KEY_BYTES = 32
 NO_SERVER = "--redis-url: no Redis or Valkey answers there"
 
 
@@ -30,6 +34,20 @@ def onward_service(
     ] = False,
 ) -> None:
     """Serve next-item recommendations from a folder of bundles."""
+    if any(f"{name}_FILE" in os.environ for name in SECRETS):
+        _read_secrets()
+
+
+def _read_secrets() -> None:
+    """Set the variables whose values are in files."""
+    from onward.service.settings import SecretFileError, secrets_from_files
+
+    try:
+        os.environ.update(secrets_from_files(os.environ, SECRETS))
+    except SecretFileError as error:
+        _refuse(str(error))
+    for name in SECRETS:
+        os.environ.pop(f"{name}_FILE", None)
 
 
 @cli.command(
@@ -58,8 +76,9 @@ def serve(
     explanations (PT30M, 0 for not at all); SERVICE_EVENT_LOG, a folder that events and answers are written to, for
     `onward-training prepare` (none).
 
-    Access and limits: SERVICE_API_KEYS, digests that `onward-service key` prints, separated by commas (empty: no key
-    is needed); SERVICE_RATE_LIMIT, as in 100/second, per key or else per client address, counted by each worker (none);
+    Access and limits: SERVICE_KEYS_FILE, a file of keys that `onward-service key create` writes (none);
+    SERVICE_API_KEYS, digests that `onward-service key` prints, separated by commas (none: no key is needed);
+    SERVICE_RATE_LIMIT, as in 100/second, per key or else per client address, counted by each worker (none);
     SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT, how long a body may take to
     arrive (10 seconds).
 
@@ -69,6 +88,7 @@ def serve(
     """
     from pydantic import ValidationError
 
+    from onward.service.keys import KeysFileError
     from onward.service.server.serve import CannotServe
     from onward.service.server.serve import serve as run
     from onward.service.settings import Settings, UnknownSetting, describe, foreign_variables
@@ -81,15 +101,99 @@ def serve(
         run(Settings(**{name: value for name, value in options.items() if value is not None}), ignored=foreign)
     except ValidationError as error:
         _refuse(describe(error))
+    except KeysFileError as error:
+        _refuse(f"SERVICE_KEYS_FILE: {error}")
     except (CannotServe, UnknownSetting) as error:
         _refuse(str(error))
 
 
-@cli.command(epilog="Example: onward-service key")
-def key() -> None:
-    """Print a new random key for a client, and its digest for SERVICE_API_KEYS. The key is not stored."""
-    secret = secrets.token_urlsafe(32)
-    typer.echo(f"key     {secret}\ndigest  {sha256(secret.encode()).hexdigest()}")
+key_commands = typer.Typer(invoke_without_command=True)
+cli.add_typer(key_commands, name="key")
+
+KeysFile = Annotated[
+    Path, typer.Option("--file", envvar="SERVICE_KEYS_FILE", help="The file of keys that the service follows.")
+]
+
+
+@key_commands.callback()
+def key(context: typer.Context) -> None:
+    """Make and revoke keys; without a command, print a new key and its digest for SERVICE_API_KEYS."""
+    if context.invoked_subcommand is None:
+        secret = secrets.token_urlsafe(KEY_BYTES)
+        typer.echo(f"key     {secret}\ndigest  {sha256(secret.encode()).hexdigest()}")
+
+
+@key_commands.command(
+    "create", epilog="Example: onward-service key create --name shop --scope recommend --scope events --file keys.jsonl"
+)
+def create_key(
+    file: KeysFile,
+    name: Annotated[str, typer.Option(help="Name of the key, for you and the audit log.")],
+    scope: Annotated[
+        list[str], typer.Option(help="What it may be used for: recommend, events, catalog, admin, metrics. Repeat it.")
+    ],
+    tenant: Annotated[str | None, typer.Option(help="Keep what its callers store apart from other tenants.")] = None,
+    expires: Annotated[str | None, typer.Option(help="When it expires: 90d, 12h or a date.  [default: never]")] = None,
+) -> None:
+    """Make a key, print it, and add its record to the file; the service accepts it within a second.
+
+    The key is printed this once: the file holds its digest.
+    """
+    from pydantic import ValidationError
+
+    from onward.bundle.validation import message_of
+    from onward.service.keys import Key, KeysFileError, add_key, parse_expiry
+
+    secret, now = secrets.token_urlsafe(KEY_BYTES), datetime.now(UTC)
+    try:
+        expiry = None if expires is None else parse_expiry(expires, now)
+        key = Key.model_validate(
+            {
+                "name": name,
+                "digest": sha256(secret.encode()).hexdigest(),
+                "scopes": frozenset(scope),
+                "tenant": tenant,
+                "expires": expiry,
+            }
+        )
+        add_key(file, key)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        _refuse(f"--{str(first['loc'][0]).removesuffix('s')}: {message_of(first)}")
+    except KeysFileError as error:
+        _refuse(str(error))
+    except ValueError as error:
+        _refuse(f"--expires: {error}")
+    typer.echo(secret)
+
+
+@key_commands.command("list", epilog="Example: onward-service key list --file keys.jsonl")
+def list_keys(file: KeysFile) -> None:
+    """Print name, tenant, scopes and expiry of each key of the file."""
+    from onward.service.keys import KeysFileError, read_keys
+
+    try:
+        keys = read_keys(file)
+    except KeysFileError as error:
+        _refuse(str(error))
+    now = datetime.now(UTC)
+    for key in keys:
+        scopes = ",".join(sorted(key.scopes))
+        expiry = (
+            "" if key.expires is None else f"{'expired' if key.is_expired(now) else 'expires'} {key.expires:%F %R %Z}"
+        )
+        typer.echo(f"{key.name}  {key.tenant or '-'}  {scopes}  {expiry or 'never expires'}")
+
+
+@key_commands.command("revoke", epilog="Example: onward-service key revoke shop --file keys.jsonl")
+def revoke_key(file: KeysFile, name: Annotated[str, typer.Argument(help="Name of the key.")]) -> None:
+    """Remove a key from the file; the service refuses it within a second."""
+    from onward.service.keys import KeysFileError, remove_key
+
+    try:
+        remove_key(file, name)
+    except KeysFileError as error:
+        _refuse(str(error))
 
 
 @cli.command(epilog="Example: onward-service examples --bundles ./bundles --url http://127.0.0.1:8000")

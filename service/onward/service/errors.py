@@ -51,6 +51,18 @@ class WrongKey(ServiceError):
     status, code, title = 403, "wrong_key", "Wrong key"
 
 
+class ExpiredKey(ServiceError):
+    """The caller's API key was one of the deployment's, and has expired."""
+
+    status, code, title = 403, "expired_key", "Expired key"
+
+
+class MissingScope(ServiceError):
+    """The caller's API key may not be used for this endpoint."""
+
+    status, code, title = 403, "missing_scope", "Missing scope"
+
+
 class HeadTooSlow(ServiceError):
     """The request line and the headers did not arrive in time."""
 
@@ -175,6 +187,12 @@ class TooManyRequests(ServiceError):
     response_headers: ClassVar[Mapping[str, str]] = {
         "Retry-After": "Seconds until the caller's next request is admitted."
     }
+
+
+class TooManyWrongKeys(TooManyRequests):
+    """Too many requests without a valid key came from one client address."""
+
+    code, title = "too_many_wrong_keys", "Too many wrong keys"
 
 
 class Overloaded(ServiceError):

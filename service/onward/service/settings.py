@@ -2,10 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
     PlainSerializer,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -37,6 +38,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 STORE_SCHEMES = (*SCHEMES, IN_MEMORY)
+Access = Literal["open", "key", "off"]
 
 
 def _require_store_url(url: SecretStr) -> SecretStr:
@@ -96,6 +98,10 @@ def _none_if_empty(value: Any) -> Any:
 
 def _path_text(path: Path | None) -> str:
     return "" if path is None else str(path)
+
+
+class SecretFileError(Exception):
+    """A secret cannot be read from its file: the message says in one line why."""
 
 
 class UnknownSetting(Exception):
@@ -210,6 +216,17 @@ class Settings(BaseSettings):
         default=(),
         description="SHA-256 digests of the keys of which callers must send one (401, 403); empty admits everyone.",
     )
+    keys_file: Annotated[Path | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
+        default=None,
+        description="File of keys with names, scopes, tenants and expiry, that `onward-service key create` writes; "
+        "changes apply while the service runs.",
+    )
+    metrics_access: Access = Field(
+        default="open", description="Who may read /metrics: open, key (one with the scope metrics), off."
+    )
+    docs_access: Access = Field(
+        default="open", description="Who may read /docs and /openapi.json: open, key (any), off."
+    )
     rate_limit: Annotated[
         RateLimit | None, NoDecode, BeforeValidator(_parse_rate_limit), PlainSerializer(_rate_limit_text)
     ] = Field(
@@ -222,11 +239,36 @@ class Settings(BaseSettings):
         default="info", description="debug logs every request."
     )
 
+    @model_validator(mode="after")
+    def _keys_where_asked(self) -> Self:
+        if "key" in (self.metrics_access, self.docs_access) and not self.api_keys and self.keys_file is None:
+            name = "METRICS" if self.metrics_access == "key" else "DOCS"
+            raise ValueError(f"{PREFIX}{name}_ACCESS=key needs keys: set SERVICE_KEYS_FILE or SERVICE_API_KEYS")
+        return self
+
     def environment(self) -> dict[str, str]:
         """Return the settings as environment variables for worker processes."""
         values = self.model_dump(mode="json", exclude={"redis_url"})
         variables = {f"SERVICE_{name.upper()}": str(value) for name, value in values.items()}
         return variables if self.redis_url is None else variables | {"REDIS_URL": self.redis_url.get_secret_value()}
+
+
+def secrets_from_files(environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Return those of the variables that are given as files, as in SERVICE_API_KEYS_FILE=/run/secrets/keys.
+
+    Raises SecretFileError if a file cannot be read, or if its variable is given too.
+    """
+    secrets = {}
+    for name in names:
+        if path := environment.get(f"{name}_FILE"):
+            if environment.get(name):
+                raise SecretFileError(f"{name} and {name}_FILE are both given: unset one of them")
+            try:
+                secrets[name] = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+                raise SecretFileError(f"{name}_FILE: {reason}: {path}") from error
+    return secrets
 
 
 def foreign_variables(environment: Mapping[str, str]) -> list[str]:
@@ -255,6 +297,8 @@ def foreign_variables(environment: Mapping[str, str]) -> list[str]:
 def describe(error: ValidationError) -> str:
     """Describe in one line which setting is invalid, without its value, which may be a secret."""
     first = error.errors(include_url=False, include_input=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else "settings"
+    if not first["loc"]:  # of several settings together
+        return message_of(first)
+    name = str(first["loc"][0])
     variable = name if name == "REDIS_URL" else f"SERVICE_{name.upper()}"
     return f"{variable}: {message_of(first)}"

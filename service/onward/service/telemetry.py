@@ -300,6 +300,25 @@ def answer_unreadable(digest: str, *, is_first: bool) -> None:
         _log.warning("bundle of kept answers gone", bundle=digest)
 
 
+def open_to_all(host: str) -> None:
+    """Report that other machines can call the service without a key."""
+    _log.warning(
+        "OPEN TO ALL: whoever reaches this address may read and change everything; make a key with `onward-service key "
+        "create` and set SERVICE_KEYS_FILE, or listen on 127.0.0.1",
+        host=host,
+    )
+
+
+def keys_read(count: int) -> None:
+    """Report that the file of keys has changed; so many keys are valid from now on."""
+    _log.info("keys read", count=count)
+
+
+def keys_refused(reason: str) -> None:
+    """Report that the file of keys cannot be used; the keys that were read last stay valid."""
+    _log.error("keys refused", reason=reason)
+
+
 def variables_ignored(names: Sequence[str]) -> None:
     """Report environment variables that look like settings of the service and belong to other programs."""
     _log.info("variables of other programs ignored", names=list(names))

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from onward.service.http.admission import Admission
 from onward.service.http.cors import CORS
 from onward.service.http.dispatcher import Dispatcher
+from onward.service.keys import key_ring
 from onward.service.settings import Settings
 
 
@@ -19,7 +20,7 @@ def dispatching(app: ASGIApp, *routers: APIRouter, cors: Iterable[str] = (), **s
     return Dispatcher(
         app,
         routers=routers,
-        admission=Admission(deployment),
+        admission=Admission(deployment, key_ring(deployment.api_keys, deployment.keys_file)),
         cors=CORS(deployment.cors_origins, beacon_paths=("/v1/events", "/events")),
         max_body_bytes=deployment.max_body,
         trusted_proxies=None if deployment.rate_limit is None else "127.0.0.1, testclient",

@@ -3,19 +3,18 @@
 Each check refuses a request before its body is parsed. Health and metrics endpoints are always admitted.
 """
 
-import hmac
 import math
 import secrets
 import time
-from collections.abc import Collection
-from hashlib import sha256
 
 from starlette.types import Scope
 
 from onward.service import telemetry
-from onward.service.errors import MissingKey, Overloaded, ServiceError, TooManyRequests, WrongKey
+from onward.service.errors import Overloaded, ServiceError, TooManyRequests
+from onward.service.http.keys import KeyCheck, client_address
 from onward.service.http.path_ids import route_path
 from onward.service.http.token_bucket import TokenBuckets
+from onward.service.keys import KeyRing
 from onward.service.rate_limit import RateLimit
 from onward.service.settings import Settings
 
@@ -25,29 +24,6 @@ DOCUMENTATION_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.jso
 
 MAX_RETRY_S = 3
 LOG_INTERVAL_S = 1.0
-
-
-class KeyCheck:
-    """Require a key whose SHA-256 digest is known; the documentation needs none."""
-
-    def __init__(self, digests: Collection[str]) -> None:
-        self._digests = [bytes.fromhex(digest) for digest in digests]
-
-    def refusal(self, scope: Scope) -> ServiceError | None:
-        """Return why the request is refused, None if it is admitted; then `scope` identifies the caller."""
-        if route_path(scope) in DOCUMENTATION_PATHS:
-            return None
-        if not (key := _key(scope)):
-            challenge = {"WWW-Authenticate": 'Bearer realm="onward"'}
-            return MissingKey("Send a key as `Authorization: Bearer KEY`.", challenge)
-        if not self._is_known(digest := sha256(key).digest()):
-            return WrongKey("This key is not one of the deployment's.")
-        scope["state"]["caller"] = digest.hex()
-        return None
-
-    def _is_known(self, digest: bytes) -> bool:
-        """Compare with every digest in constant time, so that the duration reveals nothing."""
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
 
 
 class RateCheck:
@@ -99,39 +75,38 @@ class InFlight:
 class Admission:
     """All checks of a deployment, in order; an admitted request runs in a `with admission.in_flight` block."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: KeyRing | None) -> None:
+        """Take the limits of the settings; with keys, callers must send one of them."""
         self.in_flight = InFlight(settings.max_in_flight)
-        self._checks: list[KeyCheck | RateCheck | InFlight] = []
-        if settings.api_keys:
-            self._checks.append(KeyCheck(settings.api_keys))
+        self._key_check = None if keys is None else KeyCheck(keys)
+        self._checks: list[RateCheck | InFlight] = [self.in_flight]
         if settings.rate_limit is not None:
-            self._checks.append(RateCheck(settings.rate_limit))
-        self._checks.append(self.in_flight)
+            self._checks.insert(0, RateCheck(settings.rate_limit))
+        self._without_key = frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS
+        self._metrics_need_key = settings.metrics_access == "key"
 
     def refusal(self, scope: Scope) -> ServiceError | None:
         """Return why the request is refused, None if it is admitted."""
-        if _is_always_admitted(route_path(scope)):
+        refusal = self._refusal(scope, route_path(scope))
+        if refusal is not None:
+            telemetry.refused(refusal.code)
+        return refusal
+
+    def _refusal(self, scope: Scope, path: str) -> ServiceError | None:
+        """Health and metrics are never refused for load."""
+        if path.startswith(HEALTH_PATHS):
             return None
+        if path == METRICS_PATH:
+            return self._key_check.refusal(scope) if self._key_check and self._metrics_need_key else None
+        if self._key_check is not None and path not in self._without_key:
+            refusal = self._key_check.refusal(scope)
+            if refusal is not None:
+                return refusal
         for check in self._checks:
             if (refusal := check.refusal(scope)) is not None:
-                telemetry.refused(refusal.code)
                 return refusal
         return None
 
 
-def _is_always_admitted(path: str) -> bool:
-    return path == METRICS_PATH or path.startswith(HEALTH_PATHS)
-
-
-def _key(scope: Scope) -> bytes:
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    if key := headers.get(b"x-api-key"):
-        return key
-    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-    return key.strip() if scheme.lower() == b"bearer" else b""
-
-
 def _caller(scope: Scope) -> str:
-    if caller := scope["state"].get("caller"):
-        return str(caller)
-    return str(scope["client"][0]) if scope.get("client") else ""
+    return str(scope["state"].get("caller") or client_address(scope))

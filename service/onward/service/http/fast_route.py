@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 
+from onward.service.http.scopes import require_scope
 from onward.service.http.serialization import JSONBytes
 from onward.service.http.strict_json import StrictJSONRoute, parse_body, require_json
 
@@ -40,6 +41,7 @@ class FastRoute(StrictJSONRoute):
         """
         body, answer, dependant, status_code = self.body_field, self.response_field, self.dependant, self.status_code
         assert body is not None and answer is not None  # noqa: S101, PT018  # a simple endpoint has both
+        require_scope(request.scope, self.name)
         require_json(request.scope)
         if content is None:
             content = await request.body()

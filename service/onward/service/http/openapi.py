@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from onward.service.errors import ServiceError
 from onward.service.http.problems import Problem
+from onward.service.http.scopes import SCOPE_OF
 
 GUARDED = "/v1/"
 SECURITY_SCHEMES = {
@@ -91,7 +92,7 @@ def operation_id(route: APIRoute) -> str:
 
 
 def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
-    """Complete the document in place; operations require a key only if the deployment has API keys."""
+    """Complete the document in place; operations name the scope of their key only if the deployment has keys."""
     schema = Problem.model_json_schema(ref_template=f"{SCHEMAS}{{model}}", mode="serialization")
     schemas = document["components"]["schemas"]
     schemas |= {**schema.pop("$defs"), "Problem": schema}
@@ -99,7 +100,8 @@ def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
     for path, operations in document["paths"].items():
         for operation in operations.values():
             if asks_for_keys and path.startswith(GUARDED):
-                operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
+                scope = SCOPE_OF[operation["operationId"]]
+                operation["security"] = [{name: [scope]} for name in SECURITY_SCHEMES]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
             for status, answer in operation["responses"].items():

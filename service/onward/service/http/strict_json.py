@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Scope
 
 from onward.service.errors import UnsupportedMediaType
+from onward.service.http.scopes import require_scope
 
 
 class StrictJSONRoute(APIRoute):
@@ -19,9 +20,10 @@ class StrictJSONRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the framework's handler."""
         handle = super().get_route_handler()
-        body = self.body_field
+        body, operation = self.body_field, self.name
 
         async def handle_strictly(request: Request) -> Response:
+            require_scope(request.scope, operation)
             if body is not None and (body.field_info.is_required() or _has_a_body(request.scope)):
                 require_json(request.scope)
             return await handle(StrictJSONRequest(request.scope, request.receive))

@@ -1,5 +1,6 @@
 """Run the service: find or start a session store, start the workers, and clean up at the end."""
 
+import ipaddress
 import math
 import os
 import resource
@@ -17,6 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from onward.service import telemetry
 from onward.service.http.connection import Connection
+from onward.service.keys import key_ring
 from onward.service.server.embedded_store import embedded_store
 from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
 from onward.service.settings import IN_MEMORY, Settings
@@ -31,7 +33,9 @@ class CannotServe(Exception):
 
 
 def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
-    """Serve until a signal stops the service; requests in flight are answered first. Raises CannotServe.
+    """Serve until a signal stops the service; requests in flight are answered first.
+
+    Raises CannotServe, and KeysFileError if the file of keys cannot be used.
 
     `ignored`: environment variables that look like settings and belong to other programs.
     """
@@ -39,6 +43,8 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     telemetry.configure_logging(settings.log_level)
     if ignored:
         telemetry.variables_ignored(ignored)
+    if key_ring(settings.api_keys, settings.keys_file) is None and _is_reachable(settings):
+        telemetry.open_to_all(settings.host)
     with ExitStack() as stack:
         url = settings.redis_url.get_secret_value() if settings.redis_url else stack.enter_context(embedded_store())
         if (url or IN_MEMORY) == IN_MEMORY and settings.workers > 1:
@@ -68,6 +74,16 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
             timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout.total_seconds()),
         )
         _run(config)
+
+
+def _is_reachable(settings: Settings) -> bool:
+    """Return whether other machines can connect."""
+    if settings.uds is not None or settings.host == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:  # a host name
+        return True
 
 
 def _raise_descriptor_limit() -> None:

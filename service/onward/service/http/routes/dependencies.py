@@ -8,18 +8,22 @@ from starlette.convertors import register_url_convertor
 from onward.service.errors import (
     BodyTooLarge,
     BodyTooSlow,
+    ExpiredKey,
     InternalError,
     InvalidRequest,
     MalformedRequest,
     MissingKey,
+    MissingScope,
     Overloaded,
     TooManyRequests,
+    TooManyWrongKeys,
     UnsupportedMediaType,
     WrongKey,
 )
 from onward.service.fields import Id
 from onward.service.http.fast_route import ServicePart
 from onward.service.http.path_ids import IdConvertor
+from onward.service.keys import KeyRing
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import LiveCatalog
 from onward.service.recommend.explainer import Explainer
@@ -32,7 +36,16 @@ from onward.service.sessions import EventListener, EventRules, SessionStore
 
 register_url_convertor("id", IdConvertor())  # before the first route is defined: many have ids in their paths
 
-ADMISSION_PROBLEMS = (MissingKey, WrongKey, TooManyRequests, Overloaded, InternalError)
+ADMISSION_PROBLEMS = (
+    MissingKey,
+    WrongKey,
+    ExpiredKey,
+    MissingScope,
+    TooManyRequests,
+    TooManyWrongKeys,
+    Overloaded,
+    InternalError,
+)
 BODY_PROBLEMS = (MalformedRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, InvalidRequest, *ADMISSION_PROBLEMS)
 PATH_PROBLEMS = (MalformedRequest, InvalidRequest, *ADMISSION_PROBLEMS)
 
@@ -42,6 +55,7 @@ StoreDep = Annotated[SessionStore, Depends(ServicePart("store"))]
 ScenariosDep = Annotated[Scenarios, Depends(ServicePart("scenarios"))]
 NextPagesDep = Annotated[NextPages, Depends(ServicePart("next_pages"))]
 ExplainerDep = Annotated[Explainer, Depends(ServicePart("explainer"))]
+KeysDep = Annotated[KeyRing | None, Depends(ServicePart("keys"))]
 LiveDep = Annotated[LiveBundle, Depends(ServicePart("live"))]
 CatalogDep = Annotated[LiveCatalog, Depends(ServicePart("catalog"))]
 RecorderDep = Annotated[Recorder, Depends(ServicePart("recorder"))]

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Response
 from onward.service import telemetry
 from onward.service.errors import InternalError, NotReady
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import ADMISSION_PROBLEMS, LiveDep
+from onward.service.http.routes.dependencies import ADMISSION_PROBLEMS, KeysDep, LiveDep
 from onward.service.http.schemas.operations import Health, RefusedBundle, Version
 from onward.service.http.strict_json import StrictJSONRoute
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["operations"])
+metrics = APIRouter(route_class=StrictJSONRoute, tags=["operations"])
 
 
 @router.get("/v1/version", response_model_exclude_none=True, responses=problems(*ADMISSION_PROBLEMS))
@@ -47,14 +48,14 @@ async def check_liveness() -> Health:
         **problems(NotReady, InternalError),
     },
 )
-async def check_readiness(live: LiveDep) -> Health:
+async def check_readiness(live: LiveDep, keys: KeysDep) -> Health:
     """Report whether a bundle is live, and whether a newer one was refused; ready even if the session store is down."""
     digest, refusal = live.bundle.digest, live.refusal
     refused = None if refusal is None else RefusedBundle(bundle=refusal.digest, reason=refusal.reason)
-    return Health(status="ready", bundle=digest, refused=refused)
+    return Health(status="ready", bundle=digest, refused=refused, refused_keys=None if keys is None else keys.refusal)
 
 
-@router.get(
+@metrics.get(
     "/metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {"example": "onward_requests_total 1.0\n"}}}},
