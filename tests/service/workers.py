@@ -18,6 +18,7 @@ from onward.service.live.catalog import LiveCatalog
 from onward.service.live.replica import Replica
 from onward.service.live.versioned_store import InMemoryVersionedStore, VersionedStore
 from onward.service.recommend.scenarios import Scenarios
+from onward.service.records.audit_log import AuditLog
 from tests.service.http.dispatching import dispatching
 
 OFTEN = timedelta(seconds=0.02)
@@ -33,7 +34,7 @@ def worker_app(bundles: Path, items: Callable[[], VersionedStore], scenarios: Ca
         live = LiveBundle(bundles, catalog)
         await live.refresh()
         async with repeated(live.follow_catalog, OFTEN), repeated(named_scenarios.follow, OFTEN):
-            yield {"live": live, "catalog": catalog, "scenarios": named_scenarios}
+            yield {"live": live, "catalog": catalog, "scenarios": named_scenarios, "audit": AuditLog(None)}
         await item_replica.close()
         await scenario_replica.close()
 

@@ -38,6 +38,7 @@ from onward.service.recommend.next_pages import NextPages
 from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.scenarios import open_scenarios
 from onward.service.records.answer_stores import InMemoryAnswerStore
+from onward.service.records.audit_log import AuditLog, AuditLogError
 from onward.service.records.recorder import COUNT_INTERVAL, open_recorder
 from onward.service.server.parent_death import terminate_with_parent
 from onward.service.sessions import (
@@ -80,8 +81,8 @@ class Service(FastAPI):
 
 
 def create_app(settings: Settings) -> Service:
-    """Build the service. Raises KeysFileError."""
-    keys = key_ring(settings.api_keys, settings.keys_file)
+    """Build the service. Raises KeysFileError, AuditLogError."""
+    keys, audit = key_ring(settings.api_keys, settings.keys_file), AuditLog(settings.audit_log)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
@@ -90,7 +91,12 @@ def create_app(settings: Settings) -> Service:
             await running.enter_async_context(repeated(pool.sweep, timedelta(seconds=SWEEP_S)))
             if keys is not None:
                 await running.enter_async_context(repeated(keys.refresh, settings.reload_interval))
-            yield {**await _parts(settings, running), "keys": keys, HTTP_SERVER: HTTPServer(app.dispatcher, pool)}
+            yield {
+                **await _parts(settings, running),
+                "keys": keys,
+                "audit": audit,
+                HTTP_SERVER: HTTPServer(app.dispatcher, pool),
+            }
 
     app = Service(
         title="Onward",
@@ -114,9 +120,9 @@ def create_app(settings: Settings) -> Service:
         admission=Admission(settings, keys),
         cors=CORS(settings.cors_origins, beacon_paths=(EVENTS_PATH,)),
         max_body_bytes=settings.max_body,
-        # Only these two use the client's address.
+        # Only these use the client's address.
         trusted_proxies=None
-        if settings.rate_limit is None and keys is None
+        if settings.rate_limit is None and keys is None and not audit.is_on
         else os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
     )
     openapi.complete(app.openapi(), asks_for_keys=keys is not None)
@@ -132,8 +138,8 @@ def create_app_from_environment() -> Service:
     gc.set_threshold(*GC_THRESHOLDS)
     try:
         return create_app(settings)
-    except KeysFileError as error:  # the file has changed since the service was started
-        telemetry.keys_refused(str(error))
+    except (KeysFileError, AuditLogError) as error:  # the files have changed since the service was started
+        telemetry.not_started(str(error))
         sys.exit(STARTUP_FAILURE)
 
 

@@ -3,7 +3,10 @@
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from getpass import getuser
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -89,6 +92,7 @@ def serve(
     from pydantic import ValidationError
 
     from onward.service.keys import KeysFileError
+    from onward.service.records.audit_log import AuditLogError
     from onward.service.server.serve import CannotServe
     from onward.service.server.serve import serve as run
     from onward.service.settings import Settings, UnknownSetting, describe, foreign_variables
@@ -103,9 +107,16 @@ def serve(
         _refuse(describe(error))
     except KeysFileError as error:
         _refuse(f"SERVICE_KEYS_FILE: {error}")
+    except AuditLogError as error:
+        _refuse(f"SERVICE_AUDIT_LOG: {error}")
     except (CannotServe, UnknownSetting) as error:
         _refuse(str(error))
 
+
+AuditFile = Annotated[
+    Path | None,
+    typer.Option("--audit-log", envvar="SERVICE_AUDIT_LOG", help="The service's audit log, which gets a line."),
+]
 
 key_commands = typer.Typer(invoke_without_command=True)
 cli.add_typer(key_commands, name="key")
@@ -134,6 +145,7 @@ def create_key(
     ],
     tenant: Annotated[str | None, typer.Option(help="Keep what its callers store apart from other tenants.")] = None,
     expires: Annotated[str | None, typer.Option(help="When it expires: 90d, 12h or a date.  [default: never]")] = None,
+    audit_log: AuditFile = None,
 ) -> None:
     """Make a key, print it, and add its record to the file; the service accepts it within a second.
 
@@ -156,7 +168,9 @@ def create_key(
                 "expires": expiry,
             }
         )
-        add_key(file, key)
+        with _audited("key created", audit_log) as changes:
+            add_key(file, key)
+            changes.append((key.name, None, key.model_dump(mode="json", exclude_none=True)))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         _refuse(f"--{str(first['loc'][0]).removesuffix('s')}: {message_of(first)}")
@@ -170,7 +184,7 @@ def create_key(
 @key_commands.command("list", epilog="Example: onward-service key list --file keys.jsonl")
 def list_keys(file: KeysFile) -> None:
     """Print name, tenant, scopes and expiry of each key of the file."""
-    from onward.service.keys import KeysFileError, read_keys
+    from onward.service.keys import SCOPES, KeysFileError, read_keys
 
     try:
         keys = read_keys(file)
@@ -178,7 +192,7 @@ def list_keys(file: KeysFile) -> None:
         _refuse(str(error))
     now = datetime.now(UTC)
     for key in keys:
-        scopes = ",".join(sorted(key.scopes))
+        scopes = ",".join(scope for scope in SCOPES if scope in key.scopes)
         expiry = (
             "" if key.expires is None else f"{'expired' if key.is_expired(now) else 'expires'} {key.expires:%F %R %Z}"
         )
@@ -186,12 +200,16 @@ def list_keys(file: KeysFile) -> None:
 
 
 @key_commands.command("revoke", epilog="Example: onward-service key revoke shop --file keys.jsonl")
-def revoke_key(file: KeysFile, name: Annotated[str, typer.Argument(help="Name of the key.")]) -> None:
+def revoke_key(
+    file: KeysFile, name: Annotated[str, typer.Argument(help="Name of the key.")], audit_log: AuditFile = None
+) -> None:
     """Remove a key from the file; the service refuses it within a second."""
     from onward.service.keys import KeysFileError, remove_key
 
     try:
-        remove_key(file, name)
+        with _audited("key revoked", audit_log) as changes:
+            key = remove_key(file, name)
+            changes.append((key.name, key.model_dump(mode="json", exclude_none=True), None))
     except KeysFileError as error:
         _refuse(str(error))
 
@@ -240,6 +258,7 @@ def clear(
         str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server that holds the live catalog.")
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    audit_log: AuditFile = None,
 ) -> None:
     """Remove all changes of the live catalog, or all scenarios, from the server and from every worker.
 
@@ -254,7 +273,10 @@ def clear(
     if not yes:
         typer.confirm(f"Remove all live {what} for good?", abort=True)
     try:
-        typer.echo(f"removed {asyncio.run(clear_store(redis_url, what))} {what}")
+        with _audited(f"{what} cleared", audit_log) as changes:
+            removed = asyncio.run(clear_store(redis_url, what))
+            changes.append((None, removed, 0))
+        typer.echo(f"removed {removed} {what}")
     except (LiveStoreUnavailable, ValueError):
         _refuse(NO_SERVER)
 
@@ -328,6 +350,27 @@ def _write(report: "CapacityReport", out: Path) -> None:
         typer.echo("no latencies.png: matplotlib is not installed: pip install 'onward[bench]'", err=True)
     else:
         draw_latencies(report.capacity, out / "latencies.png")
+
+
+@contextmanager
+def _audited(what: str, audit_log: Path | None) -> Iterator[list[tuple[str | None, Any, Any]]]:
+    """Write to the audit log what the block has changed and appends: an id, and the values before and after."""
+    from onward.service.records.audit_log import Actor, AuditLog, AuditLogError, Change
+
+    changes: list[tuple[str | None, Any, Any]] = []
+    try:
+        log = AuditLog(audit_log)
+        yield changes
+        log.record_command(Actor(command="onward-service", user=_account()), [Change(what, *one) for one in changes])
+    except AuditLogError as error:
+        _refuse(f"--audit-log: {error}")
+
+
+def _account() -> str:
+    try:
+        return getuser()
+    except (KeyError, OSError):  # an account without a name, as in a container
+        return str(os.getuid())
 
 
 def _require_server(redis_url: str) -> None:

@@ -222,5 +222,11 @@ class LiveStoreUnavailable(ServiceError):
     status, code, title = 503, "live_store_unavailable", "Live store unavailable"
 
 
+class AuditLogUnavailable(ServiceError):
+    """A change was made, but could not be written to the audit log."""
+
+    status, code, title = 503, "audit_log_unavailable", "Audit log unavailable"
+
+
 class InternalError(ServiceError):
     """An unexpected error of the service itself; the log has the details."""

@@ -221,6 +221,9 @@ class Settings(BaseSettings):
         description="File of keys with names, scopes, tenants and expiry, that `onward-service key create` writes; "
         "changes apply while the service runs.",
     )
+    audit_log: Annotated[Path | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
+        default=None, description="File to append each change to: who, what, before and after; none by default."
+    )
     metrics_access: Access = Field(
         default="open", description="Who may read /metrics: open, key (one with the scope metrics), off."
     )

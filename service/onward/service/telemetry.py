@@ -300,6 +300,12 @@ def answer_unreadable(digest: str, *, is_first: bool) -> None:
         _log.warning("bundle of kept answers gone", bundle=digest)
 
 
+def audit_failed(error: BaseException, lines: str) -> None:
+    """Report lines that could not be written to the audit log, so that they are not lost."""
+    _lost_records.labels("audit log").inc()
+    _log.error("audit log failed", reason=type(error).__name__, detail=_truncated(error), lines=lines)
+
+
 def open_to_all(host: str) -> None:
     """Report that other machines can call the service without a key."""
     _log.warning(
@@ -307,6 +313,11 @@ def open_to_all(host: str) -> None:
         "create` and set SERVICE_KEYS_FILE, or listen on 127.0.0.1",
         host=host,
     )
+
+
+def not_started(reason: str) -> None:
+    """Report that a worker cannot start."""
+    _log.error("worker not started", reason=reason)
 
 
 def keys_read(count: int) -> None:

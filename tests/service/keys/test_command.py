@@ -34,7 +34,18 @@ def test_a_key_is_printed_once_and_its_record_has_the_digest_alone(tmp_path: Pat
 def test_keys_are_listed_and_revoked(tmp_path: Path) -> None:
     file = str(tmp_path / "keys.jsonl")
     run("create", "--name", "shop", "--scope", "recommend", "--scope", "events", SERVICE_KEYS_FILE=file)
-    run("create", "--name", "old", "--scope", "admin", "--tenant", "a", "--expires", "2020-01-01", SERVICE_KEYS_FILE=file)
+    run(
+        "create",
+        "--name",
+        "old",
+        "--scope",
+        "admin",
+        "--tenant",
+        "a",
+        "--expires",
+        "2020-01-01",
+        SERVICE_KEYS_FILE=file,
+    )
     assert run("list", SERVICE_KEYS_FILE=file).stdout.splitlines() == [
         "shop  -  recommend,events  never expires",
         "old  a  admin  expired 2020-01-01 00:00 UTC",

@@ -93,11 +93,11 @@ def test_a_fault_is_told_in_one_line_with_its_place_and_without_the_value(
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(KeysFileError, match="none.jsonl: No such file or directory"):
+    with pytest.raises(KeysFileError, match=r"none\.jsonl: No such file or directory"):
         read_keys(tmp_path / "none.jsonl")
     with pytest.raises(KeysFileError, match="Is a directory"):
         read_keys(tmp_path)
-    with pytest.raises(KeysFileError, match="nowhere/keys.jsonl: No such file or directory"):
+    with pytest.raises(KeysFileError, match=r"nowhere/keys\.jsonl: No such file or directory"):
         add_key(tmp_path / "nowhere" / "keys.jsonl", key("shop"))
     large = tmp_path / "large"
     large.write_bytes(b"\n" * (2**20 + 1))

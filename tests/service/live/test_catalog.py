@@ -19,7 +19,7 @@ from onward.bundle.search.retrieval import Options, SessionView
 from onward.service.errors import LiveStoreUnavailable
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch, LiveCatalog
-from onward.service.live.replica import Replica
+from onward.service.live.replica import Edited, Replica
 from onward.service.live.versioned_store import InMemoryVersionedStore, RedisVersionedStore, VersionedStore
 from onward.service.sessions import AppliedEvent
 from tests.bundles import item_ids, publish_bundle
@@ -61,7 +61,7 @@ def catalog_of(live: LiveBundle) -> LiveCatalog:
 
 
 async def patch(live: LiveBundle, item_id: str, **change: Any) -> None:
-    assert await catalog_of(live).patch({item_id: [ItemPatch(**change)]}) == {item_id: None}
+    assert isinstance((await catalog_of(live).patch({item_id: [ItemPatch(**change)]}))[item_id], Edited)
     await live.take_changes()
 
 

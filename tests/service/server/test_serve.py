@@ -368,3 +368,37 @@ def is_live(url: str) -> bool:
         return httpx.get(f"{url}/health/live").status_code == 200
     except httpx.ConnectError:
         return False
+
+
+def test_a_service_that_others_reach_without_a_key_says_so_once(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.jsonl"
+    keys.touch()
+    warned = {}
+    for host, environment in (("0.0.0.0", {}), ("0.0.0.0", {"SERVICE_KEYS_FILE": str(keys)}), ("127.0.0.1", {})):  # noqa: S104
+        options = ["--host", host, "--workers", "2"]
+        with ServiceProcess(tmp_path, *options, environment=environment) as process:
+            assert process.url
+            warned[host, bool(environment)] = sum("OPEN TO ALL" in line["event"] for line in process.log)
+    assert warned == {("0.0.0.0", False): 1, ("0.0.0.0", True): 0, ("127.0.0.1", False): 0}  # noqa: S104
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [("SERVICE_KEYS_FILE", "keys.jsonl, line 1: Invalid JSON"), ("SERVICE_AUDIT_LOG", "Not a directory")],
+)
+def test_files_that_cannot_be_used_stop_the_start_with_one_line(tmp_path: Path, variable: str, reason: str) -> None:
+    file = tmp_path / "keys.jsonl"
+    file.write_text("{")
+    value = file if variable == "SERVICE_KEYS_FILE" else file / "audit.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-m", "onward.service", "serve", "--bundles", str(tmp_path), "--port", "0"],
+        env=os.environ | {variable: str(value)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {variable}: ")
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1

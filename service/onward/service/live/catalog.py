@@ -11,7 +11,7 @@ from onward.bundle.catalog.live_item import LiveItem, change_line
 from onward.bundle.files.attributes import Kind, Schema, fits
 from onward.bundle.files.changes import ItemChange
 from onward.service.errors import InvalidRequest, ItemNotFound, LiveStoreUnavailable, ServiceError
-from onward.service.live.replica import Edit, Replica, open_replica
+from onward.service.live.replica import Edit, Edited, Replica, open_replica
 from onward.service.live.versioned_store import ALL_NAMES, Entry
 from onward.service.sessions import AppliedEvent
 
@@ -88,30 +88,43 @@ class LiveCatalog:
         """Read the changes of other workers. A failure is logged, not raised."""
         await self._replica.follow()
 
-    async def patch(self, patches: Mapping[str, Sequence[ItemPatch]]) -> dict[str, ServiceError | None]:
-        """Upsert each item independently; return for each item the error that refused it, or None.
+    async def patch(self, patches: Mapping[str, Sequence[ItemPatch]]) -> dict[str, Edited | ServiceError]:
+        """Upsert each item independently; return for each item how its entry changed, or the error that refused it.
 
         Changes that the live bundle includes do not count towards the maximum. Raises LiveStoreUnavailable, even if
         some of the patches were applied.
         """
 
+        before: dict[str, Any] = {}
+
         def edit(item_id: str, item_patches: Sequence[ItemPatch]) -> Edit:
             def patched(item: LiveItem, patch: ItemPatch) -> LiveItem:
                 return self._within_limit(item_id, patch.applied_to(item))
 
-            return lambda entry: reduce(patched, item_patches, _item(entry)).stored()
+            def edited(entry: Entry | None) -> Any:
+                before[item_id] = None if entry is None else entry.value  # the last call is the one that is stored
+                return reduce(patched, item_patches, _item(entry)).stored()
+
+            return edited
 
         edits = {item_id: edit(item_id, changes) for item_id, changes in patches.items()}
         results = await self._replica.update(edits, uncounted=self._folded)
-        return {item_id: result if isinstance(result, ServiceError) else None for item_id, result in results.items()}
+        return {
+            item_id: result if isinstance(result, ServiceError) else Edited(before[item_id], result.value)
+            for item_id, result in results.items()
+        }
 
-    async def delete(self, item_id: str, bundle: Bundle) -> None:
+    async def delete(self, item_id: str, bundle: Bundle) -> Edited:
         """Mark an item as deleted, so that it is not recommended until a patch restores it; the limit does not apply.
 
         Raises ItemNotFound and LiveStoreUnavailable.
         """
 
+        before: Any = None
+
         def deleted(entry: Entry | None) -> Any:
+            nonlocal before
+            before = None if entry is None else entry.value
             if (entry is None or entry.value is None) and bundle.catalog.row(item_id) is None:
                 raise ItemNotFound("Neither the live bundle nor the live catalog has this item.")
             return LiveItem(deleted=True).stored()
@@ -119,6 +132,7 @@ class LiveCatalog:
         result = (await self._replica.update({item_id: deleted}, uncounted=ALL_NAMES))[item_id]
         if isinstance(result, ServiceError):
             raise result
+        return Edited(before, result.value)
 
     def applied_to(self, bundle: Bundle) -> Bundle:
         """Return an exported bundle with the current changes. Not thread-safe: call it from one thread at a time."""

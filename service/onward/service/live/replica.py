@@ -32,6 +32,13 @@ Raises ServiceError to refuse the edit.
 """
 
 
+class Edited(NamedTuple):
+    """The values of an entry before and after an edit, None for no entry."""
+
+    before: Any
+    after: Any
+
+
 class Replica:
     """A copy of a versioned store, updated by `follow` and at once by this worker's own writes.
 

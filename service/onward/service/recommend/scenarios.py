@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from onward.service.errors import PreconditionFailed, ScenarioNotFound, ServiceError, UnknownScenario
-from onward.service.live.replica import Replica, open_replica
+from onward.service.live.replica import Edited, Replica, open_replica
 from onward.service.live.versioned_store import Entry
 from onward.service.recommend.options import RecommendationOptions
 
@@ -22,6 +22,13 @@ class Scenario(NamedTuple):
     name: str
     version: int
     options: RecommendationOptions
+
+
+class ScenarioPut(NamedTuple):
+    """A scenario that was stored, and how its options changed."""
+
+    scenario: Scenario
+    options: Edited
 
 
 class Scenarios:
@@ -54,30 +61,37 @@ class Scenarios:
         """Return every scenario, sorted by name."""
         return [scenario for name in sorted(self._replica.entries) if (scenario := self.find(name)) is not None]
 
-    async def put(self, name: str, options: RecommendationOptions, precondition: Precondition) -> Scenario:
+    async def put(self, name: str, options: RecommendationOptions, precondition: Precondition) -> ScenarioPut:
         """Store options under a name and increase its version by one.
 
         Raises PreconditionFailed, LimitReached, LiveStoreUnavailable.
         """
+        before: Any = None
 
         def edit(stored: Entry | None) -> Any:
+            nonlocal before
+            before = _options(stored)
             if not precondition(_version(stored)):
                 raise PreconditionFailed("The scenario is not at the version that If-Match names.")
             return options.as_json()
 
         entry = await self._edit(name, edit)
-        return Scenario(name, entry.revision, options)
+        return ScenarioPut(Scenario(name, entry.revision, options), Edited(before, entry.value))
 
-    async def delete(self, name: str, precondition: Precondition) -> None:
+    async def delete(self, name: str, precondition: Precondition) -> Edited:
         """Remove a scenario. Raises ScenarioNotFound, PreconditionFailed, LiveStoreUnavailable."""
+        before: Any = None
 
         def edit(stored: Entry | None) -> Any:
+            nonlocal before
+            before = _options(stored)
             if _version(stored) is None:
                 raise ScenarioNotFound
             if not precondition(_version(stored)):
                 raise PreconditionFailed("The scenario is not at the version that If-Match names.")
 
         await self._edit(name, edit)
+        return Edited(before, None)
 
     async def close(self) -> None:
         """Close the connection to the store."""
@@ -93,6 +107,10 @@ class Scenarios:
 def open_scenarios(url: str | None) -> Scenarios:
     """Open the scenarios stored at a server, or those of this process alone if there is none."""
     return Scenarios(open_replica(url, "scenarios", max_names=MAX_SCENARIOS))
+
+
+def _options(entry: Entry | None) -> Any:
+    return None if entry is None else entry.value
 
 
 def _version(entry: Entry | None) -> int | None:

@@ -19,6 +19,7 @@ from uvicorn.supervisors import Multiprocess
 from onward.service import telemetry
 from onward.service.http.connection import Connection
 from onward.service.keys import key_ring
+from onward.service.records.audit_log import AuditLog
 from onward.service.server.embedded_store import embedded_store
 from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
 from onward.service.settings import IN_MEMORY, Settings
@@ -35,7 +36,7 @@ class CannotServe(Exception):
 def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     """Serve until a signal stops the service; requests in flight are answered first.
 
-    Raises CannotServe, and KeysFileError if the file of keys cannot be used.
+    Raises CannotServe, KeysFileError, AuditLogError.
 
     `ignored`: environment variables that look like settings and belong to other programs.
     """
@@ -45,6 +46,7 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
         telemetry.variables_ignored(ignored)
     if key_ring(settings.api_keys, settings.keys_file) is None and _is_reachable(settings):
         telemetry.open_to_all(settings.host)
+    AuditLog(settings.audit_log)  # raises if it cannot be written to
     with ExitStack() as stack:
         url = settings.redis_url.get_secret_value() if settings.redis_url else stack.enter_context(embedded_store())
         if (url or IN_MEMORY) == IN_MEMORY and settings.workers > 1:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from onward.bundle import Bundle
 from onward.bundle.files.attributes import Kind
 from onward.service.errors import (
+    AuditLogUnavailable,
     Fault,
     InvalidRequest,
     ItemNotFound,
@@ -18,7 +19,7 @@ from onward.service.errors import (
     ServiceError,
 )
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, CatalogDep, ItemId, LiveDep
+from onward.service.http.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, AuditDep, CatalogDep, ItemId, LiveDep
 from onward.service.http.schemas.catalog import (
     Item,
     ItemBody,
@@ -31,7 +32,10 @@ from onward.service.http.schemas.catalog import (
 from onward.service.http.schemas.entries import EntryProblem, InvalidEntry
 from onward.service.http.strict_json import StrictJSONRoute
 from onward.service.live.catalog import ItemPatch, LiveCatalog
+from onward.service.live.replica import Edited
+from onward.service.records.audit_log import Change
 
+ITEM_CHANGED = "item changed"
 ITEMS_BATCH_PATH = "/v1/items:batch"
 ITEM_PATH = "/v1/items/{item_id:id}"
 
@@ -50,9 +54,9 @@ async def show_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> Item
 @router.patch(
     ITEM_PATH,
     response_model_exclude_none=True,
-    responses=problems(*BODY_PROBLEMS, LimitReached, NotReady, LiveStoreUnavailable),
+    responses=problems(*BODY_PROBLEMS, LimitReached, NotReady, LiveStoreUnavailable, AuditLogUnavailable),
 )
-async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: CatalogDep) -> Item:
+async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: CatalogDep, audit: AuditDep) -> Item:
     """Change an item's attributes or availability, or add a new item; restores a deleted item as available.
 
     The change applies to this worker's answers at once, and to all other workers' within a second. It outlasts
@@ -60,10 +64,11 @@ async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: C
     """
     if misfits := _misfits(body, live.bundle.catalog.schema, "body"):
         raise InvalidRequest.of(misfits)
-    refusal = (await catalog.patch({item_id: [body.as_patch()]}))[item_id]
+    outcome = (await catalog.patch({item_id: [body.as_patch()]}))[item_id]
     await live.take_changes()
-    if refusal is not None:
-        raise refusal
+    if isinstance(outcome, ServiceError):
+        raise outcome
+    await audit.record(Change(ITEM_CHANGED, item_id, *outcome))
     return _item(item_id, live.bundle, catalog)
 
 
@@ -71,12 +76,13 @@ async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: C
     ITEM_PATH,
     status_code=204,
     response_class=Response,
-    responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady, LiveStoreUnavailable),
+    responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady, LiveStoreUnavailable, AuditLogUnavailable),
 )
-async def delete_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> None:
+async def delete_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep, audit: AuditDep) -> None:
     """Exclude an item from all recommendations until a change restores it; sessions that contain it still work."""
-    await catalog.delete(item_id, live.bundle)
+    edited = await catalog.delete(item_id, live.bundle)
     await live.take_changes()
+    await audit.record(Change("item deleted", item_id, *edited))
 
 
 @router.post(
@@ -84,10 +90,12 @@ async def delete_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> No
     response_model_exclude_none=True,
     responses={
         207: {"model": ItemResults, "description": "Some entries were rejected; the others are stored."},
-        **problems(*BODY_PROBLEMS, NotReady, LiveStoreUnavailable),
+        **problems(*BODY_PROBLEMS, NotReady, LiveStoreUnavailable, AuditLogUnavailable),
     },
 )
-async def change_items(body: ItemsBody, live: LiveDep, catalog: CatalogDep, response: Response) -> ItemResults:
+async def change_items(
+    body: ItemsBody, live: LiveDep, catalog: CatalogDep, audit: AuditDep, response: Response
+) -> ItemResults:
     """Change many items, each as PATCH does; a rejected entry does not affect the others.
 
     Changes of one item are applied in the order sent. After a 503 some may be stored: send them again.
@@ -98,9 +106,11 @@ async def change_items(body: ItemsBody, live: LiveDep, catalog: CatalogDep, resp
     for entry, error in zip(body.items, errors, strict=True):
         if isinstance(entry, ItemEntry) and error is None:
             patches[entry.id].append(entry.as_patch())
-    refusals = await catalog.patch(patches)
+    outcomes = await catalog.patch(patches)
     await live.take_changes()
-    results = [_result(entry, error, refusals) for entry, error in zip(body.items, errors, strict=True)]
+    edits = {item_id: outcome for item_id, outcome in outcomes.items() if isinstance(outcome, Edited)}
+    await audit.record(*(Change(ITEM_CHANGED, item_id, *edited) for item_id, edited in edits.items()))
+    results = [_result(entry, error, outcomes) for entry, error in zip(body.items, errors, strict=True)]
     rejected = sum(result.error is not None for result in results)
     response.status_code = 207 if rejected else 200
     return ItemResults(results=results, stored=len(results) - rejected, rejected=rejected)
@@ -142,11 +152,11 @@ def _entry_problem(entry: ItemEntry | InvalidEntry, number: int, schema: Mapping
 
 
 def _result(
-    entry: ItemEntry | InvalidEntry, error: EntryProblem | None, refusals: Mapping[str, ServiceError | None]
+    entry: ItemEntry | InvalidEntry, error: EntryProblem | None, outcomes: Mapping[str, Edited | ServiceError]
 ) -> ItemResult:
     item_id = entry.id if isinstance(entry, ItemEntry) else None
-    if error is None and item_id is not None and (refusal := refusals[item_id]) is not None:
-        error = EntryProblem.of(refusal)
+    if error is None and item_id is not None and isinstance(outcome := outcomes[item_id], ServiceError):
+        error = EntryProblem.of(outcome)
     return ItemResult(id=item_id, status="stored" if error is None else "rejected", error=error)
 
 

@@ -21,6 +21,7 @@ from onward.service.errors import (
     WrongKey,
 )
 from onward.service.fields import Id
+from onward.service.http.audit import Auditor, auditor
 from onward.service.http.fast_route import ServicePart
 from onward.service.http.path_ids import IdConvertor
 from onward.service.keys import KeyRing
@@ -55,6 +56,7 @@ StoreDep = Annotated[SessionStore, Depends(ServicePart("store"))]
 ScenariosDep = Annotated[Scenarios, Depends(ServicePart("scenarios"))]
 NextPagesDep = Annotated[NextPages, Depends(ServicePart("next_pages"))]
 ExplainerDep = Annotated[Explainer, Depends(ServicePart("explainer"))]
+AuditDep = Annotated[Auditor, Depends(auditor)]
 KeysDep = Annotated[KeyRing | None, Depends(ServicePart("keys"))]
 LiveDep = Annotated[LiveBundle, Depends(ServicePart("live"))]
 CatalogDep = Annotated[LiveCatalog, Depends(ServicePart("catalog"))]

@@ -4,18 +4,27 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Response
 
-from onward.service.errors import LimitReached, LiveStoreUnavailable, NotReady, PreconditionFailed, ScenarioNotFound
+from onward.service.errors import (
+    AuditLogUnavailable,
+    LimitReached,
+    LiveStoreUnavailable,
+    NotReady,
+    PreconditionFailed,
+    ScenarioNotFound,
+)
 from onward.service.http.openapi import problems
 from onward.service.http.routes.dependencies import (
     ADMISSION_PROBLEMS,
     BODY_PROBLEMS,
     PATH_PROBLEMS,
+    AuditDep,
     LiveDep,
     ScenariosDep,
 )
 from onward.service.http.schemas.scenarios import ScenarioBody, ScenarioName, StoredScenario, StoredScenarios
 from onward.service.http.strict_json import StrictJSONRoute
 from onward.service.recommend.scenarios import Precondition, Scenario
+from onward.service.records.audit_log import Change
 
 SCENARIO_PATH = "/v1/scenarios/{name}"
 ANY_VERSION = "*"
@@ -57,13 +66,19 @@ async def show_scenario(name: Name, scenarios: ScenariosDep, response: Response)
 @router.put(
     SCENARIO_PATH,
     response_model_exclude_unset=True,
-    responses={200: ETAG, **problems(*BODY_PROBLEMS, LimitReached, PreconditionFailed, NotReady, LiveStoreUnavailable)},
+    responses={
+        200: ETAG,
+        **problems(
+            *BODY_PROBLEMS, LimitReached, PreconditionFailed, NotReady, LiveStoreUnavailable, AuditLogUnavailable
+        ),
+    },
 )
 async def store_scenario(
     name: Name,
     body: ScenarioBody,
     live: LiveDep,
     scenarios: ScenariosDep,
+    audit: AuditDep,
     response: Response,
     if_match: IfMatch = None,
 ) -> StoredScenario:
@@ -74,18 +89,21 @@ async def store_scenario(
     """
     if refusal := body.refusal(live.bundle.catalog.schema, "body"):
         raise refusal
-    return _tagged(await scenarios.put(name, body, _precondition(if_match)), response)
+    put = await scenarios.put(name, body, _precondition(if_match))
+    await audit.record(Change("scenario stored", name, *put.options))
+    return _tagged(put.scenario, response)
 
 
 @router.delete(
     SCENARIO_PATH,
     status_code=204,
     response_class=Response,
-    responses=problems(*PATH_PROBLEMS, ScenarioNotFound, PreconditionFailed, LiveStoreUnavailable),
+    responses=problems(*PATH_PROBLEMS, ScenarioNotFound, PreconditionFailed, LiveStoreUnavailable, AuditLogUnavailable),
 )
-async def delete_scenario(name: Name, scenarios: ScenariosDep, if_match: IfMatch = None) -> None:
+async def delete_scenario(name: Name, scenarios: ScenariosDep, audit: AuditDep, if_match: IfMatch = None) -> None:
     """Delete a scenario; recommendations that still name it are refused."""
-    await scenarios.delete(name, _precondition(if_match))
+    edited = await scenarios.delete(name, _precondition(if_match))
+    await audit.record(Change("scenario deleted", name, *edited))
 
 
 def _precondition(if_match: str | None) -> Precondition:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Response
 
 from onward.service import telemetry
 from onward.service.errors import (
+    AuditLogUnavailable,
     EventTooOld,
     InvalidRequest,
     ServiceError,
@@ -20,6 +21,7 @@ from onward.service.http.openapi import problems
 from onward.service.http.routes.dependencies import (
     BODY_PROBLEMS,
     PATH_PROBLEMS,
+    AuditDep,
     ListenerDep,
     RulesDep,
     SessionId,
@@ -39,7 +41,17 @@ from onward.service.http.schemas.sessions import (
     StoredSession,
 )
 from onward.service.http.strict_json import StrictJSONRoute
-from onward.service.sessions import Event, EventListener, EventOutcome, EventRules, SentEvent, SessionStore, record
+from onward.service.records.audit_log import Change
+from onward.service.sessions import (
+    Event,
+    EventListener,
+    EventOutcome,
+    EventRules,
+    SentEvent,
+    SessionStore,
+    record,
+    session_digest,
+)
 
 EVENTS_PATH = "/v1/events"
 
@@ -119,12 +131,13 @@ async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
     "/v1/sessions/{session_id:id}",
     status_code=204,
     response_class=Response,
-    responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable),
+    responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable, AuditLogUnavailable),
 )
-async def delete_session(session_id: SessionId, store: StoreDep, listener: ListenerDep) -> None:
+async def delete_session(session_id: SessionId, store: StoreDep, listener: ListenerDep, audit: AuditDep) -> None:
     """Erase everything that is stored of a session; succeeds even if nothing is stored."""
     await store.delete(session_id)
     await listener.forget(session_id)
+    await audit.record(Change("session erased", session_digest(session_id)))
 
 
 async def _record_one(body: EventBody, store: SessionStore, listener: EventListener, rules: EventRules) -> EventStored:
