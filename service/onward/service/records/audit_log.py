@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -44,7 +45,7 @@ class Change(NamedTuple):
 
 
 class AuditLog:
-    """Appends lines to a file, each record by a single write, so that processes can share the file.
+    """Appends lines to a file, which several processes can share.
 
     The file is opened for each record: one that was moved away is made anew.
     """
@@ -96,6 +97,9 @@ def _append(file: Path, lines: bytes) -> None:
     """Append lines. Raises OSError, also if only a part could be written; the next lines then begin a new line."""
     descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
+        fcntl.flock(
+            descriptor, fcntl.LOCK_EX
+        )  # else the end of a line that is being written would look like a lost one
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if lines and end and os.pread(descriptor, 1, end - 1) != b"\n":
             lines = b"\n" + lines
