@@ -27,28 +27,15 @@ from onward.service.http.dispatcher import Dispatcher
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import ROUTERS, operations
 from onward.service.http.routes.sessions import EVENTS_PATH
-from onward.service.keys import KeysFileError, key_ring
+from onward.service.keys import KeyRing, KeysFileError, key_ring
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import open_live_catalog
 from onward.service.live.replica import FOLLOW_INTERVAL
-from onward.service.recommend.explainer import Explainer
-from onward.service.recommend.item_lists import ItemLists
-from onward.service.recommend.next_pages import NextPages
-from onward.service.recommend.pipeline import Pipeline
-from onward.service.recommend.scenarios import open_scenarios
-from onward.service.records.answer_stores import InMemoryAnswerStore
+from onward.service.parts import SharedParts, Tenants, open_tenant
 from onward.service.records.audit_log import AuditLog, AuditLogError
-from onward.service.records.recorder import COUNT_INTERVAL, open_recorder
+from onward.service.records.recorder import COUNT_INTERVAL
 from onward.service.server.parent_death import terminate_with_parent
-from onward.service.sessions import (
-    DELIVERY_INTERVAL,
-    EventQueue,
-    EventRules,
-    InMemorySessionStore,
-    RedisSessionStore,
-    SessionStore,
-)
 from onward.service.settings import IN_MEMORY, Settings
 
 NO_FRAMEWORK_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
@@ -89,11 +76,8 @@ def create_app(settings: Settings) -> Service:
         async with AsyncExitStack() as running:
             pool = ConnectionPool(ConnectionLimits.of(settings), asyncio.get_running_loop().time)
             await running.enter_async_context(repeated(pool.sweep, timedelta(seconds=SWEEP_S)))
-            if keys is not None:
-                await running.enter_async_context(repeated(keys.refresh, settings.reload_interval))
             yield {
-                **await _parts(settings, running),
-                "keys": keys,
+                **await _parts(settings, keys, running),
                 "audit": audit,
                 HTTP_SERVER: HTTPServer(app.dispatcher, pool),
             }
@@ -143,62 +127,38 @@ def create_app_from_environment() -> Service:
         sys.exit(STARTUP_FAILURE)
 
 
-async def _parts(settings: Settings, running: AsyncExitStack) -> Mapping[str, Any]:
+async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitStack) -> Mapping[str, Any]:
     """Open the service parts that the endpoints use, and run their background tasks until `running` is closed."""
-    url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
-    shared_url = None if url == IN_MEMORY else url
     running.callback(telemetry.count_answers)
-    in_memory = InMemoryAnswerStore(ttl=settings.answer_ttl)
-    store = open_store(settings, in_memory)
-    running.push_async_callback(store.close)
-    catalog, scenarios = open_live_catalog(shared_url), open_scenarios(shared_url)
-    running.push_async_callback(catalog.close)
-    running.push_async_callback(scenarios.close)
-    ids = BundleIds(settings.bundles, kept=settings.answer_ttl)
-    recorder = await running.enter_async_context(open_recorder(settings, ids, in_memory))
-    events = EventQueue(recorder, catalog)
-    running.push_async_callback(events.flush)
-    live = LiveBundle(settings.bundles, catalog, ids)
+    shared = _open_shared(settings, running)
+    if shared.store_url is None:
+        telemetry.sessions_in_memory()
+    own = await open_tenant(shared, None, running)
+    tenants = Tenants(shared, running)
     for work, interval in (
-        (events.flush, DELIVERY_INTERVAL),
-        (live.refresh, settings.reload_interval),
-        (live.follow_catalog, FOLLOW_INTERVAL),
-        (scenarios.follow, FOLLOW_INTERVAL),
+        (shared.live.refresh, settings.reload_interval),
+        (shared.live.follow_catalog, FOLLOW_INTERVAL),
         (_count_answers, COUNT_INTERVAL),
     ):
         await running.enter_async_context(repeated(work, interval))
-    rules = EventRules(settings.event_weights, settings.max_event_age)
-    return {
-        "live": live,
-        "store": store,
-        "catalog": catalog,
-        "scenarios": scenarios,
-        "recorder": recorder,
-        "listener": events,
-        "event_rules": rules,
-        "pipeline": Pipeline(live, store, scenarios, recorder, events, rules, settings.store_timeout / 2),
-        "item_lists": ItemLists(live, recorder),
-        "next_pages": NextPages(live, recorder),
-        "explainer": Explainer(live, recorder),
-    }
+    if keys is not None:
+        await tenants.open(keys.tenants)
+
+        async def follow_keys() -> None:
+            await keys.refresh()
+            await tenants.open(keys.tenants)
+
+        await running.enter_async_context(repeated(follow_keys, settings.reload_interval))
+    return {**own, "live": shared.live, "catalog": shared.catalog, "tenants": tenants.parts, "keys": keys}
+
+
+def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
+    ids = BundleIds(settings.bundles, kept=settings.answer_ttl)
+    url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
+    catalog = open_live_catalog(None if url == IN_MEMORY else url)
+    running.push_async_callback(catalog.close)
+    return SharedParts(settings, LiveBundle(settings.bundles, catalog, ids), catalog, ids)
 
 
 async def _count_answers() -> None:
     telemetry.count_answers()
-
-
-def open_store(settings: Settings, in_memory: InMemoryAnswerStore) -> SessionStore:
-    """Open the session store that the settings select; `in_memory` has the answers of one that is in memory."""
-    url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
-    if url == IN_MEMORY:
-        telemetry.sessions_in_memory()
-        return InMemorySessionStore(
-            length=settings.session_length, ttl=settings.session_ttl, answer_generation=in_memory.generation
-        )
-    return RedisSessionStore.connect(
-        url,
-        length=settings.session_length,
-        ttl=settings.session_ttl,
-        timeout=settings.store_timeout,
-        answer_ttl=settings.answer_ttl,
-    )

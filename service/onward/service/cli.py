@@ -257,6 +257,7 @@ def clear(
     redis_url: Annotated[
         str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server that holds the live catalog.")
     ],
+    tenant: Annotated[str | None, typer.Option(help="The tenant whose scenarios to clear.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     audit_log: AuditFile = None,
 ) -> None:
@@ -268,14 +269,21 @@ def clear(
 
     from onward.service.errors import LiveStoreUnavailable
     from onward.service.live.replica import clear_store
+    from onward.service.tenants import key_prefix
 
     _require_server(redis_url)
+    if tenant is not None and what == "items":
+        _refuse("--tenant: all tenants share the items")
+    try:
+        prefix = key_prefix(tenant)
+    except ValueError as error:
+        _refuse(f"--tenant: {error}")
     if not yes:
         typer.confirm(f"Remove all live {what} for good?", abort=True)
     try:
         with _audited(f"{what} cleared", audit_log) as changes:
-            removed = asyncio.run(clear_store(redis_url, what))
-            changes.append((None, removed, 0))
+            removed = asyncio.run(clear_store(redis_url, what, prefix=prefix))
+            changes.append((tenant, removed, 0))
         typer.echo(f"removed {removed} {what}")
     except (LiveStoreUnavailable, ValueError):
         _refuse(NO_SERVER)

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from starlette.types import Scope
 
-from onward.service.errors import ExpiredKey, MissingKey, ServiceError, TooManyWrongKeys, WrongKey
+from onward.service.errors import ExpiredKey, MissingKey, NotReady, ServiceError, TooManyWrongKeys, WrongKey
 from onward.service.http.scopes import KEY
 from onward.service.http.token_bucket import TokenBuckets
 from onward.service.keys import KeyRing
@@ -30,7 +30,10 @@ class KeyCheck:
         self._wrong = TokenBuckets(WRONG_KEYS)
 
     def refusal(self, scope: Scope) -> ServiceError | None:
-        """Return why the request is refused, None if it is admitted; then its state has the key and the caller."""
+        """Return why the request is refused, None if it is admitted.
+
+        The state of an admitted request has the key, the caller and the parts of the tenant.
+        """
         if not (secret := _secret(scope)):
             challenge = {"WWW-Authenticate": 'Bearer realm="onward"'}
             return self._limited(scope) or MissingKey("Send a key as `Authorization: Bearer KEY`.", challenge)
@@ -40,6 +43,10 @@ class KeyCheck:
         if key.expires is not None and key.is_expired(self._clock()):
             return self._limited(scope) or ExpiredKey("This key has expired.")
         state = scope["state"]
+        if key.tenant is not None:
+            if (parts := state["tenants"].get(key.tenant)) is None:
+                return NotReady("What this key's tenant keeps is not opened yet.")
+            state |= parts
         state[KEY], state["caller"] = key, key.digest
         return None
 

@@ -15,6 +15,7 @@ from onward.service.live.versioned_store import (
     RedisVersionedStore,
     VersionedStore,
 )
+from onward.service.tenants import PREFIX
 
 FOLLOW_INTERVAL = timedelta(seconds=0.25)
 """Interval at which a worker reads the changes of other workers."""
@@ -196,16 +197,19 @@ class _Changes(NamedTuple):
         return stored.sequence < known.sequence or (stored.sequence == known.sequence and stored != known)
 
 
-def open_replica(url: str | None, name: str, *, max_names: int) -> Replica:
-    """Return a replica of the named store at a server; without a URL, of one in this process's memory."""
+def open_replica(url: str | None, name: str, *, max_names: int, prefix: str = PREFIX) -> Replica:
+    """Return a replica of the named store at a server; without a URL, of one in this process's memory.
+
+    `prefix` is that of the tenant.
+    """
     if url is None:
         return Replica(InMemoryVersionedStore(max_names=max_names), name)
-    return Replica(RedisVersionedStore.connect(url, name, max_names=max_names), name)
+    return Replica(RedisVersionedStore.connect(url, name, max_names=max_names, prefix=prefix), name)
 
 
-async def clear_store(url: str, name: str) -> int:
+async def clear_store(url: str, name: str, *, prefix: str = PREFIX) -> int:
     """Clear the named store at a server; return how many names had a value. Raises LiveStoreUnavailable."""
-    store = RedisVersionedStore.connect(url, name, max_names=0)
+    store = RedisVersionedStore.connect(url, name, max_names=0, prefix=prefix)
     try:
         return await store.clear()
     finally:

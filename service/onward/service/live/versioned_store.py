@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from onward.service.errors import LiveStoreUnavailable
 from onward.service.redis_client import Argument, RedisClient, Script, connect
+from onward.service.tenants import PREFIX
 
 PAGE_SIZE = 1_000
 MAX_PART_BYTES = 2**18
@@ -114,9 +115,9 @@ class RedisVersionedStore:
     Only `restore` takes several, one for each part of the entries, and stages them in keys of its own.
     """
 
-    def __init__(self, redis: RedisClient, name: str, *, max_names: int) -> None:
+    def __init__(self, redis: RedisClient, name: str, *, max_names: int, prefix: str = PREFIX) -> None:
         self._redis = redis
-        self._keys = [f"onward:{{{name}}}:{part}" for part in ("state", "values", "changed", "removed")]
+        self._keys = [f"{prefix}{{{name}}}:{part}" for part in ("state", "values", "changed", "removed")]
         self._max_names = max_names
         self._put = Script(redis, _script("versioned_store_put.lua"))
         self._read = Script(redis, _script("versioned_store_read.lua"))
@@ -124,9 +125,11 @@ class RedisVersionedStore:
         self._clear = Script(redis, _script("versioned_store_clear.lua"))
 
     @classmethod
-    def connect(cls, url: str, name: str, *, max_names: int, timeout: timedelta = timedelta(seconds=2)) -> Self:
+    def connect(
+        cls, url: str, name: str, *, max_names: int, timeout: timedelta = timedelta(seconds=2), prefix: str = PREFIX
+    ) -> Self:
         """Return a store at a URL, which connects lazily. No call is retried, and none takes longer than `timeout`."""
-        return cls(connect(url, timeout), name, max_names=max_names)
+        return cls(connect(url, timeout), name, max_names=max_names, prefix=prefix)
 
     @property
     def epoch(self) -> int:

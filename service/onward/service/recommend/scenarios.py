@@ -9,6 +9,7 @@ from onward.service.errors import PreconditionFailed, ScenarioNotFound, ServiceE
 from onward.service.live.replica import Edited, Replica, open_replica
 from onward.service.live.versioned_store import Entry
 from onward.service.recommend.options import RecommendationOptions
+from onward.service.tenants import PREFIX
 
 MAX_SCENARIOS = 1_000
 
@@ -104,9 +105,9 @@ class Scenarios:
         return outcome
 
 
-def open_scenarios(url: str | None) -> Scenarios:
-    """Open the scenarios stored at a server, or those of this process alone if there is none."""
-    return Scenarios(open_replica(url, "scenarios", max_names=MAX_SCENARIOS))
+def open_scenarios(url: str | None, *, prefix: str = PREFIX) -> Scenarios:
+    """Open the scenarios of a tenant stored at a server, or those of this process alone if there is none."""
+    return Scenarios(open_replica(url, "scenarios", max_names=MAX_SCENARIOS, prefix=prefix))
 
 
 def _options(entry: Entry | None) -> Any:

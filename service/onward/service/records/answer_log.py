@@ -90,6 +90,11 @@ class AnswerLog:
             self._waiting.popitem(last=False)
             self._outages.count_lost(1)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether answers are queued, or being written."""
+        return bool(self._waiting) or self._flushing.locked()
+
     async def flush(self) -> None:
         """Write the queued answers; waits for a flush in progress."""
         async with self._flushing:

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from onward.service.records.outage_log import RecordsRefused
 from onward.service.redis_client import RedisClient, Script, execute_or_raise, redis_call
+from onward.service.tenants import PREFIX
 
 MAX_COUNTERS = 10_000
 """Limit for each period. Callers choose some of the names, such as types of events, and must not fill the store."""
@@ -67,10 +68,16 @@ class RedisCounters:
     """Shared by all workers and replicas: a hash for each minute and hour; `add` runs one script in one round trip."""
 
     def __init__(
-        self, redis: RedisClient, *, name: str, max_counters: int = MAX_COUNTERS, clock: Callable[[], float] = time.time
+        self,
+        redis: RedisClient,
+        *,
+        name: str,
+        max_counters: int = MAX_COUNTERS,
+        clock: Callable[[], float] = time.time,
+        prefix: str = PREFIX,
     ) -> None:
         self._redis = redis
-        self._prefix = f"onward:{{{name}}}"
+        self._prefix = f"{prefix}{{{name}}}"
         self._max_counters = max_counters
         self._clock = clock
         self._add = Script(

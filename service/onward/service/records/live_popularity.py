@@ -10,6 +10,7 @@ from typing import Protocol
 from onward.service.records.outage_log import OutageLog
 from onward.service.redis_client import RedisClient, Script, redis_call
 from onward.service.sessions import AppliedEvent
+from onward.service.tenants import PREFIX
 
 MAX_ITEMS = 10_000
 MAX_POPULAR = 1_000
@@ -74,10 +75,11 @@ class RedisPopularityStore:
         half_life: timedelta,
         max_items: int = MAX_ITEMS,
         name: str = "popularity",
+        prefix: str = PREFIX,
     ) -> None:
         self._half_life_ms = int(half_life / timedelta(milliseconds=1))
         self._max_items = max_items
-        self._keys = [f"onward:{{{name}}}:weights", f"onward:{{{name}}}:scale"]
+        self._keys = [f"{prefix}{{{name}}}:weights", f"{prefix}{{{name}}}:scale"]
         self._script = Script(
             redis, files("onward.service.records").joinpath("live_popularity.lua").read_text(encoding="utf-8")
         )

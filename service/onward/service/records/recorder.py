@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from onward.service.background import repeated
@@ -24,6 +25,7 @@ from onward.service.records.online_metrics import OnlineMetrics
 from onward.service.redis_client import RedisClient, connect
 from onward.service.sessions import AppliedEvent
 from onward.service.settings import IN_MEMORY, Settings
+from onward.service.tenants import key_prefix
 
 COUNT_INTERVAL = timedelta(seconds=1)
 MAX_QUEUED = 8
@@ -99,7 +101,7 @@ class Recorder:
     async def flush_answers(self) -> None:
         """Write the queued answers."""
         self._process_queue()
-        if self.answers is not None:
+        if self.answers is not None and self.answers.is_waiting:
             await self._shielded(self.answers.flush())
 
     async def flush_counts(self) -> None:
@@ -139,7 +141,7 @@ class Recorder:
 
 @asynccontextmanager
 async def open_recorder(
-    settings: Settings, bundles: Bundles, in_memory: InMemoryAnswerStore
+    settings: Settings, bundles: Bundles, in_memory: InMemoryAnswerStore, tenant: str | None = None
 ) -> AsyncIterator[Recorder]:
     """Run a recorder for the destinations in the settings, with its periodic flushes, until the block ends.
 
@@ -147,14 +149,15 @@ async def open_recorder(
         settings: name the destinations.
         bundles: those that give answers.
         in_memory: keeps the answers if the settings name no server.
+        tenant: whose records they are; None for those of the deployment itself.
     """
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     async with AsyncExitStack() as stack:
         redis = None if url == IN_MEMORY else connect(url)
         if redis is not None:
             stack.push_async_callback(redis.aclose)
-        answers = None if settings.answer_ttl == NO_TTL else _answer_log(settings, redis, bundles, in_memory)
-        recorder = _recorder(settings, redis, answers)
+        answers = None if settings.answer_ttl == NO_TTL else _answer_log(settings, redis, bundles, in_memory, tenant)
+        recorder = _recorder(settings, redis, answers, tenant)
         stack.push_async_callback(recorder.close)
         await stack.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
         if recorder.answers is not None:
@@ -162,27 +165,42 @@ async def open_recorder(
         yield recorder
 
 
-def _recorder(settings: Settings, redis: RedisClient | None, answers: AnswerLog | None) -> Recorder:
+def _recorder(settings: Settings, redis: RedisClient | None, answers: AnswerLog | None, tenant: str | None) -> Recorder:
+    prefix = key_prefix(tenant)
     half_life = settings.popularity_half_life
     weights: PopularityStore
     counters: Counters
     if redis is None:
         counters, weights = InMemoryCounters(), InMemoryPopularityStore(half_life=half_life)
     else:
-        counters = RedisCounters(redis, name="metrics")
-        weights = RedisPopularityStore(redis, half_life=half_life)
+        counters = RedisCounters(redis, name="metrics", prefix=prefix)
+        weights = RedisPopularityStore(redis, half_life=half_life, prefix=prefix)
     return Recorder(
         answers,
         OnlineMetrics(answers, counters),
         LivePopularity(weights, half_life=half_life),
-        None if settings.event_log is None else EventLog(settings.event_log),
+        None if settings.event_log is None else EventLog(_log_folder(settings.event_log, tenant)),
     )
 
 
+def _log_folder(event_log: Path, tenant: str | None) -> Path:
+    """Return the folder of a tenant's event log, which is made below that of the deployment."""
+    if tenant is None:
+        return event_log
+    folder = event_log / tenant
+    folder.mkdir(mode=0o750, exist_ok=True)
+    return folder
+
+
 def _answer_log(
-    settings: Settings, redis: RedisClient | None, bundles: Bundles, in_memory: InMemoryAnswerStore
+    settings: Settings,
+    redis: RedisClient | None,
+    bundles: Bundles,
+    in_memory: InMemoryAnswerStore,
+    tenant: str | None,
 ) -> AnswerLog:
-    ttl = settings.answer_ttl
+    ttl, prefix = settings.answer_ttl, f"{key_prefix(tenant)}session:"
     if redis is None:
         return AnswerLog(in_memory, bundles, ttl=ttl)
-    return AnswerLog(RedisAnswerStore(redis, ttl=ttl), bundles, ttl=ttl, lists=AnswerLists(redis, ttl=ttl))
+    store, lists = RedisAnswerStore(redis, ttl=ttl, prefix=prefix), AnswerLists(redis, ttl=ttl, prefix=prefix)
+    return AnswerLog(store, bundles, ttl=ttl, lists=lists)

@@ -75,9 +75,10 @@ class RedisSessionStore:
         ttl: timedelta,
         timeout: timedelta,
         answer_ttl: timedelta = timedelta(minutes=30),
+        prefix: str = "onward:session:",
     ) -> Self:
         """Return a store at a URL, which connects lazily. No call is retried, and none takes longer than `timeout`."""
-        return cls(connect(url, timeout), length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl)
+        return cls(connect(url, timeout), length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl, prefix=prefix)
 
     async def append(
         self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, keeps_answer: bool = False

@@ -1,0 +1,108 @@
+"""The parts of the service that endpoints use: what all tenants share, and what each keeps for itself."""
+
+from collections.abc import Collection, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from onward.service.background import repeated
+from onward.service.live.bundle import LiveBundle
+from onward.service.live.bundle_ids import BundleIds
+from onward.service.live.catalog import LiveCatalog
+from onward.service.live.replica import FOLLOW_INTERVAL
+from onward.service.recommend.explainer import Explainer
+from onward.service.recommend.item_lists import ItemLists
+from onward.service.recommend.next_pages import NextPages
+from onward.service.recommend.pipeline import Pipeline
+from onward.service.recommend.scenarios import open_scenarios
+from onward.service.records.answer_stores import InMemoryAnswerStore
+from onward.service.records.recorder import open_recorder
+from onward.service.sessions import (
+    DELIVERY_INTERVAL,
+    EventQueue,
+    EventRules,
+    InMemorySessionStore,
+    RedisSessionStore,
+    SessionStore,
+)
+from onward.service.settings import IN_MEMORY, Settings
+from onward.service.tenants import key_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class SharedParts:
+    """What all tenants share: the settings, the bundle and the catalog."""
+
+    settings: Settings
+    live: LiveBundle
+    catalog: LiveCatalog
+    ids: BundleIds
+
+    @property
+    def store_url(self) -> str | None:
+        """The URL of the store; None for this process's memory."""
+        url = self.settings.redis_url.get_secret_value() if self.settings.redis_url else IN_MEMORY
+        return None if url == IN_MEMORY else url
+
+
+class Tenants:
+    """The parts of each tenant: opened when a key first names the tenant, and closed with the service."""
+
+    def __init__(self, shared: SharedParts, running: AsyncExitStack) -> None:
+        """Open nothing yet; what is opened is closed with `running`."""
+        self._shared = shared
+        self._running = running
+        self.parts: dict[str, Mapping[str, Any]] = {}
+
+    async def open(self, tenants: Collection[str]) -> None:
+        """Open the parts of those tenants that have none yet."""
+        for tenant in tenants:
+            if tenant not in self.parts:
+                self.parts[tenant] = await open_tenant(self._shared, tenant, self._running)
+
+
+async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExitStack) -> Mapping[str, Any]:
+    """Open what a tenant keeps for itself, and run its background tasks until `running` is closed.
+
+    None stands for the deployment itself. Returns the parts by the names under which endpoints take them.
+    """
+    settings, prefix = shared.settings, key_prefix(tenant)
+    in_memory = InMemoryAnswerStore(ttl=settings.answer_ttl)
+    store = _open_store(shared, in_memory, prefix)
+    running.push_async_callback(store.close)
+    scenarios = open_scenarios(shared.store_url, prefix=prefix)
+    running.push_async_callback(scenarios.close)
+    recorder = await running.enter_async_context(open_recorder(settings, shared.ids, in_memory, tenant))
+    events = EventQueue(recorder, shared.catalog)
+    running.push_async_callback(events.flush)
+    for work, interval in ((events.flush, DELIVERY_INTERVAL), (scenarios.follow, FOLLOW_INTERVAL)):
+        await running.enter_async_context(repeated(work, interval))
+    live, rules = shared.live, EventRules(settings.event_weights, settings.max_event_age)
+    return {
+        "store": store,
+        "scenarios": scenarios,
+        "recorder": recorder,
+        "listener": events,
+        "event_rules": rules,
+        "pipeline": Pipeline(live, store, scenarios, recorder, events, rules, settings.store_timeout / 2),
+        "item_lists": ItemLists(live, recorder),
+        "next_pages": NextPages(live, recorder),
+        "explainer": Explainer(live, recorder),
+    }
+
+
+def _open_store(shared: SharedParts, in_memory: InMemoryAnswerStore, prefix: str) -> SessionStore:
+    """Open the session store that the settings select; `in_memory` has the answers of one that is in memory."""
+    settings = shared.settings
+    if shared.store_url is None:
+        return InMemorySessionStore(
+            length=settings.session_length, ttl=settings.session_ttl, answer_generation=in_memory.generation
+        )
+    return RedisSessionStore.connect(
+        shared.store_url,
+        length=settings.session_length,
+        ttl=settings.session_ttl,
+        timeout=settings.store_timeout,
+        answer_ttl=settings.answer_ttl,
+        prefix=f"{prefix}session:",
+    )
