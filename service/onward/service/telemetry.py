@@ -10,6 +10,7 @@ from collections import Counter as Counted
 from collections import defaultdict
 from collections.abc import Iterable, MutableMapping, Sequence
 from contextvars import ContextVar
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -272,6 +273,16 @@ def live_entries_lost(what: str, names: Sequence[str]) -> None:
     _log.warning("live entries lost", what=what, count=len(names), names=list(names[:MAX_LOGGED_NAMES]))
 
 
+def draining(delay: timedelta) -> None:
+    """Report that the service stops after a delay, in which it still takes requests."""
+    _log.info("draining", delay_s=delay.total_seconds())
+
+
+def hangup_ignored() -> None:
+    """Report a SIGHUP to a service with one worker."""
+    _log.warning("SIGHUP ignored: a single worker cannot be replaced while it serves")
+
+
 def background_failed(work: str, error: BaseException) -> None:
     """Report an exception in background work, which continues."""
     _background_faults.labels(work).inc()
@@ -343,6 +354,11 @@ def store_started(url: str, server: str) -> None:
 def store_not_started(server: str, reason: str) -> None:
     """Report a server that did not start as embedded session store; the next one is tried."""
     _log.warning("embedded session store did not start", server=server, reason=reason)
+
+
+def store_ended(code: int) -> None:
+    """Report that the embedded session store ended, with what it held; it is started again."""
+    _log.error("embedded session store ended", code=code)
 
 
 def sessions_in_memory() -> None:

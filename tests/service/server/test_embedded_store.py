@@ -5,10 +5,12 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
 from onward.service.server.embedded_store import StoreNotStarted, embedded_store, find_servers, run_server
 from tests.service.process import wait_until
@@ -77,6 +79,30 @@ def test_the_next_server_is_tried_if_one_does_not_start(tmp_path: Path, monkeypa
     with embedded_store() as url:
         assert url is not None
         assert Redis.from_url(url).ping()
+
+
+def test_it_is_started_again_on_its_socket_as_often_as_it_dies() -> None:
+    with embedded_store() as url:
+        assert url is not None
+        pids: list[int] = []
+        for _ in range(3):
+            pids.append(wait_for_pid(url, pids))
+            os.kill(pids[-1], signal.SIGKILL)
+        pids.append(wait_for_pid(url, pids))
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids[:-1])  # none is a zombie
+    assert not is_running(pids[-1])
+
+
+def wait_for_pid(url: str, earlier: list[int]) -> int:
+    pids: list[int] = []
+
+    def is_new() -> bool:
+        with suppress(RedisError), Redis.from_url(url) as redis:
+            pids.append(int(redis.info("server")["process_id"]))
+        return bool(pids) and pids[-1] not in earlier
+
+    wait_until(is_new)
+    return pids[-1]
 
 
 def test_there_is_no_url_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:

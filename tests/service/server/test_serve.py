@@ -182,6 +182,35 @@ def test_two_workers_share_sessions_metrics_and_bundles_and_a_killed_one_is_repl
         assert service.stop() == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_embedded_store_is_started_again_when_it_dies(tmp_path: Path, workers: str) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with ServiceProcess(tmp_path, "--workers", workers).wait_until_ready() as service, service.client() as client:
+        assert client.patch("/v1/items/new", json={"attributes": {"colour": "red"}}).status_code == 200
+        url = service.events("embedded session store started")[0]["url"]
+        for time_killed in (1, 2):
+            os.kill(store_pid(url), signal.SIGKILL)
+            wait_until(lambda count=1 + time_killed: len(service.events("embedded session store started")) == count)
+            event = {"session_id": "s", "item_id": "a1"}
+            wait_until(lambda event=event: client.post("/v1/events", json=event).status_code == 200)
+            wait_until(lambda: live_items(url))
+            assert [line["code"] for line in service.events("embedded session store ended")] == [-9] * time_killed
+        assert client.get("/v1/items/new").status_code == 200
+        children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        states = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] for pid in children]
+        assert "Z" not in states
+        assert service.stop() == 0
+
+
+def store_pid(url: str) -> int:
+    return int(Redis.from_url(url).info("server")["process_id"])
+
+
+def live_items(url: str) -> list[bytes]:
+    """Return the keys of the store that hold live items."""
+    return [key for key in Redis.from_url(url).scan_iter() if b"items" in key]
+
+
 def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     with ServiceProcess(tmp_path, "--workers", "2") as service:
         wait_until(lambda: len(service.events("Application startup complete.")) == 2)
