@@ -73,6 +73,10 @@ class ServiceProcess:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait until the process ends and return its exit code."""
         self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until the process ends and return its exit code."""
         return self._process.wait(60)
 
     def events(self, name: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +25,7 @@ from onward.service.http.connection import HTTP_SERVER, HTTPServer
 from onward.service.http.connection_pool import SWEEP_S, ConnectionLimits, ConnectionPool
 from onward.service.http.cors import CORS
 from onward.service.http.dispatcher import Dispatcher
+from onward.service.http.drain import Drain
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import ROUTERS, operations
 from onward.service.http.routes.sessions import EVENTS_PATH
@@ -35,6 +37,7 @@ from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.parts import SharedParts, Tenants, open_tenant
 from onward.service.records.audit_log import AuditLog, AuditLogError
 from onward.service.records.recorder import COUNT_INTERVAL
+from onward.service.server.draining import DRAIN
 from onward.service.server.parent_death import terminate_with_parent
 from onward.service.settings import IN_MEMORY, Settings
 
@@ -61,6 +64,7 @@ class Service(FastAPI):
     """The framework's application behind the dispatcher, which answers fast routes without it."""
 
     dispatcher: Dispatcher
+    drain: Drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run as an ASGI application; the service's own server calls the dispatcher instead."""
@@ -74,11 +78,12 @@ def create_app(settings: Settings) -> Service:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         async with AsyncExitStack() as running:
-            pool = ConnectionPool(ConnectionLimits.of(settings), asyncio.get_running_loop().time)
+            pool = ConnectionPool(ConnectionLimits.of(settings), asyncio.get_running_loop().time, app.drain)
             await running.enter_async_context(repeated(pool.sweep, timedelta(seconds=SWEEP_S)))
             yield {
                 **await _parts(settings, keys, running),
                 "audit": audit,
+                "drain": app.drain,
                 HTTP_SERVER: HTTPServer(app.dispatcher, pool),
             }
 
@@ -98,6 +103,7 @@ def create_app(settings: Settings) -> Service:
     if settings.metrics_access != "off":
         app.include_router(operations.metrics)
     add_error_handlers(app)
+    app.drain = Drain(settings.drain_delay)
     app.dispatcher = Dispatcher(
         super(Service, app).__call__,
         routers=ROUTERS,
@@ -117,14 +123,17 @@ def create_app_from_environment() -> Service:
     """Build the service of a worker process, configured by the SERVICE_* variables."""
     if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
         terminate_with_parent(parent.pid)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a terminal that closes: the supervisor handles it
     settings = Settings()  # type: ignore[call-arg]  # the environment provides the fields without default
     telemetry.configure_logging(settings.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
     try:
-        return create_app(settings)
+        app = create_app(settings)
     except (KeysFileError, AuditLogError) as error:  # the files have changed since the service was started
         telemetry.not_started(str(error))
         sys.exit(STARTUP_FAILURE)
+    signal.signal(DRAIN, lambda *_: app.drain.begin())
+    return app
 
 
 async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitStack) -> Mapping[str, Any]:

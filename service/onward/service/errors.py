@@ -210,6 +210,12 @@ class NotReady(ServiceError):
     status, code, title = 503, "not_ready", "Not ready"
 
 
+class Draining(ServiceError):
+    """The service is about to stop: it still answers, but load balancers are to send it nothing more."""
+
+    status, code, title = 503, "draining", "Draining"
+
+
 class SessionStoreUnavailable(ServiceError):
     """The session store did not confirm the operation in time; it may still execute it."""
 

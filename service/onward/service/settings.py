@@ -164,6 +164,11 @@ class Settings(BaseSettings):
     reload_interval: PositiveDuration = Field(
         default=timedelta(seconds=1), description="Interval at which the `current` link is checked for a new bundle."
     )
+    drain_delay: Duration = Field(
+        default=timedelta(0),
+        description="Time from SIGTERM until the port is closed, in which requests are still taken and the service is "
+        "not ready, so that load balancers take it out of use.",
+    )
     shutdown_timeout: PositiveDuration = Field(
         default=timedelta(seconds=30), description="Longest time that a shutdown waits for requests in flight."
     )

@@ -17,7 +17,15 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from onward.service.http import connection_pool
-from onward.service.http.connection import HTTP_SERVER, LINGER_BYTES, LINGER_S, SLICE_BYTES, Connection, HTTPServer
+from onward.service.http.connection import (
+    HTTP_SERVER,
+    LAST_HEAD_S,
+    LINGER_BYTES,
+    LINGER_S,
+    SLICE_BYTES,
+    Connection,
+    HTTPServer,
+)
 from onward.service.http.connection_pool import ConnectionLimits, ConnectionPool
 
 LIMITS = ConnectionLimits(
@@ -637,6 +645,7 @@ async def test_a_connection_is_cut_if_its_answer_fails_or_is_cancelled() -> None
 
 async def test_a_shutdown_ends_idle_connections_and_waits_for_answers() -> None:
     idle, busy = Caller(), Caller()
+    await idle.send(post(b"1"))
     busy.connection.data_received(post(b"1"))
     for caller in (idle, busy):
         caller.connection.shutdown()
@@ -646,6 +655,17 @@ async def test_a_shutdown_ends_idle_connections_and_waits_for_answers() -> None:
     assert busy.statuses == [200]
     assert b"connection: close" in busy.transport.written
     assert busy.ends
+
+
+async def test_a_shutdown_waits_a_moment_for_the_request_of_a_new_connection() -> None:
+    prompt, silent = Caller(), Caller()
+    for caller in (prompt, silent):
+        caller.connection.shutdown()
+    await prompt.send(post(b"1"))
+    assert (prompt.statuses, prompt.ends) == ([200], True)
+    assert not silent.transport.is_closed
+    await silent.later(LAST_HEAD_S + 1)
+    assert silent.transport.is_closed
 
 
 marker = st.integers(0, 10**6)

@@ -48,6 +48,8 @@ CHUNK_OVERHEAD = 8
 """Received bytes for each byte of a body: the smallest chunks take 6."""
 LINGER_BYTES = 8 * 2**20
 LINGER_S = 2.0
+LAST_HEAD_S = 1.0
+"""Time for a head to arrive once the service stops."""
 REFUSAL_PAUSE_S = 0.05
 """Time for which nothing more is read from a caller that was refused because of load or rate."""
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
@@ -138,17 +140,20 @@ class Connection(asyncio.Protocol):
         self._has_ended = False
         """Whether the caller has ended its side."""
         self._is_lost = False
-        self._is_closing = False
-        """Whether the service stops: the connection is closed after the answer in progress."""
         self._may_write: asyncio.Future[None] | None = None
         """Set while the caller leaves unread what was written; done when it has read enough."""
         self._linger_bytes = LINGER_BYTES
 
     def shutdown(self) -> None:
-        """Close the connection, after the answer in progress; called when the service stops."""
-        self._is_closing = True
-        if self.phase in ("idle", "head"):
+        """Close the connection, after the answer in progress; called when the service stops.
+
+        A request that is on its way on a new connection, which was accepted at the last moment, is answered too.
+        """
+        self._pool.is_closing = True
+        if self.phase == "idle":
             self._transport.close()
+        elif self.phase == "head":
+            self.deadline_s = min(self.deadline_s, self._loop.time() + LAST_HEAD_S)
 
     def expire(self) -> None:
         """End the phase, whose deadline has passed."""
@@ -417,7 +422,7 @@ class Connection(asyncio.Protocol):
             response = await self._responder.respond(request.scope, request.body)
             if self._is_lost:
                 return
-            keep_alive = request.keep_alive and not self._is_closing
+            keep_alive = request.keep_alive and not self._pool.is_closing
             self._transport.write(encode(response, self._server_state.default_headers, keep_alive=keep_alive))
             self._server_state.total_requests += 1
             if not keep_alive:
@@ -445,7 +450,7 @@ class Connection(asyncio.Protocol):
             self._begin("idle", self._limits.idle_s)
         if self._refusal is not None:
             self._write_refusal(self._refusal)
-        elif self._has_ended or self._is_closing:
+        elif self._has_ended or self._pool.is_closing:
             self._transport.close()
         self._resume_reading()
 

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, Self
 
 from onward.service import telemetry
 from onward.service.errors import BodyTooSlow, ServiceError
+from onward.service.http.drain import Drain
 from onward.service.settings import Settings
 
 NEVER_S = math.inf
@@ -80,9 +81,12 @@ class PooledConnection(Protocol):
 class ConnectionPool:
     """Keeps account of the connections of a worker, and ends those that wait longest if there are too many."""
 
-    def __init__(self, limits: ConnectionLimits, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: ConnectionLimits, clock: Callable[[], float], drain: Drain | None = None) -> None:
         """`clock`: that of the event loop."""
         self.limits = limits
+        self.is_closing = False
+        """Whether a connection is to end with its next answer, because the service stops."""
+        self._drain = drain
         self._clock = clock
         self._connections: set[PooledConnection] = set()
         self._held_bytes = 0
@@ -125,6 +129,8 @@ class ConnectionPool:
 
     async def sweep(self) -> None:
         """End the phases whose deadline has passed."""
+        if self._drain is not None and self._drain.ends_connections:
+            self.is_closing = True
         now_s = self._clock()
         for connection in [connection for connection in self._connections if connection.deadline_s < now_s]:
             telemetry.connection_ended(f"{connection.phase}_timeout")

@@ -14,12 +14,12 @@ from types import FrameType
 import uvicorn
 from pydantic import SecretStr
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from onward.service import telemetry
 from onward.service.http.connection import Connection
 from onward.service.keys import key_ring
 from onward.service.records.audit_log import AuditLog
+from onward.service.server.draining import DRAIN, DrainingServer, DrainingWorkers, Stop
 from onward.service.server.embedded_store import embedded_store
 from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
 from onward.service.settings import IN_MEMORY, Settings
@@ -41,6 +41,7 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     `ignored`: environment variables that look like settings and belong to other programs.
     """
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(DRAIN, signal.SIG_IGN)  # until the application of a worker can handle it
     telemetry.configure_logging(settings.log_level)
     if ignored:
         telemetry.variables_ignored(ignored)
@@ -75,7 +76,7 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
             timeout_worker_healthcheck=WORKER_START_TIMEOUT_S,
             timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout.total_seconds()),
         )
-        _run(config)
+        _run(config, Stop(settings.drain_delay))
 
 
 def _is_reachable(settings: Settings) -> bool:
@@ -96,27 +97,28 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _run(config: uvicorn.Config) -> None:
-    server = uvicorn.Server(config)
+def _run(config: uvicorn.Config, stop: Stop) -> None:
+    if config.workers > 1:
+        with suppress(KeyboardInterrupt):
+            _run_workers(config, stop)
+        return
+    server = DrainingServer(config, stop)
     with suppress(KeyboardInterrupt):
-        if config.workers == 1:
-            # uvicorn's own socket for an IPv6 address would not accept IPv4, unlike that for several workers.
-            server.run(sockets=[config.bind_socket()] if ":" in config.host else None)
-        else:
-            _run_workers(config)
-    if config.workers == 1 and not server.started:
+        # uvicorn's own socket for an IPv6 address would not accept IPv4, unlike that for several workers.
+        server.run(sockets=[config.bind_socket()] if ":" in config.host else None)
+    if not server.started:
         sys.exit(STARTUP_FAILURE)
 
 
-def _run_workers(config: uvicorn.Config) -> None:
+def _run_workers(config: uvicorn.Config, stop: Stop) -> None:
     bound = config.bind_socket()
     if config.uds is not None or not KERNEL_BALANCES:
-        Multiprocess(config, sockets=[bound]).run()
+        DrainingWorkers(config, [bound], stop).run()
         return
     with ReusePortSocket.of(bound) as address, claimed(address.getsockname()) as is_ours:
         if not is_ours:
             raise CannotServe(f"another service with several workers has port {address.getsockname()[1]}")
-        Multiprocess(config, sockets=[address]).run()
+        DrainingWorkers(config, [address], stop).run()
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -22,6 +22,7 @@ from onward.service.errors import (
 )
 from onward.service.fields import Id
 from onward.service.http.audit import Auditor, auditor
+from onward.service.http.drain import Drain
 from onward.service.http.fast_route import ServicePart
 from onward.service.http.path_ids import IdConvertor
 from onward.service.keys import KeyRing
@@ -58,6 +59,7 @@ NextPagesDep = Annotated[NextPages, Depends(ServicePart("next_pages"))]
 ExplainerDep = Annotated[Explainer, Depends(ServicePart("explainer"))]
 AuditDep = Annotated[Auditor, Depends(auditor)]
 KeysDep = Annotated[KeyRing | None, Depends(ServicePart("keys"))]
+DrainDep = Annotated[Drain, Depends(ServicePart("drain"))]
 LiveDep = Annotated[LiveBundle, Depends(ServicePart("live"))]
 CatalogDep = Annotated[LiveCatalog, Depends(ServicePart("catalog"))]
 RecorderDep = Annotated[Recorder, Depends(ServicePart("recorder"))]

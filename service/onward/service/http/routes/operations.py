@@ -6,9 +6,9 @@ from importlib.metadata import version
 from fastapi import APIRouter, Response
 
 from onward.service import telemetry
-from onward.service.errors import InternalError, NotReady
+from onward.service.errors import Draining, InternalError, NotReady
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import ADMISSION_PROBLEMS, KeysDep, LiveDep
+from onward.service.http.routes.dependencies import ADMISSION_PROBLEMS, DrainDep, KeysDep, LiveDep
 from onward.service.http.schemas.operations import Health, RefusedBundle, Version
 from onward.service.http.strict_json import StrictJSONRoute
 
@@ -45,11 +45,16 @@ async def check_liveness() -> Health:
     response_model_exclude_none=True,
     responses={
         200: {"content": {"application/json": {"example": {"status": "ready", "bundle": "5d13bce372cd0407..."}}}},
-        **problems(NotReady, InternalError),
+        **problems(NotReady, Draining, InternalError),
     },
 )
-async def check_readiness(live: LiveDep, keys: KeysDep) -> Health:
-    """Report whether a bundle is live, and whether a newer one was refused; ready even if the session store is down."""
+async def check_readiness(live: LiveDep, keys: KeysDep, drain: DrainDep) -> Health:
+    """Report whether a bundle is live, and whether a newer one was refused; ready even if the session store is down.
+
+    Not ready once the service is about to stop (`draining`), although it still answers.
+    """
+    if drain.has_begun:
+        raise Draining("The service is about to stop; it still answers.")
     digest, refusal = live.bundle.digest, live.refusal
     refused = None if refusal is None else RefusedBundle(bundle=refusal.digest, reason=refusal.reason)
     return Health(status="ready", bundle=digest, refused=refused, refused_keys=None if keys is None else keys.refusal)
