@@ -247,7 +247,7 @@ def changes(
     try:
         for line in asyncio.run(change_lines(redis_url)):
             typer.echo(line)
-    except (LiveStoreUnavailable, ValueError):
+    except LiveStoreUnavailable:
         _refuse(NO_SERVER)
 
 
@@ -285,7 +285,7 @@ def clear(
             removed = asyncio.run(clear_store(redis_url, what, prefix=prefix))
             changes.append((tenant, removed, 0))
         typer.echo(f"removed {removed} {what}")
-    except (LiveStoreUnavailable, ValueError):
+    except LiveStoreUnavailable:
         _refuse(NO_SERVER)
 
 
@@ -382,10 +382,12 @@ def _account() -> str:
 
 
 def _require_server(redis_url: str) -> None:
-    from onward.service.settings import STORE_SCHEMES
+    from onward.service.redis_client import Address
 
-    if not redis_url.startswith(STORE_SCHEMES[:-1]):
-        _refuse(f"--redis-url: must begin with one of {', '.join(STORE_SCHEMES[:-1])}")
+    try:
+        Address.parse(redis_url)
+    except ValueError as error:
+        _refuse(f"--redis-url: {error}")
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -1,12 +1,13 @@
 """URLs of stores are parsed, and invalid ones are refused with what to change."""
 
 from datetime import timedelta
+from urllib.parse import unquote
 
 import pytest
 from redis.asyncio.connection import SSLConnection
 
-from onward.service.redis_client import Address, connect
-from onward.service.redis_client.client import ServerClient
+from onward.service.redis_client import Address, open_connector
+from onward.service.redis_client.client import ServerConnector
 
 
 def test_a_sentinel_url_names_hosts_master_database_and_both_passwords() -> None:
@@ -34,7 +35,7 @@ def test_a_cluster_url_names_some_of_the_nodes() -> None:
 @pytest.mark.parametrize(
     ("url", "what_to_change"),
     [
-        ("http://one", "begins with one of redis://, rediss://, unix://, redis\\+sentinel://"),
+        ("http://one", "begins with one of redis://, rediss://, valkey://"),
         ("redis+sentinel://one:1", "ends with the name of the master"),
         ("redis+sentinel://one:1/shop/first", "ends with the name of the master"),
         ("redis+sentinel://one:port/shop", "names its hosts"),
@@ -46,7 +47,11 @@ def test_a_cluster_url_names_some_of_the_nodes() -> None:
         ("redis+sentinel://one/shop?sentinel_word=x", "option"),
         ("redis://one?word=1", "option"),
         ("redis://one?socket_timeout=soon", "socket_timeout"),
-        ("redis://one:port", "ort"),
+        ("redis://one:port", "port from 1 to 65535"),
+        ("redis://one:0", "port from 1 to 65535"),
+        ("redis://one/first", "number of a database"),
+        ("redis://one?word", "NAME=VALUE"),
+        ("unix://run/redis.sock", "whole path"),
     ],
 )
 def test_an_invalid_url_is_refused_with_what_to_change_and_without_its_secrets(url: str, what_to_change: str) -> None:
@@ -54,6 +59,63 @@ def test_an_invalid_url_is_refused_with_what_to_change_and_without_its_secrets(u
         Address.parse(url.replace("://", "://user:secret@"))
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("password", "what_to_change"),
+    [
+        ("hidden#part", "escape it as %23"),
+        ("hidden?part", "[?] as %3F"),
+        ("12?hidden", "[?] as %3F"),
+        ("hidden/part", "/ as %2F"),
+        ("12/34", "/ as %2F"),
+        ("hid[den]part", "escape"),
+        ("hidden\u2100part", "escape"),
+    ],
+)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:{}@one:6379/0",
+        "rediss://visitor:{}@one",
+        "unix://visitor:{}@/run/socket?db=1",
+        "redis+sentinel://:{}@one:1,two:2/shop",
+        "valkey+cluster://:{}@one",
+    ],
+)
+def test_a_password_that_is_not_escaped_is_refused_and_no_part_of_the_url_shown(
+    url: str, password: str, what_to_change: str
+) -> None:
+    with pytest.raises(ValueError, match=what_to_change) as refused:
+        Address.parse(url.format(password))
+    assert refused.value.__cause__ is None
+    for part in ("hid", "den", "part", "12", "34", "visitor", "one:", "@one", "shop"):
+        assert part not in str(refused.value)
+
+
+@pytest.mark.parametrize("password", ["p@ss", "a:b", "a%23b%2Fc", "50%off", "a,b"])
+def test_other_characters_need_no_escape(password: str) -> None:
+    assert Address.parse(f"redis://:{password}@one:1/2").options == {
+        "password": unquote(password),
+        "host": "one",
+        "port": 1,
+        "db": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("valkey://ann:secret@one:1/2", "redis://ann:secret@one:1/2"),
+        ("valkeys://one?ssl_ca_certs=/ca.pem", "rediss://one?ssl_ca_certs=/ca.pem"),
+        ("valkey+sentinel://one,two/shop/1", "redis+sentinel://one,two/shop/1"),
+        ("valkeys+sentinel://one/shop", "rediss+sentinel://one/shop"),
+        ("valkey+cluster://one,two", "redis+cluster://one,two"),
+        ("valkeys+cluster://one", "rediss+cluster://one"),
+    ],
+)
+def test_urls_of_valkey_mean_what_those_of_redis_mean(url: str, same: str) -> None:
+    assert Address.parse(url) == Address.parse(same)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +129,8 @@ def test_an_invalid_url_is_refused_with_what_to_change_and_without_its_secrets(u
     ],
 )
 async def test_connections_accept_the_options_of_a_url(url: str) -> None:
-    client = connect(url, timedelta(seconds=1))
-    if isinstance(client, ServerClient):
-        assert not client._connection._new_connection().is_connected
-    await client.aclose()
+    connector = open_connector(url)
+    if isinstance(connector, ServerConnector):
+        assert not connector._pool.make_connection().is_connected  # type: ignore[no-untyped-call]  # redis-py
+    await connector.client(timedelta(seconds=1)).aclose()
+    await connector.aclose()

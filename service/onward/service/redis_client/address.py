@@ -3,28 +3,28 @@
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection, parse_url
 from redis.exceptions import RedisError
 
+PRODUCTS = ("redis", "rediss", "valkey", "valkeys")
+"""First parts of schemes; those that end in another s than redis and valkey encrypt the connection."""
 SCHEMES = (
-    "redis://",
-    "rediss://",
+    *(f"{product}://" for product in PRODUCTS),
     "unix://",
-    "redis+sentinel://",
-    "rediss+sentinel://",
-    "redis+cluster://",
-    "rediss+cluster://",
+    *(f"{product}+{kind}://" for kind in ("sentinel", "cluster") for product in PRODUCTS),
 )
+ESCAPES = "in a user name or password, escape # as %23, ? as %3F, / as %2F, @ as %40, : as %3A, [ as %5B and % as %25"
 DEFAULT_PORTS = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 SENTINEL_OPTION_PREFIX = "sentinel_"
 """Prefix of query options for the connections to the Sentinels themselves, as in ?sentinel_password=..."""
 
 Kind = Literal["server", "sentinel", "cluster"]
 
-_SCHEME = re.compile(r"(redis|rediss|unix)(?:\+(sentinel|cluster))?")
+_SCHEME = re.compile(r"(redis|valkey|unix)(s?)(?:\+(sentinel|cluster))?")
+_DATABASE = re.compile(r"/?[0-9]*")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?")
 
 
@@ -46,15 +46,15 @@ class Address(NamedTuple):
         scheme = _SCHEME.fullmatch(url.partition("://")[0])
         if scheme is None or not url.startswith(SCHEMES):
             raise ValueError(f"begins with one of {', '.join(SCHEMES)}")
-        if scheme[2] is None:
-            return cls("server", (), "", _options(url), {})
-        kind: Kind = "sentinel" if scheme[2] == "sentinel" else "cluster"
-        parts = urlsplit(url)
+        base_scheme = "unix" if scheme[1] == "unix" else f"redis{scheme[2]}"
+        parts = _split(url)
+        if scheme[3] is None:
+            return cls("server", (), "", _server_options(f"{base_scheme}://{url.partition('://')[2]}", parts), {})
+        kind: Kind = "sentinel" if scheme[3] == "sentinel" else "cluster"
         user, _, host_list = parts.netloc.rpartition("@")
         hosts = tuple(_host(host, DEFAULT_PORTS[kind]) for host in host_list.split(","))
         service, database = _path(kind, parts.path)
         query = parse_qsl(parts.query)
-        base_scheme = scheme[1]
 
         def options(user: str, database: str, query: list[tuple[str, str]]) -> dict[str, Any]:
             """Let redis-py parse the options, as those of one server with a placeholder for its host."""
@@ -77,6 +77,39 @@ class Address(NamedTuple):
 
 def _is_for_sentinels(name: str) -> bool:
     return name.startswith(SENTINEL_OPTION_PREFIX)
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL whose user name and password are escaped. Raises ValueError without any part of the URL."""
+    if "#" in url:
+        raise ValueError("has a # in it: escape it as %23")
+    try:
+        parts = urlsplit(url)
+        parse_qsl(parts.query, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(f"cannot be read: an option after the ? is written NAME=VALUE; {ESCAPES}") from None
+    if "@" in parts.path and parts.scheme != "unix":
+        raise ValueError(f"has an @ after a /; {ESCAPES}")
+    return parts
+
+
+def _server_options(url: str, parts: SplitResult) -> dict[str, Any]:
+    """Return the options for a single server. Raises ValueError."""
+    if parts.scheme == "unix":
+        if not parts.path or not (parts.netloc == "" or parts.netloc.endswith("@")):
+            raise ValueError(f"names a socket by its whole path, as in unix:///run/redis.sock; {ESCAPES}")
+    elif not _DATABASE.fullmatch(parts.path):
+        raise ValueError("ends with the number of a database, as in redis://HOST:PORT/0")
+    elif not _has_usable_port(parts):
+        raise ValueError(f"names a port from 1 to 65535, if any; {ESCAPES}")
+    return _options(url)
+
+
+def _has_usable_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:  # which would show the text
+        return False
 
 
 def _options(url: str) -> dict[str, Any]:
