@@ -38,7 +38,7 @@ async def bytes_per_answer(url: str, bundle: Bundle, *, sessions: int, answers: 
     ids = BundleIds(Path(), kept=TTL)
     ids.serve(bundle)
     log = AnswerLog(RedisAnswerStore(client, ttl=TTL), ids, ttl=TTL)
-    store = RedisSessionStore(client, length=50, ttl=TTL, timeout=TTL)
+    store = RedisSessionStore(client, length=50, ttl=TTL)
     sizes = []
     async with Redis.from_url(url) as redis:
         for name in (f"visitor-{number}" for number in range(sessions)):

@@ -8,12 +8,13 @@ from typer.testing import CliRunner
 from onward.bundle.catalog.live_item import read_changes
 from onward.service.cli import cli
 from onward.service.live.catalog import ItemPatch, change_lines, open_live_catalog
+from onward.service.redis_client import connect
 
 TITLE = "one\u2028two\u0085three\x1cfour"  # what str.splitlines takes for ends of lines
 
 
 async def patch(url: str) -> None:
-    catalog = open_live_catalog(url)
+    catalog = open_live_catalog(connect(url))
     attributes = {"price": 2.5, "tags": None, "title": TITLE}
     await catalog.patch({"ä/1": [ItemPatch(attributes, False, ["b"])], "new": [ItemPatch()]})
     await catalog.close()

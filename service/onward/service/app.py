@@ -34,9 +34,11 @@ from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import open_live_catalog
 from onward.service.live.replica import FOLLOW_INTERVAL
+from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
 from onward.service.parts import SharedParts, Tenants, open_tenant
 from onward.service.records.audit_log import AuditLog, AuditLogError
 from onward.service.records.recorder import COUNT_INTERVAL
+from onward.service.redis_client import open_connector
 from onward.service.server.draining import DRAIN
 from onward.service.server.parent_death import terminate_with_parent
 from onward.service.settings import IN_MEMORY, Settings
@@ -140,7 +142,7 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
     """Open the service parts that the endpoints use, and run their background tasks until `running` is closed."""
     running.callback(telemetry.count_answers)
     shared = _open_shared(settings, running)
-    if shared.store_url is None:
+    if shared.connector is None:
         telemetry.sessions_in_memory()
     own = await open_tenant(shared, None, running)
     tenants = Tenants(shared, running)
@@ -164,9 +166,12 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
 def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
     ids = BundleIds(settings.bundles, kept=settings.answer_ttl)
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
-    catalog = open_live_catalog(None if url == IN_MEMORY else url)
+    connector = None if url == IN_MEMORY else open_connector(url)
+    if connector is not None:
+        running.push_async_callback(connector.aclose)
+    catalog = open_live_catalog(None if connector is None else connector.client(LIVE_TIMEOUT))
     running.push_async_callback(catalog.close)
-    return SharedParts(settings, LiveBundle(settings.bundles, catalog, ids), catalog, ids)
+    return SharedParts(settings, connector, LiveBundle(settings.bundles, catalog, ids), catalog, ids)
 
 
 async def _count_answers() -> None:

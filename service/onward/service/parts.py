@@ -10,6 +10,7 @@ from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import LiveCatalog
 from onward.service.live.replica import FOLLOW_INTERVAL
+from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
 from onward.service.recommend.explainer import Explainer
 from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
@@ -17,6 +18,7 @@ from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.scenarios import open_scenarios
 from onward.service.records.answer_stores import InMemoryAnswerStore
 from onward.service.records.recorder import open_recorder
+from onward.service.redis_client import Connector
 from onward.service.sessions import (
     DELIVERY_INTERVAL,
     EventQueue,
@@ -25,7 +27,7 @@ from onward.service.sessions import (
     RedisSessionStore,
     SessionStore,
 )
-from onward.service.settings import IN_MEMORY, Settings
+from onward.service.settings import Settings
 from onward.service.tenants import key_prefix
 
 
@@ -34,15 +36,11 @@ class SharedParts:
     """What all tenants share: the settings, the bundle and the catalog."""
 
     settings: Settings
+    connector: Connector | None
+    """Makes clients of the store; None for this process's memory."""
     live: LiveBundle
     catalog: LiveCatalog
     ids: BundleIds
-
-    @property
-    def store_url(self) -> str | None:
-        """The URL of the store; None for this process's memory."""
-        url = self.settings.redis_url.get_secret_value() if self.settings.redis_url else IN_MEMORY
-        return None if url == IN_MEMORY else url
 
 
 class Tenants:
@@ -70,9 +68,11 @@ async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExi
     in_memory = InMemoryAnswerStore(ttl=settings.answer_ttl)
     store = _open_store(shared, in_memory, prefix)
     running.push_async_callback(store.close)
-    scenarios = open_scenarios(shared.store_url, prefix=prefix)
+    connector = shared.connector
+    scenarios = open_scenarios(None if connector is None else connector.client(LIVE_TIMEOUT), prefix=prefix)
     running.push_async_callback(scenarios.close)
-    recorder = await running.enter_async_context(open_recorder(settings, shared.ids, in_memory, tenant))
+    redis = None if connector is None else connector.client()
+    recorder = await running.enter_async_context(open_recorder(settings, redis, shared.ids, in_memory, tenant))
     events = EventQueue(recorder, shared.catalog)
     running.push_async_callback(events.flush)
     for work, interval in ((events.flush, DELIVERY_INTERVAL), (scenarios.follow, FOLLOW_INTERVAL)):
@@ -94,15 +94,14 @@ async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExi
 def _open_store(shared: SharedParts, in_memory: InMemoryAnswerStore, prefix: str) -> SessionStore:
     """Open the session store that the settings select; `in_memory` has the answers of one that is in memory."""
     settings = shared.settings
-    if shared.store_url is None:
+    if shared.connector is None:
         return InMemorySessionStore(
             length=settings.session_length, ttl=settings.session_ttl, answer_generation=in_memory.generation
         )
-    return RedisSessionStore.connect(
-        shared.store_url,
+    return RedisSessionStore(
+        shared.connector.client(settings.store_timeout),
         length=settings.session_length,
         ttl=settings.session_ttl,
-        timeout=settings.store_timeout,
         answer_ttl=settings.answer_ttl,
         prefix=f"{prefix}session:",
     )

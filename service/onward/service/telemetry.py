@@ -283,6 +283,11 @@ def hangup_ignored() -> None:
     _log.warning("SIGHUP ignored: a single worker cannot be replaced while it serves")
 
 
+def master_left(reason: str) -> None:
+    """Report that connections were dropped because they led to a former master."""
+    _log.warning("master of the store changed", reason=reason)
+
+
 def background_failed(work: str, error: BaseException) -> None:
     """Report an exception in background work, which continues."""
     _background_faults.labels(work).inc()

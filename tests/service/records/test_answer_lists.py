@@ -89,7 +89,7 @@ async def test_events_are_attributed_to_answers_of_both_kinds(log: AnswerLog) ->
 
 
 async def test_sessions_of_both_versions_share_a_store(log: AnswerLog, redis: "Redis", calls: RedisClient) -> None:
-    sessions = RedisSessionStore(calls, length=5, ttl=TTL, timeout=TTL)
+    sessions = RedisSessionStore(calls, length=5, ttl=TTL)
     before: list[Any] = await redis.lrange(LIST, 0, -1)
     session = await sessions.append("visitor of 0.1", (), keeps_answer=True)
     today = Answer(new_answer_id("visitor of 0.1"), NOW_MS, DIGEST, PAGES[1].items)

@@ -57,7 +57,7 @@ class Answers(RuleBasedStateMachine):
             self.sessions = InMemorySessionStore(length=5, ttl=TTL, answer_generation=memory.generation)
             self.log = AnswerLog(memory, LetterBundles(), ttl=TTL, clock=lambda: self.now_s)
         else:
-            self.sessions = RedisSessionStore(self.redis, length=5, ttl=TTL, timeout=TTL, answer_ttl=TTL)
+            self.sessions = RedisSessionStore(self.redis, length=5, ttl=TTL, answer_ttl=TTL)
             store = RedisAnswerStore(self.redis, ttl=TTL)
             self.log = AnswerLog(store, LetterBundles(), ttl=TTL, clock=lambda: self.now_s)
         self.waiting: list[Expected] = []

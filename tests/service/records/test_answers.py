@@ -62,7 +62,7 @@ async def generation_of(store: AnswerStore, calls: RedisClient, session_id: str)
     """Return the generation of a session's answers, as the append to the session does."""
     if isinstance(store, InMemoryAnswerStore):
         return store.generation(session_digest(session_id))
-    sessions = RedisSessionStore(calls, length=5, ttl=TTL, timeout=TTL)
+    sessions = RedisSessionStore(calls, length=5, ttl=TTL)
     session = await sessions.append(session_id, (), keeps_answer=True)
     assert session.answer_generation is not None
     return session.answer_generation

@@ -17,6 +17,7 @@ from onward.bundle import RetrievedItem, RetrievedItems
 from onward.service.records.answer_stores import InMemoryAnswerStore
 from onward.service.records.answers import Answer, page_id
 from onward.service.records.recorder import Recorder, open_recorder
+from onward.service.redis_client import connect
 from onward.service.sessions import AppliedEvent, RedisSessionStore, session_digest
 from onward.service.settings import IN_MEMORY, Settings
 from tests.service.records.answer_ids import new_answer_id
@@ -38,7 +39,9 @@ def settings(folder: Path, url: str, **options: Any) -> Settings:
 
 
 def opened(of: Settings) -> AbstractAsyncContextManager[Recorder]:
-    return open_recorder(of, LetterBundles(), InMemoryAnswerStore(ttl=of.answer_ttl))
+    url = "" if of.redis_url is None else of.redis_url.get_secret_value()
+    redis = None if url == IN_MEMORY else connect(url)
+    return open_recorder(of, redis, LetterBundles(), InMemoryAnswerStore(ttl=of.answer_ttl))
 
 
 def answer(session_id: str | None) -> Answer:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-Fault = Literal["none", "slices", "silence", "garbage", "reset"]
+Fault = Literal["none", "slices", "silence", "garbage", "reset", "lost", "repeated", "flips"]
 
 
 class FaultProxy:
@@ -16,6 +16,8 @@ class FaultProxy:
 
     def __init__(self, server: Path) -> None:
         self.fault: Fault = "none"
+        self.flip_rate = 1.0
+        """Share of the pieces of data in which one byte changes, while the fault is "flips"."""
         self.accepted = 0
         self.connected = asyncio.Event()
         self._server = server
@@ -58,12 +60,28 @@ class FaultProxy:
                 return
             if self.fault == "garbage":
                 data = b"\x00" + data
+            if self.fault in ("lost", "repeated"):
+                data = self._with_a_reply_lost_or_repeated(data)
+            if self.fault == "flips" and self._random.random() < self.flip_rate:
+                data = self._flipped(data)
             if self.fault == "slices":
                 for part in self._slices(data):
                     writer.write(part)
                     await asyncio.sleep(0)
             elif self.fault != "silence":
                 writer.write(data)
+
+    def _with_a_reply_lost_or_repeated(self, data: bytes) -> bytes:
+        """Drop or repeat one of the replies, each a text without line breaks."""
+        lines = data.split(b"\r\n")[:-1]
+        replies = [b"\r\n".join([*reply, b""]) for reply in zip(lines[::2], lines[1::2], strict=True)]
+        place = self._random.randrange(len(replies))
+        replies[place] *= 0 if self.fault == "lost" else 2
+        return b"".join(replies)
+
+    def _flipped(self, data: bytes) -> bytes:
+        place = self._random.randrange(len(data))
+        return data[:place] + bytes([data[place] ^ 1 << self._random.randrange(8)]) + data[place + 1 :]
 
     def _slices(self, data: bytes) -> list[bytes]:
         cuts = sorted({0, len(data), *(self._random.randrange(len(data)) for _ in range(20))})

@@ -35,7 +35,7 @@ def test_a_cluster_url_names_some_of_the_nodes() -> None:
 @pytest.mark.parametrize(
     ("url", "what_to_change"),
     [
-        ("http://one", "begins with one of redis://, rediss://, valkey://"),
+        ("http://one", "must begin with one of redis://, rediss://, valkey://"),
         ("redis+sentinel://one:1", "ends with the name of the master"),
         ("redis+sentinel://one:1/shop/first", "ends with the name of the master"),
         ("redis+sentinel://one:port/shop", "names its hosts"),

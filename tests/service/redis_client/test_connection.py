@@ -16,7 +16,8 @@ from redis.exceptions import DataError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from onward.service.redis_client import Command, RedisClient, Script, connect
-from onward.service.redis_client.connection import BACKOFF_S, MAX_IN_FLIGHT, take_stream
+from onward.service.redis_client.circuit import FIRST_PAUSE_S, MAX_PAUSE_S
+from onward.service.redis_client.connection import GRACE_S, MAX_IN_FLIGHT, take_stream
 from tests.service.redis_client.fault_proxy import Fault, FaultProxy, fault_proxy
 
 TIMEOUT = timedelta(milliseconds=300)  # long enough to connect on a busy machine
@@ -82,7 +83,8 @@ async def test_calls_of_one_event_loop_iteration_share_a_connection_and_a_write(
         before = await redis.info("stats")
         await asyncio.gather(*(echo(calls, f"text-{number}") for number in range(50)))
         after = await redis.info("stats")
-    assert after["total_commands_processed"] - before["total_commands_processed"] == 50 + 1
+    info, mark = 1, 1
+    assert after["total_commands_processed"] - before["total_commands_processed"] == 50 + mark + info
     assert after["total_reads_processed"] - before["total_reads_processed"] == 1 + 1
     assert after["total_connections_received"] == before["total_connections_received"]
 
@@ -194,7 +196,7 @@ async def test_a_faulty_connection_fails_its_calls_in_time_without_crossing_repl
 
     for turn in range(3):
         proxy.fault = "none"
-        await asyncio.sleep(2 * BACKOFF_S)
+        await asyncio.sleep(MAX_PAUSE_S)
         await echo(through_proxy, f"good-{turn}")
         proxy.fault = fault
         async with asyncio.timeout(20 * TIMEOUT.total_seconds()):
@@ -203,15 +205,75 @@ async def test_a_faulty_connection_fails_its_calls_in_time_without_crossing_repl
     assert proxy.accepted <= 2 + 3 * 2, "there is no storm of connections"
 
 
-async def test_a_late_reply_reaches_nobody(proxy: FaultProxy, through_proxy: RedisClient, valkey: str) -> None:
+async def test_an_overdue_call_fails_alone_if_its_reply_still_comes(
+    proxy: FaultProxy, through_proxy: RedisClient, valkey: str
+) -> None:
     await echo(through_proxy, "open")
     async with Redis.from_url(valkey) as redis:
-        await redis.client_pause(900)
+        await redis.client_pause(30_000, all=False)
+        overdue = asyncio.create_task(through_proxy.execute([("SET", "late", "1")]))
+        await asyncio.sleep(TIMEOUT.total_seconds() / 2)
+        later = asyncio.create_task(echo(through_proxy, "later"))
         with pytest.raises(RedisTimeoutError):
-            await through_proxy.execute([("SET", "late", "1")])
+            await overdue
         await redis.client_unpause()
+        await later
+    await echo(through_proxy, "again")
+    assert proxy.accepted == 1
+
+
+async def test_a_connection_is_closed_when_a_reply_is_overdue_by_the_time_of_grace(
+    proxy: FaultProxy, through_proxy: RedisClient, valkey: str
+) -> None:
+    await echo(through_proxy, "open")
+    async with Redis.from_url(valkey) as redis:
+        await redis.client_pause(30_000, all=False)
+        waited_s = 0.0
+        while waited_s < TIMEOUT.total_seconds() + 2 * GRACE_S:
+            with pytest.raises((RedisError, OSError)):
+                await asyncio.wait_for(through_proxy.execute([("SET", "late", "1")]), 2 * TIMEOUT.total_seconds())
+            await asyncio.sleep(0.05)
+            waited_s += 0.05
+        await redis.client_unpause()
+    await asyncio.sleep(2 * MAX_PAUSE_S)
     await echo(through_proxy, "later")
-    assert proxy.accepted == 2
+    assert proxy.accepted > 1
+
+
+async def test_a_call_is_overdue_in_time_while_an_earlier_one_has_its_grace(
+    through_proxy: RedisClient, valkey: str
+) -> None:
+    await echo(through_proxy, "open")
+    async with Redis.from_url(valkey) as redis:
+        await redis.client_pause(30_000, all=False)
+        for _ in range(2):
+            with pytest.raises(RedisTimeoutError):
+                async with asyncio.timeout(TIMEOUT.total_seconds() + GRACE_S / 2):
+                    await through_proxy.execute([("SET", "late", "1")])
+            await asyncio.sleep(GRACE_S / 4)
+        await redis.client_unpause()
+
+
+@pytest.mark.parametrize("fault", ["lost", "repeated"])
+async def test_a_reply_that_is_lost_or_repeated_shifts_no_other_to_another_caller(
+    proxy: FaultProxy, through_proxy: RedisClient, fault: Fault
+) -> None:
+    await echo(through_proxy, "open")
+    proxy.fault = fault
+    texts = [f"text-{number}" for number in range(20)]
+    replies = await asyncio.gather(*(through_proxy.execute([("ECHO", text)]) for text in texts), return_exceptions=True)
+    for text, reply in zip(texts, replies, strict=True):
+        assert isinstance(reply, RedisError) or reply == [text.encode()]
+    assert any(isinstance(reply, RedisError) for reply in replies)
+
+
+async def test_an_account_that_may_not_echo_is_served(valkey: str) -> None:
+    async with Redis.from_url(valkey) as redis:
+        await redis.acl_setuser("silent", enabled=True, nopass=True, commands=["+get"], keys=["*"])
+        calls = connect(valkey.replace("unix://", "unix://silent:x@"), TIMEOUT)
+        assert await calls.execute([("GET", "nothing"), ("GET", "nothing")]) == [None, None]
+        await calls.aclose()
+        await redis.acl_deluser("silent")
 
 
 async def test_a_reply_received_while_the_event_loop_was_blocked_is_in_time(valkey: str) -> None:
@@ -268,6 +330,7 @@ async def test_the_connection_to_a_server_that_became_a_replica_is_closed(valkey
         finally:
             await redis.replicaof("NO", "ONE")
         assert isinstance(refused, ResponseError)
+        await asyncio.sleep(FIRST_PAUSE_S)
         await echo(calls, "again")
         assert (await redis.info("stats"))["total_connections_received"] == before + 1
 

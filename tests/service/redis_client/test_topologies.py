@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 from redis.exceptions import DataError, RedisError
 
 from onward.service.errors import ServiceError, SessionStoreUnavailable
@@ -34,13 +36,12 @@ def is_synchronized(replica: RedisServer) -> bool:
     return bool(replica.execute("info", "replication").get("master_link_status") == "up")
 
 
-@pytest.fixture(scope="module")
-def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, RedisServer]]:
-    """The URL of three Sentinels, and the master that they monitor, which has a replica."""
-    folder = tmp_path_factory.mktemp("sentinel")
-    sync_at_once = ("--repl-diskless-sync-delay", "0")
+@contextmanager
+def sentinel_group(folder: Path, *options: str) -> Iterator[tuple[list[RedisServer], list[RedisServer]]]:
+    """Run a master with a replica, and three Sentinels that monitor it."""
     with ExitStack() as running:
-        master, replica = running.enter_context(redis_servers(folder, 2, *sync_at_once))
+        servers = running.enter_context(redis_servers(folder, 2, "--repl-diskless-sync-delay", "0", *options))
+        master, replica = servers
         replica.execute("replicaof", HOST, master.port)
         wait_until(lambda: is_synchronized(replica))
         watchers = running.enter_context(redis_servers(folder, 3, "--sentinel"))
@@ -51,8 +52,18 @@ def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, R
         for watcher in watchers:
             wait_until(lambda watcher=watcher: len(watcher.execute("sentinel", "sentinels", "shop")) == 2)
             wait_until(lambda watcher=watcher: len(watcher.execute("sentinel", "replicas", "shop")) == 1)
-        hosts = ",".join(watcher.address for watcher in watchers)
-        yield f"redis+sentinel://{hosts}/shop/0", master
+        yield servers, watchers
+
+
+def url_of(watchers: list[RedisServer]) -> str:
+    return f"redis+sentinel://{','.join(watcher.address for watcher in watchers)}/shop/0"
+
+
+@pytest.fixture(scope="module")
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, RedisServer]]:
+    """The URL of three Sentinels, and the master that they monitor, which has a replica."""
+    with sentinel_group(tmp_path_factory.mktemp("sentinel")) as ((master, _), watchers):
+        yield url_of(watchers), master
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +109,16 @@ async def wait_until_it_stores(store: RedisSessionStore, session_id: str) -> Non
             return
         await asyncio.sleep(0.02)
     pytest.fail("the store did not recover in time")
+
+
+async def time_of_switch(watcher: RedisServer) -> float:
+    """Return when a Sentinel announces that another server is the master."""
+    async with Redis(host=HOST, port=watcher.port) as client, client.pubsub() as announcements:
+        await announcements.subscribe("+switch-master")
+        async for announcement in announcements.listen():
+            if announcement["type"] == "message":
+                return time.monotonic()
+    raise AssertionError
 
 
 async def use_all_stores(url: str) -> None:
@@ -151,6 +172,28 @@ class TestSentinel:
             with suppress(RedisError, OSError):
                 await client.execute([("PING",)])
             assert client.epoch > epoch
+
+    async def test_a_planned_failover_is_followed_when_a_sentinel_announces_it(self, tmp_path: Path) -> None:
+        acknowledged: dict[str, float] = {}
+        with sentinel_group(tmp_path) as ((old, new), watchers):
+            async with open_store(url_of(watchers)) as store:
+                await wait_until_it_stores(store, "first")
+                switched_s = asyncio.create_task(time_of_switch(watchers[0]))
+                await asyncio.sleep(0.1)
+                watchers[0].execute("sentinel", "failover", "shop")
+                number = 0
+                while not switched_s.done() or time.monotonic() < switched_s.result() + 2:
+                    with suppress(SessionStoreUnavailable):
+                        await store.append(f"visitor-{number}", [view("a")])
+                        acknowledged[f"visitor-{number}"] = time.monotonic()
+                    number += 1
+                    await asyncio.sleep(0.01)
+                lost = [name for name in acknowledged if not await stored_items(store, name)]
+                assert old.execute("info", "replication")["role"] == "master", "Sentinel makes it a replica much later"
+                assert new.execute("info", "replication")["role"] == "master"
+        assert max(acknowledged.values()) > switched_s.result() + 1
+        assert all(acknowledged[name] < switched_s.result() for name in lost)
+        assert len(lost) < 10, "only what the old master had not sent to the new one yet"
 
     async def test_sentinels_that_do_not_answer_are_skipped(self, sentinels: tuple[str, RedisServer]) -> None:
         async def never_reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from onward.service.errors import SessionBehind, SessionStoreUnavailable
+from onward.service.redis_client.circuit import FIRST_PAUSE_S
 from onward.service.sessions import (
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
@@ -468,6 +469,7 @@ class TestInRedis:
         for _ in range(5):
             with suppress(SessionStoreUnavailable):  # each broken connection fails one call, since no call is retried
                 await store.append("s", ())
+            await asyncio.sleep(FIRST_PAUSE_S)
         await store.append("s", [view("a")])
         assert await stored_items(store, "s") == ["a"]
 

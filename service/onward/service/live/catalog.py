@@ -12,7 +12,8 @@ from onward.bundle.files.attributes import Kind, Schema, fits
 from onward.bundle.files.changes import ItemChange
 from onward.service.errors import InvalidRequest, ItemNotFound, LiveStoreUnavailable, ServiceError
 from onward.service.live.replica import Edit, Edited, Replica, open_replica
-from onward.service.live.versioned_store import ALL_NAMES, Entry
+from onward.service.live.versioned_store import ALL_NAMES, CALL_TIMEOUT, Entry
+from onward.service.redis_client import RedisClient, connect
 from onward.service.sessions import AppliedEvent
 
 ITEMS = "items"
@@ -232,14 +233,14 @@ class LiveCatalog:
         return _ItemState(entry, change, cold, is_new=is_new, learns=is_new and not item.similar_to)
 
 
-def open_live_catalog(url: str | None) -> LiveCatalog:
-    """Return the live catalog at a server; without a URL, one in this process's memory."""
-    return LiveCatalog(open_replica(url, ITEMS, max_names=MAX_CHANGED_ITEMS))
+def open_live_catalog(redis: RedisClient | None) -> LiveCatalog:
+    """Return the live catalog at a server; without a client, one in this process's memory."""
+    return LiveCatalog(open_replica(redis, ITEMS, max_names=MAX_CHANGED_ITEMS))
 
 
 async def change_lines(url: str) -> list[str]:
     """Return all changes at a server as lines of a change file, in order. Raises LiveStoreUnavailable."""
-    replica = open_replica(url, ITEMS, max_names=MAX_CHANGED_ITEMS)
+    replica = open_replica(connect(url, CALL_TIMEOUT), ITEMS, max_names=MAX_CHANGED_ITEMS)
     try:
         entries = await replica.read()
     finally:

@@ -15,6 +15,7 @@ from onward.service.live.versioned_store import (
     RedisVersionedStore,
     VersionedStore,
 )
+from onward.service.redis_client import RedisClient
 from onward.service.tenants import PREFIX
 
 FOLLOW_INTERVAL = timedelta(seconds=0.25)
@@ -197,14 +198,14 @@ class _Changes(NamedTuple):
         return stored.sequence < known.sequence or (stored.sequence == known.sequence and stored != known)
 
 
-def open_replica(url: str | None, name: str, *, max_names: int, prefix: str = PREFIX) -> Replica:
-    """Return a replica of the named store at a server; without a URL, of one in this process's memory.
+def open_replica(redis: RedisClient | None, name: str, *, max_names: int, prefix: str = PREFIX) -> Replica:
+    """Return a replica of the named store at a server; without a client, of one in this process's memory.
 
     `prefix` is that of the tenant.
     """
-    if url is None:
+    if redis is None:
         return Replica(InMemoryVersionedStore(max_names=max_names), name)
-    return Replica(RedisVersionedStore.connect(url, name, max_names=max_names, prefix=prefix), name)
+    return Replica(RedisVersionedStore(redis, name, max_names=max_names, prefix=prefix), name)
 
 
 async def clear_store(url: str, name: str, *, prefix: str = PREFIX) -> int:

@@ -3,18 +3,16 @@
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
-from redis.exceptions import RedisError
-
 from onward.service.errors import LiveStoreUnavailable
-from onward.service.redis_client import Argument, RedisClient, Script, connect
+from onward.service.redis_client import Argument, RedisClient, Script, connect, store_call
 from onward.service.tenants import PREFIX
 
+CALL_TIMEOUT = timedelta(seconds=2)
 PAGE_SIZE = 1_000
 MAX_PART_BYTES = 2**18
 """Size of the texts from which a part of a restored store is sent; a part exceeds it by less than one text."""
@@ -126,7 +124,7 @@ class RedisVersionedStore:
 
     @classmethod
     def connect(
-        cls, url: str, name: str, *, max_names: int, timeout: timedelta = timedelta(seconds=2), prefix: str = PREFIX
+        cls, url: str, name: str, *, max_names: int, timeout: timedelta = CALL_TIMEOUT, prefix: str = PREFIX
     ) -> Self:
         """Return a store at a URL, which connects lazily. No call is retried, and none takes longer than `timeout`."""
         return cls(connect(url, timeout), name, max_names=max_names, prefix=prefix)
@@ -141,7 +139,7 @@ class RedisVersionedStore:
         arguments: list[Argument] = [self._max_names + uncounted, REMEMBERED_TOMBSTONES, generation, _token()]
         for put in puts:
             arguments += (put.name, put.expected, _text(put.revision, put.value), int(put.value is None))
-        async with _store_call():
+        async with store_call(self._redis, LiveStoreUnavailable):
             outcomes = await self._put(self._keys, arguments)
         return [
             REJECTIONS.get(outcome) or Entry(outcome, put.revision, put.value)
@@ -157,7 +155,7 @@ class RedisVersionedStore:
         keys = [*self._keys, *(f"{key}:{token}" for key in self._keys[1:])]
         removed = sum(entry.value is None for entry in entries.values())
         version = max((entry.sequence for entry in entries.values()), default=0)
-        async with _store_call():
+        async with store_call(self._redis, LiveStoreUnavailable):
             for part in _parts(entries):
                 if not await self._restore(keys, [STAGED_SECONDS, "", "", "", "", *part]):
                     return False
@@ -165,12 +163,12 @@ class RedisVersionedStore:
 
     async def clear(self) -> int:
         """Clear by one run of a script; see `VersionedStore`."""
-        async with _store_call():
+        async with store_call(self._redis, LiveStoreUnavailable):
             return int(await self._clear(self._keys, [_token()]))
 
     async def changes_since(self, generation: str, sequence: int) -> ChangesPage:
         """Read a page by one run of a script; see `VersionedStore`. A malformed entry counts as removed."""
-        async with _store_call():
+        async with store_call(self._redis, LiveStoreUnavailable):
             reply = await self._read(self._keys[:3], [generation, sequence, PAGE_SIZE])
         current, is_first, cleared, *fields = reply
         entries = {
@@ -183,15 +181,6 @@ class RedisVersionedStore:
     async def close(self) -> None:
         """Close the connection."""
         await self._redis.aclose()
-
-
-@asynccontextmanager
-async def _store_call() -> AsyncIterator[None]:
-    """Turn a failure of the calls in this block into LiveStoreUnavailable."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise LiveStoreUnavailable from error
 
 
 def _script(name: str) -> str:

@@ -9,6 +9,7 @@ from onward.service.errors import PreconditionFailed, ScenarioNotFound, ServiceE
 from onward.service.live.replica import Edited, Replica, open_replica
 from onward.service.live.versioned_store import Entry
 from onward.service.recommend.options import RecommendationOptions
+from onward.service.redis_client import RedisClient
 from onward.service.tenants import PREFIX
 
 MAX_SCENARIOS = 1_000
@@ -105,9 +106,9 @@ class Scenarios:
         return outcome
 
 
-def open_scenarios(url: str | None, *, prefix: str = PREFIX) -> Scenarios:
+def open_scenarios(redis: RedisClient | None, *, prefix: str = PREFIX) -> Scenarios:
     """Open the scenarios of a tenant stored at a server, or those of this process alone if there is none."""
-    return Scenarios(open_replica(url, "scenarios", max_names=MAX_SCENARIOS, prefix=prefix))
+    return Scenarios(open_replica(redis, "scenarios", max_names=MAX_SCENARIOS, prefix=prefix))
 
 
 def _options(entry: Entry | None) -> Any:

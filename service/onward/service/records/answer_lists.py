@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from onward.service import telemetry
 from onward.service.records.answers import OWNER_DIGITS, Answer, AnswerOrigin, AttributionClaim, owner_of
-from onward.service.redis_client import Argument, RedisClient, Script, execute_or_raise, redis_call
+from onward.service.redis_client import Argument, RedisClient, Script, execute_or_raise, store_call
 
 NONCE_DIGITS = 16
 
@@ -58,7 +58,7 @@ class AnswerLists:
 
     async def pages(self, answer_id: str) -> list[Answer] | None:
         """Return all pages of an answer; see `AnswerLog.pages`. None means that the answer may still be written."""
-        async with redis_call():
+        async with store_call(self._redis):
             (entries,) = await execute_or_raise(self._redis, ("LRANGE", self._key(answer_id), 0, -1))
         nonce = _nonce_of(answer_id).encode()
         root = next((_root(entry) for entry in entries if _root(entry) and entry.startswith(nonce)), None)
@@ -70,7 +70,7 @@ class AnswerLists:
         """Add the next page of an answer; see `AnswerLog.claim_next`."""
         nonces = _nonce_of(answer.id) + _nonce_of(root_id)
         arguments: list[Argument] = [_nonce_of(root_id), expected_pages, nonces.encode() + _json(answer), self._ttl_ms]
-        async with redis_call():
+        async with store_call(self._redis):
             return bool(await self._add_page([self._key(root_id)], arguments))
 
     async def attribute(self, claims: Sequence[AttributionClaim]) -> list[AnswerOrigin | None]:
@@ -80,7 +80,7 @@ class AnswerLists:
             ([self._key(claim.answer_id)], [_nonce_of(claim.answer_id), claim.item_id, claim.type, earliest_ms])
             for claim in claims
         ]
-        async with redis_call():
+        async with store_call(self._redis):
             replies = await self._attribute.run_all(calls)  # an error reply to one claim does not fail the others
         return [
             AnswerOrigin(*(text.decode() for text in reply)) if isinstance(reply, list) and reply else None

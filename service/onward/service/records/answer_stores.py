@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from onward.service.errors import SessionStoreUnavailable
 from onward.service.records.answers import MAX_ANSWERS, MAX_CLAIMS, NONCE_DIGITS, nonce_of, owner_of
 from onward.service.records.outage_log import RecordsRefused
-from onward.service.redis_client import Argument, RedisClient, Script, redis_call
+from onward.service.redis_client import Argument, RedisClient, Script, store_call
 from onward.service.sessions import GENERATION_BYTES
 
 
@@ -102,14 +102,14 @@ class RedisAnswerStore:
             ([self._key(owner_of(answer_id))], [generation, nonce_of(answer_id) + page])
             for answer_id, generation, page in writes
         ]
-        async with redis_call():
+        async with store_call(self._redis):
             replies = await self._write.run_all(calls)
         if refusals := [reply for reply in replies if isinstance(reply, RedisError)]:
             raise RecordsRefused(len(refusals)) from refusals[0]
 
     async def read(self, keys: Sequence[AnswerKey]) -> list[StoredPages | SessionStoreUnavailable | None]:
         """Read each answer by itself, in one round trip; see `AnswerStore`."""
-        async with redis_call():
+        async with store_call(self._redis):
             replies = await self._redis.execute([("HGET", self._key(key.owner), key.nonce) for key in keys])
         return [
             SessionStoreUnavailable("The store refused to read an answer.")
@@ -122,7 +122,7 @@ class RedisAnswerStore:
 
     async def add_page(self, key: AnswerKey, expected_pages: int, page: bytes) -> bool:
         """Compare and add by one run of a script; see `AnswerStore`."""
-        async with redis_call():
+        async with store_call(self._redis):
             return bool(await self._add_page([self._key(key.owner)], [key.nonce, expected_pages, page]))
 
     async def claim(self, claims: Sequence[tuple[AnswerKey, str]]) -> list[bool]:
@@ -130,13 +130,13 @@ class RedisAnswerStore:
         calls: list[tuple[list[str], list[Argument]]] = [
             ([self._key(key.owner)], [key.nonce, claim]) for key, claim in claims
         ]
-        async with redis_call():
+        async with store_call(self._redis):
             replies = await self._claim.run_all(calls)
         return [reply == 1 for reply in replies]
 
     async def forget(self, owner: str) -> None:
         """Delete the hash of the session, and the list that version 0.1 may have made."""
-        async with redis_call():
+        async with store_call(self._redis):
             for reply in await self._redis.execute([("DEL", self._key(owner), f"{self._prefix}{{{owner}}}:answers")]):
                 if isinstance(reply, RedisError):
                     raise reply

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from redis.exceptions import ResponseError
 
 from onward.service.records.outage_log import RecordsRefused
-from onward.service.redis_client import RedisClient, Script, execute_or_raise, redis_call
+from onward.service.redis_client import RedisClient, Script, execute_or_raise, store_call
 from onward.service.tenants import PREFIX
 
 MAX_COUNTERS = 10_000
@@ -92,7 +92,7 @@ class RedisCounters:
         arguments += [int((period.retention + period.length) / timedelta(milliseconds=1)) for period in PERIODS]
         for name, amount in amounts.items():
             arguments += (name, amount)
-        async with redis_call():
+        async with store_call(self._redis):
             refused, misplaced, reason = await self._add(keys, arguments)
         if misplaced:
             raise RecordsRefused(refused + misplaced) from ResponseError(reason.decode())
@@ -101,7 +101,7 @@ class RedisCounters:
     async def sums(self, window: timedelta) -> CounterSums:
         """Read the hashes of all periods in one round trip; see `Counters`."""
         period, numbers = _periods(window, self._clock())
-        async with redis_call():
+        async with store_call(self._redis):
             replies = await execute_or_raise(
                 self._redis, *(("HGETALL", self._key(period, number)) for number in numbers)
             )

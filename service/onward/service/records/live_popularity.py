@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Protocol
 
 from onward.service.records.outage_log import OutageLog
-from onward.service.redis_client import RedisClient, Script, redis_call
+from onward.service.redis_client import RedisClient, Script, store_call
 from onward.service.sessions import AppliedEvent
 from onward.service.tenants import PREFIX
 
@@ -77,6 +77,7 @@ class RedisPopularityStore:
         name: str = "popularity",
         prefix: str = PREFIX,
     ) -> None:
+        self._redis = redis
         self._half_life_ms = int(half_life / timedelta(milliseconds=1))
         self._max_items = max_items
         self._keys = [f"{prefix}{{{name}}}:weights", f"{prefix}{{{name}}}:scale"]
@@ -93,7 +94,7 @@ class RedisPopularityStore:
         ]
         for item_id, weight in weights.items():
             arguments += (item_id, weight)
-        async with redis_call():
+        async with store_call(self._redis):
             scale, *heaviest = await self._script(self._keys, arguments)
         return {
             item_id.decode(): float(weight) / float(scale)

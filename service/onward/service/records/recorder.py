@@ -22,9 +22,9 @@ from onward.service.records.live_popularity import (
     RedisPopularityStore,
 )
 from onward.service.records.online_metrics import OnlineMetrics
-from onward.service.redis_client import RedisClient, connect
+from onward.service.redis_client import RedisClient
 from onward.service.sessions import AppliedEvent
-from onward.service.settings import IN_MEMORY, Settings
+from onward.service.settings import Settings
 from onward.service.tenants import key_prefix
 
 COUNT_INTERVAL = timedelta(seconds=1)
@@ -141,19 +141,23 @@ class Recorder:
 
 @asynccontextmanager
 async def open_recorder(
-    settings: Settings, bundles: Bundles, in_memory: InMemoryAnswerStore, tenant: str | None = None
+    settings: Settings,
+    redis: RedisClient | None,
+    bundles: Bundles,
+    in_memory: InMemoryAnswerStore,
+    tenant: str | None = None,
 ) -> AsyncIterator[Recorder]:
     """Run a recorder for the destinations in the settings, with its periodic flushes, until the block ends.
 
     Args:
         settings: name the destinations.
+        redis: a client of the server that keeps records, which is closed at the end; None to keep them in memory.
+        redis: a client of the server that keeps records, which is closed at the end; None to keep them in memory.
         bundles: those that give answers.
-        in_memory: keeps the answers if the settings name no server.
+        in_memory: keeps the answers if there is no server.
         tenant: whose records they are; None for those of the deployment itself.
     """
-    url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     async with AsyncExitStack() as stack:
-        redis = None if url == IN_MEMORY else connect(url)
         if redis is not None:
             stack.push_async_callback(redis.aclose)
         answers = None if settings.answer_ttl == NO_TTL else _answer_log(settings, redis, bundles, in_memory, tenant)

@@ -1,17 +1,29 @@
 """A client of Redis or Valkey: a single server, the master behind Sentinels, or a cluster."""
 
 from onward.service.redis_client.address import SCHEMES, Address
-from onward.service.redis_client.client import RedisClient, Script, connect, execute_or_raise, redis_call
+from onward.service.redis_client.client import (
+    UNDECODABLE,
+    Connector,
+    RedisClient,
+    Script,
+    connect,
+    execute_or_raise,
+    open_connector,
+    store_call,
+)
 from onward.service.redis_client.connection import Argument, Command
 
 __all__ = [
     "SCHEMES",
+    "UNDECODABLE",
     "Address",
     "Argument",
     "Command",
+    "Connector",
     "RedisClient",
     "Script",
     "connect",
     "execute_or_raise",
-    "redis_call",
+    "open_connector",
+    "store_call",
 ]

@@ -45,7 +45,7 @@ class Address(NamedTuple):
         """Parse a URL. Raises ValueError, which says what to change and omits the URL, as it may hold secrets."""
         scheme = _SCHEME.fullmatch(url.partition("://")[0])
         if scheme is None or not url.startswith(SCHEMES):
-            raise ValueError(f"begins with one of {', '.join(SCHEMES)}")
+            raise ValueError(f"must begin with one of {', '.join(SCHEMES)}")
         base_scheme = "unix" if scheme[1] == "unix" else f"redis{scheme[2]}"
         parts = _split(url)
         if scheme[3] is None:

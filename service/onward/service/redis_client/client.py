@@ -1,7 +1,7 @@
 """RedisClient: execute commands without retries, within a deadline, over connections that all callers share."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from hashlib import sha1
@@ -10,16 +10,24 @@ from typing import Any, Protocol
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from onward.service.errors import SessionStoreUnavailable
+from onward.service.errors import ServiceError, SessionStoreUnavailable
 from onward.service.redis_client.address import Address
-from onward.service.redis_client.cluster import ClusterClient
-from onward.service.redis_client.connection import Argument, Command, ReconnectingConnection
+from onward.service.redis_client.circuit import CircuitBreaker
+from onward.service.redis_client.cluster import ClusterClient, SlotMap
+from onward.service.redis_client.connection import (
+    HANDSHAKE_TIMEOUT_S,
+    Argument,
+    Command,
+    ReconnectingConnection,
+    open_connection,
+)
+from onward.service.redis_client.sentinel import Sentinels
 
 CALL_TIMEOUT = timedelta(seconds=1)
+UNDECODABLE = "The store sent a reply that is not one to the call."
 
 
 class RedisClient(Protocol):
@@ -41,6 +49,10 @@ class RedisClient(Protocol):
         """
         ...
 
+    def drop(self, reason: str) -> None:
+        """Close the connections, because what they carry cannot be relied on; the next calls open others."""
+        ...
+
     async def aclose(self) -> None:
         """Close the connections; commands in flight fail."""
         ...
@@ -49,12 +61,16 @@ class RedisClient(Protocol):
 class ServerClient:
     """A client of one server. Through Sentinels, each reconnect may lead to another master."""
 
-    def __init__(self, pool: ConnectionPool, timeout_s: float, *sentinels: Sentinel) -> None:
-        """Take a factory of connections, the time limit of a call, and the clients to close with this one."""
-        self._pool = pool
-        self._connection = ReconnectingConnection(self._new_connection)
+    def __init__(
+        self,
+        open_: Callable[[], Awaitable[AbstractConnection]],
+        circuit: CircuitBreaker,
+        timeout_s: float,
+    ) -> None:
+        """Take what opens a connection, the circuit breaker of the server, and the time limit of a call."""
+        self._open = open_
+        self.connection = ReconnectingConnection(self._counted, circuit)
         self._timeout_s = timeout_s
-        self._sentinels = sentinels
         self.epoch = 0
         """Number of connections opened or attempted; see `RedisClient`."""
 
@@ -62,58 +78,165 @@ class ServerClient:
         """Send commands as one pipeline, in one round trip; see `RedisClient`."""
         if not commands:
             return []
-        return await self._connection.execute(commands, asyncio.get_running_loop().time() + self._timeout_s)
+        return await self.connection.execute(commands, asyncio.get_running_loop().time() + self._timeout_s)
+
+    def drop(self, reason: str) -> None:
+        """Close the connection; see `RedisClient`."""
+        self.connection.drop(reason)
 
     async def aclose(self) -> None:
-        """Close the connection to the server and those to the Sentinels."""
-        await self._connection.aclose()
-        for sentinel in self._sentinels:
-            await sentinel.aclose()
+        """Close the connection to the server."""
+        await self.connection.aclose()
 
-    def _new_connection(self) -> AbstractConnection:
+    def _counted(self) -> Awaitable[AbstractConnection]:
         self.epoch += 1
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
-        return connection
+        return self._open()
 
 
-def connect(url: str, timeout: timedelta = CALL_TIMEOUT) -> RedisClient:
-    """Return a client for a URL, which `Address` parses. It connects lazily, with the first call.
+class Connector(Protocol):
+    """Makes clients of what one URL names. They share what they know of it: that it is down, and which server is which.
 
-    No call is retried, and none takes longer than `timeout`. Raises ValueError if the URL is unusable.
+    A process has one connector for a URL, so that all its connections together make few attempts in an outage.
     """
-    address, timeout_s = Address.parse(url), timeout.total_seconds()
+
+    def client(self, timeout: timedelta = CALL_TIMEOUT) -> RedisClient:
+        """Return a client, which connects lazily, with the first call.
+
+        No call is retried, and none takes longer than `timeout`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close what the clients share, once they are closed."""
+        ...
+
+
+class ServerConnector:
+    """Makes clients of one server."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        """Take a factory of connections."""
+        self._pool = pool
+        self._circuit = CircuitBreaker(_now_s)
+
+    def client(self, timeout: timedelta = CALL_TIMEOUT) -> ServerClient:
+        """Return a client with a connection of its own."""
+        return ServerClient(self._open, self._circuit, timeout.total_seconds())
+
+    async def aclose(self) -> None:
+        """Do nothing: the pool made connections, and kept none."""
+
+    def _open(self) -> Awaitable[AbstractConnection]:
+        return open_connection(self._pool.make_connection())  # type: ignore[no-untyped-call]  # redis-py
+
+
+class SentinelConnector:
+    """Makes clients of the master behind Sentinels."""
+
+    def __init__(self, sentinels: Sentinels, circuit: CircuitBreaker) -> None:
+        self._sentinels = sentinels
+        self._circuit = circuit
+
+    def client(self, timeout: timedelta = CALL_TIMEOUT) -> ServerClient:
+        """Return a client with a connection of its own, which follows the master."""
+        client = ServerClient(self._sentinels.open, self._circuit, timeout.total_seconds())
+        self._sentinels.watch(client.connection)
+        return client
+
+    async def aclose(self) -> None:
+        """Stop following the Sentinels."""
+        await self._sentinels.aclose()
+
+
+class ClusterConnector:
+    """Makes clients of a cluster, which share one slot map."""
+
+    def __init__(self, slots: SlotMap) -> None:
+        self._slots = slots
+
+    def client(self, timeout: timedelta = CALL_TIMEOUT) -> ClusterClient:
+        """Return a client with connections of its own."""
+        return ClusterClient(self._slots, timeout.total_seconds())
+
+    async def aclose(self) -> None:
+        """Close the slot map."""
+        await self._slots.aclose()
+
+
+def open_connector(url: str) -> Connector:
+    """Return a connector for a URL, which `Address` parses. Raises ValueError if the URL is unusable."""
+    address = Address.parse(url)
     fixed_options = {
         "protocol": 2,
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
+        "socket_timeout": HANDSHAKE_TIMEOUT_S,
+        "socket_connect_timeout": HANDSHAKE_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
     }
     options = {**address.options, **fixed_options}
     if address.kind == "server":
-        return ServerClient(ConnectionPool(**options), timeout_s)
+        return ServerConnector(ConnectionPool(**options))
     is_encrypted = options.pop("connection_class", None) is not None
     if address.kind == "sentinel":
         sentinel_options = {**address.sentinel_options, **fixed_options}
         sentinel_options.pop("connection_class", None)
-        sentinels = Sentinel(  # type: ignore[no-untyped-call]  # redis-py
-            address.hosts, sentinel_kwargs={**sentinel_options, "ssl": is_encrypted}
+        circuit = CircuitBreaker(_now_s)
+        sentinels = Sentinels(
+            address.hosts,
+            address.service,
+            circuit,
+            connection_options=options,
+            sentinel_options=sentinel_options,
+            is_encrypted=is_encrypted,
         )
-        pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py
-            address.service, sentinels, **options, ssl=is_encrypted
-        )
-        return ServerClient(pool, timeout_s, sentinels)
+        return SentinelConnector(sentinels, circuit)
     nodes = [ClusterNode(host, port) for host, port in address.hosts]
-    cluster = RedisCluster(startup_nodes=nodes, require_full_coverage=False, ssl=is_encrypted, **options)
-    return ClusterClient(cluster, timeout_s)
+    return ClusterConnector(
+        SlotMap(RedisCluster(startup_nodes=nodes, require_full_coverage=False, ssl=is_encrypted, **options))
+    )
+
+
+class OnlyClient:
+    """The only client of a connector, which is closed with it."""
+
+    def __init__(self, connector: Connector, timeout: timedelta) -> None:
+        self._connector = connector
+        self._client = connector.client(timeout)
+        self.execute = self._client.execute
+        self.drop = self._client.drop
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the client."""
+        return self._client.epoch
+
+    async def aclose(self) -> None:
+        """Close the client and the connector."""
+        await self._client.aclose()
+        await self._connector.aclose()
+
+
+def connect(url: str, timeout: timedelta = CALL_TIMEOUT) -> RedisClient:
+    """Return a client for a URL that shares nothing with others. Raises ValueError if the URL is unusable."""
+    return OnlyClient(open_connector(url), timeout)
 
 
 @asynccontextmanager
-async def redis_call() -> AsyncIterator[None]:
-    """Turn a failure or timeout of the calls in this block into SessionStoreUnavailable."""
+async def store_call(
+    redis: RedisClient, unavailable: type[ServiceError] = SessionStoreUnavailable
+) -> AsyncIterator[None]:
+    """Turn any failure of the calls in this block, and of decoding their replies, into an error of one class.
+
+    A reply that cannot be decoded is not what the server was asked for, so the connection is dropped.
+    """
     try:
         yield
+    except ServiceError:
+        raise
     except (RedisError, OSError) as error:
-        raise SessionStoreUnavailable("The store did not answer in time, or refused the call.") from error
+        raise unavailable("The store did not answer in time, or refused the call.") from error
+    except Exception as error:
+        redis.drop(UNDECODABLE)
+        raise unavailable(UNDECODABLE) from error
 
 
 async def execute_or_raise(redis: RedisClient, *commands: Command) -> list[Any]:
@@ -177,3 +300,7 @@ class Script:
                 await self._may_send.wait()
         finally:
             self._waiting -= 1
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,30 +1,48 @@
-"""Connections that all callers share: one is multiplexed, and reopened with back-off after it was lost.
+"""Connections that all callers share: one is multiplexed, and reopened under a circuit breaker after it was lost.
 
 `MultiplexedConnection` is one open connection; `ReconnectingConnection` opens them as they are needed.
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
 from hiredis import Reader, pack_command
 from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, InvalidResponse, ReadOnlyError, RedisError
+from redis.exceptions import DataError, InvalidResponse, NoPermissionError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from onward.service.redis_client.circuit import CircuitBreaker
 
 MAX_IN_FLIGHT = 10_000
 """Commands that may wait for their replies; further ones are refused at once."""
+HANDSHAKE_TIMEOUT_S = 0.5
+"""Limit of each step of an attempt to connect. Callers wait no longer than their own deadline, but the attempt goes on,
+so that a server that is slow to greet is reached."""
 MAX_CONNECT_S = 5.0
-"""Limit of one attempt to connect. Callers wait no longer than their own deadline, but the attempt goes on, so that it
-gets past Sentinels that do not answer."""
-BACKOFF_S = 0.1
-"""Back-off after a failed attempt to connect: until it is over, calls fail at once."""
+"""Limit of an attempt in all."""
+GRACE_S = 0.5
+"""How long an overdue reply may still come. Until then only the overdue calls fail, and the connection is kept."""
+MAX_MARK = 10**8
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
+
+
+async def open_connection(connection: AbstractConnection) -> AbstractConnection:
+    """Open a connection of redis-py and return it. Raises RedisError and OSError."""
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+        if await connection.can_read():
+            raise RedisConnectionError("The server sent data that was not requested.")
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
 
 
 class ReconnectingConnection:
@@ -33,13 +51,20 @@ class ReconnectingConnection:
     No call is retried, and at most one attempt to connect is made at a time.
     """
 
-    def __init__(self, new_connection: Callable[[], AbstractConnection]) -> None:
-        """Take a factory of redis-py connections, which are configured but not open."""
-        self._new_connection = new_connection
+    def __init__(self, open_: Callable[[], Awaitable[AbstractConnection]], circuit: CircuitBreaker) -> None:
+        """Take what opens a connection of redis-py, and the circuit breaker of the server."""
+        self._open = open_
+        self._circuit = circuit
         self._connection: MultiplexedConnection | None = None
         self._connecting: asyncio.Task[MultiplexedConnection] | None = None
-        self._not_before_s = 0.0
         self._waiting = 0
+        self.address: tuple[str, int] | None = None
+        """Host and port of the latest connection; None of one by a unix socket."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a connection is open."""
+        return self._connection is not None and self._connection.failure is None
 
     def execute(self, commands: Sequence[Command], deadline_s: float) -> Awaitable[list[Any]]:
         """Send commands as one pipeline and return the reply to each, a RedisError for one that was refused.
@@ -50,6 +75,11 @@ class ReconnectingConnection:
         if connection is None or connection.failure is not None:
             return self._execute_once_connected(commands, deadline_s)
         return connection.send(commands, deadline_s)
+
+    def drop(self, reason: str) -> None:
+        """Close the connection, if one is open, so that the next call opens another; calls in flight fail."""
+        if self._connection is not None:
+            self._connection.fail(RedisConnectionError(reason))
 
     async def aclose(self) -> None:
         """Close the connection; calls in flight fail."""
@@ -79,28 +109,32 @@ class ReconnectingConnection:
             self._waiting -= 1
 
     def _start_connecting(self) -> "asyncio.Task[MultiplexedConnection]":
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._not_before_s:
-            raise RedisConnectionError("The server could not be reached a moment ago.")
-        self._connecting = loop.create_task(self._connect())
+        """Start an attempt. Raises RedisConnectionError if the circuit breaker does not admit one."""
+        era = self._circuit.begin()
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(era))
         self._connecting.add_done_callback(_retrieve_exception)
         return self._connecting
 
-    async def _connect(self) -> "MultiplexedConnection":
-        connection = self._new_connection()
+    async def _connect(self, era: int) -> "MultiplexedConnection":
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(MAX_CONNECT_S):
-                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
-            if await connection.can_read():
-                raise RedisConnectionError("The server sent data that was not requested.")
-            self._connection = MultiplexedConnection(connection)
-            return self._connection
-        except BaseException:
-            self._not_before_s = asyncio.get_running_loop().time() + BACKOFF_S
-            await connection.disconnect(nowait=True)
-            raise
+                connection = await self._open()
+        except BaseException as error:
+            self._circuit.failed(era)
+            if isinstance(error, RedisError | OSError) or not isinstance(error, Exception):
+                raise
+            raise RedisConnectionError(f"The server's greeting could not be read: {error!r}") from error
         finally:
             self._connecting = None
+        opened_s = loop.time()
+        self._circuit.succeeded()
+        host, port = getattr(connection, "host", None), getattr(connection, "port", None)
+        self.address = None if host is None or port is None else (str(host), int(port))
+        self._connection = MultiplexedConnection(
+            connection, on_lost=lambda: self._circuit.lost(era, loop.time() - opened_s)
+        )
+        return self._connection
 
 
 def _retrieve_exception(task: "asyncio.Task[MultiplexedConnection]") -> None:
@@ -112,22 +146,29 @@ def _retrieve_exception(task: "asyncio.Task[MultiplexedConnection]") -> None:
 class MultiplexedConnection(asyncio.Protocol):
     """One open connection on which the calls of all callers are pipelined.
 
-    Commands sent in the same event-loop iteration go out as one write. Replies are matched to calls by their order. A
-    caller that gives up keeps its place, so that its reply reaches no one else. If a reply is overdue or malformed, the
-    connection is closed and all calls in flight fail: no late reply can be taken for that of a later call.
+    Commands sent in the same event-loop iteration go out as one write, followed by a mark that the server echoes.
+    Replies are matched to calls by their order, and handed out once the echo shows that it was kept. A caller that
+    gives up keeps its place, so that its reply reaches no one else, and so does a call that is overdue. The connection
+    is closed, and all calls in flight fail, if a reply is malformed or out of order, or overdue by the time of grace.
     """
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        """Take over the stream of an open redis-py connection, which cannot be used any more."""
+    def __init__(self, connection: AbstractConnection, on_lost: Callable[[], None]) -> None:
+        """Take over the stream of an open redis-py connection, which cannot be used any more.
+
+        `on_lost` is called once if the connection is lost, other than by `aclose`.
+        """
         self._loop = asyncio.get_running_loop()
         self._stream = take_stream(connection)
         self._transport = self._stream.transport
         self._reader = Reader(protocolError=InvalidResponse, replyError=self._error_reply)
-        self._calls: deque[_Call] = deque()
-        self._unsent: list[bytes] = []
+        self._unsent = _Batch()
+        self._batches: deque[_Batch] = deque()
+        self._mark = 0
         self._in_flight = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_s = math.inf
         self._closed = self._loop.create_future()
+        self._on_lost: Callable[[], None] | None = on_lost
         self.failure: RedisError | None = None
         """Why the connection can send no more; None while it works."""
         self._transport.set_protocol(self)
@@ -149,14 +190,16 @@ class MultiplexedConnection(asyncio.Protocol):
             packed = [pack_command(command) for command in commands]  # type: ignore[arg-type]  # its stub has pairs alone
         except (TypeError, UnicodeEncodeError):
             return self._send_encodable(commands, deadline_s)
-        if not self._unsent:
+        batch = self._unsent
+        if not batch.calls:
             self._loop.call_soon(self._write)
-        self._unsent += packed
-        call = _Call(self._loop.create_future(), len(packed), deadline_s)
-        self._calls.append(call)
+        first = len(batch.packed)
+        batch.packed += packed
+        call = _Call(self._loop.create_future(), slice(first, len(batch.packed)), deadline_s)
+        batch.calls.append(call)
         self._in_flight += len(packed)
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline_s, self._check_deadline)
+        if deadline_s < self._wakes_s:
+            self._wake_at(deadline_s)
         return call.future
 
     async def _send_encodable(self, commands: Sequence[Command], deadline_s: float) -> list[Any]:
@@ -169,39 +212,72 @@ class MultiplexedConnection(asyncio.Protocol):
                 replies[position] = reply
         return replies
 
+    def fail(self, failure: RedisError) -> None:
+        """Close the connection and fail all calls in flight, with an earlier failure if there was one."""
+        self.failure = self.failure or failure
+        self._transport.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost()
+        for call in self._calls_in_flight():
+            if not call.future.done():
+                call.future.set_exception(copy(self.failure))
+        self._batches.clear()
+        self._unsent = _Batch()
+
     async def aclose(self) -> None:
         """Close the connection and wait until it is closed; calls in flight fail."""
-        self._fail(RedisConnectionError("The connection was closed."))
+        self._on_lost = None
+        self.fail(RedisConnectionError("The connection was closed."))
         await self._closed
 
     def data_received(self, data: bytes) -> None:
         """Parse replies and complete the oldest calls with them."""
-        calls, reader = self._calls, self._reader
+        batches, reader = self._batches, self._reader
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
-                call = calls[0]
-                call.replies.append(reply)
-                if len(call.replies) == call.expected:
-                    del calls[0]
-                    self._in_flight -= call.expected
-                    if not call.future.done():
-                        call.future.set_result(call.replies)
-        except (RedisError, LookupError, ValueError):
-            self._fail(InvalidResponse("The server sent a malformed reply, or one too many."))
+                batch = batches[0]
+                batch.replies.append(reply)
+                if len(batch.replies) > batch.commands:
+                    self._complete(batch)
+        except Exception:  # whatever the bytes made the parser do
+            self.fail(InvalidResponse("The server sent a malformed reply, or one too many."))
         if self.failure is not None:
-            self._fail(self.failure)
+            self.fail(self.failure)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail the calls in flight."""
-        self._fail(RedisConnectionError("The server closed the connection."))
+        self.fail(RedisConnectionError("The server closed the connection."))
         if not self._closed.done():
             self._closed.set_result(None)
 
     def _write(self) -> None:
-        if self.failure is None:
-            self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
+        batch, self._unsent = self._unsent, _Batch()
+        if self.failure is not None or not batch.calls:
+            return
+        self._mark = (self._mark + 1) % MAX_MARK
+        batch.mark = b"%08d" % self._mark
+        batch.commands = len(batch.packed)
+        batch.packed.append(b"*2\r\n$4\r\nECHO\r\n$8\r\n%b\r\n" % batch.mark)
+        self._transport.write(b"".join(batch.packed))
+        batch.packed.clear()
+        self._batches.append(batch)
+
+    def _complete(self, batch: "_Batch") -> None:
+        """Hand out the replies of the oldest batch. Raises InvalidResponse if its echo is not where it belongs."""
+        echo = batch.replies.pop()
+        # An account that may not echo is told so in the place of the echo.
+        if echo != batch.mark and not isinstance(echo, NoPermissionError):
+            raise InvalidResponse("Replies are not in the order of the calls.")
+        del self._batches[0]
+        self._in_flight -= batch.commands
+        replies = batch.replies
+        for call in batch.calls:
+            if not call.future.done():
+                call.future.set_result(replies[call.place])
 
     def _error_reply(self, text: str) -> Exception:
         error: Exception = DefaultParser.parse_error(text)  # type: ignore[no-untyped-call]  # redis-py
@@ -209,38 +285,60 @@ class MultiplexedConnection(asyncio.Protocol):
             self.failure = RedisConnectionError("The server became a replica.")
         return error
 
-    def _check_deadline(self) -> None:
-        """Watch the oldest call only: deadlines do not decrease from one call to the next."""
-        self._timer = None
-        if not self._calls:
-            return
-        oldest = self._calls[0]
-        if self._loop.time() < oldest.deadline_s:
-            self._timer = self._loop.call_at(oldest.deadline_s, self._check_deadline)
-        else:  # not because the event loop was blocked: it reads the replies that have arrived before it runs timers
-            self._fail(RedisTimeoutError("The server did not reply in time."))
+    def _calls_in_flight(self) -> "Iterator[_Call]":
+        for batch in (*self._batches, self._unsent):
+            yield from batch.calls
 
-    def _fail(self, failure: RedisError) -> None:
-        """Close the connection and fail all calls in flight, with an earlier failure if there was one."""
-        self.failure = self.failure or failure
-        self._transport.abort()
+    def _check_deadlines(self) -> None:
+        """Fail the calls that are overdue; close the connection if the oldest one is overdue by the time of grace.
+
+        Deadlines do not decrease from one call to the next. That the event loop was blocked makes no call overdue: it
+        reads the replies that have arrived before it runs timers.
+        """
+        self._wakes_s = math.inf
+        now_s = self._loop.time()
+        closes_s = math.inf
+        for call in self._calls_in_flight():
+            closes_s = min(closes_s, call.deadline_s + GRACE_S)
+            if now_s >= closes_s:
+                self.fail(RedisTimeoutError("The server did not reply in time."))
+                return
+            if now_s < call.deadline_s:
+                self._wake_at(min(call.deadline_s, closes_s))
+                return
+            if not call.future.done():
+                call.future.set_exception(RedisTimeoutError("The server did not reply in time."))
+        if closes_s < math.inf:
+            self._wake_at(closes_s)
+
+    def _wake_at(self, time_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        while self._calls:
-            future = self._calls.popleft().future
-            if not future.done():
-                future.set_exception(copy(self.failure))
+        self._wakes_s = time_s
+        self._timer = self._loop.call_at(time_s, self._check_deadlines)
 
 
 class _Call:
-    """Commands that were sent together, and the replies received so far."""
+    """Commands that were sent together, and their place among the replies of their batch."""
 
-    __slots__ = ("deadline_s", "expected", "future", "replies")
+    __slots__ = ("deadline_s", "future", "place")
 
-    def __init__(self, future: "asyncio.Future[list[Any]]", expected: int, deadline_s: float) -> None:
+    def __init__(self, future: "asyncio.Future[list[Any]]", place: slice, deadline_s: float) -> None:
         self.future = future
-        self.expected = expected
+        self.place = place
         self.deadline_s = deadline_s
+
+
+class _Batch:
+    """The calls of one write, and the replies received so far."""
+
+    __slots__ = ("calls", "commands", "mark", "packed", "replies")
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self.packed: list[bytes] = []
+        self.commands = 0
+        self.mark = b""
         self.replies: list[Any] = []
 
 

@@ -46,7 +46,6 @@ class RedisSessionStore:
         *,
         length: int,
         ttl: timedelta,
-        timeout: timedelta,
         answer_ttl: timedelta = timedelta(minutes=30),
         prefix: str = "onward:session:",
     ) -> None:
@@ -78,7 +77,7 @@ class RedisSessionStore:
         prefix: str = "onward:session:",
     ) -> Self:
         """Return a store at a URL, which connects lazily. No call is retried, and none takes longer than `timeout`."""
-        return cls(connect(url, timeout), length=length, ttl=ttl, timeout=timeout, answer_ttl=answer_ttl, prefix=prefix)
+        return cls(connect(url, timeout), length=length, ttl=ttl, answer_ttl=answer_ttl, prefix=prefix)
 
     async def append(
         self, session_id: str, events: Sequence[Event], *, at_least: str | None = None, keeps_answer: bool = False
