@@ -17,7 +17,7 @@ from onward.bundle.catalog.filters import Filter, FilterFault
 from onward.bundle.encoder.encoder import Encoder, KernelUnavailable
 from onward.bundle.files.attributes import Kind, Schema, fits, infer_schema
 from onward.bundle.files.changes import ItemChange
-from onward.bundle.files.ids import is_valid_id
+from onward.bundle.files.id_rule import MAX_ID_LENGTH, id_fault, is_valid_id
 from onward.bundle.files.manifest import (
     ATTRIBUTES,
     ENCODER,
@@ -64,6 +64,7 @@ __all__ = [
     "ENCODER_DATA",
     "INDEX",
     "MANIFEST",
+    "MAX_ID_LENGTH",
     "QUERIES",
     "TABLE",
     "USERS",
@@ -108,6 +109,7 @@ __all__ = [
     "Users",
     "current_digest",
     "fits",
+    "id_fault",
     "infer_schema",
     "is_valid_id",
     "pad_dimension",

@@ -51,7 +51,7 @@ GC_THRESHOLDS = 20_000, 20, 50
 DESCRIPTION = """\
 Recommends the items that a visitor is likely to want next, from the events of the current session.
 
-Ids are strings of 1 to 128 visible characters everywhere, percent-encoded in paths, slashes too (%2F).
+Ids are strings of 1 to 128 characters everywhere, percent-encoded in paths, slashes too (%2F).
 Unknown fields are refused. Errors are RFC 9457 problems with a `code` for programs and the `request_id` that also
 appears in the log; send `X-Request-ID` to choose it. A body holds at most 1 MiB unless the deployment sets another
 limit, `items` 100 ids, `exclude` 1,000, `events` 1,000. It may be compressed with gzip; large answers are, if you

@@ -14,7 +14,7 @@ class Fault(BaseModel):
     at: str = Field(
         description="Location: body, query or path, then field names and list indices.", examples=["body.items.3"]
     )
-    message: str = Field(examples=["an id is 1 to 128 visible characters"])
+    message: str = Field(examples=["an id has 1 to 128 characters"])
 
 
 class ServiceError(Exception):

@@ -5,20 +5,22 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from onward.bundle.files.ids import MAX_ID_LENGTH, checked_id
+from onward.bundle.files.id_rule import MAX_ID_LENGTH, checked_id
 
 MAX_K = 100
 EMPTY_LIST: Any = ()
 """Default of an absent list: a tuple, since pydantic would copy a list for every request."""
-VISIBLE = "visible-characters"  # no pattern: the regular expressions of few languages have these character classes
+ID_FORMAT = "id"
+"""Format of ids in the OpenAPI document: no regular expression can say which texts are in NFC."""
 
 
 Id = Annotated[
     str,
     AfterValidator(checked_id),
     Field(
-        description=r"1 to 128 visible characters, `^[^\p{C}\p{Z}]{1,128}$`; compared byte for byte.",
-        json_schema_extra={"minLength": 1, "maxLength": MAX_ID_LENGTH, "format": VISIBLE},
+        description="1 to 128 code points in Unicode normalization form C, without control characters, line and "
+        "paragraph separators, surrogates, noncharacters, U+FEFF and U+FFFD; compared byte for byte.",
+        json_schema_extra={"minLength": 1, "maxLength": MAX_ID_LENGTH, "format": ID_FORMAT},
     ),
 ]
 K = Annotated[int, Field(ge=1, le=MAX_K, description="Number of items to return.")]

@@ -1,6 +1,5 @@
 import gc
 import json
-import unicodedata
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,6 @@ from onward.bundle import (
     Bundle,
     BundleError,
     Catalog,
-    is_valid_id,
     read_manifest,
     write_manifest,
 )
@@ -72,18 +70,7 @@ def test_ids_that_look_alike_are_different_items(tmp_path: Path) -> None:
     assert [catalog.row(item_id) for item_id in ("\u00e9", "e\u0301", "E\u0301")] == [1, 2, 3]
 
 
-@given(st.text(min_size=1, max_size=130))
-def test_an_id_is_1_to_128_visible_characters(value: str) -> None:
-    visible = all(unicodedata.category(character)[0] not in "CZ" for character in value)
-    assert is_valid_id(value) == (visible and len(value) <= 128)
-
-
-@pytest.mark.parametrize("value", ["", "a b", "a\n", "\x00", "\u200b", "\u2028", "\ud800", "x" * 129])
-def test_an_empty_long_or_invisible_text_is_no_id(value: str) -> None:
-    assert not is_valid_id(value)
-
-
-@pytest.mark.parametrize("ids", [["a", "a"], ["a", "b c"], ["a", ""]])
+@pytest.mark.parametrize("ids", [["a", "a"], ["a", "b\tc"], ["a", ""], ["\u00e9", "b\u2028"]])
 def test_invalid_ids_are_not_written(tmp_path: Path, ids: list[str]) -> None:
     with pytest.raises(BundleError, match=r"^ids.txt: line 2: "):
         write(tmp_path, ids)

@@ -96,7 +96,7 @@ def test_an_empty_session_of_an_unknown_user_has_no_interests(bundle: Bundle) ->
 
 
 @pytest.mark.parametrize(
-    "ids", [PEOPLE[:-1], [*PEOPLE, "one-more"], [*PEOPLE[:-1], "user-1"], [*PEOPLE[:-1], "two words"]]
+    "ids", [PEOPLE[:-1], [*PEOPLE, "one-more"], [*PEOPLE[:-1], "user-1"], [*PEOPLE[:-1], "two\u2028lines"]]
 )
 def test_missing_repeated_or_invalid_user_ids_are_refused(folder: Path, ids: list[str]) -> None:
     (folder / USERS).write_text("".join(f"{user_id}\n" for user_id in ids))

@@ -35,10 +35,10 @@ def refused(client: TestClient, method: str, path: str, status: int, code: str, 
         ({"items": [1]}, "items.0"),
         ({"items": ["a", True]}, "items.1"),
         ({"items": [""]}, "items.0"),
-        ({"items": ["a b"]}, "items.0"),
+        ({"items": ["a\x07"]}, "items.0"),
         ({"items": ["a\n"]}, "items.0"),
         ({"items": ["\x00"]}, "items.0"),
-        ({"items": ["\u200b"]}, "items.0"),
+        ({"items": ["e\u0301"]}, "items.0"),
         ({"items": ["\ud800"]}, "items.0"),
         ({"items": [TOO_LONG]}, "items.0"),
         ({"items": ["a"] * 101}, "items"),
@@ -164,16 +164,16 @@ def test_a_content_type_with_a_charset_is_accepted(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "at"),
     [
-        ("GET", "/v1/sessions/a%20b", "path.session_id"),
+        ("GET", "/v1/sessions/a%09b", "path.session_id"),
         ("GET", "/v1/sessions/a%00b", "path.session_id"),
         ("DELETE", f"/v1/sessions/{TOO_LONG}", "path.session_id"),
         ("GET", "/v1/sessions/a%09b/recommendations", "path.session_id"),
         ("GET", "/v1/sessions/s/recommendations?k=0", "query.k"),
         ("GET", "/v1/sessions/s/recommendations?k=many", "query.k"),
         ("GET", "/v1/sessions/s/recommendations?exclude_seen=perhaps", "query.exclude_seen"),
-        ("GET", "/v1/items/a%20b/similar", "path.item_id"),
+        ("GET", "/v1/items/a%09b/similar", "path.item_id"),
         ("GET", "/v1/items/a/similar?k=101", "query.k"),
-        ("GET", "/v1/items:popular?exclude=a%20b", "query.exclude.0"),
+        ("GET", "/v1/items:popular?exclude=a%09b", "query.exclude.0"),
         ("GET", "/v1/items:popular?secret=1", "query"),
     ],
 )
@@ -233,7 +233,7 @@ def test_an_unknown_field_is_named_with_the_nearest_known_one(client: TestClient
 def test_no_value_of_a_refused_request_is_echoed(client: TestClient) -> None:
     marker = "CANARY"
     bodies: list[dict[str, Any]] = [
-        {"items": [f"{marker} {marker}"]},
+        {"items": [f"{marker}\n{marker}"]},
         {"items": ["a"], "k": marker},
         {"items": [{marker: marker}]},
         {"items": ["a"], "exclude_seen": marker},

@@ -96,7 +96,7 @@ def response_of(client: TestClient, path: str, content: bytes, headers: dict[str
         b'{"items": ["a"], "k": "3"}',
         b'{"items": ["a"], "k": 0, "unknown": 1}',
         b'{"items": ["\\ud800"]}',
-        b'{"items": ["a b", "", 5]}',
+        b'{"items": ["a\\tb", "", 5]}',
         b"\xff\xfe",
         b"[" * 100_000,
     ],

@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from onward.bundle import is_valid_id
 from onward.service.app import create_app
-from onward.service.fields import VISIBLE
+from onward.service.fields import ID_FORMAT
 from onward.service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until
@@ -97,7 +97,7 @@ def document(service: FuzzedApplication, *, coverage: bool) -> OpenApiSchema:
 
 
 moments = st.integers(0, 3600).map(lambda ago_s: (datetime.now(UTC) - timedelta(seconds=ago_s)).isoformat())
-schemathesis.openapi.format(VISIBLE, st.sampled_from(ITEMS) | st.text(min_size=1, max_size=128).filter(is_valid_id))
+schemathesis.openapi.format(ID_FORMAT, st.sampled_from(ITEMS) | st.text(min_size=1, max_size=128).filter(is_valid_id))
 schemathesis.openapi.format(ATTRIBUTE, st.sampled_from(["price", "brand", "tags", "sold", "since"]))
 schemathesis.openapi.format("date-time", moments)
 schemathesis.openapi.format("duration", st.integers(1, 24 * 30).map(lambda hours: f"PT{hours}H"))

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from onward.bundle import MAX_ID_LENGTH
 from onward.bundle.catalog import filters
-from onward.bundle.files.ids import MAX_ID_LENGTH
 from onward.bundle.search.retrieval import LARGEST_FACTOR, MAX_BOOSTS
 from onward.service import fields
 from onward.service.errors import ServiceError

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onward.bundle.catalog.cold_start import ColdItem
 from onward.bundle.files.changes import ItemChange
-from onward.bundle.files.ids import is_valid_id
+from onward.bundle.files.id_rule import stored_id_fault
 from onward.bundle.validation import message_of
 
 
@@ -90,6 +90,6 @@ def _parse_line(path: Path, number: int, line: str) -> StoredChange:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path}: line {number}: {place + ': ' if place else ''}{message_of(first)}") from error
-    if not is_valid_id(change.item_id):
-        raise ValueError(f"{path}: line {number}: item_id: an id is 1..128 visible characters")
+    if (fault := stored_id_fault(change.item_id)) is not None:
+        raise ValueError(f"{path}: line {number}: item_id: {fault}")
     return change

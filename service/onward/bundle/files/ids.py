@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onward.bundle.files.id_rule import MAX_ID_LENGTH, stored_id_fault
 from onward.bundle.files.manifest import BundleError
-
-MAX_ID_LENGTH = 128
 
 PRIME, FACTOR = 1_610_612_741, 11_400_714_819_323_198_485
 """An id's hash is its bytes as one number modulo PRIME; FACTOR, 2^64 / 1.618, spreads it over the slots
@@ -23,18 +22,6 @@ PRIME, FACTOR = 1_610_612_741, 11_400_714_819_323_198_485
 MASK_64_BITS = 2**64 - 1
 NEWLINE = ord("\n")
 CACHED_IDS = 65_536
-
-
-def is_valid_id(value: str) -> bool:
-    r"""Return whether `value` is 1..128 visible characters, the regular expression ^[^\p{C}\p{Z}]{1,128}$."""
-    return 0 < len(value) <= MAX_ID_LENGTH and value.isprintable() and " " not in value
-
-
-def checked_id(value: str) -> str:
-    """Return a valid id. Raises ValueError for any other text."""
-    if not is_valid_id(value):
-        raise ValueError(f"an id is 1 to {MAX_ID_LENGTH} visible characters")
-    return value
 
 
 class Ids:
@@ -160,14 +147,14 @@ def _map_file(path: Path, count: int) -> tuple[mmap.mmap, NDArray[np.int64]]:
         raise BundleError(f"{path.name}: {len(ends)} complete lines, expected {count}")
     offsets_N1 = np.concatenate([[0], ends + 1])
     lengths_N = np.diff(offsets_N1) - 1
-    is_visible_ascii = bool((characters < 0x7F).all()) and not bool(
-        ((characters <= ord(" ")) & (characters != NEWLINE)).any()
+    is_printable_ascii = bool((characters < 0x7F).all()) and not bool(
+        ((characters < ord(" ")) & (characters != NEWLINE)).any()
     )
-    if not is_visible_ascii:
+    if not is_printable_ascii:
         _check_ids(path.name, _decoded(path.name, content[:]))
     elif not 0 < lengths_N.min() <= lengths_N.max() <= MAX_ID_LENGTH:
         line = np.flatnonzero((lengths_N == 0) | (lengths_N > MAX_ID_LENGTH))[0] + 1
-        raise BundleError(f"{path.name}: line {line}: {_ID_RULE}")
+        raise BundleError(f"{path.name}: line {line}: an id has 1 to {MAX_ID_LENGTH} characters")
     return content, offsets_N1
 
 
@@ -224,13 +211,10 @@ def _check_repeats(name: str, content: mmap.mmap, offsets_N1: NDArray[np.int64],
             raise BundleError(f"{name}: line {row + 1}: the id of line {first[line] + 1} again")
 
 
-_ID_RULE = f"an id is 1..{MAX_ID_LENGTH} visible characters"
-
-
 def _check_ids(name: str, ids: Sequence[str]) -> None:
     for line, value in enumerate(ids, start=1):
-        if not is_valid_id(value):
-            raise BundleError(f"{name}: line {line}: {_ID_RULE}")
+        if (fault := stored_id_fault(value)) is not None:
+            raise BundleError(f"{name}: line {line}: {fault}")
     if len(set(ids)) != len(ids):
         first_lines: dict[str, int] = {}
         line = next(line for line, value in enumerate(ids, 1) if first_lines.setdefault(value, line) != line)

@@ -52,13 +52,14 @@ def test_lists_are_kept_as_lists(prepared: Prepare, tmp_path: Path) -> None:
 def test_rows_without_an_item_are_problems_and_the_first_of_duplicates_counts(
     prepared: Prepare, tmp_path: Path
 ) -> None:
-    (tmp_path / "items.csv").write_text("item_id,title\n1,Mug\n,Nameless\n1,Mug again\n2 2,Spaced\n")
+    (tmp_path / "items.csv").write_text("item_id,title\n1,Mug\n,Nameless\n1,Mug again\n2\u0301\u0323,Not NFC\n")
     dataset = prepared(EVENTS, items=str(tmp_path / "items.csv"))
     assert dataset.attributes()["title"].to_list() == [None, "Mug", None]
     assert [str(problem) for problem in dataset.info.problems] == [
         "items.csv row 3: duplicate item (1)",
         "items.csv row 2: missing item id (1)",
-        "items.csv row 4: unusable item id (1)",
+        "items.csv row 4: unusable item id: "
+        "an id may not have U+0323 where Unicode normalization (NFC) would change it (1)",
     ]
 
 

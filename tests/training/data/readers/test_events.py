@@ -71,9 +71,9 @@ def test_a_column_of_lists_is_refused_as_id(prepared: Prepare) -> None:
 
 BAD = {
     "missing session id": ("", "a", START_MS),
-    "unusable session id": ("s 1", "a", START_MS),
+    "unusable session id: an id may not have U+0007, a control character": ("s\x07", "a", START_MS),
     "missing item id": ("s1", None, START_MS),
-    "unusable item id": ("s1", "x" * 129, START_MS),
+    "unusable item id: an id has 1 to 128 characters": ("s1", "x" * 129, START_MS),
     "missing time": ("s1", "a", None),
     "time before 1990": ("s1", "a", 1234),
     "time in the future": ("s1", "a", 9_000_000_000_000),
@@ -112,7 +112,7 @@ def test_invalid_json_lines_are_problems(prepared: Prepare, tmp_path: Path) -> N
     assert shown(dataset, "train") == {"1": "a *a"}
     assert {(problem.kind, problem.first_rows) for problem in dataset.info.problems} == {
         ("missing session id", (2,)),
-        ("unusable item id", (3,)),
+        ("unusable item id: an id may not have U+FFFD, which stands for bytes that were not UTF-8", (3,)),
     }
 
 

@@ -325,7 +325,7 @@ class TestWhyNot:
         assert why_not(workers[1], answer, "item-40") == {"reason": "filtered", "condition": "filter"}
         assert why_not(workers[1], answer, "item-20")["reason"] == "outranked"
 
-    @pytest.mark.parametrize("query", [{"why_not": ""}, {"why_not": "a b"}, {"why_not": "x" * 129}, {"other": "1"}])
+    @pytest.mark.parametrize("query", [{"why_not": ""}, {"why_not": "a\tb"}, {"why_not": "x" * 129}, {"other": "1"}])
     def test_an_invalid_query_is_refused(self, workers: list[TestClient], query: dict[str, str]) -> None:
         assert explanation_response(workers[0], recommend(workers[0], items=VIEWED), **query).status_code == 422
 

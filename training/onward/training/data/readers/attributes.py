@@ -8,7 +8,7 @@ import polars as pl
 
 from onward.training.data.readers.columns import ColumnNames, describe_columns
 from onward.training.data.readers.formats import Format, Layout, first_lines, format_of, layout
-from onward.training.data.readers.ids import first_failed, id_checks, id_text
+from onward.training.data.readers.ids import first_failed, id_checks, id_faults, id_text
 from onward.training.data.readers.row_problems import SHOWN_ROWS, RowProblem
 from onward.training.errors import InputError
 
@@ -39,11 +39,12 @@ def read_attributes(path: str, file_format: Format | None, item_column: str | No
             f"{path}: cannot tell which column is the item id; give --items-column ({describe_columns(rows.columns)})"
         )
     frame = nw.from_native(rows)
-    ids = frame.select(id_text(path, column, frame.schema[column]).alias("item_id"))
-    problems = ids.select(first_failed(id_checks("item_id", "item")).alias("kind")).to_native()["kind"]
+    ids = frame.select(id_text(path, column, frame.schema[column]).alias("item_id")).to_native()
+    checked = nw.from_native(ids.with_columns(id_faults(pl.col("item_id")).alias("fault")))
+    problems = checked.select(first_failed(id_checks("item_id", "fault", "item")).alias("kind")).to_native()["kind"]
     if taken := {*ITEM_COLUMNS} & {*rows.drop(column).columns}:
         raise InputError(f"{path}: a dataset has its own {min(taken)!r}; rename that column")
-    items = ids.to_native().hstack(rows.drop(column))
+    items = ids.hstack(rows.drop(column))
     repeated = items["item_id"].is_first_distinct().not_() & problems.is_null()
     problems = problems.set(repeated, "duplicate item")
     return Attributes(_with_availability(path, items.filter(problems.is_null())), _problems(path, problems))

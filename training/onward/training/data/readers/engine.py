@@ -1,6 +1,6 @@
 """The protocol of data frame engines: they read and write events; all other steps are narwhals code for any engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -28,6 +28,10 @@ class Engine(Protocol):
 
     def with_epoch_ms(self, frame: Frame, iso_text: str, epoch_ms: str) -> Frame:
         """Add `epoch_ms`: the instant of ISO 8601 text (UTC if it names no zone), null if the text is not ISO 8601."""
+        ...
+
+    def with_id_faults(self, frame: Frame, columns: Mapping[str, str]) -> Frame:
+        """For each column of text add the column that it maps to: why the text is not an id, null if it is one."""
         ...
 
     def of(self, frame: pl.DataFrame) -> Frame:

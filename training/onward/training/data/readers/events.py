@@ -18,6 +18,7 @@ DAY_MS = 86_400_000
 NO_INTERACTION = "weight of 0 or less"
 """Problem of a well-formed event that is not an interaction: the visitor only saw the item, or disliked it."""
 EPOCH_MS = "_epoch_ms"
+SESSION_FAULT, ITEM_FAULT = "session_fault", "item_fault"
 
 EVENT_COLUMNS = ("session_id", "item_id", "timestamp_ms", "sequence", "source", SOURCE_ROW, "problem")
 
@@ -49,6 +50,7 @@ def read_events(
         (nw.col(columns.time).is_null() if columns.time else nw.lit(False)).alias("without_time"),
         _number(path, "weight", columns.weight, schema.get(columns.weight or "")).alias("weight"),
     )
+    events = engine.with_id_faults(events, {"session_id": SESSION_FAULT, "item_id": ITEM_FAULT})
     return events.with_columns(_problem(columns, latest_ms).alias("problem")).select(EVENT_COLUMNS)
 
 
@@ -101,16 +103,16 @@ def _problem(columns: ColumnNames, latest_ms: int) -> nw.Expr:
     """Return the first problem of an event, or null."""
     time = nw.col("timestamp_ms")
     id_role = "user" if columns.session == columns.user else "session"
-    checks = [*id_checks("session_id", id_role), *id_checks("item_id", "item")]
+    checks = [*id_checks("session_id", SESSION_FAULT, id_role), *id_checks("item_id", ITEM_FAULT, "item")]
     if columns.time:
         checks += [
-            (nw.col("without_time"), "missing time"),
-            (time.is_null(), "unreadable time"),
-            (time < EARLIEST_MS, "time before 1990"),
-            (time > latest_ms, "time in the future"),
+            (nw.col("without_time"), nw.lit("missing time")),
+            (time.is_null(), nw.lit("unreadable time")),
+            (time < EARLIEST_MS, nw.lit("time before 1990")),
+            (time > latest_ms, nw.lit("time in the future")),
         ]
     if columns.position:
-        checks.append((nw.col("sequence").is_null(), "missing or unreadable position"))
+        checks.append((nw.col("sequence").is_null(), nw.lit("missing or unreadable position")))
     if columns.weight:
-        checks.append((nw.col("weight") <= 0, NO_INTERACTION))
+        checks.append((nw.col("weight") <= 0, nw.lit(NO_INTERACTION)))
     return first_failed(checks)

@@ -1,12 +1,19 @@
-"""Ids of sessions, users and items as text that follows one rule, whatever their type in a file."""
+"""Ids of sessions, users and items as text that follows the rule of ids, whatever their type in a file."""
+
+from typing import TypeAlias
 
 import narwhals as nw
+import polars as pl
 from narwhals.dtypes import DType
 
+from onward.bundle import MAX_ID_LENGTH, id_fault
 from onward.training.errors import InputError
 
-ID_PATTERN = r"^[^\p{C}\p{Z}\x{FFFD}]{1,128}$"
-"""1 to 128 visible characters, without the replacement character, which marks bytes that were not UTF-8."""
+PLAIN_ID = rf"^[ -~]{{1,{MAX_ID_LENGTH}}}\z"
+"""Regular expression of ids in ASCII, which engines check by themselves; all other texts go through `id_fault`."""
+
+Check: TypeAlias = tuple[nw.Expr, nw.Expr]
+"""When a row has a problem, and the text that names it."""
 
 
 def id_text(path: str, column: str, dtype: DType) -> nw.Expr:
@@ -25,18 +32,30 @@ def id_text(path: str, column: str, dtype: DType) -> nw.Expr:
     raise InputError(f"{path}: column {column!r} holds {dtype}, which cannot be an id; name another column")
 
 
-def id_checks(column: str, what: str) -> list[tuple[nw.Expr, str]]:
-    """Return the checks of an id, each as (condition of a bad id, name of the problem)."""
+def id_faults(ids: pl.Expr) -> pl.Expr:
+    """Return why each text is not an id, as `id_fault` says it; null for an id and for null."""
+    others = pl.when(~ids.str.contains(PLAIN_ID)).then(ids)
+    return others.map_batches(_faults, return_dtype=pl.String, is_elementwise=True)
+
+
+def id_checks(column: str, fault: str, what: str) -> list[Check]:
+    """Return the checks of the ids of a column, given the column that says why they are none."""
     value = nw.col(column)
     return [
-        (value.is_null() | (value == ""), f"missing {what} id"),
-        (~value.str.contains(ID_PATTERN), f"unusable {what} id"),
+        (value.is_null() | (value == ""), nw.lit(f"missing {what} id")),
+        (~nw.col(fault).is_null(), nw.concat_str(nw.lit(f"unusable {what} id: "), nw.col(fault))),
     ]
 
 
-def first_failed(checks: list[tuple[nw.Expr, str]]) -> nw.Expr:
-    """Return the name of the first failed check, or null if all pass; checks are (condition of failure, name)."""
+def first_failed(checks: list[Check]) -> nw.Expr:
+    """Return the problem of the first failed check, or null if all pass."""
     problem: nw.Expr = nw.lit(None, dtype=nw.String)
     for wrong, name in reversed(checks):
-        problem = nw.when(wrong).then(nw.lit(name)).otherwise(problem)
+        problem = nw.when(wrong).then(name).otherwise(problem)
     return problem
+
+
+def _faults(texts: pl.Series) -> pl.Series:
+    distinct = texts.drop_nulls().unique()
+    faults = pl.Series(map(id_fault, distinct), dtype=pl.String)
+    return texts.replace_strict(distinct, faults, default=None, return_dtype=pl.String)

@@ -1,7 +1,7 @@
 """The engine for one machine: Polars, lazy and streaming, so that a log may be larger than memory."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,6 +11,7 @@ import polars as pl
 
 from onward.training.data.readers.engine import SOURCE_ROW, Frame
 from onward.training.data.readers.formats import BY_EXTENSION, SERVED_ANSWERS, Format, Layout, first_lines, layout
+from onward.training.data.readers.ids import id_faults
 from onward.training.errors import InputError
 
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
@@ -61,6 +62,13 @@ class PolarsEngine:
         )
         rows: pl.LazyFrame = frame.to_native()
         return nw.from_native(rows.with_columns(pl.coalesce(*instants).dt.epoch("ms").alias(epoch_ms)))
+
+    def with_id_faults(self, frame: Frame, columns: Mapping[str, str]) -> Frame:
+        """See Engine."""
+        rows: pl.LazyFrame = frame.to_native()
+        return nw.from_native(
+            rows.with_columns(id_faults(pl.col(column)).alias(fault) for column, fault in columns.items())
+        )
 
     def of(self, frame: pl.DataFrame) -> Frame:
         """See Engine."""

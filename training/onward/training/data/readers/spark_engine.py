@@ -4,7 +4,7 @@ Files are local, on a disk mounted at the same path on every worker, or anything
 (`s3a://...`). Intermediate files lie in `scratch`, which every worker must be able to access too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,26 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
+from onward.bundle import id_fault
+from onward.bundle.files import id_rule
 from onward.training.data.readers.engine import SOURCE_ROW, Frame
 from onward.training.data.readers.formats import SAMPLED_LINES, Format, Layout, layout
+from onward.training.data.readers.ids import PLAIN_ID
 from onward.training.data.readers.polars_engine import local_files
 from onward.training.errors import InputError
 
 try:
     from py4j.protocol import Py4JError
+    from pyspark import cloudpickle
     from pyspark.errors import PySparkException
     from pyspark.sql import DataFrame, SparkSession, Window
     from pyspark.sql import functions as F
     from pyspark.sql.types import StringType, StructField, StructType
 except ImportError as error:
     raise InputError("--engine spark needs the spark extra: pip install 'onward[spark]'") from error
+
+cloudpickle.register_pickle_by_value(id_rule)  # workers need Python, but not this package
+_fault_by_worker = F.udf(lambda text: None if text is None else id_fault(text), StringType(), useArrow=False)
 
 
 class SparkEngine:
@@ -56,6 +63,14 @@ class SparkEngine:
         text = F.regexp_replace(text, r"([+-]\d{2}):?(\d{2})$", "$1:$2")
         rows: DataFrame = frame.to_native()
         return _lazy(rows.withColumn(epoch_ms, F.unix_millis(F.try_to_timestamp(text))))
+
+    def with_id_faults(self, frame: Frame, columns: Mapping[str, str]) -> Frame:
+        """See Engine."""
+        rows: DataFrame = frame.to_native()
+        for column, fault in columns.items():
+            others = F.when(~F.col(column).rlike(PLAIN_ID), F.col(column))
+            rows = rows.withColumn(fault, _fault_by_worker(others))
+        return _lazy(rows)
 
     def of(self, frame: pl.DataFrame) -> Frame:
         """See Engine."""
