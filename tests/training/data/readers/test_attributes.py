@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from onward.training.errors import InputError
-from tests.training.data.conftest import Prepare, log
+from tests.training.data.conftest import START_MS, Prepare, log
 
 EVENTS = log({"s1": "2 1 3"})
 
@@ -61,6 +61,17 @@ def test_rows_without_an_item_are_problems_and_the_first_of_duplicates_counts(
         "items.csv row 4: unusable item id: "
         "an id may not have U+0323 where Unicode normalization (NFC) would change it (1)",
     ]
+
+
+@pytest.mark.parametrize("item_ids", [["007", "08"], ["1e5", "2e5"], [" 1", "2 "], ["true", "false"]])
+def test_ids_of_text_files_are_read_as_they_are(prepared: Prepare, tmp_path: Path, item_ids: list[str]) -> None:
+    events = pl.DataFrame({"session_id": [1, 1], "item_id": item_ids, "timestamp": [START_MS, START_MS + 1]})
+    (tmp_path / "items.csv").write_text(f"sku,title\n{item_ids[0]},Mug\n{item_ids[1]},Bowl\n")
+    dataset = prepared(events, items=str(tmp_path / "items.csv"))
+    assert dict(zip(dataset.item_ids(), dataset.attributes()["title"], strict=True)) == {
+        item_ids[0]: "Mug",
+        item_ids[1]: "Bowl",
+    }
 
 
 @pytest.mark.parametrize("truth", ["available\n1,1\n2,0\n", "available\n1,Yes\n2,no\n", "available\n1,True\n2,FALSE\n"])

@@ -32,7 +32,7 @@ def read_attributes(path: str, file_format: Format | None, item_column: str | No
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such file (--items)")
-    rows = _read(path, file_format or format_of(path))
+    rows = _read(path, file_format or format_of(path), item_column)
     column = ColumnNames(item=item_column).find(path, rows.columns).item
     if column is None:
         raise InputError(
@@ -57,24 +57,26 @@ def add_attributes(items_file: Path, attributes: pl.DataFrame) -> int:
     return len(attributes.join(items, on="item_id", how="anti"))
 
 
-def _read(path: str, file_format: Format) -> pl.DataFrame:
+def _read(path: str, file_format: Format, item_column: str | None) -> pl.DataFrame:
     try:
         if file_format is Format.PARQUET:
             return pl.read_parquet(path, glob=False)
         if file_format is Format.JSONL:
             return pl.read_ndjson(path, infer_schema_length=None)
-        return _read_text(path, layout(path, file_format, first_lines(path)))
+        return _read_text(path, layout(path, file_format, first_lines(path)), item_column)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: cannot be read as {file_format} ({str(error).partition(chr(10))[0]})") from error
 
 
-def _read_text(path: str, text: Layout) -> pl.DataFrame:
-    """Read a text file; a column whose values are all numbers, or all booleans, gets that type."""
+def _read_text(path: str, text: Layout, item_column: str | None) -> pl.DataFrame:
+    """Read a text file; a column whose values are all numbers, or all booleans, gets that type, but not the ids."""
+    ids = ColumnNames(item=item_column).find(path, text.names).item
     return pl.read_csv(
         path,
         has_header=False,
         skip_lines=text.header_lines,
         new_columns=text.names,
+        schema_overrides=None if ids is None else {ids: pl.String},
         separator=text.separator or "",
         infer_schema_length=None,
         encoding="utf8-lossy",
