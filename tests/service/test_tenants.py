@@ -151,6 +151,15 @@ def test_the_event_log_of_a_tenant_has_a_folder_of_its_own(callers: Any) -> None
     assert "logged-by-b" not in sessions(log) | sessions(log / "a")
 
 
+def test_a_user_is_erased_by_the_users_tenant_alone(callers: Any) -> None:
+    query = {"user_id": "u", "session_id": "of-u", "items": ["item-1"]}
+    assert callers("a")("POST", "/v1/recommendations", json=query).status_code == 200
+    assert callers("b")("DELETE", "/v1/users/u").status_code == 204
+    assert callers("a")("GET", "/v1/sessions/of-u").status_code == 200
+    assert callers("a")("DELETE", "/v1/users/u").status_code == 204
+    assert callers("a")("GET", "/v1/sessions/of-u").status_code == 404
+
+
 def test_the_catalog_is_shared(callers: Any) -> None:
     assert callers("a")("PATCH", "/v1/items/item-9", json={"available": False}).status_code == 200
     assert callers("b")("GET", "/v1/items/item-9").json()["available"] is False

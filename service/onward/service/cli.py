@@ -289,6 +289,35 @@ def clear(
         _refuse(NO_SERVER)
 
 
+@cli.command("erase-user", epilog="Example: onward-service erase-user user-7 --event-log ./events")
+def erase_user(
+    user_id: Annotated[str, typer.Argument(help="The user's id, as in `user_id` of recommendations.")],
+    event_log: Annotated[Path, typer.Option(envvar="SERVICE_EVENT_LOG", help="Folder of the event log.")],
+    stopped: Annotated[
+        bool, typer.Option("--stopped", help="No service writes to the folder now: change its newest files too.")
+    ] = False,
+    audit_log: AuditFile = None,
+) -> None:
+    """Erase a user's answers, and all events of the sessions that they were made for, from the event log.
+
+    Files of the present hour may still be written, so they are left as they are and named: exit code 1, and a later
+    call does the rest. DELETE /v1/users/USER_ID erases what the service itself has stored.
+    """
+    from onward.service.records.event_log_erasure import erase_user as erase
+    from onward.service.records.user_sessions import user_digest
+
+    try:
+        with _audited("user erased from event log", audit_log) as changes:
+            erasure = erase(event_log, user_id, None if stopped else datetime.now(UTC))
+            changes.append((user_digest(user_id), None, None))
+    except OSError as error:
+        _refuse(f"--event-log: {error.strerror}: {error.filename or event_log}")
+    typer.echo(f"removed {erasure.lines} lines")
+    if erasure.open_files:
+        typer.echo(f"left files of this hour, call this again later: {', '.join(erasure.open_files)}", err=True)
+        raise typer.Exit(1)
+
+
 @cli.command(
     epilog="Example: onward-service bench --bundles ./bundles --rps 2000 --slo p90=50ms,p99=100ms --out ./bench"
 )

@@ -23,6 +23,7 @@ ENDPOINTS = {
     ("get", "/v1/sessions/{session_id}"): PATH | {404},
     ("post", "/v1/sessions/{session_id}:merge"): BODY,
     ("delete", "/v1/sessions/{session_id}"): PATH,
+    ("delete", "/v1/users/{user_id}"): PATH,
     ("get", "/v1/items/{item_id}/similar"): PATH | {404},
     ("get", "/v1/items:popular"): PATH,
     ("get", "/v1/items/{item_id}"): PATH | {404},

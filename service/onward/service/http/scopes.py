@@ -32,6 +32,7 @@ SCOPE_OF: Mapping[str, Scope] = MappingProxyType(
         "delete_scenario": "catalog",
         "read_session": "admin",
         "delete_session": "admin",
+        "erase_user": "admin",
         "show_online_metrics": "admin",
         "show_version": "metrics",
         "show_metrics": "metrics",

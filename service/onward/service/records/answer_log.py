@@ -153,7 +153,10 @@ class AnswerLog:
 
     async def forget(self, session_id: str) -> None:
         """Delete the answers of a session, queued ones included. Raises SessionStoreUnavailable."""
-        owner = session_digest(session_id)
+        await self.forget_digest(session_digest(session_id))
+
+    async def forget_digest(self, owner: str) -> None:
+        """Delete the answers of the session of a digest; see `forget`."""
         for answer_id in [answer_id for answer_id in self._waiting if owner_of(answer_id) == owner]:
             del self._waiting[answer_id]
         await self._store.forget(owner)

@@ -97,9 +97,7 @@ def _append(file: Path, lines: bytes) -> None:
     """Append lines. Raises OSError, also if only a part could be written; the next lines then begin a new line."""
     descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
-        fcntl.flock(
-            descriptor, fcntl.LOCK_EX
-        )  # else the end of a line that is being written would look like a lost one
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # a line that is being written would look like a part of one
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if lines and end and os.pread(descriptor, 1, end - 1) != b"\n":
             lines = b"\n" + lines

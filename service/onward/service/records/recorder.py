@@ -12,7 +12,7 @@ from onward.service.records.answer_lists import AnswerLists
 from onward.service.records.answer_log import FLUSH_INTERVAL, AnswerLog, Bundles
 from onward.service.records.answer_page import ItemRows
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
-from onward.service.records.answers import Answer
+from onward.service.records.answers import Answer, owner_of
 from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters
 from onward.service.records.event_log import EventLog
 from onward.service.records.live_popularity import (
@@ -22,8 +22,14 @@ from onward.service.records.live_popularity import (
     RedisPopularityStore,
 )
 from onward.service.records.online_metrics import OnlineMetrics
+from onward.service.records.user_sessions import (
+    InMemoryUserSessionStore,
+    RedisUserSessionStore,
+    UserSessions,
+    UserSessionStore,
+)
 from onward.service.redis_client import RedisClient
-from onward.service.sessions import AppliedEvent
+from onward.service.sessions import AppliedEvent, session_digest
 from onward.service.settings import Settings
 from onward.service.tenants import key_prefix
 
@@ -55,12 +61,14 @@ class Recorder:
         answers: AnswerLog | None,
         metrics: OnlineMetrics,
         popularity: LivePopularity,
+        users: UserSessions,
         log: EventLog | None,
     ) -> None:
         """Take the destinations of records; None for those that the deployment does not use."""
         self.answers = answers
         self.metrics = metrics
         self.popularity = popularity
+        self._users = users
         self._log = log
         self._queue: list[_ServedAnswer] = []
         self._flushes: set[asyncio.Task[None]] = set()
@@ -84,6 +92,8 @@ class Recorder:
     def served_page(self, page: Answer) -> None:
         """Record a next page, which `AnswerLog.claim_next` has stored already."""
         self._count_and_log(page, None)
+        if page.user_id is not None:
+            self._users.served(page.user_id, owner_of(page.id))
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
         """Record events."""
@@ -98,9 +108,28 @@ class Recorder:
         if self.answers is not None:
             await self.answers.forget(session_id)
 
-    async def flush_answers(self) -> None:
-        """Write the queued answers."""
+    async def sessions_of(self, user_id: str) -> set[str]:
+        """Return the digests of the sessions, or of answers without one, that were asked for with a user's id.
+
+        Raises SessionStoreUnavailable.
+        """
         self._process_queue()
+        return await self._users.of(user_id)
+
+    async def forget_digest(self, session: str) -> None:
+        """Delete the answers of the session of a digest; see `forget`."""
+        if self.answers is not None:
+            await self.answers.forget_digest(session)
+
+    async def forget_user(self, user_id: str) -> None:
+        """Forget which sessions are those of a user. Raises SessionStoreUnavailable."""
+        await self._users.forget(user_id)
+
+    async def flush_answers(self) -> None:
+        """Write the queued answers, and before them whose they are."""
+        self._process_queue()
+        if self._users.is_waiting:
+            await self._shielded(self._users.flush())
         if self.answers is not None and self.answers.is_waiting:
             await self._shielded(self.answers.flush())
 
@@ -130,6 +159,10 @@ class Recorder:
         served, self._queue = self._queue, []
         for answer, catalog, session_id, generation in served:
             self._count_and_log(answer, session_id)
+            if answer.user_id is not None:
+                self._users.served(
+                    answer.user_id, owner_of(answer.id) if session_id is None else session_digest(session_id)
+                )
             if self.answers is not None and generation is not None:
                 self.answers.add(answer, catalog, generation=generation)
 
@@ -174,15 +207,20 @@ def _recorder(settings: Settings, redis: RedisClient | None, answers: AnswerLog 
     half_life = settings.popularity_half_life
     weights: PopularityStore
     counters: Counters
+    users: UserSessionStore
+    users_ttl = max(settings.session_ttl, settings.answer_ttl)
     if redis is None:
+        users = InMemoryUserSessionStore(ttl=users_ttl)
         counters, weights = InMemoryCounters(), InMemoryPopularityStore(half_life=half_life)
     else:
         counters = RedisCounters(redis, name="metrics", prefix=prefix)
+        users = RedisUserSessionStore(redis, ttl=users_ttl, prefix=prefix)
         weights = RedisPopularityStore(redis, half_life=half_life, prefix=prefix)
     return Recorder(
         answers,
         OnlineMetrics(answers, counters),
         LivePopularity(weights, half_life=half_life),
+        UserSessions(users),
         None if settings.event_log is None else EventLog(_log_folder(settings.event_log, tenant)),
     )
 

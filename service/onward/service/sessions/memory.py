@@ -72,6 +72,11 @@ class InMemorySessionStore:
         """Remove the session."""
         self._sessions.pop(session_id, None)
 
+    async def erase(self, digest: str) -> None:
+        """Remove the session of a digest, after a look at all sessions."""
+        for session_id in [session_id for session_id in self._sessions if session_digest(session_id) == digest]:
+            del self._sessions[session_id]
+
     async def close(self) -> None:
         """Remove all sessions."""
         self._sessions.clear()

@@ -113,8 +113,12 @@ class RedisSessionStore:
 
     async def delete(self, session_id: str) -> None:
         """Delete all keys of the session."""
+        await self.erase(session_digest(session_id))
+
+    async def erase(self, digest: str) -> None:
+        """Delete all keys of the session."""
         with _MeasuredCall():
-            await execute_or_raise(self._redis, ("DEL", *self._keys(session_digest(session_id), *KEY_SUFFIXES)))
+            await execute_or_raise(self._redis, ("DEL", *self._keys(digest, *KEY_SUFFIXES)))
 
     async def close(self) -> None:
         """Close the connection."""

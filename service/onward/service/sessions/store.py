@@ -77,6 +77,10 @@ class SessionStore(Protocol):
         """Delete a session and its answers. Raises SessionStoreUnavailable."""
         ...
 
+    async def erase(self, digest: str) -> None:
+        """Delete the session of a digest and its answers. Raises SessionStoreUnavailable."""
+        ...
+
     async def close(self) -> None:
         """Close the store's connections."""
         ...

@@ -1,12 +1,22 @@
 """The endpoints: a router for each kind of resource."""
 
-from onward.service.http.routes import catalog, items, online_metrics, operations, recommendations, scenarios, sessions
+from onward.service.http.routes import (
+    catalog,
+    items,
+    online_metrics,
+    operations,
+    recommendations,
+    scenarios,
+    sessions,
+    users,
+)
 
 ROUTERS = (
     recommendations.fast,
     sessions.fast,
     recommendations.router,
     sessions.router,
+    users.router,
     items.router,
     catalog.router,
     scenarios.router,

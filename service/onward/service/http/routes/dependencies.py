@@ -67,4 +67,5 @@ ListenerDep = Annotated[EventListener, Depends(ServicePart("listener"))]
 RulesDep = Annotated[EventRules, Depends(ServicePart("event_rules"))]
 
 SessionId = Annotated[Id, Path(examples=["visitor-1"])]
+UserId = Annotated[Id, Path(examples=["user-7"])]
 ItemId = Annotated[Id, Path(examples=["item-17"])]

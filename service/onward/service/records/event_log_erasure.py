@@ -1,0 +1,93 @@
+"""Erase a user from the files of an event log."""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from onward.service.records.event_log import MAX_FILE_AGE
+
+MARGIN = timedelta(seconds=30)
+"""How long after the hour the file of that hour may still be open."""
+_NAME = re.compile(r"(events|answers)-(\d{8}T\d{6}Z)-[0-9a-f]+\.jsonl")
+
+
+class Erasure(NamedTuple):
+    """What was erased from an event log."""
+
+    lines: int
+    open_files: list[str]
+    """Names of the files that a service may be writing, which were left as they are."""
+
+
+def erase_user(folder: Path, user_id: str, now: datetime | None) -> Erasure:
+    """Remove a user's answers, and all answers and events of the sessions that they were made for.
+
+    Args:
+        folder: an event log.
+        user_id: the user.
+        now: the present time, if a service may be writing to the folder: its newest files are then left as they are.
+
+    Raises OSError.
+    """
+    names = sorted(path.name for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    sessions = _sessions_of(user_id, [folder / name for name in names if name.startswith("answers")])
+    open_files = [name for name in names if now is not None and _may_be_open(name, now)]
+
+    def is_of_user(line: dict[str, Any]) -> bool:
+        return line.get("user_id") == user_id or line.get("session_id") in sessions
+
+    closed = [folder / name for name in names if name not in open_files]
+    return Erasure(sum(_remove_lines(path, is_of_user) for path in closed), open_files)
+
+
+def _sessions_of(user_id: str, answers: Sequence[Path]) -> set[Any]:
+    """Return the sessions that a user's answers were made for."""
+    sessions = set()
+    for path in answers:
+        with path.open("rb") as file:
+            for line in map(_parse, file):
+                if line.get("user_id") == user_id and "session_id" in line:
+                    sessions.add(line["session_id"])
+    return sessions
+
+
+def _remove_lines(path: Path, is_unwanted: Callable[[dict[str, Any]], bool]) -> int:
+    """Write a file anew without some lines, in one step; return how many were removed."""
+    new, removed = path.with_name(f".{path.name}.new"), 0
+    try:
+        with path.open("rb") as file, new.open("wb") as kept:
+            os.fchmod(kept.fileno(), stat.S_IMODE(path.stat().st_mode))
+            for line in file:
+                if is_unwanted(_parse(line)):
+                    removed += 1
+                else:
+                    kept.write(line)
+            kept.flush()
+            os.fsync(kept.fileno())
+        if removed:
+            new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    return removed
+
+
+def _may_be_open(name: str, now: datetime) -> bool:
+    """Return whether a service may be writing a file: it closes each after the hour in which it was made."""
+    match = _NAME.fullmatch(name)
+    made = datetime.strptime(match[2] if match else "", "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    hour = datetime.fromtimestamp(made.timestamp() // MAX_FILE_AGE.total_seconds() * MAX_FILE_AGE.total_seconds(), UTC)
+    return now < hour + MAX_FILE_AGE + MARGIN
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Parse a line; one that is not an object, such as the last one of a service that was killed, has no fields."""
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
