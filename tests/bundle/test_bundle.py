@@ -1,8 +1,12 @@
 """A bundle that differs from its export is refused with the name of the file and the reason."""
 
+import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,19 @@ import faiss
 import numpy as np
 import pytest
 
-from onward.bundle import INDEX, MANIFEST, VECTORS, Bundle, BundleError, read_manifest, write_manifest
+from onward.bundle import (
+    INDEX,
+    MANIFEST,
+    QUERIES,
+    TABLE,
+    VECTORS,
+    WEIGHTS,
+    Bundle,
+    BundleError,
+    read_manifest,
+    write_manifest,
+)
+from onward.bundle.encoder.kernel_arrays import ROW, SRGNNArrays
 from onward.bundle.files.manifest import (
     AVAILABLE,
     ENCODER_DATA,
@@ -18,6 +34,8 @@ from onward.bundle.files.manifest import (
     MAX_MANIFEST_BYTES,
     POPULARITY,
     REQUIRED_FILES,
+    KernelInfo,
+    KernelPart,
 )
 from tests.bundles import item_ids, make_bundle, write_files, write_index
 
@@ -112,7 +130,14 @@ def test_a_file_of_unknown_name_is_refused_even_if_the_manifest_lists_it(folder:
         ({"format_version": 2}, "format_version"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"items": 0}, "items"),
-        ({"items": 10**12}, VECTORS),
+        ({"items": 10**12}, "items"),
+        ({"items": 10**9}, VECTORS),
+        ({"max_length": 10**9}, "max_length"),
+        ({"max_length": 1001}, "max_length"),
+        ({"interests": 10**9}, "interests"),
+        ({"users": 10**12}, "users"),
+        ({"folded_changes": 10**300}, "folded_changes"),
+        ({"dimension": 10**9}, "dimension"),
         ({"items": 29}, VECTORS),
         ({"dimension": 13}, "document"),
         ({"metric": "l2"}, "metric"),
@@ -137,6 +162,14 @@ def test_a_huge_manifest_is_refused_before_it_is_read(folder: Path) -> None:
     with (folder / MANIFEST).open("r+b") as file:
         file.truncate(MAX_MANIFEST_BYTES + 1)
     assert "more than" in refusal(folder)
+
+
+def test_every_damaged_manifest_is_refused_within_little_memory_or_harmless(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    make_bundle(folder, IDS_OF_ITEMS, attributes=[{"price": 1.0}] * 30, users=["u1", "u2"], interests=2)
+    command = [sys.executable, "-m", "tests.bundle.damaged_manifests", str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def test_a_folder_named_by_another_digest_is_refused(folder: Path) -> None:
@@ -164,12 +197,75 @@ def test_vectors_that_are_not_finite_are_refused(folder: Path, value: float) -> 
         (POPULARITY, np.full(31, -1, dtype=np.float32)),
         (POPULARITY, np.full(31, np.nan, dtype=np.float32)),
         (POPULARITY, np.array([None] * 31)),
+        (AVAILABLE, np.array([0] + [2] * 30, dtype=np.uint8).view(np.bool_)),
     ],
 )
 def test_an_array_of_wrong_type_shape_or_values_is_refused(folder: Path, name: str, array: Any) -> None:
     np.save(folder / name, array)
     update_manifest(folder)
     assert refusal(folder).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.full((3, 1, 12), np.nan, dtype=np.float32),
+        np.zeros((3, 2, 12), dtype=np.float32),
+        np.zeros((3, 1, 12), dtype=np.float64),
+    ],
+)
+def test_stored_queries_of_wrong_type_shape_or_values_are_refused(folder: Path, array: Any) -> None:
+    np.save(folder / QUERIES, array)
+    update_manifest(folder)
+    assert refusal(folder).startswith(f"{QUERIES}: ")
+
+
+def test_an_attribute_column_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    make_bundle(folder, IDS_OF_ITEMS, attributes=[{"price": 1.0}] * 30)
+    values = np.load(folder / "attribute_0_values.npy")
+    values[3] = np.nan
+    np.save(folder / "attribute_0_values.npy", values)
+    update_manifest(folder)
+    assert refusal(folder).startswith("attribute_0_values.npy: holds NaN")
+
+
+@pytest.mark.parametrize("name", [TABLE, WEIGHTS])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_table_or_weights_of_a_kernel_that_are_not_finite_are_refused(folder: Path, name: str, value: float) -> None:
+    part = KernelPart(dimension=12, tabled=True, scale=None)
+    shapes = SRGNNArrays.shapes(12, 10, tabled=True)
+    count = sum(prod(shape) for shape in shapes if shape is not None)
+    arrays = {TABLE: np.zeros((31, ROW * 12), dtype=np.float32), WEIGHTS: np.zeros(count, dtype=np.float32)}
+    arrays[name].reshape(-1)[-1] = value
+    for file, array in arrays.items():
+        np.save(folder / file, array)
+    manifest = read_manifest(folder)[0].model_copy(update={"kernel": KernelInfo(model="srgnn", parts=(part,))})
+    write_manifest(folder, manifest)
+    assert refusal(folder).startswith(f"{name}: holds NaN")
+    arrays[name].reshape(-1)[-1] = 0
+    np.save(folder / name, arrays[name][:-1])
+    write_manifest(folder, manifest)
+    assert refusal(folder).startswith(f"{name}: float32 ")
+
+
+def test_a_file_that_may_not_be_read_is_refused_with_its_name(folder: Path) -> None:
+    def deny(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and str(arguments[0]).endswith(VECTORS) and denies:
+            raise PermissionError(errno.EACCES, "Permission denied", str(arguments[0]))
+
+    denies = True
+    sys.addaudithook(deny)  # the tests may run as root, whom no mode keeps from reading
+    try:
+        assert refusal(folder) == f"{VECTORS}: Permission denied"
+    finally:
+        denies = False
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert refusal(tmp_path / "a").startswith("a: ")
 
 
 @pytest.mark.parametrize(

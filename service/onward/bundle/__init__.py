@@ -40,7 +40,8 @@ from onward.bundle.files.manifest import (
     write_manifest,
 )
 from onward.bundle.files.users import Users
-from onward.bundle.publish import current_digest, publish, stage
+from onward.bundle.publish import publish, stage
+from onward.bundle.published import PublishedBundles, current_digest
 from onward.bundle.search.faiss_index import FaissIndex, SearchParameters, pad_dimension
 from onward.bundle.search.index import Candidates, ItemIndex, Strategy
 from onward.bundle.search.retrieval import (
@@ -91,6 +92,7 @@ __all__ = [
     "Options",
     "Pin",
     "Probe",
+    "PublishedBundles",
     "RankingDetails",
     "Retrieval",
     "RetrievalQuery",

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.encoder.encoder import Encoder, KernelUnavailable
-from onward.bundle.files.arrays import check_vectors, open_array
+from onward.bundle.encoder.kernel import check_kernel_files
+from onward.bundle.files.arrays import check_finite, check_vectors, open_array
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.manifest import (
     ENCODER,
     INDEX,
     MANIFEST,
+    QUERIES,
     USERS,
     VECTORS,
     BundleError,
@@ -112,13 +114,24 @@ class Bundle:
 
         With `verify`, every file's SHA-256 is checked before parsing, and the probes are run at the end. Without it,
         only the manifest, sizes, types and shapes are checked. Raises BundleError with the file and the reason.
+
+        The files stay mapped: the process would be killed if one of them shrank. Replace a bundle, never change one.
         """
-        folder = Path(folder).resolve()
+        try:
+            return cls._load(Path(folder).resolve(), verify=verify)
+        except OSError as error:
+            raise BundleError(f"{Path(str(error.filename or folder)).name}: {error.strerror}") from error
+        except RuntimeError as error:  # of Python 3.12 and before
+            raise BundleError(f"{Path(folder).name}: {error}") from error
+
+    @classmethod
+    def _load(cls, folder: Path, *, verify: bool) -> "Bundle":
         manifest, digest = read_manifest(folder)
         check_files(folder, manifest, hashes=verify)
         vectors_N1D = open_array(folder / VECTORS, np.float32, (manifest.items + 1, manifest.dimension))
         if verify:
             check_vectors(VECTORS, vectors_N1D)
+            _check_other_arrays(folder, manifest)
         catalog = Catalog.load(folder, manifest.items, manifest.attributes)
         index = ItemIndex.load(folder / INDEX, manifest.index, vectors_N1D=vectors_N1D)
         bundle = cls(
@@ -478,3 +491,13 @@ class Bundle:
             (source,) * len(item_ids),
             interests,
         )
+
+
+def _check_other_arrays(folder: Path, manifest: Manifest) -> None:
+    """Raise BundleError unless the arrays that are read later, if at all, have the right shapes and are finite."""
+    if manifest.kernel is not None:
+        items, max_length = manifest.encodable_items, manifest.max_length
+        check_kernel_files(folder, manifest.kernel, items=items, max_length=max_length)
+    if QUERIES in manifest.files:
+        shape = (None, manifest.interests, manifest.dimension)
+        check_finite(QUERIES, open_array(folder / QUERIES, np.float32, shape))

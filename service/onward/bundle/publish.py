@@ -15,8 +15,8 @@ from pathlib import Path
 
 from onward.bundle.bundle import Bundle
 from onward.bundle.files.manifest import BundleError, Manifest, check_files, read_manifest, write_manifest
+from onward.bundle.published import CURRENT, current_digest
 
-CURRENT = "current"
 LOCK = ".lock"
 STAGING_PREFIX = ".staging-"
 LOCK_TIMEOUT_S = 30.0
@@ -61,16 +61,6 @@ def publish(staging: Path, manifest: Manifest, bundles: Path, *, keep: int = 5) 
         _remove_abandoned(bundles)
         _prune(bundles, keep)
     return digest
-
-
-def current_digest(bundles: Path) -> str | None:
-    """Return the digest that `current` links to, None if there is no such link."""
-    try:
-        return os.readlink(bundles / CURRENT)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BundleError(f"{CURRENT}: not a link to a bundle in {bundles}") from error
 
 
 def _move_into_place(staging: Path, target: Path) -> None:

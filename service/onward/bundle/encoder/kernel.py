@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.bundle.encoder.kernel_arrays import ROW, SRGNNArrays
-from onward.bundle.files.arrays import open_array
+from onward.bundle.files.arrays import check_finite, open_array
 from onward.bundle.files.manifest import TABLE, WEIGHTS, KernelInfo, KernelPart
 
 EMPTY_SESSION = "an empty session of an unknown user has no interests"
@@ -55,12 +55,8 @@ class Kernel:
 
         Raises BundleError if their shapes are wrong, ImportError if numba is not installed.
         """
-        width = sum((ROW if part.tabled else 1) * part.dimension for part in info.parts)
-        table_NT = open_array(folder / TABLE, np.float32, (items + 1, width))
-        shapes = [SRGNNArrays.shapes(part.dimension, max_length, tabled=part.tabled) for part in info.parts]
-        count = sum(prod(shape) for part in shapes for shape in part if shape is not None)
-        weights = open_array(folder / WEIGHTS, np.float32, (count,))
-        return cls(table_NT, list(_parts(info.parts, shapes, weights)), max_length=max_length)
+        table_NT, weights = _open_arrays(folder, info, items, max_length)
+        return cls(table_NT, list(_parts(info.parts, _shapes(info, max_length), weights)), max_length=max_length)
 
     def encode_all(self, sessions: Sequence[Sequence[int]], _user_rows: Sequence[int]) -> NDArray[np.float32]:
         """Return interests_B1D of sessions, from the last `max_length` rows of each; a kernel knows no users.
@@ -105,6 +101,31 @@ class Kernel:
         rows[:, part.size :] += bias
         rows.flags.writeable = False
         return rows
+
+
+def check_kernel_files(folder: Path, info: KernelInfo, *, items: int, max_length: int) -> None:
+    """Raise BundleError unless the table and the weights have the shapes of the kernel and are finite.
+
+    The encoder program reads the same table.
+    """
+    for name, array in zip((TABLE, WEIGHTS), _open_arrays(folder, info, items, max_length), strict=True):
+        check_finite(name, array)
+
+
+def _open_arrays(
+    folder: Path, info: KernelInfo, items: int, max_length: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Map the table and the weights."""
+    width = sum((ROW if part.tabled else 1) * part.dimension for part in info.parts)
+    count = sum(prod(shape) for part in _shapes(info, max_length) for shape in part if shape is not None)
+    return (
+        open_array(folder / TABLE, np.float32, (items + 1, width)),
+        open_array(folder / WEIGHTS, np.float32, (count,)),
+    )
+
+
+def _shapes(info: KernelInfo, max_length: int) -> list[SRGNNArrays]:
+    return [SRGNNArrays.shapes(part.dimension, max_length, tabled=part.tabled) for part in info.parts]
 
 
 def _parts(

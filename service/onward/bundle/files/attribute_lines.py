@@ -86,6 +86,8 @@ def _write_lines(path: Path, attributes: Iterable[Mapping[str, Any]], items: int
 
 def _map_file(path: Path, offsets_N1: NDArray[np.int64]) -> mmap.mmap:
     """Map the file; raise BundleError unless the bytes between two offsets are one line with one object."""
+    if not path.stat().st_size:
+        raise BundleError(f"{path.name}: empty")
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     characters = np.frombuffer(content, dtype=np.uint8)

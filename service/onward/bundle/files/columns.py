@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onward.bundle.files.arrays import open_array
+from onward.bundle.files.arrays import check_booleans, check_finite, open_array
 from onward.bundle.files.attributes import VALUE_TYPES, Column, Columns, Schema
 from onward.bundle.files.manifest import COLUMNS, BundleError, column_files
 
@@ -36,12 +36,12 @@ def read_columns(folder: Path, schema: Schema, size: int) -> dict[str, Column]:
         rows_V = open_array(folder / rows, np.int32, (None,))
         if len(rows_V) and not 0 < rows_V.min() <= rows_V.max() < size:
             raise BundleError(f"{rows}: contains a row without an item")
-        columns[attribute] = Column(
-            kind,
-            open_array(folder / present, np.bool_, (size,)),
-            open_array(folder / values, VALUE_TYPES.get(kind, np.int64), rows_V.shape),
-            rows_V,
-        )
+        present_R = open_array(folder / present, np.bool_, (size,))
+        check_booleans(present, present_R)
+        values_V = open_array(folder / values, VALUE_TYPES.get(kind, np.int64), rows_V.shape)
+        if np.issubdtype(values_V.dtype, np.floating):
+            check_finite(values, values_V)
+        columns[attribute] = Column(kind, present_R, values_V, rows_V)
     return columns
 
 

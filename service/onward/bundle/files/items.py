@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from onward.bundle.files.arrays import open_array
+from onward.bundle.files.arrays import check_booleans, check_finite, open_array
 from onward.bundle.files.attribute_lines import AttributeLines
 from onward.bundle.files.attributes import Column, Columns, Kind, Schema
 from onward.bundle.files.columns import read_columns, write_columns
@@ -117,12 +117,14 @@ class StoredItems:
 
 
 def _checked_popularity(popularity_N1: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(popularity_N1).all() or (popularity_N1 < 0).any():
-        raise BundleError(f"{POPULARITY}: holds a negative number, NaN or infinity")
+    check_finite(POPULARITY, popularity_N1)
+    if (popularity_N1 < 0).any():
+        raise BundleError(f"{POPULARITY}: holds a negative number")
     return popularity_N1
 
 
 def _checked_availability(available_N1: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    check_booleans(AVAILABLE, available_N1)
     if available_N1[0]:
         raise BundleError(f"{AVAILABLE}: row 0, the padding, is marked available")
     return available_N1

@@ -48,6 +48,21 @@ USER_FILES = frozenset({USERS})
 """Required if the encoder knows users, else not allowed."""
 
 MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_ROW = 2**31 - 2
+"""Rows are 32-bit integers in the tables that find them."""
+MAX_DIMENSION = 65_536
+MAX_INTERESTS = 1_024
+MAX_LENGTH = 1_000
+"""Longest input of an encoder: as many items as the service keeps of a session."""
+MAX_SEARCH_WIDTH = 2**20
+MAX_CANDIDATES_PER_K = 1_000
+MAX_PARTS = 64
+MAX_RANKED = 1_000
+MAX_SEQUENCE = 2**53
+
+Rows = Annotated[int, Field(ge=0, le=MAX_ROW)]
+SearchWidth = Annotated[int, Field(ge=1, le=MAX_SEARCH_WIDTH)]
+Dimension = Annotated[int, Field(ge=1, le=MAX_DIMENSION)]
 
 
 def column_files(attributes: int) -> list[tuple[str, str, str]]:
@@ -77,14 +92,16 @@ class TriedIndex(_ManifestPart):
     """An index that the export tuned and measured, chosen or not."""
 
     description: str = Field(description="FAISS factory string, for example IVF256,SQfp16 or Flat.")
-    nprobe: PositiveInt | None = Field(
+    nprobe: SearchWidth | None = Field(
         default=None, description="Lists that a search reads; null for an index without lists."
     )
-    ef_search: PositiveInt | None = Field(
+    ef_search: SearchWidth | None = Field(
         default=None, description="Beam width of a search in a graph; null for an index that is not a graph."
     )
     candidates_per_k: PositiveInt = Field(
-        default=1, description="Candidates found by quantized vectors for each of the k results chosen by exact scores."
+        default=1,
+        le=MAX_CANDIDATES_PER_K,
+        description="Candidates found by quantized vectors for each of the k results chosen by exact scores.",
     )
     recall_at_20: Annotated[float, Field(ge=0, le=1)] = Field(description="Against exact search, on real sessions.")
     search_us: Annotated[float, Field(ge=0)] | None = Field(
@@ -95,7 +112,7 @@ class TriedIndex(_ManifestPart):
 class IndexInfo(TriedIndex):
     """How the index was built, and its recall against exact search."""
 
-    padded_dimension: PositiveInt = Field(multiple_of=16, description="D plus the zeros appended to each vector.")
+    padded_dimension: Dimension = Field(multiple_of=16, description="D plus the zeros appended to each vector.")
     queries: Annotated[int, Field(ge=0)] = Field(description="Number of sessions that recall_at_20 was measured on.")
     tried: tuple[TriedIndex, ...] = Field(default=(), description="The indexes that were compared.")
 
@@ -103,7 +120,7 @@ class IndexInfo(TriedIndex):
 class KernelPart(_ManifestPart):
     """One encoder of an ensemble, whose interests are concatenated."""
 
-    dimension: PositiveInt = Field(description="Dimension of this encoder's interest.")
+    dimension: Dimension = Field(description="Dimension of this encoder's interest.")
     tabled: bool = Field(description="Whether the table holds everything derived from an item, or only its vector.")
     scale: PositiveFloat | None = Field(
         description="Length of the interest if scores are cosines; null if they are inner products."
@@ -114,7 +131,7 @@ class KernelInfo(_ManifestPart):
     """The model that the bundle's compiled kernel computes."""
 
     model: Literal["srgnn"]
-    parts: tuple[KernelPart, ...] = Field(min_length=1)
+    parts: tuple[KernelPart, ...] = Field(min_length=1, max_length=MAX_PARTS)
 
 
 class Defaults(_ManifestPart):
@@ -138,7 +155,7 @@ class Probe(_ManifestPart):
         default=None, description="The known user whose session it is; null for an unknown user."
     )
     interests: tuple[tuple[float, ...], ...] = Field(min_length=1, description="K interests of D numbers.")
-    top: tuple[ScoredItem, ...] = Field(min_length=1)
+    top: tuple[ScoredItem, ...] = Field(min_length=1, max_length=MAX_RANKED)
 
 
 class Manifest(_ManifestPart):
@@ -153,23 +170,23 @@ class Manifest(_ManifestPart):
         description="Validation metrics, without the index, of the training run that chose the epoch. If the recipe "
         "then refits on all examples, the bundle holds the refitted encoder, which these metrics do not measure."
     )
-    items: PositiveInt = Field(description="N")
+    items: PositiveInt = Field(le=MAX_ROW, description="N")
     encoder_items: PositiveInt | None = Field(
         default=None,
         description="Number of first items that the encoder knows, null for all; a rebuild added the others.",
     )
-    dimension: PositiveInt = Field(description="D of the vectors and interests.")
-    users: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="U: users that the encoder knows; 0 if it reads sessions alone."
-    )
+    dimension: Dimension = Field(description="D of the vectors and interests.")
+    users: Rows = Field(default=0, description="U: users that the encoder knows; 0 if it reads sessions alone.")
     attributes: dict[str, Kind] = Field(
         default_factory=dict, description="The kind of each item attribute; inferred from the items if empty."
     )
-    folded_changes: Annotated[int, Field(ge=0)] = Field(
+    folded_changes: Annotated[int, Field(ge=0, le=MAX_SEQUENCE)] = Field(
         default=0, description="Sequence of the last live catalog change that this bundle already includes."
     )
-    interests: PositiveInt = Field(description="K")
-    max_length: PositiveInt = Field(description="L: the most recent items of a session that the encoder reads.")
+    interests: PositiveInt = Field(le=MAX_INTERESTS, description="K")
+    max_length: PositiveInt = Field(
+        le=MAX_LENGTH, description="L: the most recent items of a session that the encoder reads."
+    )
     metric: Literal["inner_product"] = "inner_product"
     defaults: Defaults
     kernel: KernelInfo | None = Field(default=None, description="Present if a compiled kernel can compute the encoder.")
@@ -204,9 +221,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
 
     If the folder's name is a digest, it must be the manifest's.
     """
-    content = _read_small_file(folder / MANIFEST)
+    content = read_manifest_bytes(folder)
     digest = hashlib.sha256(content).hexdigest()
-    if _is_digest(folder.name) and folder.name != digest:
+    if is_digest(folder.name) and folder.name != digest:
         raise BundleError(f"{MANIFEST}: its SHA-256 is {digest}, not the folder's name {folder.name}")
     try:
         return Manifest.model_validate_json(content), digest
@@ -214,6 +231,18 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "document"
         raise BundleError(f"{MANIFEST}: {place}: {message_of(first)}") from error
+
+
+def read_manifest_bytes(folder: Path) -> bytes:
+    """Read the bytes of a manifest, unless they are too many. Raises BundleError."""
+    path = folder / MANIFEST
+    size = _regular_file_size(path)
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path.name}: {size} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path.name}: {error.strerror} in {folder}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
@@ -252,13 +281,6 @@ def describe_file(path: Path) -> FileEntry:
         return FileEntry(size=size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _read_small_file(path: Path) -> bytes:
-    size = _regular_file_size(path)
-    if size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path.name}: {size} bytes, more than the {MAX_MANIFEST_BYTES} allowed")
-    return path.read_bytes()
-
-
 def _regular_file_size(path: Path) -> int:
     try:
         status = path.lstat()
@@ -283,5 +305,6 @@ def _check_names(names: set[str], manifest: Manifest) -> None:
         raise BundleError(f"{name}: not a file of a bundle")
 
 
-def _is_digest(name: str) -> bool:
+def is_digest(name: str) -> bool:
+    """Return whether a name is a SHA-256 digest, as that of a published bundle."""
     return len(name) == 64 and set(name) <= set("0123456789abcdef")

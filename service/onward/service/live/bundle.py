@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onward.bundle import Bundle, BundleError, KernelUnavailable, current_digest
-from onward.bundle.publish import CURRENT
+from onward.bundle.published import CURRENT
 from onward.service import telemetry
 from onward.service.errors import NotReady
 from onward.service.live.bundle_ids import BundleIds
