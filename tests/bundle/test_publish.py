@@ -66,12 +66,12 @@ def test_a_published_bundle_is_named_by_its_digest_and_current(tmp_path: Path) -
     assert current_digest(tmp_path) == digest == Bundle.load(tmp_path / "current").digest
 
 
-def test_other_users_may_read_published_files(tmp_path: Path) -> None:
+def test_published_files_are_read_only_and_other_users_may_read_them(tmp_path: Path) -> None:
     folder = tmp_path / publish_bundle(tmp_path, IDS)
     umask = os.umask(0)
     os.umask(umask)
     assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444 & ~umask}
 
 
 def test_the_newest_bundles_and_the_current_one_are_kept(tmp_path: Path) -> None:

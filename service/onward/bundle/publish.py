@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,7 +44,7 @@ def publish(staging: Path, manifest: Manifest, bundles: Path, *, keep: int = 5) 
 
     Args:
         staging: a folder of `stage(bundles)` that contains every file except the manifest.
-        manifest: complete except for `files`, which is filled in here; it needs probes.
+        manifest: complete except for `files`, which is filled in here; it needs probes. The files become read-only.
         bundles: the folder of bundles.
         keep: number of newest bundles to keep; the current one always stays.
 
@@ -51,6 +52,7 @@ def publish(staging: Path, manifest: Manifest, bundles: Path, *, keep: int = 5) 
     `LOCK_TIMEOUT_S`.
     """
     write_manifest(staging, manifest)
+    _protect_files(staging)
     digest = Bundle.load(staging).digest
     _sync_files(staging)
     with _publisher_lock(bundles):
@@ -104,6 +106,12 @@ def _remove(folder: Path) -> None:
     renamed = folder.with_name(f"{STAGING_PREFIX}{folder.name}")
     folder.rename(renamed)
     shutil.rmtree(renamed)
+
+
+def _protect_files(folder: Path) -> None:
+    """Make the files read-only: processes that have them mapped would be killed if one of them shrank."""
+    for path in folder.iterdir():
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
 
 
 def _sync_files(folder: Path) -> None:

@@ -30,6 +30,13 @@ class PublishedBundles:
         except OSError as error:
             raise BundleError(f"{self.path}: {error.strerror}") from error
 
+    def current_folder(self) -> Path:
+        """Return the folder of the bundle to serve. Raises BundleError."""
+        digest = self.current()
+        if digest is None:
+            raise BundleError(f"{CURRENT}: no such link in {self.path}")
+        return self.folder(digest)
+
     def folder(self, digest: str) -> Path:
         """Return the folder of a bundle, which may not exist. Only the last part of `digest` is used."""
         name = Path(digest).name

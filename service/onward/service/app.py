@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -33,6 +34,7 @@ from onward.service.keys import KeyRing, KeysFileError, key_ring
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import open_live_catalog
+from onward.service.live.private_copies import COPIES_FOLDER, PrivateCopies
 from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
 from onward.service.parts import SharedParts, Tenants, open_tenant
@@ -171,7 +173,9 @@ def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
         running.push_async_callback(connector.aclose)
     catalog = open_live_catalog(None if connector is None else connector.client(LIVE_TIMEOUT))
     running.push_async_callback(catalog.close)
-    return SharedParts(settings, connector, LiveBundle(settings.bundles, catalog, ids), catalog, ids)
+    folder = os.environ.get(COPIES_FOLDER)
+    live = LiveBundle(settings.bundles, catalog, ids, PrivateCopies(Path(folder)) if folder else None)
+    return SharedParts(settings, connector, live, catalog, ids)
 
 
 async def _count_answers() -> None:

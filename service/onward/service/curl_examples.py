@@ -6,14 +6,14 @@ from pathlib import Path
 from shlex import quote
 from urllib.parse import quote as percent_encoded
 
-from onward.bundle import Bundle, Options
+from onward.bundle import Bundle, Options, PublishedBundles
 
 SESSION = "visitor-1"
 
 
 def curl_examples(bundles: Path, url: str) -> Iterator[tuple[str, str]]:
     """Yield pairs of description and curl command. Raises BundleError if `bundles` has no usable current bundle."""
-    bundle = Bundle.load(bundles / "current", verify=False)
+    bundle = Bundle.load(PublishedBundles(bundles).current_folder(), verify=False)
     first, second, third = ([item.item_id for item in bundle.popular(Options(3)).items] * 3)[:3]
 
     def post(path: str, body: dict[str, object]) -> str:

@@ -116,7 +116,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, populate_by_name=True)
 
-    bundles: DirectoryPath = Field(description="Folder of bundles; its `current` link is the one served.")
+    bundles: DirectoryPath = Field(
+        description="Folder of bundles; its `current` link is the one served. Or the folder of a single bundle."
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
     uds: Annotated[Path | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
@@ -141,6 +143,11 @@ class Settings(BaseSettings):
         default=timedelta(minutes=30),
         description="How long an answer is kept, for its next pages, its explanation and attribution of events; 0 "
         "keeps none.",
+    )
+    copy_bundles: bool = Field(
+        default=True,
+        description="Whether to serve from private copies of bundles in the temporary folder (TMPDIR), which all "
+        "workers share; without, published files must never be changed in place, or the service is killed.",
     )
     event_log: Annotated[DirectoryPath | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
         default=None,

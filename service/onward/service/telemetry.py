@@ -245,6 +245,16 @@ def bundle_refused(digest: str, reason: str) -> None:
     _log.error("bundle refused", bundle=digest, reason=reason)
 
 
+def bundle_missing(folder: str) -> None:
+    """Report that the folder of bundles has no current one."""
+    _log.warning("no bundle published", folder=folder)
+
+
+def bundle_not_copied(digest: str | None, reason: str) -> None:
+    """Report that bundles, or one of them, are served from their published files, which must then never change."""
+    _log.warning("bundle not copied", bundle=digest, reason=reason)
+
+
 def bundle_checked() -> None:
     """Report a check of the current bundle."""
     _bundle_checked.set_to_current_time()

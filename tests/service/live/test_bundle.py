@@ -12,7 +12,8 @@ import structlog
 from onward.bundle import Options, SessionView
 from onward.service.errors import NotReady
 from onward.service.live.bundle import LiveBundle
-from tests.bundles import item_ids, publish_bundle
+from onward.service.live.private_copies import PrivateCopies
+from tests.bundles import item_ids, make_bundle, publish_bundle
 
 IDS = item_ids("a", 10)
 
@@ -132,3 +133,88 @@ async def test_a_bundle_in_use_works_after_its_folder_was_deleted(live: LiveBund
     shutil.rmtree(tmp_path / digest)
     assert taken.retrieve(SessionView(["a1"]), Options(5, exact=True)) == before
     assert live.bundle.retrieve(SessionView(["a1"]), Options(5)).unknown_item_ids == ("a1",)
+
+
+async def test_the_folder_without_a_bundle_is_named_once_in_the_log_and_when_not_ready(
+    live: LiveBundle, tmp_path: Path
+) -> None:
+    with log_lines("no bundle published") as lines:
+        for _ in range(3):
+            await live.refresh()
+    assert len(lines) == 1
+    with pytest.raises(NotReady, match=f"{tmp_path} has no link current"):
+        _ = live.bundle
+
+
+async def test_a_link_that_is_repaired_clears_the_refusal(live: LiveBundle, tmp_path: Path) -> None:
+    digest = publish_bundle(tmp_path, IDS)
+    await live.refresh()
+    for target in ("current", "nowhere", ".."):
+        (tmp_path / "current").unlink()
+        (tmp_path / "current").symlink_to(target)
+        await live.refresh()
+        assert live.refusal is not None
+        assert live.refusal.reason.startswith("current: links to ")
+        assert live.bundle.digest == digest
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to(digest)
+    await live.refresh()
+    assert live.refusal is None
+
+
+async def test_a_refused_bundle_is_tried_again_when_its_files_change(live: LiveBundle, tmp_path: Path) -> None:
+    digest = publish_bundle(tmp_path, IDS)
+    ids = tmp_path / digest / "ids.txt"
+    content = ids.read_bytes()
+    ids.write_bytes(b"")
+    await live.refresh()
+    assert live.refusal is not None
+    ids.write_bytes(content)
+    await live.refresh()
+    assert live.bundle.digest == digest
+
+
+async def test_a_single_bundle_is_served_from_its_own_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "my-bundle"
+    digest = make_bundle(folder, IDS).digest
+    live = LiveBundle(folder)
+    await live.refresh()
+    assert (live.bundle.digest, live.refusal) == (digest, None)
+    assert (await live.of(digest)) is live.bundle
+
+
+async def test_a_served_file_that_changes_is_told_once_and_the_bundle_serves_on(tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    bundles = tmp_path / "bundles"
+    digest = publish_bundle(bundles, IDS)
+    live = LiveBundle(bundles, copies=PrivateCopies(copies))
+    await live.refresh()
+    before = live.bundle.retrieve(SessionView(["a1"]), Options(5, exact=True))
+    vectors = bundles / digest / "vectors.npy"
+    content = vectors.read_bytes()
+    with log_lines("bundle refused") as lines:
+        os.truncate(vectors, 0)
+        for _ in range(3):
+            await live.refresh()
+    assert len(lines) == 1
+    assert live.refusal is not None
+    assert live.refusal.reason.startswith("vectors.npy: 0 bytes, manifest.json says ")
+    assert live.refusal.reason.endswith("The bundle serves on as it was loaded")
+    assert live.bundle.retrieve(SessionView(["a1"]), Options(5, exact=True)) == before
+    vectors.write_bytes(content)
+    await live.refresh()
+    assert live.refusal is None
+    vectors.touch()
+    await live.refresh()
+    assert live.refusal is None
+
+
+async def test_only_the_copy_of_the_serving_bundle_is_kept(tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    live = LiveBundle(tmp_path / "bundles", copies=PrivateCopies(copies))
+    for seed in range(3):
+        digest = publish_bundle(tmp_path / "bundles", IDS, seed=seed)
+        await live.refresh()
+        assert [path.name for path in copies.iterdir() if path.is_dir()] == [digest]

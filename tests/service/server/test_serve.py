@@ -107,6 +107,50 @@ def test_a_damaged_bundle_is_reported_in_log_metric_and_readiness_while_the_old_
         assert [line["reason"] for line in service.events("bundle refused")] == [readiness["refused"]["reason"]]
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_files_of_the_served_bundle_may_be_truncated(tmp_path: Path, workers: str) -> None:
+    digest = publish_bundle(tmp_path, A_ITEMS)
+    with ServiceProcess(tmp_path, "--workers", workers).wait_until_ready() as service:
+        wait_until(lambda: len(service.events("encoding")) == int(workers))
+
+        def answers() -> list[Any]:
+            bodies = [{"items": ["a1", f"a{number}"], "exact": number % 2 == 0, "k": 5} for number in range(2, 40)]
+            responses = [httpx.post(f"{service.url}/v1/recommendations", json=body, timeout=30) for body in bodies]
+            return [[item["id"] for item in response.json()["items"]] for response in responses]
+
+        before = answers()
+        for path in (tmp_path / digest).iterdir():
+            os.truncate(path, 0)
+        wait_until(lambda: len(service.events("bundle refused")) == int(workers))
+        assert answers() == before
+        readiness = httpx.get(f"{service.url}/health/ready", timeout=30).json()
+        assert (readiness["status"], readiness["bundle"], readiness["refused"]["bundle"]) == ("ready", digest, digest)
+        assert "serves on as it was loaded" in readiness["refused"]["reason"]
+        assert not service.events("Child process [%d] died")
+        assert service.stop() == 0
+
+
+def test_a_single_bundle_is_served_from_its_folder_and_followed_if_that_is_a_link(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with ServiceProcess(tmp_path / "current").wait_until_ready() as service:
+        digest = publish_bundle(tmp_path, B_ITEMS)
+        wait_until(lambda: httpx.get(f"{service.url}/health/ready").json().get("bundle") == digest)
+        assert not service.events("bundle refused")
+
+
+def test_an_unusable_current_is_named_once_in_the_log_and_in_readiness(tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to("current")
+    with ServiceProcess(tmp_path) as service, service.client() as client:
+        wait_until(lambda: service.events("bundle refused"))
+        time.sleep(0.5)  # ten more checks
+        assert [line["reason"] for line in service.events("bundle refused")] == [
+            f"current: links to itself in {tmp_path}"
+        ]
+        problem = client.get("/health/ready").json()
+        assert (problem["code"], "links to itself" in problem["detail"]) == ("not_ready", True)
+        assert not service.events("background work failed")
+
+
 def test_the_service_runs_without_a_bundle_and_becomes_ready_when_one_appears(tmp_path: Path) -> None:
     with ServiceProcess(tmp_path) as service, service.client() as client:
         assert client.get("/health/live").status_code == 200

@@ -108,10 +108,13 @@ class IdLines:
         self._ends_N = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == NEWLINE)
 
     @staticmethod
-    def map(path: Path) -> mmap.mmap:
-        """Map a file of ids. Raises OSError, and ValueError if it is empty."""
+    def read(path: Path) -> mmap.mmap:
+        """Read a file of ids into memory. Raises OSError, and ValueError if it is empty."""
+        content = mmap.mmap(-1, path.stat().st_size)
         with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if file.readinto(content) != len(content):
+                raise ValueError(f"{path.name} shrank while it was read")
+        return content
 
     def item_ids(self, rows: Sequence[int]) -> list[str]:
         """Return the id of each row from 1..N. Raises IndexError for any other row."""
@@ -140,7 +143,8 @@ def _map_file(path: Path, count: int) -> tuple[mmap.mmap, NDArray[np.int64]]:
     """Map the file and return the offset of each line, the last number being the file's size."""
     if not path.stat().st_size:
         raise BundleError(f"{path.name}: 0 complete lines, expected {count}")
-    content = IdLines.map(path)
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     characters = np.frombuffer(content, dtype=np.uint8)
     ends = np.flatnonzero(characters == NEWLINE)
     if len(ends) != count or characters[-1] != NEWLINE:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from onward.bundle import Bundle, BundleError, Filter
+from onward.bundle import Bundle, BundleError, Filter, PublishedBundles
 from onward.bundle.validation import message_of
 from onward.service.bench.load_generator.api import Onward
 from onward.service.bench.slo import Slo
@@ -38,7 +38,7 @@ class BenchOptions(NamedTuple):
             raise OptionError(f"--slo: {error}") from error
         host = "localhost" if url is None else _host(url)
         try:
-            bundle = Bundle.load(bundles / "current", verify=False)
+            bundle = Bundle.load(PublishedBundles(bundles).current_folder(), verify=False)
         except BundleError as error:
             raise OptionError(f"--bundles: {bundles}: {error}") from error
         api = Onward(filter=None if condition is None else parse_filter(condition, bundle), host=host, key=key)

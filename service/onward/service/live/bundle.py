@@ -2,17 +2,22 @@
 
 import asyncio
 import gc
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from onward.bundle import Bundle, BundleError, KernelUnavailable, current_digest
+from onward.bundle import Bundle, BundleError, KernelUnavailable, PublishedBundles, read_manifest
+from onward.bundle.files.manifest import check_files
 from onward.bundle.published import CURRENT
 from onward.service import telemetry
 from onward.service.errors import NotReady
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import LiveCatalog
+from onward.service.live.private_copies import PrivateCopies
 from onward.service.live.versioned_store import Entry
 
 
@@ -24,16 +29,39 @@ class Refusal:
     reason: str
 
 
+class _Seen(NamedTuple):
+    """What was found at a check: the current bundle, and the state of its files."""
+
+    digest: str
+    files: frozenset[tuple[str, int, int, int, int]]
+    """Name, inode, mode, size and time of change in ns of each file."""
+
+
 class LiveBundle:
     """The bundle that serves, replaced when the `current` link moves and when the live catalog changes.
 
     A request reads `bundle` once, so that no answer mixes two bundles. A new bundle is loaded and verified in a thread.
-    If it is refused, the previous one continues to serve, and loading is not tried again until `current` moves.
+    If it is refused, the previous one continues to serve, and loading is not tried again until `current` moves or the
+    files of the refused one change. Files of the serving bundle that change are reported; it continues to serve.
     """
 
-    def __init__(self, bundles: Path, catalog: LiveCatalog | None = None, ids: BundleIds | None = None) -> None:
-        """Serve the current bundle of a folder, with the changes of a live catalog; tell `ids` each bundle."""
-        self._bundles = bundles
+    def __init__(
+        self,
+        bundles: Path,
+        catalog: LiveCatalog | None = None,
+        ids: BundleIds | None = None,
+        copies: PrivateCopies | None = None,
+    ) -> None:
+        """Serve the current bundle of a folder.
+
+        Args:
+            bundles: the folder of bundles, or that of a single bundle.
+            catalog: the live catalog whose changes apply.
+            ids: is told each bundle.
+            copies: makes the files to load; None to load the published ones, which must then never change.
+        """
+        self._published = PublishedBundles(bundles)
+        self._copies = copies
         self._catalog = catalog
         self._ids = ids
         self._exported: Bundle | None = None
@@ -41,7 +69,9 @@ class LiveBundle:
         self._previous: Bundle | None = None
         self._changes: Mapping[str, Entry] | None = None
         self._lock = asyncio.Lock()
-        self._last_digest: str | None = None
+        self._last_seen: _Seen | None = None
+        self._is_missing = False
+        """Whether the last check has found no published bundle."""
         self.refusal: Refusal | None = None
 
     @property
@@ -60,24 +90,26 @@ class LiveBundle:
             return self.bundle
         if self._previous is None or self._previous.digest != digest:
             try:
-                self._previous = await asyncio.to_thread(Bundle.load, self._bundles / Path(digest).name, verify=False)
+                self._previous = await asyncio.to_thread(self._open, digest, verify=False)
             except BundleError:
                 return None
-        if self._previous.digest != digest or not (self._bundles / digest).exists():
+        if self._previous.digest != digest or not self._published.folder(digest).exists():
             return None
         if self._catalog is None:
             return self._previous
         return await asyncio.to_thread(self._catalog.applied_once, self._previous)
 
     async def refresh(self) -> None:
-        """Check `current` once and load the bundle that it names, if it has moved."""
+        """Check the current bundle once; load it if it is another one, and report it if its files have changed."""
         try:
-            digest = await asyncio.to_thread(current_digest, self._bundles)
-            if digest is not None and digest != self._last_digest:
-                await self._load(digest)
-                self._last_digest = digest
+            seen = await asyncio.to_thread(self._look)
+            self._report_missing(is_missing=seen is None)
+            if seen is not None and seen != self._last_seen:
+                await self._load(seen.digest)
+            self._last_seen = seen
         except BundleError as error:
             self._refuse(CURRENT, str(error))
+            self._last_seen = None
         telemetry.bundle_checked()
 
     async def follow_catalog(self) -> None:
@@ -105,12 +137,12 @@ class LiveBundle:
             self._ids.serve(bundle)
 
     async def _load(self, digest: str) -> None:
-        if self._bundle is not None and self._bundle.digest == digest:  # moved back from a refused bundle
-            self.refusal = None
+        if self._bundle is not None and self._bundle.digest == digest:  # moved back from another one, or changed
+            await self._check_again(digest)
             return
         started = time.perf_counter()
         try:
-            bundle = await asyncio.to_thread(Bundle.load, self._bundles / digest)
+            bundle = await asyncio.to_thread(self._open, digest)
         except BundleError as error:
             self._refuse(digest, str(error))
             return
@@ -124,16 +156,52 @@ class LiveBundle:
         await asyncio.to_thread(bundle.index.touch)
         await asyncio.to_thread(bundle.catalog.make_columns)  # before the first filter or new item needs them
         await asyncio.to_thread(self._accelerate, bundle)
+        if self._copies is not None:
+            await asyncio.to_thread(self._copies.prune, digest)
         _freeze()
+
+    async def _check_again(self, digest: str) -> None:
+        """Compare the published files of the serving bundle with its manifest."""
+        folder = self._published.folder(digest)
+        try:
+            await asyncio.to_thread(lambda: check_files(folder, read_manifest(folder)[0], hashes=True))
+        except BundleError as error:
+            self._refuse(digest, f"{error}. The bundle serves on as it was loaded")
+        else:
+            self.refusal = None
+
+    def _look(self) -> _Seen | None:
+        digest = self._published.current()
+        return None if digest is None else _Seen(digest, _state(self._published.folder(digest)))
+
+    def _open(self, digest: str, *, verify: bool = True) -> Bundle:
+        with self._files(digest) as folder:
+            return Bundle.load(folder, verify=verify)
+
+    @contextmanager
+    def _files(self, digest: str) -> Iterator[Path]:
+        """Yield the folder to load a bundle from, in this block. Raises BundleError."""
+        folder = self._published.folder(digest)
+        if self._copies is None:
+            yield folder
+        else:
+            with self._copies.of(folder) as copy:
+                yield copy
 
     def _accelerate(self, bundle: Bundle) -> None:
         """Switch to the compiled kernel of the encoder, if there is one; the bundle serves while it compiles."""
         reason = None
         try:
-            bundle.accelerate(self._bundles / bundle.digest)
-        except KernelUnavailable as error:
+            with self._files(bundle.digest) as folder:
+                bundle.accelerate(folder)
+        except (KernelUnavailable, BundleError) as error:
             reason = str(error)
         telemetry.encoding(bundle.digest, bundle.encoder.engine, reason)
+
+    def _report_missing(self, *, is_missing: bool) -> None:
+        was_missing, self._is_missing = self._is_missing, is_missing
+        if is_missing and not was_missing:
+            telemetry.bundle_missing(str(self._published.path))
 
     def _refuse(self, digest: str, reason: str) -> None:
         refusal = Refusal(digest, reason)
@@ -144,7 +212,18 @@ class LiveBundle:
     def _not_ready_reason(self) -> str:
         if self.refusal is not None:
             return f"The current bundle was refused: {self.refusal.reason}"
-        return "No bundle has been published and loaded yet."
+        if self._is_missing:
+            return f"No bundle has been published: {self._published.path} has no link {CURRENT}."
+        return "The bundle has not been loaded yet."
+
+
+def _state(folder: Path) -> frozenset[tuple[str, int, int, int, int]]:
+    """Return the state of the files of a folder; if it is not readable, nothing."""
+    try:
+        entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in os.scandir(folder)]
+    except OSError:
+        return frozenset()
+    return frozenset((name, stat.st_ino, stat.st_mode, stat.st_size, stat.st_mtime_ns) for name, stat in entries)
 
 
 def _freeze() -> None:

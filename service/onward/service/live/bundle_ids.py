@@ -8,7 +8,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple
 
-from onward.bundle import Bundle
+from onward.bundle import Bundle, PublishedBundles
 from onward.bundle.files.ids import IdLines
 from onward.bundle.files.manifest import IDS
 from onward.service import telemetry
@@ -41,7 +41,7 @@ class BundleIds:
     """
 
     def __init__(self, bundles: Path, *, kept: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
-        self._bundles = bundles
+        self._published = PublishedBundles(bundles)
         self._kept_s = (kept + IN_FLIGHT).total_seconds()
         self._clock = clock
         self._live: Bundle | None = None
@@ -76,10 +76,10 @@ class BundleIds:
         return KnownBundle(retired.digest, lines.item_ids)
 
     def _open(self, digest: str) -> tuple[str, mmap] | None:
-        """Return the digest and the mapped ids of a published bundle; None if there is none."""
-        for folder in self._bundles.glob(f"{digest}*"):
+        """Return the digest and the ids of a published bundle; None if there is none."""
+        for folder in self._published.folder(digest).parent.glob(f"{digest}*"):
             try:
-                return folder.name, IdLines.map(folder / IDS)
+                return folder.name, IdLines.read(folder / IDS)
             except (OSError, ValueError):
                 continue
         return None

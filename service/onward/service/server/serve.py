@@ -18,6 +18,7 @@ from uvicorn.config import STARTUP_FAILURE
 from onward.service import telemetry
 from onward.service.http.connection import Connection
 from onward.service.keys import key_ring
+from onward.service.live.private_copies import COPIES_FOLDER, copies_folder
 from onward.service.records.audit_log import AuditLog
 from onward.service.server.draining import DRAIN, DrainingServer, DrainingWorkers, Stop
 from onward.service.server.embedded_store import embedded_store
@@ -56,6 +57,9 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
             os.environ[telemetry.MULTIPROCESS_FOLDER] = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="onward-metrics-")
             )
+        os.environ.pop(COPIES_FOLDER, None)
+        if settings.copy_bundles and (copies := stack.enter_context(copies_folder())) is not None:
+            os.environ[COPIES_FOLDER] = str(copies)
         _raise_descriptor_limit()
         os.environ.update(settings.model_copy(update={"redis_url": SecretStr(url or IN_MEMORY)}).environment())
         config = uvicorn.Config(

@@ -1,0 +1,166 @@
+"""PrivateCopies: copies of bundles that no other program changes, which the workers of a service share.
+
+Bundles are mapped, so that workers share their memory. But the system kills a process (SIGBUS) that reads a mapped file
+which somebody has truncated, as `cp`, `rsync --inplace` or a file server may do. See decision 30.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from onward.bundle.files.manifest import MANIFEST, BundleError, FileEntry, check_files, read_manifest
+from onward.service import telemetry
+
+COPIES_FOLDER = "ONWARD_BUNDLE_COPIES"
+"""Environment variable that tells workers the folder of `copies_folder`."""
+PREFIX = "onward-bundles-"
+LOCK_PREFIX, PARTIAL_PREFIX = ".lock-", ".partial-"
+FICLONE = 0x40049409
+"""Request to the file system to let two files share their blocks until one of them is written to."""
+RESERVED_BYTES = 256 * 2**20
+"""Space that a copy leaves free."""
+MEMORY_SHARE = 0.5
+"""Part of the available memory that a copy may take if the temporary folder is in memory."""
+
+
+class PrivateCopies:
+    """The copies of one service, each made by the worker that needs it first."""
+
+    def __init__(self, root: Path) -> None:
+        """`root`: that of `copies_folder`."""
+        self._root = root
+
+    @contextmanager
+    def of(self, folder: Path) -> Iterator[Path]:
+        """Yield a copy of a published bundle, to be loaded in this block; it is removed if that fails.
+
+        If there is no space for a copy, the published folder is yielded, with a warning in the log. Raises BundleError.
+        """
+        manifest, digest = read_manifest(folder)
+        check_files(folder, manifest, hashes=False)
+        copy = self._root / digest
+        with (self._root / f"{LOCK_PREFIX}{digest}").open("w") as lock:
+            try:
+                self._provide(copy, folder, manifest.files, lock.fileno())
+            except OSError as error:
+                telemetry.bundle_not_copied(digest, error.strerror or str(error))
+                copy = folder
+            try:
+                yield copy
+            except BundleError:
+                if copy != folder:
+                    shutil.rmtree(copy, ignore_errors=True)
+                raise
+
+    def prune(self, kept: str) -> None:
+        """Remove all copies but that of one digest; those that another worker is loading stay.
+
+        Workers that have mapped a removed copy go on to use it.
+        """
+        for lock_file in self._root.glob(f"{LOCK_PREFIX}*"):
+            digest = lock_file.name.removeprefix(LOCK_PREFIX)
+            if digest != kept:
+                with lock_file.open("w") as lock, suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(self._root / digest, ignore_errors=True)
+
+    def _provide(self, copy: Path, folder: Path, files: Mapping[str, FileEntry], lock: int) -> None:
+        """Make the copy, unless another worker has, and hold a shared lock on it. Raises OSError."""
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if copy.exists():
+            return
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not copy.exists():
+            _require_space(self._root, sum(entry.size for entry in files.values()))
+            partial = self._root / f"{PARTIAL_PREFIX}{copy.name}"
+            try:
+                partial.mkdir(mode=0o700)
+                for name in (MANIFEST, *files):
+                    _copy(folder / name, partial / name)
+                partial.rename(copy)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+
+
+@contextmanager
+def copies_folder() -> Iterator[Path | None]:
+    """Create a private folder for copies, removed in the end; None, with a warning, if that is impossible.
+
+    Folders of services that were killed are removed.
+    """
+    parent = Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        telemetry.bundle_not_copied(None, error.strerror or str(error))
+        yield None
+        return
+    with folder as name:
+        lock = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield Path(name)
+        finally:
+            os.close(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, by sharing its blocks where the file system can."""
+    with source.open("rb") as original, target.open("xb") as copy:
+        try:
+            fcntl.ioctl(copy, FICLONE, original.fileno())
+        except OSError:
+            shutil.copyfile(source, target)
+    target.chmod(0o400)
+
+
+def _require_space(root: Path, size: int) -> None:
+    """Raise OSError if a copy of this size would leave too little space on the disk or in memory."""
+    available = shutil.disk_usage(root).free - RESERVED_BYTES
+    if _is_in_memory(root):
+        available = min(available, int(MEMORY_SHARE * _available_memory()))
+    if size > available:
+        raise OSError(errno.ENOSPC, f"a copy of {size} bytes does not fit into {root}, where {available} may be used")
+
+
+def _is_in_memory(folder: Path) -> bool:
+    """Return whether a folder lies on a tmpfs."""
+    mounts = []
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            place, _, kind = line.partition(" - ")
+            mounts.append((Path(place.split()[4]), kind.split()[0]))
+    real = folder.resolve()
+    inside = [(len(place.parts), number) for number, (place, _) in enumerate(mounts) if real.is_relative_to(place)]
+    return bool(inside) and mounts[max(inside)[1]][1] in ("tmpfs", "ramfs")
+
+
+def _available_memory() -> int:
+    """Return the bytes of memory that this process may still use, by the machine and by its control group."""
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = 1024 * int(meminfo["MemAvailable"].split()[0])
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no limit, or another version of control groups
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        available = min(available, limit - used)
+    return max(0, available)
