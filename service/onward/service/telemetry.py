@@ -50,7 +50,8 @@ _retrieval_seconds = Histogram(
     "onward_retrieval_seconds", "Time to encode sessions and search the index.", buckets=_SECONDS
 )
 _store_failures = Counter("onward_store_failures", "Store calls that failed or timed out.", ["store", "reason"])
-_foreign_data = Counter("onward_store_foreign_data", "Session keys that held foreign data.")
+_foreign_data = Counter("onward_store_foreign_data", "Entries in the store that could not be read, and were left out.")
+_broken_sessions = Counter("onward_broken_sessions", "Sessions that could not be read, and were set aside.")
 _degraded = Counter(
     "onward_degraded_answers", "Answers made without a dependency, such as the session store.", ["missing"]
 )
@@ -188,17 +189,29 @@ def store_answered(seconds: float) -> None:
     _store_seconds.observe(seconds)
 
 
-def store_failed(error: BaseException) -> None:
-    """Report a call of the session store that failed or timed out."""
+def store_failed(error: BaseException, *, is_first: bool) -> None:
+    """Report a call of the session store that failed or timed out; only the first of an outage is logged."""
     reason = type(error).__name__
     _store_failures.labels("sessions", reason).inc()
-    _log.warning("session store failed", reason=reason, detail=_truncated(error))
+    if is_first:
+        _log.warning("session store failed", reason=reason, detail=_truncated(error))
 
 
-def foreign_data_found(count: int) -> None:
-    """Report session keys that held foreign data."""
+def store_recovered(failures: int) -> None:
+    """Report the end of an outage of the session store, and the number of calls that failed in it."""
+    _log.info("session store recovered", failures=failures)
+
+
+def session_set_aside(digest: str) -> None:
+    """Report a session that could not be read: its keys were renamed, and it starts empty."""
+    _broken_sessions.inc()
+    _log.warning("broken session set aside", session=digest, keys_end_in="-broken")
+
+
+def foreign_data_found(where: str, count: int) -> None:
+    """Report entries in the store that could not be read."""
     _foreign_data.inc(count)
-    _log.warning("foreign data under a session's key", count=count)
+    _log.warning("foreign data in the store", where=where, count=count)
 
 
 def events_sent(outcomes: Iterable[str], attributed: int) -> None:

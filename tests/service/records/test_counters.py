@@ -9,7 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onward.service.records.counters import InMemoryCounters, RedisCounters
+from onward.service.records.counters import PERIODS, InMemoryCounters, RedisCounters
+from onward.service.records.online_metrics import OnlineMetrics
+from onward.service.records.outage_log import RecordsRefused
 from onward.service.redis_client import connect
 from tests.service.clock import Clock
 
@@ -38,3 +40,25 @@ def test_counters_in_redis_and_in_memory_return_the_same(
                 assert actual.sums == pytest.approx(expected.sums, abs=1e-6)
 
     asyncio.run(compare())
+
+
+async def test_what_is_not_a_counter_is_left_out_and_does_not_stop_the_others(valkey: str) -> None:
+    clock, name = Clock(), str(uuid4())
+    async with aclosing(connect(valkey)) as client:
+        counters = RedisCounters(client, name=name, clock=clock)
+        await counters.add({"a": 1})
+        keys = [counters._key(period, period.number(clock())) for period in PERIODS]
+        for key in keys:
+            await client.execute([("HSET", key, b"\xff", 2), ("HSET", key, "x", "nan"), ("HSET", key, "y", "text")])
+        with pytest.raises(RecordsRefused):
+            await counters.add({"y": 1, "a": 2})
+        sums = (await counters.sums(timedelta(minutes=1))).sums
+        assert sums == {"a": 3, "\ufffd": 2}
+
+
+async def test_counters_of_another_kind_are_left_out_of_a_report() -> None:
+    counters = InMemoryCounters()
+    metrics = OnlineMetrics(None, counters)
+    foreign = ["{", "[]", "[1, 2, 3, 4]", '["", "", "", "\\ud800"]', '["", "", "", "other"]', "[" * 100_000]
+    await counters.add(dict.fromkeys([*foreign, '["", "", "", "unattributed"]'], 2.0))
+    assert (await metrics.report(timedelta(minutes=1), ["scenario"])).unattributed == 2

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from onward.service import telemetry
 from onward.service.records.live_popularity import (
@@ -240,3 +241,12 @@ async def test_weights_of_the_revision_before_are_read_and_added_to(calls: Redis
     store = RedisPopularityStore(calls, half_life=HALF_LIFE, name=name)
     assert await store.add({}) == pytest.approx({"a": 2, "b": 0.5})
     assert await store.add({"b": 5}) == pytest.approx({"a": 2, "b": 5.5})
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "text", ""])
+async def test_a_scale_that_cannot_be_read_begins_anew(valkey: str, redis: Redis, text: str) -> None:
+    async with aclosing(connect(valkey, timedelta(seconds=30))) as client:
+        store = RedisPopularityStore(client, half_life=timedelta(days=1), name=f"scale-{text}")
+        await store.add({"a": 1.0})
+        await redis.hset(store._keys[1], mapping={"landmark_ms": text, "half_life_ms": text})
+        assert await store.add({"a": 1.0}) == pytest.approx({"a": 2.0}, rel=1e-3)

@@ -21,7 +21,7 @@ class FaultProxy:
         self.accepted = 0
         self.connected = asyncio.Event()
         self._server = server
-        self._random = random.Random(3)
+        self.random = random.Random(3)
         self._handlers: set[asyncio.Task[None]] = set()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,13 +56,13 @@ class FaultProxy:
     async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(2**16):
             if self.fault == "reset":
-                writer.write(data[: self._random.randrange(len(data))])
+                writer.write(data[: self.random.randrange(len(data))])
                 return
             if self.fault == "garbage":
                 data = b"\x00" + data
             if self.fault in ("lost", "repeated"):
                 data = self._with_a_reply_lost_or_repeated(data)
-            if self.fault == "flips" and self._random.random() < self.flip_rate:
+            if self.fault == "flips" and self.random.random() < self.flip_rate:
                 data = self._flipped(data)
             if self.fault == "slices":
                 for part in self._slices(data):
@@ -75,16 +75,16 @@ class FaultProxy:
         """Drop or repeat one of the replies, each a text without line breaks."""
         lines = data.split(b"\r\n")[:-1]
         replies = [b"\r\n".join([*reply, b""]) for reply in zip(lines[::2], lines[1::2], strict=True)]
-        place = self._random.randrange(len(replies))
+        place = self.random.randrange(len(replies))
         replies[place] *= 0 if self.fault == "lost" else 2
         return b"".join(replies)
 
     def _flipped(self, data: bytes) -> bytes:
-        place = self._random.randrange(len(data))
-        return data[:place] + bytes([data[place] ^ 1 << self._random.randrange(8)]) + data[place + 1 :]
+        place = self.random.randrange(len(data))
+        return data[:place] + bytes([data[place] ^ 1 << self.random.randrange(8)]) + data[place + 1 :]
 
     def _slices(self, data: bytes) -> list[bytes]:
-        cuts = sorted({0, len(data), *(self._random.randrange(len(data)) for _ in range(20))})
+        cuts = sorted({0, len(data), *(self.random.randrange(len(data)) for _ in range(20))})
         return [data[first:last] for first, last in pairwise(cuts)]
 
 

@@ -141,10 +141,10 @@ class RedisVersionedStore:
             arguments += (put.name, put.expected, _text(put.revision, put.value), int(put.value is None))
         async with store_call(self._redis, LiveStoreUnavailable):
             outcomes = await self._put(self._keys, arguments)
-        return [
-            REJECTIONS.get(outcome) or Entry(outcome, put.revision, put.value)
-            for put, outcome in zip(puts, outcomes, strict=True)
-        ]
+            return [
+                REJECTIONS.get(outcome) or Entry(int(outcome), put.revision, put.value)
+                for put, outcome in zip(puts, outcomes, strict=True)
+            ]
 
     async def restore(self, entries: Mapping[str, Entry]) -> bool:
         """Stage parts of bounded size, then rename the staged keys; see `VersionedStore`.
@@ -170,13 +170,15 @@ class RedisVersionedStore:
         """Read a page by one run of a script; see `VersionedStore`. A malformed entry counts as removed."""
         async with store_call(self._redis, LiveStoreUnavailable):
             reply = await self._read(self._keys[:3], [generation, sequence, PAGE_SIZE])
-        current, is_first, cleared, *fields = reply
-        entries = {
-            name.decode(): _parse_entry(int(sequence), text)
-            for name, sequence, text in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
-        }
-        is_last = len(fields) < 3 * PAGE_SIZE
-        return ChangesPage(current.decode(), entries, is_first=bool(is_first), is_last=is_last, cleared=int(cleared))
+            current, is_first, cleared, *fields = reply
+            entries = {
+                name.decode(errors="replace"): _parse_entry(int(sequence), text)
+                for name, sequence, text in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
+            }
+            is_last = len(fields) < 3 * PAGE_SIZE
+            return ChangesPage(
+                current.decode(), entries, is_first=bool(is_first), is_last=is_last, cleared=int(cleared)
+            )
 
     async def close(self) -> None:
         """Close the connection."""
@@ -212,11 +214,18 @@ def _parts(entries: Mapping[str, Entry]) -> Iterator[list[Argument]]:
 
 
 def _parse_entry(sequence: int, text: bytes) -> Entry:
+    """Parse what is stored under a name; anything else than the JSON that `_text` writes counts as removed."""
     try:
-        revision, value = json.loads(text)
+        revision, value = json.loads(text, parse_constant=_refuse_constant)
+        if b"\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair could not be sent to a caller
         return Entry(sequence, int(revision), value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return Entry(sequence, 0, None)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 class InMemoryVersionedStore:

@@ -60,11 +60,11 @@ class AnswerLists:
         """Return all pages of an answer; see `AnswerLog.pages`. None means that the answer may still be written."""
         async with store_call(self._redis):
             (entries,) = await execute_or_raise(self._redis, ("LRANGE", self._key(answer_id), 0, -1))
-        nonce = _nonce_of(answer_id).encode()
-        root = next((_root(entry) for entry in entries if _root(entry) and entry.startswith(nonce)), None)
-        if root is None:
-            return None if not entries or nonce in entries else []
-        return self._unexpired([_answer(entry) for entry in entries if _root(entry) == root])
+            nonce = _nonce_of(answer_id).encode()
+            root = next((_root(entry) for entry in entries if _root(entry) and entry.startswith(nonce)), None)
+            if root is None:
+                return None if not entries or nonce in entries else []
+            return self._unexpired([_answer(entry) for entry in entries if _root(entry) == root])
 
     async def claim_next(self, root_id: str, expected_pages: int, answer: Answer) -> bool:
         """Add the next page of an answer; see `AnswerLog.claim_next`."""
@@ -82,10 +82,10 @@ class AnswerLists:
         ]
         async with store_call(self._redis):
             replies = await self._attribute.run_all(calls)  # an error reply to one claim does not fail the others
-        return [
-            AnswerOrigin(*(text.decode() for text in reply)) if isinstance(reply, list) and reply else None
-            for reply in replies
-        ]
+            return [
+                AnswerOrigin(*(text.decode() for text in reply)) if isinstance(reply, list) and reply else None
+                for reply in replies
+            ]
 
     def _key(self, answer_id: str) -> str:
         return f"{self._prefix}{{{owner_of(answer_id)}}}:answers"
@@ -127,7 +127,7 @@ def _answer(entry: bytes) -> Answer | None:
     try:
         return _ANSWER.validate_json(entry[2 * NONCE_DIGITS :].partition(b"\n")[0])
     except ValidationError:
-        telemetry.foreign_data_found(1)
+        telemetry.foreign_data_found("answer", 1)
         return None
 
 

@@ -220,7 +220,7 @@ class AnswerLog:
                     return []
                 answers.append(page.answer(root_id, number, bundle.digest, bundle.item_ids))
         except MalformedPage:
-            telemetry.foreign_data_found(1)
+            telemetry.foreign_data_found("answer", 1)
             return []
         return answers
 

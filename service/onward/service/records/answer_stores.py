@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.resources import files
 from secrets import token_hex
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from redis.exceptions import RedisError
 
@@ -111,14 +111,7 @@ class RedisAnswerStore:
         """Read each answer by itself, in one round trip; see `AnswerStore`."""
         async with store_call(self._redis):
             replies = await self._redis.execute([("HGET", self._key(key.owner), key.nonce) for key in keys])
-        return [
-            SessionStoreUnavailable("The store refused to read an answer.")
-            if isinstance(reply, RedisError)
-            else StoredPages(reply[0], reply[1:])
-            if reply
-            else None
-            for reply in replies
-        ]
+            return list(map(_stored_pages, replies))
 
     async def add_page(self, key: AnswerKey, expected_pages: int, page: bytes) -> bool:
         """Compare and add by one run of a script; see `AnswerStore`."""
@@ -143,6 +136,16 @@ class RedisAnswerStore:
 
     def _key(self, owner: str) -> str:
         return f"{self._prefix}{{{owner}}}:served"
+
+
+def _stored_pages(reply: Any) -> StoredPages | SessionStoreUnavailable | None:
+    if isinstance(reply, RedisError):
+        return SessionStoreUnavailable("The store refused to read an answer.")
+    if not reply:
+        return None
+    if not isinstance(reply, bytes):
+        raise TypeError("an answer is a text")
+    return StoredPages(reply[0], reply[1:])
 
 
 def _script(redis: RedisClient, name: str, **constants: int) -> Script:

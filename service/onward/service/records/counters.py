@@ -2,13 +2,15 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from math import isfinite
 from typing import Literal, NamedTuple, Protocol
 
 from redis.exceptions import ResponseError
 
+from onward.service import telemetry
 from onward.service.records.outage_log import RecordsRefused
 from onward.service.redis_client import RedisClient, Script, execute_or_raise, store_call
 from onward.service.tenants import PREFIX
@@ -94,9 +96,10 @@ class RedisCounters:
             arguments += (name, amount)
         async with store_call(self._redis):
             refused, misplaced, reason = await self._add(keys, arguments)
+            refused, misplaced, reason = int(refused), int(misplaced), reason.decode()
         if misplaced:
-            raise RecordsRefused(refused + misplaced) from ResponseError(reason.decode())
-        return int(refused)
+            raise RecordsRefused(refused + misplaced) from ResponseError(reason)
+        return refused
 
     async def sums(self, window: timedelta) -> CounterSums:
         """Read the hashes of all periods in one round trip; see `Counters`."""
@@ -105,14 +108,34 @@ class RedisCounters:
             replies = await execute_or_raise(
                 self._redis, *(("HGETALL", self._key(period, number)) for number in numbers)
             )
-        sums: defaultdict[str, float] = defaultdict(float)
-        for reply in replies:
-            for name, amount in zip(reply[::2], reply[1::2], strict=True):
-                sums[name.decode()] += float(amount)
-        return CounterSums(period.start(numbers[0]), period, sums)
+            return CounterSums(period.start(numbers[0]), period, _sums(replies))
 
     def _key(self, period: Period, number: int) -> str:
         return f"{self._prefix}:{period.name}:{number}"
+
+
+def _sums(replies: Sequence[Sequence[bytes]]) -> dict[str, float]:
+    """Sum up hashes of counters, each a list of names and amounts; what is not a counter is left out and reported."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    foreign = 0
+    for reply in replies:
+        for name, text in zip(reply[::2], reply[1::2], strict=True):
+            amount = _amount(text)
+            if amount is None:
+                foreign += 1
+            else:
+                sums[name.decode(errors="replace")] += amount
+    if foreign:
+        telemetry.foreign_data_found("counters", foreign)
+    return sums
+
+
+def _amount(text: bytes) -> float | None:
+    try:
+        amount = float(text)
+    except ValueError:
+        return None
+    return amount if isfinite(amount) else None
 
 
 class InMemoryCounters:

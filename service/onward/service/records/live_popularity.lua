@@ -10,8 +10,14 @@ local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local half_life_ms = tonumber(ARGV[1])
 local MAX_POWER = 64
-local landmark_ms = math.min(now_ms, tonumber(redis.call('HGET', KEYS[2], 'landmark_ms') or now_ms))
-local stored_half_life_ms = tonumber(redis.call('HGET', KEYS[2], 'half_life_ms') or half_life_ms)
+-- Return a stored time; the default if there is none above the least, or if it cannot be read, as "nan".
+local function stored_ms(name, default, least)
+  local number = tonumber(redis.call('HGET', KEYS[2], name) or '')
+  return number and number > least and number < math.huge and number or default
+end
+
+local landmark_ms = math.min(now_ms, stored_ms('landmark_ms', now_ms, -math.huge))
+local stored_half_life_ms = stored_ms('half_life_ms', half_life_ms, 0)
 local power = (now_ms - landmark_ms) / stored_half_life_ms
 local writes = #ARGV > 3
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
+from math import isfinite
 from typing import Protocol
 
 from onward.service.records.outage_log import OutageLog
@@ -96,10 +97,11 @@ class RedisPopularityStore:
             arguments += (item_id, weight)
         async with store_call(self._redis):
             scale, *heaviest = await self._script(self._keys, arguments)
-        return {
-            item_id.decode(): float(weight) / float(scale)
-            for item_id, weight in zip(heaviest[::2], heaviest[1::2], strict=True)
-        }
+            weights = {
+                item_id.decode(errors="replace"): float(weight) / float(scale)
+                for item_id, weight in zip(heaviest[::2], heaviest[1::2], strict=True)
+            }
+        return {item_id: weight for item_id, weight in weights.items() if isfinite(weight)}
 
 
 class InMemoryPopularityStore:

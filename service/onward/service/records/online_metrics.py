@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
+from onward.service import telemetry
 from onward.service.records.answer_log import AnswerLog
 from onward.service.records.answers import Answer, AnswerOrigin, AttributionClaim
 from onward.service.records.counters import Counters, Period
@@ -127,7 +128,11 @@ class OnlineMetrics:
         outcomes: defaultdict[tuple[str, ...], OutcomeCounts] = defaultdict(OutcomeCounts)
         unattributed = 0
         for counter, amount in sums.items():
-            origin, name = _parse_counter(counter)
+            parsed = _parse_counter(counter)
+            if parsed is None:
+                telemetry.foreign_data_found("counters", 1)
+                continue
+            origin, name = parsed
             if name == UNATTRIBUTED:
                 unattributed += round(amount)
             else:
@@ -156,9 +161,14 @@ def _counter(origin: AnswerOrigin, name: str) -> str:
     return json.dumps([*origin, name], ensure_ascii=False)
 
 
-def _parse_counter(counter: str) -> tuple[AnswerOrigin, str]:
-    *origin, name = json.loads(counter)
-    return AnswerOrigin(*origin), name
+def _parse_counter(counter: str) -> tuple[AnswerOrigin, str] | None:
+    """Return the origin and the name of a counter; None if it is not one of these."""
+    try:
+        scenario, bundle, variant, name = json.loads(counter)
+        "".join((scenario, bundle, variant, name)).encode()
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return AnswerOrigin(scenario, bundle, variant), name
 
 
 def _add(counts: OutcomeCounts, name: str, amount: float) -> None:
@@ -168,5 +178,5 @@ def _add(counts: OutcomeCounts, name: str, amount: float) -> None:
         counts.impressions += round(amount)
     elif name.startswith(EVENTS):
         counts.events[name.removeprefix(EVENTS)] += round(amount)
-    else:
+    elif name.startswith(VALUE):
         counts.values[name.removeprefix(VALUE)] += amount

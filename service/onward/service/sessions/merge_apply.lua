@@ -12,15 +12,25 @@ local max_events, ttl_ms, max_ids, max_marks = tonumber(ARGV[1]), ARGV[2], tonum
 local move, source_count = ARGV[6], tonumber(ARGV[7])
 local TYPES = {[EVENTS] = 'list', [IDS] = 'zset', [STATE] = 'hash', [MOVES] = 'hash'}
 
+-- Set foreign data aside.
 for key, expected in pairs(TYPES) do
   local actual = redis.call('TYPE', key).ok
-  if actual ~= expected and actual ~= 'none' then redis.call('DEL', key) end
+  if actual ~= expected and actual ~= 'none' then
+    redis.call('RENAME', key, key .. '-broken')
+    redis.call('PEXPIRE', key .. '-broken', ttl_ms)
+  end
+end
+
+-- Return a count or a time in ms; nil for any other text, also for "nan" and "inf".
+local function integer(text)
+  return text and #text <= 16 and string.match(text, '^%-?%d+$') and tonumber(text)
 end
 
 local generation, count = unpack(redis.call('HMGET', STATE, 'birth', 'count'))
-generation, count = generation or ARGV[5], tonumber(count or 0) or 0
+if not generation or #generation > 32 or not string.match(generation, '^[0-9a-f]+$') then generation = ARGV[5] end
+count = integer(count) or 0
 local applied_before = redis.call('HGET', MOVES, move)
-if applied_before then return tonumber(applied_before) end
+if applied_before then return integer(applied_before) or 0 end
 
 local next_argument = 8
 local function read_list()
@@ -55,9 +65,9 @@ local function mark(field, time, other_origin)
   if string.match(field, '^[hp]:') then marks[field] = math.max(marks[field] or 0, time) end
 end
 local state = redis.call('HGETALL', STATE)
-for index = 1, #state, 2 do mark(state[index], tonumber(state[index + 1]) or 0, 'moved') end
+for index = 1, #state, 2 do mark(state[index], integer(state[index + 1]) or 0, 'moved') end
 for index = 1, #moved_marks, 2 do
-  mark(moved_marks[index], tonumber(moved_marks[index + 1]) or 0, 'own')
+  mark(moved_marks[index], integer(moved_marks[index + 1]) or 0, 'own')
 end
 local fields = {}
 for field in pairs(marks) do fields[#fields + 1] = field end

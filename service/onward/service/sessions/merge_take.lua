@@ -9,11 +9,19 @@
 local EVENTS, IDS, STATE, EVENTS_ASIDE, STATE_ASIDE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local TYPES = {[EVENTS] = 'list', [IDS] = 'zset', [STATE] = 'hash', [EVENTS_ASIDE] = 'list', [STATE_ASIDE] = 'hash'}
 
--- Return whether a key holds data of its type; delete foreign data.
+-- Return whether a key holds data of its type; set foreign data aside.
 local function holds(key)
   local actual = redis.call('TYPE', key).ok
-  if actual ~= TYPES[key] then redis.call('DEL', key) end
-  return actual == TYPES[key]
+  local is_foreign = actual ~= 'none' and actual ~= TYPES[key]
+  if key == STATE_ASIDE and actual == 'hash' then
+    local names = redis.call('HMGET', key, 'move', 'target')
+    is_foreign = not names[1] or not names[2]
+  end
+  if is_foreign then
+    redis.call('RENAME', key, key .. '-broken')
+    redis.call('PEXPIRE', key .. '-broken', ARGV[1])
+  end
+  return actual == TYPES[key] and not is_foreign
 end
 
 if not holds(STATE_ASIDE) then

@@ -1,7 +1,9 @@
 """RedisSessionStore: sessions shared by all workers and replicas."""
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from importlib.resources import files
@@ -12,7 +14,7 @@ from redis.exceptions import RedisError
 
 from onward.service import telemetry
 from onward.service.errors import ServiceError, SessionBehind, SessionStoreUnavailable
-from onward.service.redis_client import Argument, RedisClient, Script, connect, execute_or_raise
+from onward.service.redis_client import UNDECODABLE, Argument, RedisClient, Script, connect, execute_or_raise
 from onward.service.sessions.events import Event
 from onward.service.sessions.session import GENERATION_BYTES, NO_GENERATION, START, Position, Session
 from onward.service.sessions.store import (
@@ -31,7 +33,15 @@ EVENTS, IDS, STATE, ANSWERS = "events", "ids", "state", "served"
 LISTED_ANSWERS = "answers"
 """The answers that version 0.1 kept."""
 EVENTS_ASIDE, STATE_ASIDE, MOVES = "events-aside", "state-aside", "moves"
-KEY_SUFFIXES = (EVENTS, IDS, STATE, ANSWERS, LISTED_ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
+SUFFIXES = (EVENTS, IDS, STATE, ANSWERS, LISTED_ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
+KEY_SUFFIXES = (*SUFFIXES, *(f"{suffix}-broken" for suffix in SUFFIXES))
+"""All keys of a session, those that were set aside because they could not be read included."""
+MAX_TIME_MS = 253_402_300_799_999
+"""The end of the year 9999."""
+MAX_COUNT = 10**15 - 1
+_GENERATION = re.compile(rb"[0-9a-f]{0,32}")
+QUIET_S = 1.0
+"""How long no call must have failed for an outage to be over."""
 
 _ScriptCall = tuple[Sequence[str], Sequence[Argument]]
 """Keys and arguments of a script."""
@@ -53,6 +63,8 @@ class RedisSessionStore:
         self.length = length
         self._ttl_ms = int(ttl / timedelta(milliseconds=1))
         self._prefix = prefix
+        self._failures = 0
+        self._failed_s = 0.0
         limits = {
             "MAX_EVENTS": length,
             "TTL_MS": self._ttl_ms,
@@ -102,7 +114,7 @@ class RedisSessionStore:
         """Rename the source's keys aside, merge them into the target, delete them: three idempotent round trips."""
         source_digest, target_digest, applied = session_digest(source), session_digest(target), 0
         name = token_hex(GENERATION_BYTES)
-        with _MeasuredCall():
+        with self._measured():
             while (move := await self._put_aside(source_digest, target_digest, name)) is not None:
                 moved = await self._apply_move(move)
                 applied += moved if move.target == target_digest else 0
@@ -117,7 +129,7 @@ class RedisSessionStore:
 
     async def erase(self, digest: str) -> None:
         """Delete all keys of the session."""
-        with _MeasuredCall():
+        with self._measured():
             await execute_or_raise(self._redis, ("DEL", *self._keys(digest, *KEY_SUFFIXES)))
 
     async def close(self) -> None:
@@ -129,11 +141,51 @@ class RedisSessionStore:
     ) -> list[Session | ServiceError]:
         """Run the script for each append as one pipeline."""
         try:
-            with _MeasuredCall():
+            with self._measured():
                 replies = await self._append_script.run_all(calls)
         except SessionStoreUnavailable as error:
             return [error] * len(calls)
-        return list(map(_session_or_error, appends, replies))
+        return list(map(self._session_or_error, appends, replies))
+
+    def _session_or_error(self, append: SessionAppend, reply: Any) -> Session | ServiceError:
+        """Return the session after an append, or why the append was refused."""
+        if isinstance(reply, Exception):
+            return self._unavailable(reply)
+        try:
+            outcomes, was_set_aside, generation, count, *_ = reply
+            if was_set_aside:
+                telemetry.session_set_aside(session_digest(append.session_id))
+            if outcomes is None:
+                position = Position(generation.decode() or NO_GENERATION, count)
+                return SessionBehind(may_catch_up=position.may_reach(Position.parse(append.at_least or "")))
+            return _session(reply, len(append.events))
+        except Exception as error:  # the reply is not that of the script
+            self._redis.drop(UNDECODABLE)
+            return self._unavailable(error)
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """Report the duration or failure of the calls in this block; turn a failure into SessionStoreUnavailable."""
+        started_s = time.perf_counter()
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            raise self._unavailable(error) from error
+        except Exception as error:
+            self._redis.drop(UNDECODABLE)
+            raise self._unavailable(error) from error
+        ended_s = time.perf_counter()
+        telemetry.store_answered(ended_s - started_s)
+        if self._failures and ended_s - self._failed_s > QUIET_S:
+            telemetry.store_recovered(self._failures)
+            self._failures = 0
+
+    def _unavailable(self, error: Exception) -> SessionStoreUnavailable:
+        """Report a call that failed, and return the error for the caller."""
+        telemetry.store_failed(error, is_first=not self._failures)
+        self._failures += 1
+        self._failed_s = time.perf_counter()
+        return SessionStoreUnavailable("The session store did not answer in time, or refused the call.")
 
     async def _put_aside(self, source: str, target: str, name: str) -> "_Move | None":
         keys = self._keys(source, EVENTS, IDS, STATE, EVENTS_ASIDE, STATE_ASIDE)
@@ -227,7 +279,11 @@ class StoredEvents(Sequence[Event]):
 
     @cached_property
     def _events(self) -> list[Event]:
-        return list(map(Event, self.item_ids, self._types, map(int, self._times_ms)))
+        return list(map(Event, self.item_ids, self._types, map(_time_ms, self._times_ms)))
+
+
+def _time_ms(digits: str) -> int:
+    return min(int(digits[: len(str(MAX_TIME_MS)) + 1]), MAX_TIME_MS)
 
 
 def _split_entry(entry: bytes) -> list[str] | None:
@@ -254,27 +310,9 @@ class _Move(NamedTuple):
     def parse(cls, state: Sequence[bytes], events: list[bytes], event_ids: list[bytes]) -> Self:
         fields = dict(zip(state[::2], state[1::2], strict=True))
         marks = [part for field, time_ms in fields.items() if field[:2] in (b"h:", b"p:") for part in (field, time_ms)]
-        steps = int(fields.get(b"count", len(events)))
+        count = fields.get(b"count", b"")
+        steps = int(count) if count.isdigit() else len(events)
         return cls(fields[b"move"].decode(), fields[b"target"].decode(), steps, events, marks, event_ids)
-
-
-class _MeasuredCall:
-    """Reports the duration or failure of the calls in its block; turns a failure into SessionStoreUnavailable."""
-
-    def __enter__(self) -> None:
-        self._started_s = time.perf_counter()
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None:
-            telemetry.store_answered(time.perf_counter() - self._started_s)
-        elif isinstance(error, RedisError | OSError):
-            raise _unavailable(error) from error
-
-
-def _unavailable(error: Exception) -> SessionStoreUnavailable:
-    """Report a call that failed, and return the error for the caller."""
-    telemetry.store_failed(error)
-    return SessionStoreUnavailable("The session store did not answer in time, or refused the call.")
 
 
 def _script(redis: RedisClient, name: str, **constants: int) -> Script:
@@ -283,30 +321,24 @@ def _script(redis: RedisClient, name: str, **constants: int) -> Script:
     return Script(redis, definitions + files("onward.service.sessions").joinpath(name).read_text(encoding="utf-8"))
 
 
-def _session_or_error(append: SessionAppend, reply: Any) -> Session | ServiceError:
-    """Return the session after an append, or why the append was refused."""
-    if isinstance(reply, Exception):
-        return _unavailable(reply)
-    outcomes, _, generation, count, *_ = reply
-    if outcomes is None:
-        position = Position(generation.decode(errors="replace") or NO_GENERATION, count)
-        return SessionBehind(may_catch_up=position.may_reach(Position.parse(append.at_least or "")))
-    return _session(reply)
+def _session(reply: Any, events_sent: int) -> Session:
+    """Parse the reply of append.lua; malformed entries are left out and counted as foreign data.
 
-
-def _session(reply: Any) -> Session:
-    """Parse the reply of append.lua; malformed entries are left out and counted as foreign data."""
-    outcomes, foreign, generation, count, marks, entries, answer_generation = reply
+    Raises an exception of any class if the reply is not one to so many events.
+    """
+    outcomes, _, generation, count, marks, entries, answer_generation = reply
+    if len(outcomes) != events_sent or not _GENERATION.fullmatch(generation) or not 0 <= count <= MAX_COUNT:
+        raise ValueError("the reply is not one to this call")
     events = StoredEvents.parse(entries)
-    if foreign := foreign + events.foreign:
-        telemetry.foreign_data_found(foreign)
+    if events.foreign:
+        telemetry.foreign_data_found("session", events.foreign)
     purchased, hidden = _parse_marks(marks) if marks else (NO_ITEMS, NO_ITEMS)
     return Session(
         events,
         [item_id for item_id in events.item_ids if item_id not in hidden] if hidden else events.item_ids,
         purchased=purchased,
         hidden=hidden,
-        position=f"{generation.decode(errors='replace') or NO_GENERATION}-{count}",
+        position=f"{generation.decode() or NO_GENERATION}-{count}",
         outcomes=[outcome == ord("1") for outcome in outcomes],
         answer_generation=answer_generation.decode(errors="replace") or None,
     )
