@@ -53,6 +53,8 @@ from onward.bundle.search.retrieval import (
 )
 
 NO_ROWS: Set[int] = frozenset()
+FALLBACK_ROWS = 256
+"""Popular items whose attributes a fallback reads if it needs a filter that is not cached."""
 PRODUCTS_PER_SCANNED_ITEM = 40
 """Multiplications that take as long as reading one item's attributes."""
 
@@ -227,6 +229,37 @@ class Bundle:
                 answers[place] = self._retrieval(sessions[place], candidates, "encoder", eligible.count)
         return cast(list[Retrieval], answers)
 
+    def fallback(
+        self, query: RetrievalQuery, *, max_products: int, popular_now: Mapping[str, float] | None = None
+    ) -> Retrieval:
+        """Answer in milliseconds, without the encoder, boosts, diversity and `exact`; filter, exclusions and pins hold.
+
+        The items are similar to the last one of the session with a vector, or else popular. A filter that is not cached
+        is evaluated for the `FALLBACK_ROWS` most popular items and the pinned ones alone, so that fewer than k items
+        may be found.
+
+        Args:
+            query: the session, its user and the options.
+            max_products: multiplications that a search for similar items may take; popular items otherwise.
+            popular_now: weights of recent events by item; never change a mapping once passed.
+        """
+        session = self._resolve(query.session, query.user_id)
+        options = replace(query.options, boosts=(), diversity=0, exact=False)
+        hidden_rows = self._hidden_rows(session, query.session, options)
+        eligible, anchor = self.catalog.cached_eligible(options.filter), None
+        if eligible is None and options.filter is not None:
+            pinned = self._known_rows(pin.item_id for pin in options.pins)
+            candidates = [*self.catalog.most_popular_rows[:FALLBACK_ROWS].tolist(), *pinned]
+            eligible = self.catalog.eligible_among(options.filter, candidates)
+        elif eligible is not None and max_products >= self.index.expected_products(
+            1, options.k, eligible=eligible, hidden=len(hidden_rows) + 1
+        ):
+            anchor = self._last_with_vector(session.known_rows)
+        ranker = self._ranker_without_encoder(anchor, options, popular_now)
+        if anchor is not None:
+            hidden_rows = hidden_rows | {anchor}
+        return self._rank(ranker, options, hidden_rows, session, eligible)
+
     def contributions(self, query: RetrievalQuery, item_ids: Sequence[str]) -> dict[str, list[float]]:
         """Return how much each event of a session contributes to the scores of items that the encoder found.
 
@@ -283,7 +316,8 @@ class Bundle:
     def rule_against(self, item_id: str, query: RetrievalQuery) -> Rule | None:
         """Return the rule that keeps an item out of an answer whatever its score, None if no rule does."""
         session = self._resolve(query.session, query.user_id)
-        return self._rule_against(item_id, query.options, self._hidden_rows(session, query.session, query.options))
+        hidden_rows = self._hidden_rows(session, query.session, query.options)
+        return self._rule_against(item_id, self.catalog.eligible(query.options.filter), hidden_rows)
 
     def expected_products(self, options: Options, *, hidden: int) -> int:
         """Estimate the multiplications of an answer that leaves out `hidden` items of its session.
@@ -447,14 +481,20 @@ class Bundle:
         return bool(self.index.vectors(np.array([row])).any())
 
     def _rank(
-        self, ranker: Ranker, options: Options, hidden_rows: Set[int], session: ResolvedSession = NO_SESSION
+        self,
+        ranker: Ranker,
+        options: Options,
+        hidden_rows: Set[int],
+        session: ResolvedSession = NO_SESSION,
+        eligible: Eligible | None = None,
     ) -> Retrieval:
-        eligible = self.catalog.eligible(options.filter)
+        """Rank the eligible rows, which are by default those that the options' filter leaves."""
+        eligible = eligible or self.catalog.eligible(options.filter)
         count = visible_count(eligible, hidden_rows)
         if not options.reranks:
             candidates = ranker.best(eligible, options.k, hidden_rows=hidden_rows)
             return self._retrieval(session, candidates, ranker.source, count)
-        rules = {pin.item_id: self._rule_against(pin.item_id, options, hidden_rows) for pin in options.pins}
+        rules = {pin.item_id: self._rule_against(pin.item_id, eligible, hidden_rows) for pin in options.pins}
         pins = {pin.position: self._row(pin.item_id) for pin in options.pins if rules[pin.item_id] is None}
         levels = self.boost_levels.of(options.filter, options.boosts) if options.boosts else None
         reranker = Reranker(self.catalog, self.index, ranker, options, levels)
@@ -466,7 +506,7 @@ class Bundle:
         items = self._items(candidates, source)
         return Retrieval(items, session.unknown_item_ids, session.user, eligible, candidates.strategy)
 
-    def _rule_against(self, item_id: str, options: Options, hidden_rows: Set[int]) -> Rule | None:
+    def _rule_against(self, item_id: str, eligible: Eligible, hidden_rows: Set[int]) -> Rule | None:
         row = self.catalog.row(item_id)
         if self.catalog.is_deleted(item_id):
             return "deleted"
@@ -474,7 +514,7 @@ class Bundle:
             return "unknown_item"
         if not self.catalog.eligible().rows_R1[row]:
             return "unavailable"
-        if not self.catalog.eligible(options.filter).rows_R1[row]:
+        if not eligible.rows_R1[row]:
             return "filtered"
         return "excluded" if row in hidden_rows else None
 

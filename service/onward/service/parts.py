@@ -84,7 +84,9 @@ async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExi
         "recorder": recorder,
         "listener": events,
         "event_rules": rules,
-        "pipeline": Pipeline(live, store, scenarios, recorder, events, rules, settings.store_timeout / 2),
+        "pipeline": Pipeline(
+            live, store, scenarios, recorder, events, rules, settings.store_timeout / 2, settings.timeout
+        ),
         "item_lists": ItemLists(live, recorder),
         "next_pages": NextPages(live, recorder),
         "explainer": Explainer(live, recorder),

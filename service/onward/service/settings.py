@@ -137,6 +137,11 @@ class Settings(BaseSettings):
     store_timeout: PositiveDuration = Field(
         default=timedelta(seconds=0.1), description="Longest time that an answer waits for the session store."
     )
+    timeout: PositiveDuration = Field(
+        default=timedelta(seconds=1),
+        description="Longest time for a recommendation, unless the request has a `timeout_ms`; after it, popular or "
+        "similar items are the answer, marked `deadline`.",
+    )
     session_ttl: PositiveDuration = Field(default=timedelta(minutes=30), description="Idle time that ends a session.")
     session_length: int = Field(default=50, ge=1, le=1000, description="Number of events that are kept of a session.")
     answer_ttl: Duration = Field(
@@ -182,7 +187,8 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         default=256,
         ge=1,
-        description="Maximum number of concurrent requests of a worker; others are refused at once (503), not queued.",
+        description="Maximum number of concurrent requests of a worker; others are refused at once (503), not queued. "
+        "The worker lowers it, to no less than 16, while requests wait for the processor.",
     )
     max_connections: int = Field(
         default=4096,

@@ -112,8 +112,8 @@ def end_request(scope: Scope, status: int) -> None:
 
 
 def _accepted_request_id(scope: Scope) -> str | None:
-    proposed = dict(scope["headers"]).get(b"x-request-id", b"")
-    return proposed.decode() if _REQUEST_ID.fullmatch(proposed) else None
+    proposed = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    return proposed[-1].decode() if proposed and _REQUEST_ID.fullmatch(proposed[-1]) else None
 
 
 def begin(scope: Scope, request_id: str) -> None:

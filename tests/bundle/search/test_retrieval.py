@@ -1,25 +1,32 @@
 """Bundle.retrieve against brute force over every item."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
 from onward.bundle import (
     Bundle,
+    Filter,
     Options,
+    Pin,
     RankingDetails,
     Retrieval,
+    RetrievalQuery,
     RetrievedItem,
     RetrievedItems,
     SessionView,
     UnknownItemError,
 )
+from onward.bundle.bundle import FALLBACK_ROWS
+from onward.bundle.files.changes import ItemChange
+from onward.bundle.search.popularity import PopularityCache
 from onward.bundle.search.retrieval import whole_columns
 from tests.bundles import item_ids, make_bundle
 
@@ -227,3 +234,75 @@ def test_items_round_trip_through_their_stored_columns() -> None:
     }
     assert TypeAdapter(RetrievedItems).validate_python(whole_columns(stored)) == items
     assert whole_columns(items) is items
+
+
+class TestFallback:
+    """Answers in milliseconds, when there is no time for more."""
+
+    IDS = item_ids("a", 400)
+    PRICES = np.arange(400) * 37 % 101
+
+    @pytest.fixture
+    def bundle(self, tmp_path: Path) -> Bundle:
+        attributes = [{"price": int(price)} for price in self.PRICES]
+        return make_bundle(tmp_path, self.IDS, attributes=attributes, index="IVF8,Flat", nprobe=2)
+
+    def cheap(self, most: int) -> Filter:
+        return Filter.model_validate({"attribute": "price", "range": {"max": most}})
+
+    def price(self, item_id: str) -> int:
+        return int(self.PRICES[self.IDS.index(item_id)])
+
+    @given(
+        session=st.lists(st.sampled_from([*IDS, "unknown"]), max_size=4),
+        excluded=st.sets(st.sampled_from(IDS), max_size=20),
+        k=st.integers(1, 100),
+        most=st.integers(0, 100) | st.none(),
+        is_cached=st.booleans(),
+        max_products=st.sampled_from([0, 10**9]),
+    )
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+    def test_all_rules_hold_as_for_any_answer(
+        self,
+        bundle: Bundle,
+        session: list[str],
+        excluded: set[str],
+        k: int,
+        most: int | None,
+        is_cached: bool,
+        max_products: int,
+    ) -> None:
+        catalog = bundle.catalog.changed(())  # with an empty cache
+        bundle = replace(bundle, catalog=catalog, popularity=PopularityCache(catalog))
+        options = Options(k, excluded, exclude_seen=True, filter=None if most is None else self.cheap(most))
+        view = SessionView(session)
+        if is_cached:
+            bundle.catalog.eligible(options.filter)
+        fallback = bundle.fallback(RetrievalQuery(view, options), max_products=max_products)
+        shown = returned_ids(fallback)
+        allowed = set(returned_ids(bundle.retrieve(view, replace(options, k=400, exact=True))))
+        assert set(shown) <= allowed
+        assert len(set(shown)) == len(shown)
+        if is_cached or most is None:
+            assert len(shown) == min(k, len(allowed))
+        known = [item_id for item_id in session if item_id != "unknown"]
+        is_similar = known and max_products and (is_cached or most is None)
+        assert {item.source for item in fallback.items} <= {"similar" if is_similar else "popular"}
+
+    def test_a_filter_that_is_not_cached_is_evaluated_for_popular_and_pinned_items_alone(self, bundle: Bundle) -> None:
+        popular = [bundle.catalog.item_id(row) for row in bundle.catalog.most_popular_rows[:FALLBACK_ROWS].tolist()]
+        rare = next(item_id for item_id in self.IDS if item_id not in popular and self.price(item_id) <= 20)
+        dear = next(item_id for item_id in self.IDS if self.price(item_id) > 20)
+        options = Options(100, filter=self.cheap(20), pins=(Pin(rare, 1), Pin(dear, 2)), boosts=())
+        fallback = bundle.fallback(RetrievalQuery(SessionView(), options), max_products=10**9)
+        cheap = [item_id for item_id in popular if self.price(item_id) <= 20]
+        assert returned_ids(fallback) == [rare, *cheap][:100]
+        assert fallback.not_pinned == {dear: "filtered"}
+        assert bundle.catalog.cached_eligible(options.filter) is None
+
+    def test_changed_and_new_items_are_seen_as_they_are_now(self, bundle: Bundle) -> None:
+        first = bundle.catalog.item_id(int(bundle.catalog.most_popular_rows[0]))
+        changed = bundle.with_changes([ItemChange(first, 1, {"price": 5_000})])
+        query = RetrievalQuery(SessionView(), Options(5, filter=self.cheap(100)))
+        assert returned_ids(bundle.fallback(query, max_products=0))[0] == first
+        assert first not in returned_ids(changed.fallback(query, max_products=0))

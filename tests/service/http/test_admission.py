@@ -146,7 +146,7 @@ def test_under_overload_excess_requests_are_refused_at_once_and_the_others_answe
     tmp_path: Path,
 ) -> None:
     publish_bundle(tmp_path, item_ids("item-", 20))
-    environment = {"SERVICE_STORE_TIMEOUT": "3", "SERVICE_MAX_IN_FLIGHT": "5"}
+    environment = {"SERVICE_STORE_TIMEOUT": "3", "SERVICE_TIMEOUT": "30", "SERVICE_MAX_IN_FLIGHT": "5"}
     with (
         silent_server() as url,
         ServiceProcess(tmp_path, environment={**environment, "REDIS_URL": url}).wait_until_ready() as process,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +26,13 @@ from onward.service.http.connection import (
     Connection,
     HTTPServer,
 )
-from onward.service.http.connection_pool import ConnectionLimits, ConnectionPool
+from onward.service.http.connection_pool import (
+    MAX_PAUSE_S,
+    MIN_PAUSE_S,
+    REFUSED_READS_PER_S,
+    ConnectionLimits,
+    ConnectionPool,
+)
 
 LIMITS = ConnectionLimits(
     connections=100,
@@ -86,18 +92,33 @@ class FakeTransport(asyncio.Transport):
 
 
 Respond = Callable[[Scope, bytes], Awaitable[Response]]
+Admit = Callable[[Scope], Response | None]
+
+
+def admit_all(_scope: Scope) -> None:
+    """Refuse nothing."""
+
+
+def admit_no_busy(scope: Scope) -> Response | None:
+    """Refuse requests to a path that begins with /busy."""
+    return Response("busy", 503, {"Retry-After": "1"}) if scope["path"].startswith("/busy") else None
 
 
 class Caller:
     """One connection with a caller behind a fake transport, and a clock that the test moves."""
 
     def __init__(
-        self, pool: ConnectionPool | None = None, respond: Respond | None = None, limits: ConnectionLimits = LIMITS
+        self,
+        pool: ConnectionPool | None = None,
+        respond: Respond | None = None,
+        limits: ConnectionLimits = LIMITS,
+        admit: Admit = admit_all,
     ) -> None:
         self.requests: list[tuple[str, str, bytes]] = []
         self.now_s = 0.0
         self.pool = pool or ConnectionPool(limits, lambda: self.now_s)
-        state = {HTTP_SERVER: HTTPServer(SimpleNamespace(respond=respond or self._echo), self.pool)}
+        responder = SimpleNamespace(admit=admit, respond=respond or self._echo)
+        state = {HTTP_SERVER: HTTPServer(responder, self.pool)}
         self.server_state = ServerState()
         loop = asyncio.get_running_loop()
         self.connection = Connection(Config(app=None, lifespan="off"), self.server_state, state, loop)  # type: ignore[arg-type]
@@ -162,11 +183,14 @@ class Caller:
 
 
 class _Clock:
-    """An event loop with a clock of its own."""
+    """An event loop with a clock of its own; its timers run at once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
         self._loop = loop
         self.time = clock
+
+    def call_later(self, _seconds: float, callback: Callable[..., None]) -> asyncio.Handle:
+        return self._loop.call_soon(callback)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
@@ -515,6 +539,88 @@ class TestDeadlines:
         assert caller.connection not in caller.pool._connections
 
 
+class TestLoad:
+    """Requests that are refused because of load."""
+
+    async def test_one_is_refused_at_once_and_nothing_is_read_for_a_while(self) -> None:
+        caller = Caller(admit=admit_no_busy)
+        caller.connection.data_received(post(b"1", path=b"/busy"))
+        assert caller.answers() == [(503, b"busy")]
+        assert (caller.connection.phase, caller.transport.is_reading_now) == ("paused", False)
+        await asyncio.sleep(0)
+        assert (caller.connection.phase, caller.transport.is_reading_now) == ("idle", True)
+        await caller.send(post(b"2"))
+        assert caller.statuses == [503, 200]
+
+    async def test_each_of_a_pipeline_is_admitted_or_refused_in_order(self) -> None:
+        caller = Caller(admit=admit_no_busy)
+        paths = [b"/a", b"/busy-1", b"/b", b"/busy-2", b"/busy-3", b"/c"]
+        caller.connection.data_received(b"".join(post(b"", path=path) for path in paths))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert caller.statuses == [200, 503, 200, 503, 503, 200]
+        assert [path for _, path, _ in caller.requests] == ["/a", "/b", "/c"]
+        assert caller.connection.phase == "idle"
+
+    async def test_a_refused_caller_that_closes_is_closed(self) -> None:
+        closing, ended, stopped = (Caller(admit=admit_no_busy) for _ in range(3))
+        closing.connection.data_received(post(b"", b"Connection: close", path=b"/busy"))
+        assert closing.connection.phase == "lingering"
+        ended.connection.data_received(post(b"", path=b"/busy"))
+        assert ended.connection.eof_received()
+        stopped.connection.data_received(post(b"", path=b"/busy"))
+        stopped.connection.shutdown()
+        await asyncio.sleep(0)
+        assert closing.transport.has_eof
+        assert ended.transport.is_closed
+        assert stopped.transport.is_closed
+
+    async def test_a_refused_caller_that_does_not_read_is_cut(self) -> None:
+        caller = Caller(admit=admit_no_busy)
+        caller.connection.data_received(post(b"", path=b"/busy") + post(b"", path=b"/a"))
+        caller.connection.pause_writing()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert caller.statuses == [503]
+        await caller.later(LIMITS.write_s + 1)
+        assert caller.transport.is_closed
+
+    async def test_a_refused_caller_that_reads_late_is_answered(self) -> None:
+        caller = Caller(admit=admit_no_busy)
+        caller.connection.data_received(post(b"", path=b"/busy") + post(b"", path=b"/a"))
+        caller.connection.pause_writing()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        caller.connection.resume_writing()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert caller.statuses == [503, 200]
+
+    async def test_one_whose_connection_is_lost_meanwhile_is_forgotten(self) -> None:
+        caller = Caller(admit=admit_no_busy)
+        caller.connection.data_received(post(b"", path=b"/busy") + post(b"", path=b"/a"))
+        caller.connection.connection_lost(None)
+        await asyncio.sleep(0)
+        assert caller.requests == []
+
+    async def test_an_admitted_request_is_executed_even_if_its_connection_is_lost_before_it_starts(self) -> None:
+        caller = Caller()
+        caller.connection.data_received(post(b"1") + post(b"2"))
+        caller.connection.connection_lost(None)
+        await caller.settle()
+        assert caller.requests == [("POST", "/say", b"1")]
+
+    async def test_refused_callers_are_read_again_at_a_bounded_rate(self) -> None:
+        now_s = 100.0
+        pool = ConnectionPool(LIMITS, lambda: now_s)
+        assert pool.refusal_pause_s() == pytest.approx(MIN_PAUSE_S)
+        reads_s = sorted(now_s + pool.refusal_pause_s() for _ in range(900))
+        assert reads_s[-1] - reads_s[0] == pytest.approx(899 / REFUSED_READS_PER_S)
+        assert max(pool.refusal_pause_s() for _ in range(5_000)) == MAX_PAUSE_S
+        now_s += 10
+        assert pool.refusal_pause_s() == pytest.approx(MIN_PAUSE_S)
+
+
 class TestPool:
     """The number of connections and the bytes of their bodies are limited."""
 
@@ -711,15 +817,24 @@ def running() -> Iterator[asyncio.Runner]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(good_requests, max_size=6), st.data())
-def test_any_split_of_good_requests_is_answered_in_order(requests: list[bytes], data: st.DataObject) -> None:
+@given(st.lists(good_requests, max_size=6), st.sets(st.integers(0, 5)), st.data())
+def test_any_split_of_good_requests_is_answered_in_order(
+    requests: list[bytes], refused: set[int], data: st.DataObject
+) -> None:
     parts = data.draw(split(b"".join(requests)))
+    arrivals = count()
+
+    def admit(_scope: Scope) -> Response | None:
+        return Response(status_code=503, headers={"Retry-After": "1"}) if next(arrivals) in refused else None
 
     async def run() -> None:
-        caller = Caller()
+        caller = Caller(admit=admit)
         await caller.send(*parts)
-        assert [path for _, path, _ in caller.requests] == list(map(path_of, requests))
-        assert caller.statuses == [200] * len(requests)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        executed = [path_of(request) for number, request in enumerate(requests) if number not in refused]
+        assert [path for _, path, _ in caller.requests] == executed
+        assert caller.statuses == [503 if number in refused else 200 for number in range(len(requests))]
         assert not caller.ends
         assert caller.pool._held_bytes == 0
 

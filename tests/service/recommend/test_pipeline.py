@@ -1,6 +1,7 @@
 """A batch of queries takes one call of the store, and each query fails or succeeds alone."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from onward.service import telemetry
 from onward.service.errors import SessionBehind
 from onward.service.recommend import pipeline as pipeline_module
 from onward.service.recommend.options import RecommendationOptions
-from onward.service.recommend.pipeline import POSITION_INTERVAL_S, Pipeline
+from onward.service.recommend.pipeline import POSITION_INTERVAL_S, Pipeline, retrieve_batch
 from onward.service.recommend.query import Query, Recommendation
 from onward.service.records.answers import Answer
 from onward.service.sessions import (
@@ -70,7 +71,7 @@ class Records:
         self.has_served = asyncio.Event()
 
     def served(self, _answer: Answer, _catalog: Catalog, *, session_id: str | None, generation: str | None) -> None:
-        assert generation == ("" if session_id is None else None)
+        assert generation is None or session_id is None
         if session_id == "faulty":
             raise OSError("not recorded")
         self.served_to.append(session_id)
@@ -94,10 +95,24 @@ def store() -> CountingStore:
 
 
 def pipeline_of(
-    bundle: Bundle, store: SessionStore, records: Records, max_position_wait: timedelta = timedelta(seconds=10)
+    bundle: Bundle,
+    store: SessionStore,
+    records: Records,
+    max_position_wait: timedelta = timedelta(seconds=10),
+    timeout: timedelta = timedelta(minutes=1),
 ) -> Pipeline:
     live, scenarios, listener, rules = SimpleNamespace(bundle=bundle), SimpleNamespace(), EventQueue(), EventRules()
-    return Pipeline(live, store, scenarios, records, listener, rules, max_position_wait, lambda: 1_700_000_000.0)  # type: ignore[arg-type]  # only what the pipeline uses of each
+    return Pipeline(
+        live,  # type: ignore[arg-type]  # here and below: what the pipeline uses of each
+        store,
+        scenarios,  # type: ignore[arg-type]
+        records,  # type: ignore[arg-type]
+        listener,
+        rules,
+        max_position_wait,
+        timeout,
+        lambda: 1_700_000_000.0,
+    )
 
 
 async def answered(
@@ -152,6 +167,67 @@ async def test_a_long_retrieval_does_not_delay_the_others(
     assert all(isinstance(result, Recommendation) for result in results)
     assert records.served_to == ["one", "two", "long"]
     assert counts == [10, 5]
+
+
+class TestDeadlines:
+    """Queries that are answered with what is known when their time is over."""
+
+    async def test_without_the_session_in_time_the_callers_items_are_used_and_the_append_goes_on(
+        self, bundle: Bundle, records: Records
+    ) -> None:
+        store = HangingStore(2)
+        pipeline = pipeline_of(bundle, store, records)
+        late = await pipeline.recommend(Query("one", ["a1"], timeout_s=0.02))
+        assert late.degraded == ("deadline",)
+        assert late.answer.session_items == ("a1",)
+        assert {item.source for item in late.answer.items} <= {"similar", "popular"}
+        assert late.answer.items.item_ids
+        assert late.position is None
+        other = await pipeline.recommend(Query("two", ["a2"]))
+        assert other.degraded == ()
+        assert await stored_items(store, "one") == ["a1"]
+        assert records.served_to == ["one", "two"]
+
+    async def test_a_long_retrieval_is_not_waited_for_beyond_the_deadline_nor_recorded_twice(
+        self, bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may_go_on = threading.Event()
+
+        def slow(*arguments: Any) -> Any:
+            may_go_on.wait(30)
+            return retrieve_batch(*arguments)
+
+        monkeypatch.setattr(pipeline_module, "is_short", lambda *_, **__: False)
+        monkeypatch.setattr(pipeline_module, "retrieve_batch", slow)
+        pipeline = pipeline_of(bundle, store, records)
+        await store.append("one", [view("a1")])
+        queries = [Query("one", ["a2"], timeout_s=0.02), Query("one", ["a3"], timeout_s=60)]
+        late, patient = (asyncio.create_task(pipeline.recommend(query)) for query in queries)
+        assert (await late).degraded == ("deadline",)
+        assert (await late).answer.session_items == ("a1", "a2")
+        may_go_on.set()
+        assert (await patient).degraded == ()
+        assert {item.source for item in (await patient).answer.items} == {"encoder"}
+        await asyncio.sleep(0.01)
+        assert records.served_to == ["one", "one"]
+
+    async def test_each_query_of_a_request_has_its_own(self, bundle: Bundle, records: Records) -> None:
+        pipeline = pipeline_of(bundle, HangingStore(99), records, timeout=timedelta(milliseconds=40))
+        queries = [Query("one", ["a1"], timeout_s=0.001), Query("two", ["a2"]), Query(items=["a3"])]
+        results = await pipeline.recommend_all(queries)
+        assert [result.degraded for result in results if isinstance(result, Recommendation)] == [("deadline",)] * 3
+
+    async def test_time_before_the_query_counts(self, bundle: Bundle, records: Records) -> None:
+        pipeline = pipeline_of(bundle, HangingStore(99), records)
+        late = await pipeline.recommend(Query("one", ["a1"], timeout_s=60, age_s=61))
+        assert late.degraded == ("deadline",)
+
+    async def test_what_must_not_be_shown_is_not(self, bundle: Bundle, records: Records) -> None:
+        pipeline = pipeline_of(bundle, HangingStore(99), records)
+        options = RecommendationOptions(k=30, exclude_seen=True)
+        query = Query("one", ["a1", "a2"], exclude=["a3"], options=options, timeout_s=0.001)
+        late = await pipeline.recommend(query)
+        assert set(late.answer.items.item_ids) == set(item_ids("a", 30)) - {"a1", "a2", "a3"}
 
 
 class TestPositions:

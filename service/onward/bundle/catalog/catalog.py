@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.catalog.overlay_columns import OverlayColumns
-from onward.bundle.files.attributes import Columns, Kind, Schema, infer_schema
+from onward.bundle.files.attributes import Columns, ItemColumns, Kind, Schema, infer_schema
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.items import ItemText, StoredItems
 from onward.bundle.files.lru_cache import LRUCache
@@ -218,6 +218,17 @@ class Catalog:
         if condition is None:
             return self._available
         return self.eligible(condition) if condition.key in self._eligible else None
+
+    def eligible_among(self, condition: Filter, rows: Iterable[int]) -> Eligible:
+        """Return which of some rows are available and pass a filter; all other rows count as ineligible.
+
+        For a few rows this takes less time than `eligible`, which evaluates the filter for every item.
+        """
+        rows_C = np.array([row for row in rows if self._available.rows_R1[row]], dtype=np.int64)
+        passes_C = condition.mask(ItemColumns(self.schema, [self.attributes(row) for row in rows_C.tolist()]))
+        rows_R1 = np.zeros(len(self) + 1, dtype=np.bool_)
+        rows_R1[rows_C[passes_C]] = True
+        return Eligible(rows_R1, items=self.items)
 
     def most_popular(self, eligible: Eligible, k: int, *, hidden_rows: Collection[int] = ()) -> NDArray[np.int64]:
         """Return the k most popular eligible rows that are not hidden, new items last.

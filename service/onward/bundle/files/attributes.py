@@ -150,6 +150,21 @@ class ColumnBuilder:
         return Column(self._kind, present_R, values_V, np.array(self._rows, dtype=np.int32))
 
 
+class ItemColumns:
+    """The attributes of a few items, as columns that are built when they are read."""
+
+    def __init__(self, schema: Schema, items: Sequence[Mapping[str, Any]]) -> None:
+        self._schema = schema
+        self._items = items
+
+    def __getitem__(self, name: str) -> Column:
+        """Return the column of an attribute."""
+        builder = ColumnBuilder(self._schema.get(name, "mixed"))
+        for place, attributes in enumerate(self._items):
+            builder.add(place, attributes.get(name))
+        return builder.build(len(self._items))
+
+
 def _strings_of(value: Any) -> Sequence[Any]:
     """Return a list of strings as it is, and nothing for any other value."""
     return value if isinstance(value, list) and all(isinstance(single, str) for single in value) else ()

@@ -1,4 +1,4 @@
-"""Admission control: API keys, the rate limit and the bound on concurrent requests.
+"""Admission control: the bound on concurrent requests, API keys and the rate limit.
 
 Each check refuses a request before its body is parsed. Health and metrics endpoints are always admitted.
 """
@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from onward.service import telemetry
 from onward.service.errors import Overloaded, ServiceError, TooManyRequests
+from onward.service.http.concurrency_limit import ConcurrencyLimit
 from onward.service.http.keys import KeyCheck, client_address
 from onward.service.http.path_ids import route_path
 from onward.service.http.token_bucket import TokenBuckets
@@ -40,60 +41,44 @@ class RateCheck:
         return None
 
 
-class InFlight:
-    """Bound the number of concurrent requests, each of which runs in a `with` block; there is no queue."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._count = 0
-        self._logged_s = -LOG_INTERVAL_S
-
-    def __enter__(self) -> None:
-        self._count += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._count -= 1
-
-    def refusal(self, _scope: Scope) -> ServiceError | None:
-        """Return why the request is refused, None if it is admitted."""
-        if self._count < self._limit:
-            return None
-        self._log()
-        retry = {
-            "Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))
-        }  # random: otherwise all callers would return at once
-        return Overloaded("The service is handling its maximum number of requests.", retry)
-
-    def _log(self) -> None:
-        """Log at most once per interval: a line per refusal would add to the overload."""
-        now_s = time.monotonic()
-        if now_s - self._logged_s >= LOG_INTERVAL_S:
-            self._logged_s = now_s
-            telemetry.overloaded(self._count)
-
-
 class Admission:
-    """All checks of a deployment, in order; an admitted request runs in a `with admission.in_flight` block."""
+    """All checks of a deployment: of the load when a request arrives, and of its caller when its handling starts."""
 
     def __init__(self, settings: Settings, keys: KeyRing | None) -> None:
         """Take the limits of the settings; with keys, callers must send one of them."""
-        self.in_flight = InFlight(settings.max_in_flight)
+        self.concurrency = ConcurrencyLimit(settings.max_in_flight, time.perf_counter)
+        self._logged_s = -LOG_INTERVAL_S
         self._key_check = None if keys is None else KeyCheck(keys)
-        self._checks: list[RateCheck | InFlight] = [self.in_flight]
-        if settings.rate_limit is not None:
-            self._checks.insert(0, RateCheck(settings.rate_limit))
+        self._rate_check = None if settings.rate_limit is None else RateCheck(settings.rate_limit)
         self._without_key = frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS
         self._metrics_need_key = settings.metrics_access == "key"
 
+    def overload(self, scope: Scope) -> ServiceError | None:
+        """Count a request that arrived, and return None; or return why it is refused because of load.
+
+        `concurrency.leave` must be called for each request that is not refused.
+        """
+        if self.concurrency.try_enter():
+            return None
+        if _is_always_admitted(route_path(scope)):
+            self.concurrency.enter()
+            return None
+        self._log_overload()
+        # At random: otherwise all callers would return at once.
+        retry = {"Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))}
+        telemetry.refused(Overloaded.code)
+        return Overloaded("The service is handling its maximum number of requests.", retry)
+
     def refusal(self, scope: Scope) -> ServiceError | None:
-        """Return why the request is refused, None if it is admitted."""
+        """Return why the caller's request is refused, None if it is admitted."""
+        if self._key_check is None and self._rate_check is None:
+            return None
         refusal = self._refusal(scope, route_path(scope))
         if refusal is not None:
             telemetry.refused(refusal.code)
         return refusal
 
     def _refusal(self, scope: Scope, path: str) -> ServiceError | None:
-        """Health and metrics are never refused for load."""
         if path.startswith(HEALTH_PATHS):
             return None
         if path == METRICS_PATH:
@@ -102,10 +87,18 @@ class Admission:
             refusal = self._key_check.refusal(scope)
             if refusal is not None:
                 return refusal
-        for check in self._checks:
-            if (refusal := check.refusal(scope)) is not None:
-                return refusal
-        return None
+        return None if self._rate_check is None else self._rate_check.refusal(scope)
+
+    def _log_overload(self) -> None:
+        """Log at most once per interval: a line per refusal would add to the overload."""
+        now_s = time.monotonic()
+        if now_s - self._logged_s >= LOG_INTERVAL_S:
+            self._logged_s = now_s
+            telemetry.overloaded(self.concurrency.in_flight)
+
+
+def _is_always_admitted(path: str) -> bool:
+    return path == METRICS_PATH or path.startswith(HEALTH_PATHS)
 
 
 def _caller(scope: Scope) -> str:

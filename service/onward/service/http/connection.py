@@ -5,6 +5,7 @@ A connection is always in one phase:
     head       a part of a head has arrived, or the connection is new: bytes and time are limited
     body       the head is complete, the body is not: bytes and time are limited
     answering  complete requests are answered one after another; meanwhile nothing more is read
+    paused     the caller has just been refused because of load or rate: nothing is read for a while
     idle       everything has been answered: the time until the next head begins is limited
     lingering  the last answer is written; what still arrives is discarded, so that the caller can read the answer
                before it learns that the connection is closed
@@ -50,8 +51,6 @@ LINGER_BYTES = 8 * 2**20
 LINGER_S = 2.0
 LAST_HEAD_S = 1.0
 """Time for a head to arrive once the service stops."""
-REFUSAL_PAUSE_S = 0.05
-"""Time for which nothing more is read from a caller that was refused because of load or rate."""
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 STATUS_LINES: Mapping[int, bytes] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -61,8 +60,12 @@ STATUS_LINES: Mapping[int, bytes] = {
 class Responder(Protocol):
     """Answers requests whose body has arrived."""
 
+    def admit(self, scope: Scope) -> Response | None:
+        """Begin a request; return the response if it is refused because of load."""
+        ...
+
     def respond(self, scope: Scope, body: bytes) -> Awaitable[Response]:
-        """Return the response; never raises."""
+        """Return the response to an admitted request; never raises."""
         ...
 
 
@@ -100,10 +103,11 @@ class Connection(asyncio.Protocol):
         self._responder, self._pool, self._limits = server.responder, server.pool, server.pool.limits
         self._server_state = server_state
         self._app_state = app_state
-        self._root_path = config.root_path
+        self._root_path, self._raw_root_path = config.root_path, config.root_path.encode()
         self._loop = _loop or asyncio.get_running_loop()
         self._transport: Any = None
-        self._addresses: dict[str, Any] = {}
+        self._shared_scope: dict[str, Any] = {}
+        """What the scopes of all requests have in common."""
 
         self.phase: Phase = "head"
         self.phase_began_s = 0.0
@@ -117,7 +121,9 @@ class Connection(asyncio.Protocol):
         """Whether a part of a request has been parsed that is not complete."""
         self._in_head = True
         self._head_bytes = 0
-        """Received bytes of the head, or, since the last byte of the body, of trailers."""
+        """Received bytes of the head, or, since the last byte of the body, of trailers; without the present slice."""
+        self._slice_bytes = 0
+        """Length of the slice that is being parsed."""
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._hosts = 0
@@ -150,7 +156,7 @@ class Connection(asyncio.Protocol):
         A request that is on its way on a new connection, which was accepted at the last moment, is answered too.
         """
         self._pool.is_closing = True
-        if self.phase == "idle":
+        if self.phase in ("idle", "paused"):
             self._transport.close()
         elif self.phase == "head":
             self.deadline_s = min(self.deadline_s, self._loop.time() + LAST_HEAD_S)
@@ -179,7 +185,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first head."""
         self._transport = transport
-        self._addresses = {
+        self._shared_scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "scheme": "http",
+            "root_path": self._root_path,
             "client": _address(transport.get_extra_info("peername")),
             "server": _address(transport.get_extra_info("sockname")),
         }
@@ -200,7 +210,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep the connection open for the answers to what has arrived."""
         self._has_ended = True
-        return self.phase == "answering"
+        return self.phase in ("answering", "paused")
 
     def pause_writing(self) -> None:
         """Wait for the caller to read, for a limited time."""
@@ -213,12 +223,12 @@ class Connection(asyncio.Protocol):
             if not self._may_write.done():  # as when the task that waited for it was cancelled
                 self._may_write.set_result(None)
             self._may_write = None
-            if self.phase == "answering":
+            if self.phase in ("answering", "paused"):
                 self.deadline_s = NEVER_S
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; stop reading while requests are being answered."""
-        if self.phase == "answering":
+        if self.phase in ("answering", "paused"):
             self._unread += data
             self._pause_reading()
         elif self.phase == "lingering":
@@ -226,13 +236,13 @@ class Connection(asyncio.Protocol):
             if self._linger_bytes < 0:
                 self._transport.abort()
         else:
-            if self.phase == "idle":
-                self._begin("head", self._limits.head_s)
             self._parse(data)
             if self._requests:
                 self._start_answering()
             elif self._refusal is not None:
                 self._write_refusal(self._refusal)
+            elif self.phase == "idle" and self._has_begun:
+                self._begin("head", self._limits.head_s)
 
     def on_message_begin(self) -> None:
         """Begin a request; this and the following methods are called by the parser."""
@@ -272,18 +282,14 @@ class Connection(asyncio.Protocol):
         self._keep_alive = version == "1.1" and parser.should_keep_alive()
         path, query = self._target()
         self._scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            **self._shared_scope,
             "http_version": version,
-            "scheme": "http",
             "method": parser.get_method().decode("ascii"),
-            "root_path": self._root_path,
             "path": self._root_path + path.decode("ascii"),
-            "raw_path": self._root_path.encode() + path,
+            "raw_path": self._raw_root_path + path,
             "query_string": query,
             "headers": self._headers,
             "state": self._app_state.copy(),
-            **self._addresses,
         }
 
     def on_body(self, body: bytes) -> None:
@@ -311,13 +317,18 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse one slice after another; stop when a request is complete, which is to be answered first."""
+        if len(data) <= SLICE_BYTES:
+            if not self._is_over:
+                self._parse_slice(data)
+            return
         for first in range(0, len(data), SLICE_BYTES):
             if self._requests or self._is_over:
                 self._unread = data[first:]
                 return
-            self._parse_slice(data[first : first + SLICE_BYTES] if len(data) > SLICE_BYTES else data)
+            self._parse_slice(data[first : first + SLICE_BYTES])
 
     def _parse_slice(self, data: bytes) -> None:
+        self._slice_bytes = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -351,7 +362,7 @@ class Connection(asyncio.Protocol):
             self._give_up(_headers_too_large(limits.head_bytes))
         if self._in_head or self._is_over:
             return
-        if self.phase == "head" and not self._requests:
+        if self.phase in ("idle", "head") and not self._requests:
             self._begin("body", limits.body_s)
         if self.phase == "body" and self._owes_continue:
             self._owes_continue = False
@@ -364,8 +375,10 @@ class Connection(asyncio.Protocol):
         limits = self._limits
         if len(self._url) > limits.line_bytes:
             return _url_too_long(limits.line_bytes)
-        if len(self._url) + sum([len(name) + len(value) + 4 for name, value in self._headers]) > limits.head_bytes:
-            return _headers_too_large(limits.head_bytes)
+        if self._head_bytes + self._slice_bytes > limits.head_bytes:  # otherwise the head is shorter in any case
+            headers_bytes = sum([len(name) + len(value) + 4 for name, value in self._headers])
+            if len(self._url) + headers_bytes > limits.head_bytes:
+                return _headers_too_large(limits.head_bytes)
         if version not in ("1.1", "1.0"):
             return MalformedRequest("The service speaks HTTP/1.1.")
         if self._hosts > 1 or (version == "1.1" and not self._hosts):
@@ -401,10 +414,21 @@ class Connection(asyncio.Protocol):
             self._pool.release(self)
 
     def _start_answering(self) -> None:
-        self._begin("answering", NEVER_S)
-        task = self._loop.create_task(self._answer_all())
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._stop_answering)
+        """Refuse the first request at once if the load demands it, else start to answer."""
+        self.phase, self.deadline_s = "answering", NEVER_S
+        if (request := self._next_admitted()) is not None:
+            task = self._loop.create_task(self._answer_all(request))
+            self._server_state.tasks.add(task)
+            task.add_done_callback(self._stop_answering)
+
+    def _next_admitted(self) -> Request | None:
+        """Return the first request, None if it was refused because of load: then the refusal is written."""
+        request = self._requests.popleft()
+        if (refusal := self._responder.admit(request.scope)) is None:
+            return request
+        if self._write(request, refusal):
+            self._pause()
+        return None
 
     def _stop_answering(self, task: "asyncio.Task[None]") -> None:
         """Cut the connection if its answers were cancelled or failed: nothing else would end it."""
@@ -415,29 +439,55 @@ class Connection(asyncio.Protocol):
             telemetry.failed(error)
             self._transport.abort()
 
-    async def _answer_all(self) -> None:
-        """Answer the requests one after another; yield to other connections between them."""
-        while self._requests:
-            request = self._requests.popleft()
+    async def _answer_all(self, request: Request | None) -> None:
+        """Answer an admitted request and those behind it, one after another; yield to other connections between."""
+        while request is not None:
             response = await self._responder.respond(request.scope, request.body)
-            if self._is_lost:
-                return
-            keep_alive = request.keep_alive and not self._pool.is_closing
-            self._transport.write(encode(response, self._server_state.default_headers, keep_alive=keep_alive))
-            self._server_state.total_requests += 1
-            if not keep_alive:
-                self._linger()
+            if self._is_lost or not self._write(request, response):
                 return
             if self._may_write is not None:
                 await self._may_write
             if response.status_code in (429, 503) and "retry-after" in response.headers:
-                await asyncio.sleep(REFUSAL_PAUSE_S)
+                self._pause()
+                return
             if self._requests:
                 await asyncio.sleep(0)
-            elif self._unread and not self._is_over:
-                unread, self._unread = self._unread, b""
-                self._parse(unread)
-        self._wait_for_next()
+            elif not (self._unread and self._parse_unread()):
+                self._wait_for_next()
+                return
+            request = None if self._is_lost else self._next_admitted()
+
+    def _write(self, request: Request, response: Response) -> bool:
+        """Write a response; return False if it is the last one."""
+        keep_alive = request.keep_alive and not self._pool.is_closing
+        self._transport.write(encode(response, self._server_state.default_headers, keep_alive=keep_alive))
+        self._server_state.total_requests += 1
+        if not keep_alive:
+            self._linger()
+        return keep_alive
+
+    def _pause(self) -> None:
+        """Read nothing for a while: a caller that was told to wait could otherwise be refused all the time."""
+        self._begin("paused", NEVER_S)
+        self._pause_reading()
+        self._loop.call_later(self._pool.refusal_pause_s(), self._end_pause)
+
+    def _end_pause(self) -> None:
+        if self._is_lost or self.phase != "paused":
+            return
+        if self._may_write is not None:
+            self._may_write.add_done_callback(lambda _: self._end_pause())
+        elif self._requests or self._parse_unread():
+            self._start_answering()
+        else:
+            self._wait_for_next()
+
+    def _parse_unread(self) -> bool:
+        """Parse what arrived meanwhile; return whether it holds a complete request."""
+        unread, self._unread = self._unread, b""
+        if unread:
+            self._parse(unread)
+        return bool(self._requests)
 
     def _wait_for_next(self) -> None:
         """Go on to read, unless the connection is over."""

@@ -19,8 +19,13 @@ SWEEP_S = 0.25
 MAX_HELD_BYTES = 64 * 2**20
 """Received bytes of the incomplete bodies of all connections, framing included."""
 
-Phase = Literal["head", "body", "answering", "idle", "lingering"]
-WAITING: tuple[Phase, ...] = ("idle", "head", "lingering")
+MIN_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
+"""Bounds of the time for which nothing is read from a caller that was refused because of load or rate."""
+REFUSED_READS_PER_S = 1_000
+"""How often all these callers together are read again: what refusals cost at most, if the longest pause allows it."""
+
+Phase = Literal["head", "body", "answering", "paused", "idle", "lingering"]
+WAITING: tuple[Phase, ...] = ("idle", "head", "paused", "lingering")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ class ConnectionPool:
         self._clock = clock
         self._connections: set[PooledConnection] = set()
         self._held_bytes = 0
+        self._next_read_s = 0.0
 
     def admit(self, connection: PooledConnection) -> bool:
         """Add a connection. If there are too many, the one that waits longest is closed instead.
@@ -126,6 +132,13 @@ class ConnectionPool:
         """Forget the bytes of a body that is complete or given up."""
         self._held_bytes -= connection.body_bytes
         connection.body_bytes = 0
+
+    def refusal_pause_s(self) -> float:
+        """Return how long to read nothing from a caller that has just been refused."""
+        now_s = self._clock()
+        self._next_read_s = max(self._next_read_s + 1 / REFUSED_READS_PER_S, now_s + MIN_PAUSE_S)
+        self._next_read_s = min(self._next_read_s, now_s + MAX_PAUSE_S)
+        return self._next_read_s - now_s
 
     async def sweep(self) -> None:
         """End the phases whose deadline has passed."""

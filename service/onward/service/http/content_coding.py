@@ -23,9 +23,10 @@ def decoded(scope: Scope, body: bytes, max_bytes: int) -> bytes:
 
     Raises UnsupportedMediaType for another coding than gzip, MalformedRequest and BodyTooLarge.
     """
-    coding = dict(scope["headers"]).get(b"content-encoding", b"identity").strip().lower()
-    if coding == b"identity":
+    codings = [value.strip().lower() for name, value in scope["headers"] if name == b"content-encoding"]
+    if not codings or codings == [b"identity"]:
         return body
+    coding = b", ".join(codings)
     if coding not in (b"gzip", b"x-gzip"):
         raise UnsupportedMediaType("The only known Content-Encoding is gzip.")
     decompressor = zlib.decompressobj(GZIP_WINDOW)
@@ -41,8 +42,8 @@ def decoded(scope: Scope, body: bytes, max_bytes: int) -> bytes:
 
 
 def compress(scope: Scope, response: Response) -> None:
-    """Compress a large response, if the caller accepts gzip."""
-    if len(response.body) < MIN_COMPRESSED_BYTES or "content-encoding" in response.headers:
+    """Compress a response, if the caller accepts gzip."""
+    if "content-encoding" in response.headers:
         return
     response.headers.add_vary_header("Accept-Encoding")
     accepted = dict(scope["headers"]).get(b"accept-encoding", b"")

@@ -26,6 +26,7 @@ class CORS:
             beacon_paths: paths of which JSON is accepted from these origins although it is declared as text, as by
                 `navigator.sendBeacon`: a browser sends such a request without asking first.
         """
+        self.is_on = bool(origins)
         self._beacon_paths = frozenset(beacon_paths)
         self._rules = None
         if origins:

@@ -14,7 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from onward.service import telemetry
 from onward.service.errors import BodyTooLarge, InternalError, MalformedRequest, ServiceError
 from onward.service.http.admission import Admission
-from onward.service.http.content_coding import compress, decoded
+from onward.service.http.content_coding import MIN_COMPRESSED_BYTES, compress, decoded
 from onward.service.http.cors import CORS
 from onward.service.http.fast_route import FastRoute
 from onward.service.http.path_ids import decoded_path, route_path
@@ -69,43 +69,67 @@ class Dispatcher:
         if scope["type"] != "http":
             await self._framework(scope, receive, send)
             return
-        response = await self.respond(scope, await _received(receive, self._max_body_bytes))
+        body = await _received(receive, self._max_body_bytes)
+        response = self.admit(scope) or await self.respond(scope, body)
         await response(scope, receive, send)
 
-    async def respond(self, scope: Scope, body: bytes | ServiceError) -> Response:
-        """Return the response to a request, given its body or why there is none; an exception becomes a 500."""
+    def admit(self, scope: Scope) -> Response | None:
+        """Begin a request whose body has arrived; return the response if the load forbids it.
+
+        `respond` must be called for every admitted request.
+        """
         request_id = telemetry.begin_request(scope)
+        refusal = self._admission.overload(scope)
+        return None if refusal is None else self._completed(scope, problem_response(refusal, request_id))
+
+    async def respond(self, scope: Scope, body: bytes | ServiceError) -> Response:
+        """Return the response to an admitted request, given its body or why there is none.
+
+        An exception becomes a 500.
+        """
+        concurrency = self._admission.concurrency
+        concurrency.start(telemetry.elapsed_s(scope))
         is_head = scope["method"] == "HEAD"
         if is_head:
             scope["method"] = "GET"
         try:
             response = await self._answer(scope, body)
         except ServiceError as error:
-            response = problem_response(error, request_id)
+            response = problem_response(error, telemetry.request_id(scope))
         except Exception as error:  # the last resort: nothing else would answer or log it
             telemetry.failed(error)
-            response = problem_response(InternalError(), request_id)
-        self._cors.complete(scope, response)
-        compress(scope, response)
+            response = problem_response(InternalError(), telemetry.request_id(scope))
+        finally:
+            concurrency.leave()
+            if is_head:
+                scope["method"] = "HEAD"  # else an ASGI server would miss the body
+        return self._completed(scope, response)
+
+    def _completed(self, scope: Scope, response: Response) -> Response:
+        """Add the headers that every response has, and report it."""
+        if self._cors.is_on:
+            self._cors.complete(scope, response)
+        if len(response.body) >= MIN_COMPRESSED_BYTES:
+            compress(scope, response)
+        request_id: str = scope["state"]["request_id"]
         response.raw_headers.append((b"x-request-id", request_id.encode()))
         telemetry.end_request(scope, response.status_code)
-        if is_head:
+        if scope["method"] == "HEAD":
             response.body = b""  # the headers still give its length
-            scope["method"] = "HEAD"  # else an ASGI server would miss the body
         return response
 
     async def _answer(self, scope: Scope, body: bytes | ServiceError) -> Response:
-        if (preflight := self._cors.preflight(scope)) is not None:
+        if self._cors.is_on and (preflight := self._cors.preflight(scope)) is not None:
             return preflight
         if self._proxy is not None and any(name.startswith(FORWARDED) for name, _ in scope["headers"]):
             await self._proxy(scope, _nothing, _nothing)  # type: ignore[arg-type]  # it only changes the scope
-        _check_target(scope)
+        if b"%" in scope["raw_path"] or b"%" in scope["query_string"]:
+            _decode_path(scope)
         if (refusal := self._admission.refusal(scope)) is not None:
             raise refusal
-        with self._admission.in_flight:
-            if isinstance(body, ServiceError):
-                raise body
-            return await self._dispatch(scope, decoded(scope, body, self._max_body_bytes))
+        if isinstance(body, ServiceError):
+            raise body
+        return await self._dispatch(scope, decoded(scope, body, self._max_body_bytes))
 
     async def _dispatch(self, scope: Scope, body: bytes) -> Response:
         if (route := self._fast_routes.get((scope["method"], route_path(scope)))) is None:
@@ -156,20 +180,17 @@ async def _captured(app: ASGIApp, scope: Scope, body: bytes) -> Response:
     return response
 
 
-def _check_target(scope: Scope) -> None:
-    """Decode the path; raise MalformedRequest if the path or the query cannot hold what they mean."""
+def _decode_path(scope: Scope) -> None:
+    """Decode the percent-encoded path; raise MalformedRequest if the path or the query cannot hold what they mean."""
     raw_path: bytes = scope["raw_path"]
     if not (_is_utf8(raw_path) and _is_utf8(scope["query_string"])):
         raise MalformedRequest("The path or query is not UTF-8.")
-    if b"%" in raw_path:
-        scope["path"] = decoded_path(raw_path)
-        if "\n" in scope["path"]:  # the patterns of routes do not match beyond it
-            raise MalformedRequest("The path holds a line break.")
+    scope["path"] = decoded_path(raw_path)
+    if "\n" in scope["path"]:  # the patterns of routes do not match beyond it
+        raise MalformedRequest("The path holds a line break.")
 
 
 def _is_utf8(encoded: bytes) -> bool:
-    if b"%" not in encoded:
-        return True
     try:
         unquote_to_bytes(encoded).decode()
     except UnicodeDecodeError:

@@ -29,6 +29,7 @@ INLINE_PRODUCTS = 2_000_000
 
 A thread costs about a third more processor time, so the short searches of an inverted file stay in the event loop."""
 SESSION_STORE: Missing = "session_store"
+DEADLINE: Missing = "deadline"
 
 POSITION_INTERVAL_S = 0.005
 """Time between two attempts to append to a session that is behind the position of a query."""
@@ -43,7 +44,9 @@ class PendingQuery(Pending[Recommendation]):
         "answer_generation",
         "answer_id",
         "bundle",
+        "deadline_s",
         "degraded",
+        "expiry",
         "position",
         "query",
         "read_since_s",
@@ -64,6 +67,7 @@ class PendingQuery(Pending[Recommendation]):
         variant: str | None,
         scenario: Scenario | None,
         bundle: Bundle,
+        deadline_s: float,
     ) -> None:
         """Create the state of a query that just arrived.
 
@@ -74,6 +78,7 @@ class PendingQuery(Pending[Recommendation]):
             variant: the arm of an experiment that the answer belongs to.
             scenario: the scenario that the query names.
             bundle: the live bundle when the query arrived; a bundle that goes live later does not change the answer.
+            deadline_s: when to answer at the latest, on the clock of the event loop.
         """
         super().__init__()
         self.query = query
@@ -82,8 +87,11 @@ class PendingQuery(Pending[Recommendation]):
         self.variant = variant
         self.scenario = scenario
         self.bundle = bundle
+        self.deadline_s = deadline_s
+        self.expiry: asyncio.TimerHandle | None = None
         self.answer_id = ""
-        self.session = SessionView()
+        self.session = SessionView(query.items)
+        """What the caller sent, until the session is known."""
         self.position: str | None = None
         self.degraded: tuple[Missing, ...] = ()
         self.answer_generation: str | None = ""
@@ -93,6 +101,12 @@ class PendingQuery(Pending[Recommendation]):
         self.store_s = 0.0
         """Seconds until the session was known."""
 
+    def resolve(self, outcome: Recommendation | Exception) -> None:
+        """Set the result or the exception, unless there is one; the deadline no longer matters."""
+        super().resolve(outcome)
+        if self.expiry is not None:
+            self.expiry.cancel()
+
     @property
     def retrieval_query(self) -> RetrievalQuery:
         """The query to the bundle, once the session is known."""
@@ -100,7 +114,10 @@ class PendingQuery(Pending[Recommendation]):
 
 
 class Pipeline:
-    """Answers queries from the live bundle and the session store; without the store, from what the caller sent."""
+    """Answers queries from the live bundle and the session store; without the store, from what the caller sent.
+
+    A query whose deadline passes is answered from what is known by then, with `Bundle.fallback`.
+    """
 
     def __init__(
         self,
@@ -111,6 +128,7 @@ class Pipeline:
         listener: EventListener,
         rules: EventRules,
         max_position_wait: timedelta,
+        timeout: timedelta,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._live = live
@@ -120,6 +138,7 @@ class Pipeline:
         self._listener = listener
         self._rules = rules
         self._max_position_wait_s = max_position_wait.total_seconds()
+        self._timeout_s = timeout.total_seconds()
         self._clock = clock
         self._batcher = Batcher(self._answer, max_batch=MAX_BATCH)
 
@@ -129,7 +148,7 @@ class Pipeline:
         Raises InvalidRequest, UnknownScenario, SessionBehind, NotReady.
         """
         pending = self._pending(query, self._live.bundle)
-        self._batcher.submit(pending)
+        self._submit(pending)
         return await pending.result
 
     async def recommend_all(self, queries: Sequence[Query]) -> list[Recommendation | ServiceError]:
@@ -151,9 +170,13 @@ class Pipeline:
         store hangs.
         """
         for pending in session_queries:
-            self._batcher.submit(pending)
+            self._submit(pending)
             if pending.query.position is not None:
                 await asyncio.wait([pending.result], timeout=max(0.0, deadline_s - time.monotonic()))
+
+    def _submit(self, pending: PendingQuery) -> None:
+        pending.expiry = asyncio.get_running_loop().call_at(pending.deadline_s, self._answer_late, pending)
+        self._batcher.submit(pending)
 
     def _pending_or_error(self, query: Query, bundle: Bundle) -> PendingQuery | ServiceError:
         try:
@@ -180,6 +203,7 @@ class Pipeline:
             variant=options.variant,
             scenario=scenario,
             bundle=bundle,
+            deadline_s=asyncio.get_running_loop().time() + (query.timeout_s or self._timeout_s) - query.age_s,
         )
 
     async def _answer(self, batch: Sequence[PendingQuery]) -> None:
@@ -190,6 +214,8 @@ class Pipeline:
         short: list[PendingQuery] = []
         long: list[PendingQuery] = []
         for pending in await self._read_sessions(batch):
+            if pending.result.done():  # its deadline passed
+                continue
             hidden = len(pending.query.exclude) + len(pending.session.item_ids)
             runs_inline = is_short(pending.bundle, pending.retrieval_options, hidden=hidden)
             (short if runs_inline else long).append(pending)
@@ -258,18 +284,41 @@ class Pipeline:
     async def _retrieve_in_thread(self, pending: PendingQuery) -> None:
         started_s = time.perf_counter()
         queries, popular_now = [pending.retrieval_query], self._recorder.popularity.scores
-        retrievals = await asyncio.to_thread(retrieve_batch, pending.bundle, queries, popular_now)
+        retrievals = await asyncio.to_thread(_retrieve_unless_answered, pending, queries, popular_now)
         self._resolve([pending], retrievals, time.perf_counter() - started_s)
+
+    def _answer_late(self, pending: PendingQuery) -> None:
+        """Answer a query whose deadline has passed from what is known."""
+        if pending.result.done():
+            return
+        telemetry.degraded(DEADLINE)
+        pending.degraded, pending.answer_generation = (*pending.degraded, DEADLINE), None
+        if not pending.answer_id:
+            (pending.answer_id,) = new_answer_ids([pending.query.session_id])
+        started_s = time.perf_counter()
+        retrieval: Retrieval | Exception
+        try:
+            retrieval = pending.bundle.fallback(
+                pending.retrieval_query, max_products=INLINE_PRODUCTS, popular_now=self._recorder.popularity.scores
+            )
+        except Exception as error:  # fails this query alone
+            retrieval = error
+        self._resolve([pending], [retrieval], time.perf_counter() - started_s)
 
     def _resolve(
         self, batch: Sequence[PendingQuery], retrievals: Sequence[Retrieval | Exception], retrieval_s: float
     ) -> None:
-        """Resolve each query with its recommendation, or with what its retrieval or recording raised."""
+        """Resolve each query with its recommendation, or with what its retrieval or recording raised.
+
+        One whose deadline has passed meanwhile keeps the answer that it was given then.
+        """
         successful = [retrieval for retrieval in retrievals if isinstance(retrieval, Retrieval)]
         sources = chain.from_iterable([retrieval.items.sources for retrieval in successful])
         unknown = sum([len(retrieval.unknown_item_ids) for retrieval in successful])
         telemetry.retrieved(sources, unknown, retrieval_s)
-        for pending, retrieval in zip(batch, retrievals, strict=True):
+        for pending, retrieval in zip(batch, retrievals, strict=False):
+            if pending.result.done():
+                continue
             if isinstance(retrieval, Exception):
                 pending.resolve(retrieval)
                 continue
@@ -329,6 +378,13 @@ def retrieve_batch(
             return [error]
         telemetry.background_failed(bundle.retrieve_all.__qualname__, error)
     return [retrieve_batch(bundle, [query], popular_now)[0] for query in queries]
+
+
+def _retrieve_unless_answered(
+    pending: PendingQuery, queries: Sequence[RetrievalQuery], popular_now: Mapping[str, float]
+) -> Sequence[Retrieval | Exception]:
+    """Retrieve for a query, unless its deadline passed while it waited for a thread."""
+    return [] if pending.result.done() else retrieve_batch(pending.bundle, queries, popular_now)
 
 
 async def _recommendation_or_error(answer: PendingQuery | ServiceError) -> Recommendation | ServiceError:

@@ -7,7 +7,8 @@ from onward.bundle import Bundle, Retrieval
 from onward.service.recommend.options import RecommendationOptions
 from onward.service.records.answers import Answer
 
-Missing = Literal["session_store"]
+Missing = Literal["session_store", "deadline"]
+"""What an answer was made without: the session store, or the time for its session or its search."""
 DEFAULT_OPTIONS = RecommendationOptions()
 
 
@@ -26,6 +27,10 @@ class Query(NamedTuple):
     """Position that the session must have reached."""
     store: bool = True
     """Whether the items and the answer are stored."""
+    timeout_s: float | None = None
+    """Seconds from the arrival of the request within which to answer; None means the deployment's."""
+    age_s: float = 0.0
+    """Seconds since the arrival of the request."""
     location: tuple[str | int, ...] = ("body",)
     """Where the query stands in the request, for error messages."""
 

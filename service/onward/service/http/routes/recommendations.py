@@ -44,6 +44,7 @@ from onward.service.http.strict_json import StrictJSONRoute
 from onward.service.recommend.explainer import explain as explain_answer
 from onward.service.recommend.explanation import Explanation
 from onward.service.recommend.options import RecommendationOptions
+from onward.service.recommend.pipeline import DEADLINE
 from onward.service.recommend.query import Query, Recommendation
 
 BATCH_PATH = "/v1/recommendations:batch"
@@ -71,9 +72,10 @@ async def recommend(
     or popular ones, and `source` says so; for a user whom the encoder knows, it uses the user. `user` says whether the
     encoder knows the user.
     """
-    recommendation = await pipeline.recommend(_query(query))
+    recommendation = await pipeline.recommend(_query(query, telemetry.elapsed_s(request.scope)))
     took_ms = telemetry.elapsed_ms(request.scope)
-    return _response(recommendation, took_ms, await _explanation(recommendation) if query.dry_run else None)
+    explanation = await _explanation(recommendation) if query.dry_run else None
+    return _response(recommendation, took_ms, explanation)
 
 
 @router.post(
@@ -93,7 +95,8 @@ async def recommend_for_many(
 
     Sessions are encoded as one batch, which is faster than one by one.
     """
-    queries = [_query_or_error(entry, number) for number, entry in enumerate(body.requests)]
+    age_s = telemetry.elapsed_s(request.scope)
+    queries = [_query_or_error(entry, number, age_s) for number, entry in enumerate(body.requests)]
     answers = iter(await pipeline.recommend_all([query for query in queries if isinstance(query, Query)]))
     took_ms, request_id = telemetry.elapsed_ms(request.scope), telemetry.request_id(request.scope)
     results: list[bytes | Problem] = []
@@ -134,6 +137,8 @@ async def recommend_for_session(
             options=RecommendationOptions(**options),
             scenario=query.scenario,
             position=query.position,
+            timeout_s=_seconds(query.timeout_ms),
+            age_s=telemetry.elapsed_s(request.scope),
         )
     )
     return _response(recommendation, telemetry.elapsed_ms(request.scope))
@@ -176,11 +181,14 @@ async def explain(
     return await explainer.explain(recommendation_id, query.why_not)
 
 
-async def _explanation(recommendation: Recommendation) -> Explanation:
+async def _explanation(recommendation: Recommendation) -> Explanation | None:
+    """Explain a recommendation, unless time was short already."""
+    if DEADLINE in recommendation.degraded:
+        return None
     return await asyncio.to_thread(explain_answer, recommendation.bundle, recommendation.answer)
 
 
-def _query(body: RecommendationQuery) -> Query:
+def _query(body: RecommendationQuery, age_s: float) -> Query:
     return Query(
         session_id=body.session_id,
         items=body.items,
@@ -190,13 +198,19 @@ def _query(body: RecommendationQuery) -> Query:
         scenario=body.scenario,
         position=body.position,
         store=body.store and not body.dry_run,
+        timeout_s=_seconds(body.timeout_ms),
+        age_s=age_s,
     )
 
 
-def _query_or_error(body: RecommendationQuery | InvalidEntry, number: int) -> Query | ServiceError:
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _query_or_error(body: RecommendationQuery | InvalidEntry, number: int, age_s: float) -> Query | ServiceError:
     if isinstance(body, InvalidEntry):
         return body.refusal("query", "body", "requests", number)
-    return _query(body)._replace(location=("body", "requests", number))
+    return _query(body, age_s)._replace(location=("body", "requests", number))
 
 
 def _response(recommendation: Recommendation, took_ms: float, explanation: Explanation | None = None) -> JSONBytes:

@@ -37,6 +37,16 @@ RequiredPosition = Annotated[
         examples=["9f1c0a7be2d4-3"],
     ),
 ]
+TimeoutMs = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=60_000,
+        description="Milliseconds from the arrival of the request within which to answer, by default as the deployment "
+        "sets. After it, the answer is what is ready: popular or similar items, with `deadline` in `degraded`.",
+        examples=[50],
+    ),
+]
 UserId = Annotated[
     Id | None,
     Field(
@@ -77,6 +87,7 @@ class RecommendationQuery(RecommendationOptions):
     exclude: Excluded = Field(default=EMPTY_LIST)
     scenario: ScenarioReference | None = None
     position: RequiredPosition | None = None
+    timeout_ms: TimeoutMs = None
     store: bool = Field(
         default=True,
         description="Whether to store anything. false, for a visitor without consent: the session is read, but nothing "
@@ -102,6 +113,7 @@ class SessionRecommendationQuery(ListQuery):
     exclude_seen: ExcludeSeen = None
     scenario: ScenarioReference | None = None
     position: RequiredPosition | None = None
+    timeout_ms: TimeoutMs = None
 
 
 class NextQuery(StrictModel):
@@ -161,8 +173,10 @@ class Recommendations(BaseModel):
     position: str | None = Field(
         default=None, description="How far the session had advanced.", examples=["9f1c0a7be2d4-3"]
     )
-    degraded: list[Literal["session_store"]] = Field(
-        description="Parts that were unavailable for this answer.", examples=[[]]
+    degraded: list[Literal["session_store", "deadline"]] = Field(
+        description="What this answer was made without: the session store, or the time for more than popular or "
+        "similar items.",
+        examples=[[]],
     )
     unknown_item_ids: list[str] = Field(
         description="Items of the session that the catalog does not have.", examples=[[]]

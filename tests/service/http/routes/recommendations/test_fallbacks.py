@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,28 @@ def test_without_its_store_the_service_gives_degraded_answers(bundles: Path, fau
         for refused in (client.post(f"{path}/next", json={}), client.get(f"{path}/explanation")):
             assert problem(refused) == (503, "session_store_unavailable")
         assert client.get("/health/ready").status_code == 200
+
+
+def test_an_answer_takes_no_longer_than_its_request_allows(bundles: Path) -> None:
+    with (
+        failing_store(signal.SIGSTOP) as (url, fail),
+        opened(bundles, url, store_timeout=timedelta(seconds=30)) as client,
+    ):
+        popular = ids(recommend(client, session_id="nobody", k=3))
+        similar = ids(get(client, "/v1/items/item-3/similar", k=3))
+        fail()
+        query = {"session_id": "visitor", "k": 3, "timeout_ms": 30}
+        assert (answer := recommend(client, **query))["degraded"] == ["deadline"]
+        assert (ids(answer), sources(answer), answer.get("position")) == (popular, {"popular"}, None)
+        answer = recommend(client, **query, items=["item-7", "item-3"], exclude_seen=False, dry_run=True)
+        assert (ids(answer), sources(answer), answer["degraded"]) == (similar, {"similar"}, ["deadline"])
+        assert "explanation" not in answer
+        answer = get(client, "/v1/sessions/visitor/recommendations", timeout_ms=30)
+        assert answer["degraded"] == ["deadline"]
+        results = client.post("/v1/recommendations:batch", json={"requests": [query] * 3}).json()["results"]
+        assert [result["recommendations"]["degraded"] for result in results] == [["deadline"]] * 3
+        for wrong in (0, 60_001, 1.5, "30"):
+            assert client.post("/v1/recommendations", json={**query, "timeout_ms": wrong}).status_code == 422
 
 
 def failures(client: TestClient, store: str) -> float:
