@@ -13,8 +13,9 @@ from pydantic import SecretStr, ValidationError
 from starlette.testclient import TestClient
 
 from onward.service.app import create_app
+from onward.service.errors import MissingScope
 from onward.service.http.admission import DOCUMENTATION_PATHS
-from onward.service.http.scopes import SCOPE_OF
+from onward.service.http.scopes import SCOPE_OF, require_scope
 from onward.service.keys import SCOPES, Key, KeysFileError
 from onward.service.settings import IN_MEMORY, Settings
 from tests.service.process import wait_until
@@ -90,6 +91,12 @@ def test_a_key_opens_the_endpoints_of_its_scope_alone(guarded: TestClient) -> No
                 assert problem(response) == (403, "missing_scope"), (name, scope)
                 assert SCOPE_OF[name] in response.json()["detail"]
         assert problem(guarded.request(method, path)) == (401, "missing_key")
+
+
+def test_an_operation_without_a_scope_is_open_to_no_key() -> None:
+    key = Key(name="all", digest="0" * 64, scopes=frozenset(SCOPES))
+    with pytest.raises(MissingScope):
+        require_scope({"state": {"key": key}}, "an_operation_that_was_forgotten")
 
 
 def test_a_key_without_the_scope_learns_nothing_of_the_body_it_needs(guarded: TestClient) -> None:
