@@ -19,9 +19,10 @@ from redis.asyncio import Redis
 
 from onward.bundle import Bundle, Options, SessionView
 from onward.service.live.bundle_ids import BundleIds
+from onward.service.records.answer_ids import AnswerIds
 from onward.service.records.answer_log import AnswerLog
 from onward.service.records.answer_stores import RedisAnswerStore
-from onward.service.records.answers import Answer, new_answer_ids
+from onward.service.records.answers import Answer
 from onward.service.redis_client import connect
 from onward.service.sessions import RedisSessionStore, session_digest
 from onward.training.hardware import machine
@@ -37,19 +38,20 @@ async def bytes_per_answer(url: str, bundle: Bundle, *, sessions: int, answers: 
     client, generator = connect(url), random.Random(1)
     ids = BundleIds(Path(), kept=TTL)
     ids.serve(bundle)
-    log = AnswerLog(RedisAnswerStore(client, ttl=TTL), ids, ttl=TTL)
+    answer_ids = AnswerIds(answer_ttl=TTL)
+    log = AnswerLog(RedisAnswerStore(client, ttl=TTL), ids, answer_ids, ttl=TTL)
     store = RedisSessionStore(client, length=50, ttl=TTL)
     sizes = []
     async with Redis.from_url(url) as redis:
         for name in (f"visitor-{number}" for number in range(sessions)):
-            for answer_id in new_answer_ids([name] * answers):
+            for answer_id in answer_ids.new([name] * answers):
                 session = await store.append(name, (), keeps_answer=True)
                 viewed = bundle.catalog.item_ids(generator.sample(range(1, bundle.manifest.items + 1), items))
                 retrieved = bundle.retrieve(SessionView(viewed), Options(K)).items
                 made = Answer(
                     answer_id, int(time.time() * 1000), bundle.digest, retrieved, tuple(viewed), options={"k": K}
                 )
-                log.add(made, bundle.catalog, generation=session.answer_generation or "")
+                log.add(made, bundle.catalog, session_id=name, generation=session.answer_generation or "")
                 await log.flush()
                 if await log.get(answer_id) != made:
                     raise AssertionError("the kept answer is another one")

@@ -29,6 +29,7 @@ from onward.service.sessions import (
     SessionStore,
 )
 from tests.bundles import item_ids, publish_bundle
+from tests.service.records.answer_ids import ANSWER_IDS
 from tests.service.sessions.stores import open_store, stored_items, view
 
 OPTIONS = RecommendationOptions(k=5)
@@ -64,6 +65,7 @@ class Records:
     """Records every answer except those of a session named `faulty`."""
 
     answers = None
+    answer_ids = ANSWER_IDS
     popularity = SimpleNamespace(scores=MappingProxyType({}))
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from onward.service.records.answer_stores import RedisAnswerStore
 from onward.service.records.answers import Answer, AnswerOrigin, AttributionClaim
 from onward.service.redis_client import RedisClient
 from onward.service.sessions import RedisSessionStore, session_digest
-from tests.service.records.answer_ids import new_answer_id
+from tests.service.records.answer_ids import ANSWER_IDS, new_answer_id
 from tests.service.records.catalogs import CATALOG, DIGEST, LetterBundles
 
 TTL = timedelta(minutes=30)
@@ -58,7 +58,8 @@ PAGES = [
 @pytest.fixture
 async def log(calls: RedisClient, redis: "Redis") -> AsyncIterator[AnswerLog]:
     await redis.rpush(LIST, *ENTRIES)
-    yield AnswerLog(RedisAnswerStore(calls, ttl=TTL), LetterBundles(), ttl=TTL, lists=AnswerLists(calls, ttl=TTL))
+    store, lists = RedisAnswerStore(calls, ttl=TTL), AnswerLists(calls, ttl=TTL)
+    yield AnswerLog(store, LetterBundles(), ANSWER_IDS, ttl=TTL, lists=lists)
     await redis.delete(LIST)
 
 

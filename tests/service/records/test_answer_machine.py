@@ -16,9 +16,10 @@ from onward.bundle import RetrievedItems, Source
 from onward.service.records import answer_log, answer_stores
 from onward.service.records.answer_log import AnswerLog
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
-from onward.service.records.answers import Answer, AttributionClaim, new_answer_ids, owner_of
+from onward.service.records.answers import Answer, AttributionClaim
 from onward.service.redis_client import connect
 from onward.service.sessions import InMemorySessionStore, RedisSessionStore, SessionStore, session_digest
+from tests.service.records.answer_ids import ANSWER_IDS, new_answer_id, owner_of
 from tests.service.records.catalogs import CATALOG, DIGEST, LetterBundles
 
 TTL = timedelta(minutes=5)
@@ -55,11 +56,11 @@ class Answers(RuleBasedStateMachine):
         if self.redis is None:
             memory = InMemoryAnswerStore(ttl=TTL, clock=lambda: self.now_s)
             self.sessions = InMemorySessionStore(length=5, ttl=TTL, answer_generation=memory.generation)
-            self.log = AnswerLog(memory, LetterBundles(), ttl=TTL, clock=lambda: self.now_s)
+            self.log = AnswerLog(memory, LetterBundles(), ANSWER_IDS, ttl=TTL, clock=lambda: self.now_s)
         else:
             self.sessions = RedisSessionStore(self.redis, length=5, ttl=TTL, answer_ttl=TTL)
             store = RedisAnswerStore(self.redis, ttl=TTL)
-            self.log = AnswerLog(store, LetterBundles(), ttl=TTL, clock=lambda: self.now_s)
+            self.log = AnswerLog(store, LetterBundles(), ANSWER_IDS, ttl=TTL, clock=lambda: self.now_s)
         self.waiting: list[Expected] = []
         self.kept: list[Expected] = []
         """In the order in which they were written."""
@@ -92,7 +93,7 @@ class Answers(RuleBasedStateMachine):
         generation: str | None = ""
         if name := self.name(session_id):
             generation = self.run(self.sessions.append(name, (), keeps_answer=True)).answer_generation
-        (answer_id,) = new_answer_ids([name])
+        answer_id = new_answer_id(name)
         self.waiting.append(Expected(session_id, [self.answer(answer_id, items)], generation))
         if name:
             self.touched_s[owner_of(answer_id)] = self.now_s
@@ -102,7 +103,8 @@ class Answers(RuleBasedStateMachine):
     def write(self, data: st.DataObject) -> None:
         served = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
         assert served.generation is not None
-        self.log.add(served.pages[0], CATALOG, generation=served.generation)
+        name = self.name(served.session_id)
+        self.log.add(served.pages[0], CATALOG, session_id=name, generation=served.generation)
         self.run(self.log.flush())
         if served in self.gone:
             return

@@ -17,11 +17,11 @@ from onward.service.records import answer_log
 from onward.service.records.answer_log import MAX_WAITING, AnswerLog
 from onward.service.records.answer_page import AnswerPage, read_pages
 from onward.service.records.answer_stores import AnswerStore, InMemoryAnswerStore, RedisAnswerStore
-from onward.service.records.answers import MAX_CLAIMS, Answer, AnswerOrigin, AttributionClaim, owner_of, page_id
+from onward.service.records.answers import MAX_CLAIMS, Answer, AnswerOrigin, AttributionClaim, page_id
 from onward.service.redis_client import RedisClient
 from onward.service.sessions import RedisSessionStore, session_digest
 from tests.service.clock import NOON_S, Clock
-from tests.service.records.answer_ids import new_answer_id
+from tests.service.records.answer_ids import ANSWER_IDS, new_answer_id, owner_of
 from tests.service.records.catalogs import CATALOG, DIGEST, OTHER_DIGEST, LetterBundles
 
 TTL = timedelta(minutes=30)
@@ -43,7 +43,7 @@ def bundles() -> LetterBundles:
 
 @pytest.fixture
 def log(store: AnswerStore, bundles: LetterBundles, clock: Clock) -> AnswerLog:
-    return AnswerLog(store, bundles, ttl=TTL, clock=clock)
+    return AnswerLog(store, bundles, ANSWER_IDS, ttl=TTL, clock=clock)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def serve(
     """Do what the service does for each answer."""
     made = answer(new_answer_id(session_id), items, **fields)
     generation = "" if session_id is None else await generation_of(log._store, calls, session_id)
-    log.add(made, CATALOG, generation=generation)
+    log.add(made, CATALOG, session_id=session_id, generation=generation)
     await log.flush()
     return made
 
@@ -136,7 +136,7 @@ async def test_forgetting_a_session_deletes_its_answers_only(
 ) -> None:
     made, other = await serve(log, calls, session_id), await serve(log, calls, session_id + "'")
     waiting = answer(new_answer_id(session_id))
-    log.add(waiting, CATALOG, generation=await generation_of(log._store, calls, session_id))
+    log.add(waiting, CATALOG, session_id=session_id, generation=await generation_of(log._store, calls, session_id))
     await log.forget(session_id)
     await log.flush()
     assert await log.get(made.id) is None
@@ -290,7 +290,7 @@ class TestInRedis:
         generation = await generation_of(log._store, calls, session_id)
         for _ in range(50):
             made.append(answer(new_answer_id(session_id)))
-            log.add(made[-1], CATALOG, generation=generation)
+            log.add(made[-1], CATALOG, session_id=session_id, generation=generation)
         before = await reads()
         await log.flush()
         written = await reads()

@@ -20,7 +20,7 @@ from onward.service.records.online_metrics import MAX_WAITING, OnlineMetrics, Ou
 from onward.service.redis_client import RedisClient
 from onward.service.sessions import AppliedEvent
 from tests.service.clock import NOON_S, Clock
-from tests.service.records.answer_ids import new_answer_id
+from tests.service.records.answer_ids import ANSWER_IDS, new_answer_id
 from tests.service.records.catalogs import CATALOG, DIGEST, OTHER_DIGEST, LetterBundles
 
 HOUR = timedelta(hours=1)
@@ -38,7 +38,7 @@ def counters(request: pytest.FixtureRequest, calls: RedisClient, clock: Clock) -
 @pytest.fixture
 def answers() -> AnswerLog:
     store = InMemoryAnswerStore(ttl=HOUR, clock=lambda: NOON_S)
-    return AnswerLog(store, LetterBundles(), ttl=HOUR, clock=lambda: NOON_S)
+    return AnswerLog(store, LetterBundles(), ANSWER_IDS, ttl=HOUR, clock=lambda: NOON_S)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from onward.service.records.recorder import Recorder, open_recorder
 from onward.service.redis_client import connect
 from onward.service.sessions import AppliedEvent, RedisSessionStore, session_digest
 from onward.service.settings import IN_MEMORY, Settings
-from tests.service.records.answer_ids import new_answer_id
 from tests.service.records.catalogs import CATALOG, DIGEST, LetterBundles
 
 HOUR = timedelta(hours=1)
@@ -44,9 +43,10 @@ def opened(of: Settings) -> AbstractAsyncContextManager[Recorder]:
     return open_recorder(of, redis, LetterBundles(), InMemoryAnswerStore(ttl=of.answer_ttl))
 
 
-def answer(session_id: str | None) -> Answer:
+def answer(recorder: Recorder, session_id: str | None) -> Answer:
+    (answer_id,) = recorder.answer_ids.new([session_id])
     items = RetrievedItems.of([RetrievedItem("a", 1.0, "encoder", 0), RetrievedItem("b", 0.5, "encoder", 0)])
-    return Answer(new_answer_id(session_id), NOW_MS, DIGEST, items, scenario=f"scenario-{next(numbers)}")
+    return Answer(answer_id, NOW_MS, DIGEST, items, scenario=f"scenario-{next(numbers)}")
 
 
 def view(item_id: str, answer_id: str) -> AppliedEvent:
@@ -65,7 +65,7 @@ async def outcome(recorder: Recorder, scenario: str | None) -> tuple[int, dict[s
 
 async def test_answers_and_events_are_recorded_everywhere(tmp_path: Path, url: str) -> None:
     async with opened(settings(tmp_path, url)) as recorder:
-        served = answer(None)
+        served = answer(recorder, None)
         recorder.served(served, CATALOG)
         assert recorder.answers is not None
         assert await recorder.answers.get(served.id) == served  # written by the periodic flush
@@ -79,7 +79,7 @@ async def test_answers_and_events_are_recorded_everywhere(tmp_path: Path, url: s
 
 async def test_a_next_page_is_counted_and_logged_but_not_stored_again(tmp_path: Path, url: str) -> None:
     async with opened(settings(tmp_path, url)) as recorder:
-        first = answer(None)
+        first = answer(recorder, None)
         page = Answer(page_id(first.id, 1), NOW_MS, DIGEST, RetrievedItems(), scenario=first.scenario, root_id=first.id)
         recorder.served(first, CATALOG)
         await recorder.flush_answers()
@@ -92,12 +92,12 @@ async def test_a_next_page_is_counted_and_logged_but_not_stored_again(tmp_path: 
 
 
 async def test_queued_records_are_written_when_the_service_ends(tmp_path: Path, valkey: str) -> None:
-    served = answer("visitor")
     store = RedisSessionStore.connect(valkey, length=5, ttl=HOUR, timeout=HOUR)
     session = await store.append("visitor", (), keeps_answer=True)
     await store.close()
     async with Redis.from_url(valkey) as redis:
         async with opened(settings(tmp_path, valkey)) as recorder:
+            served = answer(recorder, "visitor")
             recorder.served(served, CATALOG, session_id="visitor", generation=session.answer_generation)
             recorder.applied([view("a", served.id)])
         assert await redis.hlen(f"onward:session:{{{session_digest('visitor')}}}:served") >= 2
@@ -108,7 +108,7 @@ async def test_queued_records_are_written_when_the_service_ends(tmp_path: Path, 
 
 async def test_an_answer_without_a_generation_is_counted_but_not_stored(tmp_path: Path, url: str) -> None:
     async with opened(settings(tmp_path, url)) as recorder:
-        served = answer("visitor")
+        served = answer(recorder, "visitor")
         recorder.served(served, CATALOG, session_id="visitor", generation=None)
         await recorder.flush_answers()
         await recorder.flush_counts()
@@ -121,7 +121,7 @@ async def test_a_deployment_can_do_without_answers_and_event_log(tmp_path: Path,
     minimal = Settings(bundles=tmp_path, redis_url=SecretStr(url), answer_ttl=timedelta(0))
     async with opened(minimal) as recorder:
         assert recorder.answers is None
-        served = answer(None)
+        served = answer(recorder, None)
         recorder.served(served, CATALOG)
         recorder.applied([view("a", served.id)])
         await recorder.forget("visitor")
@@ -132,7 +132,7 @@ async def test_a_deployment_can_do_without_answers_and_event_log(tmp_path: Path,
 
 async def test_the_recorder_runs_and_ends_while_the_store_is_down(tmp_path: Path) -> None:
     async with asyncio.timeout(20), opened(settings(tmp_path, f"unix://{tmp_path}/nobody")) as recorder:
-        recorder.served(answer(None), CATALOG)
+        recorder.served(answer(recorder, None), CATALOG)
         recorder.applied([view("a", "?")])
         await recorder.flush_answers()
         await recorder.flush_counts()

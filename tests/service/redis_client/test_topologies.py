@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_bytes
 
 import pytest
 from redis.asyncio import Redis
@@ -13,15 +14,14 @@ from redis.exceptions import DataError, RedisError
 
 from onward.service.errors import ServiceError, SessionStoreUnavailable
 from onward.service.live.versioned_store import Put, RedisVersionedStore
+from onward.service.records.answer_ids import RedisSecrets
 from onward.service.records.answer_stores import AnswerKey, AnswerWrite, RedisAnswerStore, StoredPages
-from onward.service.records.answers import nonce_of, owner_of
 from onward.service.records.counters import RedisCounters
 from onward.service.records.live_popularity import RedisPopularityStore
 from onward.service.redis_client import Script, connect
 from onward.service.sessions import RedisSessionStore, session_digest
 from tests.redis_servers import HOST, SLOTS, RedisServer, redis_servers
 from tests.service.process import wait_until
-from tests.service.records.answer_ids import new_answer_id
 from tests.service.sessions.stores import LENGTH, append_to_all, known, read, stored_items, view
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # each failover can happen only once
@@ -136,13 +136,15 @@ async def use_all_stores(url: str) -> None:
         assert await stored_items(store, names[1]) == []
 
         answers = RedisAnswerStore(client, ttl=MINUTE)
-        made = [new_answer_id(name) for name in names[:20]]
-        await answers.write([AnswerWrite(answer_id, "", b"page") for answer_id in made])
-        keys = [AnswerKey(owner_of(answer_id), nonce_of(answer_id)) for answer_id in made]
+        keys = [AnswerKey(session_digest(name), token_bytes(8)) for name in names[:20]]
+        await answers.write([AnswerWrite(key, "", b"page") for key in keys])
         assert await answers.read(keys) == [StoredPages(1, b"page")] * 20
         assert await answers.add_page(keys[0], 1, b"+")
         assert await answers.claim([(key, "0 0 view") for key in keys]) == [True] * 20
         await answers.forget(session_digest(names[0]))
+        secrets = RedisSecrets(client, answer_ttl=MINUTE, prefix="onward:topologies:")
+        secret = await secrets.offer(20_000, token_bytes(32))
+        assert await secrets.offer(20_000, token_bytes(32)) == await secrets.get(20_000) == secret
 
         counters = RedisCounters(client, name="topologies")
         await counters.add({"served": 2})

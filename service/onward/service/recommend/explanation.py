@@ -84,7 +84,7 @@ class WhyNot(BaseModel):
 class Explanation(BaseModel):
     """Why each item of an answer has its rank."""
 
-    recommendation_id: str = Field(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e00"])
+    recommendation_id: str = Field(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e510800"])
     bundle: str = Field(
         description="Digest of the bundle that answered.", examples=["5d13bce372cd0407de27cf50648fc2c7"]
     )

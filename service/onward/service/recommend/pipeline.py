@@ -19,7 +19,7 @@ from onward.service.live.bundle import LiveBundle
 from onward.service.recommend.batcher import Batcher, Pending
 from onward.service.recommend.query import Missing, Query, Recommendation
 from onward.service.recommend.scenarios import Scenario, Scenarios
-from onward.service.records.answers import Answer, new_answer_ids
+from onward.service.records.answers import Answer
 from onward.service.records.recorder import Recorder
 from onward.service.sessions import AppliedEvent, Event, EventListener, EventRules, Session, SessionAppend, SessionStore
 
@@ -227,7 +227,7 @@ class Pipeline:
     async def _read_sessions(self, batch: Sequence[PendingQuery]) -> list[PendingQuery]:
         """Append new events that are to be stored to their sessions; return the queries whose session is known."""
         started_s = time.perf_counter()
-        answer_ids = new_answer_ids([pending.query.session_id for pending in batch])
+        answer_ids = self._recorder.answer_ids.new([pending.query.session_id for pending in batch])
         now_ms = int(self._clock() * 1000)
         events = [self._rules.views(pending.query.items, now_ms) for pending in batch]
         appends = list(self._appends(batch, answer_ids, events))
@@ -294,7 +294,7 @@ class Pipeline:
         telemetry.degraded(DEADLINE)
         pending.degraded, pending.answer_generation = (*pending.degraded, DEADLINE), None
         if not pending.answer_id:
-            (pending.answer_id,) = new_answer_ids([pending.query.session_id])
+            (pending.answer_id,) = self._recorder.answer_ids.new([pending.query.session_id])
         started_s = time.perf_counter()
         retrieval: Retrieval | Exception
         try:

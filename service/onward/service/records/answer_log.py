@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import takewhile
@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from onward.service import telemetry
 from onward.service.errors import SessionStoreUnavailable
 from onward.service.live.bundle_ids import KnownBundle
+from onward.service.records.answer_ids import AnswerIds
 from onward.service.records.answer_lists import AnswerLists, is_listed_id, new_listed_page_id
 from onward.service.records.answer_page import ItemRows, MalformedPage, read_pages, write_page
 from onward.service.records.answer_stores import AnswerKey, AnswerStore, AnswerWrite, StoredPages
@@ -19,9 +20,7 @@ from onward.service.records.answers import (
     Answer,
     AnswerOrigin,
     AttributionClaim,
-    is_answer_id,
     nonce_of,
-    owner_of,
     page_id,
     page_number_of,
     shown_by,
@@ -62,14 +61,16 @@ class AnswerLog:
         self,
         store: AnswerStore,
         bundles: Bundles,
+        ids: AnswerIds,
         *,
         ttl: timedelta,
         clock: Callable[[], float] = time.time,
         lists: AnswerLists | None = None,
     ) -> None:
-        """Keep answers in a store; `lists` has those that version 0.1 made."""
+        """Keep answers, which `ids` name, in a store; `lists` has those that version 0.1 made."""
         self._store = store
         self._bundles = bundles
+        self._ids = ids
         self._ttl_ms = int(ttl / timedelta(milliseconds=1))
         self._clock = clock
         self._lists = lists
@@ -77,15 +78,20 @@ class AnswerLog:
         self._outages = OutageLog("answers")
         self._flushing = asyncio.Lock()
 
-    def add(self, answer: Answer, catalog: ItemRows, *, generation: str) -> None:
+    def add(self, answer: Answer, catalog: ItemRows, *, session_id: str | None = None, generation: str) -> None:
         """Queue an answer for the next flush, as bytes, so that the answer need not be kept in memory until then.
 
         Args:
             answer: the first page of an answer.
             catalog: the catalog of the bundle that answered.
+            session_id: its session, None if it has none.
             generation: that of the session's answers, from the append to the session; empty without a session.
         """
-        self._waiting[answer.id] = AnswerWrite(answer.id, generation, write_page(answer, catalog))
+        if session_id is None:
+            key = self._ids.own_key_of(answer.id)
+        else:
+            key = AnswerKey(session_digest(session_id), nonce_of(answer.id))
+        self._waiting[answer.id] = AnswerWrite(key, generation, write_page(answer, catalog))
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popitem(last=False)
             self._outages.count_lost(1)
@@ -136,7 +142,8 @@ class AnswerLog:
         """
         if is_listed_id(root_id):
             return self._lists is not None and await self._lists.claim_next(root_id, expected_pages, page)
-        return await self._store.add_page(_key(root_id), expected_pages, write_page(page, catalog))
+        key = await self._ids.key_of(root_id)
+        return key is not None and await self._store.add_page(key, expected_pages, write_page(page, catalog))
 
     async def attribute(self, claims: Sequence[AttributionClaim]) -> list[AnswerOrigin | None]:
         """Return the origin of the answer of each claim; None if the answer lacks the item, or for a repeated claim.
@@ -145,7 +152,8 @@ class AnswerLog:
         Raises SessionStoreUnavailable.
         """
         distinct = dict.fromkeys(claims)
-        origins = await self._attribute([claim for claim in distinct if is_answer_id(claim.answer_id)])
+        keys = {claim: key for claim in distinct if (key := await self._ids.key_of(claim.answer_id)) is not None}
+        origins = await self._attribute(keys)
         listed = [claim for claim in distinct if is_listed_id(claim.answer_id)]
         if listed and self._lists is not None:
             origins |= zip(listed, await self._lists.attribute(listed), strict=True)
@@ -157,7 +165,7 @@ class AnswerLog:
 
     async def forget_digest(self, owner: str) -> None:
         """Delete the answers of the session of a digest; see `forget`."""
-        for answer_id in [answer_id for answer_id in self._waiting if owner_of(answer_id) == owner]:
+        for answer_id in [answer_id for answer_id, write in self._waiting.items() if write.key.owner == owner]:
             del self._waiting[answer_id]
         await self._store.forget(owner)
 
@@ -165,9 +173,9 @@ class AnswerLog:
         """Return the pages of an answer; an empty list if there will be none, None if it may still be written."""
         if is_listed_id(answer_id):
             return [] if self._lists is None else await self._lists.pages(answer_id)
-        if not is_answer_id(answer_id):
+        if (key := await self._ids.key_of(answer_id)) is None:
             return []
-        (stored,) = await self._store.read([_key(answer_id)])
+        (stored,) = await self._store.read([key])
         if isinstance(stored, SessionStoreUnavailable):
             raise stored
         if stored is None:
@@ -175,11 +183,13 @@ class AnswerLog:
         pages = await self._answers(answer_id, stored)
         return pages if pages and self._is_unexpired(pages[0]) else []
 
-    async def _attribute(self, claims: Sequence[AttributionClaim]) -> dict[AttributionClaim, AnswerOrigin | None]:
+    async def _attribute(
+        self, claims: Mapping[AttributionClaim, AnswerKey]
+    ) -> dict[AttributionClaim, AnswerOrigin | None]:
         """Attribute claims to answers of the store: read the answers, then claim their items."""
         if not claims:
             return {}
-        keys = list(dict.fromkeys(_key(claim.answer_id) for claim in claims))
+        keys = list(dict.fromkeys(claims.values()))
         stored = dict(zip(keys, await self._store.read(keys), strict=True))
         items = {claim: item async for claim, item in self._attributed_items(claims, stored)}
         is_new = await self._store.claim([(item.key, item.claim) for item in items.values()]) if items else []
@@ -187,14 +197,13 @@ class AnswerLog:
 
     async def _attributed_items(
         self,
-        claims: Sequence[AttributionClaim],
+        claims: Mapping[AttributionClaim, AnswerKey],
         stored: dict[AnswerKey, StoredPages | SessionStoreUnavailable | None],
     ) -> AsyncIterator[tuple[AttributionClaim, _AttributedItem]]:
         """Yield the claims whose item an unexpired answer shows; lets other tasks run before each answer is read."""
         read: dict[AnswerKey, list[Answer]] = {}
-        for claim in claims:
-            key, number = _key(claim.answer_id), page_number_of(claim.answer_id)
-            pages = stored[key]
+        for claim, key in claims.items():
+            number, pages = page_number_of(claim.answer_id), stored[key]
             if not isinstance(pages, StoredPages):
                 continue
             if key not in read:
@@ -226,7 +235,3 @@ class AnswerLog:
 
     def _is_unexpired(self, answer: Answer) -> bool:
         return answer.made_ms >= self._clock() * 1000 - self._ttl_ms
-
-
-def _key(answer_id: str) -> AnswerKey:
-    return AnswerKey(owner_of(answer_id), nonce_of(answer_id))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from redis.exceptions import RedisError
 
 from onward.service.errors import SessionStoreUnavailable
-from onward.service.records.answers import MAX_ANSWERS, MAX_CLAIMS, NONCE_DIGITS, nonce_of, owner_of
+from onward.service.records.answers import MAX_ANSWERS, MAX_CLAIMS, NONCE_DIGITS
 from onward.service.records.outage_log import RecordsRefused
 from onward.service.redis_client import Argument, RedisClient, Script, store_call
 from onward.service.sessions import GENERATION_BYTES
@@ -29,7 +29,7 @@ class AnswerKey(NamedTuple):
 class AnswerWrite(NamedTuple):
     """An answer to keep."""
 
-    answer_id: str
+    key: AnswerKey
     generation: str
     """The generation of the session's answers when it was made; empty for an answer without a session."""
     page: bytes
@@ -99,8 +99,7 @@ class RedisAnswerStore:
     async def write(self, writes: Sequence[AnswerWrite]) -> None:
         """Run a script for each answer, in one round trip; see `AnswerStore`."""
         calls: list[tuple[list[str], list[Argument]]] = [
-            ([self._key(owner_of(answer_id))], [generation, nonce_of(answer_id) + page])
-            for answer_id, generation, page in writes
+            ([self._key(key.owner)], [generation, key.nonce + page]) for key, generation, page in writes
         ]
         async with store_call(self._redis):
             replies = await self._write.run_all(calls)
@@ -185,12 +184,11 @@ class InMemoryAnswerStore:
 
     async def write(self, writes: Sequence[AnswerWrite]) -> None:
         """Keep answers; see `AnswerStore`."""
-        for answer_id, generation, page in writes:
-            owner = owner_of(answer_id)
+        for (owner, nonce), generation, page in writes:
             if generation and (owner not in self._sessions or self._sessions[owner].generation != generation):
                 continue
             answers = self._session(owner, generation).answers
-            answers[nonce_of(answer_id)] = _StoredAnswer(StoredPages(1, page))
+            answers[nonce] = _StoredAnswer(StoredPages(1, page))
             if len(answers) > MAX_ANSWERS:
                 answers.popitem(last=False)
 

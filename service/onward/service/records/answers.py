@@ -1,8 +1,6 @@
 """Served answers, kept for a while: to explain them, to make next pages, and to attribute events to them."""
 
-import re
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
@@ -10,7 +8,6 @@ from pydantic import BeforeValidator
 
 from onward.bundle import RetrievedItems
 from onward.bundle.search.retrieval import whole_columns
-from onward.service.sessions import session_digest
 
 MAX_ANSWERS = 100
 """Answers of one session that are kept, the latest ones, each with all its pages."""
@@ -21,8 +18,6 @@ MAX_CLAIMS = 1_000
 OWNER_DIGITS = 32
 NONCE_DIGITS = 16
 PAGE_DIGITS = 2
-
-_ANSWER_ID = re.compile(rf"[0-9a-f]{{{OWNER_DIGITS + NONCE_DIGITS + PAGE_DIGITS}}}")
 
 
 @dataclass(slots=True)
@@ -76,22 +71,6 @@ class AnswerOrigin(NamedTuple):
         return cls(answer.scenario or "", answer.bundle, answer.variant or "")
 
 
-def new_answer_ids(session_ids: Sequence[str | None]) -> list[str]:
-    """Return an id for each session: its digest, or a random one for None, a nonce, and the number of the page."""
-    nonces = secrets.token_hex(len(session_ids) * NONCE_DIGITS // 2)
-    return [
-        (secrets.token_hex(OWNER_DIGITS // 2) if session_id is None else session_digest(session_id))
-        + nonces[number * NONCE_DIGITS : (number + 1) * NONCE_DIGITS]
-        + "00"
-        for number, session_id in enumerate(session_ids)
-    ]
-
-
-def is_answer_id(text: str) -> bool:
-    """Return whether a text has the form of an answer's id."""
-    return _ANSWER_ID.fullmatch(text) is not None
-
-
 def page_id(answer_id: str, number: int) -> str:
     """Return the id of a page of an answer, given the id of any of them; the first page is number 0."""
     return f"{answer_id[:-PAGE_DIGITS]}{number:02x}"
@@ -108,7 +87,7 @@ def shown_by(pages: Iterable[Answer]) -> tuple[str, ...]:
 
 
 def owner_of(answer_id: str) -> str:
-    """Return the part of an answer's id that all answers of its session share."""
+    """Return the part of an answer's id that stands for its session; `AnswerIds` masks it in ids of today's form."""
     return answer_id[:OWNER_DIGITS]
 
 

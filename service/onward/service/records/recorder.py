@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from onward.service.background import repeated
+from onward.service.records.answer_ids import FOLLOW_INTERVAL, AnswerIds, RedisSecrets
 from onward.service.records.answer_lists import AnswerLists
 from onward.service.records.answer_log import FLUSH_INTERVAL, AnswerLog, Bundles
 from onward.service.records.answer_page import ItemRows
@@ -63,9 +64,11 @@ class Recorder:
         popularity: LivePopularity,
         users: UserSessions,
         log: EventLog | None,
+        answer_ids: AnswerIds,
     ) -> None:
-        """Take the destinations of records; None for those that the deployment does not use."""
+        """Take the destinations of records, None for those that the deployment does not use, and the ids of answers."""
         self.answers = answers
+        self.answer_ids = answer_ids
         self.metrics = metrics
         self.popularity = popularity
         self._users = users
@@ -164,7 +167,7 @@ class Recorder:
                     answer.user_id, owner_of(answer.id) if session_id is None else session_digest(session_id)
                 )
             if self.answers is not None and generation is not None:
-                self.answers.add(answer, catalog, generation=generation)
+                self.answers.add(answer, catalog, session_id=session_id, generation=generation)
 
     def _count_and_log(self, answer: Answer, session_id: str | None) -> None:
         self.metrics.served(answer)
@@ -185,7 +188,6 @@ async def open_recorder(
     Args:
         settings: name the destinations.
         redis: a client of the server that keeps records, which is closed at the end; None to keep them in memory.
-        redis: a client of the server that keeps records, which is closed at the end; None to keep them in memory.
         bundles: those that give answers.
         in_memory: keeps the answers if there is no server.
         tenant: whose records they are; None for those of the deployment itself.
@@ -193,16 +195,23 @@ async def open_recorder(
     async with AsyncExitStack() as stack:
         if redis is not None:
             stack.push_async_callback(redis.aclose)
-        answers = None if settings.answer_ttl == NO_TTL else _answer_log(settings, redis, bundles, in_memory, tenant)
-        recorder = _recorder(settings, redis, answers, tenant)
+        ids = _answer_ids(settings, redis, tenant)
+        await ids.follow()
+        answers = None
+        if settings.answer_ttl != NO_TTL:
+            answers = _answer_log(settings, redis, bundles, ids, in_memory, tenant)
+        recorder = _recorder(settings, redis, answers, ids, tenant)
         stack.push_async_callback(recorder.close)
+        await stack.enter_async_context(repeated(ids.follow, FOLLOW_INTERVAL))
         await stack.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
         if recorder.answers is not None:
             await stack.enter_async_context(repeated(recorder.flush_answers, FLUSH_INTERVAL))
         yield recorder
 
 
-def _recorder(settings: Settings, redis: RedisClient | None, answers: AnswerLog | None, tenant: str | None) -> Recorder:
+def _recorder(
+    settings: Settings, redis: RedisClient | None, answers: AnswerLog | None, ids: AnswerIds, tenant: str | None
+) -> Recorder:
     prefix = key_prefix(tenant)
     half_life = settings.popularity_half_life
     weights: PopularityStore
@@ -222,7 +231,14 @@ def _recorder(settings: Settings, redis: RedisClient | None, answers: AnswerLog 
         LivePopularity(weights, half_life=half_life),
         UserSessions(users),
         None if settings.event_log is None else EventLog(_log_folder(settings.event_log, tenant)),
+        ids,
     )
+
+
+def _answer_ids(settings: Settings, redis: RedisClient | None, tenant: str | None) -> AnswerIds:
+    ttl = settings.answer_ttl
+    shared = None if redis is None else RedisSecrets(redis, answer_ttl=ttl, prefix=key_prefix(tenant))
+    return AnswerIds(shared, answer_ttl=ttl)
 
 
 def _log_folder(event_log: Path, tenant: str | None) -> Path:
@@ -238,11 +254,12 @@ def _answer_log(
     settings: Settings,
     redis: RedisClient | None,
     bundles: Bundles,
+    ids: AnswerIds,
     in_memory: InMemoryAnswerStore,
     tenant: str | None,
 ) -> AnswerLog:
     ttl, prefix = settings.answer_ttl, f"{key_prefix(tenant)}session:"
     if redis is None:
-        return AnswerLog(in_memory, bundles, ttl=ttl)
+        return AnswerLog(in_memory, bundles, ids, ttl=ttl)
     store, lists = RedisAnswerStore(redis, ttl=ttl, prefix=prefix), AnswerLists(redis, ttl=ttl, prefix=prefix)
-    return AnswerLog(store, bundles, ttl=ttl, lists=lists)
+    return AnswerLog(store, bundles, ids, ttl=ttl, lists=lists)

@@ -52,7 +52,7 @@ BATCH_PATH = "/v1/recommendations:batch"
 fast = APIRouter(route_class=FastRoute, tags=["recommendations"])
 router = APIRouter(route_class=StrictJSONRoute, tags=["recommendations"])
 
-RecommendationId = Annotated[Id, Path(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e00"])]
+RecommendationId = Annotated[Id, Path(examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e510800"])]
 
 
 @fast.post(

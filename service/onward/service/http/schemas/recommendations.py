@@ -152,7 +152,7 @@ class Recommendations(BaseModel):
 
     recommendation_id: str = Field(
         description="Id of this answer, to request its next page or explanation and to attribute events to it.",
-        examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e00"],
+        examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e510800"],
     )
     session_id: str | None = Field(default=None, examples=["visitor-1"])
     bundle: BundleDigest
@@ -203,7 +203,7 @@ class RecommendationQueries(StrictModel):
 
 
 _EXAMPLE: JsonDict = {
-    "recommendation_id": "0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e00",
+    "recommendation_id": "0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e510800",
     "session_id": "visitor-1",
     "bundle": "5d13bce372cd0407de27cf50648fc2c7",
     "items": [{"id": "item-42", "score": 7.31, "rank": 1, "source": "encoder", "interest": 0}],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from onward.service.server.embedded_store import find_servers, run_server
+from onward.service.sessions import session_digest
 from onward.service.settings import IN_MEMORY
 from tests.service.process import wait_until
 from tests.service.shop import ACME, CHEAP, ITEMS, UNHURRIED, get, ids, opened, publish_shop, recommend, send
@@ -88,3 +89,20 @@ def test_answers_of_an_earlier_bundle_are_continued_by_every_worker(tmp_path: Pa
             ]
             shown = [item for page in (answer, *pages) for item in ids(page)]
             assert len(set(shown)) == 50
+
+
+def test_another_worker_knows_an_answer_by_ids_of_today_and_of_earlier_builds(bundles: Path) -> None:
+    with run_server(find_servers()[0]) as url, opened(bundles, url, **UNHURRIED) as worker:
+        answer = recommend(worker, session_id="visitor", items=["item-9"])
+        masked = answer["recommendation_id"]
+        assert session_digest("visitor") not in masked
+        plain = session_digest("visitor") + masked[32:48] + masked[-2:]
+        with opened(bundles, url, **UNHURRIED) as reader:
+            for answer_id in (masked, plain):
+                told = get(reader, f"/v1/recommendations/{answer_id}/explanation")
+                assert ids(told) == ids(answer)
+                page = reader.post(f"/v1/recommendations/{answer_id}/next", json={"k": 1})
+                assert page.status_code == 200
+                send(reader, "visitor", ids(page.json())[0], recommendation_id=page.json()["recommendation_id"])
+            reader.delete("/v1/sessions/visitor")
+            assert reader.get(f"/v1/recommendations/{masked}/explanation").status_code == 404
