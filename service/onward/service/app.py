@@ -40,7 +40,7 @@ from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
 from onward.service.parts import SharedParts, Tenants, open_tenant
 from onward.service.records.audit_log import AuditLog, AuditLogError
 from onward.service.records.recorder import COUNT_INTERVAL
-from onward.service.redis_client import open_connector
+from onward.service.redis_client import CHECK_INTERVAL, StoreCheck, open_connector
 from onward.service.server.draining import DRAIN
 from onward.service.server.parent_death import terminate_with_parent
 from onward.service.settings import IN_MEMORY, Settings
@@ -162,7 +162,14 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
             await tenants.open(keys.tenants)
 
         await running.enter_async_context(repeated(follow_keys, settings.reload_interval))
-    return {**own, "live": shared.live, "catalog": shared.catalog, "tenants": tenants.parts, "keys": keys}
+    return {
+        **own,
+        "live": shared.live,
+        "catalog": shared.catalog,
+        "tenants": tenants.parts,
+        "keys": keys,
+        "store_check": await _open_store_check(shared, running),
+    }
 
 
 def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
@@ -176,6 +183,16 @@ def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
     folder = os.environ.get(COPIES_FOLDER)
     live = LiveBundle(settings.bundles, catalog, ids, PrivateCopies(Path(folder)) if folder else None)
     return SharedParts(settings, connector, live, catalog, ids)
+
+
+async def _open_store_check(shared: SharedParts, running: AsyncExitStack) -> StoreCheck | None:
+    if shared.connector is None:
+        return None
+    redis = shared.connector.client()
+    running.push_async_callback(redis.aclose)
+    check = StoreCheck(redis)
+    await running.enter_async_context(repeated(check.run, CHECK_INTERVAL))
+    return check
 
 
 async def _count_answers() -> None:

@@ -247,8 +247,8 @@ def changes(
     try:
         for line in asyncio.run(change_lines(redis_url)):
             typer.echo(line)
-    except LiveStoreUnavailable:
-        _refuse(NO_SERVER)
+    except LiveStoreUnavailable as error:
+        _refuse_store(error)
 
 
 @cli.command(epilog="Example: onward-service clear items --redis-url redis://127.0.0.1")
@@ -285,8 +285,8 @@ def clear(
             removed = asyncio.run(clear_store(redis_url, what, prefix=prefix))
             changes.append((tenant, removed, 0))
         typer.echo(f"removed {removed} {what}")
-    except LiveStoreUnavailable:
-        _refuse(NO_SERVER)
+    except LiveStoreUnavailable as error:
+        _refuse_store(error)
 
 
 @cli.command("erase-user", epilog="Example: onward-service erase-user user-7 --event-log ./events")
@@ -417,6 +417,13 @@ def _require_server(redis_url: str) -> None:
         Address.parse(redis_url)
     except ValueError as error:
         _refuse(f"--redis-url: {error}")
+
+
+def _refuse_store(error: BaseException) -> NoReturn:
+    from onward.service.redis_client import StoreFault
+
+    fault = StoreFault.of(error)
+    _refuse(NO_SERVER if fault is None else f"--redis-url: {fault.reason}")
 
 
 def _refuse(reason: str) -> NoReturn:

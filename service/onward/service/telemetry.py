@@ -52,6 +52,11 @@ _retrieval_seconds = Histogram(
 _store_failures = Counter("onward_store_failures", "Store calls that failed or timed out.", ["store", "reason"])
 _foreign_data = Counter("onward_store_foreign_data", "Entries in the store that could not be read, and were left out.")
 _broken_sessions = Counter("onward_broken_sessions", "Sessions that could not be read, and were set aside.")
+_store_misconfigured = Gauge(
+    "onward_store_misconfigured",
+    "1 if the store refuses the service because of its password, rights, database or kind.",
+    multiprocess_mode="livemax",
+)
 _degraded = Counter(
     "onward_degraded_answers", "Answers made without a dependency, such as the session store.", ["missing"]
 )
@@ -195,6 +200,15 @@ def store_failed(error: BaseException, *, is_first: bool) -> None:
     _store_failures.labels("sessions", reason).inc()
     if is_first:
         _log.warning("session store failed", reason=reason, detail=_truncated(error))
+
+
+def store_misconfigured(reason: str | None, detail: str) -> None:
+    """Report why the store refuses the service from now on; None if it does no longer."""
+    _store_misconfigured.set(reason is not None)
+    if reason is None:
+        _log.info("store accepts the service")
+    else:
+        _log.error("store misconfigured", reason=reason, detail=detail[:MAX_DETAIL])
 
 
 def store_recovered(failures: int) -> None:

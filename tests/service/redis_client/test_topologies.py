@@ -9,6 +9,7 @@ from pathlib import Path
 from secrets import token_bytes
 
 import pytest
+import structlog.testing
 from redis.asyncio import Redis
 from redis.exceptions import DataError, RedisError
 
@@ -196,6 +197,23 @@ class TestSentinel:
         assert max(acknowledged.values()) > switched_s.result() + 1
         assert all(acknowledged[name] < switched_s.result() for name in lost)
         assert len(lost) < 10, "only what the old master had not sent to the new one yet"
+
+    async def test_the_documented_rights_at_the_sentinels_suffice(self, tmp_path: Path) -> None:
+        page = (Path(__file__).parents[3] / "docs" / "deployment.md").read_text()
+        line = next(line for line in page.splitlines() if line.startswith("ACL SETUSER") and "+sentinel|" in line)
+        with sentinel_group(tmp_path) as (_, watchers):
+            for watcher in watchers:
+                watcher.execute(*line.split())
+            account = "?sentinel_username=onward&sentinel_password=PASSWORD"
+            async with open_store(url_of(watchers) + account) as store:
+                await wait_until_it_stores(store, "first")
+                await asyncio.sleep(0.1)
+                with structlog.testing.capture_logs() as log:
+                    watchers[0].execute("sentinel", "failover", "shop")
+                    await asyncio.to_thread(
+                        wait_until, lambda: log and log[0]["event"] == "master of the store changed"
+                    )
+                    await wait_until_it_stores(store, "second")
 
     async def test_sentinels_that_do_not_answer_are_skipped(self, sentinels: tuple[str, RedisServer]) -> None:
         async def never_reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

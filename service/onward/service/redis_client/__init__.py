@@ -12,8 +12,10 @@ from onward.service.redis_client.client import (
     store_call,
 )
 from onward.service.redis_client.connection import Argument, Command
+from onward.service.redis_client.store_check import CHECK_INTERVAL, StoreCheck, StoreFault
 
 __all__ = [
+    "CHECK_INTERVAL",
     "SCHEMES",
     "UNDECODABLE",
     "Address",
@@ -22,6 +24,8 @@ __all__ = [
     "Connector",
     "RedisClient",
     "Script",
+    "StoreCheck",
+    "StoreFault",
     "connect",
     "execute_or_raise",
     "open_connector",

@@ -30,15 +30,17 @@ class CircuitBreaker:
         self._is_open = False
         self._is_probing = False
         self._not_before_s = 0.0
+        self._reason: BaseException | None = None
 
     def begin(self) -> int:
         """Begin an attempt; return its era, which `failed` and `lost` take.
 
-        Attempts of one era that fail count as one failure. Raises RedisConnectionError if none is admitted now.
+        Attempts of one era that fail count as one failure. Raises RedisConnectionError if none is admitted now, with
+        the reason of the last failure as its cause.
         """
         if self._is_open:
             if self._is_probing or self._clock() < self._not_before_s:
-                raise RedisConnectionError("The server could not be reached a moment ago.")
+                raise RedisConnectionError("The server could not be reached a moment ago.") from self._reason
             self._is_probing = True
         return self._era
 
@@ -46,14 +48,16 @@ class CircuitBreaker:
         """Close the breaker: a connection is open, or one can be opened now."""
         self._is_open = self._is_probing = False
         self._not_before_s = 0.0
+        self._reason = None
 
     def hold(self, pause_s: float) -> None:
         """Open the breaker for a time, which no failure caused."""
         self._is_open = True
         self._not_before_s = self._clock() + pause_s
 
-    def failed(self, era: int) -> None:
+    def failed(self, era: int, reason: BaseException | None = None) -> None:
         """Open the breaker, unless another attempt of the era has done so."""
+        self._reason = reason
         if era != self._era:
             return
         self._era += 1

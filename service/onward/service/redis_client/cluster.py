@@ -112,7 +112,7 @@ class SlotMap:
             self.version += 1
         except Exception as error:  # the map stays as it was, and the next call that fails starts another refresh
             self._failure = error
-            self._first_circuit.failed(era)
+            self._first_circuit.failed(era, error)
             interval_s = FAILED_REFRESH_INTERVAL_S if self.is_loaded else 0.0
         finally:
             self._not_before_s = _now_s() + interval_s

@@ -121,7 +121,7 @@ class ReconnectingConnection:
             async with asyncio.timeout(MAX_CONNECT_S):
                 connection = await self._open()
         except BaseException as error:
-            self._circuit.failed(era)
+            self._circuit.failed(era, error)
             if isinstance(error, RedisError | OSError) or not isinstance(error, Exception):
                 raise
             raise RedisConnectionError(f"The server's greeting could not be read: {error!r}") from error

@@ -34,6 +34,7 @@ from onward.service.recommend.next_pages import NextPages
 from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.scenarios import Scenarios
 from onward.service.records.recorder import Recorder
+from onward.service.redis_client import StoreCheck
 from onward.service.sessions import EventListener, EventRules, SessionStore
 
 register_url_convertor("id", IdConvertor())  # before the first route is defined: many have ids in their paths
@@ -60,6 +61,7 @@ ExplainerDep = Annotated[Explainer, Depends(ServicePart("explainer"))]
 AuditDep = Annotated[Auditor, Depends(auditor)]
 KeysDep = Annotated[KeyRing | None, Depends(ServicePart("keys"))]
 DrainDep = Annotated[Drain, Depends(ServicePart("drain"))]
+StoreCheckDep = Annotated[StoreCheck | None, Depends(ServicePart("store_check"))]
 LiveDep = Annotated[LiveBundle, Depends(ServicePart("live"))]
 CatalogDep = Annotated[LiveCatalog, Depends(ServicePart("catalog"))]
 RecorderDep = Annotated[Recorder, Depends(ServicePart("recorder"))]

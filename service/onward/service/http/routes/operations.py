@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from onward.service import telemetry
 from onward.service.errors import Draining, InternalError, NotReady
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import ADMISSION_PROBLEMS, DrainDep, KeysDep, LiveDep
+from onward.service.http.routes.dependencies import ADMISSION_PROBLEMS, DrainDep, KeysDep, LiveDep, StoreCheckDep
 from onward.service.http.schemas.operations import Health, RefusedBundle, Version
 from onward.service.http.strict_json import StrictJSONRoute
 
@@ -48,8 +48,10 @@ async def check_liveness() -> Health:
         **problems(NotReady, Draining, InternalError),
     },
 )
-async def check_readiness(live: LiveDep, keys: KeysDep, drain: DrainDep) -> Health:
+async def check_readiness(live: LiveDep, keys: KeysDep, drain: DrainDep, store_check: StoreCheckDep) -> Health:
     """Report whether a bundle is live, and whether a newer one was refused; ready even if the session store is down.
+
+    `store_misconfigured` says why the store refuses the service, if it is up and does.
 
     Not ready once the service is about to stop (`draining`), although it still answers.
     """
@@ -57,7 +59,14 @@ async def check_readiness(live: LiveDep, keys: KeysDep, drain: DrainDep) -> Heal
         raise Draining("The service is about to stop; it still answers.")
     digest, refusal = live.bundle.digest, live.refusal
     refused = None if refusal is None else RefusedBundle(bundle=refusal.digest, reason=refusal.reason)
-    return Health(status="ready", bundle=digest, refused=refused, refused_keys=None if keys is None else keys.refusal)
+    fault = None if store_check is None else store_check.fault
+    return Health(
+        status="ready",
+        bundle=digest,
+        refused=refused,
+        refused_keys=None if keys is None else keys.refusal,
+        store_misconfigured=None if fault is None else fault.reason,
+    )
 
 
 @metrics.get(

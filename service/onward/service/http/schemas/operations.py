@@ -36,6 +36,9 @@ class Health(BaseModel):
     status: Literal["live", "ready"]
     bundle: str | None = Field(default=None, description="Digest of the live bundle.", examples=["5d13bce372cd0407..."])
     refused: RefusedBundle | None = Field(default=None, description="The newest bundle, if it was refused.")
+    store_misconfigured: str | None = Field(
+        default=None, description="Why the store refuses the service: its password, rights, database or kind."
+    )
     refused_keys: str | None = Field(
         default=None, description="Why the file of keys is not used as it is now; the keys read before stay valid."
     )
