@@ -13,7 +13,7 @@ from onward.service.records.answer_lists import AnswerLists
 from onward.service.records.answer_log import FLUSH_INTERVAL, AnswerLog, Bundles
 from onward.service.records.answer_page import ItemRows
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
-from onward.service.records.answers import Answer, owner_of
+from onward.service.records.answers import Answer
 from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters
 from onward.service.records.event_log import EventLog
 from onward.service.records.live_popularity import (
@@ -95,8 +95,6 @@ class Recorder:
     def served_page(self, page: Answer) -> None:
         """Record a next page, which `AnswerLog.claim_next` has stored already."""
         self._count_and_log(page, None)
-        if page.user_id is not None:
-            self._users.served(page.user_id, owner_of(page.id))
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
         """Record events."""
@@ -163,11 +161,13 @@ class Recorder:
         for answer, catalog, session_id, generation in served:
             self._count_and_log(answer, session_id)
             if answer.user_id is not None:
-                self._users.served(
-                    answer.user_id, owner_of(answer.id) if session_id is None else session_digest(session_id)
-                )
+                self._users.served(answer.user_id, self._owner(answer, session_id))
             if self.answers is not None and generation is not None:
                 self.answers.add(answer, catalog, session_id=session_id, generation=generation)
+
+    def _owner(self, answer: Answer, session_id: str | None) -> str:
+        """Return the digest of an answer's session; without a session, what stands in its place."""
+        return self.answer_ids.own_key_of(answer.id).owner if session_id is None else session_digest(session_id)
 
     def _count_and_log(self, answer: Answer, session_id: str | None) -> None:
         self.metrics.served(answer)
@@ -217,7 +217,7 @@ def _recorder(
     weights: PopularityStore
     counters: Counters
     users: UserSessionStore
-    users_ttl = max(settings.session_ttl, settings.answer_ttl)
+    users_ttl = max(settings.session_ttl, 2 * settings.answer_ttl)  # a last page may be kept so long after its answer
     if redis is None:
         users = InMemoryUserSessionStore(ttl=users_ttl)
         counters, weights = InMemoryCounters(), InMemoryPopularityStore(half_life=half_life)

@@ -15,6 +15,7 @@ from onward.service import telemetry
 from onward.service.errors import SessionStoreUnavailable
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import sessions
+from onward.service.records.audit_log import AuditLog
 from onward.service.sessions import AppliedEvent, Event, EventRules, EventWeights, InMemorySessionStore, Session
 from tests.service.http.dispatching import dispatching
 
@@ -57,6 +58,7 @@ def events(listener: RecordingListener) -> Iterator[TestClient]:
     state = {
         "store": PartlyFailingStore(length=50, ttl=timedelta(minutes=1)),
         "listener": listener,
+        "audit": AuditLog(None),
         "event_rules": EventRules(EventWeights.parse("share=2,skip=-1"), timedelta(hours=1)),
     }
 
@@ -199,7 +201,7 @@ class TestManyEvents:
         event = {"session_id": session_id, "item_id": "a"}
         sent: list[Any] = [
             event | {"event_id": "1"},
-            event | {"item_id": "b c", "type": "NO"},
+            event | {"item_id": "b\nc", "type": "NO"},
             event | {"event_id": "1"},
             event | {"timestamp": minutes_ago(61)},
             event | {"store": False},

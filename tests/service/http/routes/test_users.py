@@ -48,7 +48,7 @@ def test_an_encoder_of_sessions_alone_ignores_the_user(client: TestClient) -> No
     assert {item["source"] for item in recommend(client, user_id="user-1")["items"]} == {"popular"}
 
 
-@pytest.mark.parametrize("user_id", ["", "two words", "x" * 129, 7])
+@pytest.mark.parametrize("user_id", ["", "two\nlines", "x" * 129, 7])
 def test_an_invalid_user_id_is_refused(with_users: TestClient, user_id: Any) -> None:
     response = with_users.post("/v1/recommendations", json={"items": ["item-1"], "user_id": user_id})
     assert (response.status_code, response.json()["errors"][0]["at"]) == (422, "body.user_id")
