@@ -8,7 +8,9 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from starlette.testclient import TestClient
 
+from onward.service import telemetry
 from onward.service.app import create_app
+from onward.service.episodes import Episodes
 from onward.service.redis_client import RedisClient, connect
 from onward.service.server.embedded_store import find_servers, run_server
 from onward.service.settings import IN_MEMORY, Settings
@@ -42,6 +44,12 @@ def client(bundles: Path) -> Iterator[TestClient]:
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield client
+
+
+@pytest.fixture(autouse=True)
+def no_faults_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test's first fault is logged, whatever other tests did."""
+    monkeypatch.setattr(telemetry, "_faults", Episodes())
 
 
 @pytest.fixture

@@ -2,13 +2,18 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
+import structlog
 from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from onward.service import telemetry
+from onward.service.episodes import MAX_RUNNING, QUIET_S, Episodes
+from tests.service.clock import Clock
 from tests.service.http.dispatching import dispatching
 
 
@@ -74,3 +79,64 @@ def test_onnxruntime_sends_no_telemetry_and_leaves_no_file_of_it(tmp_path: Path)
     program = [sys.executable, "-c", "import onward.bundle"]
     subprocess.run(program, env=inherited | {"TMPDIR": str(tmp_path)}, check=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_of_every_request_is_logged_when_it_begins_and_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    monkeypatch.setattr(telemetry, "_faults", Episodes(clock=clock))
+    with structlog.testing.capture_logs() as lines:
+        for number in range(300):
+            telemetry.store_failed(TimeoutError() if number % 3 else ConnectionError("refused"))
+            telemetry.degraded("session_store")
+            telemetry.overloaded(256)
+            telemetry.foreign_data_found("session", 1)
+            clock.advance(timedelta(seconds=0.1))
+            telemetry.end_faults()
+        assert [line["event"] for line in lines] == [
+            "session store failed",
+            "overloaded",
+            "foreign data in the store",
+        ]
+        clock.advance(timedelta(seconds=QUIET_S))
+        telemetry.end_faults()
+        telemetry.end_faults()
+    store, *others = lines[3:]
+    assert store == {
+        "event": "fault ended",
+        "log_level": "info",
+        "fault": "session store failed",
+        "times": 300,
+        "seconds": 29.9,
+        "TimeoutError": 200,
+        "ConnectionError": 100,
+        "degraded_answers": 300,
+    }
+    assert [(line["fault"], line["times"]) for line in others] == [
+        ("overloaded", 300),
+        ("foreign data in the store", 300),
+    ]
+
+
+def test_each_kind_of_exception_is_logged_once(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.setattr(telemetry, "_faults", Episodes(clock=clock))
+
+    def fail(kind: type[Exception]) -> None:
+        try:
+            raise kind("x")
+        except Exception as error:  # whatever it is
+            telemetry.failed(error)
+
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(5):
+            fail(ValueError)
+            fail(KeyError)
+        telemetry.end_faults(quiet_s=0)
+    assert [line["event"] for line in lines] == ["request failed"] * 2 + ["fault ended"] * 2
+    assert [line["times"] for line in lines[2:]] == [5, 5]
+    assert "test_telemetry.py" in lines[2]["origin"]
+
+
+def test_the_number_of_faults_that_are_told_apart_is_limited() -> None:
+    episodes = Episodes()
+    assert [episodes.occurred(number) for number in range(MAX_RUNNING + 2)] == [True] * MAX_RUNNING + [False] * 2

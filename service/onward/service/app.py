@@ -142,7 +142,7 @@ def create_app_from_environment() -> Service:
 
 async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitStack) -> Mapping[str, Any]:
     """Open the service parts that the endpoints use, and run their background tasks until `running` is closed."""
-    running.callback(telemetry.count_answers)
+    running.callback(_report_last)
     shared = _open_shared(settings, running)
     if shared.connector is None:
         telemetry.sessions_in_memory()
@@ -151,7 +151,7 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
     for work, interval in (
         (shared.live.refresh, settings.reload_interval),
         (shared.live.follow_catalog, FOLLOW_INTERVAL),
-        (_count_answers, COUNT_INTERVAL),
+        (_report, COUNT_INTERVAL),
     ):
         await running.enter_async_context(repeated(work, interval))
     if keys is not None:
@@ -195,5 +195,11 @@ async def _open_store_check(shared: SharedParts, running: AsyncExitStack) -> Sto
     return check
 
 
-async def _count_answers() -> None:
+async def _report() -> None:
     telemetry.count_answers()
+    telemetry.end_faults()
+
+
+def _report_last() -> None:
+    telemetry.count_answers()
+    telemetry.end_faults(quiet_s=0)

@@ -28,6 +28,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from structlog.tracebacks import ExceptionDictTransformer
 
+from onward.service.episodes import QUIET_S, Episodes
+
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -82,6 +84,7 @@ _bundle_checked = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+STORE_FAULT = "session store failed"
 MAX_DETAIL = 200
 MAX_LOGGED_NAMES = 5
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -89,6 +92,7 @@ BATCH_SIZE = 64
 _uncounted: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
 """Durations in seconds that the metrics do not include yet: counting in batches takes a tenth of the time."""
 
+_faults = Episodes()
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("service")
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -144,19 +148,40 @@ def elapsed_ms(scope: Scope) -> float:
     return round(elapsed_s(scope) * 1000, 2)
 
 
-def answered(method: str, route: str, status: int, seconds: float) -> None:
-    """Report an answered request. Server errors are logged as warnings, other answers at debug level.
+def end_faults(*, quiet_s: float = QUIET_S) -> None:
+    """Report the faults that have not occurred for a time, with how often and how long they did."""
+    for episode in _faults.end(quiet_s=quiet_s):
+        _log.info(
+            "fault ended",
+            **dict(episode.fault),  # type: ignore[call-overload]  # made by _begins
+            times=episode.times,
+            seconds=round(episode.seconds, 1),
+            **episode.counts,
+        )
 
-    A 503 is logged at debug level too: its cause has its own line, and a line for each would add to an overload.
-    """
+
+def _begins(fault: str, count: str | None = None, **details: str | int) -> bool:
+    """Count a fault that may occur with each request; return whether it is to be logged, as the first of an episode."""
+    return _faults.occurred((("fault", fault), *details.items()), count)
+
+
+def _origin(error: BaseException) -> str:
+    """Return the type of an exception and the line that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__name__}{place}"
+
+
+def answered(method: str, route: str, status: int, seconds: float) -> None:
+    """Report an answered request, in the log at debug level only: the causes of errors have lines of their own."""
     durations_s = _uncounted[method, route, status]
     durations_s.append(seconds)
     if len(durations_s) >= BATCH_SIZE:
         count_answers()
-    is_failure = status >= 500 and status != 503
-    if is_failure or logging.root.isEnabledFor(logging.DEBUG):
-        line = _log.warning if is_failure else _log.debug
-        line("request answered", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
+    if logging.root.isEnabledFor(logging.DEBUG):
+        _log.debug("request answered", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
 
 
 def count_answers() -> None:
@@ -180,13 +205,15 @@ def connection_ended(reason: str) -> None:
 
 
 def overloaded(in_flight: int) -> None:
-    """Report that requests are refused because too many are in flight."""
-    _log.warning("overloaded", in_flight=in_flight)
+    """Report a request that is refused because too many are in flight."""
+    if _begins("overloaded"):
+        _log.warning("overloaded", in_flight=in_flight)
 
 
 def failed(error: BaseException) -> None:
-    """Report an unexpected exception in a request."""
-    _log.error("request failed", exc_info=error)
+    """Report an unexpected exception in a request; in the log once for each line of code that raises it."""
+    if _begins("request failed", origin=_origin(error)):
+        _log.error("request failed", exc_info=error)
 
 
 def store_answered(seconds: float) -> None:
@@ -194,12 +221,12 @@ def store_answered(seconds: float) -> None:
     _store_seconds.observe(seconds)
 
 
-def store_failed(error: BaseException, *, is_first: bool) -> None:
-    """Report a call of the session store that failed or timed out; only the first of an outage is logged."""
+def store_failed(error: BaseException) -> None:
+    """Report a call of the session store that failed or timed out."""
     reason = type(error).__name__
     _store_failures.labels("sessions", reason).inc()
-    if is_first:
-        _log.warning("session store failed", reason=reason, detail=_truncated(error))
+    if _begins(STORE_FAULT, reason):
+        _log.warning(STORE_FAULT, reason=reason, detail=_truncated(error))
 
 
 def store_misconfigured(reason: str | None, detail: str) -> None:
@@ -211,21 +238,18 @@ def store_misconfigured(reason: str | None, detail: str) -> None:
         _log.error("store misconfigured", reason=reason, detail=detail[:MAX_DETAIL])
 
 
-def store_recovered(failures: int) -> None:
-    """Report the end of an outage of the session store, and the number of calls that failed in it."""
-    _log.info("session store recovered", failures=failures)
-
-
 def session_set_aside(digest: str) -> None:
     """Report a session that could not be read: its keys were renamed, and it starts empty."""
     _broken_sessions.inc()
-    _log.warning("broken session set aside", session=digest, keys_end_in="-broken")
+    if _begins("broken session set aside"):
+        _log.warning("broken session set aside", session=digest, keys_end_in="-broken")
 
 
 def foreign_data_found(where: str, count: int) -> None:
     """Report entries in the store that could not be read."""
     _foreign_data.inc(count)
-    _log.warning("foreign data in the store", where=where, count=count)
+    if _begins("foreign data in the store", where=where):
+        _log.warning("foreign data in the store", where=where, count=count)
 
 
 def events_sent(outcomes: Iterable[str], attributed: int) -> None:
@@ -252,6 +276,8 @@ def _recommended_by(source: str) -> Counter:
 def degraded(missing: str) -> None:
     """Report an answer that was made without a dependency, such as the session store."""
     _degraded.labels(missing).inc()
+    if missing == "session_store":
+        _faults.count((("fault", STORE_FAULT),), "degraded_answers")
 
 
 def bundle_live(digest: str, model: str, items: int, seconds: float) -> None:
@@ -294,9 +320,9 @@ def live_store_failed(what: str, error: BaseException) -> None:
     _log.warning("live store failed", what=what, reason=reason, detail=_truncated(error))
 
 
-def live_store_recovered(what: str) -> None:
-    """Report the end of an outage of live items or scenarios."""
-    _log.info("live store recovered", what=what)
+def live_store_recovered(what: str, times: int, seconds: float) -> None:
+    """Report the end of an outage of live items or scenarios: the number of failed reads, and how long it lasted."""
+    _log.info("live store recovered", what=what, times=times, seconds=round(seconds, 1))
 
 
 def live_store_restored(what: str, count: int) -> None:
@@ -326,9 +352,10 @@ def master_left(reason: str) -> None:
 
 
 def background_failed(work: str, error: BaseException) -> None:
-    """Report an exception in background work, which continues."""
+    """Report an exception in background work, which continues; in the log once for each line that raises it."""
     _background_faults.labels(work).inc()
-    _log.error("background work failed", work=work, exc_info=error)
+    if _begins("background work failed", work=work, origin=_origin(error)):
+        _log.error("background work failed", work=work, exc_info=error)
 
 
 def records_lost(what: str, count: int) -> None:
@@ -341,9 +368,9 @@ def recording_failed(what: str, error: BaseException) -> None:
     _log.warning("recording failed", what=what, reason=type(error).__name__, detail=_truncated(error))
 
 
-def recording_recovered(what: str) -> None:
-    """Report the end of an outage of records."""
-    _log.info("recording recovered", what=what)
+def recording_recovered(what: str, lost: int, seconds: float) -> None:
+    """Report the end of an outage of records: how many were lost, and how long it lasted."""
+    _log.info("recording recovered", what=what, lost=lost, seconds=round(seconds, 1))
 
 
 def answer_unreadable(digest: str, *, is_first: bool) -> None:

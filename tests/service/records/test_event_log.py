@@ -160,7 +160,7 @@ async def test_lines_are_lost_and_counted_until_the_disk_recovers(
     reporters: dict[str, Callable[..., None]] = {
         "records_lost": lambda what, count: reported.append(count),
         "recording_failed": lambda what, error: reported.append(what),
-        "recording_recovered": lambda what: reported.append("recovered"),
+        "recording_recovered": lambda what, lost, seconds: reported.append(lost),
     }
     for name, reporter in reporters.items():
         monkeypatch.setattr(telemetry, name, reporter)
@@ -172,7 +172,7 @@ async def test_lines_are_lost_and_counted_until_the_disk_recovers(
     folder.mkdir()
     log.applied([event("b")])
     await log.close()
-    assert reported == [2, "event log", 3, "recovered"]
+    assert reported == ["event log", 2, 3, 5]
     assert [line["item_id"] for line in lines(folder)] == ["b"]
 
 
@@ -194,7 +194,7 @@ async def test_an_outage_ends_with_the_first_line_that_is_written(
 ) -> None:
     logged: list[str] = []
     monkeypatch.setattr(telemetry, "recording_failed", lambda what, error: logged.append("failed"))
-    monkeypatch.setattr(telemetry, "recording_recovered", lambda what: logged.append("recovered"))
+    monkeypatch.setattr(telemetry, "recording_recovered", lambda *_: logged.append("recovered"))
     log.applied([event("a")])
     await log.flush()
     fill_the_disk(log)

@@ -195,6 +195,11 @@ def test_recommendations_continue_when_the_store_dies_or_hangs(tmp_path: Path, f
                     assert (response.status_code, response.json()["code"]) == (503, "session_store_unavailable")
                 assert client.get("/health/ready").status_code == 200
             assert metric(service.url, "onward_degraded_answers_total") > 0
+            assert len(service.events("session store failed")) == 1
+            assert service.stop() == 0
+            (ended,) = [line for line in service.events("fault ended") if line["fault"] == "session store failed"]
+            assert ended["times"] > 10
+            assert ended["degraded_answers"] > 10
         if fault == signal.SIGSTOP:
             os.kill(store_pid, signal.SIGCONT)
 

@@ -24,7 +24,6 @@ HEALTH_PATHS = "/health/"
 DOCUMENTATION_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json"})
 
 MAX_RETRY_S = 3
-LOG_INTERVAL_S = 1.0
 
 
 class RateCheck:
@@ -47,7 +46,6 @@ class Admission:
     def __init__(self, settings: Settings, keys: KeyRing | None) -> None:
         """Take the limits of the settings; with keys, callers must send one of them."""
         self.concurrency = ConcurrencyLimit(settings.max_in_flight, time.perf_counter)
-        self._logged_s = -LOG_INTERVAL_S
         self._key_check = None if keys is None else KeyCheck(keys)
         self._rate_check = None if settings.rate_limit is None else RateCheck(settings.rate_limit)
         self._without_key = frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS
@@ -63,7 +61,7 @@ class Admission:
         if _is_always_admitted(route_path(scope)):
             self.concurrency.enter()
             return None
-        self._log_overload()
+        telemetry.overloaded(self.concurrency.in_flight)
         # At random: otherwise all callers would return at once.
         retry = {"Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))}
         telemetry.refused(Overloaded.code)
@@ -88,13 +86,6 @@ class Admission:
             if refusal is not None:
                 return refusal
         return None if self._rate_check is None else self._rate_check.refusal(scope)
-
-    def _log_overload(self) -> None:
-        """Log at most once per interval: a line per refusal would add to the overload."""
-        now_s = time.monotonic()
-        if now_s - self._logged_s >= LOG_INTERVAL_S:
-            self._logged_s = now_s
-            telemetry.overloaded(self.concurrency.in_flight)
 
 
 def _is_always_admitted(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -56,7 +57,8 @@ class Replica:
         self._epoch = 0
         self._generation = ""
         self._sequence = 0
-        self._is_failing = False
+        self._failures = 0
+        self._failing_since_s = 0.0
         self._lock = asyncio.Lock()
         self.entries: Mapping[str, Entry] = {}
         """The entries by name, tombstones included; replaced by a new mapping on each change, never modified."""
@@ -73,13 +75,14 @@ class Replica:
         try:
             after = await self.read()
         except LiveStoreUnavailable as error:
-            if not self._is_failing:
+            if not self._failures:
+                self._failing_since_s = time.monotonic()
                 telemetry.live_store_failed(self._name, error.__cause__ or error)
-            self._is_failing = True
+            self._failures += 1
             return False
-        if self._is_failing:
-            telemetry.live_store_recovered(self._name)
-        self._is_failing = False
+        if self._failures:
+            telemetry.live_store_recovered(self._name, self._failures, time.monotonic() - self._failing_since_s)
+            self._failures = 0
         return after is not before
 
     async def update(self, edits: Mapping[str, Edit], *, uncounted: int = 0) -> dict[str, Entry | ServiceError]:

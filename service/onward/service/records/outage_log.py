@@ -1,5 +1,6 @@
 """OutageLog: count lost records, and log when a destination of records fails and recovers."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,13 +17,15 @@ class RecordsRefused(Exception):
 
 
 class OutageLog:
-    """Counts the lost records of one kind; logs the start and the end of an outage, not each loss."""
+    """Counts the lost records of one kind; logs the start of an outage, and its end with the number lost."""
 
     def __init__(self, what: str) -> None:
         """Name the kind of records, for the log and the metrics."""
         self._what = what
         self.is_failing = False
         """Whether the last attempt to write failed."""
+        self._began_s = 0.0
+        self._lost = 0
 
     @contextmanager
     def writing(self, records: int) -> Iterator[None]:
@@ -33,16 +36,18 @@ class OutageLog:
         try:
             yield
         except (SessionStoreUnavailable, RecordsRefused, OSError) as error:
-            self.count_lost(error.records if isinstance(error, RecordsRefused) else records)
             if not self.is_failing:
+                self._began_s, self._lost = time.monotonic(), 0
                 telemetry.recording_failed(self._what, error.__cause__ or error)
             self.is_failing = True
+            self.count_lost(error.records if isinstance(error, RecordsRefused) else records)
         else:
             if self.is_failing:
-                telemetry.recording_recovered(self._what)
+                telemetry.recording_recovered(self._what, self._lost, time.monotonic() - self._began_s)
             self.is_failing = False
 
     def count_lost(self, records: int) -> None:
         """Count records that were dropped."""
         if records:
+            self._lost += records
             telemetry.records_lost(self._what, records)

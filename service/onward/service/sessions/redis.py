@@ -40,8 +40,6 @@ MAX_TIME_MS = 253_402_300_799_999
 """The end of the year 9999."""
 MAX_COUNT = 10**15 - 1
 _GENERATION = re.compile(rb"[0-9a-f]{0,32}")
-QUIET_S = 1.0
-"""How long no call must have failed for an outage to be over."""
 
 _ScriptCall = tuple[Sequence[str], Sequence[Argument]]
 """Keys and arguments of a script."""
@@ -63,8 +61,6 @@ class RedisSessionStore:
         self.length = length
         self._ttl_ms = int(ttl / timedelta(milliseconds=1))
         self._prefix = prefix
-        self._failures = 0
-        self._failed_s = 0.0
         limits = {
             "MAX_EVENTS": length,
             "TTL_MS": self._ttl_ms,
@@ -174,17 +170,11 @@ class RedisSessionStore:
         except Exception as error:
             self._redis.drop(UNDECODABLE)
             raise self._unavailable(error) from error
-        ended_s = time.perf_counter()
-        telemetry.store_answered(ended_s - started_s)
-        if self._failures and ended_s - self._failed_s > QUIET_S:
-            telemetry.store_recovered(self._failures)
-            self._failures = 0
+        telemetry.store_answered(time.perf_counter() - started_s)
 
     def _unavailable(self, error: Exception) -> SessionStoreUnavailable:
         """Report a call that failed, and return the error for the caller."""
-        telemetry.store_failed(error, is_first=not self._failures)
-        self._failures += 1
-        self._failed_s = time.perf_counter()
+        telemetry.store_failed(error)
         return SessionStoreUnavailable("The session store did not answer in time, or refused the call.")
 
     async def _put_aside(self, source: str, target: str, name: str) -> "_Move | None":
