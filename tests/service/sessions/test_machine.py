@@ -47,7 +47,7 @@ sent_events = st.builds(
 )
 
 
-class CrashError(Exception):
+class CrashError(BaseException):
     """The process crashed during a merge."""
 
 

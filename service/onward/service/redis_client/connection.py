@@ -28,6 +28,7 @@ MAX_CONNECT_S = 5.0
 GRACE_S = 0.5
 """How long an overdue reply may still come. Until then only the overdue calls fail, and the connection is kept."""
 MAX_MARK = 10**8
+ECHO_HEAD = b"*2\r\n$4\r\nECHO\r\n$8\r\n"
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
@@ -161,7 +162,7 @@ class MultiplexedConnection(asyncio.Protocol):
         self._stream = take_stream(connection)
         self._transport = self._stream.transport
         self._reader = Reader(protocolError=InvalidResponse, replyError=self._error_reply)
-        self._unsent = _Batch()
+        self._unsent: list[_Call] = []
         self._batches: deque[_Batch] = deque()
         self._mark = 0
         self._in_flight = 0
@@ -190,13 +191,11 @@ class MultiplexedConnection(asyncio.Protocol):
             packed = [pack_command(command) for command in commands]  # type: ignore[arg-type]  # its stub has pairs alone
         except (TypeError, UnicodeEncodeError):
             return self._send_encodable(commands, deadline_s)
-        batch = self._unsent
-        if not batch.calls:
+        unsent = self._unsent
+        if not unsent:
             self._loop.call_soon(self._write)
-        first = len(batch.packed)
-        batch.packed += packed
-        call = _Call(self._loop.create_future(), slice(first, len(batch.packed)), deadline_s)
-        batch.calls.append(call)
+        call = _Call(self._loop.create_future(), packed, deadline_s)
+        unsent.append(call)
         self._in_flight += len(packed)
         if deadline_s < self._wakes_s:
             self._wake_at(deadline_s)
@@ -225,7 +224,7 @@ class MultiplexedConnection(asyncio.Protocol):
             if not call.future.done():
                 call.future.set_exception(copy(self.failure))
         self._batches.clear()
-        self._unsent = _Batch()
+        self._unsent = []
 
     async def aclose(self) -> None:
         """Close the connection and wait until it is closed; calls in flight fail."""
@@ -255,29 +254,32 @@ class MultiplexedConnection(asyncio.Protocol):
             self._closed.set_result(None)
 
     def _write(self) -> None:
-        batch, self._unsent = self._unsent, _Batch()
-        if self.failure is not None or not batch.calls:
+        calls = self._unsent
+        if not calls:  # they have failed
             return
+        self._unsent = []
         self._mark = (self._mark + 1) % MAX_MARK
-        batch.mark = b"%08d" % self._mark
-        batch.commands = len(batch.packed)
-        batch.packed.append(b"*2\r\n$4\r\nECHO\r\n$8\r\n%b\r\n" % batch.mark)
-        self._transport.write(b"".join(batch.packed))
-        batch.packed.clear()
-        self._batches.append(batch)
+        mark = b"%08d" % self._mark
+        parts = [command for call in calls for command in call.packed]
+        self._batches.append(_Batch(calls, len(parts), mark))
+        parts.append(ECHO_HEAD + mark + b"\r\n")
+        self._transport.write(b"".join(parts))
 
     def _complete(self, batch: "_Batch") -> None:
         """Hand out the replies of the oldest batch. Raises InvalidResponse if its echo is not where it belongs."""
-        echo = batch.replies.pop()
+        replies = batch.replies
+        echo = replies.pop()
         # An account that may not echo is told so in the place of the echo.
         if echo != batch.mark and not isinstance(echo, NoPermissionError):
             raise InvalidResponse("Replies are not in the order of the calls.")
         del self._batches[0]
         self._in_flight -= batch.commands
-        replies = batch.replies
+        first = 0
         for call in batch.calls:
+            last = first + len(call.packed)
             if not call.future.done():
-                call.future.set_result(replies[call.place])
+                call.future.set_result(replies[first:last])
+            first = last
 
     def _error_reply(self, text: str) -> Exception:
         error: Exception = DefaultParser.parse_error(text)  # type: ignore[no-untyped-call]  # redis-py
@@ -286,8 +288,9 @@ class MultiplexedConnection(asyncio.Protocol):
         return error
 
     def _calls_in_flight(self) -> "Iterator[_Call]":
-        for batch in (*self._batches, self._unsent):
+        for batch in self._batches:
             yield from batch.calls
+        yield from self._unsent
 
     def _check_deadlines(self) -> None:
         """Fail the calls that are overdue; close the connection if the oldest one is overdue by the time of grace.
@@ -319,26 +322,25 @@ class MultiplexedConnection(asyncio.Protocol):
 
 
 class _Call:
-    """Commands that were sent together, and their place among the replies of their batch."""
+    """Commands that were sent together, as the server reads them."""
 
-    __slots__ = ("deadline_s", "future", "place")
+    __slots__ = ("deadline_s", "future", "packed")
 
-    def __init__(self, future: "asyncio.Future[list[Any]]", place: slice, deadline_s: float) -> None:
+    def __init__(self, future: "asyncio.Future[list[Any]]", packed: list[bytes], deadline_s: float) -> None:
         self.future = future
-        self.place = place
+        self.packed = packed
         self.deadline_s = deadline_s
 
 
 class _Batch:
     """The calls of one write, and the replies received so far."""
 
-    __slots__ = ("calls", "commands", "mark", "packed", "replies")
+    __slots__ = ("calls", "commands", "mark", "replies")
 
-    def __init__(self) -> None:
-        self.calls: list[_Call] = []
-        self.packed: list[bytes] = []
-        self.commands = 0
-        self.mark = b""
+    def __init__(self, calls: list[_Call], commands: int, mark: bytes) -> None:
+        self.calls = calls
+        self.commands = commands
+        self.mark = mark
         self.replies: list[Any] = []
 
 

@@ -136,11 +136,12 @@ class RedisSessionStore:
         self, appends: Sequence[SessionAppend], calls: Sequence[_ScriptCall]
     ) -> list[Session | ServiceError]:
         """Run the script for each append as one pipeline."""
+        started_s = time.perf_counter()
         try:
-            with self._measured():
-                replies = await self._append_script.run_all(calls)
-        except SessionStoreUnavailable as error:
-            return [error] * len(calls)
+            replies = await self._append_script.run_all(calls)
+        except Exception as error:
+            return [self._unavailable(error)] * len(calls)
+        telemetry.store_answered(time.perf_counter() - started_s)
         return list(map(self._session_or_error, appends, replies))
 
     def _session_or_error(self, append: SessionAppend, reply: Any) -> Session | ServiceError:
@@ -155,8 +156,7 @@ class RedisSessionStore:
                 position = Position(generation.decode() or NO_GENERATION, count)
                 return SessionBehind(may_catch_up=position.may_reach(Position.parse(append.at_least or "")))
             return _session(reply, len(append.events))
-        except Exception as error:  # the reply is not that of the script
-            self._redis.drop(UNDECODABLE)
+        except Exception as error:
             return self._unavailable(error)
 
     @contextmanager
@@ -165,15 +165,14 @@ class RedisSessionStore:
         started_s = time.perf_counter()
         try:
             yield
-        except (RedisError, OSError) as error:
-            raise self._unavailable(error) from error
         except Exception as error:
-            self._redis.drop(UNDECODABLE)
             raise self._unavailable(error) from error
         telemetry.store_answered(time.perf_counter() - started_s)
 
     def _unavailable(self, error: Exception) -> SessionStoreUnavailable:
-        """Report a call that failed, and return the error for the caller."""
+        """Report a call that failed, or whose reply is not one to it; return the error for the caller."""
+        if not isinstance(error, RedisError | OSError):
+            self._redis.drop(UNDECODABLE)
         telemetry.store_failed(error)
         return SessionStoreUnavailable("The session store did not answer in time, or refused the call.")
 
