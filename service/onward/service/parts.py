@@ -25,6 +25,7 @@ from onward.service.sessions import (
     EventRules,
     InMemorySessionStore,
     RedisSessionStore,
+    SessionShares,
     SessionStore,
 )
 from onward.service.settings import Settings
@@ -73,7 +74,13 @@ async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExi
     running.push_async_callback(scenarios.close)
     redis = None if connector is None else connector.client()
     recorder = await running.enter_async_context(open_recorder(settings, redis, shared.ids, in_memory, tenant))
-    events = EventQueue(recorder, shared.catalog)
+    shares = SessionShares(
+        recorder.popularity,
+        shared.catalog,
+        max_weight=settings.event_weights.largest,
+        period=settings.popularity_half_life,
+    )
+    events = EventQueue(recorder, shares)
     running.push_async_callback(events.flush)
     for work, interval in ((events.flush, DELIVERY_INTERVAL), (scenarios.follow, FOLLOW_INTERVAL)):
         await running.enter_async_context(repeated(work, interval))

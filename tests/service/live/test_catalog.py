@@ -302,7 +302,7 @@ def test_each_entry_of_a_batch_succeeds_or_fails_by_itself(client: TestClient) -
         json={
             "items": [
                 {"id": "item-2", "available": False},
-                {"id": "b ad", "available": True},
+                {"id": "b\tad", "available": True},
                 {"id": "item-3", "attributes": {"price": "cheap"}},
                 {"id": "new", "similar_to": ["item-5"], "colour": "red"},
                 7,

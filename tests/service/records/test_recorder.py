@@ -69,7 +69,9 @@ async def test_answers_and_events_are_recorded_everywhere(tmp_path: Path, url: s
         recorder.served(served, CATALOG)
         assert recorder.answers is not None
         assert await recorder.answers.get(served.id) == served  # written by the periodic flush
-        recorder.applied([view("a", served.id), view("b", served.id), view("c", served.id)])
+        events = [view("a", served.id), view("b", served.id), view("c", served.id)]
+        recorder.applied(events)
+        recorder.popularity.applied(events)
         await recorder.flush_counts()
         assert await outcome(recorder, served.scenario) == (1, {"view": 2})
         assert recorder.popularity.scores["a"] > 0

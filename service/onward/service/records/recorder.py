@@ -97,9 +97,8 @@ class Recorder:
         self._count_and_log(page, None)
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
-        """Record events."""
+        """Record events, but for popularity, which learns from them as far as `SessionShares` lets it."""
         self.metrics.applied(events)
-        self.popularity.applied(events)
         if self._log is not None:
             self._log.applied(events)
 

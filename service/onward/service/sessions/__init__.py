@@ -19,6 +19,7 @@ from onward.service.sessions.memory import InMemorySessionStore
 from onward.service.sessions.recording import EventOutcome, record
 from onward.service.sessions.redis import RedisSessionStore
 from onward.service.sessions.session import GENERATION_BYTES, Position, Session
+from onward.service.sessions.shares import SessionShares
 from onward.service.sessions.store import (
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
@@ -52,6 +53,7 @@ __all__ = [
     "SentEvent",
     "Session",
     "SessionAppend",
+    "SessionShares",
     "SessionStore",
     "record",
     "session_digest",

@@ -152,6 +152,11 @@ class EventWeights:
     def __str__(self) -> str:
         return ",".join(f"{kind}={weight:g}" for kind, weight in self.own.items())
 
+    @property
+    def largest(self) -> float:
+        """The largest weight that an event can have."""
+        return max(WEIGHT_OF_OTHER_TYPES, *map(self.of, {*self.own, *WEIGHTS}))
+
     def of(self, kind: str) -> float:
         """Return the weight of a type of event."""
         return self.own.get(kind, WEIGHTS.get(kind, WEIGHT_OF_OTHER_TYPES))
