@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onward.service.bench.summary import CapacityReport
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-SECRETS = ("REDIS_URL", "SERVICE_API_KEYS")
+SECRETS = ("REDIS_URL", "SERVICE_API_KEYS", "SERVICE_EVENT_LOG_KEY")
 """Variables that may also be given as a file, by the name with _FILE at its end."""
 KEY_BYTES = 32
 NO_SERVER = "--redis-url: no Redis or Valkey answers there"
@@ -93,6 +93,7 @@ def serve(
 
     from onward.service.keys import KeysFileError
     from onward.service.records.audit_log import AuditLogError
+    from onward.service.records.event_log import EventLogError
     from onward.service.server.serve import CannotServe
     from onward.service.server.serve import serve as run
     from onward.service.settings import Settings, UnknownSetting, describe, foreign_variables
@@ -109,6 +110,8 @@ def serve(
         _refuse(f"SERVICE_KEYS_FILE: {error}")
     except AuditLogError as error:
         _refuse(f"SERVICE_AUDIT_LOG: {error}")
+    except EventLogError as error:
+        _refuse(f"SERVICE_EVENT_LOG: {error}")
     except (CannotServe, UnknownSetting) as error:
         _refuse(str(error))
 
@@ -296,6 +299,9 @@ def erase_user(
     stopped: Annotated[
         bool, typer.Option("--stopped", help="No service writes to the folder now: change its newest files too.")
     ] = False,
+    event_log_key: Annotated[
+        str | None, typer.Option(envvar="SERVICE_EVENT_LOG_KEY", help="Secret of the log's pseudonyms.")
+    ] = None,
     audit_log: AuditFile = None,
 ) -> None:
     """Erase a user's answers, and all events of the sessions that they were made for, from the event log.
@@ -308,7 +314,7 @@ def erase_user(
 
     try:
         with _audited("user erased from event log", audit_log) as changes:
-            erasure = erase(event_log, user_id, None if stopped else datetime.now(UTC))
+            erasure = erase(event_log, user_id, None if stopped else datetime.now(UTC), key=event_log_key)
             changes.append((user_digest(user_id), None, None))
     except OSError as error:
         _refuse(f"--event-log: {error.strerror}: {error.filename or event_log}")

@@ -13,6 +13,7 @@ from pydantic import (
     DirectoryPath,
     Field,
     PlainSerializer,
+    PositiveInt,
     SecretStr,
     ValidationError,
     model_validator,
@@ -29,6 +30,7 @@ PREFIX = "SERVICE_"
 IGNORE = "SERVICE_IGNORE"
 """Names of variables that begin like settings and are none, separated by commas."""
 IN_MEMORY = "memory://"
+MIN_KEY_LENGTH = 16
 _OF_KUBERNETES = re.compile(
     r"SERVICE_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
     r"|SERVICE_PORT=(tcp|udp|sctp)://.*"
@@ -96,6 +98,23 @@ def _none_if_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
+def _text_or_empty(value: timedelta | int | None) -> str:
+    return "" if value is None else str(value.total_seconds() if isinstance(value, timedelta) else value)
+
+
+EMPTY_IF_NONE = PlainSerializer(_text_or_empty)
+
+
+def _require_long_key(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and len(key.get_secret_value()) < MIN_KEY_LENGTH:
+        raise ValueError(f"must have {MIN_KEY_LENGTH} or more characters, as of `openssl rand -hex 32`")
+    return key
+
+
+def _secret(value: SecretStr | None) -> str:
+    return "" if value is None else value.get_secret_value()
+
+
 def _path_text(path: Path | None) -> str:
     return "" if path is None else str(path)
 
@@ -157,7 +176,28 @@ class Settings(BaseSettings):
     event_log: Annotated[DirectoryPath | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
         default=None,
         description="Folder to write every event and answer to, as JSON lines that `onward-training prepare` reads; "
-        "by default none. The service never deletes anything there.",
+        "by default none. The service does not start if it cannot write there.",
+    )
+    event_log_max_age: Annotated[PositiveDuration | None, BeforeValidator(_none_if_empty), EMPTY_IF_NONE] = Field(
+        default=None,
+        description="Age at which files of the event log are deleted; by default never. A file holds up to an hour.",
+    )
+    event_log_max_bytes: Annotated[PositiveInt | None, BeforeValidator(_none_if_empty), EMPTY_IF_NONE] = Field(
+        default=None,
+        description="Size of the event log, of each tenant's by itself, beyond which its oldest files are deleted; by "
+        "default none.",
+    )
+    event_log_key: Annotated[
+        SecretStr | None, BeforeValidator(_none_if_empty), AfterValidator(_require_long_key), PlainSerializer(_secret)
+    ] = Field(
+        default=None,
+        description="Secret of 16 or more characters: the event log then names sessions and users by keyed hashes; by "
+        "default by their ids.",
+    )
+    event_log_sync: Annotated[Duration | None, BeforeValidator(_none_if_empty), EMPTY_IF_NONE] = Field(
+        default=None,
+        description="Interval at which files of the event log are synced to disk, 0 for each write (once a second); by "
+        "default only when they are closed.",
     )
     popularity_half_life: PositiveDuration = Field(
         default=timedelta(days=3), description="Time after which an event counts half as much towards popularity."

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,14 @@ from onward.bundle import RetrievedItem, RetrievedItems
 from onward.service import telemetry
 from onward.service.records import event_log
 from onward.service.records.answers import Answer
-from onward.service.records.event_log import EventLog
+from onward.service.records.event_log import (
+    EventLog,
+    EventLogError,
+    EventLogOptions,
+    Pseudonyms,
+    require_writable,
+)
+from onward.service.records.event_log_erasure import erase_user
 from onward.service.sessions import AppliedEvent
 from tests.service.clock import Clock
 
@@ -218,3 +226,97 @@ async def test_lines_beyond_the_queue_limit_are_lost_oldest_first_and_counted(
     await log.close()
     assert sum(lost) == 2
     assert [line["item_id"] for line in lines(tmp_path)] == ["c", "d", "e"]
+
+
+async def test_files_are_for_the_owner_and_the_group(log: EventLog, tmp_path: Path) -> None:
+    umask = os.umask(0o002)
+    try:
+        log.applied([event("a")])
+        await log.flush()
+    finally:
+        os.umask(umask)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files(tmp_path)} == {0o640}
+
+
+async def test_sessions_and_users_are_named_by_keyed_hashes(tmp_path: Path, clock: Clock) -> None:
+    log = EventLog(tmp_path, EventLogOptions(key="a long enough secret"), clock=clock)
+    other = EventLog(tmp_path / "other", EventLogOptions(key="another such secret"), clock=clock)
+    (tmp_path / "other").mkdir()
+    for written in (log, other):
+        written.applied([event("a"), event("b")])
+        written.served(Answer("id", 7, "digest", RetrievedItems(), user_id="user-7"), event("a").session_id)
+        written.served(Answer("id", 7, "digest", RetrievedItems()), None)
+        await written.close()
+    sessions = [line["session_id"] for line in lines(tmp_path)]
+    assert sessions[0] == sessions[1]
+    assert re.fullmatch("[0-9a-f]{32}", sessions[0])
+    answers = lines(tmp_path, "answers")
+    assert answers[0]["session_id"] == sessions[0]
+    assert answers[0]["user_id"] == Pseudonyms("a long enough secret")("user-7")
+    assert "session_id" not in answers[1]
+    assert lines(tmp_path / "other")[0]["session_id"] != sessions[0]
+    assert not {"ítem \n{1}", "user-7"} & {
+        str(value) for line in (*lines(tmp_path), *answers) for value in line.values()
+    }
+    assert erase_user(tmp_path, "user-7", None).lines == 0
+    assert erase_user(tmp_path, "user-7", None, key="a long enough secret").lines == 3
+
+
+async def test_files_are_deleted_by_age_from_the_end_of_their_hour(tmp_path: Path, clock: Clock) -> None:
+    log = EventLog(tmp_path, EventLogOptions(max_age=timedelta(hours=2)), clock=clock)
+    (tmp_path / "events-of-mine.jsonl").touch()
+    log.applied([event("a")])
+    await log.flush()
+    clock.now_s += 29 * 60
+    await log.flush()
+    for hours, left in ((1, 1), (1, 1), (1, 0)):
+        clock.now_s += hours * 3600
+        await log.flush()
+        assert len(files(tmp_path)) == 1 + left
+    assert (tmp_path / "events-of-mine.jsonl").exists()
+
+
+async def test_the_oldest_closed_files_are_deleted_while_all_are_too_large(tmp_path: Path, clock: Clock) -> None:
+    options = EventLogOptions(max_bytes=1000)
+    log, another = (EventLog(tmp_path, options, clock=clock) for _ in range(2))
+    for hour in range(4):
+        log.applied([event(f"item-{hour}")] * 5)  # about 500 bytes
+        await log.flush()
+        clock.now_s += 3600
+    await another.flush()  # that of the first process is open, whatever its hour
+    assert [line["item_id"] for line in lines(tmp_path)] == ["item-2"] * 5 + ["item-3"] * 5
+    await log.close()
+    big = EventLog(tmp_path, EventLogOptions(max_bytes=1), clock=clock)
+    big.applied([event("last")])
+    await big.flush()
+    assert [line["item_id"] for line in lines(tmp_path)] == ["last"]
+    await big.close()
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(None, 0), (0, 4), (2, 2)])
+async def test_files_are_synced_at_an_interval(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: int | None, expected: int
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    interval = None if seconds is None else timedelta(seconds=seconds)
+    log = EventLog(tmp_path, EventLogOptions(sync_interval=interval), clock=clock)
+    for _ in range(4):
+        clock.now_s += 1
+        log.applied([event("a")])
+        await log.flush()
+    assert len(synced) == expected
+    clock.now_s += 10
+    await log.flush()
+    before = len(synced)
+    await log.flush()  # nothing was written
+    assert len(synced) == before
+    await log.close()
+    assert len(synced) > expected or seconds == 0
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    require_writable(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(EventLogError, match=r"^.+: /proc$"):
+        require_writable(Path("/proc"))

@@ -375,6 +375,10 @@ def resident_kib(pid: int) -> int:
         (["--bundles", "."], {"SERVICE_RATE_LIMIT": "often"}, "SERVICE_RATE_LIMIT: a limit is written as"),
         (["--bundles", "."], {"SERVICE_RATE_LIMIT": "0/second"}, "SERVICE_RATE_LIMIT: "),
         (["--bundles", "."], {"SERVICE_MAX_IN_FLIGHT": "0"}, "SERVICE_MAX_IN_FLIGHT: "),
+        (["--bundles", "."], {"SERVICE_EVENT_LOG": "/proc"}, "SERVICE_EVENT_LOG: "),
+        (["--bundles", "."], {"SERVICE_EVENT_LOG_KEY": "secret"}, "SERVICE_EVENT_LOG_KEY: must have 16 or more"),
+        (["--bundles", "."], {"SERVICE_EVENT_LOG_MAX_AGE": "0"}, "SERVICE_EVENT_LOG_MAX_AGE: a duration here is"),
+        (["--bundles", "."], {"SERVICE_EVENT_LOG_MAX_BYTES": "-1"}, "SERVICE_EVENT_LOG_MAX_BYTES: "),
     ],
 )
 def test_an_invalid_setting_stops_the_start_with_one_line(

@@ -2,18 +2,16 @@
 
 import json
 import os
-import re
 import stat
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onward.service.records.event_log import MAX_FILE_AGE
+from onward.service.records.event_log import Pseudonyms, last_moment
 
 MARGIN = timedelta(seconds=30)
 """How long after the hour the file of that hour may still be open."""
-_NAME = re.compile(r"(events|answers)-(\d{8}T\d{6}Z)-[0-9a-f]+\.jsonl")
 
 
 class Erasure(NamedTuple):
@@ -24,34 +22,36 @@ class Erasure(NamedTuple):
     """Names of the files that a service may be writing, which were left as they are."""
 
 
-def erase_user(folder: Path, user_id: str, now: datetime | None) -> Erasure:
+def erase_user(folder: Path, user_id: str, now: datetime | None, *, key: str | None = None) -> Erasure:
     """Remove a user's answers, and all answers and events of the sessions that they were made for.
 
     Args:
         folder: an event log.
         user_id: the user.
+        key: the secret of the log's pseudonyms, if it has any; lines with the user's own id are found too.
         now: the present time, if a service may be writing to the folder: its newest files are then left as they are.
 
     Raises OSError.
     """
-    names = sorted(path.name for path in folder.iterdir() if _NAME.fullmatch(path.name))
-    sessions = _sessions_of(user_id, [folder / name for name in names if name.startswith("answers")])
+    names = sorted(path.name for path in folder.iterdir() if last_moment(path.name) is not None)
+    users = {user_id} if key is None else {user_id, Pseudonyms(key)(user_id)}
+    sessions = _sessions_of(users, [folder / name for name in names if name.startswith("answers")])
     open_files = [name for name in names if now is not None and _may_be_open(name, now)]
 
     def is_of_user(line: dict[str, Any]) -> bool:
-        return line.get("user_id") == user_id or line.get("session_id") in sessions
+        return line.get("user_id") in users or line.get("session_id") in sessions
 
     closed = [folder / name for name in names if name not in open_files]
     return Erasure(sum(_remove_lines(path, is_of_user) for path in closed), open_files)
 
 
-def _sessions_of(user_id: str, answers: Sequence[Path]) -> set[Any]:
+def _sessions_of(users: Collection[str], answers: Sequence[Path]) -> set[Any]:
     """Return the sessions that a user's answers were made for."""
     sessions = set()
     for path in answers:
         with path.open("rb") as file:
             for line in map(_parse, file):
-                if line.get("user_id") == user_id and "session_id" in line:
+                if line.get("user_id") in users and "session_id" in line:
                     sessions.add(line["session_id"])
     return sessions
 
@@ -78,10 +78,8 @@ def _remove_lines(path: Path, is_unwanted: Callable[[dict[str, Any]], bool]) -> 
 
 def _may_be_open(name: str, now: datetime) -> bool:
     """Return whether a service may be writing a file: it closes each after the hour in which it was made."""
-    match = _NAME.fullmatch(name)
-    made = datetime.strptime(match[2] if match else "", "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-    hour = datetime.fromtimestamp(made.timestamp() // MAX_FILE_AGE.total_seconds() * MAX_FILE_AGE.total_seconds(), UTC)
-    return now < hour + MAX_FILE_AGE + MARGIN
+    end = last_moment(name)
+    return end is not None and now < end + MARGIN
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from onward.service.records.answer_page import ItemRows
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
 from onward.service.records.answers import Answer
 from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters
-from onward.service.records.event_log import EventLog
+from onward.service.records.event_log import EventLog, EventLogOptions
 from onward.service.records.live_popularity import (
     InMemoryPopularityStore,
     LivePopularity,
@@ -229,7 +229,7 @@ def _recorder(
         OnlineMetrics(answers, counters),
         LivePopularity(weights, half_life=half_life),
         UserSessions(users),
-        None if settings.event_log is None else EventLog(_log_folder(settings.event_log, tenant)),
+        _event_log(settings, tenant),
         ids,
     )
 
@@ -238,6 +238,18 @@ def _answer_ids(settings: Settings, redis: RedisClient | None, tenant: str | Non
     ttl = settings.answer_ttl
     shared = None if redis is None else RedisSecrets(redis, answer_ttl=ttl, prefix=key_prefix(tenant))
     return AnswerIds(shared, answer_ttl=ttl)
+
+
+def _event_log(settings: Settings, tenant: str | None) -> EventLog | None:
+    if settings.event_log is None:
+        return None
+    options = EventLogOptions(
+        max_age=settings.event_log_max_age,
+        max_bytes=settings.event_log_max_bytes,
+        key=None if settings.event_log_key is None else settings.event_log_key.get_secret_value(),
+        sync_interval=settings.event_log_sync,
+    )
+    return EventLog(_log_folder(settings.event_log, tenant), options)
 
 
 def _log_folder(event_log: Path, tenant: str | None) -> Path:

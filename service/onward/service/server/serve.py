@@ -20,6 +20,7 @@ from onward.service.http.connection import Connection
 from onward.service.keys import key_ring
 from onward.service.live.private_copies import COPIES_FOLDER, copies_folder
 from onward.service.records.audit_log import AuditLog
+from onward.service.records.event_log import require_writable
 from onward.service.server.draining import DRAIN, DrainingServer, DrainingWorkers, Stop
 from onward.service.server.embedded_store import embedded_store
 from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
@@ -37,7 +38,7 @@ class CannotServe(Exception):
 def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     """Serve until a signal stops the service; requests in flight are answered first.
 
-    Raises CannotServe, KeysFileError, AuditLogError.
+    Raises CannotServe, KeysFileError, AuditLogError, EventLogError.
 
     `ignored`: environment variables that look like settings and belong to other programs.
     """
@@ -49,6 +50,8 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     if key_ring(settings.api_keys, settings.keys_file) is None and _is_reachable(settings):
         telemetry.open_to_all(settings.host)
     AuditLog(settings.audit_log)  # raises if it cannot be written to
+    if settings.event_log is not None:
+        require_writable(settings.event_log)
     with ExitStack() as stack:
         url = settings.redis_url.get_secret_value() if settings.redis_url else stack.enter_context(embedded_store())
         if (url or IN_MEMORY) == IN_MEMORY and settings.workers > 1:
