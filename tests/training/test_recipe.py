@@ -39,6 +39,7 @@ def test_a_bundled_recipe_is_found_by_its_name() -> None:
         ("patience = 3\n", "", "training.patience: Field required"),
         ('model = "srgnn"', 'model = "srgn"', "model: unknown model 'srgn'; did you mean 'srgnn'?"),
         ("epochs = 8", "epochs = 0", "training.epochs: Input should be greater than 0"),
+        ("max_length = 50", "max_length = 1001", "encoder.max_length: Input should be less than or equal to 1000"),
         ("epochs = 8", "epochs = ", "is not TOML"),
         (
             "refit = true",

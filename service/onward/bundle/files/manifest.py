@@ -63,6 +63,7 @@ MAX_SEQUENCE = 2**53
 Rows = Annotated[int, Field(ge=0, le=MAX_ROW)]
 SearchWidth = Annotated[int, Field(ge=1, le=MAX_SEARCH_WIDTH)]
 Dimension = Annotated[int, Field(ge=1, le=MAX_DIMENSION)]
+InputLength = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 
 
 def column_files(attributes: int) -> list[tuple[str, str, str]]:
@@ -184,9 +185,7 @@ class Manifest(_ManifestPart):
         default=0, description="Sequence of the last live catalog change that this bundle already includes."
     )
     interests: PositiveInt = Field(le=MAX_INTERESTS, description="K")
-    max_length: PositiveInt = Field(
-        le=MAX_LENGTH, description="L: the most recent items of a session that the encoder reads."
-    )
+    max_length: InputLength = Field(description="L: the most recent items of a session that the encoder reads.")
     metric: Literal["inner_product"] = "inner_product"
     defaults: Defaults
     kernel: KernelInfo | None = Field(default=None, description="Present if a compiled kernel can compute the encoder.")

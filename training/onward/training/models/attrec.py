@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from onward.bundle import InputLength
 from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
@@ -78,7 +79,7 @@ class AttRecOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     dimension: PositiveInt
     """Dimension of each half."""
-    max_length: PositiveInt
+    max_length: InputLength
     """Only the newest items of a session are read, at most this many."""
     horizon: PositiveInt
     """Number of next items that are targets."""

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from onward.bundle import InputLength
 from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
@@ -40,7 +41,7 @@ class ComiRecSAOptions(BaseModel):
     interests: PositiveInt
     attention_dimension: PositiveInt
     """H, the width of the attention's hidden layer."""
-    max_length: PositiveInt
+    max_length: InputLength
     """Only the newest items of a session are read, at most this many."""
     similarity: Similarity
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -59,7 +60,7 @@ class ComiRecDROptions(BaseModel):
     interests: PositiveInt
     rounds: PositiveInt
     """Number of routing rounds."""
-    max_length: PositiveInt
+    max_length: InputLength
     """Only the newest items of a session are read, at most this many; each place has interests x dimension x dimension
     weights."""
     initial: Literal["standard_normal", "item_means"]

@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from onward.bundle import InputLength
 from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
@@ -42,7 +43,7 @@ class MINDOptions(BaseModel):
     """Number of routing rounds."""
     projection: bool
     """Pass the capsules through a linear layer with ReLU."""
-    max_length: PositiveInt
+    max_length: InputLength
     """Only the newest items of a session are read, at most this many."""
     initial: Literal["glorot", "item_means"]
     """Initial value of the vote matrix: uniform by Glorot and Bengio's rule, as all other weights; or the identity, so

@@ -40,6 +40,7 @@ from pydantic import (
 )
 from torch import Tensor, nn
 
+from onward.bundle import InputLength
 from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.item_graph import ItemGraph, UserItemGraph
@@ -113,7 +114,7 @@ class MVCrecOptions(BaseModel):
     layers: PositiveInt
     """Number of blocks of each transformer."""
     heads: PositiveInt
-    max_length: PositiveInt
+    max_length: InputLength
     """Only the newest items of a session are read, at most this many."""
     graph: GraphOptions
     fusion: Literal["attention", "separate"]

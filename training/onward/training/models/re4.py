@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from onward.bundle import InputLength
 from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
@@ -88,7 +89,7 @@ class Re4Options(BaseModel):
     hidden: PositiveInt
     """Width of the attention's hidden layer."""
     interests: PositiveInt
-    max_length: PositiveInt
+    max_length: InputLength
     """Only the newest items of a session are read, at most this many."""
     similarity: Similarity
     initial: Literal["standard_normal", "item_means"]

@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from onward.bundle import InputLength
 from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
@@ -35,7 +36,7 @@ class SASRecOptions(BaseModel):
     heads: PositiveInt
     feed_forward: PositiveInt
     """Width of the hidden layer of each feed-forward network."""
-    max_length: PositiveInt
+    max_length: InputLength
     """Only the newest items of a session are read, at most this many."""
     similarity: Similarity
     dropout: Annotated[float, Field(ge=0, lt=1)]

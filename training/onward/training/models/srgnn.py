@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from onward.bundle import InputLength
 from onward.training.data.corpus import Corpus
 from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
@@ -34,7 +35,7 @@ class SRGNNOptions(BaseModel):
     dimension: PositiveInt
     steps: PositiveInt
     """Propagation steps over the session graph."""
-    max_length: PositiveInt
+    max_length: InputLength
     """Only the newest items of a session are read, at most this many."""
     similarity: Similarity
     positions: bool
