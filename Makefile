@@ -1,5 +1,5 @@
 .POSIX:
-.PHONY: setup demo test check check-wheel format lock lint clean
+.PHONY: setup demo test check check-wheel format lock lint audit clean
 
 PYTHON = python3
 TORCH_BACKEND = cpu
@@ -18,12 +18,12 @@ SERVICE = $(BIN)/onward-service
 # service has to.
 setup: $(READY)
 
-$(READY): requirements/dev.lock requirements/spark.lock requirements/install-torch.sh pyproject.toml
+$(READY): requirements/dev.lock requirements/spark.lock requirements/torch.lock requirements/install-torch.sh pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	sh requirements/install-torch.sh $(BIN)/python $(TORCH_VERSION) $(TORCH_BACKEND)
 	$(BIN)/python -m pip install --quiet --requirement requirements/dev.lock
 	if command -v java >/dev/null; then $(BIN)/python -m pip install --quiet --requirement requirements/spark.lock; fi
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -c 'import onward.bundle.encoder.srgnn_kernel'
 	touch $(READY)
 
@@ -70,9 +70,23 @@ lock: $(READY)
 		--output-file requirements/service.lock
 	$(BIN)/uv $(COMPILE) --extra training --constraint requirements/dev.lock --output-file requirements/training.lock
 	$(BIN)/uv $(COMPILE) --extra spark --constraint requirements/dev.lock --output-file requirements/spark.lock
+	$(BIN)/uv $(LOCK) --group build --constraint requirements/dev.lock --output-file requirements/build.lock
+	$(BIN)/uv $(LOCK) --group audit --output-file requirements/audit.lock
+	echo torch==$(TORCH_VERSION) | $(BIN)/uv $(LOCK) - --no-deps --output-file requirements/torch.lock
 
-COMPILE = pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --no-emit-package torch --no-emit-index-url --no-emit-find-links --upgrade
+LOCK = pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --upgrade
+COMPILE = $(LOCK) pyproject.toml --no-emit-package torch
+
+# Write what each image installs as CycloneDX documents to build/sbom, without the internet once the tool is installed.
+audit:
+	test -x build/audit/bin/cyclonedx-py || $(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --requirement requirements/audit.lock
+	mkdir -p build/sbom
+	for lock in service training spark build torch; do \
+		PYTHONWARNINGS=ignore build/audit/bin/cyclonedx-py requirements requirements/$$lock.lock --pyproject pyproject.toml \
+			--mc-type application --output-reproducible --output-file build/sbom/$$lock.cdx.json || exit 1; \
+	done
 
 clean:
 	rm -rf .venv $(DEMO) build dist *.egg-info

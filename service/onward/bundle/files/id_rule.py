@@ -1,4 +1,4 @@
-"""The rule of ids: which texts may name an item, a session, a user, an event or an answer. See decision 31.
+"""The rule of ids: which texts may name an item, a session, a user, an event or an answer. See decision 33.
 
 It is the same with every version of Python: it relies on properties that the Unicode Standard guarantees never to
 change, and on Unicode 3.2, whose tables every Python has. This module needs the standard library alone, so that Spark
