@@ -1,5 +1,6 @@
 .POSIX:
-.PHONY: setup demo test check check-wheel format lock lint audit clean
+
+.PHONY: setup demo test faults check check-wheel format lock lint audit clean
 
 PYTHON = python3
 TORCH_BACKEND = cpu
@@ -7,6 +8,7 @@ TORCH_VERSION = 2.13.0
 HOST = 127.0.0.1
 PORT = 8000
 DEMO = demo
+REPORT = docs/reliability
 
 BIN = .venv/bin
 READY = .venv/.ready
@@ -43,6 +45,12 @@ $(DEMO)/bundles/current: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Make servers, processes and callers fail under load, about 3 minutes. REPORT is the folder for the figures; with that of
+# the documentation, as by default, its page is written anew.
+faults: $(READY)
+	$(BIN)/python -m pytest -m faults tests/faults --rows $(REPORT)/faults.json
+	$(BIN)/python -m tests.faults.report $(REPORT) --out $(REPORT).md
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +21,7 @@ from onward.service.app import create_app
 from onward.service.rate_limit import RateLimit
 from onward.service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
+from tests.redis_servers import redis_servers
 from tests.service.process import ServiceProcess, wait_until
 from tests.service.server.test_serve import metric
 
@@ -136,10 +139,14 @@ def test_empty_admission_settings_admit_everyone(tmp_path: Path, monkeypatch: py
 
 
 @contextmanager
-def silent_server() -> Iterator[str]:
-    """Run a server that accepts connections and never answers; yield its URL."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
-        yield f"redis://127.0.0.1:{server.getsockname()[1]}"
+def hanging_store(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Run a store; yield its URL and a function that makes it hang, with its connections open."""
+    with redis_servers(folder, 1) as (server,):
+        pid = int(server.execute("info", "server")["process_id"])
+        try:
+            yield server.url, lambda: os.kill(pid, signal.SIGSTOP)
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_under_overload_excess_requests_are_refused_at_once_and_the_others_answered(
@@ -148,14 +155,16 @@ def test_under_overload_excess_requests_are_refused_at_once_and_the_others_answe
     publish_bundle(tmp_path, item_ids("item-", 20))
     environment = {"SERVICE_STORE_TIMEOUT": "3", "SERVICE_TIMEOUT": "30", "SERVICE_MAX_IN_FLIGHT": "5"}
     with (
-        silent_server() as url,
+        hanging_store(tmp_path / "store") as (url, hang),
         ServiceProcess(tmp_path, environment={**environment, "REDIS_URL": url}).wait_until_ready() as process,
     ):
         answers: list[httpx.Response] = []
+        query = {"session_id": "s", "items": ["item-1"]}
+        httpx.post(f"{process.url}/v1/recommendations", json=query).raise_for_status()
+        hang()
 
         async def send_all() -> None:
             async with httpx.AsyncClient(base_url=process.url, timeout=30) as client:
-                query = {"session_id": "s", "items": ["item-1"]}
                 requests = [client.post("/v1/recommendations", json=query) for _ in range(40)]
                 for answer in asyncio.as_completed(requests):
                     answers.append(await answer)

@@ -24,7 +24,7 @@ from onward.service.sessions import REMEMBERED_EVENT_IDS, REMEMBERED_MARKS
 from onward.service.sessions.events import WEIGHT_OF_OTHER_TYPES, WEIGHTS
 from onward.service.settings import Settings
 from tests.bundles import item_ids, publish_bundle
-from tests.service.http.test_admission import SentRequest, silent_server
+from tests.service.http.test_admission import SentRequest, hanging_store
 from tests.service.process import ServiceProcess, wait_until
 from tests.service.shop import opened
 
@@ -284,14 +284,16 @@ def test_the_number_of_stored_names_is_limited(
         assert stored_again.status_code == (200 if method == "PUT" else 409)  # the tombstone of a deleted item counts
 
 
-def test_the_documented_number_of_requests_runs_concurrently(folder: Path) -> None:
+def test_the_documented_number_of_requests_runs_concurrently(folder: Path, tmp_path: Path) -> None:
     limit = most("requests at once, in each worker (`SERVICE_MAX_IN_FLIGHT`)")
     with (
-        silent_server() as url,
+        hanging_store(tmp_path) as (url, hang),
         ServiceProcess(
-            folder, environment={"REDIS_URL": url, "SERVICE_STORE_TIMEOUT": "5"}
+            folder, environment={"REDIS_URL": url, "SERVICE_STORE_TIMEOUT": "5", "SERVICE_TIMEOUT": "30"}
         ).wait_until_ready() as process,
     ):
+        SentRequest(process.url, session_id="s").status()
+        hang()
         waiting = [SentRequest(process.url, session_id="s") for _ in range(limit - 1)]
         assert httpx.get(f"{process.url}/v1/version").status_code == 200
         waiting.append(SentRequest(process.url, session_id="s"))
