@@ -3,19 +3,23 @@
 import json
 import shutil
 import signal
+from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Batch, Examples
-from onward.training.errors import InputError
+from onward.training.errors import Diverged, InputError
+from onward.training.evaluation.metrics import BEYOND
 from onward.training.recipe import Recipe
 from onward.training.run_folder import WEIGHTS, best_validation, write_history, write_tensors
-from onward.training.trainer import make_optimizers, train
+from onward.training.trainer import Fit, make_optimizers, target_ranks, train
 from tests.training.corpora import corpus
 
 
@@ -309,3 +313,51 @@ def test_an_unavailable_device_is_refused(recipe: Recipe, dataset: Dataset, tmp_
     for device in ("tpu", *([] if torch.cuda.is_available() else ["cuda"])):
         with pytest.raises(InputError, match=f"--device {device}"):
             train(recipe, dataset.folder, tmp_path / "run", device_name=device)
+
+
+@pytest.fixture
+def diverging(recipe: Recipe) -> Recipe:
+    """The first step has a rate of 0, the later ones rates near 1e30."""
+    return Recipe.parse(recipe.text.replace("learning_rate = 1e-2", "learning_rate = 1e30"), "diverging")
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(
+    diverging: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        Diverged, match=r"the loss is nan after step \d+ of epoch 1 \(selection\), at a learning rate of \d.*e\+\d"
+    ) as stopped:
+        train(diverging, dataset.folder, tmp_path / "run", device_name="cpu")
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "run" / WEIGHTS).exists()
+
+
+def test_weights_that_the_last_step_of_an_epoch_makes_infinite_are_never_kept(
+    recipe: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(fit: Fit, *arguments: Any) -> None:
+        train_epoch(fit, *arguments)
+        if fit.state.epoch == 1:
+            next(fit.encoder.parameters()).data[1] = torch.inf
+
+    train_epoch = Fit._train_epoch
+    monkeypatch.setattr(Fit, "_train_epoch", spoil)
+    with pytest.raises(Diverged, match=r"weights are not finite after step \d+ of epoch 2 \(selection\)"):
+        train(recipe, dataset.folder, tmp_path / "run", device_name="cpu")
+    assert all(weight.isfinite().all() for weight in weights(tmp_path / "run").values())
+    monkeypatch.undo()
+    assert train(recipe, dataset.folder, tmp_path / "run", device_name="cpu", resume=True)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, nan, inf, -inf]), min_size=1, max_size=8), st.data())
+def test_a_target_ranks_after_all_that_score_no_lower_and_nowhere_without_a_score(
+    scores: list[float], data: st.DataObject
+) -> None:
+    target = data.draw(st.integers(0, len(scores) - 1))
+    rank = int(target_ranks(torch.tensor([scores]), torch.tensor([target])))
+    comparable = sorted((score for score in scores if not isnan(score)), reverse=True)
+    if isnan(scores[target]) or scores[target] == -inf:
+        assert rank == BEYOND
+    else:
+        assert rank == len(comparable) - comparable[::-1].index(scores[target])

@@ -1,9 +1,12 @@
 """Evaluation cases, metrics of rankings, and ties that count against the model."""
 
 from collections.abc import Sequence
+from math import inf, isnan, log2, nan
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onward.training.baselines import BASELINES, BaselineItem
 from onward.training.data.dataset import Dataset
@@ -57,6 +60,27 @@ def test_ties_count_against_the_model() -> None:
         return [BaselineItem(item, 0.0) for item in "abcdef"[:k]]
 
     assert evaluate(retrieve, [EvaluationCase(["x"], ["a"])], items=6, ks=[3])["recall@3"] == 0
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from([0.0, 1.0, 2.0, nan, inf, -inf])), st.data())
+def test_metrics_equal_a_plain_formulation_in_which_nan_is_never_a_hit(
+    scores: dict[str, float], data: st.DataObject
+) -> None:
+    targets = data.draw(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4))
+    ranking = [BaselineItem(item, score) for item, score in scores.items()]
+    metrics = evaluate(
+        lambda items, k: ranking, [EvaluationCase(["x"], [target]) for target in targets], items=8, ks=[3]
+    )
+    comparable = {item: score for item, score in scores.items() if not isnan(score)}
+    ranks = [
+        sum(score >= comparable[target] for score in comparable.values()) for target in targets if target in comparable
+    ]
+    hits = [rank for rank in ranks if rank <= 3]
+    assert metrics["recall@3"] == pytest.approx(len(hits) / len(targets))
+    assert metrics["mrr@3"] == pytest.approx(sum(1 / rank for rank in hits) / len(targets))
+    assert metrics["ndcg@3"] == pytest.approx(sum(1 / log2(1 + rank) for rank in hits) / len(targets))
+    assert metrics["coverage@3"] == len(list(comparable)[:3]) / 8
 
 
 def test_baselines_return_k_different_items_best_first(dataset: Dataset) -> None:

@@ -48,6 +48,11 @@ def test_a_target_given_twice_is_refused_where_the_ranks_show_it(ranks: list[int
         of([1, *ranks, 1], [0] + [1] * len(ranks) + [2])
 
 
+def test_a_rank_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="rank 0: ranks begin at 1"):
+        of([1, 0])
+
+
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), min_size=1, max_size=5), st.data())
 def test_no_metric_of_different_items_exceeds_one_however_scores_tie(
     scores: list[list[int]], data: st.DataObject

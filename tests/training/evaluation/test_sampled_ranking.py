@@ -1,7 +1,9 @@
 """Ranking among sampled items: only items that the encoder knows count; a target that it does not know is a miss."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onward.bundle import Bundle
@@ -29,6 +31,15 @@ def test_a_target_outside_the_catalog_is_a_miss(tmp_path: Path, negatives: int) 
     bundle = make_bundle(tmp_path, ITEM_IDS)
     metrics = evaluate_sampled(bundle, [EvaluationCase(ITEM_IDS[:2], ["unknown"])], negatives=negatives, seed=0)
     assert metrics == {**MISS, "negatives": negatives}
+
+
+def test_a_target_whose_score_is_nan_is_a_miss(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, ITEM_IDS)
+    vectors_N1D = bundle.vectors_N1D.copy()
+    vectors_N1D[bundle.catalog.row(ITEM_IDS[5])] = np.nan
+    broken = replace(bundle, vectors_N1D=vectors_N1D)
+    metrics = evaluate_sampled(broken, [EvaluationCase(ITEM_IDS[:2], [ITEM_IDS[5]])], negatives=20, seed=0)
+    assert metrics == {**MISS, "negatives": 20}
 
 
 def test_a_target_that_the_encoder_does_not_know_is_a_miss(rebuilt: Bundle) -> None:

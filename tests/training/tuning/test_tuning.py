@@ -203,6 +203,21 @@ def test_invalid_combinations_of_values_are_failed_trials(small: Recipe, dataset
     assert "sparse_updates need" in lines[-1]
 
 
+def test_a_trial_that_diverges_has_failed_and_is_never_the_best(
+    small: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    specs = {"training.learning_rate": "1e-2,1e30"}
+    outcome = tune(small, specs, dataset.folder, tmp_path, trials=4, seed=3, device_name="cpu", on_trial=lines.append)
+    diverged = [trial for trial in outcome.trials if trial.values["training.learning_rate"] == 1e30]
+    assert diverged
+    assert all((trial.state, trial.validation) == ("fail", None) for trial in diverged)
+    assert any(line.startswith(f"trial {diverged[0].number}: failed: ") and "diverged" in line for line in lines)
+    assert outcome.best is not None
+    assert outcome.best.values["training.learning_rate"] == 1e-2
+    assert tune(small, specs, dataset.folder, tmp_path, trials=4, seed=3, device_name="cpu").trials == outcome.trials
+
+
 def test_the_test_part_is_never_read(small: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     data = tmp_path / "dataset"
     shutil.copytree(dataset.folder, data)

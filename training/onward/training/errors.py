@@ -12,6 +12,10 @@ class InputError(Exception):
     """
 
 
+class Diverged(InputError):
+    """The loss or the weights of a fit are no longer finite numbers."""
+
+
 @contextmanager
 def bundle_faults(where: Path) -> Iterator[None]:
     """Raise a BundleError of the block as an InputError that names the folder `where`."""

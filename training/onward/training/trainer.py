@@ -8,6 +8,7 @@ import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.data.padding import PADDING
-from onward.training.errors import InputError
-from onward.training.evaluation.metrics import ranking_metrics
+from onward.training.errors import Diverged, InputError
+from onward.training.evaluation.metrics import BEYOND, ranking_metrics
 from onward.training.interruption import Interruption, interruption
 from onward.training.models.encoder import SessionEncoder
 from onward.training.progress import EpochProgress, TrainingProgress
@@ -69,6 +70,7 @@ def train(
 
     Raises:
         InputError: the data set or `out` is unusable, or with `resume`, `out` is a run of another recipe or data set.
+        Diverged: the loss or the weights are no longer finite; the checkpoint of the epoch before stays.
     """
     keep_freed_memory()
     device = pick_device(device_name)
@@ -194,8 +196,11 @@ class Fit:
             loss.backward()
             for optimizer in self.optimizers:
                 optimizer.step()
-            state.loss_sum += loss.item()
+            loss_value = loss.item()
             state.step += 1
+            if not isfinite(loss_value):
+                raise self._diverged(f"the loss is {loss_value}")
+            state.loss_sum += loss_value
             state.seconds = seconds_before + time.perf_counter() - started
             bar.advance(len(examples_B), state.loss_sum / state.step)
             if interrupted:
@@ -203,6 +208,8 @@ class Fit:
 
     def _finish_epoch(self, steps: int, examples: int, progress: TrainingProgress) -> dict[str, Any]:
         return_freed_memory()
+        if not has_finite_weights(self.encoder):
+            raise self._diverged("weights are not finite")
         state = self.state
         state.epoch += 1
         line: dict[str, Any] = {
@@ -230,6 +237,13 @@ class Fit:
 
     def _stopped_early(self) -> bool:
         return self.validation is not None and self.state.epoch - self.state.best_epoch >= self.options.patience
+
+    def _diverged(self, what: str) -> Diverged:
+        rate = self.optimizers[0].param_groups[0]["lr"]
+        return Diverged(
+            f"{self.out}: diverged: {what} after step {self.state.step} of epoch {self.state.epoch + 1} ({self.name}), "
+            f"at a learning rate of {rate:.3g}; train again with a lower training.learning_rate"
+        )
 
     def _set_learning_rate(self, steps: int) -> None:
         progress = (self.state.epoch + self.state.step / steps) / self.schedule_epochs
@@ -295,6 +309,11 @@ def make_optimizers(encoder: SessionEncoder, options: TrainingOptions) -> list[t
     return optimizers
 
 
+def has_finite_weights(encoder: SessionEncoder) -> bool:
+    """Return whether no trained weight is NaN or infinite."""
+    return bool(torch.stack([weight.isfinite().all() for weight in encoder.parameters()]).all())
+
+
 @torch.inference_mode()
 def validation_metrics(
     encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: bool
@@ -315,10 +334,16 @@ def validation_metrics(
         scores_BN[:, PADDING] = -torch.inf
         if exclude_seen:
             scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
-        target_score_B1 = scores_BN.gather(1, batch.next_items_B[:, None])
-        ranks_T[examples_B.cpu().numpy()] = (scores_BN >= target_score_B1).sum(dim=1).cpu().numpy()
+        ranks_T[examples_B.cpu().numpy()] = target_ranks(scores_BN, batch.next_items_B).cpu().numpy()
     ks = sorted({20, int(metric.split("@")[1])})
     return ranking_metrics(ranks_T, examples.groups_E.cpu().numpy(), ks)
+
+
+def target_ranks(scores_BN: Tensor, targets_B: Tensor) -> Tensor:
+    """Return the number of items that score at least as high as the target; BEYOND if its own score is NaN or -inf."""
+    target_score_B1 = scores_BN.gather(1, targets_B[:, None])
+    ranks_B = (scores_BN >= target_score_B1).sum(dim=1)
+    return ranks_B.where(target_score_B1[:, 0] > -torch.inf, BEYOND)
 
 
 def keep_freed_memory() -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def evaluate_cases(
     """Compute recall, MRR, NDCG and coverage at each of `ks`, as fractions, and the number of examples.
 
     One more item than the largest k is retrieved, so that a target tied with an item outside the list is a miss: ties
-    count against the model.
+    count against the model. An item whose score is NaN counts as not retrieved.
 
     Args:
         ranker: ranks items for one case; called from as many threads as there are cores.
@@ -68,8 +69,8 @@ def evaluate_cases(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, (case, ranking) in enumerate(zip(cases, _map_in_chunks(pool, rank, cases), strict=True)):
-            lists.append([ranked.item_id for ranked in ranking[: max(ks)]])
-            scores = {ranked.item_id: ranked.score for ranked in ranking}
+            scores = {ranked.item_id: ranked.score for ranked in ranking if not isnan(ranked.score)}
+            lists.append(list(scores)[: max(ks)])
             for target in case.targets:
                 case_numbers.append(number)
                 ranks.append(_target_rank(scores, target))

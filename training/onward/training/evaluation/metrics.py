@@ -26,10 +26,13 @@ def ranking_metrics(ranks_T: NDArray[np.int64], example_T: NDArray[np.int64], ks
         ks: cut-offs.
 
     Raises:
-        ValueError: the targets of an example cannot be different items: more than r of them have a rank up to r.
+        ValueError: a rank is below 1, or the targets of an example cannot be different items: more than r of them have
+            a rank up to r.
     """
     if len(ranks_T) == 0:
         return {}
+    if ranks_T.min() < 1:
+        raise ValueError(f"rank {ranks_T.min()}: ranks begin at 1")
     _check_that_items_differ(ranks_T, example_T)
     targets_E = np.bincount(example_T)
     best_E = np.full(len(targets_E), BEYOND)

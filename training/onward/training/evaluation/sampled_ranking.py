@@ -29,7 +29,7 @@ def evaluate_sampled(
 ) -> dict[str, float]:
     """Compute hit rate@10, NDCG@10 and MRR of each target by itself, and the number of negatives.
 
-    A target that the encoder does not know is a miss: 0 in every metric.
+    A target that the encoder does not know, or whose score is NaN, is a miss: 0 in every metric.
 
     Args:
         bundle: scores the items, exactly.
@@ -48,7 +48,7 @@ def evaluate_sampled(
         sampled_S = _sample(generator, bundle, case, negatives)
         for target in case.targets:
             row = bundle.catalog.row(target)
-            is_known = row is not None and row <= bundle.encoder.items
+            is_known = row is not None and row <= bundle.encoder.items and not np.isnan(scores_N1[row])
             ranks.append(1 + int((scores_N1[sampled_S] >= scores_N1[row]).sum()) if is_known else BEYOND)
         on_answer()
     metrics = ranking_metrics(np.array(ranks), np.arange(len(ranks)), [K, negatives + 1])

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DatabaseError
 
 from onward.training.data.dataset import Dataset
-from onward.training.errors import InputError
+from onward.training.errors import Diverged, InputError
 from onward.training.interruption import interruption
 from onward.training.recipe import Recipe
 from onward.training.run_folder import SELECTION, best_validation, checkpoint_of, read_run
@@ -33,9 +33,9 @@ class TrialOutcome:
 
     number: int
     state: str
-    """complete, pruned, or fail (its values do not make a valid recipe)."""
+    """complete, pruned, or fail (its values make no valid recipe, or its training diverged)."""
     validation: float | None
-    """Best value of the recipe's validation metric, a fraction."""
+    """Best value of the recipe's validation metric, a fraction; None if the trial failed."""
     epochs: int
     values: dict[str, Any]
     """Values by dotted key of the recipe."""
@@ -82,7 +82,7 @@ def tune(
         epochs: maximum number of epochs of a trial, instead of the recipe's; the best recipe keeps it.
         seed: seed of the search and of every training.
         device_name: cpu, cuda or auto.
-        on_trial: called with a line for each trial that begins, or whose values make no valid recipe.
+        on_trial: called with a line for each trial that begins, whose values make no valid recipe, or that diverges.
 
     Raises:
         InputError: a key or spec is unusable, the data set has no validation part, or `out` holds another study.
@@ -185,15 +185,20 @@ class TrialRunner:
         resume = (folder / "run.json").exists()
         if resume and not recipe.has_settings_of(read_run(folder)["recipe"]):
             raise InputError(f"{folder}: was begun with other values; remove this folder to begin the trial again")
-        ended = train(
-            recipe,
-            self.data,
-            folder,
-            seed=self.seed,
-            device_name=self.device_name,
-            resume=resume,
-            on_epoch=report_epoch,
-        )
+        try:
+            ended = train(
+                recipe,
+                self.data,
+                folder,
+                seed=self.seed,
+                device_name=self.device_name,
+                resume=resume,
+                on_epoch=report_epoch,
+            )
+        except Diverged as error:
+            self.on_trial(f"trial {trial.number}: failed: {error}")
+            self._finish(trial, state=TrialState.FAIL)
+            return True
         if pruned:
             self._finish(trial, state=TrialState.PRUNED)
         elif ended:
@@ -245,7 +250,7 @@ class TrialRunner:
         return TrialOutcome(
             number=trial.number,
             state=trial.state.name.lower(),
-            validation=max(reported.values(), default=None),
+            validation=None if trial.state is TrialState.FAIL else max(reported.values(), default=None),
             epochs=max(reported, default=0),
             values={key: recipe_value(parameter) for key, parameter in trial.params.items()},
         )
