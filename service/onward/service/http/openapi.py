@@ -8,7 +8,15 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 
-from onward.service.errors import ServiceError
+from onward.service.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    HeadersTooLarge,
+    HeadTooSlow,
+    MalformedRequest,
+    ServiceError,
+    URLTooLong,
+)
 from onward.service.http.problems import Problem
 from onward.service.http.scopes import SCOPE_OF
 
@@ -85,6 +93,9 @@ LINKS: Mapping[str, Mapping[str, Any]] = {
 }
 """Links from an answer to other operations, by operation id."""
 
+CONNECTION_PROBLEMS = (MalformedRequest, HeadTooSlow, BodyTooSlow, BodyTooLarge, URLTooLong, HeadersTooLarge)
+"""What any request may be answered before its endpoint is known."""
+
 
 def operation_id(route: APIRoute) -> str:
     """Return the id of an operation, after which generated clients name their methods."""
@@ -104,6 +115,7 @@ def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
                 operation["security"] = [{name: [scope]} for name in SECURITY_SCHEMES]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
+            _add_responses(operation["responses"], problems(*CONNECTION_PROBLEMS))
             for status, answer in operation["responses"].items():
                 if status.startswith("2"):
                     _complete_response(answer, LINKS.get(operation["operationId"]), status == PARTIAL, schemas)
@@ -161,6 +173,17 @@ def problems(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
             header_object = {"description": description, "schema": {"type": "string"}}
             described[error.status].setdefault("headers", {})[header] = header_object
     return described
+
+
+def _add_responses(responses: dict[str, Any], added: Mapping[int | str, Any]) -> None:
+    """Add responses to those of an operation, to those of the same status as further examples."""
+    for status, response in added.items():
+        existing = responses.setdefault(str(status), response)
+        examples = existing["content"]["application/problem+json"]["examples"]
+        for code, example in response["content"]["application/problem+json"]["examples"].items():
+            if code not in examples:
+                examples[code] = example
+                existing["description"] += f"; {example['value']['title']}"
 
 
 def _complete_response(
