@@ -17,6 +17,7 @@ from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Batch, Examples
 from onward.training.errors import Diverged, InputError
 from onward.training.evaluation.metrics import BEYOND
+from onward.training.folder_lock import locked
 from onward.training.recipe import Recipe
 from onward.training.run_folder import WEIGHTS, best_validation, write_history, write_tensors
 from onward.training.trainer import Fit, make_optimizers, target_ranks, train
@@ -174,6 +175,29 @@ def test_a_run_resumes_with_its_recipe_worded_otherwise_but_not_with_another(
     other = Recipe.parse(recipe.text.replace("learning_rate = ", "learning_rate = 1"), "other.toml")
     with pytest.raises(InputError, match="was started with another recipe"):
         train(other, dataset.folder, run, device_name="cpu", resume=True)
+
+
+def test_a_run_that_another_process_trains_is_refused(
+    unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    run = shutil.copytree(unbroken, tmp_path / "run")
+    with locked(run, ""):
+        for resume in (False, True):
+            with pytest.raises(InputError, match=r"run: is in use by process \d+ on .*; wait until it has ended"):
+                train(recipe, dataset.folder, run, device_name="cpu", resume=resume)
+
+
+def test_a_run_killed_before_it_had_begun_can_be_begun_again(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    with locked(tmp_path, ""):
+        (tmp_path / "recipe.toml").write_text(recipe.text)
+    assert train(recipe, dataset.folder, tmp_path, device_name="cpu", epochs=1)
+
+
+def test_a_folder_that_holds_something_else_is_left_as_it_is(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        train(recipe, dataset.folder, tmp_path, device_name="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_an_empty_folder_cannot_be_resumed(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:

@@ -160,12 +160,49 @@ def test_a_study_that_an_earlier_revision_left_interrupted_resumes_to_the_same_t
     monkeypatch.undo()
     space = SearchSpace.of(small, SPECS)
     earlier = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
-    earlier.enqueue_trial(space.recipe_parameters() or {})
+    earlier.enqueue_trial(space.parameters_of(small.text) or {})
     trial = earlier.ask({**space.variations})
     trial.report(0.5, 1)
     outcome = search(small, dataset, tmp_path, trials=2)
     assert outcome.trials == search(small, dataset, folder, trials=3).trials[:2]
     assert search(small, dataset, tmp_path, trials=2).trials == outcome.trials
+
+
+def test_a_second_process_is_refused_unless_it_joins(
+    folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    others: list[StudyOutcome] = []
+
+    def run_the_other_trials(line: str) -> None:
+        if line.startswith("trial 0: "):
+            with pytest.raises(InputError, match=r"study: is in use by process \d+ on .*; add --join"):
+                search(small, dataset, tmp_path / "study", trials=3)
+            others.append(search(small, dataset, tmp_path / "study", trials=3, join=True))
+
+    outcome = search(small, dataset, tmp_path / "study", trials=3, on_trial=run_the_other_trials)
+    (other,) = others
+    assert [trial.number for trial in other.trials] == [1, 2]
+    assert other.running_elsewhere == 1
+    assert [trial.number for trial in outcome.trials] == [0, 1, 2]
+    assert outcome.trials == search(small, dataset, folder, trials=3).trials
+    assert (tmp_path / "study" / "best.toml").read_text() == (folder / "best.toml").read_text()
+    assert list((tmp_path / "study").glob("trial-*.lock")) == []
+
+
+def test_a_trial_whose_process_was_killed_goes_on_in_another_with_its_values(
+    small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_and_be_killed(line: str) -> None:
+        if line.startswith("trial 0: "):
+            with monkeypatch.context() as patched:
+                patched.setattr("onward.training.tuning.study.best_validation", kill)
+                with pytest.raises(Killed):
+                    search(small, dataset, tmp_path, trials=2, join=True)
+
+    outcome = search(small, dataset, tmp_path, trials=2, on_trial=run_and_be_killed)
+    begun = Recipe.load(tmp_path / "trial-1" / "recipe.toml")
+    assert [trial.state for trial in outcome.trials] == ["complete", "complete"]
+    assert outcome.trials[1].values["training.learning_rate"] == begun.training.learning_rate
 
 
 def test_trials_below_the_median_are_pruned(
@@ -263,6 +300,8 @@ def test_a_trial_folder_of_other_values_is_an_error_that_names_it(
     folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
     shutil.copytree(folder / "trial-1", tmp_path / "trial-0")
+    record = tmp_path / "trial-0" / "run.json"
+    record.write_text(record.read_text().replace("dimension = 8", "dimension = 6"))
     with pytest.raises(InputError, match=r"trial-0: was begun with other values; remove this folder"):
         search(small, dataset, tmp_path, trials=1)
 

@@ -424,6 +424,9 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search and of every training.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available.")] = "auto",
+    join: Annotated[
+        bool, typer.Option("--join", help="Run trials beside the process that works on the study in --out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Search for a better recipe: train with varied values, compare by validation only, and prune poor trials.
@@ -431,7 +434,8 @@ def tune(
     Example: `onward-training tune srgnn --data dataset --out study --vary training.learning_rate=log:1e-3..1e-2`
 
     The first trial is the recipe itself. Ctrl-C ends the search after the current step; the same command resumes it.
-    The best recipe is written to `best.toml`.
+    The best recipe is written to `best.toml`. On further GPUs or machines with the same folder, the same command with
+    `--join` shares the work.
     """
     from onward.training.recipe import Recipe
     from onward.training.tuning.search_space import read_specs
@@ -448,9 +452,12 @@ def tune(
         epochs=epochs,
         seed=seed,
         device_name=device,
+        join=join,
         on_trial=lambda line: typer.echo(line, err=True),
     )
     print_study(study, as_json=as_json)
+    if study.running_elsewhere:
+        typer.echo(f"{study.running_elsewhere} trials are being run by other processes (study: {out})", err=True)
     if study.interrupted:
         typer.echo(f"interrupted; resume with the same command (study: {out})", err=True)
         raise typer.Exit(130)

@@ -4,10 +4,12 @@ It holds `recipe.toml`, `run.json` (data, options and machine of the run), `metr
 `curve.png`, `selection/` (the validated fit), `refit/` (the fit to all examples, if the recipe asks for it) and
 `weights.pt`, the weights to export and the fit they come from: the best epoch so far, until a refit ends. A fit writes
 its checkpoint first. What follows from it (`weights.pt`, `metrics.jsonl`, `curve.png`) is written anew on resuming, so
-a run killed in between loses nothing.
+a run killed in between loses nothing. Its `.lock` is held by the process that trains.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,12 +19,28 @@ import torch
 
 from onward.training.data.dataset import Dataset, Sessions
 from onward.training.errors import InputError
+from onward.training.folder_lock import LOCK, locked
 from onward.training.hardware import commit, machine
 from onward.training.learning_curve import draw_curve
 from onward.training.recipe import Recipe
 
 WEIGHTS = "weights.pt"
 FITS = SELECTION, REFIT = "selection", "refit"
+
+
+@contextmanager
+def locked_run_folder(out: Path, *, resume: bool) -> Iterator[None]:
+    """Hold a run folder, so that no other process trains in it; without `resume` it is created.
+
+    Raises InputError if another process holds it, if there is no run to resume, or if the folder holds something else.
+    """
+    if resume:
+        read_run(out)
+    elif out.exists() and any(out.iterdir()) and not ((out / LOCK).exists() or (out / "run.json").exists()):
+        raise InputError(f"{out}: is not empty and holds no run; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, "wait until it has ended, or name another folder"):
+        yield
 
 
 def prepare_run_folder(
@@ -36,9 +54,9 @@ def prepare_run_folder(
     device: torch.device,
     resume: bool,
 ) -> None:
-    """Create the run folder, or with `resume` check that the existing run has the same recipe, data set and options.
+    """Begin a run in its folder, or with `resume` check that the run there has the same recipe, data set and options.
 
-    Raises InputError if they differ, or if `out` is not empty and `resume` is not set.
+    Raises InputError if they differ, or if there is a run and `resume` is not set.
     """
     facts = {
         "data_fingerprint": dataset.info.fingerprint,
@@ -56,9 +74,6 @@ def prepare_run_folder(
         return
     if (out / "run.json").exists():
         raise InputError(f"{out}: holds a run already; add --resume to go on with it, or name another folder")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty and holds no run; name another folder")
-    out.mkdir(parents=True, exist_ok=True)
     record = {
         "recipe": recipe.text,
         **facts,

@@ -31,6 +31,7 @@ from onward.training.run_folder import (
     SELECTION,
     WEIGHTS,
     checkpoint_of,
+    locked_run_folder,
     prepare_run_folder,
     read_tensors,
     sessions_of_fit,
@@ -69,24 +70,28 @@ def train(
             a kill lost, or another answer than before, counts.
 
     Raises:
-        InputError: the data set or `out` is unusable, or with `resume`, `out` is a run of another recipe or data set.
+        InputError: the data set or `out` is unusable, another process trains in `out`, or with `resume`, `out` is a run
+            of another recipe or data set.
         Diverged: the loss or the weights are no longer finite; the checkpoint of the epoch before stays.
     """
     keep_freed_memory()
     device = pick_device(device_name)
     dataset = Dataset.open(data)
     epochs = epochs or recipe.training.epochs
-    prepare_run_folder(
-        recipe, dataset, out, epochs=epochs, refit_epochs=refit_epochs, seed=seed, device=device, resume=resume
-    )
-
-    validation = Examples.of(
-        [dataset.sessions("validation")],
-        recipe.encoder.max_length,
-        device,
-        together=dataset.info.targets == "together",
-    )
-    with interruption() as interrupted, TrainingProgress(recipe.model) as progress:
+    with (
+        locked_run_folder(out, resume=resume),
+        interruption() as interrupted,
+        TrainingProgress(recipe.model) as progress,
+    ):
+        prepare_run_folder(
+            recipe, dataset, out, epochs=epochs, refit_epochs=refit_epochs, seed=seed, device=device, resume=resume
+        )
+        validation = Examples.of(
+            [dataset.sessions("validation")],
+            recipe.encoder.max_length,
+            device,
+            together=dataset.info.targets == "together",
+        )
         chosen = refit_epochs
         if chosen is None:
             selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)

@@ -53,9 +53,9 @@ class SearchSpace:
             self.recipe.text, {**values, **{f"training.{name}": value for name, value in training_values.items()}}
         )
 
-    def recipe_parameters(self) -> dict[str, Parameter] | None:
-        """Return the parameters that equal the recipe's own values; None if one of them is outside the space."""
-        table = tomllib.loads(self.recipe.text)
+    def parameters_of(self, text: str) -> dict[str, Parameter] | None:
+        """Return the parameters that equal the values of a recipe's text; None if one of them is outside the space."""
+        table = tomllib.loads(text)
         parameters = {key: _parameter(variation, _value(table, key)) for key, variation in self.variations.items()}
         inside: dict[str, Parameter] = {
             key: parameter for key, parameter in parameters.items() if parameter is not None
