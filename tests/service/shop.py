@@ -61,9 +61,16 @@ UNHURRIED = {"store_timeout": 1}
 @contextmanager
 def opened(bundles: Path, url: str = IN_MEMORY, **settings: Any) -> Iterator[TestClient]:
     """Run the whole service in this process, as one worker; yield a client once it is ready."""
+    with opened_at_once(bundles, url, **settings) as client:
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        yield client
+
+
+@contextmanager
+def opened_at_once(bundles: Path, url: str = IN_MEMORY, **settings: Any) -> Iterator[TestClient]:
+    """Run the whole service in this process, as one worker; yield a client as soon as it takes requests."""
     app = create_app(Settings(bundles=bundles, redis_url=SecretStr(url), **settings))
     with TestClient(app, raise_server_exceptions=False) as client:
-        wait_until(lambda: client.get("/health/ready").status_code == 200)
         yield client
 
 

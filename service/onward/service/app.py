@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +49,9 @@ NO_FRAMEWORK_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=Fals
 """Turned off: the framework would look up a telemetry provider for each request."""
 GC_THRESHOLDS = 20_000, 20, 50
 """Thresholds of the cyclic garbage collector, above its defaults: requests leave hardly any cycles."""
+
+MAX_START_S = 30.0
+"""Longest time that a worker takes no requests because it loads its first bundle."""
 
 DESCRIPTION = """\
 Recommends the items that a visitor is likely to want next, from the events of the current session.
@@ -162,6 +165,7 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
             await tenants.open(keys.tenants)
 
         await running.enter_async_context(repeated(follow_keys, settings.reload_interval))
+    await _until_known(shared.live)
     return {
         **own,
         "live": shared.live,
@@ -193,6 +197,16 @@ async def _open_store_check(shared: SharedParts, running: AsyncExitStack) -> Sto
     check = StoreCheck(redis)
     await running.enter_async_context(repeated(check.run, CHECK_INTERVAL))
     return check
+
+
+async def _until_known(live: LiveBundle) -> None:
+    """Wait for the bundle, so that a worker takes no request before it can answer; not for ever, so that it can say so.
+
+    A worker that replaces another would otherwise refuse the requests that the rest could answer.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(MAX_START_S):
+            await live.is_known.wait()
 
 
 async def _report() -> None:

@@ -73,6 +73,8 @@ class LiveBundle:
         self._is_missing = False
         """Whether the last check has found no published bundle."""
         self.refusal: Refusal | None = None
+        self.is_known = asyncio.Event()
+        """Set once a bundle serves, or it is known why none does."""
 
     @property
     def bundle(self) -> Bundle:
@@ -133,6 +135,7 @@ class LiveBundle:
             bundle = await asyncio.to_thread(self._catalog.applied_to, exported)
             self._changes = changes
         self._exported, self._bundle = exported, bundle
+        self.is_known.set()
         if self._ids is not None:
             self._ids.serve(bundle)
 
@@ -202,12 +205,14 @@ class LiveBundle:
         was_missing, self._is_missing = self._is_missing, is_missing
         if is_missing and not was_missing:
             telemetry.bundle_missing(str(self._published.path))
+            self.is_known.set()
 
     def _refuse(self, digest: str, reason: str) -> None:
         refusal = Refusal(digest, reason)
         if refusal != self.refusal:
             self.refusal = refusal
             telemetry.bundle_refused(digest, reason)
+            self.is_known.set()
 
     def _not_ready_reason(self) -> str:
         if self.refusal is not None:

@@ -17,6 +17,7 @@ from onward.service import telemetry
 from onward.service.errors import InvalidRequest, ServiceError, SessionBehind
 from onward.service.live.bundle import LiveBundle
 from onward.service.recommend.batcher import Batcher, Pending
+from onward.service.recommend.deadlines import Deadlines
 from onward.service.recommend.query import Missing, Query, Recommendation
 from onward.service.recommend.scenarios import Scenario, Scenarios
 from onward.service.records.answers import Answer
@@ -46,7 +47,6 @@ class PendingQuery(Pending[Recommendation]):
         "bundle",
         "deadline_s",
         "degraded",
-        "expiry",
         "position",
         "query",
         "read_since_s",
@@ -88,7 +88,6 @@ class PendingQuery(Pending[Recommendation]):
         self.scenario = scenario
         self.bundle = bundle
         self.deadline_s = deadline_s
-        self.expiry: asyncio.TimerHandle | None = None
         self.answer_id = ""
         self.session = SessionView(query.items)
         """What the caller sent, until the session is known."""
@@ -100,12 +99,6 @@ class PendingQuery(Pending[Recommendation]):
         """When the first attempt to read the session began."""
         self.store_s = 0.0
         """Seconds until the session was known."""
-
-    def resolve(self, outcome: Recommendation | Exception) -> None:
-        """Set the result or the exception, unless there is one; the deadline no longer matters."""
-        super().resolve(outcome)
-        if self.expiry is not None:
-            self.expiry.cancel()
 
     @property
     def retrieval_query(self) -> RetrievalQuery:
@@ -141,6 +134,7 @@ class Pipeline:
         self._timeout_s = timeout.total_seconds()
         self._clock = clock
         self._batcher = Batcher(self._answer, max_batch=MAX_BATCH)
+        self._deadlines = Deadlines(self._answer_late)
 
     async def recommend(self, query: Query) -> Recommendation:
         """Append the items to the session, if one is named, and rank the items likely to come next.
@@ -175,7 +169,7 @@ class Pipeline:
                 await asyncio.wait([pending.result], timeout=max(0.0, deadline_s - time.monotonic()))
 
     def _submit(self, pending: PendingQuery) -> None:
-        pending.expiry = asyncio.get_running_loop().call_at(pending.deadline_s, self._answer_late, pending)
+        self._deadlines.watch(pending)
         self._batcher.submit(pending)
 
     def _pending_or_error(self, query: Query, bundle: Bundle) -> PendingQuery | ServiceError:
@@ -289,8 +283,6 @@ class Pipeline:
 
     def _answer_late(self, pending: PendingQuery) -> None:
         """Answer a query whose deadline has passed from what is known."""
-        if pending.result.done():
-            return
         telemetry.degraded(DEADLINE)
         pending.degraded, pending.answer_generation = (*pending.degraded, DEADLINE), None
         if not pending.answer_id:
