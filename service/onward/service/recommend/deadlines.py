@@ -14,33 +14,31 @@ class Expiring(Protocol):
 
 
 Item = TypeVar("Item", bound=Expiring)
-LEAST_LIMIT = 1_024
-"""Items that are watched before those that are resolved are looked for."""
 
 
 class Deadlines(Generic[Item]):
     """Calls a function with each item that is not resolved at its deadline.
 
     Almost every item is resolved long before, and a timer of its own would cost more than all else that is done here
-    for it. So there is one, for the earliest deadline; items that are resolved are forgotten when it runs, or when they
-    are many.
+    for it. So there is one, for the earliest deadline. An item that is no longer waited for is to be forgotten at once:
+    thousands of them would burden the garbage collector.
     """
 
     def __init__(self, expire: Callable[[Item], None]) -> None:
         self._expire = expire
-        self._items: list[Item] = []
-        self._limit = LEAST_LIMIT
+        self._items: dict[Item, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._runs_s = math.inf
 
     def watch(self, item: Item) -> None:
         """Watch an item, whose `deadline_s` is by the clock of the event loop."""
-        self._items.append(item)
-        if len(self._items) > self._limit:
-            self._items = _unresolved(self._items)
-            self._limit = max(LEAST_LIMIT, 2 * len(self._items))
+        self._items[item] = None
         if item.deadline_s < self._runs_s:
             self._run_at(item.deadline_s)
+
+    def forget(self, item: Item) -> None:
+        """Watch an item no longer."""
+        self._items.pop(item, None)
 
     def _run_at(self, time_s: float) -> None:
         if self._timer is not None:
@@ -49,17 +47,14 @@ class Deadlines(Generic[Item]):
         self._timer = asyncio.get_running_loop().call_at(time_s, self._run)
 
     def _run(self) -> None:
-        """Expire what is due, forget what is resolved, and set the timer for the rest."""
+        """Expire what is due, and set the timer for the rest."""
         now_s = asyncio.get_running_loop().time()
         self._timer, self._runs_s = None, math.inf
-        pending = _unresolved(self._items)
-        self._items = [item for item in pending if item.deadline_s > now_s]
+        due = [item for item in self._items if item.deadline_s <= now_s]
+        for item in due:
+            self.forget(item)
         if self._items:
             self._run_at(min(item.deadline_s for item in self._items))
-        for item in pending:
-            if item.deadline_s <= now_s:
+        for item in due:
+            if not item.result.done():
                 self._expire(item)
-
-
-def _unresolved(items: list[Item]) -> list[Item]:
-    return [item for item in items if not item.result.done()]

@@ -143,7 +143,10 @@ class Pipeline:
         """
         pending = self._pending(query, self._live.bundle)
         self._submit(pending)
-        return await pending.result
+        try:
+            return await pending.result
+        finally:
+            self._deadlines.forget(pending)
 
     async def recommend_all(self, queries: Sequence[Query]) -> list[Recommendation | ServiceError]:
         """Answer several queries, those of one session in order; an error takes the place of its query's answer."""
@@ -154,8 +157,12 @@ class Pipeline:
             if isinstance(answer, PendingQuery):
                 by_session[answer.query.session_id].append(answer)
         deadline_s = time.monotonic() + self._max_position_wait_s + MAX_ORDER_WAIT_S
-        await asyncio.gather(*(self._submit_in_order(pending, deadline_s) for pending in by_session.values()))
-        return await asyncio.gather(*map(_recommendation_or_error, answers))
+        try:
+            await asyncio.gather(*(self._submit_in_order(pending, deadline_s) for pending in by_session.values()))
+            return await asyncio.gather(*map(_recommendation_or_error, answers))
+        finally:
+            for pending in chain.from_iterable(by_session.values()):
+                self._deadlines.forget(pending)
 
     async def _submit_in_order(self, session_queries: Sequence[PendingQuery], deadline_s: float) -> None:
         """Submit the queries of one session, those after a query with a position when that is answered or has failed.
