@@ -1,5 +1,6 @@
 """The command `onward-training`, also `python -m onward.training`."""
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -15,7 +16,11 @@ EXTRA_MODULES = frozenset(
 
 
 def main() -> None:
-    """Run a command. An input error, a usage error or a missing extra is one line on stderr and exit code 2."""
+    """Run a command. An input error, a usage error or a missing extra is one line on stderr and exit code 2.
+
+    SIGTERM ends it as Ctrl-C does: `train` and `tune` after the current step; the others remove what is unfinished.
+    """
+    signal.signal(signal.SIGTERM, _end)
     try:
         sys.exit(cli(standalone_mode=False))
     except NoArgsIsHelpError:
@@ -30,6 +35,10 @@ def main() -> None:
         if error.name not in EXTRA_MODULES:
             raise
         _refuse(f"{error.name} is not installed: pip install 'onward[training]'")
+
+
+def _end(signal_number: int, frame: object) -> NoReturn:
+    sys.exit(128 + signal_number)
 
 
 def _refuse(reason: str) -> NoReturn:

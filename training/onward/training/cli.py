@@ -12,7 +12,7 @@ import typer
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.columns import ColumnNames
 from onward.training.data.readers.formats import Format
-from onward.training.errors import InputError, bundle_faults
+from onward.training.errors import InputError, bundle_faults, disk_faults
 from onward.training.index.kind import FAST_RECALL, TARGET_RECALL, IndexKind
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def generate(
     from onward.training.data.synthetic import generate as generate_shop
 
     shop = generate_shop(events, seed)
-    shop.write(out, force=force)
+    with disk_faults(out):
+        shop.write(out, force=force)
     typer.echo(f"{out}: {len(shop.events):,} events, {len(shop.items):,} items")
 
 
@@ -169,7 +170,7 @@ def prepare(
         validation=validation,
         seed=seed,
     )
-    with announced_steps() as progress:
+    with disk_faults(out), announced_steps() as progress:
         info = prepare_dataset(
             events,
             out,
@@ -302,7 +303,8 @@ def evaluate(
         if run and record is not None:
             from onward.training.results.recorded_evaluation import evaluate_and_record
 
-            metrics = evaluate_and_record(bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed)
+            with disk_faults(record):
+                metrics = evaluate_and_record(bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed)
         else:
             metrics = evaluate_bundle(
                 bundle,
@@ -338,7 +340,8 @@ def baselines(
     if record is not None:
         from onward.training.results.recorded_evaluation import evaluate_and_record_baselines
 
-        metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen)
+        with disk_faults(record):
+            metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen)
     else:
         metrics = evaluate_baselines(data, part.value, hide_seen=hide_seen)
     print_metrics(metrics, as_json=as_json)
@@ -400,7 +403,8 @@ def results(
     """
     from onward.training.results.page import write_page
 
-    typer.echo(f"{out}: {write_page(records, out)} runs")
+    with disk_faults(out):
+        typer.echo(f"{out}: {write_page(records, out)} runs")
 
 
 @cli.command()

@@ -1,5 +1,7 @@
 """Errors in a user's input, which a command prints in one line."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,55 @@ class InputError(Exception):
 
 class Diverged(InputError):
     """The loss or the weights of a fit are no longer finite numbers."""
+
+
+class DiskFull(InputError):
+    """What a command writes has no space."""
+
+
+FULL_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "a file would exceed the largest size that is allowed (ulimit -f)",
+}
+"""What a failed write means, by error number."""
+FEWEST_FREE_BYTES = 2**20
+"""A disk with less than this is full, whatever a library says about a failed write."""
+
+
+@contextmanager
+def disk_faults(folder: Path) -> Iterator[None]:
+    """Raise any error of the block that a full disk causes as DiskFull, which names `folder`."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        reason = _disk_fault(error, folder)
+        if reason is None:
+            raise
+        raise DiskFull(f"{folder}: {reason}; free some space, then give the command again") from error
+
+
+def _disk_fault(error: Exception, folder: Path) -> str | None:
+    """Return what a full disk has to do with an error; libraries may keep its number to themselves."""
+    link: BaseException | None = error
+    while link is not None:
+        for number, reason in FULL_DISK.items():
+            if (isinstance(link, OSError) and link.errno == number) or os.strerror(number) in str(link):
+                return reason
+        link = link.__cause__ or link.__context__
+    ended_early = isinstance(error, OSError) and error.errno is None  # as NumPy says it
+    may_be_write = ended_early or isinstance(error, RuntimeError)
+    if "disk is full" in str(error) or (may_be_write and _free_bytes(folder) < FEWEST_FREE_BYTES):
+        return FULL_DISK[errno.ENOSPC]
+    return f"a write ended early ({error})" if ended_early else None
+
+
+def _free_bytes(folder: Path) -> int:
+    existing = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    disk = os.statvfs(existing)
+    return disk.f_bavail * disk.f_frsize
 
 
 @contextmanager

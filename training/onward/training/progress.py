@@ -61,6 +61,10 @@ class TrainingProgress:
         finally:
             self._bars.remove_task(task)
 
+    def say(self, text: str) -> None:
+        """Print a line of text."""
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
     def report(self, line: dict[str, Any]) -> None:
         """Print the metrics of an epoch, `line` of metrics.jsonl."""
         validation = "".join(f"  {name} {value:.4f}" for name, value in line.get("validation", {}).items())

@@ -20,7 +20,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.data.padding import PADDING
-from onward.training.errors import Diverged, InputError
+from onward.training.errors import Diverged, InputError, disk_faults
 from onward.training.evaluation.metrics import BEYOND, ranking_metrics
 from onward.training.interruption import Interruption, interruption
 from onward.training.models.encoder import SessionEncoder
@@ -33,6 +33,7 @@ from onward.training.run_folder import (
     checkpoint_of,
     locked_run_folder,
     prepare_run_folder,
+    read_run,
     read_tensors,
     sessions_of_fit,
     write_history,
@@ -79,12 +80,21 @@ def train(
     dataset = Dataset.open(data)
     epochs = epochs or recipe.training.epochs
     with (
+        disk_faults(out),
         locked_run_folder(out, resume=resume),
         interruption() as interrupted,
         TrainingProgress(recipe.model) as progress,
     ):
         prepare_run_folder(
-            recipe, dataset, out, epochs=epochs, refit_epochs=refit_epochs, seed=seed, device=device, resume=resume
+            recipe,
+            dataset,
+            out,
+            epochs=epochs,
+            refit_epochs=refit_epochs,
+            seed=seed,
+            device=device,
+            resume=resume,
+            on_mended=progress.say,
         )
         validation = Examples.of(
             [dataset.sessions("validation")],
@@ -146,6 +156,7 @@ class Fit:
         self.validation = validation or None
         self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
         self.state = FitState()
+        self.run_record = read_run(out)
         torch.manual_seed(seed)
         sessions = sessions_of_fit(dataset, name)
         self.encoder = recipe.build(Corpus.of(dataset, sessions)).to(device)
@@ -262,6 +273,7 @@ class Fit:
         write_tensors(
             self.checkpoint,
             {
+                "run": self.run_record,
                 "state": vars(self.state),
                 "encoder": self.encoder.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],

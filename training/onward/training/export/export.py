@@ -28,7 +28,7 @@ from onward.bundle import (
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
-from onward.training.errors import InputError
+from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
 from onward.training.export.onnx_program import write_program
 from onward.training.index.indexing import MAX_QUERIES, build_index
@@ -80,7 +80,7 @@ def export(
     encoder = join(members)
     examples = _tuning_examples(dataset, encoder.max_length)
 
-    with stage(bundles) as staging:
+    with stage(bundles) as staging, disk_faults(bundles):
         on_step("exporting the encoder")
         program = staging / ENCODER
         kernel = write_program(encoder, program)

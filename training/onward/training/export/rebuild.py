@@ -30,7 +30,7 @@ from onward.bundle.catalog.live_item import StoredChange, read_changes
 from onward.bundle.files.changes import ItemChange
 from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
-from onward.training.errors import InputError
+from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, availability, json_attributes, publish_with_probes
 from onward.training.index.indexing import build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
@@ -98,7 +98,7 @@ def rebuild(
         if items is None
         else _with_attributes(current, read_attributes(str(items), items_format, items_column).items, on_step)
     )
-    with stage(bundles) as staging:
+    with stage(bundles) as staging, disk_faults(bundles):
         for name in LINKED_FILES:
             if (source / name).exists():
                 os.link(source / name, staging / name)

@@ -1,6 +1,5 @@
 """Evaluate a run's bundle, or the baselines, and write the metrics to a record."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from onward.training.export.export import exported_recipe
 from onward.training.hardware import commit, machine
 from onward.training.recipe import Recipe
 from onward.training.results.record import BaselinesRecord, Epoch, RunRecord, TrainedOn
-from onward.training.run_folder import REFIT, SELECTION, best_validation, read_run
+from onward.training.run_folder import REFIT, SELECTION, best_validation, read_history, read_run
 
 TIMED_CALLS, TIMED_LENGTH = 300, 20
 
@@ -107,8 +106,7 @@ class _RecordedRun(NamedTuple):
         """Read the folder of a run. Raises InputError if the run is not finished."""
         facts = read_run(run)
         recipe = Recipe.parse(facts["recipe"], f"{facts['recipe_name']}.toml")
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        curve = tuple(Epoch.model_validate(json.loads(line)) for line in lines)
+        curve = tuple(map(Epoch.model_validate, read_history(run)))
         chosen = _chosen_epoch(recipe, curve, facts["epochs"], facts["refit_epochs"])
         if chosen is None:
             raise InputError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DatabaseError
 
 from onward.training.atomic_file import write_text
 from onward.training.data.dataset import Dataset
-from onward.training.errors import Diverged, InputError
+from onward.training.errors import Diverged, InputError, disk_faults
 from onward.training.folder_lock import is_locked, locked, try_lock, wait_for_lock
 from onward.training.interruption import interruption
 from onward.training.recipe import Recipe
@@ -112,7 +113,12 @@ def tune(
     facts = {"recipe": recipe.text, "space": dict(specs), "data": dataset.info.fingerprint, "seed": seed}
     out.mkdir(parents=True, exist_ok=True)
     alone = locked(out, "add --join to run trials beside it, or name another folder")
-    with nullcontext() if join else alone, interruption() as interrupted, _opened(out, facts, recipe) as stored:
+    with (
+        disk_faults(out),
+        nullcontext() if join else alone,
+        interruption() as interrupted,
+        _opened(out, facts, recipe) as stored,
+    ):
         runner = TrialRunner(stored, space, data, out, seed, device_name, on_trial)
         ended = True
         while ended and (deadline is None or time.monotonic() < deadline):
@@ -129,13 +135,16 @@ def _opened(out: Path, facts: dict[str, Any], recipe: Recipe) -> Iterator[optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with wait_for_lock(out / STUDY_LOCK):
         try:
-            storage = RDBStorage(f"sqlite:///{out / STUDY}")
-        except DatabaseError as error:
+            with disk_faults(out):
+                storage = RDBStorage(f"sqlite:///{out / STUDY}")
+                study = optuna.create_study(
+                    study_name="study", storage=storage, direction="maximize", load_if_exists=True
+                )
+                if not study.user_attrs:
+                    for name, value in facts.items():
+                        study.set_user_attr(name, value)
+        except (DatabaseError, StorageInternalError) as error:
             raise InputError(f"{out / STUDY}: is damaged; name another folder, or remove this one") from error
-        study = optuna.create_study(study_name="study", storage=storage, direction="maximize", load_if_exists=True)
-        if not study.user_attrs:
-            for name, value in facts.items():
-                study.set_user_attr(name, value)
     try:
         for name, value in facts.items():
             stored = study.user_attrs.get(name)
