@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
 from onward.training.atomic_file import write_text
 from onward.training.data.dataset import Dataset
 from onward.training.errors import InputError
+from onward.training.evaluation.evaluation import evaluate_baselines, evaluate_bundle
 from onward.training.export.export import export
 from onward.training.recipe import Recipe
 from onward.training.run_folder import best_validation, checkpoint_of, read_run
@@ -100,3 +102,23 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     write_text(file, json.dumps([1]))
     assert file.read_text() == "[1]"
+
+
+def test_a_dataset_that_was_edited_is_refused_by_all_that_read_it(
+    damaged: Path, exported: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    data = shutil.copytree(dataset.folder, tmp_path / "dataset")
+    for part in ("train", "validation", "test"):
+        file = data / f"{part}.parquet"
+        pl.read_parquet(file).with_columns(row=pl.col("row").reverse()).write_parquet(file)
+    for read in (
+        lambda: train(recipe, data, tmp_path / "new", device_name="cpu", epochs=3),
+        lambda: train(recipe, data, damaged, device_name="cpu", epochs=3, resume=True),
+        lambda: export([damaged], tmp_path / "bundles", data=data),
+        lambda: evaluate_bundle(exported, data, "test"),
+        lambda: evaluate_baselines(data, "test"),
+    ):
+        with pytest.raises(
+            InputError, match=r"\.parquet: has changed since `prepare` wrote it; prepare the dataset again"
+        ):
+            read()

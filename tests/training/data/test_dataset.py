@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,31 @@ def test_a_dataset_of_another_version_is_refused(prepared: Prepare, before: str,
         Dataset.open(file.parent)
 
 
-def test_a_damaged_part_is_refused(prepared: Prepare) -> None:
+def test_a_part_that_cannot_be_read_is_refused(prepared: Prepare) -> None:
     dataset = prepared(EVENTS)
-    (dataset.folder / "train.parquet").write_bytes(b"PAR1")
+    (dataset.folder / "train.parquet").unlink()
     with pytest.raises(InputError, match=r"train.parquet: cannot be read"):
         dataset.sessions("train")
+
+
+def test_a_file_that_was_edited_is_refused_when_it_is_read(prepared: Prepare) -> None:
+    dataset = prepared(EVENTS)
+    items, train = dataset.folder / "items.parquet", dataset.folder / "train.parquet"
+    pl.read_parquet(train).with_columns(row=pl.lit(2, pl.Int32)).write_parquet(train)
+    assert dataset.item_ids() == ["a", "b", "c"]
+    with pytest.raises(
+        InputError, match=r"train.parquet: has changed since `prepare` wrote it; prepare the dataset"
+    ) as no:
+        dataset.sessions("train")
+    assert "\n" not in str(no.value)
+    items.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"items.parquet: has changed since `prepare`"):
+        Dataset.open(dataset.folder).item_ids()
+
+
+def test_a_dataset_of_version_0_1_has_no_digests_and_is_read(prepared: Prepare) -> None:
+    dataset = prepared(EVENTS)
+    info = dataset.info.model_dump(mode="json")
+    del info["digests"]
+    (dataset.folder / "dataset.json").write_text(json.dumps(info))
+    assert Dataset.open(dataset.folder).sessions("train").rows.tolist() == [1, 2, 1, 3, 2, 3]

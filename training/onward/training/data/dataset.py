@@ -69,6 +69,8 @@ class DatasetInfo(BaseModel):
     """Number of items in the attribute file that have no event; None if there was no such file."""
     fingerprint: str
     """SHA-256 of the rows of all Parquet files: equal for equal input and options."""
+    digests: dict[str, str] = {}
+    """SHA-256 of each Parquet file by its name; none in datasets of version 0.1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,7 @@ class Dataset:
     def __init__(self, folder: Path, info: DatasetInfo) -> None:
         self.folder = folder
         self.info = info
+        self._checked: set[str] = set()
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
@@ -186,9 +189,24 @@ class Dataset:
 
     def _read(self, file: Path, columns: list[str] | None) -> pl.DataFrame:
         try:
+            self._check(file)
             return pl.read_parquet(file, columns=columns)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise InputError(f"{file}: cannot be read; prepare the dataset again") from error
+
+    def _check(self, file: Path) -> None:
+        """Raise InputError unless the file has the content that `prepare` wrote; it is read for that once."""
+        if file.name in self._checked or file.name not in self.info.digests:
+            return
+        if digest(file) != self.info.digests[file.name]:
+            raise InputError(f"{file}: has changed since `prepare` wrote it; prepare the dataset again")
+        self._checked.add(file.name)
+
+
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a file, at a gigabyte a second or so."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _all_but_first(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:

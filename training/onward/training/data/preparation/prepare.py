@@ -17,6 +17,7 @@ from onward.training.data.dataset import (
     DatasetInfo,
     PartCounts,
     PartName,
+    digest,
     fingerprint,
 )
 from onward.training.data.preparation import splits
@@ -82,6 +83,9 @@ def prepare(
         run.write(split, attributes, folder)
         shutil.rmtree(scratch)
         info = run.info(folder, [Path(file).name for file in (*events, *test, *([items] if items else []))])
+        info = info.model_copy(
+            update={"digests": {file.name: digest(file) for file in sorted(folder.glob("*.parquet"))}}
+        )
         (folder / INFO_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info
 
