@@ -8,7 +8,7 @@ from pathlib import Path
 from onward.bundle import VECTORS, current_digest
 from tests.faults.conftest import Record
 from tests.faults.row import Row
-from tests.faults.traffic import Traffic
+from tests.faults.traffic import UNHURRIED, Traffic
 from tests.service.process import ServiceProcess, wait_until
 from tests.service.shop import ATTRIBUTES, ITEMS, publish_shop
 
@@ -16,7 +16,7 @@ SWAPS = 50
 
 
 def test_swaps(bundles: Path, record: Record) -> None:
-    with ServiceProcess(bundles).wait_until_ready() as service:
+    with ServiceProcess(bundles, environment=UNHURRIED).wait_until_ready() as service:
         with Traffic(service.url, ITEMS) as traffic:
             for number in range(SWAPS):
                 attributes = [{**item, "price": float(number)} for item in ATTRIBUTES]
@@ -36,7 +36,7 @@ def test_swaps(bundles: Path, record: Record) -> None:
 
 
 def test_damaged(bundles: Path, tmp_path: Path, record: Record) -> None:
-    with ServiceProcess(bundles).wait_until_ready() as service:
+    with ServiceProcess(bundles, environment=UNHURRIED).wait_until_ready() as service:
         first = str(current_digest(bundles))
         with Traffic(service.url, ITEMS) as traffic:
             for number in range(5):
@@ -64,7 +64,7 @@ def test_damaged(bundles: Path, tmp_path: Path, record: Record) -> None:
 
 
 def test_changed_in_place(bundles: Path, record: Record) -> None:
-    with ServiceProcess(bundles).wait_until_ready() as service:
+    with ServiceProcess(bundles, environment=UNHURRIED).wait_until_ready() as service:
         live = str(current_digest(bundles))
         with Traffic(service.url, ITEMS) as traffic:
             time.sleep(0.5)

@@ -16,7 +16,7 @@ import pytest
 from tests.faults.conftest import Record
 from tests.faults.processes import rss_mib
 from tests.faults.row import Row
-from tests.faults.traffic import Traffic
+from tests.faults.traffic import UNHURRIED, Traffic
 from tests.redis_servers import free_ports
 from tests.service.process import ServiceProcess, wait_until
 from tests.service.shop import ITEMS
@@ -55,7 +55,7 @@ def closed(connection: socket.socket) -> bool:
 
 @pytest.mark.parametrize("sent", list(SLOW))
 def test_slow_callers(bundles: Path, record: Record, sent: str) -> None:
-    with ServiceProcess(bundles, environment=LIMITS).wait_until_ready() as service, ExitStack() as stack:
+    with ServiceProcess(bundles, environment=UNHURRIED | LIMITS).wait_until_ready() as service, ExitStack() as stack:
         before_mib = rss_mib(service.pid)
         with Traffic(service.url, ITEMS) as traffic:
             slow = [stack.enter_context(connect(service.url)) for _ in range(CALLERS)]
@@ -77,8 +77,30 @@ def test_slow_callers(bundles: Path, record: Record, sent: str) -> None:
         record(replace(row, kept=not (row.refused or row.failed or row.crossed), in_time=took_s < 4))
 
 
+def test_more_connections_than_descriptors(bundles: Path, record: Record) -> None:
+    with (
+        ServiceProcess(bundles, environment=UNHURRIED, descriptors=200).wait_until_ready() as service,
+        ExitStack() as stack,
+    ):
+        with Traffic(service.url, ITEMS) as traffic:
+            for _ in range(CALLERS):
+                connection = stack.enter_context(connect(service.url))
+                connection.sendall(HEAD[:40])
+            time.sleep(1)
+            live = httpx.get(f"{service.url}/health/live").status_code
+        row = traffic.row(
+            Row(
+                "Callers",
+                f"{CALLERS} connections send half a head to a service that may open 200 files",
+                "those that wait longest are closed to make room; others are answered as ever",
+                observed=f"/health/live answers {live}",
+            )
+        )
+        record(replace(row, kept=live == 200 and not (row.refused or row.failed or row.crossed)))
+
+
 def test_callers_that_do_not_read(bundles: Path, record: Record) -> None:
-    with ServiceProcess(bundles, environment=LIMITS).wait_until_ready() as service, ExitStack() as stack:
+    with ServiceProcess(bundles, environment=UNHURRIED | LIMITS).wait_until_ready() as service, ExitStack() as stack:
         large = json.dumps({"items": ["item-1"], "k": 60}).encode()
         with Traffic(service.url, ITEMS) as traffic:
             greedy = []
@@ -107,7 +129,7 @@ def test_callers_that_do_not_read(bundles: Path, record: Record) -> None:
 
 
 def test_floods_of_head(bundles: Path, record: Record) -> None:
-    with ServiceProcess(bundles).wait_until_ready() as service:
+    with ServiceProcess(bundles, environment=UNHURRIED).wait_until_ready() as service:
         before_mib = rss_mib(service.pid)
         answers: set[bytes] = set()
         with Traffic(service.url, ITEMS) as traffic:
@@ -191,7 +213,10 @@ def _answers(url: str) -> bool:
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy"])
 def test_smuggling_through_a_proxy(bundles: Path, tmp_path: Path, record: Record, name: str) -> None:
-    with ServiceProcess(bundles).wait_until_ready() as service, proxy(name, service, tmp_path) as url:
+    with (
+        ServiceProcess(bundles, environment=UNHURRIED).wait_until_ready() as service,
+        proxy(name, service, tmp_path) as url,
+    ):
         attempts = [
             (
                 b"Connection: Upgrade\r\nUpgrade: anything\r\nContent-Length: %d" % (18_000 + len(HIDDEN)),
@@ -268,7 +293,7 @@ def test_other_clients(bundles: Path, tmp_path: Path, record: Record) -> None:
         ),
     }
     seen: dict[str, str] = {}
-    with ServiceProcess(bundles).wait_until_ready() as service:
+    with ServiceProcess(bundles, environment=UNHURRIED).wait_until_ready() as service:
         for name, (command, _expected) in programs.items():
             if shutil.which(name) is None:
                 continue

@@ -11,7 +11,7 @@ import httpx
 from tests.faults.conftest import Record
 from tests.faults.processes import children, is_running, workers
 from tests.faults.row import Row
-from tests.faults.traffic import Traffic
+from tests.faults.traffic import UNHURRIED, Traffic
 from tests.service.process import ServiceProcess, wait_until
 from tests.service.shop import ITEMS
 
@@ -21,7 +21,7 @@ MAX_CUT = 32
 
 
 def test_worker_killed(bundles: Path, record: Record) -> None:
-    with ServiceProcess(bundles, "--workers", "2").wait_until_ready() as service:
+    with ServiceProcess(bundles, "--workers", "2", environment=UNHURRIED).wait_until_ready() as service:
         with Traffic(service.url, ITEMS) as traffic:
             time.sleep(QUIET_S)
             os.kill(workers(service.pid)[0], signal.SIGKILL)
@@ -41,7 +41,7 @@ def test_worker_killed(bundles: Path, record: Record) -> None:
 
 
 def test_supervisor_killed(bundles: Path, record: Record) -> None:
-    with ServiceProcess(bundles, "--workers", "2").wait_until_ready() as service:
+    with ServiceProcess(bundles, "--workers", "2", environment=UNHURRIED).wait_until_ready() as service:
         processes = children(service.pid)
         os.kill(service.pid, signal.SIGKILL)
         killed_s = time.perf_counter()
@@ -64,7 +64,7 @@ def test_supervisor_killed(bundles: Path, record: Record) -> None:
 
 
 def test_stopped_while_it_drains(bundles: Path, record: Record) -> None:
-    environment = {"SERVICE_DRAIN_DELAY": "3"}
+    environment = UNHURRIED | {"SERVICE_DRAIN_DELAY": "3"}
     with ServiceProcess(bundles, environment=environment).wait_until_ready() as service:
         with Traffic(service.url, ITEMS) as traffic:
             time.sleep(QUIET_S)
@@ -87,7 +87,7 @@ def test_stopped_while_it_drains(bundles: Path, record: Record) -> None:
 
 
 def test_replaced_workers(bundles: Path, record: Record) -> None:
-    with ServiceProcess(bundles, "--workers", "2").wait_until_ready() as service:
+    with ServiceProcess(bundles, "--workers", "2", environment=UNHURRIED).wait_until_ready() as service:
         with Traffic(service.url, ITEMS) as traffic:
             time.sleep(QUIET_S)
             os.kill(service.pid, signal.SIGHUP)

@@ -17,6 +17,8 @@ import httpx
 from onward.service.bench.load_generator.connection import Connection
 from tests.faults.row import Row
 
+UNHURRIED = {"SERVICE_STORE_TIMEOUT": "2", "SERVICE_TIMEOUT": "10"}
+"""Settings for faults that do not concern the store: on a busy machine it may take longer than 0.1 s to reply."""
 TIMEOUT_S = 10.0
 EVENTS_OF_A_SESSION = 20
 LOST_CONNECTION = 0

@@ -14,15 +14,31 @@ from typing import Any, Self
 import httpx
 
 READY_TIMEOUT_S = 60
+COMMAND = (sys.executable, "-m", "onward.service", "serve")
 
 
 class ServiceProcess:
     """`python -m onward.service serve` in a process, which is killed at the end of the context."""
 
-    def __init__(self, bundles: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, bundles: Path, *options: str, environment: dict[str, str] | None = None, descriptors: int | None = None
+    ) -> None:
+        """Start it, with a limit of open files if one is given."""
+        limit = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
         inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "onward.service", "serve", "--bundles", str(bundles), "--port", "0", *options],
+            [
+                *limit,
+                sys.executable,
+                "-m",
+                "onward.service",
+                "serve",
+                "--bundles",
+                str(bundles),
+                "--port",
+                "0",
+                *options,
+            ],
             env=inherited | {"SERVICE_RELOAD_INTERVAL": "0.05"} | (environment or {}),
             stderr=subprocess.PIPE,
             text=True,
