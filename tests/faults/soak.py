@@ -10,6 +10,7 @@ import os
 import signal
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,6 +162,7 @@ def main(
         "degraded": sum(outcome.is_degraded for outcome in outcomes),
         "refused": sum(status in (429, 503) for status in statuses),
         "failed": failed,
+        "codes": Counter(outcome.code for outcome in outcomes if outcome.code),
         "crossed": sum(outcome.is_crossed for outcome in outcomes),
         **figures,
         "samples": [asdict(sample) for sample in samples],

@@ -228,7 +228,7 @@ class Settings(BaseSettings):
         default=256,
         ge=1,
         description="Maximum number of concurrent requests of a worker; others are refused at once (503), not queued. "
-        "The worker lowers it, to no less than 16, while requests wait for the processor.",
+        "The worker lowers it, to no less than 32, while requests wait for the processor.",
     )
     max_connections: int = Field(
         default=4096,

@@ -8,8 +8,9 @@ increase and multiplicative decrease. See decision 7.
 
 from collections.abc import Callable
 
-LEAST_LIMIT = 16
-"""One micro-batch: less would not use the processor."""
+LEAST_LIMIT = 32
+"""Two micro-batches. Requests that arrive at once after the process has stood still, as on a busy machine, take little
+time together; refusing most of them would help nobody."""
 TARGET_DELAY_S = 0.01
 WINDOW_S = 0.1
 DECREASE = 0.9
