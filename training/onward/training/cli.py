@@ -1,5 +1,6 @@
 """The commands of `onward-training`; each imports what it runs only when it runs."""
 
+import math
 import os
 import re
 from enum import StrEnum
@@ -11,6 +12,7 @@ import typer
 
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.columns import ColumnNames
+from onward.training.data.readers.dialect import DEFAULT_NULLS, Dialect
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, bundle_faults, disk_faults
 from onward.training.index.kind import FAST_RECALL, TARGET_RECALL, IndexKind
@@ -128,7 +130,46 @@ def prepare(
     weight_column: Annotated[
         str | None, typer.Option(help="Events of weight 0 or less are dropped.  [default: guessed]")
     ] = None,
+    event_column: Annotated[
+        str | None, typer.Option(help="Types of events; impressions and bounces are left out.  [default: guessed]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights of types of events: view=1,cart=3,purchase=5; others, and those of 0, are left out."
+        ),
+    ] = None,
+    item_separator: Annotated[
+        str | None, typer.Option(help="What separates the items of a cell that holds a whole session, such as ' '.")
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="What separates the fields of text files, such as ';' or '::'.")
+    ] = None,
+    quote: Annotated[
+        str | None, typer.Option(help="Quote mark of text files; '' if quote marks are text.  [default: each file's]")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of the files that are not UTF-8, such as cp1252.")
+    ] = None,
+    null: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text of a missing value, may be repeated; '' for empty ones only.  "
+            "[default: empty, NULL, null, \\N, nan, NaN]"
+        ),
+    ] = None,
+    column_names: Annotated[
+        str | None,
+        typer.Option("--columns", help="Columns of files without a header: session_id,item_id,timestamp."),
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option(help="Format of times, as of strftime: '%d/%m/%Y %H:%M'.  [default: each file's]")
+    ] = None,
     items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
+    items_number: Annotated[
+        list[str] | None,
+        typer.Option(help="An attribute to read as a number, such as '$1,299.00'; may be repeated."),
+    ] = None,
     engine: Annotated[EngineName, typer.Option(help="Spark is an extra: onward[spark].")] = EngineName.POLARS,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at any bad row instead of dropping it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing dataset.")] = False,
@@ -154,6 +195,7 @@ def prepare(
         time=time_column,
         position=position_column,
         weight=weight_column,
+        event=event_column,
     )
     kind = split or (SplitKind.GIVEN if test else SplitKind.TEMPORAL)
     preparation = Preparation(
@@ -162,6 +204,17 @@ def prepare(
         format=file_format,
         items_format=items_format,
         items_column=items_column,
+        items_numbers=tuple(items_number or ()),
+        dialect=Dialect(
+            separator=None if separator is None else separator.replace("\\t", "\t"),
+            quote=quote,
+            encoding=encoding,
+            nulls=DEFAULT_NULLS if null is None else ("", *null),
+            columns=None if column_names is None else tuple(name.strip() for name in column_names.split(",")),
+            time_format=time_format,
+        ),
+        item_separator=item_separator,
+        weights=None if weights is None else _weights(weights),
         gap_ms=None if gap is None else _milliseconds("--gap", gap),
         min_support=min_support or kind.min_support,
         min_length=min_length or kind.min_length,
@@ -486,6 +539,19 @@ def _engine(name: EngineName) -> "Callable[[Path], Engine]":
     from onward.training.data.readers.polars_engine import PolarsEngine
 
     return PolarsEngine
+
+
+def _weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.rpartition("=")
+        try:
+            weights[name.strip().lower()] = float(value)
+        except ValueError:
+            name = ""
+        if not name.strip() or not math.isfinite(weights.get(name.strip().lower(), math.nan)):
+            raise InputError(f"--weights {text!r}: write types and numbers, such as view=1,cart=3,purchase=5")
+    return weights
 
 
 def _milliseconds(option: str, duration: str) -> int:

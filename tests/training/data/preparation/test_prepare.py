@@ -22,13 +22,17 @@ def clicks(tmp_path: Path) -> Path:
 def test_a_plain_summary_shows_counts_and_problems(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
     outcome = onward_training("prepare", clicks, "--out", tmp_path / "dataset")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[:3] == [
+    assert outcome.out.splitlines()[:6] == [
+        "columns: session 'session_id' (guessed), item 'item_id' (guessed), time 'timestamp' (guessed)",
+        "times: numbers since 1970 or ISO 8601",
         "train: 51 events, 17 sessions, 3 items, 34 examples",
         "validation: 3 events, 1 sessions, 3 items, 2 examples",
         "test: 6 events, 2 sessions, 3 items, 4 examples",
+        "read: 62 rows of 1 files",
     ]
-    assert "dropped: 1 events, missing item id" in outcome.out
-    assert "problem: clicks.csv row 62: missing session id (1)" in outcome.out
+    assert "dropped: 1 events, missing item id: clicks.csv row 61\n" in outcome.out
+    assert "dropped: 1 events, missing session id: clicks.csv row 62\n" in outcome.out
+    assert "kept: 60 of 62 events" in outcome.out
 
 
 def test_json_prints_dataset_json(onward_training: Command, clicks: Path, tmp_path: Path) -> None:

@@ -64,9 +64,16 @@ def test_categorical_ids_become_text(prepared: Prepare) -> None:
     assert shown(prepared(pl.DataFrame({"session_id": [1, 1], "item_id": ids})), "train") == {"1": "a *b"}
 
 
-def test_a_column_of_lists_is_refused_as_id(prepared: Prepare) -> None:
-    with pytest.raises(InputError, match=r"column 'item_id' holds .*List.*, which cannot be an id"):
-        prepared(pl.DataFrame({"session_id": [1], "item_id": [["a"]]}))
+def test_a_column_of_booleans_is_refused_as_id(prepared: Prepare) -> None:
+    with pytest.raises(InputError, match=r"column 'item_id' holds Boolean, which cannot be an id"):
+        prepared(pl.DataFrame({"session_id": [1], "item_id": [True]}))
+
+
+def test_a_list_of_ids_is_a_session(prepared: Prepare) -> None:
+    frame = pl.DataFrame({"session_id": [1, 2, 3], "item_id": [["b", "a"], ["c", "b"], []]})
+    dataset = prepared(frame)
+    assert shown(dataset, "train") == {"1": "b *a", "2": "c *b"}
+    assert dataset.info.dropped == {"missing item id": 1}
 
 
 BAD = {
@@ -111,7 +118,7 @@ def test_invalid_json_lines_are_problems(prepared: Prepare, tmp_path: Path) -> N
     dataset = prepared([str(file)])
     assert shown(dataset, "train") == {"1": "a *a"}
     assert {(problem.kind, problem.first_rows) for problem in dataset.info.problems} == {
-        ("missing session id", (2,)),
+        ("no JSON object", (2,)),
         ("unusable item id: an id may not have U+FFFD, which stands for bytes that were not UTF-8", (3,)),
     }
 

@@ -91,7 +91,7 @@ def test_a_folder_is_read_file_by_file(prepared: Prepare, tmp_path: Path) -> Non
         ("clicks.xyz", "a,b\n1,2\n", "clicks.xyz: cannot tell the format from '.xyz'; give --format"),
         ("empty.csv", "", "empty.csv: the first line is empty"),
         ("twice.csv", "session_id,item_id,item_id\n1,2,3\n", "the header names 'item_id' twice"),
-        ("array.json", "[1]\n", "none of the first 1 lines is a JSON object"),
+        ("array.json", "[1]\n", "there is no JSON object in it"),
         ("no-item.csv", "session_id,what\n1,2\n", r"give --item-column \(the columns are session_id, what\)"),
         ("no-rows.csv", "session_id,item_id\n", "no usable event: the file has no rows"),
         ("not.parquet", "session_id,item_id\n1,2\n", "not.parquet: cannot be read as parquet"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from onward.bundle.validation import message_of
+from onward.training.data.preparation.account import Account
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind, Targets
 from onward.training.data.readers.row_problems import RowProblem
 from onward.training.errors import InputError
@@ -22,7 +23,10 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 
 FORMAT_VERSION: Literal[1] = 1
 EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is_target")
-"""Columns of a part's file: one row per event, sorted by session and position; `row` is 0 for an unknown item."""
+"""Columns of a part's file: one row per event, sorted by session and position; `row` is 0 for an unknown item.
+
+A log with types of events adds `event`, one with weights `weight`.
+"""
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
 
 
@@ -67,6 +71,8 @@ class DatasetInfo(BaseModel):
     problems: tuple[RowProblem, ...]
     attributes_unused: int | None
     """Number of items in the attribute file that have no event; None if there was no such file."""
+    account: Account | None = None
+    """Where every row went; None in datasets of version 0.1."""
     fingerprint: str
     """SHA-256 of the rows of all Parquet files: equal for equal input and options."""
     digests: dict[str, str] = {}

@@ -1,7 +1,10 @@
 """Write folders atomically."""
 
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,8 @@ from onward.training.errors import InputError
 @contextmanager
 def new_folder(out: Path, *, force: bool, marker: str) -> Iterator[Path]:
     """Yield a temporary folder beside `out` that replaces it when the block succeeds and is removed if it fails.
+
+    It is removed after SIGTERM too, which ends the process with exit code 143.
 
     Raises InputError if `out` exists, unless `force` is set and `out` holds the file `marker`, which proves that it
     is a folder of the same kind.
@@ -26,11 +31,24 @@ def new_folder(out: Path, *, force: bool, marker: str) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        _replace(temporary, out)
+        with _exit_on_sigterm():
+            yield temporary
+            temporary.chmod(0o755)
+            _replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _replace(temporary: Path, out: Path) -> None:

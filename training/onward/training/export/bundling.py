@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from onward.bundle import Bundle, Catalog, Kind, Manifest, publish, write_manifest
+from onward.training.errors import InputError
 
 
 class ProbeQuery(NamedTuple):
@@ -31,10 +32,15 @@ def write_catalog(
 
 
 def availability(attributes: pl.DataFrame) -> NDArray[np.bool_]:
-    """Return the availability of each row, (N + 1,): the column `available`, and True if a value or it is missing."""
+    """Return the availability of each row, (N + 1,): the column `available`, and True if a value or it is missing.
+
+    Raises InputError if no item is available.
+    """
     available_N1 = np.ones(attributes.height + 1, dtype=np.bool_)
     if "available" in attributes.columns:
         available_N1[1:] = attributes["available"].cast(pl.Boolean).fill_null(value=True).to_numpy()
+    if attributes.height and not available_N1[1:].any():
+        raise InputError("no item is available, so none could be recommended: correct `available` in the items")
     return available_N1
 
 

@@ -1,8 +1,9 @@
 """Prepare a dataset from event logs: read, cut into sessions, filter, split, number the items, write."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import narwhals as nw
@@ -21,21 +22,23 @@ from onward.training.data.dataset import (
     fingerprint,
 )
 from onward.training.data.preparation import splits
-from onward.training.data.preparation.input_log import read_log
+from onward.training.data.preparation.account import Account
+from onward.training.data.preparation.input_log import InputLog, read_log
 from onward.training.data.preparation.items import number_items, with_rows
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.preparation.sessions import (
     cut_at_gaps,
     frequent_items,
     renumber_positions,
+    sessions_out_of_order,
     valid_events,
     with_positions,
 )
 from onward.training.data.preparation.splits import Split
-from onward.training.data.preparation.steps import StepRunner, count, count_sessions
-from onward.training.data.readers.attributes import ITEM_COLUMNS, add_attributes, read_attributes
+from onward.training.data.preparation.steps import StepRunner, count, count_sessions, distinct
+from onward.training.data.readers.attributes import ITEM_COLUMNS, Attributes, add_attributes, read_attributes
 from onward.training.data.readers.engine import Engine, Frame
-from onward.training.data.readers.events import DAY_MS, NO_INTERACTION
+from onward.training.data.readers.events import DAY_MS, EVENT_TYPE, NO_INTERACTION, is_mistake
 from onward.training.data.readers.row_problems import RowProblem, describe_problems
 from onward.training.data.staging import new_folder
 from onward.training.errors import InputError
@@ -78,7 +81,7 @@ def prepare(
         scratch = folder / "scratch"
         scratch.mkdir()
         run = _PreparationRun(make_engine(scratch), preparation, strict, progress)
-        attributes = run.read_attributes(items) if items else None
+        attributes = run.read_attributes(items, scratch) if items else None
         split = run.split(run.read("events", events), run.read("test events", test) if test else None)
         run.write(split, attributes, folder)
         shutil.rmtree(scratch)
@@ -100,13 +103,25 @@ class _PreparationRun:
         self._progress = progress
         self._problems: list[RowProblem] = []
         self._attributes_unused: int | None = None
+        self._logs: list[InputLog] = []
+        self._remarks: list[str] = []
+        self._sessions = self._items = 0
 
-    def read_attributes(self, path: str) -> pl.DataFrame:
+    def read_attributes(self, path: str, scratch: Path) -> Attributes:
         """Read the attributes of items, one row each."""
         self._progress("read items")
-        attributes = read_attributes(path, self._preparation.items_format, self._preparation.items_column)
+        options = self._preparation
+        attributes = read_attributes(
+            path,
+            options.items_format,
+            options.items_column,
+            dialect=options.dialect,
+            numbers=options.items_numbers,
+            scratch=scratch,
+        )
         self._add_problems(attributes.problems)
-        return attributes.items
+        self._remarks += attributes.remarks
+        return attributes
 
     def read(self, name: str, files: Sequence[str]) -> Frame:
         """Read the valid events of files, cut into sessions and sorted."""
@@ -114,14 +129,20 @@ class _PreparationRun:
         latest_ms = int((datetime.now(UTC) + CLOCK_SLACK).timestamp() * 1000)
         log = read_log(self._steps.engine, files, self._preparation, latest_ms, name=name)
         self._preparation = log.preparation
+        self._logs.append(log)
+        self._remarks += log.remarks
         self._add_problems(log.problems)
         for problem in log.problems:
-            self._steps.drop(problem.count, problem.kind)
-        events = self._steps.materialize_by_session(valid_events(log.events), self._cut_into_sessions)
+            self._steps.drop(problem.count, problem.kind, _option_against(problem.kind))
+        valid = self._steps.materialize(valid_events(log.events))
+        self._say_if_out_of_order(valid, log)
+        events = self._steps.materialize_by_session(valid, partial(self._cut_into_sessions, log.position_counts))
         if not count(events):
             raise InputError(
                 f"{files[0]}: no usable event: {describe_problems(log.problems) or 'the file has no rows'}"
             )
+        self._sessions += distinct(events, "session_id")
+        self._items = max(self._items, distinct(events, "item_id"))
         return events
 
     def split(self, events: Frame, test: Frame | None) -> Split:
@@ -142,20 +163,24 @@ class _PreparationRun:
             case SplitKind.BY_USER:
                 return self._by_user(events)
 
-    def write(self, split: Split, attributes: pl.DataFrame | None, folder: Path) -> None:
+    def write(self, split: Split, attributes: Attributes | None, folder: Path) -> None:
         """Number the items and write the Parquet files."""
         self._progress("number items")
         engine = self._steps.engine
         items = self._steps.materialize(number_items(split.known))
         engine.write(items, folder / ITEMS_FILE, sort_by=["row"], columns=ITEM_COLUMNS)
         if attributes is not None:
-            self._attributes_unused = add_attributes(folder / ITEMS_FILE, attributes)
+            self._attributes_unused, remarks = add_attributes(folder / ITEMS_FILE, attributes)
+            self._remarks += remarks
         parts: dict[PartName, Frame | None] = {"train": split.train, "validation": split.validation, "test": split.test}
+        columns = [*EVENT_COLUMNS]
+        columns += ["event"] * any(log.has_events for log in self._logs)
+        columns += ["weight"] * any(log.has_weights for log in self._logs)
         for name, part in parts.items():
             if part is not None:
                 self._progress(f"write {name}")
                 file, order = folder / f"{name}.parquet", ["session_number", "position"]
-                engine.write(with_rows(part, items), file, sort_by=order, columns=EVENT_COLUMNS)
+                engine.write(with_rows(part, items), file, sort_by=order, columns=columns)
 
     def info(self, folder: Path, sources: Sequence[str]) -> DatasetInfo:
         """Count the rows of the written files. Raises InputError if a part has no example."""
@@ -177,18 +202,49 @@ class _PreparationRun:
             dropped=self._steps.dropped,
             problems=tuple(self._problems),
             attributes_unused=self._attributes_unused,
+            account=self._account(folder, parts),
             fingerprint=fingerprint([folder / ITEMS_FILE, *files.values()]),
         )
 
+    def _account(self, folder: Path, parts: Mapping[PartName, PartCounts]) -> Account:
+        first = self._logs[0]
+        overlapping = self._preparation.split is SplitKind.LEAVE_ONE_OUT
+        kept = parts["test"].events if overlapping else sum(counts.events for counts in parts.values())
+        return Account(
+            columns=first.columns,
+            times=first.times,
+            files=tuple(name for log in self._logs for name in log.files),
+            ignored=tuple(file for log in self._logs for file in log.ignored),
+            rows=sum(log.rows for log in self._logs),
+            losses=tuple(self._steps.losses),
+            kept=kept,
+            sessions=self._sessions,
+            items=self._items,
+            remarks=(*self._remarks, *_remarks_on_unknown_items(folder, parts)),
+        )
+
     def _add_problems(self, problems: Sequence[RowProblem]) -> None:
-        problems = [problem for problem in problems if problem.kind != NO_INTERACTION]
+        problems = [problem for problem in problems if is_mistake(problem.kind)]
         if problems and self._strict:
             raise InputError(f"{describe_problems(problems)}; correct the rows, or leave out --strict to drop them")
         self._problems += problems
 
-    def _cut_into_sessions(self, events: Frame) -> Frame:
+    def _say_if_out_of_order(self, events: Frame, log: InputLog) -> None:
+        position = next((taken.column for taken in log.columns if taken.role == "position"), None)
+        time = next((taken.column for taken in log.columns if taken.role == "time"), None)
+        if position is None or time is None:
+            return
+        found = count(self._steps.materialize_by_session(events, sessions_out_of_order))
+        first, option = (position, "") if log.position_counts else (time, f"; --position-column {position} for that")
+        if found:
+            self._remarks.append(
+                f"{position!r} and {time!r} disagree in {found:,} sessions: events are in order of {first!r}{option}"
+            )
+
+    def _cut_into_sessions(self, position_counts: bool, events: Frame) -> Frame:
         gap_ms = self._preparation.gap_ms
-        return with_positions(cut_at_gaps(events, gap_ms) if gap_ms is not None else events)
+        events = cut_at_gaps(events, gap_ms) if gap_ms is not None else events
+        return with_positions(events, position_counts=position_counts)
 
     def _filtered(self, events: Frame) -> Frame:
         """Drop short sessions, then rare items, then sessions that have become short.
@@ -197,15 +253,21 @@ class _PreparationRun:
         are counted before it, over the whole log, as in ComiRec's; the last step then decides which users are kept.
         """
         min_support, min_length = self._preparation.min_support, self._preparation.min_length
-        long_enough = self._steps.keep_long_sessions(events, min_length, "in short sessions")
+        long_enough = self._steps.keep_long_sessions(events, min_length, "in short sessions", "--min-length 1")
         counted = events if self._preparation.split is SplitKind.BY_USER else long_enough
-        kept = self._steps.keep_items(long_enough, frequent_items(counted, min_support), "of rare items")
-        return self._steps.keep_long_sessions(kept, min_length, "in sessions left short")
+        kept = self._steps.keep_items(
+            long_enough, frequent_items(counted, min_support), "of rare items", "--min-support 1"
+        )
+        return self._steps.keep_long_sessions(
+            kept, min_length, "in sessions left short", "--min-support 1 or --min-length 1"
+        )
 
     def _already_split(self, train: Frame, test: Frame | None) -> Split:
         if test is not None:
             min_length = self._preparation.min_length
-            test = self._steps.number(self._steps.keep_long_sessions(test, min_length, "in short test sessions"))
+            test = self._steps.number(
+                self._steps.keep_long_sessions(test, min_length, "in short test sessions", "--min-length 1")
+            )
         return splits.by_session_number(train, test, self._validation_from(train))
 
     def _temporal(self, events: Frame) -> Split:
@@ -213,10 +275,12 @@ class _PreparationRun:
         train = self._steps.materialize(splits.before(events, split_ms))
         test = self._steps.materialize(splits.after(events, split_ms))
         at_split = count(events) - count(train) - count(test)
-        self._steps.drop(at_split, "in sessions that ended at the split moment")
-        test = self._steps.keep_items(test, frequent_items(train), "test items unseen in training")
+        self._steps.drop(at_split, "in sessions that ended at the split moment", "--test-days or another --split")
+        test = self._steps.keep_items(
+            test, frequent_items(train), "test items unseen in training", "--test-days or another --split"
+        )
         min_length = max(2, self._preparation.min_length)
-        test = self._steps.keep_long_sessions(test, min_length, "in test sessions left short")
+        test = self._steps.keep_long_sessions(test, min_length, "in test sessions left short", "another --split")
         return splits.by_session_number(
             train, self._steps.materialize_by_session(test, renumber_positions), self._validation_from(train)
         )
@@ -239,3 +303,24 @@ class _PreparationRun:
         sessions = count_sessions(train)
         held_out = int(sessions * self._preparation.validation)
         return sessions - held_out if held_out else None
+
+
+def _option_against(problem: str) -> str | None:
+    """Return the option that brings rows with a problem back, None if only the files can."""
+    if problem.endswith("not in --weights"):
+        return "--weights"
+    if problem.startswith(EVENT_TYPE):
+        return f"--weights '{problem.removeprefix(EVENT_TYPE)}=1,...'"
+    return {
+        "unreadable time": "--time-format",
+        "time before 1990": "--time-format",
+        "missing or unreadable position": "--position-column",
+        NO_INTERACTION: "--weight-column",
+    }.get(problem)
+
+
+def _remarks_on_unknown_items(folder: Path, parts: Mapping[PartName, PartCounts]) -> Iterator[str]:
+    for part, counts in parts.items():
+        unknown = pl.scan_parquet(folder / f"{part}.parquet").select((pl.col("row") == 0).sum()).collect().item()
+        if unknown:
+            yield f"{part}: {unknown:,} of {counts.events:,} events are of items that training never saw"

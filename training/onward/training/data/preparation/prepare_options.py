@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from onward.training.data.readers.columns import ColumnNames
+from onward.training.data.readers.dialect import Dialect
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError
 
@@ -62,6 +63,12 @@ class Preparation(BaseModel):
     format: Format | None = Field(default=None, description="None: by each file's extension.")
     items_format: Format | None = Field(default=None, description="Format of the items file; None: by extension.")
     items_column: str | None = Field(default=None, description="Item id column of the items file; None: guessed.")
+    items_numbers: tuple[str, ...] = Field(default=(), description="Attributes to read as numbers, such as prices.")
+    dialect: Dialect = Dialect()
+    item_separator: str | None = Field(default=None, description="What separates items in one cell; None: one item.")
+    weights: dict[str, float] | None = Field(
+        default=None, description="Weights of types of events, in lower case; others are left out. None: all count."
+    )
     gap_ms: int | None = Field(default=None, gt=0, description="Idle time that ends a session; None: by session id.")
     min_support: int = Field(ge=1, description="Items with fewer events are dropped.")
     min_length: int = Field(ge=1, description="Sessions with fewer events are dropped.")

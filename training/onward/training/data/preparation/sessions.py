@@ -16,7 +16,7 @@ def valid_events(events: Frame) -> Frame:
     """Return the events without a problem, with their `arrival`."""
     arrival = nw.col("source").cast(nw.Int64) * ROWS_PER_SOURCE + nw.col(SOURCE_ROW)
     return events.filter(nw.col("problem").is_null()).select(
-        "session_id", "item_id", "timestamp_ms", "sequence", arrival.alias("arrival")
+        "session_id", "item_id", "timestamp_ms", "sequence", "event", "weight", arrival.alias("arrival")
     )
 
 
@@ -33,17 +33,24 @@ def cut_at_gaps(events: Frame, gap_ms: int) -> Frame:
     )
 
 
-def with_positions(events: Frame) -> Frame:
-    """Add `position`, by the log's position column if it has one, else by time; ties keep the order of the input.
+def with_positions(events: Frame, *, position_counts: bool = True) -> Frame:
+    """Add `position`, by the log's position column if it counts, else by time; ties keep the order of the input.
 
     Also add `ended_ms`, the time of the session's last event, which stays the same when events are dropped later.
     """
-    order = ("sequence", "timestamp_ms", "arrival")
+    first, second = ("sequence", "timestamp_ms") if position_counts else ("timestamp_ms", "sequence")
+    order = (first, second, "arrival")
     position = nw.col("arrival").cum_count().over("session_id", order_by=order) - 1
     return events.with_columns(
         position.cast(nw.Int32).alias("position"),
         nw.col("timestamp_ms").max().over("session_id").alias("ended_ms"),
     ).drop("sequence")
+
+
+def sessions_out_of_order(events: Frame) -> Frame:
+    """Return one row (session_id) per session whose positions go down while its times go up."""
+    previous = nw.col("sequence").shift(1).over("session_id", order_by=("timestamp_ms", "sequence", "arrival"))
+    return events.filter(nw.col("sequence") < previous).select("session_id").unique()
 
 
 def renumber_positions(events: Frame) -> Frame:

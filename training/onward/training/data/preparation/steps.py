@@ -5,6 +5,7 @@ from functools import partial
 
 import narwhals as nw
 
+from onward.training.data.preparation.account import Loss
 from onward.training.data.preparation.sessions import (
     drop_short_sessions,
     events_of_items,
@@ -22,7 +23,7 @@ class StepRunner:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.dropped: dict[str, int] = {}
+        self.losses: list[Loss] = []
         self._materialized = 0
 
     def materialize(self, frame: Frame) -> Frame:
@@ -39,22 +40,32 @@ class StepRunner:
         sessions = self.materialize(number_sessions(events))
         return self.materialize(events.join(sessions, on="session_id", how="inner"))
 
-    def keep_items(self, events: Frame, items: Frame, reason: str) -> Frame:
+    def keep_items(self, events: Frame, items: Frame, reason: str, option: str | None) -> Frame:
         """Keep the events of `items`; count the dropped ones under `reason`."""
         kept = self.materialize(events_of_items(events, self.materialize(items)))
-        self.drop(count(events) - count(kept), reason)
+        lost = count(events) - count(kept)
+        self.drop(lost, reason, option, items=lost and distinct(events, "item_id") - distinct(kept, "item_id"))
         return kept
 
-    def keep_long_sessions(self, events: Frame, min_length: int, reason: str) -> Frame:
+    def keep_long_sessions(self, events: Frame, min_length: int, reason: str, option: str | None) -> Frame:
         """Drop sessions of fewer than `min_length` events; count their events under `reason`."""
         kept = self.materialize_by_session(events, partial(drop_short_sessions, min_length=min_length))
-        self.drop(count(events) - count(kept), reason)
+        lost = count(events) - count(kept)
+        self.drop(lost, reason, option, sessions=lost and distinct(events, "session_id") - distinct(kept, "session_id"))
         return kept
 
-    def drop(self, events: int, reason: str) -> None:
+    def drop(self, events: int, reason: str, option: str | None = None, *, sessions: int = 0, items: int = 0) -> None:
         """Count events as dropped."""
         if events:
-            self.dropped[reason] = self.dropped.get(reason, 0) + events
+            self.losses.append(Loss(reason=reason, events=events, sessions=sessions, items=items, option=option))
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """The number of dropped events by reason."""
+        dropped: dict[str, int] = {}
+        for loss in self.losses:
+            dropped[loss.reason] = dropped.get(loss.reason, 0) + loss.events
+        return dropped
 
     def describe_dropped(self) -> str:
         """Describe what was dropped so far, for an error message."""
@@ -69,6 +80,11 @@ class StepRunner:
 def count(frame: Frame) -> int:
     """Count the rows of a frame."""
     return int(frame.select(nw.len()).collect("polars").to_native().item())
+
+
+def distinct(events: Frame, column: str) -> int:
+    """Count the distinct values of a column."""
+    return int(events.select(nw.col(column).n_unique()).collect("polars").to_native().item())
 
 
 def count_sessions(events: Frame) -> int:

@@ -1,33 +1,78 @@
 """The protocol of data frame engines: they read and write events; all other steps are narwhals code for any engine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import narwhals as nw
 import polars as pl
 
-from onward.training.data.readers.formats import Format
+from onward.training.data.readers.columns import ColumnNames
+from onward.training.data.readers.dialect import Dialect
+from onward.training.data.readers.formats import Format, Layout
+from onward.training.data.readers.sources import Found, Source
 
 Frame: TypeAlias = nw.LazyFrame[Any]
 
-SOURCE_ROW = "_source_row"
-"""The column that `scan` adds: the number of a row in its file, from 1, without header lines."""
+SOURCE_FILE, SOURCE_ROW = "_source_file", "_source_row"
+"""The columns that `scan` adds: the number of a row's file among those of the table, from 0, and the number of the row
+in its file, from 1, without header lines."""
+ELEMENT = "_element"
+"""The column of a table whose rows held several events: the place of the event in its row, from 0."""
+ROW_FAULT = "_row_fault"
+"""The column of a table that may have broken rows: what is wrong with a row, null if nothing is."""
+EMPTY_LINE = "empty line"
+"""The fault of a line of a text file that is empty."""
+OWN_COLUMNS = {SOURCE_FILE, SOURCE_ROW, ELEMENT, ROW_FAULT}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Consecutive files of the same columns as one lazy frame."""
+
+    frame: Frame
+    """Its columns are those of the files, and SOURCE_FILE, SOURCE_ROW, maybe ELEMENT and ROW_FAULT."""
+    sources: tuple[Source, ...]
+    rows: int | None
+    """The number of rows by a count of its own; None if there was none."""
+    layout: Layout | None = None
+    """The layout of text files, None of others."""
+    first_line: str = ""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The first file, for error messages."""
+        return self.sources[0].path
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of the files."""
+        return [name for name in self.frame.collect_schema() if name not in OWN_COLUMNS]
 
 
 class Engine(Protocol):
     """Reads files as lazy frames and computes them; raises errors of its library as InputError."""
 
-    def files(self, path: str) -> list[str]:
-        """Return `path` itself, or the files of a folder sorted by name. Raises InputError if there is no file."""
+    def find(self, path: str, file_format: Format | None) -> Found:
+        """Return the files that `path` names: itself, or those of a folder. Raises InputError if there is no file."""
         ...
 
-    def scan(self, path: str, file_format: Format) -> Frame:
-        """Return the rows of one file, with its own columns and SOURCE_ROW. Raises InputError if it is unreadable."""
+    def scan(self, sources: Sequence[Source], dialect: Dialect, columns: ColumnNames) -> Iterator[Table]:
+        """Yield the rows of files; `columns` are those that were named. Raises InputError if a file is unreadable."""
+        ...
+
+    def unfold(self, frame: Frame, column: str) -> Frame:
+        """Give each value of a list its own row, with its place as ELEMENT. Raises InputError if that is impossible."""
         ...
 
     def with_epoch_ms(self, frame: Frame, iso_text: str, epoch_ms: str) -> Frame:
         """Add `epoch_ms`: the instant of ISO 8601 text (UTC if it names no zone), null if the text is not ISO 8601."""
+        ...
+
+    def with_epoch_ms_by(self, frame: Frame, text: str, time_format: str, epoch_ms: str) -> Frame:
+        """Add `epoch_ms`: the instant of text in a format of `strftime`, null if the text is not of that format."""
         ...
 
     def with_id_faults(self, frame: Frame, columns: Mapping[str, str]) -> Frame:

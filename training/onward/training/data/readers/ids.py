@@ -1,5 +1,6 @@
 """Ids of sessions, users and items as text that follows the rule of ids, whatever their type in a file."""
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import narwhals as nw
@@ -16,8 +17,10 @@ Check: TypeAlias = tuple[nw.Expr, nw.Expr]
 """When a row has a problem, and the text that names it."""
 
 
-def id_text(path: str, column: str, dtype: DType) -> nw.Expr:
-    """Convert the ids of a column to text; a whole number in a float column loses its `.0`.
+def id_text(path: str, column: str, dtype: DType, nulls: Sequence[str]) -> nw.Expr:
+    """Convert the ids of a column to text without spaces at its ends; a whole number in floats loses its `.0`.
+
+    The texts `nulls` become null.
 
     Raises InputError if the type of the column cannot hold ids.
     """
@@ -28,8 +31,18 @@ def id_text(path: str, column: str, dtype: DType) -> nw.Expr:
     if dtype.is_integer():
         return value.cast(nw.String)
     if dtype in (nw.String, nw.Categorical, nw.Enum):
-        return value.cast(nw.String).str.replace_all(r"^(-?[0-9]+)\.0$", "$1")
+        text = value.cast(nw.String).str.strip_chars()
+        known = nw.when(~text.is_in(list(nulls))).then(text)
+        return known.str.replace_all(r"^(-?[0-9]+)\.0$", "$1")
     raise InputError(f"{path}: column {column!r} holds {dtype}, which cannot be an id; name another column")
+
+
+def is_stripped(column: str, dtype: DType) -> nw.Expr:
+    """Return whether an id has spaces at its ends."""
+    if dtype not in (nw.String, nw.Categorical, nw.Enum):
+        return nw.lit(False)
+    text = nw.col(column).cast(nw.String)
+    return (text.str.len_chars() > text.str.strip_chars().str.len_chars()).fill_null(False)
 
 
 def id_faults(ids: pl.Expr) -> pl.Expr:

@@ -1,17 +1,19 @@
 """The engine for one machine: Polars, lazy and streaming, so that a log may be larger than memory."""
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 
 import narwhals as nw
 import polars as pl
 
-from onward.training.data.readers.engine import SOURCE_ROW, Frame
-from onward.training.data.readers.formats import BY_EXTENSION, SERVED_ANSWERS, Format, Layout, first_lines, layout
+from onward.training.data.readers.columns import ColumnNames
+from onward.training.data.readers.dialect import Dialect
+from onward.training.data.readers.engine import Frame, Table
+from onward.training.data.readers.formats import Format
 from onward.training.data.readers.ids import id_faults
+from onward.training.data.readers.local_tables import local_tables, unfold
+from onward.training.data.readers.sources import Found, Source, find_sources
 from onward.training.errors import InputError
 
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
@@ -31,37 +33,44 @@ class PolarsEngine:
         self._scratch = scratch
         self._bucket_rows = bucket_rows
 
-    def files(self, path: str) -> list[str]:
+    def find(self, path: str, file_format: Format | None) -> Found:
         """See Engine."""
         if "://" in path:
             raise InputError(f"{path}: only local files can be read here; use --engine spark or download it first")
-        return local_files(path)
+        return find_sources(path, file_format, self._scratch)
 
-    def scan(self, path: str, file_format: Format) -> Frame:
+    def scan(self, sources: Sequence[Source], dialect: Dialect, columns: ColumnNames) -> Iterator[Table]:
         """See Engine."""
-        if file_format is Format.PARQUET:
-            rows = pl.scan_parquet(path, row_index_name=SOURCE_ROW, row_index_offset=1, glob=False)
-        else:
-            try:
-                lines = first_lines(path)
-            except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{path}: cannot be read ({error})") from error
-            rows = _scan_text(path, layout(path, file_format, lines))
-        try:
-            rows.collect_schema()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as {file_format} ({_first_line(error)})") from error
-        return nw.from_native(rows.with_columns(pl.col(SOURCE_ROW).cast(pl.Int64)))
+        return local_tables(sources, dialect, columns, self._scratch)
+
+    def unfold(self, frame: Frame, column: str) -> Frame:
+        """See Engine."""
+        rows: pl.LazyFrame = frame.to_native()
+        return nw.from_native(unfold(rows, column))
 
     def with_epoch_ms(self, frame: Frame, iso_text: str, epoch_ms: str) -> Frame:
         """See Engine."""
-        text = pl.col(iso_text).str.replace("T", " ", literal=True).str.replace(r" ?(?:Z|UTC)$", "+00:00")
+        text = pl.col(iso_text).str.replace(r"^(.{10})T", "$1 ").str.replace(r" ?(?:Z|UTC)$", "+00:00")
         text = text.str.replace(r"([+-]\d{2}):?(\d{2})$", "$1:$2")
         instants = (
             text.str.to_datetime(pattern, time_unit="ms", time_zone="UTC", strict=False) for pattern in ISO_FORMATS
         )
         rows: pl.LazyFrame = frame.to_native()
         return nw.from_native(rows.with_columns(pl.coalesce(*instants).dt.epoch("ms").alias(epoch_ms)))
+
+    def with_epoch_ms_by(self, frame: Frame, text: str, time_format: str, epoch_ms: str) -> Frame:
+        """See Engine."""
+        rows: pl.LazyFrame = frame.to_native()
+        value = pl.col(text).str.strip_chars()
+        try:
+            if "%H" in time_format or "%I" in time_format or "%s" in time_format or "%T" in time_format:
+                zone = "UTC" if "%z" in time_format or "%Z" in time_format else None
+                moment = value.str.to_datetime(time_format, time_unit="ms", time_zone=zone, strict=False)
+            else:
+                moment = value.str.to_date(time_format, strict=False).cast(pl.Datetime("ms"))
+            return nw.from_native(rows.with_columns(moment.dt.epoch("ms").alias(epoch_ms)))
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"--time-format {time_format!r}: {_first_line(error)}") from error
 
     def with_id_faults(self, frame: Frame, columns: Mapping[str, str]) -> Frame:
         """See Engine."""
@@ -129,48 +138,6 @@ class PolarsEngine:
     def _collected(self, rows: pl.LazyFrame) -> pl.DataFrame:
         with _input_errors():
             return rows.collect(engine="streaming")
-
-
-def local_files(path: str) -> list[str]:
-    """Return a local file, or the files of a folder with a known extension, sorted by name.
-
-    Raises InputError if there is no such file.
-    """
-    place = Path(path)
-    if not place.exists():
-        raise InputError(f"{path}: there is no such file")
-    if place.is_file():
-        return [path]
-    files = [
-        str(file)
-        for file in sorted(place.iterdir())
-        if Path(file.name.removesuffix(".gz")).suffix in BY_EXTENSION and not fnmatch(file.name, SERVED_ANSWERS)
-    ]
-    if not files:
-        raise InputError(f"{path}: no file of this folder is of a known format; name the files themselves")
-    return files
-
-
-def _scan_text(path: str, text: Layout) -> pl.LazyFrame:
-    rows = pl.scan_csv(
-        path,
-        has_header=False,
-        skip_lines=text.header_lines,
-        schema=dict.fromkeys(text.names if text.separator else ("line",), pl.String),
-        separator=text.separator or "\x01",
-        quote_char='"' if text.separator else None,
-        null_values=text.null_text,
-        encoding="utf8-lossy",
-        extra_columns="ignore",
-        missing_columns="insert",
-        row_index_name=SOURCE_ROW,
-        row_index_offset=1,
-        glob=False,
-    )
-    if text.separator:
-        return rows
-    fields = (pl.col("line").str.json_path_match(f"$['{name}']").alias(name) for name in text.names)
-    return rows.filter(pl.col("line").is_not_null()).select(SOURCE_ROW, *fields)
 
 
 @contextmanager

@@ -4,8 +4,9 @@ Files are local, on a disk mounted at the same path on every worker, or anything
 (`s3a://...`). Intermediate files lie in `scratch`, which every worker must be able to access too.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import polars as pl
 
 from onward.bundle import id_fault
 from onward.bundle.files import id_rule
-from onward.training.data.readers.engine import SOURCE_ROW, Frame
-from onward.training.data.readers.formats import SAMPLED_LINES, Format, Layout, layout
+from onward.training.data.readers.columns import ColumnNames
+from onward.training.data.readers.dialect import Dialect
+from onward.training.data.readers.engine import ROW_FAULT, SOURCE_FILE, SOURCE_ROW, Frame, Table
+from onward.training.data.readers.formats import SAMPLED_LINES, Format, Layout, format_of, layout
 from onward.training.data.readers.ids import PLAIN_ID
-from onward.training.data.readers.polars_engine import local_files
+from onward.training.data.readers.json_rows import NO_OBJECT
+from onward.training.data.readers.local_tables import EXTRA_FIELD, TOO_MANY_FIELDS, read_text_table
+from onward.training.data.readers.plain_text import plain_text
+from onward.training.data.readers.sources import Found, Source, find_sources
 from onward.training.errors import InputError
 
 try:
@@ -45,17 +51,25 @@ class SparkEngine:
         self._spark.conf.set("spark.sql.session.timeZone", "UTC")
         self._spark.conf.set("spark.sql.ansi.enabled", "false")
 
-    def files(self, path: str) -> list[str]:
+    def find(self, path: str, file_format: Format | None) -> Found:
         """See Engine."""
-        return [path] if "://" in path else [f"file://{Path(file).resolve()}" for file in local_files(path)]
+        if "://" in path:
+            return Found((Source(path, file_format or format_of(path), path),))
+        return find_sources(path, file_format, self._scratch)
 
-    def scan(self, path: str, file_format: Format) -> Frame:
-        """See Engine. If `path` is a folder, rows are numbered across its files, in order of their names."""
-        with _input_errors(f"{path}: cannot be read as {file_format}"):
-            if file_format is Format.PARQUET:
-                return _lazy(_numbered(self._spark.read.parquet(path)))
-            lines = [row.value.removeprefix("\ufeff") for row in self._spark.read.text(path).head(SAMPLED_LINES)]
-            return _lazy(self._scan_text(path, layout(path, file_format, lines)))
+    def scan(self, sources: Sequence[Source], dialect: Dialect, columns: ColumnNames) -> Iterator[Table]:
+        """See Engine. If a path is a folder, rows are numbered across its files, in order of their names."""
+        for source in sources:
+            if source.format is Format.MIND:
+                raise InputError(f"{source.path}: --engine spark does not read {source.format}")
+            with _input_errors(f"{source.path}: cannot be read as {source.format}"):
+                table = self._scan(source, dialect)
+            if table is not None:
+                yield table
+
+    def unfold(self, frame: Frame, column: str) -> Frame:
+        """Refuse: see Engine."""
+        raise InputError(f"column {column!r} holds several items, which --engine spark does not read")
 
     def with_epoch_ms(self, frame: Frame, iso_text: str, epoch_ms: str) -> Frame:
         """See Engine."""
@@ -63,6 +77,10 @@ class SparkEngine:
         text = F.regexp_replace(text, r"([+-]\d{2}):?(\d{2})$", "$1:$2")
         rows: DataFrame = frame.to_native()
         return _lazy(rows.withColumn(epoch_ms, F.unix_millis(F.try_to_timestamp(text))))
+
+    def with_epoch_ms_by(self, frame: Frame, text: str, time_format: str, epoch_ms: str) -> Frame:
+        """Refuse: see Engine."""
+        raise InputError(f"--engine spark reads numbers and ISO 8601 as times, not {time_format!r}")
 
     def with_id_faults(self, frame: Frame, columns: Mapping[str, str]) -> Frame:
         """See Engine."""
@@ -90,24 +108,55 @@ class SparkEngine:
         folder = self._written(rows.sort(*sort_by).select(*columns), f"sorted-{file.stem}")
         pl.scan_parquet(sorted(Path(folder.removeprefix("file://")).glob("part-*.parquet"))).sink_parquet(file)
 
+    def _scan(self, source: Source, dialect: Dialect) -> Table | None:
+        if source.format is Format.PARQUET:
+            return _table(source, _numbered(self._spark.read.parquet(source.path)))
+        if source.format is Format.JSONL:
+            path = source.path
+            if "://" not in path:
+                path = plain_text(path, source.name, dialect.encoding, self._scratch).path
+            return _table(source, self._scan_json(path))
+        if "://" in source.path:
+            lines = [row.value.removeprefix("\ufeff") for row in self._spark.read.text(source.path).head(SAMPLED_LINES)]
+            text = layout(source.path, source.format, lines, dialect)
+            return _table(source, self._scan_text(source.path, text), layout=text, first_line=lines[0])
+        table = read_text_table(source, dialect, self._scratch)
+        if table is None:
+            return None
+        if table.multiline:
+            raise InputError(f"{source.path}: --engine spark does not read fields of several lines")
+        rows = self._scan_text(table.path, table.layout)
+        count = None if table.blank else table.rows
+        return _table(source, rows, count, table.layout, table.first_line, table.remarks)
+
+    def _scan_json(self, path: str) -> DataFrame:
+        lines = self._spark.read.text(path)
+        first = [row.value.removeprefix("\ufeff") for row in lines.head(SAMPLED_LINES)]
+        sampled = layout(path, Format.JSONL, first).names
+        keys = lines.select(F.explode(F.json_object_keys("value")).alias("name")).distinct().collect()
+        nested = {name for name in _names(first) if name not in sampled}
+        names = [*sampled, *sorted({row.name for row in keys if "'" not in row.name} - {*sampled} - nested)]
+        rows = self._scan_text(path, Layout(("line",), "\x01", header_lines=0))
+        is_broken = F.json_object_keys("line").isNull()
+        fields = (F.get_json_object("line", f"$['{name}']").alias(name) for name in names)
+        return rows.select(SOURCE_ROW, F.when(is_broken, NO_OBJECT).alias(ROW_FAULT), *fields)
+
     def _scan_text(self, path: str, text: Layout) -> DataFrame:
-        names = text.names if text.separator else ("line",)
-        lines = _numbered(
+        names = (*text.names, EXTRA_FIELD)
+        rows = _numbered(
             self._spark.read.csv(
                 path,
                 schema=StructType([StructField(name, StringType()) for name in names]),
-                sep=text.separator or "\x01",
-                quote='"' if text.separator else "",
-                escape='"' if text.separator else "",
+                sep=text.separator,
+                quote=text.quote or "",
+                escape=text.quote or "",
                 nullValue=text.null_text,
                 header=text.header_lines > 0,
                 enforceSchema=True,
             )
         )
-        if text.separator:
-            return lines
-        fields = (F.get_json_object("line", f"$['{name}']").alias(name) for name in text.names)
-        return lines.select(SOURCE_ROW, *fields)
+        fault = F.when(F.col(EXTRA_FIELD).isNotNull(), TOO_MANY_FIELDS)
+        return rows.withColumn(ROW_FAULT, fault).drop(EXTRA_FIELD)
 
     def _written(self, rows: DataFrame, name: str) -> str:
         folder = f"file://{self._scratch / name}"
@@ -136,6 +185,30 @@ def _numbered(rows: DataFrame) -> DataFrame:
     return placed.join(F.broadcast(starts), on=["_file", "_block"]).select(
         *(F.col(f"`{name}`") for name in columns), row.cast("long").alias(SOURCE_ROW)
     )
+
+
+def _table(
+    source: Source,
+    rows: DataFrame,
+    count: int | None = None,
+    layout: Layout | None = None,
+    first_line: str = "",
+    remarks: tuple[str, ...] = (),
+) -> Table:
+    for key, value in source.keys:
+        if key not in rows.columns:
+            rows = rows.withColumn(key, F.lit(value))
+    return Table(_lazy(rows.withColumn(SOURCE_FILE, F.lit(0))), (source,), count, layout, first_line, remarks)
+
+
+def _names(lines: Sequence[str]) -> set[str]:
+    """Return the fields of JSON objects, one a line."""
+    names: set[str] = set()
+    for line in lines:
+        with suppress(ValueError):
+            value = json.loads(line)
+            names |= {*value} if isinstance(value, dict) else set()
+    return names
 
 
 def _lazy(rows: DataFrame) -> Frame:
