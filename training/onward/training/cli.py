@@ -357,7 +357,9 @@ def evaluate(
             from onward.training.results.recorded_evaluation import evaluate_and_record
 
             with disk_faults(record):
-                metrics = evaluate_and_record(bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed)
+                metrics = evaluate_and_record(
+                    bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed, on_warning=_warn
+                )
         else:
             metrics = evaluate_bundle(
                 bundle,
@@ -367,6 +369,7 @@ def evaluate(
                 seed=seed,
                 category=category,
                 diversity_weight=diversity,
+                on_warning=_warn,
             )
     print_metrics(metrics, as_json=as_json)
 
@@ -394,9 +397,9 @@ def baselines(
         from onward.training.results.recorded_evaluation import evaluate_and_record_baselines
 
         with disk_faults(record):
-            metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen)
+            metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen, on_warning=_warn)
     else:
-        metrics = evaluate_baselines(data, part.value, hide_seen=hide_seen)
+        metrics = evaluate_baselines(data, part.value, hide_seen=hide_seen, on_warning=_warn)
     print_metrics(metrics, as_json=as_json)
 
 
@@ -518,6 +521,10 @@ def tune(
     if study.interrupted:
         typer.echo(f"interrupted; resume with the same command (study: {out})", err=True)
         raise typer.Exit(130)
+
+
+def _warn(line: str) -> None:
+    typer.echo(f"warning: {line}", err=True)
 
 
 def _only_test_is_recorded(record: Path | None, part: HeldOutPart) -> None:

@@ -17,6 +17,11 @@ from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedI
 from onward.training.evaluation.diversity import categories_of, diversified
 from onward.training.evaluation.metrics import BEYOND, coverage, diversity, ranking_metrics
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
+from onward.training.evaluation.unknown_items import (
+    count_unknown_targets,
+    warn_of_another_dataset,
+    warn_of_unknown_items,
+)
 from onward.training.progress import counting
 
 CUTOFFS = (5, 10, 20, 50)
@@ -107,8 +112,9 @@ def evaluate_bundle(
     seed: int = 0,
     category: str | None = None,
     diversity_weight: float = 0,
+    on_warning: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
-    """Compute the metrics of a bundle as served, those of exact search under "exact", and name model, bundle and part.
+    """Compute the metrics of a bundle as served, those of exact search under "exact", and name model, bundle, part.
 
     Users whom training knows are passed with their sessions.
 
@@ -120,13 +126,17 @@ def evaluate_bundle(
         seed: seed of the sampled items.
         category: an item attribute, to compute the diversity of the rankings in it too.
         diversity_weight: re-rank for diverse categories with this weight, as `diversified` does; 0 for no re-ranking.
+        on_warning: called with a line if the bundle does not know all items, or was trained on another data set.
 
     Raises:
         InputError: the dataset has no such part, too few items to sample, or no item has the attribute.
         BundleError: the bundle is damaged.
     """
     bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
-    cases = held_out_cases(Dataset.open(data), part)
+    dataset = Dataset.open(data)
+    cases = held_out_cases(dataset, part)
+    warn_of_another_dataset(bundle, dataset, on_warning)
+    warn_of_unknown_items(cases, bundle.catalog.__contains__, data / f"{part}.parquet", on_warning)
     categories = categories_of(bundle.catalog, category) if category is not None else None
 
     def ranker(*, exact: bool) -> CaseRanker:
@@ -148,26 +158,36 @@ def evaluate_bundle(
             )
 
     facts = {"model": bundle.manifest.model, "bundle": bundle.digest, "part": part}
-    report: dict[str, Any] = {**facts, **metrics(exact=False), "exact": metrics(exact=True)}
+    unknown_targets = count_unknown_targets(cases, bundle.catalog.__contains__)
+    report: dict[str, Any] = {
+        **facts,
+        **metrics(exact=False),
+        "unknown_targets": unknown_targets,
+        "exact": metrics(exact=True),
+    }
     if sampled_negatives:
         with counting("sampled", len(cases)) as count:
             report["sampled"] = evaluate_sampled(bundle, cases, negatives=sampled_negatives, seed=seed, on_answer=count)
     return report
 
 
-def evaluate_baselines(data: Path, part: PartName, *, hide_seen: bool = False) -> dict[str, Any]:
+def evaluate_baselines(
+    data: Path, part: PartName, *, hide_seen: bool = False, on_warning: Callable[[str], object] = lambda line: None
+) -> dict[str, Any]:
     """Compute the metrics of every baseline, by its name.
 
     Args:
         data: a dataset.
         part: the part to evaluate on; baselines count the events before it.
         hide_seen: rank no item of the session, for data in which a user takes each item once.
+        on_warning: called with a line if there are items that training never saw.
 
     Raises:
         InputError: the dataset has no such part.
     """
     dataset = Dataset.open(data)
     cases = held_out_cases(dataset, part)
+    warn_of_unknown_items(cases, set(dataset.item_ids()).__contains__, data / f"{part}.parquet", on_warning)
     metrics: dict[str, Any] = {}
     for name, baseline in BASELINES.items():
         retrieve = baseline(dataset, part).retrieve

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,14 @@ TIMED_CALLS, TIMED_LENGTH = 300, 20
 
 
 def evaluate_and_record(
-    folder: Path, data: Path, runs: Sequence[Path], records: Path, *, sampled_negatives: int = 0, seed: int = 0
+    folder: Path,
+    data: Path,
+    runs: Sequence[Path],
+    records: Path,
+    *,
+    sampled_negatives: int = 0,
+    seed: int = 0,
+    on_warning: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Evaluate a bundle on the test part, as `evaluate_bundle` does, and record it with its runs.
 
@@ -35,6 +42,7 @@ def evaluate_and_record(
         records: the folder of records, with a subfolder for each data set.
         sampled_negatives: also rank each target among this many sampled items; 0 for none.
         seed: seed of the sampled items.
+        on_warning: as of `evaluate_bundle`.
 
     Raises:
         InputError: the bundle was not exported from these runs, or a run is of another data set or not finished.
@@ -46,7 +54,9 @@ def evaluate_and_record(
     _check_same_origin(manifest, dataset, runs, bundle_folder)
     members = [_RecordedRun.of(run) for run in runs]
     first = members[0]
-    metrics = evaluate_bundle(folder, data, "test", sampled_negatives=sampled_negatives, seed=seed)
+    metrics = evaluate_bundle(
+        folder, data, "test", sampled_negatives=sampled_negatives, seed=seed, on_warning=on_warning
+    )
     record = RunRecord(
         **_common(dataset),
         commit=first.facts["commit"],
@@ -73,9 +83,11 @@ def evaluate_and_record(
     return metrics
 
 
-def evaluate_and_record_baselines(data: Path, records: Path, *, hide_seen: bool) -> dict[str, Any]:
+def evaluate_and_record_baselines(
+    data: Path, records: Path, *, hide_seen: bool, on_warning: Callable[[str], object] = lambda line: None
+) -> dict[str, Any]:
     """Evaluate the baselines on the test part, as `evaluate_baselines` does, and record it."""
-    metrics = evaluate_baselines(data, "test", hide_seen=hide_seen)
+    metrics = evaluate_baselines(data, "test", hide_seen=hide_seen, on_warning=on_warning)
     figures = {name: _figures(of_baseline, of_baseline) for name, of_baseline in metrics.items()}
     common = _common(Dataset.open(data))
     BaselinesRecord(**common, commit=commit(), hide_seen=hide_seen, metrics=figures).write(records)
