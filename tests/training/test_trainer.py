@@ -177,6 +177,37 @@ def test_a_run_resumes_with_its_recipe_worded_otherwise_but_not_with_another(
         train(other, dataset.folder, run, device_name="cpu", resume=True)
 
 
+@pytest.fixture
+def stepwise(recipe: Recipe) -> Recipe:
+    """A recipe whose learning rate does not depend on the number of epochs."""
+    (schedule,) = [line for line in recipe.text.splitlines() if line.startswith("schedule")]
+    return Recipe.parse(recipe.text.replace(schedule, 'schedule = { kind = "step", every = 2, factor = 0.5 }'), "steps")
+
+
+def test_a_finished_run_can_be_trained_further_to_the_result_of_a_longer_one(
+    stepwise: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert train(stepwise, dataset.folder, whole, device_name="cpu", epochs=4)
+    assert train(stepwise, dataset.folder, out, device_name="cpu", epochs=2)
+    assert train(stepwise, dataset.folder, out, device_name="cpu", epochs=4, resume=True)
+    assert_equal_runs(whole, out)
+    assert json.loads((out / "run.json").read_text())["epochs"] == 4
+    with pytest.raises(InputError, match="was started with another epochs"):
+        train(stepwise, dataset.folder, out, device_name="cpu", epochs=3, resume=True)
+
+
+def test_a_run_that_ended_early_is_not_trained_further(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    lazy = Recipe.parse(recipe.text.replace("learning_rate = 1e-2", "learning_rate = 1e-12"), "lazy")
+    assert train(lazy, dataset.folder, tmp_path, device_name="cpu")
+    assert len([line for line in history(tmp_path) if line["fit"] == "selection"]) < recipe.training.epochs
+    before = weights(tmp_path)
+    with pytest.raises(InputError, match=r"ended early, 3 epochs after the best one .* --from "):
+        train(lazy, dataset.folder, tmp_path, device_name="cpu", epochs=20, resume=True)
+    assert train(lazy, dataset.folder, tmp_path, device_name="cpu", resume=True)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(tmp_path).items())
+
+
 def test_a_run_that_another_process_trains_is_refused(
     unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:

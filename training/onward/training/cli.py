@@ -257,7 +257,15 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal runs on one machine's CPU.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Begin with the weights of this run, of the same encoder; items are matched by id."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in --out; with more --epochs, train it further.")
+    ] = False,
 ) -> None:
     """Fit the encoder that a recipe describes.
 
@@ -276,6 +284,7 @@ def train(
         refit_epochs=refit_epochs,
         seed=seed,
         device_name=device,
+        start=start,
         resume=resume,
     ):
         typer.echo(f"interrupted; resume with the same command and --resume (run: {out})", err=True)

@@ -4,11 +4,13 @@ It holds `recipe.toml`, `run.json` (data, options and machine of the run), `metr
 `curve.png`, `selection/` (the validated fit), `refit/` (the fit to all examples, if the recipe asks for it) and
 `weights.pt`, the weights to export and the fit they come from: the best epoch so far, until a refit ends. A fit writes
 its checkpoint first. What follows from it (`weights.pt`, `metrics.jsonl`, `curve.png`) is written anew on resuming, so
-a run killed in between loses nothing. A checkpoint also holds the content of `run.json`, which is restored from it.
+a run killed in between loses nothing. `start.pt` holds the weights that its fits begin with, if they are those of
+another run. A checkpoint also holds the content of `run.json`, which is restored from it.
 All files are written atomically. `.lock` is held by the process that trains.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -58,15 +60,19 @@ def prepare_run_folder(
     refit_epochs: int | None,
     seed: int,
     device: torch.device,
+    start: Path | None,
     resume: bool,
     on_mended: Callable[[str], object],
 ) -> None:
     """Begin a run in its folder, or with `resume` check that the run there has the same recipe, data set and options.
 
     With `resume`, a damaged file that checkpoints can replace is mended, and `on_mended` called with a line about it.
+    More `epochs` than before extend the run: its refit is removed, to be made anew.
 
-    Raises InputError if they differ, or if there is a run and `resume` is not set.
+    Raises InputError if they differ, if the run ended early and cannot be extended, or if there is a run and `resume`
+    is not set.
     """
+    started_from = None if start is None else str(start.resolve())
     facts = {
         "data_fingerprint": dataset.info.fingerprint,
         "epochs": epochs,
@@ -75,12 +81,17 @@ def prepare_run_folder(
     }
     record = _resumed_run(out, on_mended) if resume else None
     if record is not None:
-        others = [name for name, value in facts.items() if record[name] != value]
+        extends = refit_epochs is None and epochs > record["epochs"]
+        others = [name for name, value in facts.items() if record[name] != value and not (extends and name == "epochs")]
+        if started_from not in (None, record.get("start")):
+            others.append("--from")
         if not recipe.has_settings_of(record["recipe"]):
             others.insert(0, "recipe")
         if others:
             raise InputError(f"{out}: this run was started with another {others[0]}; start a new one without --resume")
         _mend_history(out, on_mended)
+        if extends:
+            _extend(out, record, epochs, recipe.training.patience)
         return
     if not resume and (out / RUN_FILE).exists():
         raise InputError(f"{out}: holds a run already; add --resume to go on with it, or name another folder")
@@ -88,6 +99,7 @@ def prepare_run_folder(
         "recipe": recipe.text,
         **facts,
         "recipe_name": recipe.name,
+        "start": started_from,
         "model": recipe.model,
         "commit": commit(),
         "data": str(dataset.folder.resolve()),
@@ -99,6 +111,19 @@ def prepare_run_folder(
     }
     write_text(out / "recipe.toml", recipe.text)
     write_run(out, record)
+
+
+def _extend(out: Path, record: dict[str, Any], epochs: int, patience: int) -> None:
+    selection = checkpoint_of(out, SELECTION)
+    if selection.exists():
+        state = read_tensors(selection, torch.device("cpu"), mmap=True)["state"]
+        if state["epoch"] - state["best_epoch"] >= patience:
+            raise InputError(
+                f"{out}: ended early, {patience} epochs after the best one (training.patience), and would do so again; "
+                f"begin another run with its weights: --from {out}"
+            )
+    shutil.rmtree(out / REFIT, ignore_errors=True)
+    write_run(out, {**record, "epochs": epochs})
 
 
 def sessions_of_fit(dataset: Dataset, fit: str) -> list[Sessions]:

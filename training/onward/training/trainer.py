@@ -28,6 +28,7 @@ from onward.training.progress import EpochProgress, TrainingProgress
 from onward.training.recipe import RandomCutPerUser, Recipe, TrainingOptions
 from onward.training.run_folder import (
     REFIT,
+    RUN_FILE,
     SELECTION,
     WEIGHTS,
     checkpoint_of,
@@ -39,6 +40,7 @@ from onward.training.run_folder import (
     write_history,
     write_tensors,
 )
+from onward.training.warm_start import START, begin_with, save_start
 
 EVALUATION_BATCH = 512
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -53,6 +55,7 @@ def train(
     refit_epochs: int | None = None,
     seed: int = 1,
     device_name: str = "auto",
+    start: Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], bool] = lambda line: True,
 ) -> bool:
@@ -64,7 +67,10 @@ def train(
         epochs: maximum number of epochs, instead of the recipe's.
         refit_epochs: skip validation and fit to all examples for this many epochs, chosen by an earlier run.
         device_name: cpu, cuda or auto.
-        resume: continue from the checkpoints in `out`; the result equals that of an uninterrupted run.
+        start: begin with the weights of this run, of the same model and [encoder], instead of random ones. Items and
+            users are matched by id; those that it does not know begin with random weights.
+        resume: continue from the checkpoints in `out`; the result equals that of an uninterrupted run. With more
+            `epochs` than before the run is extended, and refitted anew.
         on_epoch: called with the metrics line of each epoch. If it returns False, training ends: no other epoch
             follows, and no refit. The weights stay those of the best epoch so far; a refit gives its own only when it
             is complete. With `resume` it is first asked again about the epochs of each fit, in order, so an answer that
@@ -85,6 +91,8 @@ def train(
         interruption() as interrupted,
         TrainingProgress(recipe.model) as progress,
     ):
+        if start is not None and not resume and not (out / RUN_FILE).exists():
+            progress.say(save_start(start, recipe, dataset, out))
         prepare_run_folder(
             recipe,
             dataset,
@@ -93,6 +101,7 @@ def train(
             refit_epochs=refit_epochs,
             seed=seed,
             device=device,
+            start=start,
             resume=resume,
             on_mended=progress.say,
         )
@@ -160,6 +169,8 @@ class Fit:
         torch.manual_seed(seed)
         sessions = sessions_of_fit(dataset, name)
         self.encoder = recipe.build(Corpus.of(dataset, sessions)).to(device)
+        if self.run_record.get("start"):
+            begin_with(self.encoder, out / START)
         self.examples = Examples.of(
             sessions,
             self.encoder.max_length,

@@ -143,6 +143,8 @@ class HalvesTable(nn.Module):
 class AttRec(UserEncoder):
     """Encodes a user and a session as one interest."""
 
+    user_tables = ("user_table.weight",)
+
     def __init__(self, corpus: Corpus, options: AttRecOptions) -> None:
         """Initialise an untrained encoder for the corpus's items and users from torch's global random state."""
         super().__init__()

@@ -19,6 +19,12 @@ class SessionEncoder(nn.Module, ABC):
     """Number of next items that are targets of a training example."""
     every_position: bool = False
     """Whether training examples are windows of sessions with a target at every position."""
+    item_tables: tuple[str, ...] = ("items.embedding.weight",)
+    """Names of the weights that have a row for each item, and row 0 for the padding."""
+    user_tables: tuple[str, ...] = ()
+    """Names of the weights that have a row for each user, and row 0 for an unknown one."""
+    session_tables: tuple[str, ...] = ()
+    """Names of the weights that have a row for each training session: no other run can begin with them."""
     users: int = 0
     """Number of users that `forward` accepts, rows 1..users; 0 if it reads sessions only."""
 

@@ -208,6 +208,9 @@ class TwoViewItems(NamedTuple):
 class MVCrec(SessionEncoder):
     """Encodes a session as one interest: the graph view's and the id view's, concatenated."""
 
+    item_tables = ("ids.embedding.weight", "graph_items_ND")
+    session_tables = ("graph_users_UD",)
+
     spread_ND: Tensor
     """The graph view's item vectors after propagation, computed when evaluation begins; serving needs no graph."""
 
