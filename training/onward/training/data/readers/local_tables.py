@@ -25,6 +25,8 @@ from onward.training.data.readers.quoting import doubtful, rewrite, survey
 from onward.training.data.readers.sources import Source
 from onward.training.errors import InputError
 
+HISTORY_LENGTH = 1_000_000
+"""Events of a history stand before those that were shown, also at the same time."""
 EXTRA_FIELD = "_extra_field"
 TOO_MANY_FIELDS = "more fields than the header has columns"
 
@@ -145,6 +147,19 @@ def unfold(rows: pl.LazyFrame, column: str) -> pl.LazyFrame:
     return rows.with_columns(filled).explode(column, ELEMENT)
 
 
+def mind_clicks(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Turn MIND's rows into events: the history of a user's first row, then what was shown: clicks and impressions."""
+    user, shown, label = pl.col("user_id"), pl.col("impressions").str.split(" "), pl.col("item_id").str.slice(-1)
+    first = rows.filter(pl.col("history").is_not_null()).unique(subset=["user_id"], keep="first", maintain_order=True)
+    past = unfold(first.with_columns(pl.col("history").str.split(" ").alias("item_id")), "item_id")
+    past = past.with_columns(pl.lit("history").alias("event_type"), pl.col(ELEMENT).cast(pl.Int64) - HISTORY_LENGTH)
+    now = unfold(rows.with_columns(shown.alias("item_id")), "item_id").with_columns(pl.col(ELEMENT).cast(pl.Int64))
+    event = pl.when(label == "0").then(pl.lit("impression")).otherwise(pl.lit("click"))
+    now = now.with_columns(event.alias("event_type"), pl.col("item_id").str.replace("-[01]$", ""))
+    columns = [user, "item_id", "time", "event_type", ELEMENT, SOURCE_FILE, SOURCE_ROW, ROW_FAULT]
+    return pl.concat([past.select(columns), now.select(columns)])
+
+
 def _open(source: Source, dialect: Dialect, scratch: Path) -> _Opened | None:
     keys = tuple(key for key, _ in source.keys)
     if source.format is Format.PARQUET:
@@ -166,6 +181,8 @@ def _table(files: Sequence[_Opened], columns: ColumnNames, scratch: Path) -> Tab
     if texts:
         rows, counts = scan_text(texts), [text.rows for text in texts]
         rows = _with_files(rows, sources, counts)
+        if sources[0].format is Format.MIND:
+            return Table(nw.from_native(mind_clicks(rows)), sources, None, texts[0].layout)
         remarks = tuple(remark for text in texts for remark in text.remarks)
         return Table(nw.from_native(rows), sources, sum(counts), texts[0].layout, texts[0].first_line, remarks)
     if files[0].schema is not None:

@@ -26,12 +26,14 @@ BUCKET_ROWS = 4_000_000
 class PolarsEngine:
     """Reads local files; intermediate frames lie in `scratch`.
 
-    Memory grows with the number of sessions and items and with `bucket_rows`, not with the number of events.
+    Logs of fewer events than `bucket_rows` are kept in memory. Beyond that, memory grows with the number of sessions
+    and items and with `bucket_rows`, not with the number of events.
     """
 
     def __init__(self, scratch: Path, bucket_rows: int = BUCKET_ROWS) -> None:
         self._scratch = scratch
         self._bucket_rows = bucket_rows
+        self._in_memory: bool | None = None  # unknown until the first log has been read
 
     def find(self, path: str, file_format: Format | None) -> Found:
         """See Engine."""
@@ -92,6 +94,7 @@ class PolarsEngine:
         """See Engine. Window functions need all rows of a session at once, so sessions are hashed into buckets."""
         rows: pl.LazyFrame = frame.to_native()
         buckets = self._buckets(rows)
+        self._in_memory = self._in_memory is not False and buckets == 1  # a log comes first, then its parts
         if buckets == 1:
             return self.materialize(step(frame), name)
         bucketed = self._split_into_buckets(rows, pl.col("session_id").hash() % buckets, buckets, name)
@@ -127,6 +130,8 @@ class PolarsEngine:
         return [pl.scan_parquet(file) for file in files]
 
     def _materialized(self, rows: pl.LazyFrame, name: str) -> pl.LazyFrame:
+        if self._in_memory:
+            return self._collected(rows).lazy()
         file = self._scratch / f"{name}.parquet"
         self._sink(rows, file)
         return pl.scan_parquet(file)
