@@ -16,8 +16,14 @@ from redis.exceptions import DataError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from onward.service.redis_client import Command, RedisClient, Script, connect
-from onward.service.redis_client.circuit import FIRST_PAUSE_S, MAX_PAUSE_S
-from onward.service.redis_client.connection import GRACE_S, MAX_IN_FLIGHT, take_stream
+from onward.service.redis_client.circuit import FIRST_PAUSE_S, MAX_PAUSE_S, CircuitBreaker
+from onward.service.redis_client.connection import (
+    GRACE_S,
+    MAX_IN_FLIGHT,
+    ReconnectingConnection,
+    open_connection,
+    take_stream,
+)
 from tests.service.redis_client.fault_proxy import Fault, FaultProxy, fault_proxy
 
 TIMEOUT = timedelta(milliseconds=300)  # long enough to connect on a busy machine
@@ -355,6 +361,22 @@ async def test_an_attempt_to_connect_is_cancelled_when_the_client_is_closed(
     await through_proxy.aclose()
     with pytest.raises(RedisConnectionError):
         await waiting
+
+
+async def test_an_attempt_that_is_cancelled_before_it_runs_keeps_no_other_from_the_server(valkey: str) -> None:
+    pool = ConnectionPool.from_url(valkey)
+    circuit, clock = CircuitBreaker(asyncio.get_running_loop().time), asyncio.get_running_loop().time
+    closed, other = (
+        ReconnectingConnection(lambda: open_connection(pool.make_connection()), circuit)  # type: ignore[no-untyped-call]  # redis-py
+        for _ in range(2)
+    )
+    circuit.failed(circuit.begin())
+    await asyncio.sleep(FIRST_PAUSE_S)
+    failure, _ = await asyncio.gather(closed.execute([("PING",)], clock() + 1), closed.aclose(), return_exceptions=True)
+    assert isinstance(failure, RedisConnectionError)
+    await asyncio.sleep(2 * FIRST_PAUSE_S)
+    assert await other.execute([("PING",)], clock() + 1) == [b"PONG"]
+    await other.aclose()
 
 
 @pytest.mark.parametrize("user", ["", "onward:secret", "onward:wrong"])

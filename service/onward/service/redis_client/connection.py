@@ -113,17 +113,27 @@ class ReconnectingConnection:
         """Start an attempt. Raises RedisConnectionError if the circuit breaker does not admit one."""
         era = self._circuit.begin()
         self._connecting = asyncio.get_running_loop().create_task(self._connect(era))
-        self._connecting.add_done_callback(_retrieve_exception)
+        self._connecting.add_done_callback(lambda task: self._end_connecting(task, era))
         return self._connecting
+
+    def _end_connecting(self, task: "asyncio.Task[MultiplexedConnection]", era: int) -> None:
+        """Report an attempt that was cancelled, also before it ran; others may try then.
+
+        Any other failure counts as retrieved: asyncio would log it if every caller had given up waiting.
+        """
+        if task.cancelled():
+            self._circuit.failed(era)
+        else:
+            task.exception()
 
     async def _connect(self, era: int) -> "MultiplexedConnection":
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(MAX_CONNECT_S):
                 connection = await self._open()
-        except BaseException as error:
+        except Exception as error:
             self._circuit.failed(era, error)
-            if isinstance(error, RedisError | OSError) or not isinstance(error, Exception):
+            if isinstance(error, RedisError | OSError):
                 raise
             raise RedisConnectionError(f"The server's greeting could not be read: {error!r}") from error
         finally:
@@ -136,12 +146,6 @@ class ReconnectingConnection:
             connection, on_lost=lambda: self._circuit.lost(era, loop.time() - opened_s)
         )
         return self._connection
-
-
-def _retrieve_exception(task: "asyncio.Task[MultiplexedConnection]") -> None:
-    """Mark a failure as retrieved: asyncio would log it if every caller had given up waiting."""
-    if not task.cancelled():
-        task.exception()
 
 
 class MultiplexedConnection(asyncio.Protocol):
