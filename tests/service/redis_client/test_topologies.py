@@ -20,6 +20,8 @@ from onward.service.records.answer_stores import AnswerKey, AnswerWrite, RedisAn
 from onward.service.records.counters import RedisCounters
 from onward.service.records.live_popularity import RedisPopularityStore
 from onward.service.redis_client import Script, connect
+from onward.service.redis_client.connection import GRACE_S, HANDSHAKE_TIMEOUT_S
+from onward.service.redis_client.sentinel import CHECK_INTERVAL_S
 from onward.service.sessions import RedisSessionStore, session_digest
 from tests.redis_servers import HOST, SLOTS, RedisServer, redis_servers
 from tests.service.process import wait_until
@@ -225,6 +227,28 @@ class TestSentinel:
             port = silent.sockets[0].getsockname()[1]
             async with open_store(url.replace("://", f"://{HOST}:{port},{HOST}:1,")) as store:
                 await wait_until_it_stores(store, "another")
+
+    async def test_calls_are_overdue_in_time_while_a_server_that_hangs_is_asked_for_its_role(
+        self, tmp_path: Path
+    ) -> None:
+        timeout_s, waited_s = 0.1, [0.0]
+        with sentinel_group(tmp_path) as ((master, _), watchers):
+            for watcher in watchers:
+                watcher.execute("sentinel", "set", "shop", "down-after-milliseconds", 60_000)
+            client = connect(url_of(watchers), timedelta(seconds=timeout_s))
+            async with aclosing(client):
+                while not await client.execute([("PING",)]):
+                    pass
+                await asyncio.sleep(CHECK_INTERVAL_S - GRACE_S / 2)
+                master.execute("client", "pause", 30_000, "all")
+                end_s = time.monotonic() + 2 * CHECK_INTERVAL_S
+                while time.monotonic() < end_s:
+                    began_s = time.monotonic()
+                    with suppress(RedisError, OSError):
+                        await client.execute([("PING",)])
+                    waited_s.append(time.monotonic() - began_s)
+                    await asyncio.sleep(0.01)
+        assert max(waited_s) < HANDSHAKE_TIMEOUT_S / 2
 
     async def test_a_master_name_unknown_to_the_sentinels_is_unavailable(
         self, sentinels: tuple[str, RedisServer]

@@ -140,7 +140,7 @@ class SentinelConnector:
     def client(self, timeout: timedelta = CALL_TIMEOUT) -> ServerClient:
         """Return a client with a connection of its own, which follows the master."""
         client = ServerClient(self._sentinels.open, self._circuit, timeout.total_seconds())
-        self._sentinels.watch(client.connection)
+        self._sentinels.watch(client.connection, timeout.total_seconds())
         return client
 
     async def aclose(self) -> None:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from onward.service import telemetry
 from onward.service.redis_client.circuit import CircuitBreaker
-from onward.service.redis_client.connection import HANDSHAKE_TIMEOUT_S, ReconnectingConnection, open_connection
+from onward.service.redis_client.connection import ReconnectingConnection, open_connection
 
 PROMOTION, SWITCH = "+failover-state-send-slaveof-noone", "+switch-master"
 """Announcements: a replica is about to be promoted; the master is another server."""
@@ -64,14 +64,19 @@ class Sentinels:
         self._connection_options = connection_options
         self._connection_class = SSLConnection if is_encrypted else Connection
         self._sentinels = [Redis(host=host, port=port, ssl=is_encrypted, **sentinel_options) for host, port in hosts]
-        self._connections: list[ReconnectingConnection] = []
+        self._connections: dict[ReconnectingConnection, float] = {}
+        """Those that are watched, and the time limit of their calls in seconds."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._switches = 0
         self._announced: HostPort | None = None
 
-    def watch(self, connection: ReconnectingConnection) -> None:
-        """Drop this connection, which `open` opens, whenever it does not lead to the master."""
-        self._connections.append(connection)
+    def watch(self, connection: ReconnectingConnection, timeout_s: float) -> None:
+        """Drop this connection, which `open` opens, whenever it does not lead to the master.
+
+        `timeout_s`: the time limit of its calls; no other may be used, since calls behind one with a later deadline
+        would be overdue as late.
+        """
+        self._connections[connection] = timeout_s
 
     async def open(self) -> AbstractConnection:
         """Open a connection to the master. Raises RedisError and OSError."""
@@ -193,14 +198,13 @@ class Sentinels:
     async def _check_roles(self) -> None:
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
-            for connection in self._connections:
+            for connection, timeout_s in list(self._connections.items()):
                 if connection.is_open:
                     with suppress(RedisError, OSError):  # a lost connection is reported to those who use it
-                        await self._check_role(connection)
+                        await self._check_role(connection, timeout_s)
 
-    async def _check_role(self, connection: ReconnectingConnection) -> None:
-        deadline_s = asyncio.get_running_loop().time() + HANDSHAKE_TIMEOUT_S
-        (reply,) = await connection.execute([("HELLO",)], deadline_s)
+    async def _check_role(self, connection: ReconnectingConnection, timeout_s: float) -> None:
+        (reply,) = await connection.execute([("HELLO",)], asyncio.get_running_loop().time() + timeout_s)
         try:
             _require_master(reply)
         except RedisConnectionError as error:
