@@ -171,12 +171,10 @@ def test_a_broken_file_is_refused_at_start(bundles: Path, tmp_path: Path) -> Non
 
 def test_wrong_keys_are_limited_and_counted_and_right_ones_are_not(bundles: Path, keys_file: Path) -> None:
     with opened(bundles, keys_file=keys_file) as client:
-        statuses = [client.get(POPULAR, headers=keyed("wrong")).status_code for _ in range(620)]
-        assert statuses[:600] == [403] * 600
-        assert 429 in statuses
-        limited = next(
-            response for _ in range(100) if (response := client.get(POPULAR)).status_code == 429
-        )  # a missing key counts too
+        statuses = [client.get(POPULAR, headers=keyed("wrong")).status_code for _ in range(600)]
+        assert statuses == [403] * 600
+        # 10 more are allowed each second, so a busy machine takes more requests to the limit; a missing key counts too.
+        limited = next(response for _ in range(5_000) if (response := client.get(POPULAR)).status_code == 429)
         assert problem(limited) == (429, "too_many_wrong_keys")
         assert limited.headers["retry-after"] == "1"
         assert client.get(POPULAR, headers=keyed("all")).status_code == 200

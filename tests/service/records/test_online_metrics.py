@@ -301,6 +301,5 @@ async def test_counters_whose_key_holds_something_else_are_lost_by_themselves(
         metrics.served(Answer("", 0, DIGEST, RetrievedItems()))
         await metrics.flush()
     assert (await metrics.report(3 * HOUR, ())).outcomes[()].answers == 2
-    assert reported[0] == reported[2] == 2  # answers and impressions of the minute
-    assert "wrong kind of value" in reported[1]
-    assert len(reported) == 3
+    assert "wrong kind of value" in reported[0]
+    assert reported[1:] == [2, 2]  # answers and impressions of the minute
