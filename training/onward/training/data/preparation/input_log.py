@@ -10,7 +10,7 @@ from onward.training.data.preparation.account import ColumnTaken
 from onward.training.data.preparation.prepare_options import DEFAULT_GAP_MS, Preparation
 from onward.training.data.readers.columns import GUESSES, ColumnNames, describe_columns, plain_name
 from onward.training.data.readers.engine import SOURCE_ROW, Engine, Frame, Table
-from onward.training.data.readers.events import Reading, flag_duplicates, read_events
+from onward.training.data.readers.events import Reading, flag_duplicates, read_events, required_columns
 from onward.training.data.readers.formats import DIGINETICA_COLUMNS
 from onward.training.data.readers.row_problems import SHOWN_ROWS, RowProblem
 from onward.training.data.readers.sources import IgnoredFile, Source
@@ -57,6 +57,8 @@ def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation,
     for taken in tables:
         preparation = _with_gap(preparation, taken.columns)
     tables = [_taken(engine, preparation, table) for table in tables]
+    for taken in tables:
+        required_columns(taken.table, taken.columns)
     position_counts = _position_counts(preparation, tables)
     _check_roles(tables, position_counts=position_counts)
     timed = [(t.table.path, t.table.frame, t.columns.time) for t in tables if t.columns.time is not None]

@@ -75,8 +75,7 @@ def read_events(engine: Engine, table: Table, reading: Reading, *, first_source:
     `first_source` is the number of the table's first file among the input files, which keeps events in input order.
     """
     columns, path = reading.columns, table.path
-    session = _required_column(table, "session", columns.session)
-    item = _required_column(table, "item", columns.item)
+    session, item = required_columns(table, columns)
     rows = _used_columns(table.frame, columns)
     rows = with_epoch_ms(engine, rows, path, columns.time, reading.time_format, EPOCH_MS)
     schema = rows.collect_schema()
@@ -102,6 +101,12 @@ def read_events(engine: Engine, table: Table, reading: Reading, *, first_source:
     )
     events = engine.with_id_faults(events, {"session_id": SESSION_FAULT, "item_id": ITEM_FAULT})
     return events.with_columns(_problem(reading).alias("problem")).select(EVENT_COLUMNS)
+
+
+def required_columns(table: Table, columns: ColumnNames) -> tuple[str, str]:
+    """Return the columns of the session and of the item. Raises InputError if one is missing."""
+    session = _required_column(table, "session", columns.session)
+    return session, _required_column(table, "item", columns.item)
 
 
 def flag_duplicates(events: Frame) -> Frame:

@@ -49,7 +49,9 @@ class TimeFormat:
     def __str__(self) -> str:
         if self.given:
             return f"{self.formats[0]} (given)"
-        return self.formats[-1] if self.formats else "numbers since 1970 or ISO 8601"
+        if not self.formats:
+            return "numbers since 1970 or ISO 8601"
+        return self.formats[0] if len(self.formats) == 1 else f"{self.formats[0]}, or with a clock behind it"
 
 
 def find_time_format(columns: Sequence[tuple[str, Frame, str]], given: str | None) -> TimeFormat:
