@@ -56,7 +56,8 @@ class FakeTransport(asyncio.Transport):
         self.is_reading_now = True
         self.has_eof = False
         self.is_closed = False
-
+        self.on_write: Callable[[], None] = lambda: None
+        """Called with each write, as by a transport whose buffer is full."""
         self.unsent = 0
 
     def get_write_buffer_size(self) -> int:
@@ -66,6 +67,7 @@ class FakeTransport(asyncio.Transport):
         assert not self.has_eof, "written after the end"
         assert not self.is_closed, "written after the connection was closed"
         self.written += data
+        self.on_write()
 
     def write_eof(self) -> None:
         self.has_eof = True
@@ -579,6 +581,16 @@ class TestLoad:
         caller = Caller(admit=admit_no_busy)
         caller.connection.data_received(post(b"", path=b"/busy") + post(b"", path=b"/a"))
         caller.connection.pause_writing()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert caller.statuses == [503]
+        await caller.later(LIMITS.write_s + 1)
+        assert caller.transport.is_closed
+
+    async def test_a_refused_caller_whose_refusal_does_not_fit_into_the_buffer_is_cut(self) -> None:
+        caller = Caller(admit=admit_no_busy)
+        caller.transport.on_write = caller.connection.pause_writing
+        caller.connection.data_received(post(b"", path=b"/busy"))
         for _ in range(10):
             await asyncio.sleep(0)
         assert caller.statuses == [503]

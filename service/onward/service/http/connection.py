@@ -468,7 +468,7 @@ class Connection(asyncio.Protocol):
 
     def _pause(self) -> None:
         """Read nothing for a while: a caller that was told to wait could otherwise be refused all the time."""
-        self._begin("paused", NEVER_S)
+        self._begin("paused", NEVER_S if self._may_write is None else self._limits.write_s)
         self._pause_reading()
         self._loop.call_later(self._pool.refusal_pause_s(), self._end_pause)
 
