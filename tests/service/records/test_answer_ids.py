@@ -48,6 +48,15 @@ async def test_an_answer_without_a_session_has_a_key(clock: Clock) -> None:
     assert await ids.key_of(answer_id) == ids.own_key_of(answer_id)
 
 
+async def test_an_answer_made_before_midnight_keeps_its_key_after_it(clock: Clock) -> None:
+    ids = AnswerIds(answer_ttl=TTL, clock=clock)
+    (answer_id,) = ids.new([None])
+    key = await ids.key_of(answer_id)
+    clock.now_s += DAY_S
+    await ids.follow()
+    assert ids.own_key_of(answer_id) == key == await ids.key_of(answer_id)
+
+
 async def test_workers_share_the_secret_of_the_day(calls: RedisClient, prefix: str, clock: Clock) -> None:
     first, second = worker(calls, prefix, clock), worker(calls, prefix, clock)
     await first.follow()

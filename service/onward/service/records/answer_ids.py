@@ -126,14 +126,15 @@ class AnswerIds:
         return None if secret is None else _unmasked(answer_id, secret)
 
     def own_key_of(self, answer_id: str) -> AnswerKey:
-        """Return the key of an answer whose id this process has just made."""
-        return _unmasked(answer_id, self._secret)
+        """Return the key of an answer whose id this process has just made, maybe on the day before."""
+        day = self._latest_day(int(answer_id[_DAY_PLACE], 16))
+        return _unmasked(answer_id, self._secrets.get(day, self._secret))
 
     async def _secret_of(self, day_number: int) -> bytes | None:
         """Return the secret of a day, given the last digits of its number; None for a day long past."""
-        newest = self._today() + MAX_CLOCK_DAYS
-        day = newest - (newest - day_number) % _DAYS
-        if day in self._secrets or self._kept is None or newest - day > self._max_age_days + MAX_CLOCK_DAYS:
+        day = self._latest_day(day_number)
+        too_old = self._today() - day > self._max_age_days
+        if day in self._secrets or self._kept is None or too_old:
             return self._secrets.get(day)
         if (secret := await self._kept.get(day)) is not None:
             self._secrets[day] = secret
@@ -143,6 +144,12 @@ class AnswerIds:
         """Mask new ids by a secret, and forget those that are too old for any answer."""
         self._day, self._secret, self._day_text = day, secret, f"{day % _DAYS:0{DAY_DIGITS}x}"
         self._secrets = {known: kept for known, kept in self._secrets.items() if day - known <= self._max_age_days}
+
+    def _latest_day(self, day_number: int) -> int:
+        """Return the latest possible day whose number ends with these digits."""
+        newest = self._today() + MAX_CLOCK_DAYS
+        day: int = newest - (newest - day_number) % _DAYS
+        return day
 
     def _today(self) -> int:
         return int(self._clock() // DAY.total_seconds())
