@@ -190,6 +190,24 @@ class TestDeadlines:
         assert await stored_items(store, "one") == ["a1"]
         assert records.served_to == ["one", "two"]
 
+    async def test_the_items_of_a_late_answer_are_stored_once_the_session_has_reached_its_position(
+        self, bundle: Bundle, records: Records
+    ) -> None:
+        store = CountingStore(length=50, ttl=timedelta(minutes=1))
+        position = (await store.append("one", [view("a1")])).position
+        generation, _, count = position.rpartition("-")
+        query = Query("one", ["a3"], position=f"{generation}-{int(count) + 1}", timeout_s=0.02)
+        late = await pipeline_of(bundle, store, records).recommend(query)
+        assert late.degraded == ("deadline",)
+        await asyncio.sleep(10 * POSITION_INTERVAL_S)
+        await store.append("one", [view("a2")])
+        for _ in range(500):
+            if len(items := await stored_items(store, "one")) == 3:
+                break
+            await asyncio.sleep(0.01)
+        assert items == ["a1", "a2", "a3"]
+        assert records.served_to == ["one"]
+
     async def test_a_long_retrieval_is_not_waited_for_beyond_the_deadline_nor_recorded_twice(
         self, bundle: Bundle, store: CountingStore, records: Records, monkeypatch: pytest.MonkeyPatch
     ) -> None:

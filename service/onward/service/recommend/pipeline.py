@@ -253,9 +253,12 @@ class Pipeline:
         return known
 
     def _retry_or_fail(self, pending: PendingQuery, error: SessionBehind) -> None:
-        """Submit a query again whose session is behind its position; fail it if it has waited as long as it may."""
-        is_awaited = not pending.result.done()
-        if is_awaited and error.may_catch_up and pending.store_s < self._max_position_wait_s:
+        """Submit a query again whose session is behind its position; fail it if it has waited as long as it may.
+
+        One that was answered at its deadline is submitted too, so that its items are stored.
+        """
+        has_left = pending.result.cancelled()
+        if not has_left and error.may_catch_up and pending.store_s < self._max_position_wait_s:
             asyncio.get_running_loop().call_later(POSITION_INTERVAL_S, self._batcher.submit, pending)
         else:
             pending.resolve(error)
