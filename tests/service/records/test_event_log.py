@@ -1,5 +1,7 @@
 """Events and answers are written to files of JSON lines, and write errors never fail a request."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from onward.service.records.event_log import (
     EventLogError,
     EventLogOptions,
     Pseudonyms,
+    delete_old_files,
     require_writable,
 )
 from onward.service.records.event_log_erasure import erase_user
@@ -291,6 +294,33 @@ async def test_the_oldest_closed_files_are_deleted_while_all_are_too_large(tmp_p
     await big.flush()
     assert [line["item_id"] for line in lines(tmp_path)] == ["last"]
     await big.close()
+
+
+async def test_a_file_that_cannot_be_deleted_keeps_no_other(tmp_path: Path, clock: Clock) -> None:
+    foreign, old = (tmp_path / f"events-20261101T{hour}0000Z-0.jsonl" for hour in ("10", "11"))
+    foreign.mkdir()  # it cannot be opened for writing, like the file of another account
+    old.touch()
+    delete_old_files(tmp_path, EventLogOptions(max_age=timedelta(hours=1)), clock())
+    assert files(tmp_path) == [foreign]
+
+
+async def test_files_are_locked_as_nfs_asks_for(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lock(file: Any, operation: int) -> None:
+        """Lock as NFS does: a shared lock takes a file that may be read, an exclusive one that may be written."""
+        mode = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+        unfit = os.O_WRONLY if operation & fcntl.LOCK_SH else os.O_RDONLY
+        if mode == unfit:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    log = EventLog(tmp_path, EventLogOptions(max_age=timedelta(hours=2)), clock=clock)
+    log.applied([event("a")])
+    await log.flush()
+    assert len(files(tmp_path)) == 1
+    await log.close()
+    clock.now_s += 4 * 3600
+    await log.flush()
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(None, 0), (0, 4), (2, 2)])

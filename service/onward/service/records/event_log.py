@@ -142,13 +142,15 @@ def delete_old_files(folder: Path, options: EventLogOptions, now_s: float) -> No
 
 
 def _delete_closed(path: Path) -> bool:
-    """Delete a file unless a process is writing it; return whether it is gone."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        path.unlink()
+    """Delete a file unless a process is writing it, or that fails; return whether it is gone."""
+    try:
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # on NFS only for a file that may be written
+            path.unlink()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
     return True
 
 
@@ -233,8 +235,9 @@ class _LogFile:
     def _open(self) -> BinaryIO:
         now = datetime.fromtimestamp(self._clock(), UTC)
         name = f"{self._kind}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.jsonl"
-        file = os.fdopen(os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb")
-        fcntl.flock(file, fcntl.LOCK_SH)  # until it is closed: see _delete_closed
+        file = os.fdopen(os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb")
+        with suppress(OSError):  # where no file can be locked, none is deleted
+            fcntl.flock(file, fcntl.LOCK_SH)  # until it is closed: see _delete_closed; on NFS only for one to be read
         return file
 
 
