@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from redis import Redis
 from typer.testing import CliRunner
 
+from onward.service import parts
 from onward.service.cli import cli
 from onward.service.server.embedded_store import find_servers, run_server
 from onward.service.settings import IN_MEMORY
@@ -42,6 +44,27 @@ def test_the_deployment_itself_keeps_the_keys_of_earlier_versions() -> None:
 def test_a_name_that_could_collide_is_refused(tenant: str) -> None:
     with pytest.raises(ValueError, match="tenant"):
         key_prefix(tenant)
+
+
+async def test_what_was_opened_for_a_tenant_that_cannot_be_opened_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    async def open_or_fail(_shared: Any, tenant: str, running: AsyncExitStack) -> dict[str, Any]:
+        running.callback(closed.append, tenant)
+        if tenant == "bad":
+            raise OSError("its folder cannot be made")
+        return {}
+
+    monkeypatch.setattr(parts, "open_tenant", open_or_fail)
+    async with AsyncExitStack() as running:
+        tenants = parts.Tenants(None, running)  # type: ignore[arg-type]  # only handed on
+        for _ in range(2):
+            with pytest.raises(OSError, match="folder"):
+                await tenants.open(["bad"])
+        assert closed == ["bad", "bad"]
+        await tenants.open(["good"])
+        assert tenants.parts == {"good": {}}
+    assert closed == ["bad", "bad", "good"]
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,9 @@ class Tenants:
         """Open the parts of those tenants that have none yet."""
         for tenant in tenants:
             if tenant not in self.parts:
-                self.parts[tenant] = await open_tenant(self._shared, tenant, self._running)
+                async with AsyncExitStack() as opening:  # closes what is open already if the rest cannot be opened
+                    self.parts[tenant] = await open_tenant(self._shared, tenant, opening)
+                    self._running.push_async_exit(opening.pop_all())
 
 
 async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExitStack) -> Mapping[str, Any]:
