@@ -218,3 +218,16 @@ async def test_only_the_copy_of_the_serving_bundle_is_kept(tmp_path: Path) -> No
         digest = publish_bundle(tmp_path / "bundles", IDS, seed=seed)
         await live.refresh()
         assert [path.name for path in copies.iterdir() if path.is_dir()] == [digest]
+
+
+async def test_of_earlier_bundles_only_the_copy_of_the_last_one_asked_for_is_kept(tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    digests = [publish_bundle(tmp_path / "bundles", IDS, seed=seed) for seed in range(3)]
+    live = LiveBundle(tmp_path / "bundles", copies=PrivateCopies(copies))
+    await live.refresh()
+    for digest in (*digests[:2], *digests[:2]):
+        earlier = await live.of(digest)
+        assert earlier is not None
+        assert earlier.digest == digest
+        assert {path.name for path in copies.iterdir() if path.is_dir()} == {digest, digests[2]}

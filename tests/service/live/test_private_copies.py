@@ -11,7 +11,7 @@ import structlog
 
 from onward.bundle import Bundle, BundleError
 from onward.service.live import private_copies
-from onward.service.live.private_copies import PREFIX, PrivateCopies, copies_folder
+from onward.service.live.private_copies import PARTIAL_PREFIX, PREFIX, PrivateCopies, copies_folder
 from tests.bundles import item_ids, publish_bundle
 
 IDS = item_ids("a", 10)
@@ -42,6 +42,16 @@ def test_a_copy_is_made_once(published: Path, root: Path) -> None:
         inodes = {path.stat().st_ino for path in copy.iterdir()}
     with PrivateCopies(root).of(published) as copy:
         assert {path.stat().st_ino for path in copy.iterdir()} == inodes
+
+
+def test_a_copy_is_made_anew_if_a_worker_was_killed_while_it_made_one(published: Path, root: Path) -> None:
+    partial = root / f"{PARTIAL_PREFIX}{published.name}"
+    partial.mkdir()
+    (partial / "ids.txt").touch()
+    with PrivateCopies(root).of(published) as copy:
+        assert copy == root / published.name
+        assert Bundle.load(copy).digest == published.name
+    assert not partial.exists()
 
 
 def test_a_copy_that_does_not_load_is_removed(published: Path, root: Path) -> None:
@@ -82,6 +92,15 @@ def test_the_memory_that_may_be_used_is_known() -> None:
     assert 0 < private_copies._available_memory() < 2**60
     assert not private_copies._is_in_memory(Path("/proc"))
     assert private_copies._is_in_memory(Path("/dev/shm"))  # noqa: S108  # nothing is written there
+
+
+def test_without_their_folder_the_published_files_are_served_with_a_warning(published: Path, root: Path) -> None:
+    copies = PrivateCopies(root)
+    root.rmdir()  # as what cleans up temporary folders does
+    with structlog.testing.capture_logs() as lines, copies.of(published) as served:
+        assert served == published
+    assert [(line["event"], line["reason"]) for line in lines] == [("bundle not copied", "No such file or directory")]
+    copies.prune(published.name)
 
 
 def test_copies_that_another_worker_is_loading_are_not_pruned(published: Path, root: Path) -> None:

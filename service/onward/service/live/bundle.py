@@ -95,6 +95,8 @@ class LiveBundle:
                 self._previous = await asyncio.to_thread(self._open, digest, verify=False)
             except BundleError:
                 return None
+            if self._copies is not None:
+                await asyncio.to_thread(self._copies.prune, self.bundle.digest, digest)
         if self._previous.digest != digest or not self._published.folder(digest).exists():
             return None
         if self._catalog is None:

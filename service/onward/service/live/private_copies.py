@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from onward.bundle.files.manifest import MANIFEST, BundleError, FileEntry, check_files, read_manifest
@@ -39,13 +39,15 @@ class PrivateCopies:
     def of(self, folder: Path) -> Iterator[Path]:
         """Yield a copy of a published bundle, to be loaded in this block; it is removed if that fails.
 
-        If there is no space for a copy, the published folder is yielded, with a warning in the log. Raises BundleError.
+        If no copy can be made, as without space, the published folder is yielded, with a warning in the log. Raises
+        BundleError.
         """
         manifest, digest = read_manifest(folder)
         check_files(folder, manifest, hashes=False)
         copy = self._root / digest
-        with (self._root / f"{LOCK_PREFIX}{digest}").open("w") as lock:
+        with ExitStack() as locked:
             try:
+                lock = locked.enter_context((self._root / f"{LOCK_PREFIX}{digest}").open("w"))
                 self._provide(copy, folder, manifest.files, lock.fileno())
             except OSError as error:
                 telemetry.bundle_not_copied(digest, error.strerror or str(error))
@@ -57,14 +59,14 @@ class PrivateCopies:
                     shutil.rmtree(copy, ignore_errors=True)
                 raise
 
-    def prune(self, kept: str) -> None:
-        """Remove all copies but that of one digest; those that another worker is loading stay.
+    def prune(self, *kept: str) -> None:
+        """Remove all copies but those of some digests; those that another worker is loading stay.
 
         Workers that have mapped a removed copy go on to use it.
         """
         for lock_file in self._root.glob(f"{LOCK_PREFIX}*"):
             digest = lock_file.name.removeprefix(LOCK_PREFIX)
-            if digest != kept:
+            if digest not in kept:
                 with lock_file.open("w") as lock, suppress(BlockingIOError):
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(self._root / digest, ignore_errors=True)
@@ -78,6 +80,7 @@ class PrivateCopies:
         if not copy.exists():
             _require_space(self._root, sum(entry.size for entry in files.values()))
             partial = self._root / f"{PARTIAL_PREFIX}{copy.name}"
+            shutil.rmtree(partial, ignore_errors=True)  # of a worker that was killed
             try:
                 partial.mkdir(mode=0o700)
                 for name in (MANIFEST, *files):
