@@ -29,7 +29,7 @@ RUN pip install --requirement requirements/service.lock
 COPY service service
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && pip install --no-deps /wheels/*.whl && python -m compileall -q /opt/onward/lib && rm /opt/onward/bin/onward-training \
- && python -c 'import onward.bundle.encoder.srgnn_kernel'
+ && python -c 'import onward.bundle.encoder.srgnn_kernel, onward.bundle.search.nearest_sessions_kernel'
 
 FROM base AS training
 COPY --from=install-training /opt/onward /opt/onward

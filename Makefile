@@ -26,7 +26,7 @@ $(READY): requirements/dev.lock requirements/spark.lock requirements/torch.lock 
 	$(BIN)/python -m pip install --quiet --requirement requirements/dev.lock
 	if command -v java >/dev/null; then $(BIN)/python -m pip install --quiet --requirement requirements/spark.lock; fi
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -c 'import onward.bundle.encoder.srgnn_kernel'
+	$(BIN)/python -c 'import onward.bundle.encoder.srgnn_kernel, onward.bundle.search.nearest_sessions_kernel'
 	touch $(READY)
 
 # Generate a synthetic shop, train an encoder on its visitors' sessions, and serve recommendations of its items.

@@ -20,12 +20,19 @@ from onward.bundle import (
     Defaults,
     IndexInfo,
     Manifest,
+    NearestSessionsInfo,
     Users,
     pad_dimension,
     publish,
     stage,
     write_manifest,
+    write_stored_sessions,
 )
+from onward.training.data.session_index import index_sessions
+from tests.training.corpora import sessions
+
+CANDIDATES, NEIGHBOURS = 60, 25
+"""Of nearest sessions."""
 
 
 def item_ids(prefix: str, count: int) -> list[str]:
@@ -49,8 +56,13 @@ def write_files(
     seed: int = 0,
     vectors_ND: NDArray[np.float32] | None = None,
     folded_changes: int = 0,
+    past_sessions: Sequence[Sequence[int]] = (),
+    session_weight: float = 1.0,
 ) -> Manifest:
-    """Write every file of a bundle except the manifest; return the manifest, without probes."""
+    """Write every file of a bundle except the manifest; return the manifest, without probes.
+
+    Past sessions are of rows, the oldest first; they vote if there are any.
+    """
     random = np.random.default_rng(seed)
     dimension = dimension if vectors_ND is None else vectors_ND.shape[1]
     vectors_N1D = random.normal(size=(len(ids) + 1, dimension)).astype(np.float32)
@@ -75,6 +87,23 @@ def write_files(
         description=index, nprobe=nprobe, padded_dimension=-(-dimension // 16) * 16, recall_at_20=1.0, queries=1
     )
     write_index(folder / INDEX, vectors_N1D, info)
+    nearest = None
+    if past_sessions:
+        stored, counted = index_sessions([sessions(*map(list, past_sessions))], len(ids), CANDIDATES)
+        write_stored_sessions(folder, stored)
+        nearest = NearestSessionsInfo(
+            sessions=len(stored.items_offsets) - 1,
+            counted_sessions=counted,
+            items=len(ids),
+            last_events=4,
+            candidates=CANDIDATES,
+            neighbours=NEIGHBOURS,
+            place_power=1,
+            match="linear",
+            rarity_base=0,
+            rarity_factor=1,
+            weight=session_weight,
+        )
     return Manifest(
         model=model,
         recipe="",
@@ -89,6 +118,7 @@ def write_files(
         folded_changes=folded_changes,
         max_length=10,
         defaults=Defaults(exclude_seen=exclude_seen),
+        nearest_sessions=nearest,
         index=info,
     )
 

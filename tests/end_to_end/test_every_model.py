@@ -66,6 +66,9 @@ def small_recipe(model: str) -> Recipe:
         "serving": {"exclude_seen": False},
     }.items():
         recipe[table].update(changes)
+    if model == "knn":
+        for key in ("batch_size", "epochs"):
+            recipe["training"].remove(key)
     return Recipe.parse(tomlkit.dumps(recipe), f"{model}.toml")
 
 

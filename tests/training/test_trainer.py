@@ -17,10 +17,11 @@ from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Batch, Examples
 from onward.training.errors import Diverged, InputError
 from onward.training.evaluation.metrics import BEYOND
+from onward.training.evaluation.validation import target_ranks
 from onward.training.folder_lock import locked
 from onward.training.recipe import Recipe
 from onward.training.run_folder import WEIGHTS, best_validation, write_history, write_tensors
-from onward.training.trainer import Fit, make_optimizers, target_ranks, train
+from onward.training.trainer import Fit, make_optimizers, train
 from tests.training.corpora import corpus
 
 

@@ -14,7 +14,8 @@ from onward.bundle.bundle import Bundle, ItemRank, UnknownItemError
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter, FilterFault
-from onward.bundle.encoder.encoder import Encoder, KernelUnavailable
+from onward.bundle.encoder.encoder import Encoder
+from onward.bundle.encoder.kernel import KernelUnavailable
 from onward.bundle.files.attributes import Kind, Schema, fits, infer_schema
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.id_rule import MAX_ID_LENGTH, id_fault, is_valid_id
@@ -34,6 +35,7 @@ from onward.bundle.files.manifest import (
     IndexInfo,
     InputLength,
     Manifest,
+    NearestSessionsInfo,
     Probe,
     ScoredItem,
     TriedIndex,
@@ -45,6 +47,7 @@ from onward.bundle.publish import publish, stage
 from onward.bundle.published import PublishedBundles, current_digest
 from onward.bundle.search.faiss_index import FaissIndex, SearchParameters, pad_dimension
 from onward.bundle.search.index import Candidates, ItemIndex, Strategy
+from onward.bundle.search.nearest_sessions import NearestSessions, StoredSessions, write_stored_sessions
 from onward.bundle.search.retrieval import (
     Boost,
     Options,
@@ -91,6 +94,8 @@ __all__ = [
     "KernelUnavailable",
     "Kind",
     "Manifest",
+    "NearestSessions",
+    "NearestSessionsInfo",
     "Options",
     "Pin",
     "Probe",
@@ -106,6 +111,7 @@ __all__ = [
     "SearchParameters",
     "SessionView",
     "Source",
+    "StoredSessions",
     "Strategy",
     "TriedIndex",
     "UnknownItemError",
@@ -121,4 +127,5 @@ __all__ = [
     "read_manifest",
     "stage",
     "write_manifest",
+    "write_stored_sessions",
 ]

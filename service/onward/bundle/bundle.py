@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
-from onward.bundle.encoder.encoder import Encoder, KernelUnavailable
-from onward.bundle.encoder.kernel import check_kernel_files
+from onward.bundle.encoder.encoder import Encoder
+from onward.bundle.encoder.kernel import KernelUnavailable, check_kernel_files
 from onward.bundle.files.arrays import check_finite, check_vectors, open_array
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.manifest import (
@@ -38,8 +38,9 @@ from onward.bundle.files.users import UNKNOWN_USER, Users
 from onward.bundle.probes import probe_fault
 from onward.bundle.search.boosts import BoostLevelCache
 from onward.bundle.search.index import Candidates, ItemIndex, visible_count
+from onward.bundle.search.nearest_sessions import NearestSessions, SessionBonus, check_stored_sessions
 from onward.bundle.search.popularity import PopularityCache
-from onward.bundle.search.rankers import ByInterests, ByPopularity, BySimilarity, Ranker
+from onward.bundle.search.rankers import ByInterests, ByInterestsAndSessions, ByPopularity, BySimilarity, Ranker
 from onward.bundle.search.reranking import Reranker, pool_size
 from onward.bundle.search.retrieval import (
     Options,
@@ -55,6 +56,8 @@ from onward.bundle.search.retrieval import (
 NO_ROWS: Set[int] = frozenset()
 FALLBACK_ROWS = 256
 """Popular items whose attributes a fallback reads if it needs a filter that is not cached."""
+MAX_LIKENED = 20
+"""Number of items with the most votes that a new item is compared with."""
 PRODUCTS_PER_SCANNED_ITEM = 40
 """Multiplications that take as long as reading one item's attributes."""
 
@@ -105,6 +108,8 @@ class Bundle:
     vectors_N1D: NDArray[np.float32]
     boost_levels: BoostLevelCache
     popularity: PopularityCache
+    nearest_sessions: NearestSessions | None = None
+    """Past sessions that vote for items, if the bundle has any."""
     exported: "Bundle | None" = None
     """The bundle as exported, if this one has live changes."""
     changes_version: int = 0
@@ -153,25 +158,30 @@ class Bundle:
             vectors_N1D=vectors_N1D,
             boost_levels=BoostLevelCache(catalog, index),
             popularity=PopularityCache(catalog),
+            nearest_sessions=None
+            if manifest.nearest_sessions is None
+            else NearestSessions.load(folder, manifest.nearest_sessions),
         )
         if verify:
             bundle.check_probes()
         return bundle
 
     def accelerate(self, folder: str | PathLike[str]) -> None:
-        """Encode with a compiled kernel from now on, for this bundle and all that share its encoder.
+        """Encode and find nearest sessions by compiled code from now on, for this bundle and all that share its files.
 
-        Takes seconds if the machine code has to be compiled. Raises KernelUnavailable if there is no usable kernel; the
-        encoder program then keeps encoding.
+        Takes seconds if the machine code has to be compiled. Raises KernelUnavailable if there is no usable kernel of
+        the encoder; its program then keeps encoding.
 
         Args:
             folder: the folder that this bundle was loaded from.
         """
+        sessions = [self._resolve(SessionView(probe.items), None).rows for probe in self.manifest.probes]
+        known_sessions = [rows for rows in sessions if rows]
+        if self.nearest_sessions is not None:
+            self.nearest_sessions.accelerate(known_sessions)
         info = self.manifest.kernel
         if info is None:
             raise KernelUnavailable("the bundle has no kernel for this encoder")
-        sessions = [self._resolve(SessionView(probe.items), None).rows for probe in self.manifest.probes]
-        known_sessions = [rows for rows in sessions if rows]
         self.encoder.accelerate(Path(folder), info, sessions=known_sessions)
 
     def retrieve(
@@ -202,7 +212,8 @@ class Bundle:
         """Answer a micro-batch of queries, each as `retrieve` does; rounding of scores depends on the batch.
 
         All sessions are encoded together. Queries with the same filter and k are searched together, except those that
-        hide rows, re-rank or ask for an exact search, which are searched one by one.
+        hide rows, re-rank or ask for an exact search, and those of a bundle with nearest sessions, which are searched
+        one by one.
         """
         sessions = [self._resolve(query.session, query.user_id) for query in queries]
         interests_BKD = self._encode_all([session for session in sessions if session.is_encodable])
@@ -212,7 +223,8 @@ class Bundle:
         # Group the queries that can share an index search, and answer the others one by one.
         for place, (session, (view, options, _)) in enumerate(zip(sessions, queries, strict=True)):
             hidden_rows = self._hidden_rows(session, view, options)
-            if session.is_encodable and options.is_plain_search and not hidden_rows:
+            is_plain = options.is_plain_search and self.nearest_sessions is None
+            if session.is_encodable and is_plain and not hidden_rows:
                 batches[options.filter and options.filter.key, options.k].append((place, encoded))
                 answers.append(None)
             else:
@@ -270,10 +282,13 @@ class Bundle:
         session = self._resolve(query.session, query.user_id)
         if not item_ids or not session.is_encodable:
             return {}
-        without = [session._replace(rows=(*session.rows[:n], *session.rows[n + 1 :])) for n in range(len(session.rows))]
-        interests_BKD = self._encode_all([session, *(shorter for shorter in without if shorter.is_encodable)])
-        vectors_ID = self.index.vectors(np.array([self._row(item_id) for item_id in item_ids]))
-        scores_BI = (interests_BKD @ vectors_ID.T).max(axis=1)
+        shorter = [self._without(session, n) for n in range(len(session.rows))]
+        sessions = [session, *(without for without in shorter if without.is_encodable)]
+        rows_I = np.array([self._row(item_id) for item_id in item_ids])
+        interests_BKD = self._encode_all(sessions)
+        scores_BI = (interests_BKD @ self.index.vectors(rows_I).T).max(axis=1)
+        if self.nearest_sessions is not None:
+            scores_BI = scores_BI + [self._bonus(self.nearest_sessions, some).of(rows_I) for some in sessions]
         scores_without_IL = np.zeros((len(item_ids), len(session.rows)), dtype=np.float64)
         scores_without_IL[:, : len(scores_BI) - 1] = scores_BI[1:].T
         contributions = np.zeros((len(item_ids), len(query.session.item_ids)))
@@ -298,6 +313,12 @@ class Bundle:
         # Taken from the same product as the others: rounding depends on the shapes.
         score = float(scores[np.searchsorted(rows, self._row(item_id))])
         return ItemRank(rank=1 + int(np.count_nonzero(scores > score)), score=score)
+
+    def votes_for(self, item_ids: Sequence[str], rows_C: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return what the nearest sessions of a session add to the scores of rows, (C,); 0 without nearest sessions."""
+        if self.nearest_sessions is None:
+            return np.zeros(len(rows_C))
+        return self._bonus(self.nearest_sessions, self._resolve(SessionView(item_ids), None)).of(rows_C)
 
     def similar(self, item_id: str, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
         """Return the items most similar to an item, by the cosine of their vectors; popular items if it has no vector.
@@ -330,7 +351,10 @@ class Bundle:
         if eligible is None:
             return scan
         if not options.reranks:
-            return self.index.expected_products(self.manifest.interests, options.k, eligible=eligible, hidden=hidden)
+            nearest = 0 if self.nearest_sessions is None else self.nearest_sessions.expected_products
+            return nearest + self.index.expected_products(
+                self.manifest.interests, options.k, eligible=eligible, hidden=hidden
+            )
         if not options.boosts:
             return scan + self._products_of_pool(eligible, options, hidden)
         levels = self.boost_levels.of(options.filter, options.boosts).eligible
@@ -412,6 +436,29 @@ class Bundle:
             [session.rows for session in sessions], [session.user_row for session in sessions]
         )
 
+    def _without(self, session: ResolvedSession, number: int) -> ResolvedSession:
+        """Return the session without one of the events that the encoder knows."""
+        place = [place for place, row in enumerate(session.known_rows) if row <= self.encoder.items][number]
+        return session._replace(
+            rows=(*session.rows[:number], *session.rows[number + 1 :]),
+            known_rows=(*session.known_rows[:place], *session.known_rows[place + 1 :]),
+        )
+
+    def _bonus(self, nearest_sessions: NearestSessions, session: ResolvedSession) -> SessionBonus:
+        """Return what nearest sessions add to scores.
+
+        They hold no item that is new since. It gets the votes for the item with votes that it is most like, times the
+        cosine with it.
+        """
+        rows_V, votes_V = nearest_sessions.votes(session.known_rows)
+        new_rows = self.catalog.eligible().selected_from(nearest_sessions.info.items + 1)
+        if len(new_rows) and len(rows_V):
+            most = np.argsort(-votes_V)[:MAX_LIKENED]
+            cosines = self.index.cosines(new_rows, rows_V[most])
+            rows_V = np.concatenate([rows_V, new_rows])
+            votes_V = np.concatenate([votes_V, (np.maximum(cosines, 0) * votes_V[most]).max(axis=1)])
+        return nearest_sessions.bonus(rows_V, votes_V)
+
     def _encodable_places(self, item_ids: Sequence[str]) -> list[int]:
         rows = self.catalog.rows(item_ids)
         return [place for place, row in enumerate(rows) if row is not None and row <= self.encoder.items]
@@ -424,7 +471,10 @@ class Bundle:
         popular_now: Mapping[str, float] | None,
     ) -> Ranker:
         if interests_KD is not None:
-            return ByInterests(self.index, interests_KD, options.exact)
+            by_interests = ByInterests(self.index, interests_KD, options.exact)
+            if self.nearest_sessions is None:
+                return by_interests
+            return ByInterestsAndSessions(by_interests, self._bonus(self.nearest_sessions, session))
         return self._ranker_without_encoder(session.anchor, options, popular_now)
 
     def _ranker_without_encoder(
@@ -538,6 +588,8 @@ def _check_other_arrays(folder: Path, manifest: Manifest) -> None:
     if manifest.kernel is not None:
         items, max_length = manifest.encodable_items, manifest.max_length
         check_kernel_files(folder, manifest.kernel, items=items, max_length=max_length)
+    if manifest.nearest_sessions is not None:
+        check_stored_sessions(folder, manifest.nearest_sessions)
     if QUERIES in manifest.files:
         shape = (None, manifest.interests, manifest.dimension)
         check_finite(QUERIES, open_array(folder / QUERIES, np.float32, shape))

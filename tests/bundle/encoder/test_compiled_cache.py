@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from onward.bundle.encoder import srgnn_kernel
 from onward.bundle.encoder.compiled_cache import CompiledCache
+from onward.bundle.encoder.machine_code import CACHE_LOCATORS
 
 SOURCE = """
 import numba
@@ -22,7 +22,7 @@ def _double(number):
 double = numba.njit("int64(int64)", cache=True)(_double)
 print(sum(double.stats.cache_hits.values()))
 """
-[LOCATOR] = [name for name in srgnn_kernel._CACHE_LOCATORS if name.endswith(CompiledCache.__name__)]
+[LOCATOR] = [name for name in CACHE_LOCATORS if name.endswith(CompiledCache.__name__)]
 
 
 def cache_hits(module: Path, locator: str) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onward.bundle import TABLE, WEIGHTS, Encoder
-from onward.bundle.encoder.encoder import KernelUnavailable
+from onward.bundle.encoder.kernel import KernelUnavailable
 from onward.bundle.files.manifest import KernelInfo
 from onward.training.export.onnx_program import write_form
 from onward.training.losses.objectives import FullSoftmax

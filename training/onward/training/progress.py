@@ -68,9 +68,9 @@ class TrainingProgress:
     def report(self, line: dict[str, Any]) -> None:
         """Print the metrics of an epoch, `line` of metrics.jsonl."""
         validation = "".join(f"  {name} {value:.4f}" for name, value in line.get("validation", {}).items())
+        steps = f"loss {line['loss']:.4f}  {line['examples_per_s']:,.0f} examples/s  {line['seconds']:.0f} s"
         self._console.print(
-            f"{line['fit']} epoch {line['epoch']}: loss {line['loss']:.4f}  {line['examples_per_s']:,.0f} examples/s  "
-            f"{line['seconds']:.0f} s{validation}",
+            f"{line['fit']} epoch {line['epoch']}: {steps if line['examples_per_s'] else 'no steps'}{validation}",
             soft_wrap=True,
             highlight=False,
         )

@@ -23,6 +23,17 @@ from onward.training.models import MODELS
 from onward.training.models.encoder import SessionEncoder
 
 RECIPES = Path(__file__).parent / "recipes"
+WITHOUT_STEPS = {
+    "batch_size": 1,
+    "epochs": 1,
+    "optimizer": "adam",
+    "sparse_updates": False,
+    "learning_rate": 1.0,
+    "weight_decay": 0.0,
+    "schedule": {"kind": "step", "every": 1, "factor": 1.0},
+    "patience": 1,
+}
+"""Keys of `[training]` that mean nothing for a model without steps, whose fit is one epoch without examples."""
 
 
 class StepSchedule(BaseModel):
@@ -162,6 +173,13 @@ class Recipe(BaseModel):
             encoder = options.model_validate(table.pop("encoder", {}))
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, options, 'encoder.')}") from error
+        if not getattr(MODELS[model].encoder, "has_steps", True):
+            training = table.get("training", {})
+            if meaningless := [key for key in training if key in WITHOUT_STEPS]:
+                raise InputError(
+                    f"{source}: training.{meaningless[0]}: a {model} learns nothing by steps; leave it out"
+                )
+            table["training"] = {**WITHOUT_STEPS, **training}
         try:
             recipe = cls.model_validate({**table, "encoder": encoder, "name": Path(source).stem, "text": text})
         except ValidationError as error:
@@ -176,6 +194,11 @@ class Recipe(BaseModel):
         """Which of its written forms the model has, in a few words; empty if its options name none."""
         form: str = getattr(self.encoder, "form", "")
         return form
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether the encoder learns by steps."""
+        return bool(getattr(MODELS[self.model].encoder, "has_steps", True))
 
     def has_settings_of(self, text: str) -> bool:
         """Return whether another recipe's text has the same settings; comments, and keys left to defaults, may differ.

@@ -12,16 +12,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
-from onward.training.data.padding import PADDING
 from onward.training.errors import Diverged, InputError, disk_faults
-from onward.training.evaluation.metrics import BEYOND, ranking_metrics
+from onward.training.evaluation.validation import validation_metrics
 from onward.training.interruption import Interruption, interruption
 from onward.training.models.encoder import SessionEncoder
 from onward.training.progress import EpochProgress, TrainingProgress
@@ -42,7 +40,6 @@ from onward.training.run_folder import (
 )
 from onward.training.warm_start import START, begin_with, save_start
 
-EVALUATION_BATCH = 512
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
@@ -85,6 +82,8 @@ def train(
     device = pick_device(device_name)
     dataset = Dataset.open(data)
     epochs = epochs or recipe.training.epochs
+    if not recipe.has_steps:
+        epochs, refit_epochs = 1, refit_epochs and 1
     with (
         disk_faults(out),
         locked_run_folder(out, resume=resume),
@@ -178,7 +177,7 @@ class Fit:
             horizon=self.encoder.horizon,
             every_position=self.encoder.every_position,
         )
-        self.optimizers = make_optimizers(self.encoder, self.options)
+        self.optimizers = make_optimizers(self.encoder, self.options) if recipe.has_steps else []
         self.checkpoint = checkpoint_of(out, name)
         if self.checkpoint.exists():
             self._load()
@@ -207,6 +206,8 @@ class Fit:
 
     def _batches_of_epoch(self) -> list[Tensor]:
         """Return the batches of the next epoch, as the seed and its number determine."""
+        if not self.encoder.has_steps:
+            return []
         kind, size, epoch = self.options.examples, self.options.batch_size, self.state.epoch
         if isinstance(kind, RandomCutPerUser):
             return self.examples.random_cuts(size, kind.batches, kind.fewest_items, self.seed, epoch)
@@ -242,10 +243,10 @@ class Fit:
         line: dict[str, Any] = {
             "fit": self.name,
             "epoch": state.epoch,
-            "loss": state.loss_sum / steps,
-            "examples_per_s": examples / state.seconds,
+            "loss": state.loss_sum / max(steps, 1),
+            "examples_per_s": examples / max(state.seconds, 1e-9),
             "seconds": state.seconds,
-            "learning_rate": self.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": self.optimizers[0].param_groups[0]["lr"] if self.optimizers else 0.0,
         }
         if self.validation is not None:
             line["validation"] = validation_metrics(
@@ -339,39 +340,8 @@ def make_optimizers(encoder: SessionEncoder, options: TrainingOptions) -> list[t
 
 def has_finite_weights(encoder: SessionEncoder) -> bool:
     """Return whether no trained weight is NaN or infinite."""
-    return bool(torch.stack([weight.isfinite().all() for weight in encoder.parameters()]).all())
-
-
-@torch.inference_mode()
-def validation_metrics(
-    encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: bool
-) -> dict[str, float]:
-    """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20.
-
-    With `exclude_seen`, the items of a session are not candidates, as in serving with that option.
-    """
-    encoder.eval()
-    vectors_DN = encoder.item_vectors().T.contiguous()
-    ranks_T = np.empty(len(examples), dtype=np.int64)
-    for examples_B in examples.sorted_batches(EVALUATION_BATCH):
-        batch = examples.gather(examples_B)
-        interests_BKD = encoder(*encoder.inputs(batch))
-        scores_BN = interests_BKD[:, 0] @ vectors_DN
-        for interest_BD in interests_BKD.unbind(dim=1)[1:]:
-            torch.maximum(scores_BN, interest_BD @ vectors_DN, out=scores_BN)
-        scores_BN[:, PADDING] = -torch.inf
-        if exclude_seen:
-            scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
-        ranks_T[examples_B.cpu().numpy()] = target_ranks(scores_BN, batch.next_items_B).cpu().numpy()
-    ks = sorted({20, int(metric.split("@")[1])})
-    return ranking_metrics(ranks_T, examples.groups_E.cpu().numpy(), ks)
-
-
-def target_ranks(scores_BN: Tensor, targets_B: Tensor) -> Tensor:
-    """Return the number of items that score at least as high as the target; BEYOND if its own score is NaN or -inf."""
-    target_score_B1 = scores_BN.gather(1, targets_B[:, None])
-    ranks_B = (scores_BN >= target_score_B1).sum(dim=1)
-    return ranks_B.where(target_score_B1[:, 0] > -torch.inf, BEYOND)
+    are_finite = [weight.isfinite().all() for weight in encoder.parameters()]
+    return not are_finite or bool(torch.stack(are_finite).all())
 
 
 def keep_freed_memory() -> None:

@@ -40,6 +40,8 @@ def save_start(run: Path, recipe: Recipe, dataset: Dataset, out: Path) -> str:
 
     Raises InputError if the run has no weights, another encoder than `recipe`, or a dataset that is no longer there.
     """
+    if not recipe.has_steps:
+        raise InputError(f"--from {run}: a {recipe.model} learns nothing by steps, so there is nothing to begin with")
     record = read_run(run)
     other_recipe = Recipe.parse(record["recipe"], str(run / "recipe.toml"))
     if (other_recipe.model, other_recipe.encoder) != (recipe.model, recipe.encoder):

@@ -58,6 +58,10 @@ class Eligible:
         """The eligible rows, ascending."""
         return np.flatnonzero(self.rows_R1)
 
+    def selected_from(self, row: int) -> NDArray[np.int64]:
+        """Return the eligible rows from a row on, ascending."""
+        return row + np.flatnonzero(self.rows_R1[row:])
+
     def _bits(self) -> NDArray[np.uint8]:
         return np.packbits(self.rows_R1[1 : self.items + 1], bitorder="little")
 

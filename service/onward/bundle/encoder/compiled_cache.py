@@ -10,7 +10,7 @@ from numba.core.caching import InTreeCacheLocator
 class CompiledCache(InTreeCacheLocator):  # type: ignore[misc]  # the library has no types
     """Numba's cache folder beside the source file, used if it holds code of this file; it need not be writable.
 
-    `srgnn_kernel` names this class by its import path in NUMBA_CACHE_LOCATOR_CLASSES.
+    `machine_code` names this class by its import path in NUMBA_CACHE_LOCATOR_CLASSES.
     """
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.bundle.encoder.kernel import EMPTY_SESSION, Kernel
+from onward.bundle.encoder.kernel import EMPTY_SESSION, Kernel, KernelUnavailable
 from onward.bundle.files.manifest import BundleError, KernelInfo
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels send usage data unless this is set before the import
@@ -25,10 +25,6 @@ KERNEL_TOLERANCE = 1e-5
 
 
 EncodeAll = Callable[[Sequence[Sequence[int]], Sequence[int]], NDArray[np.float32]]
-
-
-class KernelUnavailable(Exception):
-    """No compiled kernel can be used, so the ONNX program keeps encoding; the message says why."""
 
 
 class Program:

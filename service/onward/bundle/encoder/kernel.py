@@ -20,6 +20,10 @@ from onward.bundle.files.manifest import TABLE, WEIGHTS, KernelInfo, KernelPart
 EMPTY_SESSION = "an empty session of an unknown user has no interests"
 
 
+class KernelUnavailable(Exception):
+    """No compiled kernel can be used, so the slower way goes on; the message says why."""
+
+
 class _EncoderPart(NamedTuple):
     """One encoder of an ensemble."""
 

@@ -8,20 +8,12 @@ Source: Wu et al., "Session-based Recommendation with Graph Neural Networks", AA
 instructions; tanh is a quotient of polynomials for the same reason.
 """
 
-import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Where numba looks for compiled code: a folder that the user names, code that was compiled when the image was built,
-# then folders that this user may write to.
-_CACHE_LOCATORS = ["UserProvidedCacheLocator", "onward.bundle.encoder.compiled_cache.CompiledCache"]
-_CACHE_LOCATORS += ["InTreeCacheLocator", "UserWideCacheLocator"]
-os.environ.setdefault("NUMBA_CACHE_LOCATOR_CLASSES", ",".join(_CACHE_LOCATORS))
-
-import numba  # noqa: E402  # reads the variable on import
-from numba import types  # noqa: E402
+from onward.bundle.encoder.machine_code import compiled, njit, types
 
 _float = np.float32
 _ZERO, _HALF, _ONE = _float(0), _float(0.5), _float(1)
@@ -74,14 +66,14 @@ def _tanh(x: Any) -> Any:
     return x * p / r
 
 
-tanh = numba.njit(**_OPTIONS)(_tanh)
+tanh = njit(**_OPTIONS)(_tanh)
 
 
 def _sigmoid(x: Any) -> Any:
     return _HALF + _HALF * tanh(_HALF * x)
 
 
-sigmoid = numba.njit(**_OPTIONS)(_sigmoid)
+sigmoid = njit(**_OPTIONS)(_sigmoid)
 
 
 def _nodes(items_L: Any) -> Any:
@@ -101,7 +93,7 @@ def _nodes(items_L: Any) -> Any:
     return first[:count], node_L
 
 
-nodes = numba.njit(**_OPTIONS)(_nodes)
+nodes = njit(**_OPTIONS)(_nodes)
 
 
 def _edges(node_L: Any, count: int) -> Any:
@@ -121,7 +113,7 @@ def _edges(node_L: Any, count: int) -> Any:
     return source[:edges], target[:edges], into, out_of
 
 
-edges = numba.njit(**_OPTIONS)(_edges)
+edges = njit(**_OPTIONS)(_edges)
 
 
 def _step(first_M: Any, node_L: Any, table_rows_L: Any, table: Any, start: int, cell_bias: Any, size: int) -> Any:
@@ -153,7 +145,7 @@ def _step(first_M: Any, node_L: Any, table_rows_L: Any, table: Any, start: int, 
     return states
 
 
-step = numba.njit(**_OPTIONS)(_step)
+step = njit(**_OPTIONS)(_step)
 
 
 def _product(left: Any, right: Any) -> Any:
@@ -186,7 +178,7 @@ def _product(left: Any, right: Any) -> Any:
     return result
 
 
-product = numba.njit(**_OPTIONS)(_product)
+product = njit(**_OPTIONS)(_product)
 
 
 def _add_product(result: Any, vector: Any, matrix: Any) -> None:
@@ -202,7 +194,7 @@ def _add_product(result: Any, vector: Any, matrix: Any) -> None:
             result[j] += vector[k] * matrix[k, j]
 
 
-add_product = numba.njit(**_OPTIONS)(_add_product)
+add_product = njit(**_OPTIONS)(_add_product)
 
 
 def _encode(
@@ -299,7 +291,4 @@ def _encode(
                 interest_D[k] *= factor
 
 
-try:
-    encode = numba.njit(_SIGNATURE, cache=True, **_OPTIONS)(_encode)
-except (OSError, RuntimeError):  # no writable cache folder
-    encode = numba.njit(_SIGNATURE, **_OPTIONS)(_encode)
+encode = compiled(_SIGNATURE, _encode, **_OPTIONS)

@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -35,6 +36,12 @@ COLUMNS = "attribute_columns.json"
 ATTRIBUTES, ATTRIBUTES_OFFSETS = "attributes.jsonl", "attributes_offsets.npy"
 AVAILABLE = "available.npy"
 POPULARITY = "popularity.npy"
+NEAREST_ITEMS, NEAREST_ITEMS_OFFSETS = "nearest_items.npy", "nearest_items_offsets.npy"
+"""int32 rows of past sessions, session after session, and int64 offsets of the sessions."""
+NEAREST_SESSIONS, NEAREST_SESSIONS_OFFSETS = "nearest_sessions.npy", "nearest_sessions_offsets.npy"
+"""int32 numbers of past sessions, row after row, and int64 offsets of the rows."""
+NEAREST_COUNTS = "nearest_counts.npy"
+"""int32 number of past sessions of each row."""
 QUERIES = "queries.npy"
 """float32 (Q, K, D): interests of real sessions, to tune another index on."""
 
@@ -44,6 +51,10 @@ REQUIRED_FILES = frozenset(
 OPTIONAL_FILES = frozenset({ENCODER_DATA, QUERIES, COLUMNS})
 KERNEL_FILES = frozenset({TABLE, WEIGHTS})
 """Required if the manifest names a kernel, else not allowed."""
+NEAREST_FILES = frozenset(
+    {NEAREST_ITEMS, NEAREST_ITEMS_OFFSETS, NEAREST_SESSIONS, NEAREST_SESSIONS_OFFSETS, NEAREST_COUNTS}
+)
+"""Required if the manifest names nearest sessions, else not allowed."""
 USER_FILES = frozenset({USERS})
 """Required if the encoder knows users, else not allowed."""
 
@@ -59,6 +70,8 @@ MAX_CANDIDATES_PER_K = 1_000
 MAX_PARTS = 64
 MAX_RANKED = 1_000
 MAX_SEQUENCE = 2**53
+MAX_CANDIDATES = 100_000
+"""Largest number of past sessions that one search may compare with."""
 
 Rows = Annotated[int, Field(ge=0, le=MAX_ROW)]
 SearchWidth = Annotated[int, Field(ge=1, le=MAX_SEARCH_WIDTH)]
@@ -135,6 +148,28 @@ class KernelInfo(_ManifestPart):
     parts: tuple[KernelPart, ...] = Field(min_length=1, max_length=MAX_PARTS)
 
 
+class NearestSessionsInfo(_ManifestPart):
+    """How past sessions vote for items; see `onward.bundle.search.nearest_sessions`."""
+
+    sessions: PositiveInt = Field(le=MAX_ROW, description="S: past sessions that are stored, the newest ones.")
+    counted_sessions: PositiveInt = Field(le=MAX_ROW, description="Past sessions that rarity was counted in.")
+    items: PositiveInt = Field(le=MAX_ROW, description="The last row that past sessions may hold.")
+    last_events: InputLength = Field(description="The most recent items of a session that are compared.")
+    candidates: PositiveInt = Field(le=MAX_CANDIDATES, description="Most recent sessions that are compared with.")
+    neighbours: PositiveInt = Field(le=MAX_CANDIDATES, description="Most similar candidates, which vote.")
+    place_power: Literal[1, 2] = Field(
+        description="Sharing the item at place p of n adds (p / n) ** place_power to a session's similarity."
+    )
+    match: Literal["linear", "reciprocal"] = Field(
+        description="Factor of a session's vote by s, the steps back to the latest shared item: 1 - s / 10, or 1 / s."
+    )
+    rarity_base: NonNegativeFloat
+    rarity_factor: NonNegativeFloat = Field(
+        description="Votes for an item are multiplied by rarity_base + rarity_factor * ln(sessions / its sessions)."
+    )
+    weight: PositiveFloat = Field(description="Factor of ln(1 + share of the votes / 1e-5) in the score.")
+
+
 class Defaults(_ManifestPart):
     """Defaults of request options."""
 
@@ -189,6 +224,11 @@ class Manifest(_ManifestPart):
     metric: Literal["inner_product"] = "inner_product"
     defaults: Defaults
     kernel: KernelInfo | None = Field(default=None, description="Present if a compiled kernel can compute the encoder.")
+    nearest_sessions: NearestSessionsInfo | None = Field(
+        default=None,
+        exclude_if=lambda info: info is None,  # earlier revisions refuse a field that they do not know
+        description="Present if past sessions vote for items, besides the inner products.",
+    )
     index: IndexInfo
     files: dict[str, FileEntry] = Field(default_factory=dict, description="Every other file of the bundle.")
     probes: tuple[Probe, ...] = ()
@@ -206,6 +246,8 @@ class Manifest(_ManifestPart):
             raise ValueError("index.padded_dimension is smaller than dimension")
         if self.kernel and (1, sum(part.dimension for part in self.kernel.parts)) != (self.interests, self.dimension):
             raise ValueError("the parts of kernel do not make up one interest of dimension")
+        if self.nearest_sessions and self.nearest_sessions.items > self.items:
+            raise ValueError("nearest_sessions.items is larger than items")
         if self.kernel and self.users:
             raise ValueError(f"users is {self.users}, but a kernel encodes sessions alone")
         shape = (self.interests, self.dimension)
@@ -296,6 +338,8 @@ def _check_names(names: set[str], manifest: Manifest) -> None:
         required |= USER_FILES
     if manifest.kernel:
         required |= KERNEL_FILES
+    if manifest.nearest_sessions:
+        required |= NEAREST_FILES
     if COLUMNS in names:
         required |= {name for files in column_files(len(manifest.attributes)) for name in files}
     for name in sorted(required - names):

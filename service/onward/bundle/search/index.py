@@ -44,6 +44,7 @@ GATHERED_COST = 5
 """Cost of reading and comparing a single row; a row of one matrix product over all rows costs 1."""
 
 CACHED_PLANS = 1_024
+_TINY = np.finfo(np.float32).tiny
 
 
 class Candidates(NamedTuple):
@@ -222,6 +223,15 @@ class ItemIndex:
         vectors_CD[is_new_C] = self._new_MD[rows[is_new_C] - self._items - 1]
         return vectors_CD
 
+    def cosines(self, rows: NDArray[np.int64], other_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the cosine of each row with each of the others; 0 if one has no vector."""
+        units, other_units = (
+            self.vectors(some) / np.maximum(np.linalg.norm(self.vectors(some), axis=1, keepdims=True), _TINY)
+            for some in (rows, other_rows)
+        )
+        cosines: NDArray[np.float32] = units @ other_units.T
+        return cosines
+
     def plan(self, eligible: Eligible) -> Plan:
         """Choose the search strategy by the number of eligible items; plans are cached."""
         if eligible.all_indexed:
@@ -261,10 +271,15 @@ class ItemIndex:
         return Eligible(rows_R1, items=self._items)
 
     @cached_property
+    def longest_vector(self) -> float:
+        """The largest length of a vector."""
+        return float(self._lengths_R1.max())
+
+    @cached_property
     def _lengths_R1(self) -> NDArray[np.float32]:
         """The length of each row's vector, or the smallest positive number if that is 0."""
         squares_R1 = np.concatenate([np.einsum("rd,rd->r", rows, rows) for rows in (self._vectors_N1D, self._new_MD)])
-        lengths_R1: NDArray[np.float32] = np.maximum(np.sqrt(squares_R1), np.finfo(np.float32).tiny)
+        lengths_R1: NDArray[np.float32] = np.maximum(np.sqrt(squares_R1), _TINY)
         return lengths_R1
 
     def _index_plan(self, strategy: Strategy, search_width: int | None, share: float) -> Plan:

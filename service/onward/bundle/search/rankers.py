@@ -1,6 +1,8 @@
 """Rankers score items by a session's interests, by similarity to an item, or by popularity; and apply boosts.
 
-Dimension key: R rows, D embedding, K interests, C candidates, k results.
+Nearest sessions add to the scores of interests.
+
+Dimension key: R rows, D embedding, K interests, C candidates, V items with votes, k results.
 """
 
 from collections.abc import Set
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.search.boosts import BoostLevels
 from onward.bundle.search.index import Candidates, ItemIndex, best_places, merge_candidates
+from onward.bundle.search.nearest_sessions import SessionBonus
 from onward.bundle.search.popularity import ItemPopularity
 from onward.bundle.search.retrieval import Source
 
@@ -64,6 +67,71 @@ class ByInterests:
         """Return the largest inner product of each row with an interest."""
         scores_C: Scores = (self.index.vectors(rows_C) @ self.interests_KD.T).max(axis=1)
         return scores_C
+
+    def boosted(self, scores_C: Scores, log_boost_C: Scores) -> Scores:
+        """Add the log boosts: the scores are logits."""
+        return scores_C + log_boost_C
+
+
+@dataclass(frozen=True, slots=True)
+class ByInterestsAndSessions:
+    """Scores by the largest inner product with an interest of the session, and what its nearest sessions add.
+
+    They never take anything from a score, so the k best items are among those with a bonus and the k with the largest
+    inner products. The longest vector bounds the products: the index is searched only if an item without a bonus can be
+    one of the best, and only those items with a bonus are compared that can be.
+    """
+
+    source: ClassVar[Source] = "encoder"
+    by_interests: ByInterests
+    bonus: SessionBonus
+
+    def best(
+        self, eligible: Eligible, k: int, *, hidden_rows: Set[int], levels: BoostLevels | None = None
+    ) -> Candidates:
+        """Compare the items with a bonus and search the index; if `exact` or with `levels` scan every eligible row."""
+        index, interests_KD = self.by_interests.index, self.by_interests.interests_KD
+        if self.by_interests.exact or levels is not None:
+            return index.scan(
+                interests_KD,
+                k,
+                eligible=eligible,
+                hidden_rows=hidden_rows,
+                log_boost=self.bonus.of
+                if levels is None
+                else lambda rows: self.bonus.of(rows) + levels.log_boost(rows),
+            )
+        largest_product = float(np.linalg.norm(interests_KD, axis=1).max()) * index.longest_vector
+        with_bonus = self._best_with_bonus(eligible, k, hidden_rows, 2 * largest_product)
+        if len(with_bonus.rows) >= k and with_bonus.scores[k - 1] > largest_product:
+            return with_bonus
+        found = index.search(interests_KD, k, eligible=eligible, hidden_rows=hidden_rows)
+        others = np.isin(found.rows, self.bonus.rows_V, invert=True)
+        by_product = Candidates(found.rows[others], found.scores[others], found.interests[others], found.strategy)
+        return merge_candidates((with_bonus, by_product), k)
+
+    def _best_with_bonus(
+        self, eligible: Eligible, k: int, hidden_rows: Set[int], largest_difference: float
+    ) -> Candidates:
+        """Return the k best eligible rows with a bonus, given how much their inner products may differ."""
+        rows_V, values_V = self.bonus
+        visible_V = eligible.rows_R1[rows_V]
+        if hidden_rows:
+            visible_V &= np.isin(rows_V, np.fromiter(hidden_rows, np.int64), invert=True)
+        if not visible_V.all():
+            rows_V, values_V = rows_V[visible_V], values_V[visible_V]
+        if len(rows_V) > k:
+            least = np.partition(values_V, len(values_V) - k)[len(values_V) - k] - largest_difference
+            may_be_best_V = values_V >= least
+            rows_V, values_V = rows_V[may_be_best_V], values_V[may_be_best_V]
+        scores_VK = self.by_interests.index.vectors(rows_V) @ self.by_interests.interests_KD.T
+        scores_V = scores_VK.max(axis=1) + values_V
+        best = np.argsort(-scores_V, kind="stable")[:k]
+        return Candidates(rows_V[best], scores_V[best], scores_VK[best].argmax(axis=1), None)
+
+    def scores(self, rows_C: NDArray[np.int64]) -> Scores:
+        """Return the largest inner product of each row with an interest, and its bonus."""
+        return self.by_interests.scores(rows_C) + self.bonus.of(rows_C)
 
     def boosted(self, scores_C: Scores, log_boost_C: Scores) -> Scores:
         """Add the log boosts: the scores are logits."""

@@ -7,6 +7,7 @@ Dimension key: N items of the catalog (rows 1..N), E items that the encoder know
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +61,14 @@ def evaluate_sampled(
     }
 
 
-def _scores(bundle: Bundle, case: EvaluationCase) -> NDArray[np.float32]:
+def _scores(bundle: Bundle, case: EvaluationCase) -> NDArray[np.floating[Any]]:
     """Return scores_N1 of all rows; like the service, by popularity if neither an item nor the user is known."""
     rows = _rows(bundle, case.inputs)
     user_row = 0 if case.user_id is None else bundle.users.row(case.user_id)
     if not rows and not user_row:
         return bundle.catalog.popularity_N1
     scores_N1: NDArray[np.float32] = (bundle.vectors_N1D @ bundle.encoder.encode(rows, user_row).T).max(axis=1)
-    return scores_N1
+    return scores_N1 + bundle.votes_for(case.inputs, np.arange(len(scores_N1)))
 
 
 def _sample(generator: np.random.Generator, bundle: Bundle, case: EvaluationCase, negatives: int) -> NDArray[np.int64]:

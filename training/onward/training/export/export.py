@@ -24,6 +24,7 @@ from onward.bundle import (
     Manifest,
     Users,
     stage,
+    write_stored_sessions,
 )
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
@@ -31,10 +32,12 @@ from onward.training.data.examples import Examples
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
 from onward.training.export.onnx_program import write_program
+from onward.training.export.session_weight import choose_session_weight
 from onward.training.index.indexing import MAX_QUERIES, build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.ensemble import Ensemble
+from onward.training.models.nearest_sessions import NearestSessionsEncoder
 from onward.training.recipe import Recipe
 from onward.training.run_folder import WEIGHTS, best_validation, read_run, read_tensors, sessions_of_fit
 
@@ -62,6 +65,8 @@ def export(
 ) -> str:
     """Publish a run's encoder, or an ensemble of several, as the current bundle of `bundles`; return its digest.
 
+    Nearest sessions join networks with a weight that is chosen on validation.
+
     Args:
         runs: the folders of runs on one data set.
         bundles: the folder of bundles; created if it does not exist.
@@ -77,7 +82,11 @@ def export(
     """
     dataset = Dataset.open(data or Path(read_run(runs[0])["data"]))
     members = [load_trained(run, dataset) for run in runs]
-    encoder = join(members)
+    nearest, networks = _sessions_and_networks(members)
+    encoder = join(networks or members)
+    weight = 1.0
+    if nearest is not None and networks:
+        weight = choose_session_weight([member.run for member in networks], nearest.run, dataset, on_step)
     examples = _tuning_examples(dataset, encoder.max_length)
 
     with stage(bundles) as staging, disk_faults(bundles):
@@ -96,6 +105,8 @@ def export(
             vectors_N1D, queries_QKD, index, target_recall=target_recall, on_step=on_step
         )
         faiss.write_index(faiss_index, str(staging / INDEX))
+        if nearest is not None:
+            write_stored_sessions(staging, nearest.encoder.stored)
         manifest = Manifest(
             model="+".join(member.recipe.model for member in members),
             recipe=exported_recipe([member.recipe.text for member in members]),
@@ -110,10 +121,29 @@ def export(
             max_length=encoder.max_length,
             defaults=Defaults(exclude_seen=members[0].recipe.serving.exclude_seen),
             kernel=kernel,
+            nearest_sessions=nearest and nearest.encoder.info.model_copy(update={"weight": weight}),
             index=index_info,
         )
         on_step("checking and publishing the bundle")
         return publish_with_probes(staging, manifest, bundles, probe_queries(dataset, encoder, examples))
+
+
+class _NearestRun(NamedTuple):
+    """A run of nearest sessions."""
+
+    run: Path
+    encoder: NearestSessionsEncoder
+
+
+def _sessions_and_networks(members: Sequence[TrainedRun]) -> tuple[_NearestRun | None, list[TrainedRun]]:
+    """Divide runs into that of nearest sessions and the others. Raises InputError if several are of them."""
+    nearest = [_NearestRun(run, encoder) for run, _, encoder in members if isinstance(encoder, NearestSessionsEncoder)]
+    if len(nearest) > 1:
+        raise InputError(f"{nearest[1].run}: only one run of nearest sessions can be part of a bundle")
+    networks = [member for member in members if not isinstance(member.encoder, NearestSessionsEncoder)]
+    if nearest and networks:
+        join(members)  # checks that they can be joined
+    return next(iter(nearest), None), networks
 
 
 def exported_recipe(texts: Sequence[str]) -> str:

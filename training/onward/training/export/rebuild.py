@@ -28,6 +28,7 @@ from onward.bundle import (
 from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.live_item import StoredChange, read_changes
 from onward.bundle.files.changes import ItemChange
+from onward.bundle.files.manifest import NEAREST_FILES
 from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, disk_faults
@@ -35,7 +36,7 @@ from onward.training.export.bundling import ProbeQuery, availability, json_attri
 from onward.training.index.indexing import build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
 
-LINKED_FILES = (ENCODER, ENCODER_DATA, TABLE, WEIGHTS, QUERIES, USERS)
+LINKED_FILES = (ENCODER, ENCODER_DATA, TABLE, WEIGHTS, QUERIES, USERS, *NEAREST_FILES)
 
 
 @dataclass(frozen=True, slots=True)

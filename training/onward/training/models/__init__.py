@@ -11,6 +11,7 @@ from onward.training.models.comirec import ComiRecDR, ComiRecDROptions, ComiRecS
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.mind import MIND, MINDOptions
 from onward.training.models.mvcrec import MVCrec, MVCrecOptions
+from onward.training.models.nearest_sessions import NearestSessionsEncoder, NearestSessionsOptions
 from onward.training.models.re4 import Re4, Re4Options
 from onward.training.models.sasrec import SASRec, SASRecOptions
 from onward.training.models.srgnn import SRGNN, SRGNNOptions
@@ -27,6 +28,7 @@ MODELS = {
     "attrec": Model(AttRec, AttRecOptions),
     "comirec_dr": Model(ComiRecDR, ComiRecDROptions),
     "comirec_sa": Model(ComiRecSA, ComiRecSAOptions),
+    "knn": Model(NearestSessionsEncoder, NearestSessionsOptions),
     "mind": Model(MIND, MINDOptions),
     "re4": Model(Re4, Re4Options),
     "mvcrec": Model(MVCrec, MVCrecOptions),

@@ -25,6 +25,8 @@ class SessionEncoder(nn.Module, ABC):
     """Names of the weights that have a row for each user, and row 0 for an unknown one."""
     session_tables: tuple[str, ...] = ()
     """Names of the weights that have a row for each training session: no other run can begin with them."""
+    has_steps: bool = True
+    """Whether weights are learnt by steps down the gradient of `loss`; without, a fit only creates the encoder."""
     users: int = 0
     """Number of users that `forward` accepts, rows 1..users; 0 if it reads sessions only."""
 
@@ -43,6 +45,10 @@ class SessionEncoder(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Return the batch mean of the loss that training minimises."""
+
+    def added_scores(self, batch: Batch) -> Tensor | None:
+        """Return scores_BN that are added to the inner products of interests and item vectors, None for nothing."""
+        return None
 
     def serving_form(self) -> nn.Module:
         """Return the module to export: the same inputs and interests as `forward`, possibly at less cost."""

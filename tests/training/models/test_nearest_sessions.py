@@ -1,0 +1,149 @@
+"""Nearest sessions as a model: the votes of the baselines, and a bundle that answers with their figures."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomlkit
+import torch
+
+from onward.bundle import Bundle, Options, SessionView
+from onward.training.baselines import BASELINES, BaselineItem
+from onward.training.baselines.popularity import PopularityBaseline
+from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN, SessionKNNOptions
+from onward.training.data.corpus import Corpus
+from onward.training.data.dataset import Dataset
+from onward.training.errors import InputError
+from onward.training.evaluation.cases import cases_of
+from onward.training.evaluation.evaluation import evaluate, evaluate_bundle
+from onward.training.export.export import export
+from onward.training.models.nearest_sessions import NearestSessionsEncoder, NearestSessionsOptions
+from onward.training.recipe import RECIPES, Recipe
+from onward.training.run_folder import best_validation, read_run
+from onward.training.trainer import train
+from tests.training.corpora import corpus
+
+V_SKNN_FORM = {"place_power": 2, "match": "reciprocal", "rarity_base": 1.0, "rarity_factor": 10.0}
+
+
+def options(**changed: object) -> NearestSessionsOptions:
+    return NearestSessionsOptions.model_validate({**Recipe.load(Path("knn")).encoder.model_dump(), **changed})
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("knn") / "run"
+    assert train(Recipe.load(Path("knn")), dataset.folder, folder, device_name="cpu", epochs=7)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    export([run], folder)
+    return folder
+
+
+@pytest.mark.parametrize(("candidates", "neighbours"), [(1502, 288), (40, 9)])
+@pytest.mark.parametrize(("baseline", "form"), [(VMIS_KNN, {}), (V_SKNN, V_SKNN_FORM)])
+def test_votes_are_those_of_the_baseline(
+    dataset: Dataset, baseline: SessionKNNOptions, form: dict[str, object], candidates: int, neighbours: int
+) -> None:
+    settings = replace(baseline, last_events=4, candidates=candidates, neighbours=neighbours)
+    expected = SessionKNN(dataset, "test", options=settings)
+    sessions = dataset.training_and_validation()
+    nearest = NearestSessionsEncoder(
+        Corpus.of(dataset, sessions), options(**form, candidates=candidates, neighbours=neighbours)
+    ).nearest_sessions
+    ids = dataset.item_ids()
+    random = np.random.default_rng(1)
+    for _ in range(100):
+        session = random.integers(1, len(ids) + 1, size=random.integers(1, 9)).tolist()
+        rows, votes = nearest.votes(session)
+        given = {ids[row - 1]: vote for row, vote in zip(rows.tolist(), votes.tolist(), strict=True)}
+        ranked = expected.retrieve([ids[row - 1] for row in session], len(ids))
+        assert given == pytest.approx({item.item_id: item.score - 1 for item in ranked if item.score >= 1})
+
+
+def test_a_run_is_one_epoch_without_steps_and_a_refit(run: Path) -> None:
+    record = read_run(run)
+    assert (record["model"], record["epochs"]) == ("knn", 1)
+    assert best_validation(run)["recall@20"] > 0.5
+    assert torch.load(run / "weights.pt", weights_only=True)["fit"] == "refit"
+
+
+def test_a_run_resumes(dataset: Dataset, run: Path) -> None:
+    assert train(Recipe.load(Path("knn")), dataset.folder, run, device_name="cpu", epochs=7, resume=True)
+
+
+def test_the_bundle_ranks_by_votes_with_the_figures_of_the_baseline(bundles: Path, dataset: Dataset) -> None:
+    """Items without votes are ranked last, as by the baseline; there by popularity, here by similarity."""
+    bundle = Bundle.load(bundles / "current")
+    cases = list(cases_of(dataset.sessions("test"), together=False))
+    popularity = PopularityBaseline(dataset, "test")
+
+    def by_votes(item_ids: Sequence[str], k: int) -> list[BaselineItem]:
+        rows = [row for row in bundle.catalog.rows(item_ids) if row is not None]
+        assert bundle.nearest_sessions is not None
+        rows_V, votes_V = bundle.nearest_sessions.votes(rows)
+        ids = bundle.catalog.item_ids(rows_V.tolist())
+        return popularity.fill({item: 1 + vote for item, vote in zip(ids, votes_V.tolist(), strict=True)}, k)
+
+    baseline = BASELINES["vmis-knn"](dataset, "test")
+    items = len(dataset.item_ids())
+    expected = evaluate(baseline.retrieve, cases, items=items)
+    assert evaluate(by_votes, cases, items=items) == expected
+    served = evaluate_bundle(bundles, dataset.folder, "test")
+    assert served["recall@20"] >= expected["recall@20"]
+    assert served["mrr@20"] >= expected["mrr@20"] - 1e-3
+    assert served["exact"] == pytest.approx({name: served[name] for name in served["exact"]})
+    for case in cases[:200]:
+        votes = {item.item_id: item.score for item in baseline.retrieve(case.inputs, items) if item.score >= 1}
+        shown = bundle.retrieve(SessionView(case.inputs), Options(items)).items.item_ids
+        ranked = [votes.get(item_id, 1) for item_id in shown]
+        assert ranked == pytest.approx(sorted(ranked, reverse=True), rel=1e-2)
+
+
+def test_co_occurring_items_are_similar() -> None:
+    torch.manual_seed(1)
+    encoder = NearestSessionsEncoder(corpus(30), options(dimension=16))
+    vectors_ND = encoder.item_vectors()
+    cosines_NN = vectors_ND @ vectors_ND.T
+    assert cosines_NN[10, [9, 11]].min() > cosines_NN[10, [2, 20, 25]].max()
+    assert vectors_ND.norm(dim=1)[1:] == pytest.approx(np.ones(30), abs=1e-5)
+
+
+def test_a_catalog_smaller_than_the_dimension_has_vectors_too() -> None:
+    assert NearestSessionsEncoder(corpus(3), options(dimension=16)).item_vectors().shape == (4, 16)
+
+
+def test_a_recipe_says_nothing_of_steps() -> None:
+    recipe = tomlkit.parse((RECIPES / "knn.toml").read_text())
+    recipe["training"].update({"learning_rate": 1e-3})
+    with pytest.raises(InputError, match=r"training.learning_rate: a knn learns nothing by steps"):
+        Recipe.parse(tomlkit.dumps(recipe), "knn.toml")
+
+
+def test_nearest_sessions_join_a_network_with_a_weight_chosen_on_validation(
+    run: Path, dataset: Dataset, recipe: Recipe, tmp_path: Path
+) -> None:
+    text = recipe.text.replace("refit = false", "refit = true")
+    network = tmp_path / "network"
+    assert train(Recipe.parse(text, "srgnn"), dataset.folder, network, device_name="cpu", epochs=2)
+    steps: list[str] = []
+    export([network, run], tmp_path / "joined", on_step=steps.append)
+    [choice] = [step for step in steps if step.startswith("nearest sessions: weight")]
+    bundle = Bundle.load(tmp_path / "joined" / "current")
+    assert bundle.manifest.model == "srgnn+knn"
+    assert bundle.nearest_sessions is not None
+    assert f"weight {bundle.nearest_sessions.info.weight}," in choice
+    export([network], tmp_path / "alone")
+    joined, alone = (evaluate_bundle(tmp_path / name, dataset.folder, "test") for name in ("joined", "alone"))
+    assert joined["recall@5"] >= alone["recall@5"] - 0.02
+
+
+def test_only_one_run_of_nearest_sessions_is_part_of_a_bundle(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only one run of nearest sessions"):
+        export([run, run], tmp_path / "bundles")

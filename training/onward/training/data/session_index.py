@@ -1,0 +1,60 @@
+"""Build the inverted index of the newest sessions.
+
+Dimension key: S sessions, V distinct items of them, in one flat array; N items.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onward.bundle import StoredSessions
+from onward.training.data.dataset import Sessions
+
+
+class CountedSessions(NamedTuple):
+    """The sessions to store, and the number of all sessions that items were counted in."""
+
+    stored: StoredSessions
+    counted: int
+
+
+def index_sessions(parts: Sequence[Sessions], items: int, candidates: int) -> CountedSessions:
+    """Index sessions, given oldest first.
+
+    A session is stored if it is one of the newest `candidates` sessions of an item; no search would read it otherwise.
+    """
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    rows = np.concatenate([part.rows for part in parts])
+    sessions = np.repeat(np.arange(len(lengths)), lengths)[rows > 0]
+    size = items + 1
+    sessions_V, rows_V = np.divmod(np.unique(sessions * size + rows[rows > 0]), size)
+    return _newest(sessions_V, rows_V, np.bincount(rows_V, minlength=size), candidates)
+
+
+def _newest(
+    sessions_V: NDArray[np.int64], rows_V: NDArray[np.int64], counts: NDArray[np.int64], candidates: int
+) -> CountedSessions:
+    """Store the newest sessions of each row; `sessions_V` ascend and are the sessions of `rows_V`."""
+    counted = int(np.count_nonzero(np.diff(sessions_V, prepend=-1)))
+    order = np.argsort(rows_V, kind="stable")
+    ends = np.cumsum(np.bincount(rows_V, minlength=len(counts)))
+    newest = order[np.arange(len(order)) >= ends[rows_V[order]] - candidates]
+    is_stored = np.zeros(int(sessions_V[-1]) + 1 if len(sessions_V) else 0, dtype=np.bool_)
+    is_stored[sessions_V[newest]] = True
+    numbers = np.cumsum(is_stored) - 1
+    stored_V = is_stored[sessions_V]
+    stored = StoredSessions(
+        items=rows_V[stored_V].astype(np.int32),
+        items_offsets=_offsets(numbers[sessions_V[stored_V]], int(np.count_nonzero(is_stored))),
+        sessions=numbers[sessions_V[newest]].astype(np.int32),
+        sessions_offsets=_offsets(rows_V[newest], len(counts)),
+        counts=counts.astype(np.int32),
+    )
+    return CountedSessions(stored, counted)
+
+
+def _offsets(owners: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return where the list of each of `size` owners begins, and the end of the last one; `owners` ascend."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(owners, minlength=size))])

@@ -1,0 +1,50 @@
+"""Validate an encoder while it is being trained, by exact scores of all items.
+
+Dimension key: B examples, N rows (row 0 pads), D embedding, K interests, T targets.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onward.training.data.examples import Examples
+from onward.training.data.padding import PADDING
+from onward.training.evaluation.metrics import BEYOND, ranking_metrics
+from onward.training.models.encoder import SessionEncoder
+
+EVALUATION_BATCH = 512
+
+
+@torch.inference_mode()
+def validation_metrics(
+    encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: bool
+) -> dict[str, float]:
+    """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20.
+
+    With `exclude_seen`, the items of a session are not candidates, as in serving with that option.
+    """
+    encoder.eval()
+    vectors_DN = encoder.item_vectors().T.contiguous()
+    ranks_T = np.empty(len(examples), dtype=np.int64)
+    for examples_B in examples.sorted_batches(EVALUATION_BATCH):
+        batch = examples.gather(examples_B)
+        interests_BKD = encoder(*encoder.inputs(batch))
+        scores_BN = interests_BKD[:, 0] @ vectors_DN
+        for interest_BD in interests_BKD.unbind(dim=1)[1:]:
+            torch.maximum(scores_BN, interest_BD @ vectors_DN, out=scores_BN)
+        added_BN = encoder.added_scores(batch)
+        if added_BN is not None:
+            scores_BN += added_BN
+        scores_BN[:, PADDING] = -torch.inf
+        if exclude_seen:
+            scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
+        ranks_T[examples_B.cpu().numpy()] = target_ranks(scores_BN, batch.next_items_B).cpu().numpy()
+    ks = sorted({20, int(metric.split("@")[1])})
+    return ranking_metrics(ranks_T, examples.groups_E.cpu().numpy(), ks)
+
+
+def target_ranks(scores_BN: Tensor, targets_B: Tensor) -> Tensor:
+    """Return the number of items that score at least as high as the target; BEYOND if its own score is NaN or -inf."""
+    target_score_B1 = scores_BN.gather(1, targets_B[:, None])
+    ranks_B = (scores_BN >= target_score_B1).sum(dim=1)
+    return ranks_B.where(target_score_B1[:, 0] > -torch.inf, BEYOND)
