@@ -88,6 +88,7 @@ def export(
     if nearest is not None and networks:
         weight = choose_session_weight([member.run for member in networks], nearest.run, dataset, on_step)
     examples = _tuning_examples(dataset, encoder.max_length)
+    metrics = best_validation(runs[0]) if len(runs) == 1 else {}
 
     with stage(bundles) as staging, disk_faults(bundles):
         on_step("exporting the encoder")
@@ -112,7 +113,7 @@ def export(
             recipe=exported_recipe([member.recipe.text for member in members]),
             data_fingerprint=dataset.info.fingerprint,
             created=datetime.now(UTC),
-            metrics=best_validation(runs[0]) if len(runs) == 1 else {},
+            metrics=metrics,
             items=len(vectors_N1D) - 1,
             dimension=vectors_N1D.shape[1],
             users=encoder.users,
