@@ -4,8 +4,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from onward.training.data.readers.columns import ColumnNames
+from onward.training.data.readers.dialect import DEFAULT_NULLS, Dialect
 from onward.training.errors import InputError
-from tests.training.data.conftest import DAY_MS, START_MS, Prepare, shown
+from tests.training.data.conftest import DAY_MS, START_MS, Prepare, log, shown
 
 NOON = datetime(2024, 2, 29, 12, 30, 15, 250_000, tzinfo=UTC)
 NOON_MS = 1_709_209_815_250
@@ -137,3 +139,79 @@ def test_files_must_agree_on_their_columns(prepared: Prepare, tmp_path: Path) ->
     files = [prepared.file(frame, "with"), prepared.file(frame.drop("timestamp"), "without")]
     with pytest.raises(InputError, match=r"without.parquet: unlike .*with.parquet in its time column"):
         prepared(files)
+
+
+TYPED = {"view": "a", "cart": "b", "purchase": "c", "impression": "d", "bounce": "e"}
+
+
+def typed() -> pl.DataFrame:
+    rows = [("s", item, START_MS + place, kind) for place, (kind, item) in enumerate(TYPED.items())]
+    return pl.DataFrame(rows, schema=["session_id", "item_id", "timestamp", "event_type"], orient="row")
+
+
+def test_types_of_events_are_kept_but_impressions_and_bounces(prepared: Prepare) -> None:
+    dataset = prepared(typed())
+    assert shown(dataset, "train") == {"s": "a *b *c"}
+    assert dataset.info.dropped == {"event type bounce": 1, "event type impression": 1}
+    assert dataset.info.problems == ()
+    events = pl.read_parquet(dataset.folder / "train.parquet")
+    assert events["event"].to_list() == ["view", "cart", "purchase"]
+    assert "weight" not in events.columns
+
+
+def test_weights_choose_types_and_are_kept(prepared: Prepare) -> None:
+    dataset = prepared(typed(), weights={"view": 1.0, "purchase": 5.0, "impression": 0.5, "bounce": 0.0})
+    assert shown(dataset, "train") == {"s": "a *c *d"}
+    assert dataset.info.dropped == {"event type cart, not in --weights": 1, "weight of 0 or less": 1}
+    events = pl.read_parquet(dataset.folder / "train.parquet")
+    assert events["weight"].to_list() == [1.0, 5.0, 0.5]
+    assert events["event"].to_list() == ["view", "purchase", "impression"]
+
+
+def test_another_column_of_types_can_be_named(prepared: Prepare) -> None:
+    frame = typed().rename({"event_type": "what"})
+    assert shown(prepared(frame), "train") == {"s": "a *b *c *d *e"}
+    assert shown(prepared(frame, columns=ColumnNames(event="what")), "train") == {"s": "a *b *c"}
+
+
+def test_time_counts_where_a_guessed_position_disagrees(prepared: Prepare) -> None:
+    rows = [("s", "a", START_MS, 3), ("s", "b", START_MS + 1, 2), ("s", "c", START_MS + 2, None)]
+    frame = pl.DataFrame(rows, schema=["session_id", "item_id", "timestamp", "position"], orient="row")
+    dataset = prepared(frame)
+    assert shown(dataset, "train") == {"s": "a *b *c"}
+    assert dataset.info.account is not None
+    assert dataset.info.account.remarks == (
+        "'position' and 'timestamp' disagree in 1 sessions: events are in order of 'timestamp'; "
+        "--position-column position for that",
+    )
+    named = prepared(frame, columns=ColumnNames(position="position"))
+    assert shown(named, "train") == {"s": "b *a"}
+    assert named.info.dropped == {"missing or unreadable position": 1}
+
+
+def test_a_guessed_position_orders_events_of_one_time(prepared: Prepare) -> None:
+    rows = [("s", "a", START_MS, 2), ("s", "b", START_MS, 1), ("s", "c", START_MS + 2, 1)]
+    frame = pl.DataFrame(rows, schema=["session_id", "item_id", "timestamp", "position"], orient="row")
+    assert shown(prepared(frame), "train") == {"s": "b *a *c"}
+
+
+def test_items_of_a_cell_are_a_session(prepared: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("session_id,items\n1,b|a\n2,\n3,c|b|c\n")
+    dataset = prepared([str(tmp_path / "log.csv")], item_separator="|")
+    assert shown(dataset, "train") == {"1": "b *a", "3": "c *b *c"}
+    assert dataset.info.dropped == {"missing item id": 1}
+
+
+@pytest.mark.parametrize("nulls", [("",), DEFAULT_NULLS, ("", "-")])
+def test_texts_of_missing_values_are_an_option(prepared: Prepare, tmp_path: Path, nulls: tuple[str, ...]) -> None:
+    ids = ["", "NULL", "null", r"\N", "nan", "NaN", "NA", "-"]
+    (tmp_path / "log.csv").write_text("session_id,item_id\n" + "".join(f"1,{item}\n" for item in ids))
+    dataset = prepared([str(tmp_path / "log.csv")], dialect=Dialect(nulls=nulls))
+    assert sorted(dataset.item_ids()) == sorted(set(ids) - set(nulls))
+    assert dataset.info.dropped == {"missing item id": len({*ids} & {*nulls})}
+
+
+def test_items_that_training_never_saw_are_counted(prepared: Prepare) -> None:
+    dataset = prepared(log({"1": "a b"}), test=log({"2": "a x y"}))
+    assert dataset.info.account is not None
+    assert dataset.info.account.remarks == ("test: 2 of 3 events are of items that training never saw",)

@@ -151,7 +151,8 @@ class _PreparationRun:
         events = self._steps.number(self._filtered(events))
         if not count(events):
             dropped = self._steps.describe_dropped()
-            raise InputError(f"no session is left: {dropped}; lower --min-support or --min-length")
+            or_gap = ", or give a longer --gap" if self._preparation.gap_ms is not None else ""
+            raise InputError(f"no session is left: {dropped}; lower --min-support or --min-length{or_gap}")
         self._progress("split")
         match self._preparation.split:
             case SplitKind.GIVEN:

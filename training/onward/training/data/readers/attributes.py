@@ -32,7 +32,10 @@ TRUTH = {**dict.fromkeys(TRUE_WORDS, True), **dict.fromkeys(FALSE_WORDS, False),
 SHOWN_IDS = 2
 FEW_SHARE = 0.5
 """A smaller share of items with attributes is worth a remark."""
-INTEGER, FLOAT = r"^-?(?:0|[1-9][0-9]{0,17})$", r"^-?(?:0|[1-9][0-9]*)?(?:\.[0-9]*)?(?:(?:\.[0-9]+)[eE][+-]?[0-9]+)?$"
+INTEGER, FLOAT = (
+    r"^-?(?:0|[1-9][0-9]{0,17})$",
+    r"^-?(?:0|[1-9][0-9]{0,14})?(?:\.[0-9]*)?(?:(?:\.[0-9]+)[eE][+-]?[0-9]+)?$",
+)
 CURRENCY = r"[^0-9.,'-]"
 
 
@@ -259,6 +262,8 @@ def _amount(text: str) -> float | None:
     decimal = max(text.rfind("."), text.rfind(","))
     mark = text[decimal] if decimal >= 0 else ""
     is_thousands = bool(mark) and (text.count(mark) > 1 or (len(text) - decimal == 4 and mark == ","))
+    if not any(map(str.isdigit, text)):
+        return None
     whole, fraction = (text, "") if decimal < 0 or is_thousands else (text[:decimal], text[decimal + 1 :])
     try:
         return float(f"{whole.replace('.', '').replace(',', '')}.{fraction or 0}")

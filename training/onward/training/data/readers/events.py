@@ -139,6 +139,8 @@ def _required_column(table: Table, role: str, column: str | None) -> str:
         raise InputError(describe_headerless(table.path, table.first_line))
     path = suggested_path(role, table.names)
     option = f"give --{role}-column" + ("" if path is None else f", such as --{role}-column {path}")
+    if role == "session":
+        option += ", or --user-column for sessions by idle time"
     known = describe_columns(table.names)
     raise InputError(f"{table.path}: cannot tell which column is the {role} id; {option} ({known})")
 
