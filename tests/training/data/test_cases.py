@@ -126,6 +126,8 @@ WHOLE: dict[str, tuple[Writer, Sequence[object]]] = {
     "windows.csv": (packed(csv().replace("\n", "\r\n").encode()), ()),
     "utf-16.csv": (packed(csv("é{}").encode("utf-16")), ()),
     "latin.csv": (packed(csv("é{}").encode("latin-1")), ("--encoding", "latin-1")),
+    "spreadsheet.csv": (text("sep=^\n" + csv().replace(",", "^")), ()),
+    "float-times.csv": (text(lines("sid,sku,ts", lambda c: f"s{c.session:02},i{c.item},{c.time_s:.9e}")), ()),
     "pipes.csv": (text(csv().replace(",", "|")), ()),
     "carets.csv": (text(csv().replace(",", "^")), ("--separator", "^")),
     "double-colons.csv": (text(csv().replace(",", "::")), ("--separator", "::")),
@@ -269,6 +271,13 @@ REFUSED: dict[str, tuple[Writer, Sequence[object], str]] = {
     ),
     "broken.csv.gz": (packed(gzip.compress(csv().encode())[:-40]), (), "cannot be read"),
     "broken.csv.zst": (packed(b"\x28\xb5\x2f\xfd\x04"), (), "cannot be read"),
+    "packed.csv": (packed(gzip.compress(csv().encode())), (), "it is packed by gzip (.gz), no text"),
+    "other-times.csv": (text(timed("%d/%m/%y %H:%M")), (), "unreadable time (200); see --time-format"),
+    "indented.jsonl": (
+        text("".join(json.dumps(plain_row(c), indent=1) for c in LOG)),
+        (),
+        "there is no JSON object in it: write one a line, or one array of them",
+    ),
     "broken.zip": (packed(b"PK\3\4"), (), "cannot tell the format"),
     "broken-array.json": (text("[" + json.dumps(plain_row(LOG[0])) + ","), (), "the JSON array cannot be read"),
     "many-in-one.csv": (

@@ -138,9 +138,10 @@ class _PreparationRun:
         self._say_if_out_of_order(valid, log)
         events = self._steps.materialize_by_session(valid, partial(self._cut_into_sessions, log.position_counts))
         if not count(events):
-            raise InputError(
-                f"{files[0]}: no usable event: {describe_problems(log.problems) or 'the file has no rows'}"
-            )
+            options = dict.fromkeys(filter(None, (_option_against(problem.kind) for problem in log.problems)))
+            see = f"; see {', '.join(options)}" if options else ""
+            reasons = describe_problems(log.problems) or "the file has no rows"
+            raise InputError(f"{files[0]}: no usable event: {reasons}{see}")
         self._sessions += distinct(events, "session_id")
         self._items = max(self._items, distinct(events, "item_id"))
         return events

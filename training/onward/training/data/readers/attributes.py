@@ -181,7 +181,9 @@ def _read_json(path: str, dialect: Dialect, scratch: Path) -> tuple[pl.DataFrame
     values = [value for _, value in json_objects(plain.path)]
     faults = pl.Series([None if isinstance(value, dict) else NO_OBJECT for value in values], dtype=pl.String)
     if not any(isinstance(value, dict) for value in values):
-        raise InputError(f"{path}: there is no JSON object in it; give --items-format")
+        raise InputError(
+            f"{path}: there is no JSON object in it: write one a line, or one array of them, or give --items-format"
+        )
     rows = [_attributes_of(value) if isinstance(value, dict) else {} for value in values]
     names = dict.fromkeys(name for row in rows for name in row)
     return pl.DataFrame([_column(name, [row.get(name) for row in rows]) for name in names]), faults

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -63,6 +63,8 @@ SAMPLED_LINES = 100
 """The lines at the start of a text file that its layout is told from."""
 UNIT_SEPARATOR = "\x1f"
 """Stands for a separator of several characters, which readers do not take."""
+_TOLD_SEPARATOR = re.compile('"?sep=(.)"?', re.IGNORECASE)
+"""The first line of files that are written for spreadsheets."""
 _DATA = re.compile(r"-?[0-9][0-9:./ T+-]*(?:Z|UTC)?|[0-9a-f]{32,}")
 
 
@@ -113,6 +115,10 @@ def layout(path: str, file_format: Format, lines: list[str], dialect: Dialect = 
         raise InputError(f"{path}: the first line is empty; expected {_first_line(file_format)}")
     if file_format is Format.JSONL:
         return Layout(_json_fields(path, lines), separator=None, header_lines=0)
+    if (told := _TOLD_SEPARATOR.fullmatch(lines[0])) is not None and len(lines) > 1:
+        dialect = dialect.model_copy(update={"separator": dialect.separator or told[1]})
+        below = layout(path, file_format, lines[1:], dialect)
+        return replace(below, header_lines=below.header_lines + 1)
     if file_format is Format.YOOCHOOSE and "::" in lines[0]:
         file_format = Format.MOVIELENS
     separator = dialect.separator or SEPARATORS.get(file_format) or _guessed_separator(file_format, lines[0])

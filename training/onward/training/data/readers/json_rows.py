@@ -66,7 +66,9 @@ def write_json_rows(paths: Sequence[str], columns: ColumnNames, folder: Path) ->
         pieces.append(folder / f"{len(pieces):05}.parquet")
         _frame(piece).write_parquet(pieces[-1])
     if not set(names) - OWN_COLUMNS:
-        raise InputError(f"{paths[0]}: there is no JSON object in it; give --format")
+        raise InputError(
+            f"{paths[0]}: there is no JSON object in it: write one a line, or one array of them, or give --format"
+        )
     kept = [*names][:MAX_COLUMNS]
     schema = {name: _type(name, is_list=name in lists) for name in kept}
     return pl.concat([_as(pl.scan_parquet(file), schema) for file in pieces]), count

@@ -16,6 +16,14 @@ import polars as pl
 from onward.training.errors import InputError
 
 CHUNK_BYTES = 1 << 22
+BINARY_MARKS = {
+    b"PAR1": "a Parquet file (.parquet)",
+    b"\x1f\x8b": "packed by gzip (.gz)",
+    b"BZh": "packed by bzip2 (.bz2)",
+    b"\x28\xb5\x2f\xfd": "packed by Zstandard (.zst)",
+    b"PK\3\4": "a zip archive (.zip) or a spreadsheet",
+}
+"""The first bytes of files that are sometimes taken for text."""
 BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """Marks at the start of a file that tell its encoding, the longest first."""
 
@@ -38,6 +46,8 @@ def plain_text(path: str, name: str, encoding: str | None, scratch: Path) -> Pla
     """
     with _input_errors(path):
         plain = _decompressed(path, scratch)
+        if (kind := _kind_of_binary(plain)) is not None:
+            raise InputError(f"{path}: it is {kind}, no text; give it that extension, or --format")
         encoding, fault = _encoding(plain, encoding)
         if encoding is not None:
             plain, fault = _decoded(plain, path, encoding, scratch), None
@@ -71,6 +81,12 @@ def _decompressed(path: str, scratch: Path) -> str:
         while chunk := packed.read(CHUNK_BYTES):
             file.write(chunk)
     return str(copy)
+
+
+def _kind_of_binary(path: str) -> str | None:
+    with Path(path).open("rb") as file:
+        start = file.read(4)
+    return next((kind for mark, kind in BINARY_MARKS.items() if start.startswith(mark)), None)
 
 
 def _encoding(path: str, encoding: str | None) -> tuple[str | None, str | None]:

@@ -10,10 +10,12 @@ from narwhals.dtypes import DType
 from onward.training.data.readers.engine import Engine, Frame
 from onward.training.errors import InputError
 
-NUMBER_PATTERN = r"^-?[0-9]{1,18}(?:\.[0-9]*)?$"
+NUMBER_PATTERN = r"^-?[0-9]{1,18}(?:\.[0-9]*)?(?:[eE][+]?[0-9]{1,2})?$"
+EPOCH_PATTERN = r"^[0-9]{9,11}(?:\.[0-9]*)?$|^[0-9]{13}$|^[0-9]{16}$|^[0-9]{19}$"
+"""Numbers since 1970, which are no compact dates."""
 ISO_PATTERN = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?"
-    r"(?: ?(?:Z|UTC)| ?[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
+    r"(?: ?(?:Z|UTC)|[+-][0-9]{2}:?[0-9]{2})?)?$"
 )
 COMPACT = {
     r"^((?:199|20[0-9])[0-9])/?(0[1-9]|1[0-2])/?([0-3][0-9])$": "$1-$2-$3",
@@ -121,9 +123,11 @@ def _of_typed(path: str, column: str, dtype: DType) -> nw.Expr:
 
 
 def _with_instants_of_text(engine: Engine, rows: Frame, column: str, name: str) -> Frame:
-    text = nw.col(column).str.strip_chars()
+    text: nw.Expr = nw.when(~nw.col(column).str.contains(EPOCH_PATTERN)).then(nw.col(column)).str.strip_chars()
+    other = nw.when(~text.str.contains(ISO_PATTERN)).then(text)
     for pattern, replacement in COMPACT.items():
-        text = text.str.replace_all(pattern, replacement)
+        other = other.str.replace_all(pattern, replacement)
+    text = nw.coalesce(other, text)
     iso = nw.when(text.str.contains(ISO_PATTERN)).then(text)
     rows = engine.with_epoch_ms(rows.with_columns(iso.alias("_iso_text")), "_iso_text", name)
     numbers = _of_floats(number_of_text(column))
