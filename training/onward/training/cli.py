@@ -173,6 +173,9 @@ def prepare(
     engine: Annotated[EngineName, typer.Option(help="Spark is an extra: onward[spark].")] = EngineName.POLARS,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at any bad row instead of dropping it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing dataset.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page to look at: charts, figures, ten sessions. One HTML file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print dataset.json instead of a summary.")] = False,
 ) -> None:
     """Make a dataset from click logs: Parquet, CSV, TSV, JSON lines, RecBole, raw Diginetica, raw Yoochoose.
@@ -235,6 +238,11 @@ def prepare(
             force=force,
             progress=progress,
         )
+    if report is not None:
+        from onward.training.data.dataset import Dataset
+        from onward.training.data.preparation.html_report import write_report
+
+        write_report(Dataset(out, info), report)
     if as_json:
         typer.echo(info.model_dump_json(indent=2))
     else:

@@ -41,6 +41,11 @@ def print_report(info: DatasetInfo, console: Console) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
+def described(info: DatasetInfo) -> Iterator[str]:
+    """Yield what was taken, where every row went and what should be looked at, one line each."""
+    yield from (*_taken(info), *_funnel(info), *_remarks(info))
+
+
 def _table(info: DatasetInfo) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("part")
