@@ -60,20 +60,31 @@ class SessionBonus(NamedTuple):
     """What the neighbours of a session add to the scores of rows; nothing to all others."""
 
     rows_V: Rows
-    """Ascending."""
-    values_V: Numbers
-    """Above 0."""
+    shares_V: Numbers
+    """The share of the votes of each row, above 0."""
+    weight: float
 
     def of(self, rows_C: Rows) -> Numbers:
         """Return what is added to the score of each row, (C,)."""
         if not len(self.rows_V):
             return np.zeros(len(rows_C))
         if len(rows_C) > 8 * len(self.rows_V):
-            values = np.zeros(1 + max(int(rows_C.max()), int(self.rows_V[-1])))
-            values[self.rows_V] = self.values_V
+            values = np.zeros(1 + max(int(rows_C.max()), int(self.rows_V.max())))
+            values[self.rows_V] = self.of_shares(self.shares_V)
             return values[rows_C]
-        places_C = np.minimum(np.searchsorted(self.rows_V, rows_C), len(self.rows_V) - 1)
-        return np.where(self.rows_V[places_C] == rows_C, self.values_V[places_C], 0.0)
+        order_V = np.argsort(self.rows_V)
+        rows_V, shares_V = self.rows_V[order_V], self.shares_V[order_V]
+        places_C = np.minimum(np.searchsorted(rows_V, rows_C), len(rows_V) - 1)
+        return np.where(rows_V[places_C] == rows_C, self.of_shares(shares_V[places_C]), 0.0)
+
+    def of_shares(self, shares_C: Numbers) -> Numbers:
+        """Return what shares of the votes add to a score."""
+        bonus_C: Numbers = self.weight * np.log1p(shares_C / FLOOR)
+        return bonus_C
+
+    def share_for(self, bonus: float) -> float:
+        """Return the share of the votes that adds this much to a score."""
+        return float(FLOOR * np.expm1(bonus / self.weight))
 
 
 class NearestSessions:
@@ -113,8 +124,9 @@ class NearestSessions:
         compiled = NearestSessions(self._stored, self.info)
         compiled._search = nearest_sessions_kernel.vote
         for rows in sessions:
-            bonus, expected = compiled.bonus(*compiled.votes(rows)), self.bonus(*self.votes(rows))
-            if not np.array_equal(bonus.rows_V, expected.rows_V) or not np.allclose(bonus.values_V, expected.values_V):
+            (rows_V, votes_V), (expected_rows_V, expected_V) = compiled.votes(rows), self.votes(rows)
+            order_V = np.argsort(rows_V)
+            if not np.array_equal(rows_V[order_V], expected_rows_V) or not np.allclose(votes_V[order_V], expected_V):
                 raise KernelUnavailable("the compiled search for nearest sessions differs from NumPy's on a probe")
         self._search, self.engine = compiled._search, "kernel"
 
@@ -151,13 +163,10 @@ class NearestSessions:
 
     def bonus(self, rows_V: Rows, votes_V: Numbers) -> SessionBonus:
         """Return what votes for rows, each given once, add to scores."""
-        order_V = np.argsort(rows_V)
-        rows_V, votes_V = rows_V[order_V], votes_V[order_V]
         is_positive_V = votes_V > 0
         if not is_positive_V.all():
             rows_V, votes_V = rows_V[is_positive_V], votes_V[is_positive_V]
-        shares_V = votes_V / max(votes_V.sum(), np.finfo(np.float64).tiny)
-        return SessionBonus(rows_V, self.info.weight * np.log1p(shares_V / FLOOR))
+        return SessionBonus(rows_V, votes_V / max(votes_V.sum(), np.finfo(np.float64).tiny), self.info.weight)
 
 
 def _vote(

@@ -114,19 +114,20 @@ class ByInterestsAndSessions:
         self, eligible: Eligible, k: int, hidden_rows: Set[int], largest_difference: float
     ) -> Candidates:
         """Return the k best eligible rows with a bonus, given how much their inner products may differ."""
-        rows_V, values_V = self.bonus
+        rows_V, shares_V, _ = self.bonus
         visible_V = eligible.rows_R1[rows_V]
         if hidden_rows:
             visible_V &= np.isin(rows_V, np.fromiter(hidden_rows, np.int64), invert=True)
         if not visible_V.all():
-            rows_V, values_V = rows_V[visible_V], values_V[visible_V]
+            rows_V, shares_V = rows_V[visible_V], shares_V[visible_V]
         if len(rows_V) > k:
-            least = np.partition(values_V, len(values_V) - k)[len(values_V) - k] - largest_difference
-            may_be_best_V = values_V >= least
-            rows_V, values_V = rows_V[may_be_best_V], values_V[may_be_best_V]
+            kth = len(shares_V) - k
+            kth_best = float(self.bonus.of_shares(np.partition(shares_V, kth)[kth : kth + 1])[0])
+            may_be_best_V = shares_V >= (1 - 1e-9) * self.bonus.share_for(kth_best - largest_difference)
+            rows_V, shares_V = rows_V[may_be_best_V], shares_V[may_be_best_V]
         scores_VK = self.by_interests.index.vectors(rows_V) @ self.by_interests.interests_KD.T
-        scores_V = scores_VK.max(axis=1) + values_V
-        best = np.argsort(-scores_V, kind="stable")[:k]
+        scores_V = scores_VK.max(axis=1) + self.bonus.of_shares(shares_V)
+        best = np.lexsort((rows_V, -scores_V))[:k]
         return Candidates(rows_V[best], scores_V[best], scores_VK[best].argmax(axis=1), None)
 
     def scores(self, rows_C: NDArray[np.int64]) -> Scores:
