@@ -437,6 +437,38 @@ def test_of_two_services_with_several_workers_on_one_port_the_second_is_refused(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_unix_socket_is_taken_if_it_was_left_behind_but_not_from_another_service(
+    tmp_path: Path, workers: str
+) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    path, file = tmp_path / "socket", tmp_path / "file"
+    file.touch()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    command = [sys.executable, "-m", "onward.service", "serve", "--bundles", str(tmp_path), "--workers", workers]
+    with (
+        ServiceProcess(tmp_path, "--workers", workers, environment={"SERVICE_UDS": str(path)}) as service,
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://here") as client,
+    ):
+        wait_until(lambda: service.events("bundle live"))
+        for taken, reason in ((path, "another service listens there"), (file, "not a socket")):
+            refused = subprocess.run(
+                command,
+                env=os.environ | {"SERVICE_UDS": str(taken)},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert refused.returncode == 2
+            assert refused.stderr == f"error: SERVICE_UDS: {reason}: {taken}\n"
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        assert service.stop() == 0
+    assert not path.exists()
+    assert file.exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_ipv6_address_accepts_ipv4_with_any_number_of_workers(tmp_path: Path, workers: str) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path, "--host", "::", "--workers", workers) as service:

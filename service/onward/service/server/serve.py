@@ -5,10 +5,12 @@ import math
 import os
 import resource
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -53,6 +55,9 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     if settings.event_log is not None:
         require_writable(settings.event_log)
     with ExitStack() as stack:
+        if settings.uds is not None:
+            _free_socket(settings.uds)
+            stack.callback(settings.uds.unlink, missing_ok=True)
         url = settings.redis_url.get_secret_value() if settings.redis_url else stack.enter_context(embedded_store())
         if (url or IN_MEMORY) == IN_MEMORY and settings.workers > 1:
             raise CannotServe("several workers cannot share sessions in memory: set REDIS_URL, or --workers 1")
@@ -94,6 +99,25 @@ def _is_reachable(settings: Settings) -> bool:
         return not ipaddress.ip_address(settings.host).is_loopback
     except ValueError:  # a host name
         return True
+
+
+def _free_socket(path: Path) -> None:
+    """Remove a unix socket that an earlier service left behind. Raises CannotServe if another one listens there."""
+    if not path.is_socket():
+        if path.exists():
+            raise CannotServe(f"SERVICE_UDS: not a socket: {path}")
+        return
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.setblocking(False)  # one that listens may have no room for another connection
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                raise CannotServe(f"SERVICE_UDS: {error.strerror or error}: {path}") from error
+    raise CannotServe(f"SERVICE_UDS: another service listens there: {path}")
 
 
 def _raise_descriptor_limit() -> None:
