@@ -25,6 +25,7 @@ from onward.training.data.dataset import Dataset
 from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.dialect import DEFAULT_NULLS, Dialect
+from onward.training.data.readers.ids import SPACES
 from onward.training.data.readers.polars_engine import PolarsEngine
 from onward.training.errors import InputError
 from tests.training.data.conftest import START_MS, Outcome, log
@@ -47,7 +48,9 @@ class Written:
 
 
 def usable(text: str) -> bool:
-    return text.strip() == text and text not in DEFAULT_NULLS and id_fault(text) is None and not text.endswith(".0")
+    return (
+        text.strip(SPACES) == text and text not in DEFAULT_NULLS and id_fault(text) is None and not text.endswith(".0")
+    )
 
 
 def texts(excluded: str) -> st.SearchStrategy[str]:

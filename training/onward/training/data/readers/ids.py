@@ -13,6 +13,9 @@ from onward.training.errors import InputError
 PLAIN_ID = rf"^[ -~]{{1,{MAX_ID_LENGTH}}}\z"
 """Regular expression of ids in ASCII, which engines check by themselves; all other texts go through `id_fault`."""
 
+SPACES = " \t\r\n\u00a0"
+"""What is taken off the ends of ids; elsewhere, and all other spaces, belong to them."""
+
 Check: TypeAlias = tuple[nw.Expr, nw.Expr]
 """When a row has a problem, and the text that names it."""
 
@@ -31,7 +34,7 @@ def id_text(path: str, column: str, dtype: DType, nulls: Sequence[str]) -> nw.Ex
     if dtype.is_integer():
         return value.cast(nw.String)
     if dtype in (nw.String, nw.Categorical, nw.Enum):
-        text = value.cast(nw.String).str.strip_chars()
+        text = value.cast(nw.String).str.strip_chars(SPACES)
         known = nw.when(~text.is_in(list(nulls))).then(text)
         return known.str.replace_all(r"^(-?[0-9]+)\.0$", "$1")
     raise InputError(f"{path}: column {column!r} holds {dtype}, which cannot be an id; name another column")
@@ -42,7 +45,7 @@ def is_stripped(column: str, dtype: DType) -> nw.Expr:
     if dtype not in (nw.String, nw.Categorical, nw.Enum):
         return nw.lit(False)
     text = nw.col(column).cast(nw.String)
-    return (text.str.len_chars() > text.str.strip_chars().str.len_chars()).fill_null(False)
+    return (text.str.len_chars() > text.str.strip_chars(SPACES).str.len_chars()).fill_null(False)
 
 
 def id_faults(ids: pl.Expr) -> pl.Expr:
