@@ -1,5 +1,6 @@
 """Nearest sessions as a model: the votes of the baselines, and a bundle that answers with their figures."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,17 @@ from onward.training.baselines.popularity import PopularityBaseline
 from onward.training.baselines.session_knn import V_SKNN, VMIS_KNN, SessionKNN, SessionKNNOptions
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
+from onward.training.data.session_index import add_sessions, index_sessions
 from onward.training.errors import InputError
 from onward.training.evaluation.cases import cases_of
 from onward.training.evaluation.evaluation import evaluate, evaluate_bundle
 from onward.training.export.export import export
+from onward.training.export.rebuild import rebuild
 from onward.training.models.nearest_sessions import NearestSessionsEncoder, NearestSessionsOptions
 from onward.training.recipe import RECIPES, Recipe
 from onward.training.run_folder import best_validation, read_run
 from onward.training.trainer import train
-from tests.training.corpora import corpus
+from tests.training.corpora import corpus, sessions
 
 V_SKNN_FORM = {"place_power": 2, "match": "reciprocal", "rarity_base": 1.0, "rarity_factor": 10.0}
 
@@ -34,16 +37,16 @@ def options(**changed: object) -> NearestSessionsOptions:
 
 
 @pytest.fixture(scope="module")
-def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nearest_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("knn") / "run"
     assert train(Recipe.load(Path("knn")), dataset.folder, folder, device_name="cpu", epochs=7)
     return folder
 
 
 @pytest.fixture(scope="module")
-def bundles(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundles(nearest_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
-    export([run], folder)
+    export([nearest_run], folder)
     return folder
 
 
@@ -54,9 +57,9 @@ def test_votes_are_those_of_the_baseline(
 ) -> None:
     settings = replace(baseline, last_events=4, candidates=candidates, neighbours=neighbours)
     expected = SessionKNN(dataset, "test", options=settings)
-    sessions = dataset.training_and_validation()
     nearest = NearestSessionsEncoder(
-        Corpus.of(dataset, sessions), options(**form, candidates=candidates, neighbours=neighbours)
+        Corpus.of(dataset, dataset.training_and_validation()),
+        options(**form, candidates=candidates, neighbours=neighbours),
     ).nearest_sessions
     ids = dataset.item_ids()
     random = np.random.default_rng(1)
@@ -68,15 +71,15 @@ def test_votes_are_those_of_the_baseline(
         assert given == pytest.approx({item.item_id: item.score - 1 for item in ranked if item.score >= 1})
 
 
-def test_a_run_is_one_epoch_without_steps_and_a_refit(run: Path) -> None:
-    record = read_run(run)
+def test_a_run_is_one_epoch_without_steps_and_a_refit(nearest_run: Path) -> None:
+    record = read_run(nearest_run)
     assert (record["model"], record["epochs"]) == ("knn", 1)
-    assert best_validation(run)["recall@20"] > 0.5
-    assert torch.load(run / "weights.pt", weights_only=True)["fit"] == "refit"
+    assert best_validation(nearest_run)["recall@20"] > 0.5
+    assert torch.load(nearest_run / "weights.pt", weights_only=True)["fit"] == "refit"
 
 
-def test_a_run_resumes(dataset: Dataset, run: Path) -> None:
-    assert train(Recipe.load(Path("knn")), dataset.folder, run, device_name="cpu", epochs=7, resume=True)
+def test_a_run_resumes(dataset: Dataset, nearest_run: Path) -> None:
+    assert train(Recipe.load(Path("knn")), dataset.folder, nearest_run, device_name="cpu", epochs=7, resume=True)
 
 
 def test_the_bundle_ranks_by_votes_with_the_figures_of_the_baseline(bundles: Path, dataset: Dataset) -> None:
@@ -135,13 +138,13 @@ def test_a_recipe_says_nothing_of_steps() -> None:
 
 
 def test_nearest_sessions_join_a_network_with_a_weight_chosen_on_validation(
-    run: Path, dataset: Dataset, recipe: Recipe, tmp_path: Path
+    nearest_run: Path, dataset: Dataset, recipe: Recipe, tmp_path: Path
 ) -> None:
     text = recipe.text.replace("refit = false", "refit = true")
     network = tmp_path / "network"
     assert train(Recipe.parse(text, "srgnn"), dataset.folder, network, device_name="cpu", epochs=2)
     steps: list[str] = []
-    export([network, run], tmp_path / "joined", on_step=steps.append)
+    export([network, nearest_run], tmp_path / "joined", on_step=steps.append)
     [choice] = [step for step in steps if step.startswith("nearest sessions: weight")]
     bundle = Bundle.load(tmp_path / "joined" / "current")
     assert bundle.manifest.model == "srgnn+knn"
@@ -152,6 +155,60 @@ def test_nearest_sessions_join_a_network_with_a_weight_chosen_on_validation(
     assert joined["recall@5"] >= alone["recall@5"] - 0.02
 
 
-def test_only_one_run_of_nearest_sessions_is_part_of_a_bundle(run: Path, tmp_path: Path) -> None:
+def test_only_one_run_of_nearest_sessions_is_part_of_a_bundle(nearest_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="only one run of nearest sessions"):
-        export([run, run], tmp_path / "bundles")
+        export([nearest_run, nearest_run], tmp_path / "bundles")
+
+
+def log_of(sessions: list[list[str]], after_ms: int) -> str:
+    """A log of sessions a minute apart."""
+    lines = [
+        f"s{after_ms}-{number},{item},{after_ms + 60_000 * (1 + number) + 1_000 * place}"
+        for number, items in enumerate(sessions)
+        for place, item in enumerate(items)
+    ]
+    return "\n".join(["session_id,item_id,timestamp", *lines])
+
+
+def test_new_sessions_join_a_bundle_without_training(bundles: Path, dataset: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "bundles"
+    shutil.copytree(bundles, folder, symlinks=True)
+    before = Bundle.load(folder / "current")
+    info = before.manifest.nearest_sessions
+    assert info is not None
+    assert info.last_event is not None
+    ids = dataset.item_ids()
+    last_ms = int(info.last_event.timestamp() * 1000)
+    new = [[ids[0], ids[40], "unheard-of"]] * 200 + [[ids[1], "unheard-of"]]
+    old = [[ids[0], ids[50]]] * 200
+    (tmp_path / "events.csv").write_text(
+        log_of(new, last_ms) + "\n" + log_of(old, last_ms - 10**9).partition("\n")[2] + "\n"
+    )
+    steps: list[str] = []
+    rebuild(folder, sessions=[str(tmp_path / "events.csv")], on_step=steps.append)
+    assert any(step.startswith("200 new sessions of 401;") for step in steps)
+    after = Bundle.load(folder / "current")
+    assert after.manifest.nearest_sessions is not None
+    assert after.manifest.nearest_sessions.counted_sessions == info.counted_sessions + 200
+    answer = [bundle.retrieve(SessionView([ids[0]]), Options(3)).items.item_ids for bundle in (before, after)]
+    assert ids[40] not in answer[0]
+    assert ids[40] in answer[1]
+    rebuild(folder, sessions=[str(tmp_path / "events.csv")], on_step=steps.append)
+    assert any(step.startswith("0 new sessions of 401;") for step in steps)
+
+
+def test_added_sessions_give_the_index_of_all_sessions() -> None:
+    random = np.random.default_rng(2)
+    walks = [random.integers(1, 31, size=random.integers(2, 7)).tolist() for _ in range(400)]
+    whole, counted = index_sessions([sessions(*walks)], 30, 20)
+    first, counted_first = index_sessions([sessions(*walks[:250])], 30, 20)
+    added = sessions(*walks[250:])
+    grown, counted_grown = add_sessions(first, counted_first, added.rows, added.offsets, 30, 20)
+    assert (counted, counted_grown) == (400, 400)
+    for array, expected in zip(grown, whole, strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_only_a_bundle_with_nearest_sessions_takes_new_ones(exported: Path) -> None:
+    with pytest.raises(InputError, match="a srgnn, holds no nearest sessions"):
+        rebuild(exported, sessions=["events.csv"])

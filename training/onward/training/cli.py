@@ -429,6 +429,10 @@ def rebuild(
     changes: Annotated[
         Path | None, typer.Option(help="Changes of the live catalog, written by `onward-service changes`.")
     ] = None,
+    sessions: Annotated[
+        list[str] | None,
+        typer.Option(help="An event log whose new sessions join the bundle's nearest sessions; may be repeated."),
+    ] = None,
     index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
     recall: Annotated[
         float | None,
@@ -436,7 +440,7 @@ def rebuild(
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help=f"Tune the index to a recall@20 of {FAST_RECALL}.")] = False,
 ) -> None:
-    """Rebuild the current bundle with a new catalog or another index, without training.
+    """Rebuild the current bundle with a new catalog, newer sessions or another index, without training.
 
     Items that a new catalog does not list are no longer recommended. New items of the live catalog get rows of their
     own, with the vectors that the service computed for them.
@@ -444,6 +448,8 @@ def rebuild(
     Example: `onward-training rebuild --bundles bundles --items products.jsonl`
 
     Example: `onward-service changes > changes.jsonl; onward-training rebuild --bundles bundles --changes changes.jsonl`
+
+    Example: `onward-training rebuild --bundles bundles --sessions events` for a bundle with nearest sessions
     """
     from onward.training.data.preparation.prepare_report import announced_steps
     from onward.training.export.rebuild import rebuild as rebuild_bundle
@@ -455,6 +461,7 @@ def rebuild(
             items_format=items_format,
             items_column=items_column,
             changes=changes,
+            sessions=sessions or (),
             index=index,
             target_recall=_target_recall(recall, fast=fast),
             on_step=announce,

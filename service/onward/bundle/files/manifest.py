@@ -168,6 +168,9 @@ class NearestSessionsInfo(_ManifestPart):
         description="Votes for an item are multiplied by rarity_base + rarity_factor * ln(sessions / its sessions)."
     )
     weight: PositiveFloat = Field(description="Factor of ln(1 + share of the votes / 1e-5) in the score.")
+    last_event: AwareDatetime | None = Field(
+        default=None, description="When the newest of the sessions ended; null if the log had no times."
+    )
 
 
 class Defaults(_ManifestPart):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Literal, TypeAlias, cast, get_args
@@ -104,6 +105,14 @@ class Sessions:
         """The id of every session."""
         ids = self._column("session_id")
         return [ids[start] for start in self.offsets[:-1]]
+
+    @property
+    def last_event(self) -> datetime | None:
+        """The time of the last event; None if it is unknown."""
+        if self.file is None:
+            return None
+        last_ms = pl.scan_parquet(self.file).select(pl.col("timestamp_ms").max()).collect().item()
+        return None if last_ms is None else datetime.fromtimestamp(last_ms / 1000, UTC)
 
     def _column(self, name: str) -> list[str]:
         return [] if self.file is None else pl.read_parquet(self.file, columns=[name])[name].to_list()

@@ -33,6 +33,39 @@ def index_sessions(parts: Sequence[Sessions], items: int, candidates: int) -> Co
     return _newest(sessions_V, rows_V, np.bincount(rows_V, minlength=size), candidates)
 
 
+def add_sessions(
+    stored: StoredSessions,
+    counted: int,
+    rows: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    items: int,
+    candidates: int,
+) -> CountedSessions:
+    """Add sessions, which are newer than those stored, to an index; drop those that no search would read any more.
+
+    Args:
+        stored: the index.
+        counted: number of sessions that its items were counted in.
+        rows: item rows of the new sessions, 1..items.
+        offsets: session s is rows[offsets[s]:offsets[s + 1]].
+        items: N, which may be larger than before.
+        candidates: see `index_sessions`.
+    """
+    size, old = items + 1, len(stored.items_offsets) - 1
+    sessions = old + np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    new_sessions_V, new_rows_V = np.divmod(np.unique(sessions * size + rows), size)
+    counts = np.bincount(new_rows_V, minlength=size)
+    counts[: len(stored.counts)] += stored.counts
+    old_sessions_V = np.repeat(np.arange(old), np.diff(stored.items_offsets))
+    index = _newest(
+        np.concatenate([old_sessions_V, new_sessions_V]),
+        np.concatenate([stored.items.astype(np.int64), new_rows_V]),
+        counts,
+        candidates,
+    )
+    return index._replace(counted=counted + len(offsets) - 1)
+
+
 def _newest(
     sessions_V: NDArray[np.int64], rows_V: NDArray[np.int64], counts: NDArray[np.int64], candidates: int
 ) -> CountedSessions:

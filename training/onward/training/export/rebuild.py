@@ -33,10 +33,11 @@ from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, availability, json_attributes, publish_with_probes
+from onward.training.export.new_sessions import write_with_new_sessions
 from onward.training.index.indexing import build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
 
-LINKED_FILES = (ENCODER, ENCODER_DATA, TABLE, WEIGHTS, QUERIES, USERS, *NEAREST_FILES)
+LINKED_FILES = (ENCODER, ENCODER_DATA, TABLE, WEIGHTS, QUERIES, USERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def rebuild(
     items_format: Format | None = None,
     items_column: str | None = None,
     changes: Path | None = None,
+    sessions: Sequence[str] = (),
     index: IndexKind = IndexKind.AUTO,
     target_recall: float = TARGET_RECALL,
     on_step: Callable[[str], object] = lambda step: None,
@@ -76,12 +78,14 @@ def rebuild(
         items_column: item id column of that file; guessed if None.
         changes: a file of live catalog changes, written by `onward-service changes`, to make part of the bundle. A new
             item gets a row after those the encoder knows. If it has no vector yet, it is left out and reported.
+        sessions: event logs whose new sessions join the bundle's nearest sessions, with the items of the new catalog.
         index: which index to build.
         target_recall: recall@20 of the index against exact search.
         on_step: called with a description of each step, for a progress display.
 
     Raises:
-        InputError: there is no current bundle, it has no queries to tune an index on, or a file is unusable.
+        InputError: there is no current bundle, it has no queries to tune an index on or, for `sessions`, no nearest
+            sessions, or a file is unusable.
         BundleError: the current bundle is damaged.
     """
     if items is not None and changes is not None:
@@ -94,13 +98,18 @@ def rebuild(
     current = Bundle.load(source)
     if not (source / QUERIES).exists():
         raise InputError(f"{source}: holds no {QUERIES} to tune an index on; export the run again")
+    nearest = current.manifest.nearest_sessions
+    if sessions and nearest is None:
+        raise InputError(f"--sessions: the current bundle, a {current.manifest.model}, holds no nearest sessions")
     new = (
         _with_changes(current, live_changes, on_step)
         if items is None
         else _with_attributes(current, read_attributes(str(items), items_format, items_column).items, on_step)
     )
     with stage(bundles) as staging, disk_faults(bundles):
-        for name in LINKED_FILES:
+        if sessions and nearest is not None:
+            nearest = write_with_new_sessions(source, staging, nearest, new.ids, sessions, on_step)
+        for name in (*LINKED_FILES, *(() if sessions else NEAREST_FILES)):
             if (source / name).exists():
                 os.link(source / name, staging / name)
         if len(new.ids) == current.manifest.items:
@@ -121,6 +130,7 @@ def rebuild(
                 "encoder_items": None if encodable == len(new.ids) else encodable,
                 "attributes": kinds,
                 "folded_changes": new.folded_changes,
+                "nearest_sessions": nearest,
                 "index": index_info,
                 "files": {},
                 "probes": (),

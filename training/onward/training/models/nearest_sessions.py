@@ -85,6 +85,7 @@ class NearestSessionsEncoder(SessionEncoder):
             rarity_base=options.rarity_base,
             rarity_factor=options.rarity_factor,
             weight=1.0,
+            last_event=max(filter(None, (part.last_event for part in corpus.sessions)), default=None),
         )
         self.vectors_ND: Tensor
         similar_ND = co_occurrence_vectors(corpus, options.dimension - 1)
