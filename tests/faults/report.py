@@ -71,7 +71,7 @@ def soak_section(soak: dict[str, Any]) -> str:
 items and {soak["killed_workers"]} killed worker. Of {soak["requests"]:,} requests {soak["degraded"]:,} were degraded,
 {soak["refused"]:,} refused and {soak["failed"]:,} failed; {soak["crossed"]} answers were crossed. From the first to the
 last fifth of the time, resident memory went from {grown["rss_mib"]} MiB, file descriptors from {grown["descriptors"]},
-threads from {grown["threads"]}, and the p99 from {grown["p99_ms"]} ms.
+threads from {grown["threads"]}, and the p99 from {grown["p99_ms"]} ms. {soak["note"]}
 
 ![Memory, descriptors, threads and p99 over time](reliability/soak.png)
 """

@@ -125,6 +125,7 @@ def draw(samples: list[Sample], out: Path) -> None:
 def main(
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for soak.json and soak.png.")],
     minutes: Annotated[float, typer.Option(min=0.5)] = 30,
+    note: Annotated[str, typer.Option(help="What else the page should say of the run.")] = "",
     rate_per_s: Annotated[float, typer.Option(min=1, help="About half of what the machine bears.")] = 300,
 ) -> None:
     """Run the service for long, with faults."""
@@ -154,6 +155,7 @@ def main(
     result = {
         "minutes": minutes,
         "rate_per_s": rate_per_s,
+        "note": note,
         "swaps": soak.swaps,
         "store_restarts": soak.store_restarts,
         "catalog_changes": soak.catalog_changes,

@@ -81,5 +81,6 @@ def test_changed_in_place(bundles: Path, record: Record) -> None:
                 observed="named by the log and by /health/ready",
             )
         )
-        told = "bundle" in service.client().get("/health/ready").text and len(service.events("bundle refused")) > 0
+        with service.client() as client:
+            told = "bundle" in client.get("/health/ready").text and len(service.events("bundle refused")) > 0
         record(replace(row, kept=told and not (row.refused or row.failed or row.crossed or row.degraded)))

@@ -19,6 +19,7 @@ SOAK = {
     "descriptors": [50.0, 51.0],
     "threads": [8.0, 8.0],
     "p99_ms": [3.0, 3.1],
+    "note": "A quiet machine.",
 }
 
 

@@ -196,7 +196,12 @@ def count_answers() -> None:
 
 def refused(code: str) -> None:
     """Report a request that was refused before it was processed."""
-    _refused.labels(code).inc()
+    _refused_by(code).inc()
+
+
+@cache
+def _refused_by(code: str) -> Counter:
+    return _refused.labels(code)
 
 
 def connection_ended(reason: str) -> None:

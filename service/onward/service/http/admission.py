@@ -4,9 +4,10 @@ Each check refuses a request before its body is parsed. Health and metrics endpo
 """
 
 import math
-import secrets
+import random
 import time
 
+from starlette.responses import Response
 from starlette.types import Scope
 
 from onward.service import telemetry
@@ -14,6 +15,7 @@ from onward.service.errors import Overloaded, ServiceError, TooManyRequests
 from onward.service.http.concurrency_limit import ConcurrencyLimit
 from onward.service.http.keys import KeyCheck, client_address
 from onward.service.http.path_ids import route_path
+from onward.service.http.problems import OverloadResponse
 from onward.service.http.token_bucket import TokenBuckets
 from onward.service.keys import KeyRing
 from onward.service.rate_limit import RateLimit
@@ -51,8 +53,8 @@ class Admission:
         self._without_key = frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS
         self._metrics_need_key = settings.metrics_access == "key"
 
-    def overload(self, scope: Scope) -> ServiceError | None:
-        """Count a request that arrived, and return None; or return why it is refused because of load.
+    def overload(self, scope: Scope) -> Response | None:
+        """Count a request that arrived, and return None; or return the response if it is refused because of load.
 
         `concurrency.leave` must be called for each request that is not refused.
         """
@@ -62,10 +64,9 @@ class Admission:
             self.concurrency.enter()
             return None
         telemetry.overloaded(self.concurrency.in_flight)
-        # At random: otherwise all callers would return at once.
-        retry = {"Retry-After": str(1 + secrets.randbelow(MAX_RETRY_S))}
         telemetry.refused(Overloaded.code)
-        return Overloaded("The service is handling its maximum number of requests.", retry)
+        # At random: otherwise all callers would return at once.
+        return OverloadResponse(scope["state"]["request_id"], 1 + random.getrandbits(16) % MAX_RETRY_S)
 
     def refusal(self, scope: Scope) -> ServiceError | None:
         """Return why the caller's request is refused, None if it is admitted."""

@@ -78,9 +78,9 @@ class Dispatcher:
 
         `respond` must be called for every admitted request.
         """
-        request_id = telemetry.begin_request(scope)
+        telemetry.begin_request(scope)
         refusal = self._admission.overload(scope)
-        return None if refusal is None else self._completed(scope, problem_response(refusal, request_id))
+        return None if refusal is None else self._completed(scope, refusal)
 
     async def respond(self, scope: Scope, body: bytes | ServiceError) -> Response:
         """Return the response to an admitted request, given its body or why there is none.

@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,6 +19,7 @@ from onward.service.errors import (
     InternalError,
     InvalidRequest,
     MalformedRequest,
+    Overloaded,
     ServiceError,
 )
 from onward.service.fields import known_fields
@@ -29,6 +31,7 @@ DETAILS = {
 }
 UNION_TAG = "\0"
 """Prefix of the tags of a tagged union. pydantic puts the tag into error locations, where it is not a field."""
+PLACEHOLDER = "request-id"
 MAX_NAME_LENGTH = 64
 """Characters of an unknown field's name that are repeated."""
 
@@ -75,6 +78,29 @@ def problem_response(error: ServiceError | HTTPException, request_id: str | None
         headers=dict(error.headers or {}),
         media_type="application/problem+json",
     )
+
+
+class OverloadResponse(Response):
+    """The response to a request that is refused because of load, from parts that are the same for every one."""
+
+    def __init__(self, request_id: str, retry_after_s: int) -> None:
+        before, after = _overload_body()
+        self.status_code = Overloaded.status
+        self.background = None
+        self.body = before + request_id.encode() + after
+        self.raw_headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", b"%d" % len(self.body)),
+            (b"retry-after", b"%d" % retry_after_s),
+        ]
+
+
+@cache
+def _overload_body() -> tuple[bytes, bytes]:
+    """Return the problem document before and after the request id."""
+    overloaded = Overloaded("The service is handling its maximum number of requests.")
+    before, after = problem_of(overloaded, PLACEHOLDER).model_dump_json(exclude_none=True).split(PLACEHOLDER)
+    return before.encode(), after.encode()
 
 
 def add_error_handlers(app: FastAPI) -> None:
