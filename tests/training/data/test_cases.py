@@ -309,3 +309,24 @@ def test_what_cannot_be_told_is_refused_in_one_line(onward_training: Command, tm
     assert message in outcome.err.splitlines()[-1]
     assert not (tmp_path / "dataset").exists()
     assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_many_small_files_are_read_as_few(onward_training: Command, tmp_path: Path) -> None:
+    parts = {f"{n:03}.csv": csv(clicks=LOG[2 * n : 2 * n + 2]) for n in range(100)}
+    parts["010.csv"] = parts["010.csv"].rstrip("\n")
+    parts["020.csv"] = "\ufeff" + parts["020.csv"]
+    parts["030.csv"] = parts["030.csv"].replace("\n", "\r\n")
+    parts["040.csv"] += "s99,,17\n"
+    parts["050.csv"] = "session_id,item_id,timestamp\n"
+    parts["060.csv"] += "\ns99,i0\n"
+    folder(**parts)(tmp_path / "log")
+    outcome = onward_training("prepare", tmp_path / "log", "--out", tmp_path / "dataset", *OPTIONS)
+    assert outcome.code == 0, outcome.err
+    info = Dataset.open(tmp_path / "dataset").info
+    assert info.account is not None
+    assert (info.account.rows, info.account.kept) == (201, 198)
+    assert [str(problem) for problem in info.problems] == [
+        "040.csv row 3: missing item id (1)",
+        "060.csv row 4: missing time (1)",
+    ]
+    assert info.dropped == {"missing item id": 1, "empty line": 1, "missing time": 1}

@@ -1,5 +1,6 @@
 """Read local files of every format as lazy Polars frames."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -25,6 +26,7 @@ from onward.training.data.readers.quoting import doubtful, rewrite, survey
 from onward.training.data.readers.sources import Source
 from onward.training.errors import InputError
 
+MANY_FILES, SMALL_FILE_BYTES = 50, 1 << 22
 HISTORY_LENGTH = 1_000_000
 """Events of a history stand before those that were shown, also at the same time."""
 EXTRA_FIELD = "_extra_field"
@@ -179,7 +181,7 @@ def _table(files: Sequence[_Opened], columns: ColumnNames, scratch: Path) -> Tab
     sources = tuple(file.source for file in files)
     texts = [file.text for file in files if file.text is not None]
     if texts:
-        rows, counts = scan_text(texts), [text.rows for text in texts]
+        rows, counts = scan_text(_joined(texts, scratch)), [text.rows for text in texts]
         rows = _with_files(rows, sources, counts)
         if sources[0].format is Format.MIND:
             return Table(nw.from_native(mind_clicks(rows)), sources, None, texts[0].layout)
@@ -258,6 +260,23 @@ def _flat(schema: pl.Schema) -> Iterator[pl.Expr]:
                 yield pl.col(name).struct.field(field.name).alias(f"{name}.{field.name}")
         else:
             yield pl.col(name)
+
+
+def _joined(texts: Sequence[TextTable], scratch: Path) -> Sequence[TextTable]:
+    """Join many small files of one layout, without their headers: a scan of each would cost more than its rows."""
+    size = sum(Path(text.path).stat().st_size for text in texts)
+    if len(texts) < MANY_FILES or size > SMALL_FILE_BYTES * len(texts):
+        return texts
+    copy = scratch_file(scratch, "joined")
+    with copy.open("wb") as joined:
+        for text in texts:
+            with Path(text.path).open("rb") as file:
+                for _ in range(text.layout.header_lines):
+                    file.readline()
+                rows = file.read() if text.layout.header_lines else file.read().removeprefix(BOM_UTF8)
+            joined.write(rows if rows.endswith(b"\n") or not rows else rows + b"\n")
+    layout = replace(texts[0].layout, header_lines=0)
+    return [replace(texts[0], path=str(copy), layout=layout, blank=any(text.blank for text in texts))]
 
 
 def _with_unit_separator(path: str, separator: str, scratch: Path) -> str:
