@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -47,7 +47,7 @@ def write_files(
     interests: int = 1,
     index: str = "Flat",
     nprobe: int | None = None,
-    exclude_seen: bool = False,
+    exclude_seen: bool | Literal["last"] = False,
     available: NDArray[np.bool_] | None = None,
     popularity: NDArray[np.float32] | None = None,
     attributes: Sequence[Mapping[str, Any]] | None = None,

@@ -98,7 +98,7 @@ def publish_scaled(
             attributes=kinds,
             interests=interests,
             max_length=encoder.max_length,
-            defaults=Defaults(exclude_seen=trained.recipe.serving.exclude_seen),
+            defaults=Defaults(exclude_seen=trained.recipe.serving.exclude_seen_in(dataset)),
             kernel=kernel,
             index=info,
         )

@@ -43,6 +43,7 @@ from onward.bundle.search.popularity import PopularityCache
 from onward.bundle.search.rankers import ByInterests, ByInterestsAndSessions, ByPopularity, BySimilarity, Ranker
 from onward.bundle.search.reranking import Reranker, pool_size
 from onward.bundle.search.retrieval import (
+    ExcludeSeen,
     Options,
     Retrieval,
     RetrievalQuery,
@@ -212,33 +213,36 @@ class Bundle:
         """Answer a micro-batch of queries, each as `retrieve` does; rounding of scores depends on the batch.
 
         All sessions are encoded together. Queries with the same filter and k are searched together, except those that
-        hide rows, re-rank or ask for an exact search, and those of a bundle with nearest sessions, which are searched
-        one by one.
+        hide rows, but for the last item of the session, re-rank or ask for an exact search, and those of a bundle with
+        nearest sessions: these are searched one by one.
         """
         sessions = [self._resolve(query.session, query.user_id) for query in queries]
         interests_BKD = self._encode_all([session for session in sessions if session.is_encodable])
-        batches: defaultdict[Any, list[tuple[int, int]]] = defaultdict(list)
+        batches: defaultdict[Any, list[tuple[int, int, Set[int]]]] = defaultdict(list)
         answers: list[Retrieval | None] = []
         encoded = 0
         # Group the queries that can share an index search, and answer the others one by one.
         for place, (session, (view, options, _)) in enumerate(zip(sessions, queries, strict=True)):
             hidden_rows = self._hidden_rows(session, view, options)
+            hides_last = len(hidden_rows) == 1 and self._exclude_seen(options) == "last"
             is_plain = options.is_plain_search and self.nearest_sessions is None
-            if session.is_encodable and is_plain and not hidden_rows:
-                batches[options.filter and options.filter.key, options.k].append((place, encoded))
+            if session.is_encodable and is_plain and (hides_last or not hidden_rows):
+                key = options.filter and options.filter.key, options.k, hides_last
+                batches[key].append((place, encoded, hidden_rows))
                 answers.append(None)
             else:
                 interests_KD = interests_BKD[encoded] if session.is_encodable else None
                 ranker = self._ranker(session, options, interests_KD, popular_now)
                 answers.append(self._rank(ranker, options, hidden_rows, session))
             encoded += session.is_encodable
-        for batch in batches.values():
-            options = queries[batch[0][0]].options
-            eligible = self.catalog.eligible(options.filter)
-            batch_BKD = interests_BKD[[number for _, number in batch]]
-            results = self.index.search_all(batch_BKD, options.k, eligible=eligible)
-            for (place, _), candidates in zip(batch, results, strict=True):
-                answers[place] = self._retrieval(sessions[place], candidates, "encoder", eligible.count)
+        for (_, k, hides_last), batch in batches.items():
+            eligible = self.catalog.eligible(queries[batch[0][0]].options.filter)
+            batch_BKD = interests_BKD[[number for _, number, _ in batch]]
+            results = self.index.search_all(batch_BKD, k + hides_last, eligible=eligible)
+            for (place, _, hidden_rows), candidates in zip(batch, results, strict=True):
+                visible = candidates.without(*hidden_rows, k=k) if hides_last else candidates
+                count = visible_count(eligible, hidden_rows)
+                answers[place] = self._retrieval(sessions[place], visible, "encoder", count)
         return cast(list[Retrieval], answers)
 
     def fallback(
@@ -517,15 +521,21 @@ class Bundle:
 
     def _hidden_rows(self, resolved: ResolvedSession, session: SessionView, options: Options) -> Set[int]:
         """Return the rows to leave out: those the options exclude, those the session hides, and the anchor."""
-        exclude_seen = self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
+        exclude_seen = self._exclude_seen(options)
         if not (exclude_seen or options.exclude or session.hidden or resolved.anchor):
             return NO_ROWS
         hidden_rows = set(resolved.known_rows) if exclude_seen is True else set()
-        purchased = session.purchased if exclude_seen else ()
-        hidden_rows.update(self._known_rows(chain(options.exclude, session.hidden, purchased)))
+        if exclude_seen == "last":
+            seen: Iterable[str] = session.item_ids[-1:]
+        else:
+            seen = session.purchased if exclude_seen else ()
+        hidden_rows.update(self._known_rows(chain(options.exclude, session.hidden, seen)))
         if resolved.anchor is not None:
             hidden_rows.add(resolved.anchor)
         return hidden_rows
+
+    def _exclude_seen(self, options: Options) -> ExcludeSeen:
+        return self.manifest.defaults.exclude_seen if options.exclude_seen is None else options.exclude_seen
 
     def _has_vector(self, row: int) -> bool:
         return bool(self.index.vectors(np.array([row])).any())

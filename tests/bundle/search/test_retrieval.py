@@ -146,6 +146,37 @@ def test_the_bundle_decides_by_default_whether_seen_items_are_excluded(tmp_path:
     assert "a1" in returned_ids(bundle.retrieve(SessionView(["a1"]), Options(60, exclude_seen=False)))
 
 
+def test_a_bundle_may_leave_out_only_the_last_item_by_default(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, IDS, exclude_seen="last")
+    assert returned_ids(bundle.retrieve(SessionView(["a1", "a2"]), Options(60))) == [
+        item
+        for item in returned_ids(bundle.retrieve(SessionView(["a1", "a2"]), Options(60, exclude_seen=False)))
+        if item != "a2"
+    ]
+    assert set(IDS) - set(returned_ids(bundle.retrieve(SessionView(["a1", "a2", "x"]), Options(60)))) == set()
+    assert set(IDS) - set(returned_ids(bundle.retrieve(SessionView(["a2", "x"]), Options(60, exclude_seen=True)))) == {
+        "a2"
+    }
+
+
+@given(queries=st.lists(sessions, min_size=1, max_size=6), k=st.integers(1, 20))
+def test_a_batch_without_last_items_equals_a_search_that_hides_them(
+    bundle: Bundle, queries: list[list[str]], k: int
+) -> None:
+    batch = [RetrievalQuery(SessionView(session), Options(k, exclude_seen="last")) for session in queries]
+    batch.append(RetrievalQuery(SessionView(queries[0]), Options(k)))
+    for query, retrieval in zip(batch, bundle.retrieve_all(batch), strict=True):
+        session = query.session.item_ids
+        hidden = session[-1:] if query.options.exclude_seen else []
+        expected = bundle.retrieve(SessionView(session), Options(k, hidden))
+        assert retrieval.eligible == expected.eligible
+        assert not set(hidden) & set(returned_ids(retrieval))
+        if bundle.manifest.index.nprobe is None:
+            assert retrieval.items.scores == pytest.approx(expected.items.scores, abs=1e-4)
+        else:  # an index is searched for one more result, which another interest may score higher
+            assert all(np.array(retrieval.items.scores) >= np.array(expected.items.scores) - 1e-4)
+
+
 def test_similar_items_are_the_nearest_by_cosine_without_the_item_itself(bundle: Bundle) -> None:
     lengths_N = np.linalg.norm(bundle.vectors_N1D[1:], axis=1)
     cosines_N = bundle.vectors_N1D[1:] @ bundle.vectors_N1D[5] / lengths_N / lengths_N[4]
@@ -193,8 +224,9 @@ def test_hidden_and_purchased_items_are_excluded_as_the_options_say(bundle: Bund
     seen = SessionView(["a1", "a2"], purchased=["a5", "unknown"], hidden=["a6"])
     left_out = {
         exclude_seen: set(AVAILABLE_IDS) - set(returned_ids(bundle.retrieve(seen, Options(60, ["a7"], exclude_seen))))
-        for exclude_seen in (False, "purchased", True, None)
+        for exclude_seen in (False, "purchased", "last", True, None)
     }
+    assert left_out["last"] == {"a2", "a6", "a7"}
     assert left_out[None] == left_out[False] == {"a6", "a7"}
     assert left_out["purchased"] == {"a5", "a6", "a7"}
     assert left_out[True] == {"a1", "a2", "a5", "a6", "a7"}

@@ -10,6 +10,7 @@ import torch
 from onward.bundle import Bundle, Options, SessionView, current_digest
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
+from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError
 from onward.training.export.export import export, load_trained
 from onward.training.index.kind import IndexKind
@@ -59,6 +60,18 @@ def test_the_manifest_records_model_recipe_and_data(
     assert (manifest.items, manifest.dimension, manifest.interests) == (len(dataset.item_ids()), 16, 1)
     assert manifest.index.description == "Flat"
     assert len(manifest.probes) == 5
+
+
+def test_how_often_items_are_repeated_decides_what_is_left_out_by_default(
+    recipe: Recipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    deciding = Recipe.parse(recipe.text.replace("exclude_seen = false", 'exclude_seen = "auto"'), "deciding")
+    train(deciding, dataset.folder, tmp_path / "run", device_name="cpu", epochs=1)
+    notes: list[str] = []
+    export([tmp_path / "run"], tmp_path / "bundles", on_note=notes.append)
+    repeats, bundle = Repeats.of(dataset), Bundle.load(tmp_path / "bundles" / "current")
+    assert notes == [str(repeats)]
+    assert bundle.manifest.defaults.exclude_seen == repeats.exclude_seen
 
 
 def test_the_bundle_holds_no_path_of_the_machine_that_made_it(exported: Path) -> None:

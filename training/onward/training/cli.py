@@ -398,6 +398,10 @@ def baselines(
     hide_seen: Annotated[
         bool, typer.Option("--hide-seen", help="Exclude the session's own items, as for leave-one-out histories.")
     ] = False,
+    hide_last: Annotated[
+        bool,
+        typer.Option("--hide-last", help="Exclude the session's last item, as bundles do that recommend no repeats."),
+    ] = False,
     record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -410,13 +414,15 @@ def baselines(
     from onward.training.evaluation.metrics_table import print_metrics
 
     _only_test_is_recorded(record, part)
+    if record is not None and hide_last:
+        raise InputError("--record keeps the metrics of papers' protocols; leave out --hide-last")
     if record is not None:
         from onward.training.results.recorded_evaluation import evaluate_and_record_baselines
 
         with disk_faults(record):
             metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen, on_warning=_warn)
     else:
-        metrics = evaluate_baselines(data, part.value, hide_seen=hide_seen, on_warning=_warn)
+        metrics = evaluate_baselines(data, part.value, hide_seen=hide_seen, hide_last=hide_last, on_warning=_warn)
     print_metrics(metrics, as_json=as_json)
 
 

@@ -16,8 +16,11 @@ from pydantic import (
     model_validator,
 )
 
+from onward.bundle.search.retrieval import DefaultExcludeSeen
 from onward.bundle.validation import message_of
 from onward.training.data.corpus import Corpus
+from onward.training.data.dataset import Dataset
+from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError
 from onward.training.models import MODELS
 from onward.training.models.encoder import SessionEncoder
@@ -126,8 +129,17 @@ class ServingOptions(BaseModel):
     """The `[serving]` table: defaults for request options."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    exclude_seen: bool
-    """Exclude the session's own items."""
+    exclude_seen: bool | Literal["last", "auto"]
+    """Leave out the session's own items, or its last one; "auto" decides by how often the data set repeats items."""
+
+    @property
+    def decided(self) -> DefaultExcludeSeen | None:
+        """What the recipe itself says; None if the data set decides."""
+        return None if self.exclude_seen == "auto" else self.exclude_seen
+
+    def exclude_seen_in(self, dataset: Dataset) -> DefaultExcludeSeen:
+        """Return what answers leave out by default, for an encoder of this data set."""
+        return Repeats.of(dataset).exclude_seen if self.exclude_seen == "auto" else self.exclude_seen
 
 
 class Recipe(BaseModel):

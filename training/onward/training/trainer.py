@@ -160,7 +160,7 @@ class Fit:
             schedule_epochs: number of epochs that the learning rate schedule spans; by default `epochs`.
         """
         self.name, self.options, self.out, self.seed, self.device = name, recipe.training, out, seed, device
-        self.exclude_seen = recipe.serving.exclude_seen
+        self.exclude_seen = recipe.serving.exclude_seen_in(dataset)
         self.validation = validation or None
         self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
         self.state = FitState()

@@ -176,7 +176,9 @@ class NearestSessionsInfo(_ManifestPart):
 class Defaults(_ManifestPart):
     """Defaults of request options."""
 
-    exclude_seen: bool
+    exclude_seen: bool | Literal["last"] = Field(
+        description="Leave out all items of the session, or with `last` only the last one."
+    )
 
 
 class ScoredItem(_ManifestPart):

@@ -56,6 +56,11 @@ class Candidates(NamedTuple):
     strategy: Strategy | None
     """None if no vector was compared."""
 
+    def without(self, row: int, *, k: int) -> "Candidates":
+        """Return the k best of these without a row."""
+        kept = np.flatnonzero(self.rows != row)[:k]
+        return Candidates(self.rows[kept], self.scores[kept], self.interests[kept], self.strategy)
+
 
 class Plan(NamedTuple):
     """How to search: the strategy, the search width if the index has one, and the expected vector comparisons."""

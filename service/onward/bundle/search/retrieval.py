@@ -9,7 +9,9 @@ from typing import Literal, NamedTuple, Self, overload
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.search.index import Strategy
 
-ExcludeSeen = bool | Literal["purchased"]
+ExcludeSeen = bool | Literal["purchased", "last"]
+DefaultExcludeSeen = bool | Literal["last"]
+"""What a bundle may leave out by default."""
 Source = Literal["encoder", "popular", "similar", "pinned"]
 User = Literal["known", "unknown"]
 Rule = Literal["unknown_item", "deleted", "unavailable", "filtered", "excluded"]
@@ -48,7 +50,7 @@ class Options:
     exclude: Collection[str] = ()
     """Item ids to leave out."""
     exclude_seen: ExcludeSeen | None = None
-    """Leave out all items of the session, or only the purchased ones; None means the bundle's default."""
+    """Leave out all items of the session, only the purchased ones, or only the last one; None: the bundle's default."""
     filter: Filter | None = None
     """Condition that every returned item passes."""
     diversity: float = 0

@@ -21,15 +21,15 @@ def _exclude_seen(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     try:
         return read(value)
     except ValidationError as error:
-        raise PydanticCustomError("exclude_seen", "give true, false or purchased") from error
+        raise PydanticCustomError("exclude_seen", "give true, false, purchased or last") from error
 
 
 ExcludeSeen = Annotated[
-    bool | Literal["purchased"] | None,
+    bool | Literal["purchased", "last"] | None,
     WrapValidator(_exclude_seen),
     Field(
-        description="Exclude all items of the session, or with `purchased` only the purchased ones; by default the "
-        "bundle decides."
+        description="Exclude all items of the session, with `purchased` only the purchased ones, or with `last` only "
+        "the last one; by default the bundle decides."
     ),
 ]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onward.bundle import Bundle, Options, SessionView
+from onward.bundle.search.retrieval import ExcludeSeen
 from onward.training.baselines import BASELINES
 from onward.training.data.dataset import Dataset, PartName
 from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases
@@ -25,6 +26,8 @@ from onward.training.evaluation.unknown_items import (
 from onward.training.progress import counting
 
 CUTOFFS = (5, 10, 20, 50)
+LEFT_OUT: Mapping[ExcludeSeen, str] = {False: "nothing", "last": "the item at hand", True: "all items of the session"}
+"""What answers leave out by a bundle's default, in words; a target among it is a miss."""
 
 
 SessionRanker = Callable[[Sequence[str], int], Sequence[RankedItem]]
@@ -157,7 +160,12 @@ def evaluate_bundle(
                 on_answer=count,
             )
 
-    facts = {"model": bundle.manifest.model, "bundle": bundle.digest, "part": part}
+    facts = {
+        "model": bundle.manifest.model,
+        "bundle": bundle.digest,
+        "part": part,
+        "left_out": LEFT_OUT[bundle.manifest.defaults.exclude_seen],
+    }
     unknown_targets = count_unknown_targets(cases, bundle.catalog.__contains__)
     report: dict[str, Any] = {
         **facts,
@@ -172,7 +180,12 @@ def evaluate_bundle(
 
 
 def evaluate_baselines(
-    data: Path, part: PartName, *, hide_seen: bool = False, on_warning: Callable[[str], object] = lambda line: None
+    data: Path,
+    part: PartName,
+    *,
+    hide_seen: bool = False,
+    hide_last: bool = False,
+    on_warning: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Compute the metrics of every baseline, by its name.
 
@@ -180,6 +193,7 @@ def evaluate_baselines(
         data: a dataset.
         part: the part to evaluate on; baselines count the events before it.
         hide_seen: rank no item of the session, for data in which a user takes each item once.
+        hide_last: do not rank the last item of the session, as bundles with this default.
         on_warning: called with a line if there are items that training never saw.
 
     Raises:
@@ -193,7 +207,7 @@ def evaluate_baselines(
         retrieve = baseline(dataset, part).retrieve
         with counting(name, len(cases)) as count:
             metrics[name] = evaluate(
-                _without_seen(retrieve) if hide_seen else retrieve,
+                without_excluded(retrieve, hide_seen or (hide_last and "last")),
                 cases,
                 items=len(dataset.item_ids()),
                 on_answer=count,
@@ -201,9 +215,11 @@ def evaluate_baselines(
     return metrics
 
 
-def _without_seen(retrieve: SessionRanker) -> SessionRanker:
-    def retrieve_unseen(item_ids: Sequence[str], k: int) -> list[RankedItem]:
-        seen = set(item_ids)
-        return [item for item in retrieve(item_ids, k + len(seen)) if item.item_id not in seen][:k]
+def without_excluded(retrieve: SessionRanker, exclude_seen: ExcludeSeen) -> SessionRanker:
+    """Leave out of a ranking what a bundle with this default leaves out."""
 
-    return retrieve_unseen
+    def retrieve_others(item_ids: Sequence[str], k: int) -> Sequence[RankedItem]:
+        excluded = set(item_ids) if exclude_seen is True else set(item_ids[-1:])
+        return [item for item in retrieve(item_ids, k + len(excluded)) if item.item_id not in excluded][:k]
+
+    return retrieve_others if exclude_seen in (True, "last") else retrieve

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onward.bundle.search.retrieval import ExcludeSeen
 from onward.training.data.examples import Examples
 from onward.training.data.padding import PADDING
 from onward.training.evaluation.metrics import BEYOND, ranking_metrics
@@ -17,11 +18,11 @@ EVALUATION_BATCH = 512
 
 @torch.inference_mode()
 def validation_metrics(
-    encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: bool
+    encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: ExcludeSeen
 ) -> dict[str, float]:
     """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20.
 
-    With `exclude_seen`, the items of a session are not candidates, as in serving with that option.
+    With `exclude_seen`, the items of a session, or its last one, are not candidates, as in serving with that option.
     """
     encoder.eval()
     vectors_DN = encoder.item_vectors().T.contiguous()
@@ -36,8 +37,10 @@ def validation_metrics(
         if added_BN is not None:
             scores_BN += added_BN
         scores_BN[:, PADDING] = -torch.inf
-        if exclude_seen:
+        if exclude_seen is True:
             scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
+        elif exclude_seen == "last":
+            scores_BN.scatter_(1, batch.items_BL[:, -1:], -torch.inf)
         ranks_T[examples_B.cpu().numpy()] = target_ranks(scores_BN, batch.next_items_B).cpu().numpy()
     ks = sorted({20, int(metric.split("@")[1])})
     return ranking_metrics(ranks_T, examples.groups_E.cpu().numpy(), ks)

@@ -29,6 +29,7 @@ from onward.bundle import (
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
+from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
 from onward.training.export.onnx_program import write_program
@@ -38,7 +39,7 @@ from onward.training.index.kind import TARGET_RECALL, IndexKind
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.ensemble import Ensemble
 from onward.training.models.nearest_sessions import NearestSessionsEncoder
-from onward.training.recipe import Recipe
+from onward.training.recipe import Recipe, ServingOptions
 from onward.training.run_folder import WEIGHTS, best_validation, read_run, read_tensors, sessions_of_fit
 
 PARITY = 1e-5
@@ -62,6 +63,7 @@ def export(
     index: IndexKind = IndexKind.AUTO,
     target_recall: float = TARGET_RECALL,
     on_step: Callable[[str], object] = lambda step: None,
+    on_note: Callable[[str], object] = lambda note: None,
 ) -> str:
     """Publish a run's encoder, or an ensemble of several, as the current bundle of `bundles`; return its digest.
 
@@ -74,6 +76,7 @@ def export(
         index: which index to build.
         target_recall: recall@20 of the index against exact search.
         on_step: called with a description of each step, for a progress display.
+        on_note: called with each line that says what was decided.
 
     Raises:
         InputError: a run has no weights yet, the data set is not the one it was trained on, or the encoders of several
@@ -120,13 +123,25 @@ def export(
             attributes=kinds,
             interests=queries_QKD.shape[1],
             max_length=encoder.max_length,
-            defaults=Defaults(exclude_seen=members[0].recipe.serving.exclude_seen),
+            defaults=_defaults(_serving(members), dataset, on_note),
             kernel=kernel,
             nearest_sessions=nearest and nearest.encoder.info.model_copy(update={"weight": weight}),
             index=index_info,
         )
         on_step("checking and publishing the bundle")
         return publish_with_probes(staging, manifest, bundles, probe_queries(dataset, encoder, examples))
+
+
+def _serving(members: Sequence[TrainedRun]) -> ServingOptions:
+    """Return the options of the first recipe that says what to leave out, of the first one if none does."""
+    options = [member.recipe.serving for member in members]
+    return next((of_member for of_member in options if of_member.decided is not None), options[0])
+
+
+def _defaults(serving: ServingOptions, dataset: Dataset, on_note: Callable[[str], object]) -> Defaults:
+    if serving.exclude_seen == "auto":
+        on_note(str(Repeats.of(dataset)))
+    return Defaults(exclude_seen=serving.exclude_seen_in(dataset))
 
 
 class _NearestRun(NamedTuple):
@@ -173,13 +188,14 @@ def join(members: Sequence[TrainedRun]) -> SessionEncoder:
     """Return the encoder of one run, or the ensemble of several. Raises InputError if they cannot be joined."""
     if len(members) == 1:
         return members[0].encoder
+    serving = _serving(members)
     for run, recipe, encoder in members:
         if encoder.users:
             raise InputError(f"{run}: a {recipe.model} reads users; only encoders of sessions alone can be joined")
         if encoder(torch.ones(1, 2, dtype=torch.long)).shape[1] > 1:
             raise InputError(f"{run}: a {recipe.model} has several interests; only single-interest ones can be joined")
-        if recipe.serving != members[0].recipe.serving:
-            raise InputError(f"{run}: its recipe's [serving] differs from that of {members[0].run}")
+        if recipe.serving.decided not in (None, serving.decided):
+            raise InputError(f"{run}: its recipe's [serving] differs from that of another run")
     return Ensemble([member.encoder for member in members]).eval()
 
 

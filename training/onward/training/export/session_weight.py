@@ -48,7 +48,9 @@ def choose_session_weight(
 
     def measured(weight: float) -> float:
         encoder = _WithSessions(network, sessions, weight)
-        return validation_metrics(encoder, examples, metric, exclude_seen=recipe.serving.exclude_seen)[metric]
+        return validation_metrics(encoder, examples, metric, exclude_seen=recipe.serving.exclude_seen_in(dataset))[
+            metric
+        ]
 
     figures = {weight: measured(weight) for weight in SESSION_WEIGHTS}
     best = max(figures, key=figures.__getitem__)
