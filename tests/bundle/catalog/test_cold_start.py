@@ -36,6 +36,13 @@ def cold_start(bundle: Bundle) -> ColdStart:
     return ColdStart(bundle.catalog, bundle.vectors_N1D)
 
 
+@pytest.fixture
+def first_items(tmp_path: Path, bundle: Bundle) -> ColdStart:
+    """The first 20 items alone."""
+    first = make_bundle(tmp_path, IDS[:20], attributes=ATTRIBUTES[:20])
+    return ColdStart(first.catalog, bundle.vectors_N1D[:21])
+
+
 def vectors(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.float32]:
     return bundle.vectors_N1D[[bundle.catalog.row(item_id) or 0 for item_id in ids]]
 
@@ -121,3 +128,16 @@ def test_a_mean_vector_has_the_mean_length_of_its_vectors() -> None:
 
 def test_vectors_that_cancel_out_have_no_mean() -> None:
     assert mean_vector(np.array([[1, 0], [-1, 0]], dtype=np.float32), np.ones(2, dtype=np.float32)) is None
+
+
+def test_only_trained_items_are_neighbours_by_attributes(bundle: Bundle, first_items: ColdStart) -> None:
+    among_all = ColdStart(bundle.catalog, bundle.vectors_N1D, trained_items=20)
+    for attributes in ({"brand": "apex", "price": 3.5}, {"tags": ["t3"]}, {"sale": True}):
+        expected, cold = first_items.vector(ColdItem(attributes)), among_all.vector(ColdItem(attributes))
+        assert (cold is None) == (expected is None)
+        if cold is not None and expected is not None:
+            assert cold.neighbours == expected.neighbours
+            np.testing.assert_array_equal(cold.vector_D, expected.vector_D)
+    named = among_all.vector(ColdItem(similar_to=["i30"]))
+    assert named is not None
+    assert named.neighbours == ("i30",)

@@ -46,9 +46,9 @@ def test_a_new_catalog_decides_which_items_are_recommended_and_their_attributes(
     ]
     catalog = tmp_path / "catalog.jsonl"
     catalog.write_text("".join(json.dumps(item) + "\n" for item in [*listed, {"item_id": "new", "title": "no vector"}]))
-    steps: list[str] = []
-    rebuild(bundles, items=catalog, on_step=steps.append)
-    assert any("1 items of the catalog have no vector" in step for step in steps)
+    notes: list[str] = []
+    rebuild(bundles, items=catalog, on_note=notes.append)
+    assert any("1 left out, as no trained item shares" in note for note in notes)
     after = ranked_ids(bundles)
     assert len(after) == 5
     assert {best, second}.isdisjoint(after)
@@ -131,15 +131,15 @@ def test_live_changes_become_part_of_the_bundle(bundles: Path, tmp_path: Path) -
 
 def test_a_new_item_without_a_vector_stays_in_the_live_catalog(bundles: Path, tmp_path: Path) -> None:
     best = ranked_ids(bundles)[0]
-    steps: list[str] = []
+    notes: list[str] = []
     changes = written(
         tmp_path / "changes.jsonl",
         {"item_id": "new", "sequence": 20},
         {"item_id": best, "sequence": 30, "available": False},
     )
-    rebuild(bundles, changes=changes, on_step=steps.append)
+    rebuild(bundles, changes=changes, on_note=notes.append)
     new = Bundle.load(bundles / "current")
-    assert any("1 new items have no vector yet" in step for step in steps)
+    assert any("1 new items have no vector yet" in note for note in notes)
     assert new.manifest.folded_changes == 19
     assert "new" not in new.catalog
     assert best not in ranked_ids(bundles)

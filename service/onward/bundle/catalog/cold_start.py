@@ -11,11 +11,12 @@ different vectors is shorter than each of them, and inner products would rank th
 The weight of a neighbour:
 - named as similar: 1;
 - co-occurrence: the sum of the events' weights;
-- shared attributes: ln(N / n) for each shared text, list entry or boolean, where n of N items have it; 0 if more than
-  half of them do. Each number and date adds exp(-|difference| / s), with s the standard deviation over all items, but
-  numbers alone make no neighbour: that two items cost the same says little.
+- shared attributes, of trained items alone: ln(T / n) for each shared text, list entry or boolean, where n of T trained
+  items have it; 0 if more than half of them do. Each number and date adds exp(-|difference| / s), with s the standard
+  deviation over trained items, but numbers alone make no neighbour: that two items cost the same says little.
 
-Dimension key: N items of the bundle, C neighbours, D embedding, V values of an attribute.
+Dimension key: N items of the bundle, T trained ones, the first of them, C neighbours, D embedding, V values of an
+attribute.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,9 +56,17 @@ class ColdVector(NamedTuple):
 class ColdStart:
     """Computes vectors of new items for one bundle; indexes the attributes it needs on first use. Not thread-safe."""
 
-    def __init__(self, catalog: Catalog, vectors_N1D: NDArray[np.float32]) -> None:
+    def __init__(self, catalog: Catalog, vectors_N1D: NDArray[np.float32], *, trained_items: int | None = None) -> None:
+        """Take the vectors of a catalog.
+
+        Args:
+            catalog: the catalog.
+            vectors_N1D: the vectors of its rows.
+            trained_items: number of first rows whose vectors were trained, None for all; the others were computed here.
+        """
         self._catalog = catalog
         self._vectors_N1D = vectors_N1D
+        self._trained = len(vectors_N1D) - 1 if trained_items is None else trained_items
         self._sorted_values: dict[str, _SortedValues] = {}
         self._scaled_numbers: dict[str, _ScaledNumbers] = {}
 
@@ -87,18 +96,18 @@ class ColdStart:
 
     def _sharing_attributes(self, attributes: Mapping[str, Any]) -> dict[int, float]:
         """Return the rows with the largest attribute weights; ties are broken by popularity."""
-        weights_N1 = np.zeros(len(self._vectors_N1D), dtype=np.float32)
+        weights_T1 = np.zeros(self._trained + 1, dtype=np.float32)
         for name, value in attributes.items():
             for single in _single_values(value):
                 sharing_rows, weight = self._sharing(name, single)
-                weights_N1[sharing_rows] += weight
-        rows = np.flatnonzero(weights_N1)
+                weights_T1[sharing_rows] += weight
+        rows = np.flatnonzero(weights_T1)
         for name, value in attributes.items():
-            weights_N1[rows] += self._closeness(name, value, rows)
+            weights_T1[rows] += self._closeness(name, value, rows)
         if len(rows) > MAX_NEIGHBOURS:
-            rows = rows[weights_N1[rows] >= np.partition(weights_N1[rows], -MAX_NEIGHBOURS)[-MAX_NEIGHBOURS]]
-        rows = rows[np.lexsort((rows, -self._catalog.popularity_N1[rows], -weights_N1[rows]))][:MAX_NEIGHBOURS]
-        return dict(zip(rows.tolist(), weights_N1[rows].tolist(), strict=True))
+            rows = rows[weights_T1[rows] >= np.partition(weights_T1[rows], -MAX_NEIGHBOURS)[-MAX_NEIGHBOURS]]
+        rows = rows[np.lexsort((rows, -self._catalog.popularity_N1[rows], -weights_T1[rows]))][:MAX_NEIGHBOURS]
+        return dict(zip(rows.tolist(), weights_T1[rows].tolist(), strict=True))
 
     def _sharing(self, name: str, value: Any) -> tuple[NDArray[np.int32], float]:
         """Return the rows that have the value, and the weight of sharing it."""
@@ -106,12 +115,11 @@ class ColdStart:
         if kind not in ("string", "strings", "boolean") or (number := comparable(kind, value)) is None:
             return np.empty(0, dtype=np.int32), 0.0
         if name not in self._sorted_values:
-            self._sorted_values[name] = _SortedValues.of(self._catalog.columns[name])
+            self._sorted_values[name] = _SortedValues.of(self._catalog.columns[name], self._trained)
         rows = self._sorted_values[name].rows(number)
-        items = len(self._vectors_N1D) - 1
-        if not 0 < len(rows) <= items / 2:
+        if not 0 < len(rows) <= self._trained / 2:
             return rows[:0], 0.0
-        return rows, float(np.log(items / len(rows)))
+        return rows, float(np.log(self._trained / len(rows)))
 
     def _closeness(self, name: str, value: Any, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return how close each row's number is to the value: 1 if equal, 0 if the row has no number."""
@@ -119,7 +127,7 @@ class ColdStart:
         if kind not in ("number", "date") or (number := comparable(kind, value)) is None:
             return np.zeros(len(rows), dtype=np.float32)
         if name not in self._scaled_numbers:
-            self._scaled_numbers[name] = _ScaledNumbers.of(self._catalog.columns[name], len(self._vectors_N1D))
+            self._scaled_numbers[name] = _ScaledNumbers.of(self._catalog.columns[name], self._trained)
         return self._scaled_numbers[name].closeness(float(number), rows)
 
 
@@ -139,15 +147,17 @@ def mean_vector(vectors_CD: NDArray[np.float32], weights_C: NDArray[np.float32])
 
 
 class _SortedValues(NamedTuple):
-    """An attribute's values in ascending order, and the row of each."""
+    """The values of an attribute of trained items in ascending order, and the row of each."""
 
     values_V: NDArray[Any]
     rows_V: NDArray[np.int32]
 
     @classmethod
-    def of(cls, column: Column) -> "_SortedValues":
-        order_V = np.argsort(column.values_V, kind="stable")
-        return cls(column.values_V[order_V], column.rows_V[order_V])
+    def of(cls, column: Column, trained: int) -> "_SortedValues":
+        is_trained_V = column.rows_V <= trained
+        values_V, rows_V = column.values_V[is_trained_V], column.rows_V[is_trained_V]
+        order_V = np.argsort(values_V, kind="stable")
+        return cls(values_V[order_V], rows_V[order_V])
 
     def rows(self, value: float) -> NDArray[np.int32]:
         """Return the rows that have the value."""
@@ -158,17 +168,18 @@ class _SortedValues(NamedTuple):
 
 
 class _ScaledNumbers(NamedTuple):
-    """An attribute's number for each row, NaN if it has none, and their standard deviation."""
+    """The number that an attribute is for each trained row, NaN if it has none, and their standard deviation."""
 
-    numbers_N1: NDArray[np.float64]
+    numbers_T1: NDArray[np.float64]
     scale: float
 
     @classmethod
-    def of(cls, column: Column, size: int) -> "_ScaledNumbers":
-        numbers_N1 = np.full(size, np.nan)
-        numbers_N1[column.rows_V] = column.values_V
-        return cls(numbers_N1, float(np.nanstd(numbers_N1)) if len(column.values_V) else 0.0)
+    def of(cls, column: Column, trained: int) -> "_ScaledNumbers":
+        is_trained_V = column.rows_V <= trained
+        numbers_T1 = np.full(trained + 1, np.nan)
+        numbers_T1[column.rows_V[is_trained_V]] = column.values_V[is_trained_V]
+        return cls(numbers_T1, float(np.nanstd(numbers_T1)) if is_trained_V.any() else 0.0)
 
     def closeness(self, number: float, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        distance_C = np.abs(self.numbers_N1[rows] - number) / (self.scale or np.finfo(np.float64).tiny)
+        distance_C = np.abs(self.numbers_T1[rows] - number) / (self.scale or np.finfo(np.float64).tiny)
         return np.nan_to_num(np.exp(-distance_C), nan=0.0).astype(np.float32)

@@ -29,6 +29,8 @@ EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is
 A log with types of events adds `event`, one with weights `weight`.
 """
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
+NEW_ITEMS_FILE = "new_items.parquet"
+"""Products of the catalog that have no event in training: item_id and the attributes that items have."""
 
 
 class PartCounts(BaseModel):
@@ -198,6 +200,12 @@ class Dataset:
     def attributes(self) -> pl.DataFrame:
         """Return item_id and the attribute columns of every item, in order of rows."""
         return self._items(None).drop("row", "popularity")
+
+    def new_items(self) -> pl.DataFrame:
+        """Return item_id and the attributes of products that no training event has; none if no catalog was given."""
+        if not (self.folder / NEW_ITEMS_FILE).exists():
+            return pl.DataFrame(schema={"item_id": pl.String})
+        return self._read(self.folder / NEW_ITEMS_FILE, None)
 
     def _items(self, columns: list[str] | None) -> pl.DataFrame:
         return self._read(self.folder / ITEMS_FILE, columns)

@@ -32,6 +32,7 @@ from onward.training.data.examples import Examples
 from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
+from onward.training.export.new_items import CatalogItems, with_new_items
 from onward.training.export.onnx_program import write_program
 from onward.training.export.session_weight import choose_session_weight
 from onward.training.index.indexing import MAX_QUERIES, build_index
@@ -62,6 +63,7 @@ def export(
     data: Path | None = None,
     index: IndexKind = IndexKind.AUTO,
     target_recall: float = TARGET_RECALL,
+    new_items: bool = True,
     on_step: Callable[[str], object] = lambda step: None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> str:
@@ -75,6 +77,8 @@ def export(
         data: the data set of the runs, if it has moved since.
         index: which index to build.
         target_recall: recall@20 of the index against exact search.
+        new_items: include products of the dataset's catalog that training does not know, with vectors from their
+            attributes.
         on_step: called with a description of each step, for a progress display.
         on_note: called with each line that says what was decided.
 
@@ -97,12 +101,17 @@ def export(
         on_step("exporting the encoder")
         program = staging / ENCODER
         kernel = write_program(encoder, program)
-        vectors_N1D = _item_vectors(encoder)
+        trained = CatalogItems(dataset.attributes(), dataset.popularity(), _item_vectors(encoder))
+        trained_items = len(trained.vectors_N1D) - 1
         queries_QKD = encode(encoder, examples)
-        check_parity(program, encoder, examples, vectors_N1D.shape, queries_QKD)
+        check_parity(program, encoder, examples, trained.vectors_N1D.shape, queries_QKD)
+        with stage(bundles) as scratch:
+            new = dataset.new_items() if new_items else dataset.new_items().clear()
+            items = with_new_items(trained, new, scratch, trained_items=trained_items, on_note=on_note)
+        vectors_N1D = items.vectors_N1D
         np.save(staging / VECTORS, vectors_N1D)
         np.save(staging / QUERIES, queries_QKD)
-        kinds = write_catalog(staging, dataset.item_ids(), dataset.popularity(), dataset.attributes())
+        kinds = write_catalog(staging, items.ids, items.popularity_N1, items.attributes)
         if encoder.users:
             Users.write(staging, dataset.users())
         faiss_index, index_info = build_index(
@@ -118,6 +127,7 @@ def export(
             created=datetime.now(UTC),
             metrics=metrics,
             items=len(vectors_N1D) - 1,
+            encoder_items=trained_items if items is not trained else None,
             dimension=vectors_N1D.shape[1],
             users=encoder.users,
             attributes=kinds,

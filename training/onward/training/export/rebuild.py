@@ -33,6 +33,7 @@ from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, availability, json_attributes, publish_with_probes
+from onward.training.export.new_items import CatalogItems, with_new_items
 from onward.training.export.new_sessions import write_with_new_sessions
 from onward.training.index.indexing import build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
@@ -67,13 +68,15 @@ def rebuild(
     index: IndexKind = IndexKind.AUTO,
     target_recall: float = TARGET_RECALL,
     on_step: Callable[[str], object] = lambda step: None,
+    on_note: Callable[[str], object] = lambda note: None,
 ) -> str:
     """Rebuild the current bundle's index, with a new catalog or changes if given; publish it, return the new digest.
 
     Args:
         bundles: the folder of bundles.
         items: the new catalog, a file of item attributes. An item that it lacks still counts in sessions, but is no
-            longer recommended. An item unknown to training has no vector; it is left out and reported.
+            longer recommended. A new item gets its vector from trained items that share its attributes, and a row after
+            those the encoder knows; if none does, it is left out. How many is reported.
         items_format: format of that file; by its extension if None.
         items_column: item id column of that file; guessed if None.
         changes: a file of live catalog changes, written by `onward-service changes`, to make part of the bundle. A new
@@ -82,6 +85,7 @@ def rebuild(
         index: which index to build.
         target_recall: recall@20 of the index against exact search.
         on_step: called with a description of each step, for a progress display.
+        on_note: called with each line about items that were added or left out.
 
     Raises:
         InputError: there is no current bundle, it has no queries to tune an index on or, for `sessions`, no nearest
@@ -101,11 +105,13 @@ def rebuild(
     nearest = current.manifest.nearest_sessions
     if sessions and nearest is None:
         raise InputError(f"--sessions: the current bundle, a {current.manifest.model}, holds no nearest sessions")
-    new = (
-        _with_changes(current, live_changes, on_step)
-        if items is None
-        else _with_attributes(current, read_attributes(str(items), items_format, items_column).items, on_step)
-    )
+    if items is None:
+        new = _with_changes(current, live_changes, on_note)
+    else:
+        on_step("reading the new catalog")
+        attributes = read_attributes(str(items), items_format, items_column).items
+        with stage(bundles) as scratch, disk_faults(bundles):
+            new = _with_attributes(current, attributes, scratch, on_note)
     with stage(bundles) as staging, disk_faults(bundles):
         if sessions and nearest is not None:
             nearest = write_with_new_sessions(source, staging, nearest, new.ids, sessions, on_step)
@@ -148,14 +154,14 @@ def _read_changes(changes: Path) -> list[StoredChange]:
         raise InputError(str(error)) from error
 
 
-def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_step: Callable[[str], object]) -> RebuiltCatalog:
+def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_note: Callable[[str], object]) -> RebuiltCatalog:
     """Return the items as the service shows them with these changes applied; new items come last."""
-    cold_start = ColdStart(bundle.catalog, bundle.vectors_N1D)
+    cold_start = ColdStart(bundle.catalog, bundle.vectors_N1D, trained_items=bundle.manifest.encodable_items)
     catalog = bundle.with_changes([_with_vector(bundle, cold_start, change) for change in changes]).catalog
     new = [change for change in catalog.new_items if change.vector_D is not None]
     left_out = [change for change in catalog.new_items if change.vector_D is None]
     if left_out:
-        on_step(f"{len(left_out):,} new items have no vector yet; left out, they stay in the live catalog")
+        on_note(f"{len(left_out):,} new items have no vector yet; left out, they stay in the live catalog")
     last = max((change.sequence for change in changes), default=0)
     ids = [*map(catalog.item_id, range(1, catalog.items + 1)), *(change.item_id for change in new)]
     return RebuiltCatalog(
@@ -183,24 +189,31 @@ def _attributes_of(catalog: Catalog, item_id: str) -> Mapping[str, Any]:
     return {**attributes, "available": False} if catalog.is_deleted(item_id) else attributes
 
 
-def _with_attributes(bundle: Bundle, new: pl.DataFrame, on_step: Callable[[str], object]) -> RebuiltCatalog:
-    """Return the bundle's items with the attributes in `new`; those missing in `new` become unavailable."""
-    ids = [bundle.catalog.item_id(row) for row in range(1, len(bundle.catalog) + 1)]
-    known = pl.DataFrame({"item_id": ids})
-    without_vector = new.join(known, on="item_id", how="anti").height
-    if without_vector:
-        on_step(f"{without_vector:,} items of the catalog have no vector, as training does not know them; left out")
+def _with_attributes(
+    bundle: Bundle, new: pl.DataFrame, scratch: Path, on_note: Callable[[str], object]
+) -> RebuiltCatalog:
+    """Return the bundle's items with the attributes in `new`, unavailable if missing there, and then the new items."""
+    known = pl.DataFrame({"item_id": [bundle.catalog.item_id(row) for row in range(1, len(bundle.catalog) + 1)]})
     available = pl.col("available") if "available" in new.columns else pl.lit(None, pl.Boolean)
-    listed = new.with_columns(available.alias("available"), listed=pl.lit(value=True))
-    attributes = known.join(listed, on="item_id", how="left", maintain_order="left")
+    listed = new.with_columns(available.alias("available"))
+    attributes = known.join(
+        listed.with_columns(listed=pl.lit(value=True)), on="item_id", how="left", maintain_order="left"
+    )
     attributes = attributes.with_columns(
         available=pl.when(pl.col("listed")).then("available").otherwise(pl.lit(value=False))
     ).drop("listed")
+    items = with_new_items(
+        CatalogItems(attributes, bundle.catalog.popularity_N1, bundle.vectors_N1D),
+        listed.join(known, on="item_id", how="anti", maintain_order="left"),
+        scratch,
+        trained_items=bundle.manifest.encodable_items,
+        on_note=on_note,
+    )
     return RebuiltCatalog(
-        ids=ids,
-        popularity_R1=bundle.catalog.popularity_N1,
-        available_R1=availability(attributes),
-        attributes=json_attributes(attributes.drop("item_id")),
-        vectors_R1D=bundle.vectors_N1D,
+        ids=items.ids,
+        popularity_R1=items.popularity_N1,
+        available_R1=availability(items.attributes),
+        attributes=json_attributes(items.attributes.drop("item_id")),
+        vectors_R1D=items.vectors_N1D,
         folded_changes=0,
     )

@@ -25,6 +25,7 @@ from onward.training.data.preparation import splits
 from onward.training.data.preparation.account import Account
 from onward.training.data.preparation.input_log import InputLog, read_log
 from onward.training.data.preparation.items import number_items, with_rows
+from onward.training.data.preparation.new_items import write_new_items
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.preparation.sessions import (
     cut_at_gaps,
@@ -172,6 +173,7 @@ class _PreparationRun:
         items = self._steps.materialize(number_items(split.known))
         engine.write(items, folder / ITEMS_FILE, sort_by=["row"], columns=ITEM_COLUMNS)
         if attributes is not None:
+            write_new_items(folder, attributes.items)
             self._attributes_unused, remarks = add_attributes(folder / ITEMS_FILE, attributes)
             self._remarks += remarks
         parts: dict[PartName, Frame | None] = {"train": split.train, "validation": split.validation, "test": split.test}

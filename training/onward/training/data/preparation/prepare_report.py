@@ -91,7 +91,10 @@ def _remarks(info: DatasetInfo) -> Iterator[str]:
         if problem.file not in events:
             yield f"problem: {problem}"
     if info.attributes_unused:
-        yield f"items without any event: {info.attributes_unused:,}, left out of the catalog"
+        yield (
+            f"products without enough events: {info.attributes_unused:,}; `export` makes those recommendable that "
+            "share attributes with others"
+        )
     for remark in info.account.remarks if info.account is not None else ():
         yield f"note: {remark}"
 

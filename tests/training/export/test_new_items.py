@@ -1,0 +1,116 @@
+"""Products that training does not know get the vectors that the live catalog would give them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onward.bundle import Bundle, Options, SessionView
+from onward.bundle.catalog.cold_start import ColdItem, ColdStart
+from onward.training.data.dataset import NEW_ITEMS_FILE, Dataset
+from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers.polars_engine import PolarsEngine
+from onward.training.export.export import export
+from onward.training.export.rebuild import rebuild
+from onward.training.recipe import Recipe
+from onward.training.trainer import train
+from tests.training.conftest import AROUND, CIRCLES, walks
+
+NEW: list[dict[str, Any]] = [
+    {"item_id": "new-1", "circle": "2", "price": 4.0, "available": True},
+    {"item_id": "new-2", "circle": "3", "price": 1.5, "available": None},
+    {"item_id": "hidden", "circle": "2", "price": 4.0, "available": False},
+    {"item_id": "bare"},
+    {"item_id": "alone", "circle": "nowhere", "price": 4.0},
+]
+NOTE = (
+    "3 products that training does not know got a vector from items that share their attributes; 1 left out, as they "
+    "have no attributes; 1 left out, as no trained item shares a text, list entry or boolean with them that is not "
+    "common to most"
+)
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    known = [
+        {"item_id": f"item-{circle}-{place}", "circle": str(circle), "price": float(place), "available": True}
+        for circle in range(CIRCLES)
+        for place in range(AROUND)
+    ]
+    path = tmp_path_factory.mktemp("products") / "products.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in [*known, *NEW]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def new_run(recipe: Recipe, products: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a dataset with a catalog of more products than its events have."""
+    folder = tmp_path_factory.mktemp("new")
+    walks(600, seed=5).write_parquet(folder / "events.parquet")
+    preparation = Preparation(split=SplitKind.TEMPORAL, min_support=1, min_length=2)
+    prepare([str(folder / "events.parquet")], folder / "dataset", preparation, PolarsEngine, items=str(products))
+    train(recipe, folder / "dataset", folder / "run", device_name="cpu", epochs=1)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def trained_only(new_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "bundles"
+    export([new_run], folder, new_items=False)
+    return folder
+
+
+def check_new_items(bundle: Bundle, trained: Bundle) -> None:
+    """New items have rows after the trained ones, the vectors of the live catalog, and are recommended if available."""
+    cold_start = ColdStart(trained.catalog, trained.vectors_N1D)
+    for place, item in enumerate(NEW[:3], start=1):
+        cold = cold_start.vector(ColdItem({"circle": item["circle"], "price": item["price"]}))
+        assert cold is not None
+        assert bundle.catalog.row(str(item["item_id"])) == trained.manifest.items + place
+        np.testing.assert_array_equal(bundle.vectors_N1D[trained.manifest.items + place], cold.vector_D)
+    assert (bundle.manifest.items, bundle.manifest.encodable_items) == (CIRCLES * AROUND + 3, CIRCLES * AROUND)
+    assert "bare" not in bundle.catalog
+    listed = {item.item_id for item in bundle.retrieve(SessionView(["item-2-3"]), Options(100)).items}
+    assert {"new-1", "new-2"} <= listed
+    assert "hidden" not in listed
+    assert bundle.retrieve(SessionView(["new-1"]), Options(3)).items[0].source == "similar"
+    assert bundle.attributes("new-2")["circle"] == "3"
+
+
+def test_a_dataset_keeps_products_without_events(new_run: Path) -> None:
+    new = Dataset.open(new_run.parent / "dataset").new_items()
+    assert new["item_id"].to_list() == [item["item_id"] for item in NEW]
+    assert set(new.columns) == {"item_id", "circle", "price", "available"}
+
+
+def test_an_export_gives_products_without_events_vectors(new_run: Path, trained_only: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    export([new_run], tmp_path, on_note=notes.append)
+    assert NOTE in notes
+    trained = Bundle.load(trained_only / "current")
+    assert (trained.manifest.items, trained.manifest.encoder_items) == (CIRCLES * AROUND, None)
+    bundle = Bundle.load(tmp_path / "current")
+    check_new_items(bundle, trained)
+    live = ColdStart(bundle.catalog, bundle.vectors_N1D, trained_items=bundle.manifest.encodable_items)
+    again = live.vector(ColdItem({"circle": "2", "price": 4.0}))
+    assert again is not None
+    np.testing.assert_array_equal(again.vector_D, bundle.vectors_N1D[bundle.catalog.row("new-1") or 0])
+
+
+def test_a_rebuild_with_a_catalog_gives_them_the_same(trained_only: Path, products: Path, tmp_path: Path) -> None:
+    trained, notes = Bundle.load(trained_only / "current"), list[str]()
+    digest = rebuild(trained_only, items=products, staged=True, on_note=notes.append)
+    assert notes == [NOTE]
+    check_new_items(Bundle.load(trained_only / digest), trained)
+
+
+def test_a_dataset_of_an_earlier_version_has_no_such_products(new_run: Path) -> None:
+    dataset = Dataset.open(new_run.parent / "dataset")
+    file = dataset.folder / NEW_ITEMS_FILE
+    content = file.read_bytes()
+    file.unlink()
+    assert dataset.new_items().is_empty()
+    file.write_bytes(content)
