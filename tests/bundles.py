@@ -151,11 +151,11 @@ def make_bundle(folder: Path, ids: Sequence[str], **options: Any) -> Bundle:
     return Bundle.load(folder)
 
 
-def publish_bundle(bundles: Path, ids: Sequence[str], *, keep: int = 5, **options: Any) -> str:
+def publish_bundle(bundles: Path, ids: Sequence[str], *, keep: int = 5, make_live: bool = True, **options: Any) -> str:
     """Publish a new bundle and return its digest; options as in write_files."""
     with stage(bundles) as folder:
         manifest = add_probes(folder, write_files(folder, ids, **options), ids, options.get("users", ()))
-        return publish(folder, manifest, bundles, keep=keep)
+        return publish(folder, manifest, bundles, keep=keep, make_live=make_live)
 
 
 def mean_encoder(

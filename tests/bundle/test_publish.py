@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from onward.bundle import Bundle, BundleError, current_digest, publish, stage, write_manifest
+from onward.bundle import (
+    Bundle,
+    BundleError,
+    activate,
+    current_digest,
+    find_bundle,
+    publish,
+    report_file,
+    stage,
+    staged_bundles,
+    write_manifest,
+)
 from tests.bundles import add_probes, item_ids, publish_bundle, write_files
 
 IDS = item_ids("a", 20)
@@ -79,6 +90,61 @@ def test_the_newest_bundles_and_the_current_one_are_kept(tmp_path: Path) -> None
     assert names(tmp_path) == {*digests[2:], "current", ".lock"}
     assert publish_bundle(tmp_path, IDS, seed=9, keep=1) in names(tmp_path)
     assert len(names(tmp_path)) == 3
+
+
+def test_a_staged_bundle_is_not_live_until_it_is_activated(tmp_path: Path) -> None:
+    live = publish_bundle(tmp_path, IDS)
+    staged = [publish_bundle(tmp_path, IDS, seed=seed, make_live=False) for seed in (1, 2)]
+    assert current_digest(tmp_path) == live
+    assert staged_bundles(tmp_path) == staged[::-1]
+    activate(tmp_path, staged[0])
+    assert current_digest(tmp_path) == staged[0] == Bundle.load(tmp_path / "current").digest
+    assert staged_bundles(tmp_path) == staged[1:]
+    assert live in names(tmp_path)
+
+
+def test_the_first_bundle_of_a_folder_may_be_staged(tmp_path: Path) -> None:
+    digest = publish_bundle(tmp_path, IDS, make_live=False)
+    assert current_digest(tmp_path) is None
+    activate(tmp_path, digest)
+    assert current_digest(tmp_path) == digest
+
+
+def test_staged_bundles_are_kept_and_do_not_count(tmp_path: Path) -> None:
+    staged = {publish_bundle(tmp_path, IDS, seed=seed, keep=2, make_live=False) for seed in range(10, 14)}
+    digests = [publish_bundle(tmp_path, IDS, seed=seed, keep=2) for seed in range(4)]
+    assert {name for name in names(tmp_path) if not name.startswith(".")} == {*staged, *digests[2:], "current"}
+
+
+def test_a_bundle_that_went_live_is_pruned_with_its_report_in_the_order_in_which_bundles_went_live(
+    tmp_path: Path,
+) -> None:
+    late = publish_bundle(tmp_path, IDS, make_live=False)
+    report_file(tmp_path, late).write_text("{}")
+    before, after = (publish_bundle(tmp_path, IDS, seed=seed) for seed in (1, 2))
+    activate(tmp_path, late, keep=2)
+    assert before not in names(tmp_path)
+    activate(tmp_path, after, keep=1)
+    assert names(tmp_path) == {after, "current", ".lock"}
+
+
+def test_only_a_whole_published_bundle_can_be_activated(tmp_path: Path) -> None:
+    live, damaged = publish_bundle(tmp_path, IDS), publish_bundle(tmp_path, IDS, seed=1, make_live=False)
+    (tmp_path / damaged / "ids.txt").unlink()
+    with pytest.raises(BundleError, match=r"ids\.txt"):
+        activate(tmp_path, damaged)
+    with pytest.raises(BundleError):
+        activate(tmp_path, "0" * 64)
+    assert current_digest(tmp_path) == live
+
+
+def test_a_bundle_is_found_by_the_beginning_of_its_digest(tmp_path: Path) -> None:
+    digest, other = (publish_bundle(tmp_path, IDS, seed=seed) for seed in (0, 1))
+    assert find_bundle(tmp_path, digest[:12]) == digest
+    with pytest.raises(BundleError, match=f"no such bundle; there are: {other[:12]}, {digest[:12]}"):
+        find_bundle(tmp_path, "x")
+    with pytest.raises(BundleError, match="several bundles begin so"):
+        find_bundle(tmp_path, "")
 
 
 def test_a_bundle_that_does_not_load_is_not_published(tmp_path: Path) -> None:

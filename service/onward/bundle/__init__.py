@@ -43,7 +43,8 @@ from onward.bundle.files.manifest import (
     write_manifest,
 )
 from onward.bundle.files.users import Users
-from onward.bundle.publish import publish, stage
+from onward.bundle.gate_report import Comparison, GateReport, gate_fault, report_file
+from onward.bundle.publish import activate, find_bundle, publish, stage, staged_bundles
 from onward.bundle.published import PublishedBundles, current_digest
 from onward.bundle.search.faiss_index import FaissIndex, SearchParameters, pad_dimension
 from onward.bundle.search.index import Candidates, ItemIndex, Strategy
@@ -80,12 +81,14 @@ __all__ = [
     "BundleError",
     "Candidates",
     "Catalog",
+    "Comparison",
     "Defaults",
     "Eligible",
     "Encoder",
     "FaissIndex",
     "Filter",
     "FilterFault",
+    "GateReport",
     "IndexInfo",
     "InputLength",
     "ItemChange",
@@ -117,15 +120,20 @@ __all__ = [
     "UnknownItemError",
     "User",
     "Users",
+    "activate",
     "current_digest",
+    "find_bundle",
     "fits",
+    "gate_fault",
     "id_fault",
     "infer_schema",
     "is_valid_id",
     "pad_dimension",
     "publish",
     "read_manifest",
+    "report_file",
     "stage",
+    "staged_bundles",
     "write_manifest",
     "write_stored_sessions",
 ]

@@ -1,7 +1,9 @@
 """Publish bundles atomically: stage, check, sync to disk, rename, then replace the `current` link by a rename.
 
-`bundles/<digest>/` are published bundles, `bundles/current` is a link to one of them, `bundles/.staging-*` are bundles
-that are being written, each locked by the process that writes it, and `bundles/.lock` serializes publishers.
+`bundles/<digest>/` are published bundles, and `bundles/current` is a link to the live one of them. A bundle that was
+never live is *staged*: an empty file `bundles/.staged-<digest>` says so. `bundles/<digest>.gate.json` is the report of
+the gate. `bundles/.staging-*` are bundles that are being written, each locked by the process that writes it, and
+`bundles/.lock` serializes publishers.
 """
 
 import fcntl
@@ -15,11 +17,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from onward.bundle.bundle import Bundle
-from onward.bundle.files.manifest import BundleError, Manifest, check_files, read_manifest, write_manifest
+from onward.bundle.files.manifest import (
+    BundleError,
+    Manifest,
+    check_files,
+    is_digest,
+    read_manifest,
+    write_manifest,
+)
+from onward.bundle.gate_report import report_file
 from onward.bundle.published import CURRENT, current_digest
 
 LOCK = ".lock"
 STAGING_PREFIX = ".staging-"
+STAGED_PREFIX = ".staged-"
+KEPT_BUNDLES = 5
 LOCK_TIMEOUT_S = 30.0
 
 
@@ -39,14 +51,17 @@ def stage(bundles: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def publish(staging: Path, manifest: Manifest, bundles: Path, *, keep: int = 5) -> str:
-    """Make the bundle written into `staging` the current one of `bundles` and return its digest.
+def publish(
+    staging: Path, manifest: Manifest, bundles: Path, *, keep: int = KEPT_BUNDLES, make_live: bool = True
+) -> str:
+    """Publish the bundle written into `staging` in `bundles`, as the live one or as a staged one; return its digest.
 
     Args:
         staging: a folder of `stage(bundles)` that contains every file except the manifest.
         manifest: complete except for `files`, which is filled in here; it needs probes. The files become read-only.
         bundles: the folder of bundles.
-        keep: number of newest bundles to keep; the current one always stays.
+        keep: number of newest bundles to keep that are live or were; the live one and all staged ones always stay.
+        make_live: move `current` to the bundle; otherwise it is staged, until `activate` makes it live.
 
     Raises BundleError, leaving `current` unchanged, if the bundle does not load or another publisher holds the lock for
     `LOCK_TIMEOUT_S`.
@@ -56,13 +71,50 @@ def publish(staging: Path, manifest: Manifest, bundles: Path, *, keep: int = 5) 
     digest = Bundle.load(staging).digest
     _sync_files(staging)
     with _publisher_lock(bundles):
+        if not make_live and not (bundles / digest).exists():
+            _staged_mark(bundles, digest).touch()
         _move_into_place(staging, bundles / digest)
         _sync(bundles)
-        _replace_current(bundles, digest)
-        _sync(bundles)
+        if make_live:
+            _make_live(bundles, digest)
         _remove_abandoned(bundles)
         _prune(bundles, keep)
     return digest
+
+
+def activate(bundles: Path, digest: str, *, keep: int = KEPT_BUNDLES) -> None:
+    """Make a published bundle, staged or once live, the live one of `bundles`.
+
+    It then counts as the newest one; see `publish` for `keep`. Raises BundleError, leaving `current` unchanged, if the
+    bundle does not load or another publisher holds the lock.
+    """
+    Bundle.load(bundles / digest)
+    with _publisher_lock(bundles):
+        if not (bundles / digest).is_dir():
+            raise BundleError(f"{digest}: another publisher has removed it")
+        os.utime(bundles / digest)
+        _make_live(bundles, digest)
+        _remove_abandoned(bundles)
+        _prune(bundles, keep)
+
+
+def staged_bundles(bundles: Path) -> list[str]:
+    """Return the digests of the staged bundles, newest first."""
+    return [folder.name for folder in _published(bundles) if _staged_mark(bundles, folder.name).exists()]
+
+
+def find_bundle(bundles: Path, start: str) -> str:
+    """Return the digest of the one published bundle whose digest begins so. Raises BundleError if there is not one."""
+    found = [folder.name for folder in _published(bundles) if folder.name.startswith(start)]
+    if len(found) != 1:
+        known = ", ".join(folder.name[:12] for folder in _published(bundles)) or "none"
+        raise BundleError(f"{start}: {'several bundles begin so' if found else 'no such bundle'}; there are: {known}")
+    return found[0]
+
+
+def _make_live(bundles: Path, digest: str) -> None:
+    _replace_current(bundles, digest)
+    _sync(bundles)
 
 
 def _move_into_place(staging: Path, target: Path) -> None:
@@ -83,12 +135,25 @@ def _replace_current(bundles: Path, digest: str) -> None:
 
 
 def _prune(bundles: Path, keep: int) -> None:
+    """Remove all but the newest `keep` bundles; the live one and staged ones stay, and the latter do not count."""
     current = current_digest(bundles)
-    published = [folder for folder in bundles.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    others = [folder for folder in published if folder.name not in (current, CURRENT)]
-    others.sort(key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
-    for folder in others[max(0, keep - 1) :]:
+    if current is not None:
+        _staged_mark(bundles, current).unlink(missing_ok=True)
+    staged = staged_bundles(bundles)
+    retired = [folder for folder in _published(bundles) if folder.name not in (current, *staged)]
+    for folder in retired[max(0, keep - 1) :]:
         _remove(folder)
+        report_file(bundles, folder.name).unlink(missing_ok=True)
+
+
+def _published(bundles: Path) -> list[Path]:
+    """Return the folders of all published bundles, newest first."""
+    folders = [folder for folder in bundles.iterdir() if is_digest(folder.name) and folder.is_dir()]
+    return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+
+
+def _staged_mark(bundles: Path, digest: str) -> Path:
+    return bundles / f"{STAGED_PREFIX}{digest}"
 
 
 def _remove_abandoned(bundles: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from onward.bundle import Bundle, Options, SessionView, current_digest
+from onward.bundle import Bundle, Options, SessionView, current_digest, staged_bundles
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.data.repeats import Repeats
@@ -108,6 +108,22 @@ def test_a_run_without_a_complete_epoch_is_refused(run: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match="no epoch is complete yet"):
         export([other], tmp_path / "bundles")
     assert not (tmp_path / "bundles").exists()
+
+
+def test_a_staged_export_does_not_move_current(run: Path, bundles: Path) -> None:
+    live = current_digest(bundles)
+    digest = export([run], bundles, staged=True)
+    assert current_digest(bundles) == live != digest
+    assert staged_bundles(bundles) == [digest]
+
+
+def test_an_interrupted_run_is_exported_only_on_request(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
+    train(recipe, dataset.folder, tmp_path / "run", device_name="cpu", on_epoch=lambda line: False)
+    with pytest.raises(InputError, match=r"its training is not finished; .* --unfinished"):
+        export([tmp_path / "run"], tmp_path / "bundles")
+    assert not (tmp_path / "bundles").exists()
+    digest = export([tmp_path / "run"], tmp_path / "bundles", unfinished=True)
+    assert current_digest(tmp_path / "bundles") == digest
 
 
 def test_several_runs_become_one_encoder_that_sums_their_scores(

@@ -71,6 +71,13 @@ def test_availability_and_attributes_stay_without_a_new_catalog(
     assert Bundle.load(bundles / "current").attributes(SESSION[0])["price"] == 9.5
 
 
+def test_a_staged_rebuild_does_not_move_current(bundles: Path) -> None:
+    live = current_digest(bundles)
+    digest = rebuild(bundles, staged=True)
+    assert current_digest(bundles) == live != digest
+    assert Bundle.load(bundles / digest).digest == digest
+
+
 def test_a_folder_without_a_bundle_cannot_be_rebuilt(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no current bundle; export one first"):
         rebuild(tmp_path)

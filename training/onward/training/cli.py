@@ -310,22 +310,44 @@ def export(
         typer.Option(min=0.5, max=1, help=f"Recall@20 that the index is tuned to.  [default: {TARGET_RECALL}]"),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help=f"Tune the index to a recall@20 of {FAST_RECALL}.")] = False,
+    staged: Annotated[
+        bool, typer.Option("--staged", help="Publish without making it live; `gate` and `activate` do that.")
+    ] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Export an interrupted training: the best weights so far.")
+    ] = False,
+    new_items: Annotated[
+        bool,
+        typer.Option(
+            "--new-items/--no-new-items",
+            help="Include products without enough events, with vectors from their attributes.",
+        ),
+    ] = True,
 ) -> None:
-    """Make a trained encoder the current bundle: program, vectors, index, catalog.
+    """Publish a trained encoder as the live bundle, or a staged one: program, vectors, index, catalog.
 
-    Example: `onward-training export run --bundles bundles`
+    Example: `onward-training export run --bundles bundles --staged`
 
     Several runs become one encoder whose scores are the sum of theirs: better results, but a slower encoder.
     """
     from onward.training.data.preparation.prepare_report import announced_steps
     from onward.training.export.export import export as export_run
 
-    with bundle_faults(bundles), announced_steps() as announce:
-        typer.echo(
-            export_run(
-                runs, bundles, data=data, index=index, target_recall=_target_recall(recall, fast=fast), on_step=announce
+    with bundle_faults(bundles):
+        with announced_steps() as announce:
+            digest = export_run(
+                runs,
+                bundles,
+                data=data,
+                index=index,
+                target_recall=_target_recall(recall, fast=fast),
+                staged=staged,
+                unfinished=unfinished,
+                new_items=new_items,
+                on_step=announce,
+                on_note=_print_note,
             )
-        )
+        _print_published(bundles, digest, staged=staged)
 
 
 @cli.command()
@@ -445,11 +467,14 @@ def rebuild(
         typer.Option(min=0.5, max=1, help=f"Recall@20 that the index is tuned to.  [default: {TARGET_RECALL}]"),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help=f"Tune the index to a recall@20 of {FAST_RECALL}.")] = False,
+    staged: Annotated[
+        bool, typer.Option("--staged", help="Publish without making it live; `gate` and `activate` do that.")
+    ] = False,
 ) -> None:
     """Rebuild the current bundle with a new catalog, newer sessions or another index, without training.
 
-    Items that a new catalog does not list are no longer recommended. New items of the live catalog get rows of their
-    own, with the vectors that the service computed for them.
+    Items that a new catalog does not list are no longer recommended. New items of it or of the live catalog get
+    rows of their own, with vectors as the service computes them.
 
     Example: `onward-training rebuild --bundles bundles --items products.jsonl`
 
@@ -460,18 +485,77 @@ def rebuild(
     from onward.training.data.preparation.prepare_report import announced_steps
     from onward.training.export.rebuild import rebuild as rebuild_bundle
 
-    with bundle_faults(bundles), announced_steps() as announce:
-        digest = rebuild_bundle(
-            bundles,
-            items=items,
-            items_format=items_format,
-            items_column=items_column,
-            changes=changes,
-            sessions=sessions or (),
-            index=index,
-            target_recall=_target_recall(recall, fast=fast),
-            on_step=announce,
-        )
+    with bundle_faults(bundles):
+        with announced_steps() as announce:
+            digest = rebuild_bundle(
+                bundles,
+                items=items,
+                items_format=items_format,
+                items_column=items_column,
+                changes=changes,
+                sessions=sessions or (),
+                index=index,
+                target_recall=_target_recall(recall, fast=fast),
+                staged=staged,
+                on_step=announce,
+                on_note=_print_note,
+            )
+        _print_published(bundles, digest, staged=staged)
+
+
+@cli.command()
+def gate(
+    bundles: Annotated[Path, typer.Argument(help="Folder of bundles.")],
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made; its test part is asked.")],
+    bundle: Annotated[
+        str | None, typer.Option(help="Digest of the bundle, or its beginning.  [default: the newest staged one]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Compare a staged bundle with the live one and with baselines, on the same sessions, and store the figures.
+
+    Example: `onward-training gate bundles --data dataset`
+
+    The bundle passes unless its recall@20 or MRR@20 is below one of theirs, by more than a margin and by more than
+    chance explains. `activate` makes live what has passed. The exit code is 1 if it has not passed.
+    """
+    os.environ.update(ONE_THREAD)
+    from onward.training.evaluation.gate import gate as pass_gate
+    from onward.training.evaluation.gate_table import print_report
+
+    with bundle_faults(bundles):
+        digest = _staged_bundle(bundles, bundle)
+        report = pass_gate(bundles, digest, data)
+        print_report(report, as_json=as_json)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def activate(
+    bundles: Annotated[Path, typer.Argument(help="Folder of bundles.")],
+    bundle: Annotated[
+        str | None, typer.Argument(help="Digest of the bundle, or its beginning.  [default: the newest staged one]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make it live although it has not passed the gate.")] = False,
+) -> None:
+    """Make a staged bundle live that has passed the gate, or a bundle that was live before.
+
+    Example: `onward-training activate bundles`
+    """
+    from onward.bundle import activate as make_live
+    from onward.bundle import gate_fault, staged_bundles
+
+    with bundle_faults(bundles):
+        digest = _staged_bundle(bundles, bundle)
+        fault = gate_fault(bundles, digest) if digest in staged_bundles(bundles) else None
+        if fault is not None and not force:
+            raise InputError(
+                f"{digest[:12]}: {fault}; `onward-training gate` compares it, --force makes it live all the same"
+            )
+        make_live(bundles, digest)
+        if fault is not None:
+            typer.echo(f"made live by --force, although {fault}", err=True)
         typer.echo(digest)
 
 
@@ -555,6 +639,37 @@ def tune(
 
 def _warn(line: str) -> None:
     typer.echo(f"warning: {line}", err=True)
+
+
+def _print_note(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print_published(bundles: Path, digest: str, *, staged: bool) -> None:
+    """Print the digest of a published bundle and, if it is staged, how it goes live."""
+    from onward.bundle import staged_bundles
+
+    typer.echo(digest)
+    if staged:
+        count = len(staged_bundles(bundles))
+        others = f" ({count} bundles are staged; they stay until you remove their folders)" if count > 1 else ""
+        typer.echo(
+            f"staged, not live{others}: `onward-training gate {bundles} --data DATASET` compares it with the live "
+            f"bundle, `onward-training activate {bundles}` makes it live",
+            err=True,
+        )
+
+
+def _staged_bundle(bundles: Path, start: str | None) -> str:
+    """Return the digest of the bundle whose digest begins with `start`, or of the newest staged one."""
+    from onward.bundle import find_bundle, staged_bundles
+
+    if start is not None:
+        return find_bundle(bundles, start)
+    staged = staged_bundles(bundles)
+    if not staged:
+        raise InputError(f"{bundles}: holds no staged bundle; make one with `onward-training export ... --staged`")
+    return staged[0]
 
 
 def _only_test_is_recorded(record: Path | None, part: HeldOutPart) -> None:

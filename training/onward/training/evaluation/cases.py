@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onward.training.data.dataset import Dataset, PartName, Sessions
 from onward.training.errors import InputError
 
@@ -46,6 +49,15 @@ def cases_of(sessions: Sessions, *, together: bool, users: Sequence[str] = ()) -
         elif not together:
             for place in targets:
                 yield EvaluationCase(ids[start:place], [ids[place]], user_id)
+
+
+def session_of_cases(sessions: Sessions, *, together: bool) -> NDArray[np.int64]:
+    """Return the number of the session of each case that `cases_of` yields, ascending."""
+    is_target = sessions.is_target.copy()
+    is_target[sessions.offsets[:-1]] = False
+    session_of_event = np.repeat(np.arange(len(sessions)), np.diff(sessions.offsets))
+    numbers = session_of_event[is_target]
+    return np.unique(numbers) if together else numbers
 
 
 def held_out_cases(dataset: Dataset, part: PartName) -> list[EvaluationCase]:

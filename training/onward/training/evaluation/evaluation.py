@@ -77,7 +77,7 @@ def evaluate_cases(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, (case, ranking) in enumerate(zip(cases, _map_in_chunks(pool, rank, cases), strict=True)):
-            scores = {ranked.item_id: ranked.score for ranked in ranking if not isnan(ranked.score)}
+            scores = _scores(ranking)
             lists.append(list(scores)[: max(ks)])
             for target in case.targets:
                 case_numbers.append(number)
@@ -89,6 +89,23 @@ def evaluate_cases(
         if categories is not None:
             metrics[f"diversity@{k}"] = diversity([[categories[item] for item in ranked[:k]] for ranked in lists])
     return {**metrics, "examples": len(cases)}
+
+
+def target_ranks(
+    ranker: CaseRanker, cases: Sequence[EvaluationCase], k: int, *, on_answer: Callable[[], object] = lambda: None
+) -> list[list[int]]:
+    """Return the ranks of the targets of each case, as `evaluate_cases` counts them; beyond k they may be BEYOND."""
+    ranks: list[list[int]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for case, ranking in zip(cases, _map_in_chunks(pool, lambda case: ranker(case, k + 1), cases), strict=True):
+            scores = _scores(ranking)
+            ranks.append([_target_rank(scores, target) for target in case.targets])
+            on_answer()
+    return ranks
+
+
+def _scores(ranking: Sequence[RankedItem]) -> dict[str, float]:
+    return {ranked.item_id: ranked.score for ranked in ranking if not isnan(ranked.score)}
 
 
 def _target_rank(scores: dict[str, float], target: str) -> int:

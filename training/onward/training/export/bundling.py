@@ -50,12 +50,14 @@ def json_attributes(attributes: pl.DataFrame) -> Iterator[dict[str, Any]]:
         yield {name: _json_value(value) for name, value in row.items() if value is not None}
 
 
-def publish_with_probes(staging: Path, manifest: Manifest, bundles: Path, queries: Sequence[ProbeQuery]) -> str:
-    """Run the queries on the staged bundle, store its results as probes, publish it and return its digest."""
+def publish_with_probes(
+    staging: Path, manifest: Manifest, bundles: Path, queries: Sequence[ProbeQuery], *, make_live: bool = True
+) -> str:
+    """Run the queries on the bundle in `staging`, store its results as probes, publish it and return its digest."""
     write_manifest(staging, manifest)
     bundle = Bundle.load(staging, verify=False)
     probes = tuple(bundle.probe(items, user_id=user_id) for items, user_id in queries)
-    return publish(staging, manifest.model_copy(update={"probes": probes}), bundles)
+    return publish(staging, manifest.model_copy(update={"probes": probes}), bundles, make_live=make_live)
 
 
 def _json_value(value: Any) -> Any:

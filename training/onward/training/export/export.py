@@ -26,6 +26,7 @@ from onward.bundle import (
     stage,
     write_stored_sessions,
 )
+from onward.training.chosen_epoch import chosen_epoch
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
@@ -63,11 +64,13 @@ def export(
     data: Path | None = None,
     index: IndexKind = IndexKind.AUTO,
     target_recall: float = TARGET_RECALL,
+    staged: bool = False,
+    unfinished: bool = False,
     new_items: bool = True,
     on_step: Callable[[str], object] = lambda step: None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> str:
-    """Publish a run's encoder, or an ensemble of several, as the current bundle of `bundles`; return its digest.
+    """Publish a run's encoder, or an ensemble of several, as the live bundle of `bundles`; return its digest.
 
     Nearest sessions join networks with a weight that is chosen on validation.
 
@@ -77,18 +80,22 @@ def export(
         data: the data set of the runs, if it has moved since.
         index: which index to build.
         target_recall: recall@20 of the index against exact search.
+        staged: publish without making the bundle live.
+        unfinished: export the best weights so far of runs that were interrupted.
         new_items: include products of the dataset's catalog that training does not know, with vectors from their
             attributes.
         on_step: called with a description of each step, for a progress display.
         on_note: called with each line that says what was decided.
 
     Raises:
-        InputError: a run has no weights yet, the data set is not the one it was trained on, or the encoders of several
-            runs cannot be joined.
+        InputError: a run has no weights yet or, without `unfinished`, is not finished; the data set is not the one it
+            was trained on; or the encoders of several runs cannot be joined.
         BundleError: the exported program's interests differ from the encoder's.
     """
     dataset = Dataset.open(data or Path(read_run(runs[0])["data"]))
     members = [load_trained(run, dataset) for run in runs]
+    if not unfinished:
+        _check_finished(runs)
     nearest, networks = _sessions_and_networks(members)
     encoder = join(networks or members)
     weight = 1.0
@@ -139,7 +146,8 @@ def export(
             index=index_info,
         )
         on_step("checking and publishing the bundle")
-        return publish_with_probes(staging, manifest, bundles, probe_queries(dataset, encoder, examples))
+        queries = probe_queries(dataset, encoder, examples)
+        return publish_with_probes(staging, manifest, bundles, queries, make_live=not staged)
 
 
 def _serving(members: Sequence[TrainedRun]) -> ServingOptions:
@@ -192,6 +200,15 @@ def load_trained(run: Path, dataset: Dataset) -> TrainedRun:
     encoder = recipe.build(Corpus.of(dataset, sessions_of_fit(dataset, weights["fit"])))
     encoder.load_state_dict(weights["encoder"])
     return TrainedRun(run, recipe, encoder.eval())
+
+
+def _check_finished(runs: Sequence[Path]) -> None:
+    for run in runs:
+        if chosen_epoch(run) is None:
+            raise InputError(
+                f"{run}: its training is not finished; go on with `onward-training train ... --resume`, "
+                "or export it as it is with --unfinished"
+            )
 
 
 def join(members: Sequence[TrainedRun]) -> SessionEncoder:

@@ -67,6 +67,7 @@ def rebuild(
     sessions: Sequence[str] = (),
     index: IndexKind = IndexKind.AUTO,
     target_recall: float = TARGET_RECALL,
+    staged: bool = False,
     on_step: Callable[[str], object] = lambda step: None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> str:
@@ -84,6 +85,7 @@ def rebuild(
         sessions: event logs whose new sessions join the bundle's nearest sessions, with the items of the new catalog.
         index: which index to build.
         target_recall: recall@20 of the index against exact search.
+        staged: publish without making the bundle live.
         on_step: called with a description of each step, for a progress display.
         on_note: called with each line about items that were added or left out.
 
@@ -144,7 +146,7 @@ def rebuild(
         )
         on_step("checking and publishing the bundle")
         queries = [ProbeQuery(probe.items, probe.user_id) for probe in current.manifest.probes]
-        return publish_with_probes(staging, manifest, bundles, queries)
+        return publish_with_probes(staging, manifest, bundles, queries, make_live=not staged)
 
 
 def _read_changes(changes: Path) -> list[StoredChange]:

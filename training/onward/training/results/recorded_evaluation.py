@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onward.bundle import Bundle, Manifest, read_manifest
+from onward.training.chosen_epoch import chosen_epoch
 from onward.training.data.dataset import Dataset
 from onward.training.errors import InputError
 from onward.training.evaluation.evaluation import evaluate_baselines, evaluate_bundle
@@ -18,7 +19,7 @@ from onward.training.export.export import exported_recipe
 from onward.training.hardware import commit, machine
 from onward.training.recipe import Recipe
 from onward.training.results.record import BaselinesRecord, Epoch, RunRecord, TrainedOn
-from onward.training.run_folder import REFIT, SELECTION, best_validation, read_history, read_run
+from onward.training.run_folder import SELECTION, best_validation, read_history, read_run
 
 TIMED_CALLS, TIMED_LENGTH = 300, 20
 
@@ -96,7 +97,7 @@ def evaluate_and_record_baselines(
 
 def encode_p50_ms(bundle: Bundle) -> float:
     """Measure the median time of `bundle.encoder` for a session of 20 random items on one thread, in milliseconds."""
-    rows_CL = np.random.default_rng(0).integers(1, bundle.manifest.items + 1, size=(TIMED_CALLS, TIMED_LENGTH))
+    rows_CL = np.random.default_rng(0).integers(1, bundle.encoder.items + 1, size=(TIMED_CALLS, TIMED_LENGTH))
     durations_s = []
     for rows in rows_CL.tolist():
         started = time.perf_counter()
@@ -119,7 +120,7 @@ class _RecordedRun(NamedTuple):
         facts = read_run(run)
         recipe = Recipe.parse(facts["recipe"], f"{facts['recipe_name']}.toml")
         curve = tuple(map(Epoch.model_validate, read_history(run)))
-        chosen = _chosen_epoch(recipe, curve, facts["epochs"], facts["refit_epochs"])
+        chosen = chosen_epoch(run)
         if chosen is None:
             raise InputError(
                 f"{run}: is not finished; resume it with `onward-training train ... --resume`, then export"
@@ -141,20 +142,6 @@ def _check_same_origin(manifest: Manifest, dataset: Dataset, runs: Sequence[Path
     ):
         named = " ".join(map(str, runs))
         raise InputError(f"{bundle}: was not exported from {named}; name its runs with --run, or export it again")
-
-
-def _chosen_epoch(recipe: Recipe, curve: tuple[Epoch, ...], epochs: int, refit_epochs: int | None) -> int | None:
-    """Return the epoch whose weights are exported; None if the run is not finished."""
-    metric, options = recipe.training.validation_metric, recipe.training
-    if refit_epochs is not None:
-        return refit_epochs if _length(curve, REFIT) == refit_epochs else None
-    length = _length(curve, SELECTION)
-    validated = [epoch for epoch in curve if epoch.validation]
-    chosen = max(validated, key=lambda epoch: epoch.validation[metric]).epoch if validated else length
-    selected = length == epochs or length - chosen >= options.patience
-    if not selected or (options.refit and validated and _length(curve, REFIT) < chosen):
-        return None
-    return chosen
 
 
 def _joined_name(recipes: Sequence[str]) -> str:

@@ -1,0 +1,84 @@
+"""What training measured before a staged bundle may go live: the file `<digest>.gate.json` beside the bundle."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from onward.bundle.files.manifest import BundleError
+from onward.bundle.published import current_digest
+from onward.bundle.validation import message_of
+
+
+class Comparison(BaseModel):
+    """A metric of the bundle minus that of a reference, on the same sessions, with its 95 % confidence interval."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    reference: str
+    """`live`, or the name of a baseline."""
+    metric: str
+    difference: float
+    low: float
+    high: float
+    passed: bool
+    """Whether the bundle is not below the reference: by less than a margin, or by no more than chance explains."""
+
+
+class GateReport(BaseModel):
+    """The figures of a bundle, of the bundle that was live, and of baselines, on the same held-out sessions."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    format_version: Literal[1] = 1
+    created: AwareDatetime
+    bundle: str
+    """Its digest."""
+    live: str | None
+    """The digest of the bundle that was live, None if none was."""
+    data_fingerprint: str
+    part: str
+    sessions: int
+    examples: int
+    figures: dict[str, dict[str, float]]
+    """The metrics of `bundle`, of `live`, and of each baseline."""
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bundle is below none of the references."""
+        return all(comparison.passed for comparison in self.comparisons)
+
+    @classmethod
+    def read(cls, bundles: Path, digest: str) -> Self | None:
+        """Read the report of a bundle, None if there is none. Raises BundleError if it is damaged."""
+        file = report_file(bundles, digest)
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise BundleError(f"{file.name}: {message_of(error.errors()[0])}") from error
+
+
+def report_file(bundles: Path, digest: str) -> Path:
+    """Return the path of a bundle's report."""
+    return bundles / f"{digest}.gate.json"
+
+
+def gate_fault(bundles: Path, digest: str) -> str | None:
+    """Return why a staged bundle may not go live, None if it may: it passed the gate beside the bundle live now.
+
+    Raises BundleError if its report is damaged.
+    """
+    report = GateReport.read(bundles, digest)
+    if report is None:
+        return "it has not been through the gate"
+    if report.live != current_digest(bundles):
+        return "another bundle is live than it was compared with"
+    failed = [
+        f"{comparison.metric} is {-comparison.difference:.4f} below {comparison.reference}"
+        for comparison in report.comparisons
+        if not comparison.passed
+    ]
+    return ", ".join(failed) or None

@@ -1,0 +1,107 @@
+"""A staged bundle passes the gate unless it is below the live bundle or the floor."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from onward.bundle import GateReport, current_digest, gate_fault, staged_bundles
+from onward.training.baselines import BaselineItem
+from onward.training.cli import cli
+from onward.training.data.dataset import Dataset
+from onward.training.errors import InputError
+from onward.training.evaluation.cases import held_out_cases, session_of_cases
+from onward.training.evaluation.evaluation import evaluate_baselines, evaluate_bundle, without_excluded
+from onward.training.evaluation.gate import FLOOR, gate
+from onward.training.export.export import export
+from tests.bundles import publish_bundle
+
+
+@pytest.fixture
+def low_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Popularity alone: nearest sessions are better on walks than an encoder after three epochs."""
+    monkeypatch.setattr("onward.training.evaluation.gate.FLOOR", ("popularity",))
+
+
+@pytest.mark.usefixtures("low_floor")
+def test_an_equal_bundle_passes_and_its_figures_are_those_of_evaluate(
+    run: Path, bundles: Path, dataset: Dataset
+) -> None:
+    live, digest = current_digest(bundles), export([run], bundles, staged=True)
+    report = gate(bundles, digest, dataset.folder)
+    assert (report.bundle, report.live, report.passed) == (digest, live, True)
+    assert [of.difference for of in report.comparisons if of.reference == "live"] == [0, 0]
+    served = evaluate_bundle(bundles / digest, dataset.folder, "test")
+    assert report.figures["bundle"] == pytest.approx({name: served[name] for name in ("recall@20", "mrr@20")})
+    assert GateReport.read(bundles, digest) == report
+    assert gate_fault(bundles, digest) is None
+
+
+def test_a_bundle_below_the_live_one_and_the_floor_does_not_pass(bundles: Path, dataset: Dataset) -> None:
+    digest = publish_bundle(bundles, dataset.item_ids(), make_live=False)
+    report = gate(bundles, digest, dataset.folder)
+    assert not report.passed
+    assert {of.reference for of in report.comparisons if not of.passed} >= {"live", "item-to-item", "vmis-knn"}
+    assert "below live" in (gate_fault(bundles, digest) or "")
+
+
+def test_the_figures_of_the_floor_are_those_of_the_baselines(bundles: Path, dataset: Dataset) -> None:
+    live = current_digest(bundles) or ""
+    report, floor = gate(bundles, live, dataset.folder), evaluate_baselines(dataset.folder, "test")
+    assert report.live == live
+    assert list(report.figures) == ["bundle", *FLOOR]
+    for name in FLOOR:
+        assert report.figures[name] == pytest.approx({of: floor[name][of] for of in ("recall@20", "mrr@20")})
+
+
+def test_the_floor_leaves_out_what_the_bundle_leaves_out() -> None:
+    def retrieve(item_ids: object, k: int) -> list[BaselineItem]:
+        return [BaselineItem(item, 1) for item in "abcdef"[:k]]
+
+    def ids(exclude_seen: object) -> str:
+        return "".join(item.item_id for item in without_excluded(retrieve, exclude_seen)(["a", "c"], 3))  # type: ignore[arg-type]
+
+    assert [ids(False), ids("purchased"), ids("last"), ids(True)] == ["abc", "abc", "abd", "bde"]
+
+
+def test_every_case_is_counted_for_its_session(dataset: Dataset) -> None:
+    sessions = dataset.sessions("test")
+    numbers = session_of_cases(sessions, together=False)
+    assert len(numbers) == len(held_out_cases(dataset, "test"))
+    assert np.bincount(numbers).tolist() == (np.diff(sessions.offsets) - 1).tolist()
+    assert session_of_cases(sessions, together=True).tolist() == list(range(len(sessions)))
+
+
+def test_too_few_sessions_are_refused(bundles: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onward.training.evaluation.gate.FEWEST_SESSIONS", 10_000)
+    with pytest.raises(InputError, match="test sessions are too few to compare bundles"):
+        gate(bundles, current_digest(bundles) or "", dataset.folder)
+
+
+@pytest.mark.usefixtures("low_floor")
+def test_the_commands_make_live_only_what_passed_or_is_forced(run: Path, bundles: Path, dataset: Dataset) -> None:
+    def command(*arguments: str) -> tuple[int, str, str]:
+        result = CliRunner().invoke(cli, arguments)
+        return result.exit_code, result.stdout, str(result.exception)
+
+    live, folder, data = current_digest(bundles), str(bundles), str(dataset.folder)
+    good = export([run], bundles, staged=True)
+    assert "has not been through the gate" in command("activate", folder)[2]
+    code, table, _ = command("gate", folder, "--data", data)
+    assert (code, table.splitlines()[-1]) == (0, "passed")
+    assert current_digest(bundles) == live
+    assert command("activate", folder, good[:12])[:2] == (0, f"{good}\n")
+    assert current_digest(bundles) == good
+
+    bad = publish_bundle(bundles, dataset.item_ids(), make_live=False)
+    code, table, _ = command("gate", folder, "--data", data)
+    assert code == 1
+    assert "not passed: below live in recall@20" in table
+    assert "below live" in command("activate", folder)[2]
+    assert current_digest(bundles) == good
+    assert command("activate", folder, "--force")[0] == 0
+    assert current_digest(bundles) == bad
+    assert staged_bundles(bundles) == []
+    assert command("activate", folder, str(live))[0] == 0, "a bundle that was live needs no gate"
+    assert "holds no staged bundle" in command("activate", folder)[2]

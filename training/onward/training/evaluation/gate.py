@@ -1,0 +1,125 @@
+"""The gate before a staged bundle goes live: it must not be below the live bundle, nor below baselines, the floor.
+
+All are asked about the newest sessions of the dataset's test part, bundles through their index as served. The test part
+and not the validation part, because most recipes end with a fit that has learned from the latter. Answers of all leave
+out what those of the bundle leave out by default, such as the item at hand: that is a choice, not a loss.
+
+A metric is below another one if its difference, by the paired test over sessions, is below minus `MARGIN` times the
+other one with 97.5 % confidence.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onward.bundle import Bundle, Comparison, GateReport, Options, SessionView, current_digest, report_file
+from onward.bundle.search.retrieval import ExcludeSeen
+from onward.training.atomic_file import write_text
+from onward.training.baselines import BASELINES
+from onward.training.data.dataset import Dataset, PartName
+from onward.training.errors import InputError
+from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases, session_of_cases
+from onward.training.evaluation.evaluation import SessionRanker, target_ranks, without_excluded
+from onward.training.evaluation.paired_test import example_values, paired_difference
+from onward.training.progress import counting
+
+FLOOR = ("popularity", "item-to-item", "vmis-knn")
+K = 20
+MARGIN = 0.01
+"""A metric that is lower by less than this share of the other one is not below it."""
+NEWEST_SESSIONS = 10_000
+FEWEST_SESSIONS = 30
+"""With fewer sessions a comparison would say next to nothing."""
+BUNDLE, LIVE = "bundle", "live"
+PART: PartName = "test"
+
+Values = dict[str, NDArray[np.float64]]
+
+
+def gate(bundles: Path, digest: str, data: Path) -> GateReport:
+    """Compare a bundle with the live one and the floor, store the report beside it, and return it.
+
+    Args:
+        bundles: the folder of bundles.
+        digest: the bundle.
+        data: a dataset that holds out what the bundle must not have learned from.
+
+    Raises:
+        InputError: the dataset has no test part, or too few sessions in it.
+        BundleError: a bundle is damaged.
+    """
+    dataset = Dataset.open(data)
+    cases, session_E = _newest(dataset)
+    bundle, live = Bundle.load(bundles / digest), current_digest(bundles)
+    exclude_seen = bundle.manifest.defaults.exclude_seen
+    values = {BUNDLE: _values(BUNDLE, _served(bundle, exclude_seen), cases)}
+    if live is not None and live != digest:
+        values[LIVE] = _values(LIVE, _served(Bundle.load(bundles / live), exclude_seen), cases)
+    for name in FLOOR:
+        values[name] = _values(
+            name, _floor(without_excluded(BASELINES[name](dataset, PART).retrieve, exclude_seen)), cases
+        )
+    report = GateReport(
+        created=datetime.now(UTC),
+        bundle=digest,
+        live=live,
+        data_fingerprint=dataset.info.fingerprint,
+        part=PART,
+        sessions=len(np.unique(session_E)),
+        examples=len(cases),
+        figures={name: {metric: float(of.mean()) for metric, of in values[name].items()} for name in values},
+        comparisons=tuple(
+            _comparison(values[BUNDLE][metric], name, metric, values[name][metric], session_E)
+            for name in values
+            if name != BUNDLE
+            for metric in values[name]
+        ),
+    )
+    write_text(report_file(bundles, digest), report.model_dump_json(indent=2) + "\n")
+    return report
+
+
+def _newest(dataset: Dataset) -> tuple[list[EvaluationCase], NDArray[np.int64]]:
+    """Return the cases of the newest sessions, and the session of each."""
+    cases = held_out_cases(dataset, PART)
+    session_E = session_of_cases(dataset.sessions(PART), together=dataset.info.targets == "together")
+    newest = np.unique(session_E)[-NEWEST_SESSIONS:]
+    if len(newest) < FEWEST_SESSIONS:
+        raise InputError(
+            f"{dataset.folder}: {len(newest)} test sessions are too few to compare bundles, "
+            f"{FEWEST_SESSIONS} are the fewest; hold out more, for example with --test-share"
+        )
+    first = int(np.searchsorted(session_E, newest[0]))
+    return cases[first:], session_E[first:]
+
+
+def _served(bundle: Bundle, exclude_seen: ExcludeSeen) -> CaseRanker:
+    def rank(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
+        options = Options(k, exclude_seen=exclude_seen)
+        return bundle.retrieve(SessionView(case.inputs), options, user_id=case.user_id).items
+
+    return rank
+
+
+def _floor(retrieve: SessionRanker) -> CaseRanker:
+    return lambda case, k: retrieve(case.inputs, k)
+
+
+def _values(name: str, ranker: CaseRanker, cases: Sequence[EvaluationCase]) -> Values:
+    with counting(name, len(cases)) as count:
+        return example_values(target_ranks(ranker, cases, K, on_answer=count), K)
+
+
+def _comparison(
+    values_E: NDArray[np.float64],
+    reference: str,
+    metric: str,
+    others_E: NDArray[np.float64],
+    session_E: NDArray[np.int64],
+) -> Comparison:
+    difference, low, high = paired_difference(values_E, others_E, session_E)
+    passed = high >= -MARGIN * float(others_E.mean())
+    return Comparison(reference=reference, metric=metric, difference=difference, low=low, high=high, passed=passed)
