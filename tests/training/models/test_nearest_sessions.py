@@ -25,6 +25,8 @@ from onward.training.export.export import export
 from onward.training.export.rebuild import rebuild
 from onward.training.models.nearest_sessions import NearestSessionsEncoder, NearestSessionsOptions
 from onward.training.recipe import RECIPES, Recipe
+from onward.training.results.page import write_page
+from onward.training.results.recorded_evaluation import evaluate_and_record
 from onward.training.run_folder import best_validation, read_run
 from onward.training.trainer import train
 from tests.training.corpora import corpus, sessions
@@ -213,3 +215,11 @@ def test_added_sessions_give_the_index_of_all_sessions() -> None:
 def test_only_a_bundle_with_nearest_sessions_takes_new_ones(exported: Path) -> None:
     with pytest.raises(InputError, match="a srgnn, holds no nearest sessions"):
         rebuild(exported, sessions=["events.csv"])
+
+
+def test_a_run_is_recorded_and_shown_among_the_results(
+    nearest_run: Path, bundles: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    evaluate_and_record(bundles, dataset.folder, [nearest_run], tmp_path / "records")
+    assert write_page(tmp_path / "records", tmp_path / "page.md") == 1
+    assert "knn" in (tmp_path / "page.md").read_text()

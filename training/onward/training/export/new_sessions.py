@@ -26,11 +26,14 @@ def write_with_new_sessions(
 ) -> NearestSessionsInfo:
     """Write the nearest sessions of the bundle `source` and the new ones of event logs; return their description.
 
-    New are sessions that began after the last event of those in the bundle, so that a log may be read again. Their
+    New are sessions that began after the last event of those in the bundle, so that a log may be read again; all, if
+    the bundle does not say when that was, which is announced. Their
     items that are not among `ids`, the items of the bundle being written, are left out, and so are sessions left with
     fewer than `MIN_EVENTS`. Raises InputError if a file is unusable.
     """
     events = read_sessions(files, on_step)
+    if info.last_event is None:
+        on_step("the bundle does not say when its sessions ended: all sessions of the log count as new")
     last_ms = None if info.last_event is None else int(info.last_event.timestamp() * 1000)
     started = pl.col("timestamp_ms").min().over("session_number")
     new = events if last_ms is None else events.filter(started > last_ms)

@@ -96,8 +96,9 @@ class RunRecord(_EvaluationRecord):
 
     @property
     def examples_per_s(self) -> float:
-        """Training speed, the mean over all epochs weighted by their time."""
-        return sum(epoch.examples_per_s * epoch.seconds for epoch in self.curve) / self.seconds
+        """Training speed, the mean over all epochs weighted by their time; 0 for a model without steps."""
+        examples = sum(epoch.examples_per_s * epoch.seconds for epoch in self.curve)
+        return examples / self.seconds if examples else 0
 
     def write(self, records: Path) -> Path:
         """Write `DATA/RECIPE-seedN.json` below `records`, replacing an existing one, and return its path."""
