@@ -58,7 +58,7 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         vectors_ND = generator.normal(0, INTEREST_LENGTH, (items, options.dimension)).astype(np.float32)
-        manifest = write_files(folder, item_ids("i", items), vectors_ND=vectors_ND)
+        manifest = write_files(folder, item_ids("i", items), vectors_ND=vectors_ND, index="IVF256,Flat", nprobe=8)
         started = time.perf_counter()
         stored, counted = index_sessions([_sessions(clicks, items, seed=1)], items, options.candidates)
         indexed_s = time.perf_counter() - started
