@@ -14,6 +14,7 @@ from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.polars_engine import PolarsEngine
 from onward.training.export.export import export
+from onward.training.export.new_items import MOST_PLACES, PLACES, fair_length
 from onward.training.export.rebuild import rebuild
 from onward.training.recipe import Recipe
 from onward.training.trainer import train
@@ -65,12 +66,16 @@ def trained_only(new_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def check_new_items(bundle: Bundle, trained: Bundle) -> None:
     """New items have rows after the trained ones, the vectors of the live catalog, and are recommended if available."""
-    cold_start = ColdStart(trained.catalog, trained.vectors_N1D)
+    cold_start, factors = ColdStart(trained.catalog, trained.vectors_N1D), list[float]()
     for place, item in enumerate(NEW[:3], start=1):
         cold = cold_start.vector(ColdItem({"circle": item["circle"], "price": item["price"]}))
         assert cold is not None
         assert bundle.catalog.row(str(item["item_id"])) == trained.manifest.items + place
-        np.testing.assert_array_equal(bundle.vectors_N1D[trained.manifest.items + place], cold.vector_D)
+        factors.append(float(np.mean(bundle.vectors_N1D[trained.manifest.items + place] / cold.vector_D)))
+        np.testing.assert_allclose(
+            bundle.vectors_N1D[trained.manifest.items + place], factors[0] * cold.vector_D, rtol=1e-4
+        )
+    assert 0 < factors[0] <= 1
     assert (bundle.manifest.items, bundle.manifest.encodable_items) == (CIRCLES * AROUND + 3, CIRCLES * AROUND)
     assert "bare" not in bundle.catalog
     listed = {item.item_id for item in bundle.retrieve(SessionView(["item-2-3"]), Options(100)).items}
@@ -97,14 +102,30 @@ def test_an_export_gives_products_without_events_vectors(new_run: Path, trained_
     live = ColdStart(bundle.catalog, bundle.vectors_N1D, trained_items=bundle.manifest.encodable_items)
     again = live.vector(ColdItem({"circle": "2", "price": 4.0}))
     assert again is not None
-    np.testing.assert_array_equal(again.vector_D, bundle.vectors_N1D[bundle.catalog.row("new-1") or 0])
+    shortened_D = bundle.vectors_N1D[bundle.catalog.row("new-1") or 0]
+    length = np.linalg.norm(shortened_D) / np.linalg.norm(again.vector_D)
+    np.testing.assert_allclose(shortened_D, length * again.vector_D, rtol=1e-4)
 
 
 def test_a_rebuild_with_a_catalog_gives_them_the_same(trained_only: Path, products: Path, tmp_path: Path) -> None:
     trained, notes = Bundle.load(trained_only / "current"), list[str]()
     digest = rebuild(trained_only, items=products, staged=True, on_note=notes.append)
-    assert notes == [NOTE]
+    assert notes[0] == NOTE
     check_new_items(Bundle.load(trained_only / digest), trained)
+
+
+def test_new_items_take_their_share_of_places_at_the_most() -> None:
+    random = np.random.default_rng(0)
+    known_N1D, queries_QKD, crowding_MD = (
+        random.normal(size=shape).astype(np.float32) for shape in ((301, 8), (100, 2, 8), (200, 8))
+    )
+    crowding_MD *= 2
+    factor = fair_length(known_N1D, crowding_MD, queries_QKD)
+    scores = (queries_QKD @ np.vstack([known_N1D[1:], factor * crowding_MD]).T).max(axis=1)
+    first = np.argsort(-scores, axis=1)[:, :PLACES]
+    assert MOST_PLACES / 2 < (first >= 300).mean() <= MOST_PLACES
+    few_MD = (crowding_MD / 1_000).astype(np.float32)
+    assert fair_length(known_N1D, few_MD, queries_QKD) == 1
 
 
 def test_a_dataset_of_an_earlier_version_has_no_such_products(new_run: Path) -> None:

@@ -114,7 +114,9 @@ def export(
         check_parity(program, encoder, examples, trained.vectors_N1D.shape, queries_QKD)
         with stage(bundles) as scratch:
             new = dataset.new_items() if new_items else dataset.new_items().clear()
-            items = with_new_items(trained, new, scratch, trained_items=trained_items, on_note=on_note)
+            items = with_new_items(
+                trained, new, scratch, trained_items=trained_items, queries_QKD=queries_QKD, on_note=on_note
+            )
         vectors_N1D = items.vectors_N1D
         np.save(staging / VECTORS, vectors_N1D)
         np.save(staging / QUERIES, queries_QKD)

@@ -1,4 +1,10 @@
-"""Products of a catalog that training does not know: they get vectors as new items of the live catalog do."""
+"""Products of a catalog that training does not know: they get vectors as new items of the live catalog do.
+
+Means of vectors fit many sessions a little, and thousands of products that nobody has bought would crowd out the
+others. So their vectors are shortened, all by one factor: until they take at most `MOST_PLACES` of the places of real
+sessions.
+Dimension key: N known items, M new ones, Q queries, K interests, D embedding.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +17,12 @@ from numpy.typing import NDArray
 from onward.bundle import Catalog
 from onward.bundle.catalog.cold_start import ColdItem, ColdStart
 from onward.training.export.bundling import json_attributes, write_catalog
+
+MOST_PLACES = 0.05
+"""Largest share of the first `PLACES` places of real sessions that new items take together."""
+PLACES = 20
+MOST_QUERIES = 256
+QUERIES_AT_ONCE = 16
 
 
 class CatalogItems(NamedTuple):
@@ -36,6 +48,7 @@ def with_new_items(
     scratch: Path,
     *,
     trained_items: int,
+    queries_QKD: NDArray[np.float32],
     on_note: Callable[[str], object] = lambda note: None,
 ) -> CatalogItems:
     """Append the new items that get a vector from trained items that share attributes with them; report the others.
@@ -45,6 +58,7 @@ def with_new_items(
         new: item_id and attributes of the new items.
         scratch: an empty folder for files.
         trained_items: number of trained items.
+        queries_QKD: interests of real sessions.
         on_note: called with a line that says how many items got a vector from what, and how many not and why.
     """
     if new.is_empty():
@@ -58,12 +72,44 @@ def with_new_items(
     on_note(_described(len(vectors), evidence, len(new)))
     if not vectors:
         return known
+    new_vectors_MD = np.vstack(vectors)
+    factor = fair_length(known.vectors_N1D, new_vectors_MD, queries_QKD)
+    if factor < 1:
+        on_note(
+            f"their vectors are shortened to {factor:.0%}, so that they take {MOST_PLACES:.0%} of the first {PLACES} "
+            "places of real sessions at the most"
+        )
     added = new.filter(pl.Series([of_item is not None for of_item in cold]))
     return CatalogItems(
         pl.concat([known.attributes, added], how="diagonal_relaxed"),
         np.concatenate([known.popularity_N1, np.zeros(len(added), known.popularity_N1.dtype)]),
-        np.vstack([known.vectors_N1D, *vectors]),
+        np.vstack([known.vectors_N1D, factor * new_vectors_MD]).astype(np.float32),
     )
+
+
+def fair_length(known_N1D: NDArray[np.float32], new_MD: NDArray[np.float32], queries_QKD: NDArray[np.float32]) -> float:
+    """Return the factor, at most 1, by which to shorten new vectors so that they take `MOST_PLACES` at the most."""
+    queries_QKD = queries_QKD[:: max(1, len(queries_QKD) // MOST_QUERIES)]
+    if len(known_N1D) <= PLACES or not len(queries_QKD):
+        return 1.0
+    overtaking = np.sort(np.concatenate([_overtaking(known_N1D, new_MD, some) for some in _parts(queries_QKD)]))
+    allowed = int(MOST_PLACES * PLACES * len(queries_QKD))
+    return 1.0 if len(overtaking) <= allowed else float(overtaking[allowed])
+
+
+def _overtaking(
+    known_N1D: NDArray[np.float32], new_MD: NDArray[np.float32], queries_QKD: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return for each new item among the first places of a query the factor at which it would be there no longer."""
+    last_Q1 = np.partition((queries_QKD @ known_N1D[1:].T).max(axis=1), -PLACES, axis=1)[:, [-PLACES]]
+    scores_QM = (queries_QKD @ new_MD.T).max(axis=1)
+    is_first_QM = (scores_QM > last_Q1) & (scores_QM > 0)
+    factors: NDArray[np.float32] = (np.maximum(last_Q1, 0) / np.where(is_first_QM, scores_QM, 1))[is_first_QM]
+    return factors
+
+
+def _parts(queries_QKD: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return [queries_QKD[start : start + QUERIES_AT_ONCE] for start in range(0, len(queries_QKD), QUERIES_AT_ONCE)]
 
 
 def _described(with_vector: int, evidence: Sequence[dict[str, Any]], new: int) -> str:

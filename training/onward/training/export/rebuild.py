@@ -113,7 +113,7 @@ def rebuild(
         on_step("reading the new catalog")
         attributes = read_attributes(str(items), items_format, items_column).items
         with stage(bundles) as scratch, disk_faults(bundles):
-            new = _with_attributes(current, attributes, scratch, on_note)
+            new = _with_attributes(current, attributes, np.load(source / QUERIES, allow_pickle=False), scratch, on_note)
     with stage(bundles) as staging, disk_faults(bundles):
         if sessions and nearest is not None:
             nearest = write_with_new_sessions(source, staging, nearest, new.ids, sessions, on_step)
@@ -192,7 +192,11 @@ def _attributes_of(catalog: Catalog, item_id: str) -> Mapping[str, Any]:
 
 
 def _with_attributes(
-    bundle: Bundle, new: pl.DataFrame, scratch: Path, on_note: Callable[[str], object]
+    bundle: Bundle,
+    new: pl.DataFrame,
+    queries_QKD: NDArray[np.float32],
+    scratch: Path,
+    on_note: Callable[[str], object],
 ) -> RebuiltCatalog:
     """Return the bundle's items with the attributes in `new`, unavailable if missing there, and then the new items."""
     known = pl.DataFrame({"item_id": [bundle.catalog.item_id(row) for row in range(1, len(bundle.catalog) + 1)]})
@@ -209,6 +213,7 @@ def _with_attributes(
         listed.join(known, on="item_id", how="anti", maintain_order="left"),
         scratch,
         trained_items=bundle.manifest.encodable_items,
+        queries_QKD=queries_QKD,
         on_note=on_note,
     )
     return RebuiltCatalog(
