@@ -355,8 +355,7 @@ class Bundle:
         if eligible is None:
             return scan
         if not options.reranks:
-            nearest = 0 if self.nearest_sessions is None else self.nearest_sessions.expected_products
-            return nearest + self.index.expected_products(
+            return self._products_of_nearest_sessions() + self.index.expected_products(
                 self.manifest.interests, options.k, eligible=eligible, hidden=hidden
             )
         if not options.boosts:
@@ -365,6 +364,12 @@ class Bundle:
         if options.exact or not levels:
             return scan + self.manifest.interests * self.manifest.dimension * self.manifest.items
         return scan + sum(self._products_of_pool(level, options, hidden) for level in levels)
+
+    def _products_of_nearest_sessions(self) -> int:
+        if self.nearest_sessions is None:
+            return 0
+        new_items = len(self.catalog) - self.nearest_sessions.info.items
+        return self.nearest_sessions.expected_products + MAX_LIKENED * self.manifest.dimension * new_items
 
     def _products_of_pool(self, eligible: Eligible, options: Options, hidden: int) -> int:
         k = pool_size(options)
@@ -455,10 +460,11 @@ class Bundle:
         cosine with it.
         """
         rows_V, votes_V = nearest_sessions.votes(session.known_rows)
-        new_rows = self.catalog.eligible().selected_from(nearest_sessions.info.items + 1)
+        first = nearest_sessions.info.items + 1
+        new_rows = self.catalog.eligible().selected_from(first)
         if len(new_rows) and len(rows_V):
             most = np.argsort(-votes_V)[:MAX_LIKENED]
-            cosines = self.index.cosines(new_rows, rows_V[most])
+            cosines = (self.index.units_from(first) @ self.index.units(rows_V[most]).T)[new_rows - first]
             rows_V = np.concatenate([rows_V, new_rows])
             votes_V = np.concatenate([votes_V, (np.maximum(cosines, 0) * votes_V[most]).max(axis=1)])
         return nearest_sessions.bonus(rows_V, votes_V)

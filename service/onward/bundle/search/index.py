@@ -101,6 +101,7 @@ class ItemIndex:
         self._items = len(vectors_N1D) - 1
         self._scored_by_finders = scored_by_finders
         self._plans: dict[tuple[int, int], Plan] = {}
+        self._units_from = 0, np.empty((0, vectors_N1D.shape[1]), np.float32)
         self._unmasked_plan = self._index_plan("index", parameters.search_width, 1.0)
 
     @classmethod
@@ -228,14 +229,21 @@ class ItemIndex:
         vectors_CD[is_new_C] = self._new_MD[rows[is_new_C] - self._items - 1]
         return vectors_CD
 
-    def cosines(self, rows: NDArray[np.int64], other_rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the cosine of each row with each of the others; 0 if one has no vector."""
-        units, other_units = (
-            self.vectors(some) / np.maximum(np.linalg.norm(self.vectors(some), axis=1, keepdims=True), _TINY)
-            for some in (rows, other_rows)
+    def units(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of rows, scaled to length 1; a row without a vector keeps zeros."""
+        vectors_CD = self.vectors(rows)
+        units_CD: NDArray[np.float32] = vectors_CD / np.maximum(
+            np.linalg.norm(vectors_CD, axis=1, keepdims=True), _TINY
         )
-        cosines: NDArray[np.float32] = units @ other_units.T
-        return cosines
+        return units_CD
+
+    def units_from(self, row: int) -> NDArray[np.float32]:
+        """Return the units of all rows from a row on; the last ones are cached."""
+        first, units = self._units_from
+        if first != row:
+            units = self.units(np.arange(row, self._items + len(self._new_MD) + 1))
+            self._units_from = row, units
+        return units
 
     def plan(self, eligible: Eligible) -> Plan:
         """Choose the search strategy by the number of eligible items; plans are cached."""
