@@ -33,7 +33,7 @@ from onward.training.data.examples import Examples
 from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
-from onward.training.export.new_items import CatalogItems, with_new_items
+from onward.training.export.new_items import CatalogItems, none_beside_votes, with_new_items
 from onward.training.export.onnx_program import write_program
 from onward.training.export.session_weight import choose_session_weight
 from onward.training.index.indexing import MAX_QUERIES, build_index
@@ -114,6 +114,8 @@ def export(
         check_parity(program, encoder, examples, trained.vectors_N1D.shape, queries_QKD)
         with stage(bundles) as scratch:
             new = dataset.new_items() if new_items else dataset.new_items().clear()
+            if nearest is not None:
+                new = none_beside_votes(new, on_note)
             items = with_new_items(
                 trained, new, scratch, trained_items=trained_items, queries_QKD=queries_QKD, on_note=on_note
             )

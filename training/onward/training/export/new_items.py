@@ -87,6 +87,13 @@ def with_new_items(
     )
 
 
+def none_beside_votes(new: pl.DataFrame, on_note: Callable[[str], object]) -> pl.DataFrame:
+    """Leave out all new items and say so: votes for each, as for items like it, would crowd those out."""
+    if len(new):
+        on_note(f"{len(new):,} products that training does not know are left out of a bundle with nearest sessions")
+    return new.clear()
+
+
 def fair_length(known_N1D: NDArray[np.float32], new_MD: NDArray[np.float32], queries_QKD: NDArray[np.float32]) -> float:
     """Return the factor, at most 1, by which to shorten new vectors so that they take `MOST_PLACES` at the most."""
     queries_QKD = queries_QKD[:: max(1, len(queries_QKD) // MOST_QUERIES)]

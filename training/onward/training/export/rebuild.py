@@ -33,7 +33,7 @@ from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, availability, json_attributes, publish_with_probes
-from onward.training.export.new_items import CatalogItems, with_new_items
+from onward.training.export.new_items import CatalogItems, none_beside_votes, with_new_items
 from onward.training.export.new_sessions import write_with_new_sessions
 from onward.training.index.indexing import build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
@@ -208,9 +208,10 @@ def _with_attributes(
     attributes = attributes.with_columns(
         available=pl.when(pl.col("listed")).then("available").otherwise(pl.lit(value=False))
     ).drop("listed")
+    unknown = listed.join(known, on="item_id", how="anti", maintain_order="left")
     items = with_new_items(
         CatalogItems(attributes, bundle.catalog.popularity_N1, bundle.vectors_N1D),
-        listed.join(known, on="item_id", how="anti", maintain_order="left"),
+        unknown if bundle.nearest_sessions is None else none_beside_votes(unknown, on_note),
         scratch,
         trained_items=bundle.manifest.encodable_items,
         queries_QKD=queries_QKD,
