@@ -12,7 +12,9 @@ from onward.service import app as app_module
 from tests.service.shop import ITEMS, opened_at_once, publish_shop
 
 
-def test_no_request_comes_before_the_first_bundle_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def slow_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A published bundle that takes half a second to load."""
     publish_shop(tmp_path)
     load = Bundle.load
 
@@ -21,21 +23,17 @@ def test_no_request_comes_before_the_first_bundle_serves(tmp_path: Path, monkeyp
         return load(*arguments, **options)
 
     monkeypatch.setattr(Bundle, "load", slow_load)
-    with opened_at_once(tmp_path) as client:
+    return tmp_path
+
+
+def test_no_request_comes_before_the_first_bundle_serves(slow_shop: Path) -> None:
+    with opened_at_once(slow_shop) as client:
         assert client.post("/v1/recommendations", json={"items": ITEMS[:1]}).status_code == 200
 
 
-def test_a_bundle_that_takes_too_long_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish_shop(tmp_path)
-    load = Bundle.load
-
-    def slow_load(*arguments: Any, **options: Any) -> Bundle:
-        time.sleep(0.5)
-        return load(*arguments, **options)
-
-    monkeypatch.setattr(Bundle, "load", slow_load)
+def test_a_bundle_that_takes_too_long_is_not_waited_for(slow_shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "MAX_START_S", 0.05)
-    with opened_at_once(tmp_path) as client:
+    with opened_at_once(slow_shop) as client:
         assert reason(client) == "The bundle has not been loaded yet."
 
 

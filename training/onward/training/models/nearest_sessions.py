@@ -106,8 +106,8 @@ class NearestSessionsEncoder(SessionEncoder):
         return self.vectors_ND
 
     def loss(self, batch: Batch) -> Tensor:
-        """Raise NotImplementedError: nothing is learnt by steps."""
-        raise NotImplementedError("nearest sessions have no loss")
+        """Raise TypeError: neighbours are counted, not learnt, so the trainer takes no step that asks for a loss."""
+        raise TypeError("nearest sessions have no loss")
 
     def added_scores(self, batch: Batch) -> Tensor:
         """Return the scores_BN that votes add to the inner products."""

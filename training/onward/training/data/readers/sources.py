@@ -98,6 +98,7 @@ def _extracted(argument: str, archive: Path, scratch: Path) -> Path:
     try:
         with zipfile.ZipFile(archive) as content:
             content.extractall(folder)
-    except (zipfile.BadZipFile, RuntimeError, OSError, NotImplementedError) as error:
+    # RuntimeError, of which NotImplementedError is one, stands for encrypted files and unknown compression.
+    except (zipfile.BadZipFile, RuntimeError, OSError) as error:
         raise InputError(f"{argument}: cannot be unpacked ({error})") from error
     return folder
