@@ -87,7 +87,7 @@ COMMANDS = {
 }
 LIMITED = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from onward.training.__main__ import main
 main()
 """
@@ -120,4 +120,4 @@ def test_a_command_says_in_one_line_that_a_file_may_not_grow(
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"), disk_faults(tmp_path):
         raise RuntimeError("shapes differ")
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 16384
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096

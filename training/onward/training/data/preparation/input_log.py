@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import narwhals as nw
 import polars as pl
@@ -69,11 +70,11 @@ def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation,
         reading = Reading(
             taken.columns, preparation.dialect, time_format, position_counts, preparation.weights, latest_ms
         )
-        frames.append(read_events(engine, taken.table, reading, first_source=first_source))
+        frames.append(read_events(engine, taken.table, reading, first_source=first_source, name=name))
         first_source += len(taken.table.sources)
     unchecked = engine.materialize(nw.concat(frames), f"{name} as read")
     rows = _checked_rows(unchecked, [taken.table for taken in tables])
-    events = engine.materialize_by_session(unchecked, flag_duplicates, name)
+    events = engine.materialize_by_session(unchecked, partial(flag_duplicates, engine), name)
     files = [source for taken in tables for source in taken.table.sources]
     return InputLog(
         events,

@@ -30,7 +30,6 @@ from onward.training.data.preparation.prepare_options import Preparation, SplitK
 from onward.training.data.preparation.sessions import (
     cut_at_gaps,
     frequent_items,
-    renumber_positions,
     sessions_out_of_order,
     valid_events,
     with_positions,
@@ -247,7 +246,7 @@ class _PreparationRun:
 
     def _cut_into_sessions(self, position_counts: bool, events: Frame) -> Frame:
         gap_ms = self._preparation.gap_ms
-        events = cut_at_gaps(events, gap_ms) if gap_ms is not None else events
+        events = cut_at_gaps(self._steps.engine, events, gap_ms) if gap_ms is not None else events
         return with_positions(events, position_counts=position_counts)
 
     def _filtered(self, events: Frame) -> Frame:
@@ -285,9 +284,7 @@ class _PreparationRun:
         )
         min_length = max(2, self._preparation.min_length)
         test = self._steps.keep_long_sessions(test, min_length, "in test sessions left short", "another --split")
-        return splits.by_session_number(
-            train, self._steps.materialize_by_session(test, renumber_positions), self._validation_from(train)
-        )
+        return splits.by_session_number(train, test, self._validation_from(train))
 
     def _by_user(self, histories: Frame) -> Split:
         users = count_sessions(histories)

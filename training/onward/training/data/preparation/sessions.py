@@ -6,7 +6,7 @@ input. `with_positions` adds position (from 0) and `ended_ms`, the time of the l
 
 import narwhals as nw
 
-from onward.training.data.readers.engine import SOURCE_ROW, Frame
+from onward.training.data.readers.engine import SOURCE_ROW, Engine, Frame
 
 ROWS_PER_SOURCE = 1 << 40
 """More rows than any file has, so that source * ROWS_PER_SOURCE + row sorts all events in input order."""
@@ -20,17 +20,14 @@ def valid_events(events: Frame) -> Frame:
     )
 
 
-def cut_at_gaps(events: Frame, gap_ms: int) -> Frame:
+def cut_at_gaps(engine: Engine, events: Frame, gap_ms: int) -> Frame:
     """Cut the events of each user (the user id is in session_id) into sessions USER-0, USER-1, ... at longer gaps."""
     order = ("timestamp_ms", "sequence", "arrival")
     previous_ms = nw.col("timestamp_ms").shift(1).over("session_id", order_by=order)
     after_gap = (nw.col("timestamp_ms") - previous_ms > gap_ms).fill_null(False).cast(nw.Int64)
     number = nw.col("after_gap").cum_sum().over("session_id", order_by=order)
-    return (
-        events.with_columns(after_gap.alias("after_gap"))
-        .with_columns(nw.concat_str(["session_id", number.cast(nw.String)], separator="-").alias("session_id"))
-        .drop("after_gap")
-    )
+    events = events.with_columns(after_gap.alias("after_gap")).with_columns(number.alias("number"))
+    return engine.cut_sessions(events, "number").drop("after_gap", "number")
 
 
 def with_positions(events: Frame, *, position_counts: bool = True) -> Frame:

@@ -35,17 +35,16 @@ class StepRunner:
         return self.engine.materialize_by_session(frame, step, self._name())
 
     def number(self, events: Frame) -> Frame:
-        """Number the sessions in order of time, and renumber positions without gaps."""
-        events = self.materialize_by_session(events, renumber_positions)
+        """Number the sessions in order of time."""
         sessions = self.materialize(number_sessions(events))
         return self.materialize(events.join(sessions, on="session_id", how="inner"))
 
     def keep_items(self, events: Frame, items: Frame, reason: str, option: str | None) -> Frame:
-        """Keep the events of `items`; count the dropped ones under `reason`."""
+        """Keep the events of `items`, with positions without gaps; count the dropped ones under `reason`."""
         kept = self.materialize(events_of_items(events, self.materialize(items)))
         lost = count(events) - count(kept)
         self.drop(lost, reason, option, items=lost and distinct(events, "item_id") - distinct(kept, "item_id"))
-        return kept
+        return self.materialize_by_session(kept, renumber_positions) if lost else kept
 
     def keep_long_sessions(self, events: Frame, min_length: int, reason: str, option: str | None) -> Frame:
         """Drop sessions of fewer than `min_length` events; count their events under `reason`."""

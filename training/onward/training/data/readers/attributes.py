@@ -14,7 +14,7 @@ from onward.training.data.readers.columns import ColumnNames, describe_columns, 
 from onward.training.data.readers.dialect import Dialect
 from onward.training.data.readers.engine import EMPTY_LINE, ROW_FAULT, SOURCE_ROW
 from onward.training.data.readers.formats import Format, describe_headerless, format_of
-from onward.training.data.readers.ids import first_failed, id_checks, id_faults, id_text, is_stripped
+from onward.training.data.readers.ids import FAULT, first_failed, id_checks, id_faults, id_text, is_stripped
 from onward.training.data.readers.json_rows import NO_OBJECT, flatten, json_objects
 from onward.training.data.readers.local_tables import read_text_table, readable, scan_text
 from onward.training.data.readers.plain_text import plain_text
@@ -83,8 +83,8 @@ def read_attributes(
     dtype = frame.schema[column]
     ids = frame.select(id_text(path, column, dtype, dialect.nulls).alias("item_id")).to_native()
     stripped = int(frame.select(is_stripped(column, dtype).alias("stripped")).to_native()["stripped"].sum())
-    checked = nw.from_native(ids.with_columns(id_faults(pl.col("item_id")).alias("fault")))
-    problems = checked.select(first_failed(id_checks("item_id", "fault", "item")).alias("kind")).to_native()["kind"]
+    checked = nw.from_native(ids.with_columns(id_faults(pl.col("item_id")).alias("item_id" + FAULT)))
+    problems = checked.select(first_failed(id_checks("item_id", "item")).alias("kind")).to_native()["kind"]
     problems = pl.select(pl.coalesce(faults, problems)).to_series()
     if taken := {*ITEM_COLUMNS} & {*rows.drop(column).columns}:
         raise InputError(f"{path}: a dataset has its own {min(taken)!r}; rename that column")

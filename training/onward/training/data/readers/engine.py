@@ -24,6 +24,8 @@ ROW_FAULT = "_row_fault"
 """The column of a table that may have broken rows: what is wrong with a row, null if nothing is."""
 EMPTY_LINE = "empty line"
 """The fault of a line of a text file that is empty."""
+PARQUET_LEVEL = 1
+"""Level of Zstandard: files are about as small as by higher levels, for half of the time."""
 OWN_COLUMNS = {SOURCE_FILE, SOURCE_ROW, ELEMENT, ROW_FAULT}
 
 
@@ -75,8 +77,29 @@ class Engine(Protocol):
         """Add `epoch_ms`: the instant of text in a format of `strftime`, null if the text is not of that format."""
         ...
 
-    def with_id_faults(self, frame: Frame, columns: Mapping[str, str]) -> Frame:
-        """For each column of text add the column that it maps to: why the text is not an id, null if it is one."""
+    def with_text_times(self, frame: Frame, column: str, epoch_ms: str, times: Callable[[Frame], Frame]) -> Frame:
+        """Add `epoch_ms` (Int64), the instants of the texts of `column`, as `times` adds it to any frame with them."""
+        ...
+
+    def with_ids(self, frame: Frame, columns: Mapping[str, bool], nulls: Sequence[str], name: str) -> Frame:
+        """Turn columns of ids as they are written into ids, which may be numbers that stand for texts until `write`.
+
+        `columns` says of each whether its file holds text, which may have spaces at its ends or be one of `nulls`. For
+        each, a column with FAULT says why the text is not an id, null if it is one, and one with STRIPPED whether it
+        had spaces. What is materialized for it is called `name`.
+        """
+        ...
+
+    def with_id_texts(self, frame: Frame) -> Frame:
+        """Turn the ids of `session_id` and `item_id` into text."""
+        ...
+
+    def with_ordinals(self, frame: Frame, *, within: Sequence[str], order_by: Sequence[str], name: str) -> Frame:
+        """Add `name`: the place, from 1, of each row among those that are equal in the columns `within`."""
+        ...
+
+    def cut_sessions(self, frame: Frame, number: str) -> Frame:
+        """Turn each `session_id` S into the id of S-N, N being the row's value of the column `number`."""
         ...
 
     def of(self, frame: pl.DataFrame) -> Frame:
@@ -92,5 +115,8 @@ class Engine(Protocol):
         ...
 
     def write(self, frame: Frame, file: Path, *, sort_by: Sequence[str], columns: Sequence[str]) -> None:
-        """Write `columns` of a frame to one Parquet file, sorted; the first column of `sort_by` must hold integers."""
+        """Write `columns` of a frame to one Parquet file, sorted, with ids as text.
+
+        The first column of `sort_by` must hold integers.
+        """
         ...

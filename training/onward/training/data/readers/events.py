@@ -1,4 +1,4 @@
-"""Turn the rows of files into events: text ids, times in epoch milliseconds, and the problem of each unusable row.
+"""Turn the rows of files into events: ids, times in epoch milliseconds, and the problem of each unusable row.
 
 Pure functions of lazy frames. An event has the columns of EVENT_COLUMNS; `problem` is null in a valid one.
 """
@@ -22,7 +22,7 @@ from onward.training.data.readers.engine import (
     Table,
 )
 from onward.training.data.readers.formats import describe_headerless
-from onward.training.data.readers.ids import Check, first_failed, id_checks, id_text, is_stripped
+from onward.training.data.readers.ids import STRIPPED, Check, first_failed, id_checks, is_text, written_text
 from onward.training.data.readers.timestamps import TimeFormat, number_of_text, with_epoch_ms
 from onward.training.errors import InputError
 
@@ -45,7 +45,6 @@ LEFT_OUT = (
 )
 """Types of events that are no interactions with an item, in lower case."""
 EPOCH_MS = "_epoch_ms"
-SESSION_FAULT, ITEM_FAULT = "session_fault", "item_fault"
 
 EVENT_COLUMNS = (
     *("session_id", "item_id", "timestamp_ms", "sequence", "event", "weight"),
@@ -69,10 +68,11 @@ class Reading:
     """A later time is a mistake."""
 
 
-def read_events(engine: Engine, table: Table, reading: Reading, *, first_source: int) -> Frame:
+def read_events(engine: Engine, table: Table, reading: Reading, *, first_source: int, name: str) -> Frame:
     """Turn the rows of a table into events. Raises InputError if a column is missing or has an unsuitable type.
 
     `first_source` is the number of the table's first file among the input files, which keeps events in input order.
+    What is materialized for them has a name that begins with `name`.
     """
     columns, path = reading.columns, table.path
     session, item = required_columns(table, columns)
@@ -83,8 +83,8 @@ def read_events(engine: Engine, table: Table, reading: Reading, *, first_source:
     element = nw.col(ELEMENT).cast(nw.Float64) if ELEMENT in schema else nw.lit(None, dtype=nw.Float64)
     without_time = nw.lit(False) if columns.time is None else _is_null(columns.time, schema[columns.time], nulls)
     events = rows.select(
-        id_text(path, session, schema[session], nulls).alias("session_id"),
-        id_text(path, item, schema[item], nulls).alias("item_id"),
+        written_text(path, session, schema[session]).alias("session_id"),
+        written_text(path, item, schema[item]).alias("item_id"),
         nw.col(EPOCH_MS).alias("timestamp_ms"),
         (
             element
@@ -95,12 +95,13 @@ def read_events(engine: Engine, table: Table, reading: Reading, *, first_source:
         _weight(path, columns, schema, reading.weights).alias("weight"),
         (nw.col(SOURCE_FILE) + first_source).cast(nw.Int32).alias("source"),
         nw.col(SOURCE_ROW),
-        (is_stripped(session, schema[session]) | is_stripped(item, schema[item])).alias("stripped"),
         without_time.alias("without_time"),
         (nw.col(ROW_FAULT) if ROW_FAULT in schema else nw.lit(None, dtype=nw.String)).alias(ROW_FAULT),
     )
-    events = engine.with_id_faults(events, {"session_id": SESSION_FAULT, "item_id": ITEM_FAULT})
-    return events.with_columns(_problem(reading).alias("problem")).select(EVENT_COLUMNS)
+    as_text = {"session_id": is_text(schema[session]), "item_id": is_text(schema[item])}
+    events = engine.with_ids(events, as_text, nulls, f"{name} from file {first_source}")
+    stripped = nw.col("session_id" + STRIPPED) | nw.col("item_id" + STRIPPED)
+    return events.with_columns(stripped.alias("stripped"), _problem(reading).alias("problem")).select(EVENT_COLUMNS)
 
 
 def required_columns(table: Table, columns: ColumnNames) -> tuple[str, str]:
@@ -109,22 +110,23 @@ def required_columns(table: Table, columns: ColumnNames) -> tuple[str, str]:
     return session, _required_column(table, "item", columns.item)
 
 
-def flag_duplicates(events: Frame) -> Frame:
+def flag_duplicates(engine: Engine, events: Frame) -> Frame:
     """Mark every valid event that repeats an earlier one with the same session, item, time, type and position.
 
     A date alone cannot distinguish a repeated click from a repeated row: an event without a position is a duplicate
     only if its time has a time of day (is not midnight UTC).
     """
-    ordinal = (
-        nw.col(SOURCE_ROW)
-        .cum_count()
-        .over("session_id", "item_id", "timestamp_ms", "sequence", "event", "problem", order_by=("source", SOURCE_ROW))
+    events = engine.with_ordinals(
+        events,
+        within=("session_id", "item_id", "timestamp_ms", "sequence", "event", "problem"),
+        order_by=("source", SOURCE_ROW),
+        name="_ordinal",
     )
     has_clock = (nw.col("timestamp_ms") % DAY_MS != 0).fill_null(False)
-    repeated = nw.col("problem").is_null() & (~nw.col("sequence").is_null() | has_clock) & (ordinal > 1)
-    return events.with_columns(
-        nw.when(repeated).then(nw.lit("duplicate")).otherwise(nw.col("problem")).alias("problem")
-    )
+    can_tell = ~nw.col("sequence").is_null() | has_clock
+    repeated = nw.col("problem").is_null() & can_tell & (nw.col("_ordinal") > 1)
+    problem = nw.when(repeated).then(nw.lit("duplicate")).otherwise(nw.col("problem"))
+    return events.with_columns(problem.alias("problem")).drop("_ordinal")
 
 
 def is_mistake(problem: str) -> bool:
@@ -193,7 +195,7 @@ def _problem(reading: Reading) -> nw.Expr:
     id_role = "user" if columns.session == columns.user else "session"
     checks: list[Check] = [(~nw.col(ROW_FAULT).is_null(), nw.col(ROW_FAULT))]
     checks += _checks_of_type(reading)
-    checks += [*id_checks("session_id", SESSION_FAULT, id_role), *id_checks("item_id", ITEM_FAULT, "item")]
+    checks += [*id_checks("session_id", id_role), *id_checks("item_id", "item")]
     if columns.time:
         checks += [
             (nw.col("without_time"), nw.lit("missing time")),

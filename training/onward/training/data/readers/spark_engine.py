@@ -17,9 +17,9 @@ from onward.bundle import id_fault
 from onward.bundle.files import id_rule
 from onward.training.data.readers.columns import ColumnNames
 from onward.training.data.readers.dialect import Dialect
-from onward.training.data.readers.engine import ROW_FAULT, SOURCE_FILE, SOURCE_ROW, Frame, Table
+from onward.training.data.readers.engine import PARQUET_LEVEL, ROW_FAULT, SOURCE_FILE, SOURCE_ROW, Frame, Table
 from onward.training.data.readers.formats import SAMPLED_LINES, Format, Layout, format_of, layout
-from onward.training.data.readers.ids import PLAIN_ID
+from onward.training.data.readers.ids import FAULT, PLAIN_ID, STRIPPED, has_spaces, id_of_text
 from onward.training.data.readers.json_rows import NO_OBJECT
 from onward.training.data.readers.local_tables import EXTRA_FIELD, TOO_MANY_FIELDS, read_text_table
 from onward.training.data.readers.plain_text import plain_text
@@ -82,13 +82,36 @@ class SparkEngine:
         """Refuse: see Engine."""
         raise InputError(f"--engine spark reads numbers and ISO 8601 as times, not {time_format!r}")
 
-    def with_id_faults(self, frame: Frame, columns: Mapping[str, str]) -> Frame:
+    def with_text_times(self, frame: Frame, column: str, epoch_ms: str, times: Callable[[Frame], Frame]) -> Frame:
         """See Engine."""
+        return times(frame)
+
+    def with_ids(self, frame: Frame, columns: Mapping[str, bool], nulls: Sequence[str], name: str) -> Frame:
+        """See Engine. Ids are text."""
+        for column, as_text in columns.items():
+            text = nw.col(column)
+            frame = frame.with_columns(
+                (id_of_text(text, nulls) if as_text else text).alias(column),
+                (has_spaces(text) if as_text else nw.lit(False)).alias(column + STRIPPED),
+            )
         rows: DataFrame = frame.to_native()
-        for column, fault in columns.items():
+        for column in columns:
             others = F.when(~F.col(column).rlike(PLAIN_ID), F.col(column))
-            rows = rows.withColumn(fault, _fault_by_worker(others))
+            rows = rows.withColumn(column + FAULT, _fault_by_worker(others))
         return _lazy(rows)
+
+    def with_id_texts(self, frame: Frame) -> Frame:
+        """See Engine. They are text."""
+        return frame
+
+    def with_ordinals(self, frame: Frame, *, within: Sequence[str], order_by: Sequence[str], name: str) -> Frame:
+        """See Engine."""
+        return frame.with_columns(nw.col(order_by[-1]).cum_count().over(*within, order_by=order_by).alias(name))
+
+    def cut_sessions(self, frame: Frame, number: str) -> Frame:
+        """See Engine."""
+        session = nw.concat_str("session_id", nw.col(number).cast(nw.String), separator="-")
+        return frame.with_columns(session.alias("session_id"))
 
     def of(self, frame: pl.DataFrame) -> Frame:
         """See Engine."""
@@ -106,7 +129,8 @@ class SparkEngine:
         """See Engine. Concatenates the sorted part files of the workers into one file."""
         rows: DataFrame = frame.to_native()
         folder = self._written(rows.sort(*sort_by).select(*columns), f"sorted-{file.stem}")
-        pl.scan_parquet(sorted(Path(folder.removeprefix("file://")).glob("part-*.parquet"))).sink_parquet(file)
+        parts = sorted(Path(folder.removeprefix("file://")).glob("part-*.parquet"))
+        pl.scan_parquet(parts).sink_parquet(file, compression_level=PARQUET_LEVEL)
 
     def _scan(self, source: Source, dialect: Dialect) -> Table | None:
         if source.format is Format.PARQUET:

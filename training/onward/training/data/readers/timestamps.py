@@ -99,8 +99,12 @@ def with_epoch_ms(
         text = rows.with_columns(nw.col(column).cast(nw.String).alias("_time_text"))
         return engine.with_epoch_ms_by(text, "_time_text", time_format.formats[0], name)
     if dtype == nw.String:
-        rows = _with_instants_of_text(engine, rows, column, name)
-        return _with_instants_of_formats(engine, rows, column, time_format.formats, name)
+
+        def times(texts: Frame) -> Frame:
+            read = _with_instants_of_text(engine, texts, column, name)
+            return _with_instants_of_formats(engine, read, column, time_format.formats, name)
+
+        return engine.with_text_times(rows, column, name, times)
     if dtype.is_integer():
         return _with_instants_of_integers(engine, rows, column, name)
     return rows.with_columns(_of_typed(path, column, dtype).alias(name))
