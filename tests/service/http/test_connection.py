@@ -22,7 +22,6 @@ from onward.service.http.connection import (
     LAST_HEAD_S,
     LINGER_BYTES,
     LINGER_S,
-    SLICE_BYTES,
     Connection,
     HTTPServer,
 )
@@ -33,6 +32,7 @@ from onward.service.http.connection_pool import (
     ConnectionLimits,
     ConnectionPool,
 )
+from onward.service.http.request_reader import SLICE_BYTES
 
 LIMITS = ConnectionLimits(
     connections=100,
@@ -377,7 +377,7 @@ async def test_the_work_for_a_body_does_not_grow_with_its_pieces() -> None:
     """The pieces of a body are joined as they come: a list of them would be gone through at each arrival."""
     caller = Caller()
     await caller.send(chunked(b"x" * 40_000, size=1)[:-5])
-    assert caller.connection._body == b"x" * 40_000
+    assert caller.connection._reader._body == b"x" * 40_000
 
 
 async def test_100_continue_does_not_overtake_an_answer() -> None:
@@ -393,7 +393,7 @@ async def test_pipelined_requests_are_answered_in_order_and_reading_stops_meanwh
     requests = b"".join(post(b"x" * number) for number in range(2_000))
     assert len(requests) > 10 * SLICE_BYTES
     caller.connection.data_received(requests)
-    assert len(caller.connection._requests) < 500  # only one slice was parsed ahead
+    assert len(caller.connection._reader.requests) < 500  # only one slice was parsed ahead
     caller.connection.data_received(post(b""))
     assert not caller.transport.is_reading_now
     await caller.settle()
