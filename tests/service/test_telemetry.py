@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Histogram
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
@@ -45,6 +45,20 @@ def test_every_answer_is_counted_once() -> None:
     assert counted() == (66, 67, 66)
     telemetry.count_answers()
     assert counted() == (66, 67, 66)
+
+
+def test_durations_are_counted_in_the_buckets_that_the_library_would_choose() -> None:
+    durations_s = (0.0, 0.0004, 0.0005, 0.00051, 0.002, 1.0, 2.048, 2.049, 60.0)
+    ours, expected = (Histogram(name, "", buckets=(0.0005, 0.002, 2.048), registry=None) for name in ("a", "a"))
+    telemetry._observe_all(ours, durations_s)
+    for duration_s in durations_s:
+        expected.observe(duration_s)
+
+    def samples(histogram: Histogram) -> list[tuple[str, str | None, float]]:
+        (metric,) = histogram.collect()
+        return [(sample.name, sample.labels.get("le"), sample.value) for sample in metric.samples]
+
+    assert samples(ours) == samples(expected)
 
 
 LOGGED = """

@@ -6,6 +6,7 @@ import random
 import re
 import sys
 import time
+from bisect import bisect_left
 from collections import Counter as Counted
 from collections import defaultdict
 from collections.abc import Iterable, MutableMapping, Sequence
@@ -104,7 +105,9 @@ Scope = MutableMapping[str, Any]
 
 def begin_request(scope: Scope) -> str:
     """Give a request its id and its start time; the id is the caller's X-Request-ID if that is acceptable."""
-    request_id = _accepted_request_id(scope) or new_request_id()
+    proposed = dict(scope["headers"]).get(b"x-request-id")
+    is_accepted = proposed is not None and _REQUEST_ID.fullmatch(proposed)
+    request_id = proposed.decode() if proposed is not None and is_accepted else new_request_id()
     begin(scope, request_id)
     return request_id
 
@@ -118,11 +121,6 @@ def end_request(scope: Scope, status: int) -> None:
     """Record the response to a request by the template of its route: labels with paths would grow without bound."""
     route = getattr(scope.get("route"), "path_format", "unmatched")
     answered(scope["method"], route, status, elapsed_s(scope))
-
-
-def _accepted_request_id(scope: Scope) -> str | None:
-    proposed = [value for name, value in scope["headers"] if name == b"x-request-id"]
-    return proposed[-1].decode() if proposed and _REQUEST_ID.fullmatch(proposed[-1]) else None
 
 
 def begin(scope: Scope, request_id: str) -> None:
@@ -188,10 +186,19 @@ def count_answers() -> None:
     """Add the uncounted answers to the metrics. To be called by the thread that calls `answered`."""
     for (method, route, status), durations_s in _uncounted.items():
         _requests.labels(method, route, status).inc(len(durations_s))
-        request_seconds = _request_seconds.labels(method, route)
-        for seconds in durations_s:
-            request_seconds.observe(seconds)
+        _observe_all(_request_seconds.labels(method, route), durations_s)
     _uncounted.clear()
+
+
+def _observe_all(histogram: Histogram, values: Sequence[float]) -> None:
+    """Observe values in a tenth of the time of as many calls of `observe`.
+
+    This is the only use of attributes that the library does not document.
+    """
+    bounds = histogram._upper_bounds
+    histogram._sum.inc(sum(values))
+    for place, count in Counted([bisect_left(bounds, value) for value in values]).items():
+        histogram._buckets[place].inc(count)
 
 
 def refused(code: str) -> None:

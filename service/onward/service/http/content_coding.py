@@ -12,6 +12,7 @@ from onward.service.errors import BodyTooLarge, MalformedRequest, UnsupportedMed
 MIN_COMPRESSED_BYTES = 4 * 2**10
 """Shorter answers are sent as they are: they fit in a few packets."""
 COMPRESSION_LEVEL = 1
+CONTENT_ENCODING = b"content-encoding"
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 NAMED_CODING = re.compile(rb"(?:^|[,\s])gzip(?=$|[,;\s])", re.IGNORECASE)
 CODED_CONTENT = re.compile(rb"(?:^|[,\s])(?:gzip|\*)(?=$|[,;\s])(?!\s*;\s*q=0(?:\.0*)?(?:$|[,\s]))", re.IGNORECASE)
@@ -23,8 +24,10 @@ def decoded(scope: Scope, body: bytes, max_bytes: int) -> bytes:
 
     Raises UnsupportedMediaType for another coding than gzip, MalformedRequest and BodyTooLarge.
     """
-    codings = [value.strip().lower() for name, value in scope["headers"] if name == b"content-encoding"]
-    if not codings or codings == [b"identity"]:
+    if CONTENT_ENCODING not in dict(scope["headers"]):
+        return body
+    codings = [value.strip().lower() for name, value in scope["headers"] if name == CONTENT_ENCODING]
+    if codings == [b"identity"]:
         return body
     coding = b", ".join(codings)
     if coding not in (b"gzip", b"x-gzip"):

@@ -129,15 +129,13 @@ class Dispatcher:
             raise refusal
         if isinstance(body, ServiceError):
             raise body
-        return await self._dispatch(scope, decoded(scope, body, self._max_body_bytes))
-
-    async def _dispatch(self, scope: Scope, body: bytes) -> Response:
+        content = decoded(scope, body, self._max_body_bytes)
         if (route := self._fast_routes.get((scope["method"], route_path(scope)))) is None:
-            return await _captured(self._framework, scope, body)
+            return await _captured(self._framework, scope, content)
         scope["route"] = route
         request = Request(scope)
         try:
-            return await route.respond(request, body)
+            return await route.respond(request, content)
         except RequestValidationError as error:
             return await on_invalid_request(request, error)
 

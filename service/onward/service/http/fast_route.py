@@ -32,6 +32,8 @@ class FastRoute(StrictJSONRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Replace the framework's handler."""
         self._require_a_simple_endpoint()
+        parts = self.dependant.dependencies
+        self._parts = [(part.name or "", part.call.name) for part in parts]  # type: ignore[union-attr]  # ServiceParts
         return self.respond
 
     async def respond(self, request: Request, content: bytes | None = None) -> Response:
@@ -50,8 +52,8 @@ class FastRoute(StrictJSONRoute):
             raise RequestValidationError(errors)
         arguments = {body.name: value}
         state = request.scope["state"]
-        for part in dependant.dependencies:
-            arguments[part.name or ""] = state[part.call.name]  # type: ignore[union-attr]  # a ServicePart
+        for argument, part in self._parts:
+            arguments[argument] = state[part]
         if dependant.request_param_name:
             arguments[dependant.request_param_name] = request
         response = None

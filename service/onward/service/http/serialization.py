@@ -44,8 +44,12 @@ def recommendation_json(
         f'"bundle":"{recommendation.bundle.digest}","count":{len(retrieval.items.item_ids)},'
         f'"filter":{{"eligible":{retrieval.eligible}{strategy}}}{_optional("position", recommendation.position)},'
         f'"degraded":{_strings(recommendation.degraded)},"unknown_item_ids":{_strings(retrieval.unknown_item_ids)},'
-        f'"took_ms":{took_ms}{_optional("user", retrieval.user)}{_optional("variant", answer.variant)}'
+        f'"took_ms":{took_ms}'
     )
+    if retrieval.user is not None:
+        head += _optional("user", retrieval.user)
+    if answer.variant is not None:
+        head += _optional("variant", answer.variant)
     if answer.scenario is not None:
         head += _optional("scenario", {"name": answer.scenario, "version": answer.scenario_version})
     if retrieval.not_pinned:

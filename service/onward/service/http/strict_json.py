@@ -45,7 +45,12 @@ def parse(body: bytes) -> Any:
     Raises json.JSONDecodeError whose message holds nothing of the body.
     """
     try:
-        return _DECODER.decode(body.decode())
+        text = body.decode()
+        if text[:1] == "{":  # an object with nothing around it needs no search for spaces
+            value, end = _DECODER.raw_decode(text)
+            if end == len(text):
+                return value
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         place = f" at line {error.lineno}, column {error.colno}" if error.doc else ""  # no place: refused below
         raise json.JSONDecodeError(error.msg + place, "", 0) from error

@@ -43,20 +43,20 @@ class Batcher(Generic[Item]):
     def submit(self, item: Item) -> None:
         """Queue an item for the next batch."""
         if not self._queue:
-            asyncio.get_running_loop().call_soon(self._start_batch)
+            self._start_batch()
         self._queue.append(item)
 
     def _start_batch(self) -> None:
-        """Start the oldest items; if more are queued, start those in the next iteration of the event loop."""
-        loop = asyncio.get_running_loop()
-        batch, self._queue = self._queue[: self._max_batch], self._queue[self._max_batch :]
-        if self._queue:
-            loop.call_soon(self._start_batch)
-        task = loop.create_task(self._run(batch), context=Context())  # of no single request
+        """Start a task that takes its batch from the queue when it runs, in the next iteration of the event loop."""
+        task = asyncio.get_running_loop().create_task(self._run(), context=Context())  # of no single request
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _run(self, batch: Sequence[Item]) -> None:
+    async def _run(self) -> None:
+        """Process the oldest items; if more are queued, start those in the next iteration of the event loop."""
+        batch, self._queue = self._queue[: self._max_batch], self._queue[self._max_batch :]
+        if self._queue:
+            self._start_batch()
         try:
             await self._process(batch)
         except Exception as error:  # every caller of the batch gets it

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Protocol
 
@@ -22,6 +23,7 @@ DAY = timedelta(days=1)
 FOLLOW_INTERVAL = timedelta(minutes=1)
 DAY_DIGITS = 4
 SECRET_BYTES = 32
+CACHED_OWNERS = 4_096
 MAX_CLOCK_DAYS = 1
 """By so much the clocks of two workers may differ, rounded up."""
 
@@ -109,8 +111,8 @@ class AnswerIds:
         ids = []
         for number, session_id in enumerate(session_ids):
             nonce = nonces[number * NONCE_DIGITS : (number + 1) * NONCE_DIGITS]
-            owner = secrets.token_hex(OWNER_DIGITS // 2) if session_id is None else session_digest(session_id)
-            ids.append(f"{_masked(owner, nonce, self._secret)}{nonce}{self._day_text}00")
+            owner = secrets.randbits(4 * OWNER_DIGITS) if session_id is None else _owner_number(session_id)
+            ids.append(f"{owner ^ _mask(nonce, self._secret):0{OWNER_DIGITS}x}{nonce}{self._day_text}00")
         return ids
 
     async def key_of(self, answer_id: str) -> AnswerKey | None:
@@ -159,12 +161,17 @@ def _is_secret(kept: object) -> bool:
     return isinstance(kept, bytes) and len(kept) == SECRET_BYTES
 
 
-def _masked(owner: str, nonce: str, secret: bytes) -> str:
-    """Mask an owner, or unmask a masked one."""
-    mask = blake2b(nonce.encode(), key=secret, digest_size=OWNER_DIGITS // 2).hexdigest()
-    return f"{int(owner, 16) ^ int(mask, 16):0{OWNER_DIGITS}x}"
+@lru_cache(CACHED_OWNERS)
+def _owner_number(session_id: str) -> int:
+    return int(session_digest(session_id), 16)
+
+
+def _mask(nonce: str, secret: bytes) -> int:
+    """Return the number that masks an owner, and unmasks it, by XOR."""
+    return int.from_bytes(blake2b(nonce.encode(), key=secret, digest_size=OWNER_DIGITS // 2).digest())
 
 
 def _unmasked(answer_id: str, secret: bytes) -> AnswerKey:
     nonce = answer_id[OWNER_DIGITS : OWNER_DIGITS + NONCE_DIGITS]
-    return AnswerKey(_masked(owner_of(answer_id), nonce, secret), bytes.fromhex(nonce))
+    owner = int(owner_of(answer_id), 16) ^ _mask(nonce, secret)
+    return AnswerKey(f"{owner:0{OWNER_DIGITS}x}", bytes.fromhex(nonce))

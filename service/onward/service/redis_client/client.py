@@ -273,18 +273,18 @@ class Script:
 
     async def run_all(self, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Run the script for each pair of keys and arguments, as one pipeline; see `RedisClient.execute`."""
-        runs = [(len(keys), *keys, *arguments) for keys, arguments in calls]
+        commands: list[Command] = [("EVALSHA", self._digest, len(keys), *keys, *arguments) for keys, arguments in calls]
         if self._waiting or not self._may_send.is_set():
             await self._wait_for_turn()
         self._in_flight += 1
         try:
-            replies = await self._redis.execute([("EVALSHA", self._digest, *run) for run in runs])
-            unknown = [position for position, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            replies = await self._redis.execute(commands)
+            unknown = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
                 self._may_send.clear()
-                retried = await self._redis.execute([("EVAL", self._text, *runs[position]) for position in unknown])
-                for position, reply in zip(unknown, retried, strict=True):
-                    replies[position] = reply
+                retried = await self._redis.execute([("EVAL", self._text, *commands[place][2:]) for place in unknown])
+                for place, reply in zip(unknown, retried, strict=True):
+                    replies[place] = reply
         finally:
             self._in_flight -= 1
             if not self._in_flight:

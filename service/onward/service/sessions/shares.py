@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -45,20 +45,19 @@ class SessionShares:
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
         """Pass events on, with the part of their weights that is within the share of their session."""
-        bounded = list(self._bounded(events))
+        now_s = self._clock()
+        if now_s // MINUTE_S != self._minute:
+            self._minute, self._events = int(now_s // MINUTE_S), {}
+        bounded = [
+            event if weight == event.weight else event._replace(weight=weight)
+            for event in events
+            if event.weight > 0 and (weight := self._weight_of(event, now_s)) > 0
+        ]
         for learner in self._learners if bounded else ():
             learner.applied(bounded)
 
     async def forget(self, session_id: str) -> None:
         """Do nothing: a session that is deleted again and again has its share only once."""
-
-    def _bounded(self, events: Sequence[AppliedEvent]) -> Iterator[AppliedEvent]:
-        now_s = self._clock()
-        if now_s // MINUTE_S != self._minute:
-            self._minute, self._events = int(now_s // MINUTE_S), {}
-        for event in events:
-            if event.weight > 0 and (weight := self._weight_of(event, now_s)) > 0:
-                yield event if weight == event.weight else event._replace(weight=weight)
 
     def _weight_of(self, event: AppliedEvent, now_s: float) -> float:
         """Return the part of an event's weight that is within the share of its session, and count it."""
@@ -67,12 +66,11 @@ class SessionShares:
         if number >= MAX_EVENTS_PER_MINUTE:
             return 0.0
         self._events[session] = number + 1
-        added, since_s = self._added.get(pair, (0.0, now_s))
+        added, since_s = self._added.pop(pair, (0.0, now_s))
         if now_s - since_s >= self._period_s:
             added, since_s = 0.0, now_s
         weight = min(event.weight, self._max_weight - added)
         self._added[pair] = added + weight, since_s
-        self._added.move_to_end(pair)
         if len(self._added) > MAX_PAIRS:
             self._added.popitem(last=False)
         return weight
