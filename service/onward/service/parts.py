@@ -96,8 +96,8 @@ async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExi
         "pipeline": Pipeline(
             live, store, scenarios, recorder, events, rules, settings.store_timeout / 2, settings.timeout
         ),
-        "item_lists": ItemLists(live, recorder),
-        "next_pages": NextPages(live, recorder),
+        "item_lists": ItemLists(live, recorder, settings.timeout),
+        "next_pages": NextPages(live, recorder, settings.timeout),
         "explainer": Explainer(live, recorder),
     }
 

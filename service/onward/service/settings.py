@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     )
     timeout: PositiveDuration = Field(
         default=timedelta(seconds=1),
-        description="Longest time for a recommendation, unless the request has a `timeout_ms`; after it, popular or "
+        description="Longest time for an answer, unless the request has a `timeout_ms`; after it, popular or "
         "similar items are the answer, marked `deadline`.",
     )
     session_ttl: PositiveDuration = Field(default=timedelta(minutes=30), description="Idle time that ends a session.")

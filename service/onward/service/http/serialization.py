@@ -7,10 +7,11 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from onward.bundle import Bundle, Catalog, Retrieval, RetrievedItems, Source
+from onward.bundle import Bundle, Catalog, RetrievedItems, Source
 from onward.service.http.problems import Problem
 from onward.service.recommend.explanation import Explanation
 from onward.service.recommend.query import Recommendation
+from onward.service.recommend.retrieval import Retrieved
 
 CACHED_FRAGMENTS = 4_096
 JSON_CONTENT = (b"content-type", b"application/json")
@@ -59,11 +60,14 @@ def recommendation_json(
     return b'%b,"items":[%b]}' % (head.encode(), _items(recommendation.bundle.catalog, retrieval.items))
 
 
-def item_list_json(bundle: Bundle, retrieval: Retrieval, took_ms: float) -> bytes:
+def item_list_json(bundle: Bundle, retrieved: Retrieved, took_ms: float) -> bytes:
     """Serialize a list of items as `schemas.items.ItemList`."""
-    count = len(retrieval.items.item_ids)
-    head = f'{{"bundle":"{bundle.digest}","count":{count},"took_ms":{took_ms},"items":['
-    return head.encode() + _items(bundle.catalog, retrieval.items) + b"]}"
+    items = retrieved.retrieval.items
+    head = (
+        f'{{"bundle":"{bundle.digest}","count":{len(items.item_ids)},"degraded":{_strings(retrieved.degraded)},'
+        f'"took_ms":{took_ms},"items":['
+    )
+    return head.encode() + _items(bundle.catalog, items) + b"]}"
 
 
 def results_json(results: Sequence[bytes | Problem], failed: int, took_ms: float) -> bytes:

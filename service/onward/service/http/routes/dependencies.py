@@ -1,4 +1,4 @@
-"""What the endpoints share: the service parts that they take, ids in paths, and the problems that they may answer."""
+"""What the endpoints share: service parts that they take, ids in paths, times, and problems that they may answer."""
 
 from typing import Annotated
 
@@ -71,3 +71,8 @@ RulesDep = Annotated[EventRules, Depends(ServicePart("event_rules"))]
 SessionId = Annotated[Id, Path(examples=["visitor-1"])]
 UserId = Annotated[Id, Path(examples=["user-7"])]
 ItemId = Annotated[Id, Path(examples=["item-17"])]
+
+
+def seconds(milliseconds: int | None) -> float | None:
+    """Convert a request's `timeout_ms`."""
+    return None if milliseconds is None else milliseconds / 1000

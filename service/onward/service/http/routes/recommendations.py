@@ -28,6 +28,7 @@ from onward.service.http.routes.dependencies import (
     NextPagesDep,
     PipelineDep,
     SessionId,
+    seconds,
 )
 from onward.service.http.schemas.entries import InvalidEntry
 from onward.service.http.schemas.explanations import ExplanationQuery
@@ -137,7 +138,7 @@ async def recommend_for_session(
             options=RecommendationOptions(**options),
             scenario=query.scenario,
             position=query.position,
-            timeout_s=_seconds(query.timeout_ms),
+            timeout_s=seconds(query.timeout_ms),
             age_s=telemetry.elapsed_s(request.scope),
         )
     )
@@ -162,7 +163,8 @@ async def recommend_more(
     The pages of an answer never repeat an item, whichever page's id is used and even if pages are requested
     concurrently. An answer has at most 100 pages.
     """
-    page = await next_pages.next(recommendation_id, query.k)
+    age_s = telemetry.elapsed_s(request.scope)
+    page = await next_pages.next(recommendation_id, query.k, timeout_s=seconds(query.timeout_ms), age_s=age_s)
     return _response(page, telemetry.elapsed_ms(request.scope))
 
 
@@ -198,13 +200,9 @@ def _query(body: RecommendationQuery, age_s: float) -> Query:
         scenario=body.scenario,
         position=body.position,
         store=body.store and not body.dry_run,
-        timeout_s=_seconds(body.timeout_ms),
+        timeout_s=seconds(body.timeout_ms),
         age_s=age_s,
     )
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
 
 
 def _query_or_error(body: RecommendationQuery | InvalidEntry, number: int, age_s: float) -> Query | ServiceError:

@@ -45,3 +45,13 @@ BundleDigest = Annotated[
 ]
 Count = Annotated[int, Field(description="Number of items; fewer than k if fewer are eligible.", examples=[1])]
 TookMs = Annotated[float, Field(description="Milliseconds from the request's start.", examples=[0.83])]
+TimeoutMs = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=60_000,
+        description="Milliseconds from the arrival of the request within which to answer, by default as the deployment "
+        "sets. After it, the answer is what is ready: popular or similar items, with `deadline` in `degraded`.",
+        examples=[50],
+    ),
+]

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from onward.bundle import Source
 from onward.service.fields import K
-from onward.service.http.schemas.base import BundleDigest, Count, Excluded, QueryString, TookMs
+from onward.service.http.schemas.base import BundleDigest, Count, Excluded, QueryString, TimeoutMs, TookMs
 
 
 class ListQuery(QueryString):
@@ -16,6 +16,7 @@ class ListQuery(QueryString):
 
     k: K = 20
     exclude: Excluded = Field(default=[])
+    timeout_ms: TimeoutMs = None
 
 
 @dataclass(slots=True)
@@ -45,4 +46,7 @@ class ItemList(BaseModel):
         examples=[[{"id": "item-42", "score": 0.93, "rank": 1, "source": "similar", "attributes": {"price": 12.5}}]]
     )
     count: Count
+    degraded: list[Literal["deadline"]] = Field(
+        description="What this list was made without: the time for more than popular items.", examples=[[]]
+    )
     took_ms: TookMs

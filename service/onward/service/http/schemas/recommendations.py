@@ -10,7 +10,7 @@ from onward.bundle.search.index import Strategy
 from onward.bundle.search.retrieval import Rule
 from onward.service.fields import EMPTY_LIST, Id, StrictModel
 from onward.service.http.problems import Problem
-from onward.service.http.schemas.base import BundleDigest, Count, Excluded, TookMs
+from onward.service.http.schemas.base import BundleDigest, Count, Excluded, TimeoutMs, TookMs
 from onward.service.http.schemas.entries import InvalidEntry, validated_alone
 from onward.service.http.schemas.items import ListQuery, RecommendedItem
 from onward.service.http.schemas.scenarios import SCENARIO_NAME
@@ -35,16 +35,6 @@ RequiredPosition = Annotated[
         max_length=64,
         description="The `position` from the answer to an event: the session must have reached it, otherwise 409.",
         examples=["9f1c0a7be2d4-3"],
-    ),
-]
-TimeoutMs = Annotated[
-    int | None,
-    Field(
-        ge=1,
-        le=60_000,
-        description="Milliseconds from the arrival of the request within which to answer, by default as the deployment "
-        "sets. After it, the answer is what is ready: popular or similar items, with `deadline` in `degraded`.",
-        examples=[50],
     ),
 ]
 UserId = Annotated[
@@ -113,7 +103,6 @@ class SessionRecommendationQuery(ListQuery):
     exclude_seen: ExcludeSeen = None
     scenario: ScenarioReference | None = None
     position: RequiredPosition | None = None
-    timeout_ms: TimeoutMs = None
 
 
 class NextQuery(StrictModel):
@@ -124,6 +113,7 @@ class NextQuery(StrictModel):
     k: int | None = Field(
         default=None, ge=1, le=100, description="Number of items; by default as many as the answer asked for."
     )
+    timeout_ms: TimeoutMs = None
 
 
 class EligibleItems(BaseModel):

@@ -1,6 +1,8 @@
 """Next pages: no item repeats, until all items are shown or the answer has expired."""
 
+import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from onward.bundle import Bundle
+from onward.service.recommend import retrieval
+from onward.service.records.answer_log import AnswerLog
 from onward.service.records.answers import MAX_PAGES
 from onward.service.settings import IN_MEMORY
 from tests.bundles import item_ids, publish_bundle
@@ -146,6 +151,37 @@ def test_a_page_reflects_changes_of_the_catalog(workers: list[TestClient]) -> No
         assert set(ids(next_page(worker, first))) == SHOWN - set(ids(first)) - {gone}
     finally:
         worker.patch(f"/v1/items/{gone}", json={"available": True})
+
+
+def test_a_page_without_the_time_for_a_search_has_other_items_in_time(
+    workers: list[TestClient], session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = recommend(workers[0], session_id=session_id, items=VIEWED, k=3)
+    may_go_on = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(retrieval, "is_short", lambda *_, **__: False)
+        patch.setattr(Bundle, "retrieve", lambda *_, **__: may_go_on.wait(60))
+        late = next_page(workers[0], answer, timeout_ms=200)
+        may_go_on.set()
+    assert late["degraded"] == ["deadline"]
+    assert set(sources(late)) <= {"similar", "popular"}
+    after = next_page(workers[1], late, k=60)
+    assert after["degraded"] == []
+    assert SHOWN - {*ids(answer), *ids(late), *ids(after)} == set()
+    assert not {*ids(answer)} & {*ids(late)}
+    assert not {*ids(answer), *ids(late)} & {*ids(after)}
+
+
+def test_a_page_for_which_the_store_takes_too_long_is_refused_in_time(
+    workers: list[TestClient], session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = recommend(workers[0], session_id=session_id, items=VIEWED, k=3)
+
+    async def hang(*_: Any) -> Any:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(AnswerLog, "pages", hang)
+    assert problem(next_response(workers[0], answer, timeout_ms=50)) == (503, "session_store_unavailable")
 
 
 def test_a_deleted_session_has_no_pages(workers: list[TestClient], session_id: str) -> None:
