@@ -237,6 +237,24 @@ class TestDeadlines:
         results = await pipeline.recommend_all(queries)
         assert [result.degraded for result in results if isinstance(result, Recommendation)] == [("deadline",)] * 3
 
+    async def test_queries_of_one_request_are_stored_in_order_although_the_first_one_is_answered_late(
+        self, bundle: Bundle, records: Records
+    ) -> None:
+        store = CountingStore(length=50, ttl=timedelta(minutes=1))
+        generation, _, count = (await store.append("one", [view("a1")])).position.rpartition("-")
+        behind = f"{generation}-{int(count) + 1}"
+        pipeline = pipeline_of(bundle, store, records)
+        queries = [Query("one", ["a3"], position=behind, timeout_s=0.02), Query("one", ["a4"], timeout_s=0.02)]
+        results = await pipeline.recommend_all(queries)
+        assert [result.degraded for result in results if isinstance(result, Recommendation)] == [("deadline",)] * 2
+        assert await stored_items(store, "one") == ["a1"]
+        await store.append("one", [view("a2")])
+        for _ in range(500):
+            if len(items := await stored_items(store, "one")) == 4:
+                break
+            await asyncio.sleep(0.01)
+        assert items == ["a1", "a2", "a3", "a4"]
+
     async def test_time_before_the_query_counts(self, bundle: Bundle, records: Records) -> None:
         pipeline = pipeline_of(bundle, HangingStore(99), records)
         late = await pipeline.recommend(Query("one", ["a1"], timeout_s=60, age_s=61))

@@ -44,6 +44,7 @@ class PendingQuery(Pending[Recommendation]):
     __slots__ = (
         "answer_generation",
         "answer_id",
+        "appended",
         "bundle",
         "deadline_s",
         "degraded",
@@ -89,6 +90,8 @@ class PendingQuery(Pending[Recommendation]):
         self.bundle = bundle
         self.deadline_s = deadline_s
         self.answer_id = ""
+        self.appended: asyncio.Future[None] | None = None
+        """Done when the items are stored or refused; None if nothing waits for that."""
         self.session = SessionView(query.items)
         """What the caller sent, until the session is known."""
         self.position: str | None = None
@@ -135,6 +138,7 @@ class Pipeline:
         self._clock = clock
         self._batcher = Batcher(self._answer, max_batch=MAX_BATCH)
         self._deadlines = Deadlines(self._answer_late)
+        self._submitting: set[asyncio.Task[None]] = set()
 
     async def recommend(self, query: Query) -> Recommendation:
         """Append the items to the session, if one is named, and rank the items likely to come next.
@@ -156,24 +160,43 @@ class Pipeline:
         for answer in answers:
             if isinstance(answer, PendingQuery):
                 by_session[answer.query.session_id].append(answer)
-        deadline_s = time.monotonic() + self._max_position_wait_s + MAX_ORDER_WAIT_S
         try:
-            await asyncio.gather(*(self._submit_in_order(pending, deadline_s) for pending in by_session.values()))
+            for session_queries in by_session.values():
+                self._submit_in_order(session_queries)
             return await asyncio.gather(*map(_recommendation_or_error, answers))
         finally:
             for pending in chain.from_iterable(by_session.values()):
                 self._deadlines.forget(pending)
 
-    async def _submit_in_order(self, session_queries: Sequence[PendingQuery], deadline_s: float) -> None:
-        """Submit the queries of one session, those after a query with a position when that is answered or has failed.
-
-        They do not wait beyond the deadline, which they reach only if many positions do not come, or if the session
-        store hangs.
-        """
+    def _submit_in_order(self, session_queries: Sequence[PendingQuery]) -> None:
+        """Submit the queries of one session, those after a query with a position once its items are stored."""
         for pending in session_queries:
-            self._submit(pending)
+            self._deadlines.watch(pending)
             if pending.query.position is not None:
-                await asyncio.wait([pending.result], timeout=max(0.0, deadline_s - time.monotonic()))
+                pending.appended = asyncio.get_running_loop().create_future()
+        with_position = (place for place, pending in enumerate(session_queries) if pending.query.position is not None)
+        first = next(with_position, len(session_queries))
+        for pending in session_queries[: first + 1]:
+            self._batcher.submit(pending)
+        if later := session_queries[first + 1 :]:
+            submitting = asyncio.create_task(self._submit_later(session_queries[first], later))
+            self._submitting.add(submitting)
+            submitting.add_done_callback(self._submitting.discard)
+
+    async def _submit_later(self, earlier: PendingQuery, later: Sequence[PendingQuery]) -> None:
+        """Submit each query once the items of the one before it are stored, or refused, if that has a position.
+
+        A query that was answered at its deadline is submitted too, so that its items are stored. None waits longer than
+        a limit, which is reached only if many positions do not come, or if the session store hangs.
+        """
+        deadline_s = time.monotonic() + self._max_position_wait_s + MAX_ORDER_WAIT_S
+        for pending in later:
+            if earlier.appended is not None:
+                await asyncio.wait([earlier.result], timeout=max(0.0, deadline_s - time.monotonic()))
+                if DEADLINE in earlier.degraded:
+                    await asyncio.wait([earlier.appended], timeout=max(0.0, deadline_s - time.monotonic()))
+            self._batcher.submit(pending)
+            earlier = pending
 
     def _submit(self, pending: PendingQuery) -> None:
         self._deadlines.watch(pending)
@@ -244,6 +267,8 @@ class Pipeline:
             if isinstance(session, SessionBehind):
                 self._retry_or_fail(pending, session)
                 continue
+            if pending.appended is not None:
+                _end_append(pending)
             _take_session(pending, session, new_events, self._store.length)
             known.append(pending)
             if pending.query.store and isinstance(session, Session):
@@ -261,6 +286,7 @@ class Pipeline:
         if not has_left and error.may_catch_up and pending.store_s < self._max_position_wait_s:
             asyncio.get_running_loop().call_later(POSITION_INTERVAL_S, self._batcher.submit, pending)
         else:
+            _end_append(pending)
             pending.resolve(error)
 
     def _appends(
@@ -396,6 +422,12 @@ async def _recommendation_or_error(answer: PendingQuery | ServiceError) -> Recom
         return await answer.result
     except ServiceError as error:
         return error
+
+
+def _end_append(pending: PendingQuery) -> None:
+    """Let the queries go on that wait until the items of a query are stored or refused."""
+    if pending.appended is not None and not pending.appended.done():
+        pending.appended.set_result(None)
 
 
 def _bundle_identity(pending: PendingQuery) -> int:
