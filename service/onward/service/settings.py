@@ -127,6 +127,9 @@ class UnknownSetting(Exception):
     """A SERVICE_* variable is not a setting: the message says in one line what to do."""
 
 
+EVENT_LOG_OPTIONS = ("event_log_max_age", "event_log_max_bytes", "event_log_key", "event_log_sync")
+
+
 class Settings(BaseSettings):
     """The SERVICE_* variables and REDIS_URL, read once; the service does not start with an invalid value.
 
@@ -305,6 +308,16 @@ class Settings(BaseSettings):
         if "key" in (self.metrics_access, self.docs_access) and not self.api_keys and self.keys_file is None:
             name = "METRICS" if self.metrics_access == "key" else "DOCS"
             raise ValueError(f"{PREFIX}{name}_ACCESS=key needs keys: set SERVICE_KEYS_FILE or SERVICE_API_KEYS")
+        return self
+
+    @model_validator(mode="after")
+    def _event_log_where_described(self) -> Self:
+        if self.event_log is None:
+            for name in EVENT_LOG_OPTIONS:
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{PREFIX}{name.upper()} is of an event log: set {PREFIX}EVENT_LOG, its folder, or unset this"
+                    )
         return self
 
     def environment(self) -> dict[str, str]:

@@ -24,6 +24,7 @@ from redis import Redis
 
 from onward.service.server.embedded_store import find_servers, run_server
 from tests.bundles import item_ids, publish_bundle
+from tests.service.http.test_scopes import line
 from tests.service.process import ServiceProcess, wait_until
 
 A_ITEMS, B_ITEMS = item_ids("a", 40), item_ids("b", 40)
@@ -379,6 +380,9 @@ def resident_kib(pid: int) -> int:
         (["--bundles", "."], {"SERVICE_EVENT_LOG_KEY": "secret"}, "SERVICE_EVENT_LOG_KEY: must have 16 or more"),
         (["--bundles", "."], {"SERVICE_EVENT_LOG_MAX_AGE": "0"}, "SERVICE_EVENT_LOG_MAX_AGE: a duration here is"),
         (["--bundles", "."], {"SERVICE_EVENT_LOG_MAX_BYTES": "-1"}, "SERVICE_EVENT_LOG_MAX_BYTES: "),
+        (["--bundles", "."], {"SERVICE_EVENT_LOG_MAX_AGE": "1"}, "SERVICE_EVENT_LOG_MAX_AGE is of an event log: set"),
+        (["--bundles", "."], {"SERVICE_EVENT_LOG_KEY": "secret" * 4}, "SERVICE_EVENT_LOG_KEY is of an event log: set"),
+        (["--bundles", "."], {"SERVICE_EVENT_LOG_SYNC": "0"}, "SERVICE_EVENT_LOG_SYNC is of an event log: set"),
     ],
 )
 def test_an_invalid_setting_stops_the_start_with_one_line(
@@ -397,6 +401,22 @@ def test_an_invalid_setting_stops_the_start_with_one_line(
     assert ended.stderr.startswith(f"error: {message}")
     assert ended.stderr.count("\n") == 1
     assert "secret" not in ended.stderr
+
+
+def test_a_folder_of_a_tenants_event_log_that_cannot_be_used_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    keys, log = tmp_path / "keys", tmp_path / "log"
+    keys.write_text(line("key-of-a-shop", "events", tenant="shop"))
+    log.mkdir()
+    (log / "shop").write_text("a file in the place of a folder")
+    ended = subprocess.run(
+        [sys.executable, "-m", "onward.service", "serve", "--bundles", "."],
+        env=os.environ | {"SERVICE_KEYS_FILE": str(keys), "SERVICE_EVENT_LOG": str(log)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (2, f"error: SERVICE_EVENT_LOG: File exists: {log / 'shop'}\n")
 
 
 def test_help_shows_an_example() -> None:

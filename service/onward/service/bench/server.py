@@ -24,6 +24,10 @@ BENCHMARK_ENVIRONMENT = {
     "SERVICE_API_KEYS": "",
     "SERVICE_RATE_LIMIT": "",
     "SERVICE_EVENT_LOG": "",
+    "SERVICE_EVENT_LOG_MAX_AGE": "",
+    "SERVICE_EVENT_LOG_MAX_BYTES": "",
+    "SERVICE_EVENT_LOG_KEY": "",
+    "SERVICE_EVENT_LOG_SYNC": "",
     "SERVICE_LOG_LEVEL": "info",
 }
 """Overrides inherited settings that would reject the benchmark's requests or log its events."""

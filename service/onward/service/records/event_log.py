@@ -111,6 +111,18 @@ def require_writable(folder: Path) -> None:
         raise EventLogError(f"{error.strerror}: {folder}") from error
 
 
+def log_folder(event_log: Path, tenant: str | None) -> Path:
+    """Return the folder of a tenant's event log, which is made below that of the deployment. Raises EventLogError."""
+    if tenant is None:
+        return event_log
+    folder = event_log / tenant
+    try:
+        folder.mkdir(mode=0o750, exist_ok=True)
+    except OSError as error:
+        raise EventLogError(f"{error.strerror}: {folder}") from error
+    return folder
+
+
 def last_moment(name: str) -> datetime | None:
     """Return the end of the hour whose lines a file may hold; None if this is not the name of a file of the log."""
     match = _NAME.fullmatch(name)

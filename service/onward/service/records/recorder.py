@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from onward.service.background import repeated
@@ -15,7 +14,7 @@ from onward.service.records.answer_page import ItemRows
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
 from onward.service.records.answers import Answer
 from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters
-from onward.service.records.event_log import EventLog, EventLogOptions
+from onward.service.records.event_log import EventLog, EventLogOptions, log_folder
 from onward.service.records.live_popularity import (
     InMemoryPopularityStore,
     LivePopularity,
@@ -249,16 +248,7 @@ def _event_log(settings: Settings, tenant: str | None) -> EventLog | None:
         key=None if settings.event_log_key is None else settings.event_log_key.get_secret_value(),
         sync_interval=settings.event_log_sync,
     )
-    return EventLog(_log_folder(settings.event_log, tenant), options)
-
-
-def _log_folder(event_log: Path, tenant: str | None) -> Path:
-    """Return the folder of a tenant's event log, which is made below that of the deployment."""
-    if tenant is None:
-        return event_log
-    folder = event_log / tenant
-    folder.mkdir(mode=0o750, exist_ok=True)
-    return folder
+    return EventLog(log_folder(settings.event_log, tenant), options)
 
 
 def _answer_log(

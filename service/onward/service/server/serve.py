@@ -22,7 +22,7 @@ from onward.service.http.connection import Connection
 from onward.service.keys import key_ring
 from onward.service.live.private_copies import COPIES_FOLDER, copies_folder
 from onward.service.records.audit_log import AuditLog
-from onward.service.records.event_log import require_writable
+from onward.service.records.event_log import log_folder, require_writable
 from onward.service.server.draining import DRAIN, DrainingServer, DrainingWorkers, Stop
 from onward.service.server.embedded_store import embedded_store
 from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
@@ -49,11 +49,13 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     telemetry.configure_logging(settings.log_level)
     if ignored:
         telemetry.variables_ignored(ignored)
-    if key_ring(settings.api_keys, settings.keys_file) is None and _is_reachable(settings):
+    keys = key_ring(settings.api_keys, settings.keys_file)
+    if keys is None and _is_reachable(settings):
         telemetry.open_to_all(settings.host)
     AuditLog(settings.audit_log)  # raises if it cannot be written to
     if settings.event_log is not None:
-        require_writable(settings.event_log)
+        for tenant in (None, *sorted(keys.tenants if keys is not None else ())):
+            require_writable(log_folder(settings.event_log, tenant))
     with ExitStack() as stack:
         if settings.uds is not None:
             _free_socket(settings.uds)
