@@ -5,6 +5,7 @@ the keys that a service of 0.1 left in Redis, with its own answers about them.
 """
 
 import json
+import shutil
 import tarfile
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from onward.service.settings import Settings
 from onward.training.data.dataset import Dataset
 from onward.training.evaluation.evaluation import evaluate_bundle
 from onward.training.export.export import export
+from onward.training.recipe import Recipe
+from onward.training.trainer import train
 from tests.service.process import wait_until
 
 ARCHIVE = Path(__file__).with_name("written_by_0_1.tar.xz")
@@ -91,6 +94,26 @@ def test_a_bundle_loads_verified_and_answers_its_probes(shop: Path) -> None:
 def test_a_dataset_opens_and_measures_the_bundle(shop: Path) -> None:
     assert Dataset.open(shop / "dataset").info.items == 101
     assert evaluate_bundle(shop / "bundles", shop / "dataset", "test")["examples"] == 123
+
+
+def test_a_dataset_without_digests_says_once_that_it_cannot_be_checked(
+    shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = Path(shutil.copytree(shop / "dataset", tmp_path / "dataset"))
+    assert len(Dataset.open(moved).sessions("test")) > 0
+    Dataset.open(moved)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"warning: {moved}: its files cannot be checked for changes, since version 0.1, which prepared it, wrote no "
+        "digests; prepare the dataset again for that"
+    ]
+
+
+def test_a_dataset_of_0_1_is_trained_on(shop: Path, tmp_path: Path) -> None:
+    recipe = Recipe.parse((shop / "run" / "recipe.toml").read_text(), "recipe.toml")
+    assert train(recipe, shop / "dataset", tmp_path / "run", device_name="cpu", epochs=1)
+    export([tmp_path / "run"], tmp_path / "bundles")
+    manifest = Bundle.load(tmp_path / "bundles" / "current").manifest
+    assert manifest.data_fingerprint == Dataset.open(shop / "dataset").info.fingerprint
 
 
 def test_a_run_is_exported_to_the_same_interests(shop: Path, tmp_path: Path) -> None:

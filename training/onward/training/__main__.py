@@ -1,6 +1,5 @@
 """The command `onward-training`, also `python -m onward.training`."""
 
-import signal
 import sys
 from typing import NoReturn
 
@@ -8,6 +7,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError  # typer s
 
 from onward.training.cli import cli
 from onward.training.errors import InputError
+from onward.training.termination import ended_by_signals
 
 EXTRA_MODULES = frozenset(
     {"matplotlib", "narwhals", "onnx", "onnx_ir", "onnxscript", "optuna", "polars", "rich", "tomlkit", "torch"}
@@ -20,9 +20,9 @@ def main() -> None:
 
     SIGTERM ends it as Ctrl-C does: `train` and `tune` after the current step; the others remove what is unfinished.
     """
-    signal.signal(signal.SIGTERM, _end)
     try:
-        sys.exit(cli(standalone_mode=False))
+        with ended_by_signals():
+            sys.exit(cli(standalone_mode=False))
     except NoArgsIsHelpError:
         sys.exit(2)
     except ClickException as error:
@@ -35,10 +35,6 @@ def main() -> None:
         if error.name not in EXTRA_MODULES:
             raise
         _refuse(f"{error.name} is not installed: pip install 'onward[training]'")
-
-
-def _end(signal_number: int, frame: object) -> NoReturn:
-    sys.exit(128 + signal_number)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -1,10 +1,11 @@
 """A dataset: a folder of events split into parts, the items known to training, and how it was prepared."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Literal, TypeAlias, cast, get_args
 
@@ -31,6 +32,7 @@ A log with types of events adds `event`, one with weights `weight`.
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
 NEW_ITEMS_FILE = "new_items.parquet"
 """Products of the catalog that have no event in training: item_id and the attributes that items have."""
+_log = logging.getLogger(__name__)
 
 
 class PartCounts(BaseModel):
@@ -130,18 +132,24 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """Open the dataset in `folder`. Raises InputError if it is not a dataset of a supported format version."""
+        """Open the dataset in `folder`. Raises InputError if it is not a dataset of a supported format version.
+
+        One of version 0.1 is read, with a warning, once in a process, that its files cannot be checked.
+        """
         try:
             text = (folder / INFO_FILE).read_bytes()
         except OSError as error:
             raise InputError(f"{folder}: not a dataset, {INFO_FILE} cannot be read; make one with prepare") from error
         try:
-            return cls(folder, DatasetInfo.model_validate_json(text))
+            info = DatasetInfo.model_validate_json(text)
         except ValidationError as error:
             fault = error.errors()[0]
             field = ".".join(map(str, fault["loc"])) or "content"
             reason = f"{field}: {message_of(fault)}"
             raise InputError(f"{folder / INFO_FILE}: {reason}; prepare the dataset again") from error
+        if not info.digests:
+            _warn_unchecked(folder.resolve())
+        return cls(folder, info)
 
     def sessions(self, part: PartName) -> Sessions:
         """Return the sessions of one part, in order of time; none if the part is absent."""
@@ -224,6 +232,15 @@ class Dataset:
         if digest(file) != self.info.digests[file.name]:
             raise InputError(f"{file}: has changed since `prepare` wrote it; prepare the dataset again")
         self._checked.add(file.name)
+
+
+@cache
+def _warn_unchecked(folder: Path) -> None:
+    _log.warning(
+        "warning: %s: its files cannot be checked for changes, since version 0.1, which prepared it, wrote no digests; "
+        "prepare the dataset again for that",
+        folder,
+    )
 
 
 def digest(file: Path) -> str:

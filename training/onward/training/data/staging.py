@@ -1,8 +1,6 @@
 """Write folders atomically."""
 
 import shutil
-import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -11,12 +9,14 @@ from pathlib import Path
 
 from onward.training.errors import InputError
 
+ATTEMPTS = 100
+_unfinished: set[Path] = set()
+_replacing = threading.Lock()
+
 
 @contextmanager
 def new_folder(out: Path, *, force: bool, marker: str) -> Iterator[Path]:
     """Yield a temporary folder beside `out` that replaces it when the block succeeds and is removed if it fails.
-
-    It is removed after SIGTERM too, which ends the process with exit code 143.
 
     Raises InputError if `out` exists, unless `force` is set and `out` holds the file `marker`, which proves that it
     is a folder of the same kind.
@@ -30,25 +30,31 @@ def new_folder(out: Path, *, force: bool, marker: str) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+    _unfinished.add(temporary)
     try:
-        with _exit_on_sigterm():
-            yield temporary
+        yield temporary
+        with _replacing:
             temporary.chmod(0o755)
             _replace(temporary, out)
+            _unfinished.discard(temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _unfinished.discard(temporary)
 
 
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def remove_unfinished() -> bool:
+    """Remove the temporary folders of all blocks that run, from another thread; return whether there were any.
+
+    The process must end then. A folder that is just replacing its target is waited for, and kept.
+    """
+    with _replacing:
+        folders = [*_unfinished]
+        for folder in folders:
+            for _ in range(ATTEMPTS):  # what the block still writes comes between
+                shutil.rmtree(folder, ignore_errors=True)
+                if not folder.exists():
+                    break
+    return bool(folders)
 
 
 def _replace(temporary: Path, out: Path) -> None:
