@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from onward.bundle import id_fault
@@ -53,18 +55,20 @@ def usable(text: str) -> bool:
     )
 
 
-def texts(excluded: str) -> st.SearchStrategy[str]:
-    characters = st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters=excluded)
+def texts(excluded: str, encoding: str = "utf-8") -> st.SearchStrategy[str]:
+    characters = st.characters(codec=encoding, exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters=excluded)
     return st.text(
         st.one_of(st.sampled_from(sorted(set("ab01'\"|,; .e-\\NA") - set(excluded))), characters), max_size=8
     )
 
 
 @st.composite
-def rows(draw: st.DrawFn, excluded: str = "", titles: st.SearchStrategy[str] | None = None) -> list[Row]:
-    """Rows with ids of any kind, of which no two are equal."""
-    ids = texts(excluded).filter(usable)
-    drawn = draw(st.lists(st.tuples(ids, ids, texts(excluded) if titles is None else titles), min_size=2, max_size=12))
+def rows(
+    draw: st.DrawFn, excluded: str = "", titles: st.SearchStrategy[str] | None = None, encoding: str = "utf-8"
+) -> list[Row]:
+    """Rows with ids of any kind that an encoding can write, of which no two are equal."""
+    ids, others = texts(excluded, encoding).filter(usable), texts(excluded, encoding)
+    drawn = draw(st.lists(st.tuples(ids, ids, others if titles is None else titles), min_size=2, max_size=12))
     return [(session, item, title, str(START_MS + 1 + n)) for n, (session, item, title) in enumerate(drawn)]
 
 
@@ -78,18 +82,63 @@ def delimited(rows: Sequence[Row], separator: str, *, quote_all: bool, end: str)
     return buffer.getvalue()
 
 
+def zipped(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"folder/{name}", content)
+    return buffer.getvalue()
+
+
+def zstandard(content: bytes) -> bytes:
+    """Return a frame of Zstandard (RFC 8878) with one block, which is not compressed: Python 3.11 has no writer."""
+    single_segment_of_8_bytes, last_raw_block = 0b11100000, len(content) << 3 | 1
+    size, block = len(content).to_bytes(8, "little"), last_raw_block.to_bytes(3, "little")
+    return b"\x28\xb5\x2f\xfd" + bytes([single_segment_of_8_bytes]) + size + block + content
+
+
+PACKINGS: Mapping[str, Callable[[str, bytes], tuple[str, bytes]]] = {
+    "plain": lambda name, content: (name, content),
+    "gzip": lambda name, content: (f"{name}.gz", gzip.compress(content)),
+    "bzip2": lambda name, content: (f"{name}.bz2", bz2.compress(content)),
+    "zip": lambda name, content: ("log.zip", zipped(name, content)),
+    "Zstandard": lambda name, content: (f"{name}.zst", zstandard(content)),
+}
+ENCODINGS = {
+    "utf-8": (b"", "utf-8"),
+    "utf-8 with a mark": (b"", "utf-8-sig"),
+    "utf-16 little": (BOM_UTF16_LE, "utf-16-le"),
+    "utf-16 big": (BOM_UTF16_BE, "utf-16-be"),
+    "cp1252": (b"", "cp1252"),
+    "latin-1": (b"", "latin-1"),
+}
+
+
+def is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 @st.composite
 def csv_files(draw: st.DrawFn) -> tuple[list[Row], Written]:
+    """Files with quoting, of any packing and encoding; one that is no Unicode is named, and no UTF-8 by chance."""
     separator = draw(st.sampled_from(",;|\t"))
-    titles = st.one_of(texts(""), st.just("two\nlines"), st.just('5", "'), st.just('""'))
-    content = draw(rows(titles=titles))
+    packing, (mark, encoding) = (
+        draw(st.sampled_from(sorted(PACKINGS))),
+        ENCODINGS[draw(st.sampled_from(list(ENCODINGS)))],
+    )
+    assume(packing != "Zstandard" or encoding.startswith("utf-8"))
+    named = encoding if encoding in ("cp1252", "latin-1") else draw(st.sampled_from([None, "cp1252"]))
+    codec = encoding if encoding in ("cp1252", "latin-1") else "utf-8"
+    titles = st.one_of(texts("", codec), st.just("two\nlines"), st.just('5", "'), st.just('""'))
+    content = draw(rows(titles=titles, encoding=codec))
     end = draw(st.sampled_from(["\n", "\r\n"]))
     text = delimited(content, separator, quote_all=draw(st.booleans()), end=end)
-    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
-    plain = text.encode(encoding)
-    files = {"log.csv": plain, "log.csv.gz": gzip.compress(plain), "log.csv.bz2": bz2.compress(plain)}
-    name = draw(st.sampled_from(list(files)))
-    return content, Written(name, files[name])
+    plain = mark + text.encode(encoding)
+    assume(codec == "utf-8" or text.isascii() or not is_utf8(plain))
+    return content, Written(*PACKINGS[packing]("log.csv", plain), Dialect(encoding=named))
 
 
 @st.composite
@@ -119,7 +168,8 @@ def json_files(draw: st.DrawFn) -> tuple[list[Row], Written]:
     objects = [dict(zip(FIELDS, row, strict=True)) for row in content]
     lines = [json.dumps(value, ensure_ascii=ascii_only) for value in objects]
     text = f"[{','.join(lines)}]" if draw(st.booleans()) else "\n".join(lines)
-    return content, Written("log.json", text.encode())
+    pack = PACKINGS[draw(st.sampled_from(sorted(PACKINGS)))]
+    return content, Written(*pack("log.json", text.encode()))
 
 
 @st.composite

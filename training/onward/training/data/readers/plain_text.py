@@ -72,7 +72,15 @@ def _decompressed(path: str, scratch: Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix == ".zst":
         copy = scratch_file(scratch, path)
-        pl.scan_lines(path, glob=False).sink_csv(copy, include_header=False, quote_style="never")
+        try:
+            pl.scan_lines(path, glob=False).sink_csv(copy, include_header=False, quote_style="never")
+        except pl.exceptions.ComputeError as error:
+            if "utf8" not in str(error):
+                raise
+            raise InputError(
+                f"{path}: the text in it is not UTF-8, as it must be in .zst files; unpack it by `zstd -d`, or pack it "
+                "by gzip, and give its --encoding"
+            ) from error
         return str(copy)
     if suffix not in (".gz", ".bz2"):
         return path
