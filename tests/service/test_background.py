@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import structlog.testing
 
-from onward.service.background import repeated
+from onward.service.background import on_demand, repeated
 
 NO_INTERVAL = timedelta(microseconds=1)
 
@@ -58,3 +58,16 @@ async def test_work_ends_with_its_block_even_if_a_cancellation_is_swallowed() ->
 
     async with asyncio.timeout(5), repeated(swallow_the_first, NO_INTERVAL):
         await started.wait()
+
+
+async def test_work_on_demand_is_done_once_for_all_that_want_it_and_goes_on_after_a_failure() -> None:
+    wanted = asyncio.Event()
+    work = Work(failures=1, expected_calls=2)
+    async with on_demand(wanted, work.do, timedelta(0)):
+        for expected in (1, 2):
+            await asyncio.sleep(0.01)
+            assert work.calls == expected - 1
+            for _ in range(3):
+                wanted.set()
+            await asyncio.sleep(0.01)
+    assert work.calls == 2

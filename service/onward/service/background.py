@@ -1,9 +1,10 @@
-"""Periodic background work that continues after exceptions."""
+"""Background work, periodic or on demand, that continues after exceptions."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 from onward.service import telemetry
 
@@ -16,7 +17,26 @@ async def repeated(work: Callable[[], Awaitable[None]], interval: timedelta) -> 
 
     An exception is logged and counted under the qualified name of `work`; the calls continue.
     """
-    task = asyncio.create_task(_repeat(work, interval.total_seconds()))
+    async with _running(_repeat(work, interval.total_seconds())):
+        yield
+
+
+@asynccontextmanager
+async def on_demand(
+    wanted: asyncio.Event, work: Callable[[], Awaitable[None]], delay: timedelta
+) -> AsyncIterator[None]:
+    """Call `work`, `delay` after `wanted` was set, which is then cleared, again and again until the block ends.
+
+    Exceptions are treated as by `repeated`. Unlike that, it costs nothing while there is nothing to do.
+    """
+    async with _running(_work_on_demand(wanted, work, delay.total_seconds())):
+        yield
+
+
+@asynccontextmanager
+async def _running(endless: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine until the block ends."""
+    task = asyncio.create_task(endless)
     try:
         yield
     finally:
@@ -27,8 +47,20 @@ async def repeated(work: Callable[[], Awaitable[None]], interval: timedelta) -> 
 
 async def _repeat(work: Callable[[], Awaitable[None]], interval_s: float) -> None:
     while True:
-        try:
-            await work()
-        except Exception as error:  # if the task ended here unnoticed, its state would be stale for good
-            telemetry.background_failed(work.__qualname__, error)
+        await _call(work)
         await asyncio.sleep(interval_s)
+
+
+async def _work_on_demand(wanted: asyncio.Event, work: Callable[[], Awaitable[None]], delay_s: float) -> None:
+    while True:
+        await wanted.wait()
+        await asyncio.sleep(delay_s)
+        wanted.clear()
+        await _call(work)
+
+
+async def _call(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception as error:  # if the task ended here unnoticed, its state would be stale for good
+        telemetry.background_failed(work.__qualname__, error)

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from onward.service.background import repeated
+from onward.service.background import on_demand, repeated
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import LiveCatalog
@@ -30,6 +30,9 @@ from onward.service.sessions import (
 )
 from onward.service.settings import Settings
 from onward.service.tenants import key_prefix
+
+TENANT_FOLLOW_INTERVAL = 2 * FOLLOW_INTERVAL
+"""Time between two reads of the scenarios of a tenant, of whom there may be a hundred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,9 @@ async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExi
     )
     events = EventQueue(recorder, shares)
     running.push_async_callback(events.flush)
-    for work, interval in ((events.flush, DELIVERY_INTERVAL), (scenarios.follow, FOLLOW_INTERVAL)):
-        await running.enter_async_context(repeated(work, interval))
+    await running.enter_async_context(on_demand(events.is_filled, events.flush, DELIVERY_INTERVAL))
+    interval = FOLLOW_INTERVAL if tenant is None else TENANT_FOLLOW_INTERVAL
+    await running.enter_async_context(repeated(scenarios.follow, interval))
     live, rules = shared.live, EventRules(settings.event_weights, settings.max_event_age)
     return {
         "store": store,

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from onward.service.background import repeated
+from onward.service.background import on_demand, repeated
 from onward.service.records.answer_ids import FOLLOW_INTERVAL, AnswerIds, RedisSecrets
 from onward.service.records.answer_lists import AnswerLists
 from onward.service.records.answer_log import FLUSH_INTERVAL, AnswerLog, Bundles
@@ -73,6 +73,8 @@ class Recorder:
         self._users = users
         self._log = log
         self._queue: list[_ServedAnswer] = []
+        self.has_served = asyncio.Event()
+        """Set when there are answers to write, for a task that calls `flush_answers`."""
         self._flushes: set[asyncio.Task[None]] = set()
 
     def served(
@@ -88,6 +90,7 @@ class Recorder:
                 but not kept.
         """
         self._queue.append(_ServedAnswer(answer, catalog, session_id, generation))
+        self.has_served.set()
         if len(self._queue) >= MAX_QUEUED:
             self._process_queue()
 
@@ -203,7 +206,7 @@ async def open_recorder(
         await stack.enter_async_context(repeated(ids.follow, FOLLOW_INTERVAL))
         await stack.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
         if recorder.answers is not None:
-            await stack.enter_async_context(repeated(recorder.flush_answers, FLUSH_INTERVAL))
+            await stack.enter_async_context(on_demand(recorder.has_served, recorder.flush_answers, FLUSH_INTERVAL))
         yield recorder
 
 

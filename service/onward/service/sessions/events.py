@@ -1,5 +1,6 @@
 """Events: what visitors did with items, the weights that decide their effect, and the listeners that receive them."""
 
+import asyncio
 import re
 from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ MAX_QUEUED = 8
 """Size of the queue at which it is delivered without waiting for `flush`: delivering many events at once would delay
 the requests that come meanwhile."""
 DELIVERY_INTERVAL = timedelta(seconds=0.25)
-"""Time between two deliveries of queued events."""
+"""Longest time for which events are queued."""
 
 Effect = Literal["enter", "purchase", "hide", "count"]
 
@@ -106,10 +107,13 @@ class EventQueue:
         self._listeners = listeners
         self._max_queued = max_queued
         self._queue: list[AppliedEvent] = []
+        self.is_filled = asyncio.Event()
+        """Set when there are events to deliver, for a task that calls `flush`."""
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
         """Queue events."""
         self._queue += events
+        self.is_filled.set()
         if len(self._queue) >= self._max_queued:
             self.deliver()
 
