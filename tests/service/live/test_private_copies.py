@@ -1,7 +1,5 @@
 """Private copies of bundles are made once, removed when not needed or damaged, and left out where they do not fit."""
 
-import fcntl
-import os
 import shutil
 import stat
 from pathlib import Path
@@ -11,7 +9,7 @@ import structlog
 
 from onward.bundle import Bundle, BundleError
 from onward.service.live import private_copies
-from onward.service.live.private_copies import PARTIAL_PREFIX, PREFIX, PrivateCopies, copies_folder
+from onward.service.live.private_copies import PARTIAL_PREFIX, PrivateCopies, copies_folder
 from tests.bundles import item_ids, publish_bundle
 
 IDS = item_ids("a", 10)
@@ -111,27 +109,6 @@ def test_copies_that_another_worker_is_loading_are_not_pruned(published: Path, r
     assert copy.exists()
     PrivateCopies(root).prune("another")
     assert not copy.exists()
-
-
-def test_the_folder_is_private_and_removed_and_so_are_those_of_killed_services(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    abandoned, used = tmp_path / f"{PREFIX}abandoned", tmp_path / f"{PREFIX}used"
-    for other in (abandoned, used):
-        other.mkdir()
-        (other / "file").touch()
-    lock = os.open(used, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_SH)
-    with copies_folder() as folder:
-        assert folder is not None
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert (abandoned.exists(), used.exists()) == (False, True)
-        with copies_folder() as another:
-            assert another is not None
-            assert folder.exists()
-    os.close(lock)
-    assert not folder.exists()
 
 
 def test_without_a_temporary_folder_there_are_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,12 +298,26 @@ def test_no_process_or_folder_is_left_after_a_stop(tmp_path: Path, number: signa
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a unix socket is limited
         temporary = Path(folder)
         with ServiceProcess(tmp_path, environment={"TMPDIR": folder}).wait_until_ready() as service:
-            assert list(temporary.glob("onward-store-*"))
+            assert list(temporary.glob("onward-valkey-*"))
             children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
             assert children
             assert service.stop(number) == 0
         assert not list(temporary.iterdir())
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_folders_of_a_killed_service_are_removed_at_the_next_start(tmp_path: Path) -> None:
+    publish_bundle(tmp_path, A_ITEMS)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a unix socket is limited
+        temporary = Path(folder)
+        with ServiceProcess(tmp_path, "--workers", "2", environment={"TMPDIR": folder}).wait_until_ready() as service:
+            left = {path.name for path in temporary.iterdir()}
+            assert {name.rpartition("-")[0] for name in left} == {"onward-valkey", "onward-counts", "onward-bundles"}
+            os.kill(service.pid, signal.SIGKILL)
+        with ServiceProcess(tmp_path, environment={"TMPDIR": folder}).wait_until_ready() as service:
+            assert not left & {path.name for path in temporary.iterdir()}
+            assert service.stop() == 0
+        assert not list(temporary.iterdir())
 
 
 def test_every_log_line_is_json_and_names_its_request(tmp_path: Path) -> None:

@@ -6,15 +6,14 @@ which somebody has truncated, as `cp`, `rsync --inplace` or a file server may do
 
 import errno
 import fcntl
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from onward.bundle.files.manifest import MANIFEST, BundleError, FileEntry, check_files, read_manifest
 from onward.service import telemetry
+from onward.service.temporary_folder import temporary_folder
 
 COPIES_FOLDER = "ONWARD_BUNDLE_COPIES"
 """Environment variable that tells workers the folder of `copies_folder`."""
@@ -97,34 +96,14 @@ def copies_folder() -> Iterator[Path | None]:
 
     Folders of services that were killed are removed.
     """
-    parent = Path(tempfile.gettempdir())
-    _remove_abandoned(parent)
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True)
-    except OSError as error:
-        telemetry.bundle_not_copied(None, error.strerror or str(error))
-        yield None
-        return
-    with folder as name:
-        lock = os.open(name, os.O_RDONLY)
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            yield Path(name)
-        finally:
-            os.close(lock)
-
-
-def _remove_abandoned(parent: Path) -> None:
-    for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-                continue
-            lock = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(lock)
+            folder = stack.enter_context(temporary_folder(PREFIX))
+        except OSError as error:
+            telemetry.bundle_not_copied(None, error.strerror or str(error))
+            yield None
+        else:
+            yield folder
 
 
 def _copy(source: Path, target: Path) -> None:

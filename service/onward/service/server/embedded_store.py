@@ -23,7 +23,10 @@ from redis.retry import Retry
 
 from onward.service import telemetry
 from onward.service.server import parent_death
+from onward.service.temporary_folder import temporary_folder
 
+PREFIX = "onward-valkey-"
+"""Begins the name of the store's folder. Other than of earlier versions, which did not lock theirs."""
 START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
 MAX_FOLDER_LENGTH = 70
@@ -47,7 +50,7 @@ def find_servers() -> list[Path]:
 @contextmanager
 def embedded_store() -> Iterator[str | None]:
     """Run an embedded session store and yield its URL; None if no server is installed or starts."""
-    with _private_folder() as folder:
+    with temporary_folder(PREFIX, _short_folder()) as folder:
         store = _start_first(find_servers(), folder)
         if store is None:
             yield None
@@ -66,7 +69,7 @@ def run_server(server: Path) -> Iterator[str]:
 
     It is not started again if it dies.
     """
-    with _private_folder() as folder:
+    with temporary_folder(PREFIX, _short_folder()) as folder:
         store = _StoreProcess(server, folder)
         store.start()
         try:
@@ -175,16 +178,10 @@ class _Guard(threading.Thread):
                 return
 
 
-@contextmanager
-def _private_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="onward-store-", dir=_short_folder(), ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-def _short_folder() -> str:
+def _short_folder() -> Path:
     """Return a folder for the socket, whose path is limited to 104 bytes on some systems."""
     folder = tempfile.gettempdir()
-    return folder if len(folder) <= MAX_FOLDER_LENGTH else "/tmp"  # noqa: S108  # the folder created in it is private
+    return Path(folder if len(folder) <= MAX_FOLDER_LENGTH else "/tmp")  # noqa: S108  # what is made in it is private
 
 
 def _options(folder: Path, socket: Path) -> list[str]:

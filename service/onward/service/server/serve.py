@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -27,7 +26,10 @@ from onward.service.server.draining import DRAIN, DrainingServer, DrainingWorker
 from onward.service.server.embedded_store import embedded_store
 from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
 from onward.service.settings import IN_MEMORY, Settings
+from onward.service.temporary_folder import remove_abandoned, temporary_folder
 
+METRICS_PREFIX = "onward-counts-"
+"""Begins the name of the folder of the workers' metrics. Other than of earlier versions, which did not lock theirs."""
 WORKER_START_TIMEOUT_S = 60
 """Time after which a worker that does not answer its supervisor is replaced. On a busy machine the imports of one that
 starts take many seconds; uvicorn's own 5 s would end it again and again."""
@@ -63,10 +65,9 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
         url = settings.redis_url.get_secret_value() if settings.redis_url else stack.enter_context(embedded_store())
         if (url or IN_MEMORY) == IN_MEMORY and settings.workers > 1:
             raise CannotServe("several workers cannot share sessions in memory: set REDIS_URL, or --workers 1")
+        remove_abandoned(METRICS_PREFIX)
         if settings.workers > 1:
-            os.environ[telemetry.MULTIPROCESS_FOLDER] = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="onward-metrics-")
-            )
+            os.environ[telemetry.MULTIPROCESS_FOLDER] = str(stack.enter_context(temporary_folder(METRICS_PREFIX)))
         os.environ.pop(COPIES_FOLDER, None)
         if settings.copy_bundles and (copies := stack.enter_context(copies_folder())) is not None:
             os.environ[COPIES_FOLDER] = str(copies)
