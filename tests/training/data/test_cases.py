@@ -99,6 +99,13 @@ def zipped(path: Path) -> None:
         archive.writestr("__MACOSX/a/._part-1.csv", "\0\1")
 
 
+def damaged_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("log.csv", csv())
+    content = path.read_bytes()
+    path.write_bytes(content[:60] + b"\xff" * 40 + content[100:])
+
+
 def zstandard(path: Path) -> None:
     pl.DataFrame({"line": csv().splitlines()}).write_csv(
         path, include_header=False, quote_style="never", compression="zstd"
@@ -176,6 +183,7 @@ WHOLE: dict[str, tuple[Writer, Sequence[object]]] = {
     ),
     "mark.jsonl": (text("\ufeff" + jsonl(plain_row)), ()),
     "array.json": (text(json.dumps([plain_row(c) for c in LOG])), ()),
+    "object.json": (text(json.dumps({"status": "ok", "events": [plain_row(c) for c in LOG]}, indent=2)), ()),
     "indented.json": (text(json.dumps([plain_row(c) for c in LOG], indent=2)), ()),
     "otto.jsonl": (otto, ()),
     "packed.csv.gz": (packed(gzip.compress(csv().encode())), ()),
@@ -272,13 +280,27 @@ REFUSED: dict[str, tuple[Writer, Sequence[object], str]] = {
     "broken.csv.gz": (packed(gzip.compress(csv().encode())[:-40]), (), "cannot be read"),
     "broken.csv.zst": (packed(b"\x28\xb5\x2f\xfd\x04"), (), "cannot be read"),
     "packed.csv": (packed(gzip.compress(csv().encode())), (), "it is packed by gzip (.gz), no text"),
-    "other-times.csv": (text(timed("%d/%m/%y %H:%M")), (), "unreadable time (200); see --time-format"),
+    "other-times.csv": (
+        text(timed("%d/%m/%y %H:%M")),
+        (),
+        "its times are written like '14/11/23 22:13'; see --time-format",
+    ),
     "indented.jsonl": (
         text("".join(json.dumps(plain_row(c), indent=1) for c in LOG)),
         (),
         "there is no JSON object in it: write one a line, or one array of them",
     ),
-    "broken.zip": (packed(b"PK\3\4"), (), "cannot tell the format"),
+    "damaged.zip": (damaged_zip, (), "cannot be unpacked (Error -3 while decompressing data"),
+    "book.xlsx": (packed(b"PK\3\4"), (), "a spreadsheet cannot be read; save it as CSV"),
+    "log.feather": (
+        packed(b"ARROW1"),
+        (),
+        "jsonl, recbole, diginetica, yoochoose, movielens, mind, else save it as CSV",
+    ),
+    "page.csv": (text("<!DOCTYPE html><html>Sign in</html>\n<p>\n"), (), "delete what stands before the header"),
+    "commented.csv": (text("# of the shop\n" + csv()), (), "the first line has no columns, '# of the shop'"),
+    "clock.csv": (text(timed("%H:%M:%S")), (), "its times are written like '22:13:21'; see --time-format"),
+    "broken.zip": (packed(b"PK\3\4"), (), "cannot be unpacked (File is not a zip file); pack it anew"),
     "broken-array.json": (text("[" + json.dumps(plain_row(LOG[0])) + ","), (), "the JSON array cannot be read"),
     "many-in-one.csv": (
         text(lines("session_id,items,timestamp", lambda c: f"{c.session},{c.item} 7,{c.time_s}")),

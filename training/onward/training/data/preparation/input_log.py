@@ -11,7 +11,7 @@ from onward.training.data.preparation.account import ColumnTaken
 from onward.training.data.preparation.prepare_options import DEFAULT_GAP_MS, Preparation
 from onward.training.data.readers.columns import GUESSES, ColumnNames, describe_columns, plain_name
 from onward.training.data.readers.engine import SOURCE_ROW, Engine, Frame, Table
-from onward.training.data.readers.events import Reading, flag_duplicates, read_events, required_columns
+from onward.training.data.readers.events import UNREADABLE_TIME, Reading, flag_duplicates, read_events, required_columns
 from onward.training.data.readers.formats import DIGINETICA_COLUMNS
 from onward.training.data.readers.row_problems import SHOWN_ROWS, RowProblem
 from onward.training.data.readers.sources import IgnoredFile, Source
@@ -40,6 +40,8 @@ class InputLog:
     position_counts: bool
     """Whether positions come before times in the order of events."""
     remarks: tuple[str, ...]
+    time_example: str | None
+    """The first time as it is written, None if all are times."""
 
 
 def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation, latest_ms: int, name: str) -> InputLog:
@@ -76,9 +78,10 @@ def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation,
     rows = _checked_rows(unchecked, [taken.table for taken in tables])
     events = engine.materialize_by_session(unchecked, partial(flag_duplicates, engine), name)
     files = [source for taken in tables for source in taken.table.sources]
+    problems = _problems(events, files)
     return InputLog(
         events,
-        _problems(events, files),
+        problems,
         preparation,
         columns=tuple(_columns_taken(preparation, tables)),
         times=str(time_format) if timed else None,
@@ -89,6 +92,7 @@ def read_log(engine: Engine, arguments: Sequence[str], preparation: Preparation,
         has_weights=preparation.weights is not None or any(taken.columns.weight is not None for taken in tables),
         position_counts=position_counts,
         remarks=tuple(_remarks(events, [taken.table for taken in tables])),
+        time_example=_time_example(tables) if any(row.kind == UNREADABLE_TIME for row in problems) else None,
     )
 
 
@@ -206,6 +210,16 @@ def _checked_rows(events: Frame, tables: Sequence[Table]) -> int:
             "look for lone quote marks and carriage returns, or give --quote ''"
         )
     return rows
+
+
+def _time_example(tables: Sequence[_Taken]) -> str | None:
+    for taken in tables:
+        if taken.columns.time is not None:
+            time = nw.col(taken.columns.time).cast(nw.String)
+            first = taken.table.frame.select(time.alias("time")).filter(~nw.col("time").is_null()).head(1)
+            for example in first.collect("polars").to_native()["time"]:
+                return str(example)
+    return None
 
 
 def _count(events: Frame) -> int:

@@ -38,7 +38,7 @@ from onward.training.data.preparation.splits import Split
 from onward.training.data.preparation.steps import StepRunner, count, count_sessions, distinct
 from onward.training.data.readers.attributes import ITEM_COLUMNS, Attributes, add_attributes, read_attributes
 from onward.training.data.readers.engine import Engine, Frame
-from onward.training.data.readers.events import DAY_MS, EVENT_TYPE, NO_INTERACTION, is_mistake
+from onward.training.data.readers.events import DAY_MS, EVENT_TYPE, NO_INTERACTION, UNREADABLE_TIME, is_mistake
 from onward.training.data.readers.row_problems import RowProblem, describe_problems
 from onward.training.data.staging import new_folder
 from onward.training.errors import InputError
@@ -141,6 +141,7 @@ class _PreparationRun:
             options = dict.fromkeys(filter(None, (_option_against(problem.kind) for problem in log.problems)))
             see = f"; see {', '.join(options)}" if options else ""
             reasons = describe_problems(log.problems) or "the file has no rows"
+            reasons += f"; its times are written like {log.time_example!r}" if log.time_example else ""
             raise InputError(f"{files[0]}: no usable event: {reasons}{see}")
         self._sessions += distinct(events, "session_id")
         self._items = max(self._items, distinct(events, "item_id"))
@@ -313,7 +314,7 @@ def _option_against(problem: str) -> str | None:
     if problem.startswith(EVENT_TYPE):
         return f"--weights '{problem.removeprefix(EVENT_TYPE)}=1,...'"
     return {
-        "unreadable time": "--time-format",
+        UNREADABLE_TIME: "--time-format",
         "time before 1990": "--time-format",
         "missing or unreadable position": "--position-column",
         NO_INTERACTION: "--weight-column",

@@ -44,7 +44,9 @@ LEFT_OUT = (
     "ranking",
 )
 """Types of events that are no interactions with an item, in lower case."""
+UNREADABLE_TIME = "unreadable time"
 EPOCH_MS = "_epoch_ms"
+SHOWN_CHARACTERS = 80
 
 EVENT_COLUMNS = (
     *("session_id", "item_id", "timestamp_ms", "sequence", "event", "weight"),
@@ -139,6 +141,16 @@ def _required_column(table: Table, role: str, column: str | None) -> str:
         return column
     if table.layout is not None and table.layout.headerless:
         raise InputError(describe_headerless(table.path, table.first_line))
+    if table.layout is not None and table.layout.separator is not None and len(table.names) == 1:
+        shown = (
+            table.first_line
+            if len(table.first_line) <= SHOWN_CHARACTERS
+            else f"{table.first_line[:SHOWN_CHARACTERS]}..."
+        )
+        raise InputError(
+            f"{table.path}: the first line has no columns, {shown!r}; "
+            "delete what stands before the header, or give the --separator of its names"
+        )
     path = suggested_path(role, table.names)
     option = f"give --{role}-column" + ("" if path is None else f", such as --{role}-column {path}")
     if role == "session":
@@ -199,7 +211,7 @@ def _problem(reading: Reading) -> nw.Expr:
     if columns.time:
         checks += [
             (nw.col("without_time"), nw.lit("missing time")),
-            (time.is_null(), nw.lit("unreadable time")),
+            (time.is_null(), nw.lit(UNREADABLE_TIME)),
             (time < EARLIEST_MS, nw.lit("time before 1990")),
             (time > reading.latest_ms, nw.lit("time in the future")),
         ]

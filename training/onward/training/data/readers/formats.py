@@ -40,6 +40,7 @@ BY_EXTENSION = {
     ".item": Format.RECBOLE,
     ".dat": Format.YOOCHOOSE,
 }
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 SEPARATORS = {
     Format.RECBOLE: "\t",
@@ -97,8 +98,13 @@ def known_format(path: str) -> Format | None:
 def format_of(path: str) -> Format:
     """Return the format of a file's extension. Raises InputError if the extension is unknown."""
     if (file_format := known_format(path)) is None:
-        extension = Path(path).suffix.lower() or "no extension"
-        raise InputError(f"{path}: cannot tell the format from {extension!r}; give --format")
+        extension = Path(path).suffix.lower()
+        if extension in SPREADSHEETS:
+            raise InputError(f"{path}: a spreadsheet cannot be read; save it as CSV")
+        raise InputError(
+            f"{path}: cannot tell the format from {extension or 'no extension'!r}; "
+            f"give --format if it is one of {', '.join(Format)}, else save it as CSV or Parquet"
+        )
     return file_format
 
 

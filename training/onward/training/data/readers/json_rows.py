@@ -26,15 +26,18 @@ Row = dict[str, Any]
 
 
 def json_objects(path: str) -> Iterator[tuple[int, Any]]:
-    """Yield the values of a plain file of JSON lines or of one JSON array, and their numbers from 1; None if broken.
+    """Yield the values of a plain file of JSON lines, or of one JSON array or object, and their numbers from 1.
 
-    The numbers count lines, or the elements of the array. Empty lines are skipped. Raises InputError if an array is
-    incomplete.
+    None stands for a broken line. The numbers count lines, or the elements of the array. Empty lines are skipped.
+    Raises InputError if an array is incomplete.
     """
     with Path(path).open("rb") as file:
         start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"["):
         yield from enumerate(_array(path), start=1)
+        return
+    if start.startswith(b"{") and (value := _object_of_many_lines(path)) is not None:
+        yield 1, value
         return
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -113,6 +116,16 @@ def _array(path: str) -> Iterable[Any]:
     except ValueError as error:
         raise InputError(f"{path}: the JSON array cannot be read ({error})") from error
     return list(values)
+
+
+def _object_of_many_lines(path: str) -> Any:
+    """Return the object that a file is as a whole, None if its first line is one already, or the file is none."""
+    with Path(path).open("rb") as file:
+        if _parsed(file.readline().removeprefix(b"\xef\xbb\xbf")) is not None:
+            return None
+        file.seek(0)
+        value = _parsed(file.read().removeprefix(b"\xef\xbb\xbf"))
+    return value if isinstance(value, dict) else None
 
 
 def _parsed(text: bytes) -> Any:

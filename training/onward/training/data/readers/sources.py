@@ -1,6 +1,8 @@
 """Find the files of events that an argument names: a file, an archive, or a folder with all folders in it."""
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -10,6 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from onward.training.data.readers.formats import SERVED_ANSWERS, Format, format_of, known_format
 from onward.training.errors import InputError
+
+ARCHIVE_ERRORS = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+"""What zipfile raises: RuntimeError, of which NotImplementedError is one, for encrypted files and unknown compression,
+the others for damaged ones."""
 
 
 class IgnoredFile(BaseModel):
@@ -53,7 +59,7 @@ def find_sources(argument: str, file_format: Format | None, scratch: Path) -> Fo
         raise InputError(f"{argument}: there is no such file")
     if place.is_dir():
         return _of_folder(argument, place, file_format)
-    if zipfile.is_zipfile(place) and place.suffix.lower() == ".zip":
+    if place.suffix.lower() == ".zip":
         return _of_folder(argument, _extracted(argument, place, scratch), file_format)
     return Found((Source(argument, file_format or format_of(argument), place.name),))
 
@@ -98,7 +104,6 @@ def _extracted(argument: str, archive: Path, scratch: Path) -> Path:
     try:
         with zipfile.ZipFile(archive) as content:
             content.extractall(folder)
-    # RuntimeError, of which NotImplementedError is one, stands for encrypted files and unknown compression.
-    except (zipfile.BadZipFile, RuntimeError, OSError) as error:
-        raise InputError(f"{argument}: cannot be unpacked ({error})") from error
+    except ARCHIVE_ERRORS as error:
+        raise InputError(f"{argument}: cannot be unpacked ({error}); pack it anew, or name the files in it") from error
     return folder
