@@ -61,6 +61,25 @@ def test_durations_are_counted_in_the_buckets_that_the_library_would_choose() ->
     assert samples(ours) == samples(expected)
 
 
+def test_of_all_workers_one_logs_that_the_store_refuses_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(telemetry.MULTIPROCESS_FOLDER, str(tmp_path))
+    workers = [telemetry.Speaker() for _ in range(3)]
+    with structlog.testing.capture_logs() as lines:
+        for reason in ("wrong password", None):
+            for worker in workers:
+                monkeypatch.setattr(telemetry, "_speaker", worker)
+                telemetry.store_misconfigured(reason, "")
+    assert [line["event"] for line in lines] == ["store misconfigured", "store accepts the service"]
+    assert [worker.is_here() for worker in workers] == [True, False, False]
+    assert workers[0]._lock is not None
+    os.close(workers[0]._lock)  # as when its process ends
+    assert [worker.is_here() for worker in workers[1:]] == [True, False]
+    assert workers[1]._lock is not None
+    os.close(workers[1]._lock)
+
+
 LOGGED = """
 import logging
 from onward.service import telemetry

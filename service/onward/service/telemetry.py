@@ -1,5 +1,6 @@
 """All metrics and log lines of the service: one function for each event that is reported."""
 
+import fcntl
 import logging
 import os
 import random
@@ -13,6 +14,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -93,6 +95,29 @@ BATCH_SIZE = 64
 _uncounted: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
 """Durations in seconds that the metrics do not include yet: counting in batches takes a tenth of the time."""
 
+
+class Speaker:
+    """Of all workers the one that logs what they all see: it holds a lock in the folder that they share."""
+
+    def __init__(self) -> None:
+        self._lock: int | None = None
+
+    def is_here(self) -> bool:
+        """Return whether it is this process; take the part if nobody has it."""
+        folder = os.environ.get(MULTIPROCESS_FOLDER)
+        if folder is None or self._lock is not None:
+            return True
+        lock = os.open(Path(folder) / "speaker", os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return False
+        self._lock = lock
+        return True
+
+
+_speaker = Speaker()
 _faults = Episodes()
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("service")
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -242,8 +267,10 @@ def store_failed(error: BaseException) -> None:
 
 
 def store_misconfigured(reason: str | None, detail: str) -> None:
-    """Report why the store refuses the service from now on; None if it does no longer."""
+    """Report why the store refuses the service from now on; None if it does no longer. One worker of all logs it."""
     _store_misconfigured.set(reason is not None)
+    if not _speaker.is_here():
+        return
     if reason is None:
         _log.info("store accepts the service")
     else:
