@@ -58,6 +58,7 @@ def write_files(
     folded_changes: int = 0,
     past_sessions: Sequence[Sequence[int]] = (),
     session_weight: float = 1.0,
+    repeat_share: float = 0.0,
 ) -> Manifest:
     """Write every file of a bundle except the manifest; return the manifest, without probes.
 
@@ -102,6 +103,7 @@ def write_files(
             match="linear",
             rarity_base=0,
             rarity_factor=1,
+            repeat_share=repeat_share,
             weight=session_weight,
         )
     return Manifest(

@@ -467,7 +467,7 @@ class Bundle:
             cosines = (self.index.units_from(first) @ self.index.units(rows_V[most]).T)[new_rows - first]
             rows_V = np.concatenate([rows_V, new_rows])
             votes_V = np.concatenate([votes_V, (np.maximum(cosines, 0) * votes_V[most]).max(axis=1)])
-        return nearest_sessions.bonus(rows_V, votes_V)
+        return nearest_sessions.bonus(rows_V, votes_V, session.known_rows)
 
     def _encodable_places(self, item_ids: Sequence[str]) -> list[int]:
         rows = self.catalog.rows(item_ids)

@@ -47,10 +47,14 @@ def walks(count: int, seed: int = 3) -> list[list[int]]:
     ]
 
 
-@pytest.fixture(scope="module", params=[("Flat", None, 1.0), ("Flat", None, 0.01), ("IVF8,Flat", 8, 0.2)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[("Flat", None, 1.0, 0.0), ("Flat", None, 0.01, 0.0), ("IVF8,Flat", 8, 0.2, 0.4)],
+    ids=str,
+)
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Bundles in which sessions count for much, for little, and beside an index of lists."""
-    index, nprobe, weight = request.param
+    """Bundles in which sessions count for much, for little, and beside an index of lists with votes for repeats."""
+    index, nprobe, weight, repeat_share = request.param
     return make_bundle(
         tmp_path_factory.mktemp("bundle"),
         IDS,
@@ -60,6 +64,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         available=np.arange(ITEMS + 1) % 9 != 1,
         past_sessions=walks(600),
         session_weight=weight,
+        repeat_share=repeat_share,
     )
 
 
@@ -179,6 +184,22 @@ def test_queries_of_a_batch_are_answered_as_alone(bundle: Bundle) -> None:
     queries = [RetrievalQuery(SessionView(ids(session)), Options(10)) for session in SESSIONS]
     for query, answer in zip(queries, bundle.retrieve_all(queries), strict=True):
         assert answer.items.item_ids == bundle.retrieve(query.session, query.options).items.item_ids
+
+
+@pytest.mark.parametrize("session", [*SESSIONS, [7, 8, 7, 9, 7, 300], []], ids=str)
+def test_items_of_the_session_get_their_share_of_the_votes(bundle: Bundle, session: list[int]) -> None:
+    assert bundle.nearest_sessions is not None
+    info = bundle.nearest_sessions.info.model_copy(update={"repeat_share": 0.25})
+    nearest = NearestSessions(bundle.nearest_sessions._stored, info)
+    rows_V, votes_V = nearest.votes(session)
+    compared = session[-info.last_events :]
+    weights = {row: sum(1 / steps for steps, of in enumerate(compared[::-1], 1) if of == row) for row in compared}
+    expected = {row: 0.75 * votes / votes_V.sum() for row, votes in zip(rows_V.tolist(), votes_V.tolist(), strict=True)}
+    for row, weight in weights.items():
+        expected[row] = expected.get(row, 0) + 0.25 * weight / sum(weights.values())
+    bonus = nearest.bonus(rows_V, votes_V, session)
+    assert dict(zip(bonus.rows_V.tolist(), bonus.shares_V.tolist(), strict=True)) == pytest.approx(expected)
+    assert bonus.shares_V.sum() == pytest.approx((0.75 if len(rows_V) else 0) + (0.25 if session else 0))
 
 
 @pytest.mark.parametrize("sizes", [(60, 25), (10, 3), (7, 60), (1, 1)])

@@ -167,6 +167,10 @@ class NearestSessionsInfo(_ManifestPart):
     rarity_factor: NonNegativeFloat = Field(
         description="Votes for an item are multiplied by rarity_base + rarity_factor * ln(sessions / its sessions)."
     )
+    repeat_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Share of the votes that the compared items of the session get themselves, the latest most.",
+    )
     weight: PositiveFloat = Field(description="Factor of ln(1 + share of the votes / 1e-5) in the score.")
     last_event: AwareDatetime | None = Field(
         default=None, description="When the newest of the sessions ended; null if the log had no times."

@@ -3,7 +3,8 @@
 Candidates are the most recent past sessions that share an item with the session. The most similar ones, whose shared
 items come latest in the session, are its neighbours; each votes for all its items, and votes for rare items count more.
 The share p of all votes that an item gets is an estimate of its probability, so that the votes add
-weight * ln(1 + p / `FLOOR`) to its score: a boost of 2 counts like twice the votes.
+weight * ln(1 + p / `FLOOR`) to its score: a boost of 2 counts like twice the votes. Where visitors come back to items,
+those of the session itself get a share of the votes too.
 
 Sources: Ludewig and Jannach, "Evaluation of session-based recommendation algorithms", User Modeling and User-Adapted
 Interaction 28, 2018 (V-SKNN); Kersbergen, Sprangers and Schelter, "Serenade: Low-latency session-based recommendation
@@ -161,12 +162,31 @@ class NearestSessions:
         rarity_V = np.log(info.counted_sessions / stored.counts[rows_V])
         return rows_V, votes_V * (info.rarity_base + info.rarity_factor * rarity_V)
 
-    def bonus(self, rows_V: Rows, votes_V: Numbers) -> SessionBonus:
-        """Return what votes for rows, each given once, add to scores."""
+    def bonus(self, rows_V: Rows, votes_V: Numbers, rows: Sequence[int]) -> SessionBonus:
+        """Return what votes for rows, each given once, and the session's own rows, oldest first, add to scores."""
         is_positive_V = votes_V > 0
         if not is_positive_V.all():
             rows_V, votes_V = rows_V[is_positive_V], votes_V[is_positive_V]
-        return SessionBonus(rows_V, votes_V / max(votes_V.sum(), np.finfo(np.float64).tiny), self.info.weight)
+        shares_V = votes_V / max(votes_V.sum(), np.finfo(np.float64).tiny)
+        if self.info.repeat_share:
+            recent = rows[-self.info.last_events :]
+            rows_V, shares_V = _with_repeats(rows_V, shares_V, recent, self.info.repeat_share)
+        return SessionBonus(rows_V, shares_V, self.info.weight)
+
+
+def _with_repeats(rows_V: Rows, shares_V: Numbers, rows: Sequence[int], repeat_share: float) -> tuple[Rows, Numbers]:
+    """Give `repeat_share` of all votes to the session's own rows: an event counts 1 / (steps back to it)."""
+    if not rows:
+        return rows_V, shares_V
+    rows_A, item_E = np.unique(np.array(rows, dtype=np.int64), return_inverse=True)
+    weights_A = _sums(item_E, 1 / np.arange(len(rows), 0, -1))
+    own_A = repeat_share * weights_A / weights_A.sum()
+    places_V = np.minimum(np.searchsorted(rows_A, rows_V), len(rows_A) - 1)
+    is_own_V = rows_A[places_V] == rows_V
+    is_voted_A = np.zeros(len(rows_A), dtype=np.bool_)
+    is_voted_A[places_V[is_own_V]] = True
+    shares_V = (1 - repeat_share) * shares_V + np.where(is_own_V, own_A[places_V], 0)
+    return np.concatenate([rows_V, rows_A[~is_voted_A]]), np.concatenate([shares_V, own_A[~is_voted_A]])
 
 
 def _vote(

@@ -26,7 +26,7 @@ from onward.training.evaluation.evaluation import SessionRanker, target_ranks, w
 from onward.training.evaluation.paired_test import example_values, paired_difference
 from onward.training.progress import counting
 
-FLOOR = ("popularity", "item-to-item", "vmis-knn")
+FLOOR = ("popularity", "popularity-in-session", "item-to-item", "vmis-knn")
 K = 20
 MARGIN = 0.01
 """A metric that is lower by less than this share of the other one is not below it."""

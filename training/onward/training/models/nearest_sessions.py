@@ -60,6 +60,8 @@ class NearestSessionsOptions(BaseModel):
     match: Literal["linear", "reciprocal"]
     rarity_base: NonNegativeFloat
     rarity_factor: NonNegativeFloat
+    repeat_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the votes that items of the session itself get, the latest ones most."""
 
 
 class NearestSessionsEncoder(SessionEncoder):
@@ -84,6 +86,7 @@ class NearestSessionsEncoder(SessionEncoder):
             match=options.match,
             rarity_base=options.rarity_base,
             rarity_factor=options.rarity_factor,
+            repeat_share=options.repeat_share,
             weight=1.0,
             last_event=max(filter(None, (part.last_event for part in corpus.sessions)), default=None),
         )
@@ -114,7 +117,8 @@ class NearestSessionsEncoder(SessionEncoder):
         nearest = self.nearest_sessions
         scores_BN = np.zeros((len(batch.items_BL), self.info.items + 1), dtype=np.float32)
         for session, items_L in enumerate(batch.items_BL.tolist()):
-            bonus = nearest.bonus(*nearest.votes([row for row in items_L if row != PADDING]))
+            rows = [row for row in items_L if row != PADDING]
+            bonus = nearest.bonus(*nearest.votes(rows), rows)
             scores_BN[session, bonus.rows_V] = bonus.of_shares(bonus.shares_V)
         return torch.from_numpy(scores_BN).to(batch.items_BL.device)
 
