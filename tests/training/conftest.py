@@ -37,7 +37,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """600 walks, the last tenth of the time held out as test, a tenth of the rest as validation."""
     folder = tmp_path_factory.mktemp("walks")
     walks(600, seed=5).write_parquet(folder / "events.parquet")
-    preparation = Preparation(split=SplitKind.TEMPORAL, min_support=1, min_length=2)
+    preparation = Preparation(split=SplitKind.TEMPORAL, min_support=1, min_length=2, validation=0.1, test_share=0.1)
     prepare([str(folder / "events.parquet")], folder / "dataset", preparation, PolarsEngine)
     return Dataset.open(folder / "dataset")
 

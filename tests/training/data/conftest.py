@@ -54,7 +54,13 @@ class Prepare:
         items: str | None = None,
         **options: Any,
     ) -> Dataset:
-        choices = {"min_support": 1, "min_length": split.min_length, "validation": 0.0, **options}
+        choices = {
+            "min_support": 1,
+            "min_length": split.min_length or 2,
+            "validation": 0.0,
+            "test_share": 0.1,
+            **options,
+        }
         prepare(
             [self.file(events, "events")] if isinstance(events, pl.DataFrame) else events,
             self._folder / "dataset",

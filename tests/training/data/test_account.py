@@ -290,7 +290,7 @@ def test_bad_rows_are_counted_by_reason(content: list[Row], data: st.DataObject)
 def test_the_parts_of_every_split_add_up(tmp_path: Path, split: SplitKind) -> None:
     sessions = {f"s{n:02}": " ".join("abcdefghij"[(n * n + k) % 10] for k in range(n % 9 + 1)) for n in range(60)}
     log({**sessions, "rare": "x y z a b c"}).write_parquet(tmp_path / "log.parquet")
-    preparation = Preparation(split=split, min_support=3, min_length=max(3, split.min_length), test_share=0.3)
+    preparation = Preparation(split=split, min_support=3, min_length=max(3, split.min_length or 0), test_share=0.3)
     info = prepare([str(tmp_path / "log.parquet")], tmp_path / "out", preparation, PolarsEngine)
     assert info.account is not None
     assert info.account.rows == info.account.kept + sum(loss.events for loss in info.account.losses)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from onward.training.data.dataset import Dataset
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from tests.training.data.conftest import Outcome, log
 
 Command = Callable[..., Outcome]
@@ -25,20 +26,45 @@ def test_a_plain_summary_shows_counts_and_problems(onward_training: Command, cli
     assert outcome.out.splitlines()[:6] == [
         "columns: session 'session_id' (guessed), item 'item_id' (guessed), time 'timestamp' (guessed)",
         "times: numbers since 1970 or ISO 8601",
-        "train: 51 events, 17 sessions, 3 items, 34 examples",
-        "validation: 3 events, 1 sessions, 3 items, 2 examples",
-        "test: 6 events, 2 sessions, 3 items, 4 examples",
+        "train: 39 events, 13 sessions, 3 items, 26 examples",
+        "validation: 9 events, 3 sessions, 3 items, 6 examples",
+        "test: 12 events, 4 sessions, 3 items, 8 examples",
         "read: 62 rows of 1 files",
     ]
     assert "dropped: 1 events, missing item id: clicks.csv row 61\n" in outcome.out
     assert "dropped: 1 events, missing session id: clicks.csv row 62\n" in outcome.out
     assert "kept: 60 of 62 events" in outcome.out
+    adapted = "--min-support 1, --min-length 1, --validation 0.2, --test-share 0.2"
+    assert f"note: by the size of the log, 60 events: {adapted}\n" in outcome.out
+
+
+def test_what_is_given_is_not_adapted_to_the_size_of_the_log(
+    onward_training: Command, clicks: Path, tmp_path: Path
+) -> None:
+    given = ("--min-support", "2", "--min-length", "3", "--validation", "0.1", "--test-days", "0.1")
+    outcome = onward_training("prepare", clicks, "--out", tmp_path / "dataset", *given)
+    assert outcome.code == 0
+    assert "by the size of the log" not in outcome.out
+    options = Dataset.open(tmp_path / "dataset").info.options
+    assert (options.min_support, options.min_length, options.validation, options.test_days) == (2, 3, 0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("events", "limits"),
+    [(99_999, (1, 1, 0.2, 0.2)), (100_000, (2, 1, 0.1, 0.1)), (500_000, (5, 2, 0.1, 0.1))],
+)
+def test_limits_follow_the_size_of_a_log(events: int, limits: tuple[int, int, float, float]) -> None:
+    assert Preparation(split=SplitKind.TEMPORAL).limits(events) == limits
+    assert Preparation(split=SplitKind.TEMPORAL, min_support=3, validation=0).limits(events) == (
+        *(3, limits[1]),
+        *(0, limits[3]),
+    )
 
 
 def test_json_prints_dataset_json(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
     outcome = onward_training("prepare", clicks, "--out", tmp_path / "dataset", "--json")
     assert json.loads(outcome.out) == json.loads((tmp_path / "dataset" / "dataset.json").read_text())
-    assert json.loads(outcome.out)["options"]["min_support"] == 5
+    assert json.loads(outcome.out)["options"]["min_support"] == 1
 
 
 def test_strict_stops_at_a_problem_and_writes_nothing(onward_training: Command, clicks: Path, tmp_path: Path) -> None:
@@ -56,7 +82,7 @@ def test_a_dataset_is_replaced_only_with_force(onward_training: Command, clicks:
     assert onward_training("prepare", clicks, "--out", out).code == 0
     again = onward_training("prepare", clicks, "--out", out, "--validation", "0")
     assert (again.code, again.err) == (2, f"error: {out}: exists already; give --force to replace it\n")
-    assert Dataset.open(out).info.options.validation == 0.1
+    assert Dataset.open(out).info.options.validation == 0.2
     assert onward_training("prepare", clicks, "--out", out, "--validation", "0", "--force").code == 0
     assert Dataset.open(out).info.options.validation == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["clicks.csv", "dataset"]

@@ -26,7 +26,7 @@ from onward.training.data.preparation.account import Account
 from onward.training.data.preparation.input_log import InputLog, read_log
 from onward.training.data.preparation.items import number_items, with_rows
 from onward.training.data.preparation.new_items import write_new_items
-from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.preparation.prepare_options import Limits, Preparation, SplitKind
 from onward.training.data.preparation.sessions import (
     cut_at_gaps,
     frequent_items,
@@ -99,6 +99,7 @@ class _PreparationRun:
     def __init__(self, engine: Engine, preparation: Preparation, strict: bool, progress: Callable[[str], None]) -> None:
         self._steps = StepRunner(engine)
         self._preparation = preparation
+        self._limits = preparation.limits(0)
         self._strict = strict
         self._progress = progress
         self._problems: list[RowProblem] = []
@@ -149,6 +150,7 @@ class _PreparationRun:
 
     def split(self, events: Frame, test: Frame | None) -> Split:
         """Filter events, number the sessions by time and split them into parts."""
+        self._adapt_to(count(events))
         self._progress("filter")
         events = self._steps.number(self._filtered(events))
         if not count(events):
@@ -250,13 +252,27 @@ class _PreparationRun:
         events = cut_at_gaps(self._steps.engine, events, gap_ms) if gap_ms is not None else events
         return with_positions(events, position_counts=position_counts)
 
+    def _adapt_to(self, events: int) -> None:
+        """Choose the limits that were not given by the size of the log, and say so."""
+        self._limits = self._preparation.limits(events)
+        has_test_share = self._preparation.split is SplitKind.TEMPORAL and self._preparation.test_days is None
+        adapted = [
+            name
+            for name in Limits._fields
+            if getattr(self._preparation, name) is None and (has_test_share or name != "test_share")
+        ]
+        if adapted:
+            options = ", ".join(f"--{name.replace('_', '-')} {getattr(self._limits, name)}" for name in adapted)
+            self._remarks.append(f"by the size of the log, {events:,} events: {options}")
+        self._preparation = self._preparation.model_copy(update=self._limits._asdict())
+
     def _filtered(self, events: Frame) -> Frame:
         """Drop short sessions, then rare items, then sessions that have become short.
 
         The events of an item are counted after the first step, as in SR-GNN's preprocessing. In the split by user they
         are counted before it, over the whole log, as in ComiRec's; the last step then decides which users are kept.
         """
-        min_support, min_length = self._preparation.min_support, self._preparation.min_length
+        min_support, min_length = self._limits.min_support, self._limits.min_length
         long_enough = self._steps.keep_long_sessions(events, min_length, "in short sessions", "--min-length 1")
         counted = events if self._preparation.split is SplitKind.BY_USER else long_enough
         kept = self._steps.keep_items(
@@ -268,7 +284,7 @@ class _PreparationRun:
 
     def _already_split(self, train: Frame, test: Frame | None) -> Split:
         if test is not None:
-            min_length = self._preparation.min_length
+            min_length = self._limits.min_length
             test = self._steps.number(
                 self._steps.keep_long_sessions(test, min_length, "in short test sessions", "--min-length 1")
             )
@@ -283,7 +299,7 @@ class _PreparationRun:
         test = self._steps.keep_items(
             test, frequent_items(train), "test items unseen in training", "--test-days or another --split"
         )
-        min_length = max(2, self._preparation.min_length)
+        min_length = max(2, self._limits.min_length)
         test = self._steps.keep_long_sessions(test, min_length, "in test sessions left short", "another --split")
         return splits.by_session_number(train, test, self._validation_from(train))
 
@@ -298,12 +314,12 @@ class _PreparationRun:
         times = events.select(ended_ms.min().alias("first"), ended_ms.max().alias("last"))
         first, last = times.collect("polars").to_native().row(0)
         days = self._preparation.test_days
-        return int(last - (days * DAY_MS if days is not None else self._preparation.test_share * (last - first)))
+        return int(last - (days * DAY_MS if days is not None else self._limits.test_share * (last - first)))
 
     def _validation_from(self, train: Frame) -> int | None:
         """Return the number of the first validation session, or None if the validation share is less than a session."""
         sessions = count_sessions(train)
-        held_out = int(sessions * self._preparation.validation)
+        held_out = int(sessions * self._limits.validation)
         return sessions - held_out if held_out else None
 
 

@@ -26,7 +26,7 @@ def read_sessions(files: Sequence[str], on_step: Callable[[str], object]) -> pl.
     Columns and times are recognized as `prepare` recognizes them, users' events are cut into sessions as it does by
     default, and rows that it would drop are dropped; how many is announced. Raises InputError if no event is usable.
     """
-    preparation = Preparation(split=SplitKind.TEMPORAL, min_support=1, min_length=SplitKind.TEMPORAL.min_length)
+    preparation = Preparation(split=SplitKind.TEMPORAL)
     with TemporaryDirectory() as scratch:
         steps = StepRunner(PolarsEngine(Path(scratch)))
         latest_ms = int((datetime.now(UTC) + CLOCK_SLACK).timestamp() * 1000)
