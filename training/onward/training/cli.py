@@ -94,21 +94,30 @@ def prepare(
         typer.Option(help="How to hold out the test part.  [default: given with --test, else temporal]"),
     ] = None,
     validation: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Most recent share of the training sessions held out; 0 for none.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.99,
+            help="Most recent share of the training sessions held out; 0 for none.  [default: 0.1; small logs 0.2]",
+        ),
+    ] = None,
     test_days: Annotated[
         float | None,
         typer.Option(min=0.001, help="Temporal split: how many days are test."),
     ] = None,
     test_share: Annotated[
-        float,
-        typer.Option(min=0.001, max=0.9, help="Temporal split without --test-days: share of the time that is test."),
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=0.9,
+            help="Temporal split without --test-days: share of the time that is test.  [default: 0.1; small logs 0.2]",
+        ),
+    ] = None,
     min_support: Annotated[
-        int | None, typer.Option(min=1, help="Drop items with fewer events.  [default: as in the split's papers]")
+        int | None, typer.Option(min=1, help="Drop items with fewer events.  [default: by the size of the log]")
     ] = None,
     min_length: Annotated[
-        int | None, typer.Option(min=1, help="Drop sessions with fewer events.  [default: as in the split's papers]")
+        int | None, typer.Option(min=1, help="Drop sessions with fewer events.  [default: by the size of the log]")
     ] = None,
     gap: Annotated[
         str | None,
@@ -223,7 +232,7 @@ def prepare(
         min_length=min_length or kind.min_length,
         test_days=test_days,
         test_share=test_share,
-        validation=validation,
+        validation=kind.validation if validation is None else validation,
         seed=seed,
     )
     with disk_faults(out), announced_steps() as progress:
@@ -297,6 +306,80 @@ def train(
     ):
         typer.echo(f"interrupted; resume with the same command and --resume (run: {out})", err=True)
         raise typer.Exit(130)
+
+
+@cli.command()
+def fit(
+    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the new one goes live if it passes the gate.")],
+    events: Annotated[list[str] | None, typer.Argument(help="Files of events, or folders of such files.")] = None,
+    items: Annotated[
+        str | None, typer.Option(help="A file with attributes of items: title, price, available, ...")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="A dataset that `prepare` made, instead of events.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the fit: its dataset, trainings, fit.json and fit.html.")
+    ] = Path("fit"),
+    budget: Annotated[str, typer.Option(help="Time that it may take: 90s, 15m, 8h, 1d.")] = "30m",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Equal seeds and plans give equal choices on one machine's CPU.")
+    ] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the fit in --out.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make the bundle live although it does not pass the gate.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print fit.json instead of a summary.")] = False,
+) -> None:
+    """Make the best recommender for a log: prepare, try what the budget allows, choose, fit, publish.
+
+    Example: `onward-training fit clicks.csv --items products.jsonl --bundles bundles --budget 30m`
+
+    Nearest sessions and networks are compared on the newest sessions, alone and joined. The choice is fitted to all
+    sessions and goes live if it passes the gate: it must not be below the baselines nor the live bundle; the exit code
+    is 1 if it does not. Ctrl-C ends it after the current step, `--resume` goes on.
+    """
+    from rich.console import Console
+
+    from onward.training.data.dataset import Dataset
+    from onward.training.data.preparation.prepare_report import announced_steps, print_report
+    from onward.training.fitting.dataset_for_fit import prepared_dataset
+    from onward.training.fitting.fit import fit as fit_best
+    from onward.training.fitting.trials import Interrupted
+
+    if bool(events) == (data is not None):
+        raise InputError("give files of events, or --data with a dataset that `prepare` made")
+    if data is not None and items is not None:
+        raise InputError("--items belongs to events; a dataset has its items already")
+    with bundle_faults(bundles), announced_steps() as announce:
+        try:
+            if data is None:
+                data = prepared_dataset(events or (), items, out / "dataset", resume=resume, on_step=announce)
+                print_report(Dataset.open(data).info, Console(stderr=True))
+            record = fit_best(
+                data,
+                bundles,
+                out,
+                budget_s=_milliseconds("--budget", budget) / 1000,
+                seed=seed,
+                device_name=device,
+                resume=resume,
+                force=force,
+                on_step=announce,
+                on_note=_print_note,
+            )
+        except Interrupted:
+            typer.echo(f"interrupted; resume with the same command and --resume (fit: {out})", err=True)
+            raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(record.model_dump_json(indent=2))
+    else:
+        typer.echo(record.bundle)
+    if record.gate_fault is not None:
+        forced = "made live by --force, although" if record.live else "staged, not live:"
+        typer.echo(f"{forced} {record.gate_fault}", err=True)
+    typer.echo(f"see {out / 'fit.html'}", err=True)
+    if not record.live:
+        raise typer.Exit(1)
 
 
 @cli.command()

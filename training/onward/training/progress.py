@@ -29,8 +29,8 @@ class EpochProgress:
 class TrainingProgress:
     """Displays the progress of a training on stderr."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, model: str, *, reports_epochs: bool = True) -> None:
+        self._model, self._reports_epochs = model, reports_epochs
         self._console = Console(stderr=True)
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
@@ -66,7 +66,9 @@ class TrainingProgress:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def report(self, line: dict[str, Any]) -> None:
-        """Print the metrics of an epoch, `line` of metrics.jsonl."""
+        """Print the metrics of an epoch, `line` of metrics.jsonl, unless epochs are not reported."""
+        if not self._reports_epochs:
+            return
         validation = "".join(f"  {name} {value:.4f}" for name, value in line.get("validation", {}).items())
         steps = f"loss {line['loss']:.4f}  {line['examples_per_s']:,.0f} examples/s  {line['seconds']:.0f} s"
         self._console.print(

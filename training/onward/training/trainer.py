@@ -54,6 +54,7 @@ def train(
     device_name: str = "auto",
     start: Path | None = None,
     resume: bool = False,
+    reports_epochs: bool = True,
     on_epoch: Callable[[dict[str, Any]], bool] = lambda line: True,
 ) -> bool:
     """Fit the recipe's encoder to a data set, write the run to `out`, and return False if it was interrupted.
@@ -68,6 +69,7 @@ def train(
             users are matched by id; those that it does not know begin with random weights.
         resume: continue from the checkpoints in `out`; the result equals that of an uninterrupted run. With more
             `epochs` than before the run is extended, and refitted anew.
+        reports_epochs: print a line for each epoch on stderr.
         on_epoch: called with the metrics line of each epoch. If it returns False, training ends: no other epoch
             follows, and no refit. The weights stay those of the best epoch so far; a refit gives its own only when it
             is complete. With `resume` it is first asked again about the epochs of each fit, in order, so an answer that
@@ -88,7 +90,7 @@ def train(
         disk_faults(out),
         locked_run_folder(out, resume=resume),
         interruption() as interrupted,
-        TrainingProgress(recipe.model) as progress,
+        TrainingProgress(recipe.model, reports_epochs=reports_epochs) as progress,
     ):
         if start is not None and not resume and not (out / RUN_FILE).exists():
             progress.say(save_start(start, recipe, dataset, out))

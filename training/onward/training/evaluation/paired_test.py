@@ -6,6 +6,7 @@ Dimension key: E examples, S sessions.
 """
 
 from collections.abc import Sequence
+from math import log2
 from typing import NamedTuple
 
 import numpy as np
@@ -22,12 +23,25 @@ class PairedDifference(NamedTuple):
     low: float
     high: float
 
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        return (self.high - self.mean) / Z_95
+
 
 def example_values(ranks: Sequence[Sequence[int]], k: int) -> dict[str, NDArray[np.float64]]:
     """Return recall@k and MRR@k of each example, (E,), by their names, from the ranks of its targets."""
     recall_E = np.array([sum(rank <= k for rank in targets) / len(targets) for targets in ranks])
     best_E = np.array([min(targets) for targets in ranks])
     return {f"recall@{k}": recall_E, f"mrr@{k}": np.where(best_E <= k, 1 / best_E, 0.0)}
+
+
+def ndcg_values(ranks: Sequence[Sequence[int]], k: int) -> NDArray[np.float64]:
+    """Return NDCG@k of each example, (E,), from the ranks of its targets."""
+    ideal = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+    gains = (sum(1 / log2(1 + rank) for rank in targets if rank <= k) for targets in ranks)
+    best = (ideal[min(len(targets), k) - 1] for targets in ranks)
+    return np.array([gain / ideal_gain for gain, ideal_gain in zip(gains, best, strict=True)])
 
 
 def paired_difference(

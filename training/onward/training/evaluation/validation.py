@@ -1,10 +1,11 @@
 """Validate an encoder while it is being trained, by exact scores of all items.
 
-Dimension key: B examples, N rows (row 0 pads), D embedding, K interests, T targets.
+Dimension key: E examples, B examples of a batch, N rows (row 0 pads), D embedding, K interests.
 """
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onward.bundle.search.retrieval import ExcludeSeen
@@ -14,20 +15,30 @@ from onward.training.evaluation.metrics import BEYOND, ranking_metrics
 from onward.training.models.encoder import SessionEncoder
 
 EVALUATION_BATCH = 512
+SCORES_AT_ONCE = 2**26
+"""Largest number of scores in memory, 256 MiB of them; a larger catalog is asked about fewer examples at once."""
 
 
-@torch.inference_mode()
 def validation_metrics(
     encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: ExcludeSeen
 ) -> dict[str, float]:
-    """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20.
+    """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20."""
+    ks = sorted({20, int(metric.split("@")[1])})
+    ranks_E = exact_ranks(encoder, examples, exclude_seen=exclude_seen)
+    return ranking_metrics(ranks_E, examples.groups_E.cpu().numpy(), ks)
+
+
+@torch.inference_mode()
+def exact_ranks(encoder: SessionEncoder, examples: Examples, *, exclude_seen: ExcludeSeen) -> NDArray[np.int64]:
+    """Return the rank of each example's next item among all items, (E,), by exact scores.
 
     With `exclude_seen`, the items of a session, or its last one, are not candidates, as in serving with that option.
     """
     encoder.eval()
     vectors_DN = encoder.item_vectors().T.contiguous()
-    ranks_T = np.empty(len(examples), dtype=np.int64)
-    for examples_B in examples.sorted_batches(EVALUATION_BATCH):
+    ranks_E = np.empty(len(examples), dtype=np.int64)
+    at_once = max(1, min(EVALUATION_BATCH, SCORES_AT_ONCE // vectors_DN.shape[1]))
+    for examples_B in examples.sorted_batches(at_once):
         batch = examples.gather(examples_B)
         interests_BKD = encoder(*encoder.inputs(batch))
         scores_BN = interests_BKD[:, 0] @ vectors_DN
@@ -41,9 +52,8 @@ def validation_metrics(
             scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
         elif exclude_seen == "last":
             scores_BN.scatter_(1, batch.items_BL[:, -1:], -torch.inf)
-        ranks_T[examples_B.cpu().numpy()] = target_ranks(scores_BN, batch.next_items_B).cpu().numpy()
-    ks = sorted({20, int(metric.split("@")[1])})
-    return ranking_metrics(ranks_T, examples.groups_E.cpu().numpy(), ks)
+        ranks_E[examples_B.cpu().numpy()] = target_ranks(scores_BN, batch.next_items_B).cpu().numpy()
+    return ranks_E
 
 
 def target_ranks(scores_BN: Tensor, targets_B: Tensor) -> Tensor:

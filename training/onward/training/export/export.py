@@ -67,12 +67,13 @@ def export(
     staged: bool = False,
     unfinished: bool = False,
     new_items: bool = True,
+    session_weight: float | None = None,
     on_step: Callable[[str], object] = lambda step: None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> str:
     """Publish a run's encoder, or an ensemble of several, as the live bundle of `bundles`; return its digest.
 
-    Nearest sessions join networks with a weight that is chosen on validation.
+    Nearest sessions join networks with a weight that is chosen on validation, unless it is given.
 
     Args:
         runs: the folders of runs on one data set.
@@ -84,6 +85,7 @@ def export(
         unfinished: export the best weights so far of runs that were interrupted.
         new_items: include products of the dataset's catalog that training does not know, with vectors from their
             attributes.
+        session_weight: the weight with which nearest sessions join networks.
         on_step: called with a description of each step, for a progress display.
         on_note: called with each line that says what was decided.
 
@@ -100,7 +102,9 @@ def export(
     encoder = join(networks or members)
     weight = 1.0
     if nearest is not None and networks:
-        weight = choose_session_weight([member.run for member in networks], nearest.run, dataset, on_step)
+        weight = session_weight or choose_session_weight(
+            [member.run for member in networks], nearest.run, dataset, on_step
+        )
     examples = _tuning_examples(dataset, encoder.max_length)
     metrics = best_validation(runs[0]) if len(runs) == 1 else {}
 

@@ -17,12 +17,14 @@ from onward.training.models.nearest_sessions import NearestSessionsEncoder
 from onward.training.recipe import Recipe
 from onward.training.run_folder import REFIT, SELECTION, WEIGHTS, checkpoint_of, read_run, read_tensors, sessions_of_fit
 
-SESSION_WEIGHTS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
+SESSION_WEIGHTS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 DEFAULT_WEIGHT = 0.5
 MAX_EXAMPLES = 5_000
 
 
-class _Validated(NamedTuple):
+class ValidatedRun(NamedTuple):
+    """A recipe and its encoder as fitted to the training part alone."""
+
     recipe: Recipe
     encoder: SessionEncoder
 
@@ -35,7 +37,7 @@ def choose_session_weight(
     The encoders compared are those of the fits to the training part alone; a refit has seen the validation examples.
     Without such fits or examples the weight is `DEFAULT_WEIGHT`, which is announced.
     """
-    members = [_fitted_to_training(run, dataset) for run in (*networks, nearest)]
+    members = [fitted_to_training(run, dataset) for run in (*networks, nearest)]
     fitted = [member for member in members if member is not None]
     sessions = fitted[-1].encoder if fitted else None
     examples = None if not isinstance(sessions, NearestSessionsEncoder) else _examples(dataset, fitted)
@@ -47,7 +49,7 @@ def choose_session_weight(
     network = Ensemble([member.encoder for member in fitted[:-1]])
 
     def measured(weight: float) -> float:
-        encoder = _WithSessions(network, sessions, weight)
+        encoder = WithSessions(network, sessions, weight)
         return validation_metrics(encoder, examples, metric, exclude_seen=recipe.serving.exclude_seen_in(dataset))[
             metric
         ]
@@ -58,12 +60,13 @@ def choose_session_weight(
     return best
 
 
-class _WithSessions(SessionEncoder):
+class WithSessions(SessionEncoder):
     """A network whose scores are added to the votes of nearest sessions."""
 
     def __init__(self, network: SessionEncoder, nearest: NearestSessionsEncoder, weight: float) -> None:
         super().__init__()
         self.network, self.nearest, self.weight = network, nearest, weight
+        self.max_length = max(network.max_length, nearest.max_length)
 
     def forward(self, items_BL: Tensor) -> Tensor:
         """Encode by the network."""
@@ -83,7 +86,7 @@ class _WithSessions(SessionEncoder):
         return self.weight * self.nearest.added_scores(batch) if self.weight else None
 
 
-def _fitted_to_training(run: Path, dataset: Dataset) -> _Validated | None:
+def fitted_to_training(run: Path, dataset: Dataset) -> ValidatedRun | None:
     """Return a run's encoder as fitted to the training part alone, None if there was no such fit."""
     recipe = Recipe.parse(read_run(run)["recipe"], str(run / "recipe.toml"))
     weights = read_tensors(run / WEIGHTS, torch.device("cpu"))
@@ -94,10 +97,10 @@ def _fitted_to_training(run: Path, dataset: Dataset) -> _Validated | None:
         weights = read_tensors(checkpoint, torch.device("cpu"))
     encoder = recipe.build(Corpus.of(dataset, sessions_of_fit(dataset, SELECTION)))
     encoder.load_state_dict(weights["encoder"])
-    return _Validated(recipe, encoder.eval())
+    return ValidatedRun(recipe, encoder.eval())
 
 
-def _examples(dataset: Dataset, members: Sequence[_Validated]) -> Examples:
+def _examples(dataset: Dataset, members: Sequence[ValidatedRun]) -> Examples:
     """Return examples of the validation part, evenly over time."""
     length = max(member.encoder.max_length for member in members)
     together = dataset.info.targets == "together"
