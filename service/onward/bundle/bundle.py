@@ -226,15 +226,16 @@ class Bundle:
             hidden_rows = self._hidden_rows(session, view, options)
             hides_last = len(hidden_rows) == 1 and self._exclude_seen(options) == "last"
             is_plain = options.is_plain_search and self.nearest_sessions is None
-            if session.is_encodable and is_plain and (hides_last or not hidden_rows):
+            is_encodable = session.is_encodable
+            if is_encodable and is_plain and (hides_last or not hidden_rows):
                 key = options.filter and options.filter.key, options.k, hides_last
                 batches[key].append((place, encoded, hidden_rows))
                 answers.append(None)
             else:
-                interests_KD = interests_BKD[encoded] if session.is_encodable else None
+                interests_KD = interests_BKD[encoded] if is_encodable else None
                 ranker = self._ranker(session, options, interests_KD, popular_now)
                 answers.append(self._rank(ranker, options, hidden_rows, session))
-            encoded += session.is_encodable
+            encoded += is_encodable
         for (_, k, hides_last), batch in batches.items():
             eligible = self.catalog.eligible(queries[batch[0][0]].options.filter)
             batch_BKD = interests_BKD[[number for _, number, _ in batch]]

@@ -17,7 +17,7 @@ def decoded_path(raw_path: bytes) -> str:
 def route_path(scope: Scope) -> str:
     """Return the path of a request without the prefix that a proxy had removed and the server put back."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    return path.removeprefix(root_path) if (root_path := scope.get("root_path")) else path
 
 
 class IdConvertor(Convertor[str]):

@@ -146,7 +146,8 @@ class Pipeline:
         Raises InvalidRequest, UnknownScenario, SessionBehind, NotReady.
         """
         pending = self._pending(query, self._live.bundle)
-        self._submit(pending)
+        self._deadlines.watch(pending)
+        self._batcher.submit(pending)
         try:
             return await pending.result
         finally:
@@ -197,10 +198,6 @@ class Pipeline:
                     await asyncio.wait([earlier.appended], timeout=max(0.0, deadline_s - time.monotonic()))
             self._batcher.submit(pending)
             earlier = pending
-
-    def _submit(self, pending: PendingQuery) -> None:
-        self._deadlines.watch(pending)
-        self._batcher.submit(pending)
 
     def _pending_or_error(self, query: Query, bundle: Bundle) -> PendingQuery | ServiceError:
         try:
