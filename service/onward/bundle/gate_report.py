@@ -43,6 +43,10 @@ class GateReport(BaseModel):
     figures: dict[str, dict[str, float]]
     """The metrics of `bundle`, of `live`, and of each baseline."""
     comparisons: tuple[Comparison, ...]
+    slices: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    """Of `bundle`, `live` and each baseline: accuracy by kinds of targets; none in reports of before 0.2."""
+    concentration: dict[str, dict[str, float]] = {}
+    """Of the same: how concentrated what they show is, and how popular; none in reports of before 0.2."""
 
     @property
     def passed(self) -> bool:

@@ -102,7 +102,15 @@ def test_one_command_turns_a_log_into_a_live_bundle(fitted: Fitted) -> None:
 def test_the_page_shows_what_was_tried_and_needs_no_internet(fitted: Fitted) -> None:
     record, page = fitted.record, (fitted.folder / "fit.html").read_text()
     assert record.choice is not None
-    for text in (record.choice.winner.name, "srgnn-poor", "item-to-item", str(record.bundle)[:12], "<svg"):
+    for text in (
+        record.choice.winner.name,
+        "srgnn-poor",
+        "item-to-item",
+        str(record.bundle)[:12],
+        "<svg",
+        "5 to 9 items",
+        "Gini",
+    ):
         assert text in page
     assert not re.search(r"https?://|<script|src=", page)
 

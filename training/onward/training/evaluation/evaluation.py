@@ -1,23 +1,26 @@
 """Evaluate bundles and baselines: rank the items of held-out sessions one by one, as served, and compute metrics."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from onward.bundle import Bundle, Options, SessionView
 from onward.bundle.search.retrieval import ExcludeSeen
 from onward.training.baselines import BASELINES
+from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset, PartName
 from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases
 from onward.training.evaluation.diversity import categories_of, diversified
-from onward.training.evaluation.metrics import BEYOND, coverage, diversity, ranking_metrics
+from onward.training.evaluation.metrics import BEYOND, coverage, diversity, gini, ranking_metrics
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
+from onward.training.evaluation.slices import Slices, accuracy_by_slice
 from onward.training.evaluation.unknown_items import (
     count_unknown_targets,
     warn_of_another_dataset,
@@ -26,6 +29,8 @@ from onward.training.evaluation.unknown_items import (
 from onward.training.progress import counting
 
 CUTOFFS = (5, 10, 20, 50)
+SHOWN = 20
+"""The length of lists whose concentration on few items is measured."""
 LEFT_OUT: Mapping[ExcludeSeen, str] = {False: "nothing", "last": "the item at hand", True: "all items of the session"}
 """What answers leave out by a bundle's default, in words; a target among it is a miss."""
 
@@ -43,7 +48,7 @@ def evaluate(
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """Compute the metrics of a ranker that reads the session alone; see `evaluate_cases`."""
-    return evaluate_cases(lambda case, k: retrieve(case.inputs, k), cases, items=items, ks=ks, on_answer=on_answer)
+    return evaluate_cases(by_session(retrieve), cases, items=items, ks=ks, on_answer=on_answer)
 
 
 def evaluate_cases(
@@ -53,6 +58,7 @@ def evaluate_cases(
     items: int,
     ks: Sequence[int] = CUTOFFS,
     categories: Mapping[str, int] | None = None,
+    popularity: Mapping[str, int] | None = None,
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """Compute recall, MRR, NDCG and coverage at each of `ks`, as fractions, and the number of examples.
@@ -66,42 +72,79 @@ def evaluate_cases(
         items: number of items in the catalog, for the coverage.
         ks: cut-offs.
         categories: the category number of every item, to compute the diversity at each of `ks` too.
+        popularity: the number of training events of each item, to compute the concentration of the lists at 20 too.
         on_answer: called after each case.
     """
-    ranks: list[int] = []
-    case_numbers: list[int] = []
-    lists: list[list[str]] = []
+    rankings = ranked_cases(ranker, cases, max(ks), on_answer=on_answer)
+    return metrics_of(rankings, cases, items=items, ks=ks, categories=categories, popularity=popularity)
 
-    def rank(case: EvaluationCase) -> Sequence[RankedItem]:
-        return ranker(case, max(ks) + 1)
 
+class Rankings(NamedTuple):
+    """What a ranker answered to each case."""
+
+    ranks: list[list[int]]
+    """The rank of each target."""
+    lists: list[list[str]]
+    """The items, best first."""
+
+
+def ranked_cases(
+    ranker: CaseRanker, cases: Sequence[EvaluationCase], k: int, *, on_answer: Callable[[], object] = lambda: None
+) -> Rankings:
+    """Ask a ranker for the k best items of each case, from as many threads as there are cores."""
+    rankings = Rankings([], [])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, (case, ranking) in enumerate(zip(cases, _map_in_chunks(pool, rank, cases), strict=True)):
+        for case, ranking in zip(cases, _map_in_chunks(pool, lambda case: ranker(case, k + 1), cases), strict=True):
             scores = _scores(ranking)
-            lists.append(list(scores)[: max(ks)])
-            for target in case.targets:
-                case_numbers.append(number)
-                ranks.append(_target_rank(scores, target))
+            rankings.lists.append(list(scores)[:k])
+            rankings.ranks.append([_target_rank(scores, target) for target in case.targets])
             on_answer()
-    metrics = ranking_metrics(np.array(ranks), np.array(case_numbers), ks)
+    return rankings
+
+
+def metrics_of(
+    rankings: Rankings,
+    cases: Sequence[EvaluationCase],
+    *,
+    items: int,
+    ks: Sequence[int] = CUTOFFS,
+    categories: Mapping[str, int] | None = None,
+    popularity: Mapping[str, int] | None = None,
+) -> dict[str, float]:
+    """Compute the metrics of rankings; see `evaluate_cases`."""
+    lists = rankings.lists
+    case_numbers = np.repeat(np.arange(len(cases)), [len(ranks) for ranks in rankings.ranks])
+    metrics = ranking_metrics(np.array([rank for ranks in rankings.ranks for rank in ranks]), case_numbers, ks)
     for k in ks:
         metrics[f"coverage@{k}"] = coverage([ranked[:k] for ranked in lists], items)
         if categories is not None:
             metrics[f"diversity@{k}"] = diversity([[categories[item] for item in ranked[:k]] for ranked in lists])
+    if popularity is not None:
+        metrics |= concentration(lists, cases, popularity, items)
     return {**metrics, "examples": len(cases)}
 
 
-def target_ranks(
-    ranker: CaseRanker, cases: Sequence[EvaluationCase], k: int, *, on_answer: Callable[[], object] = lambda: None
-) -> list[list[int]]:
-    """Return the ranks of the targets of each case, as `evaluate_cases` counts them; beyond k they may be BEYOND."""
-    ranks: list[list[int]] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for case, ranking in zip(cases, _map_in_chunks(pool, lambda case: ranker(case, k + 1), cases), strict=True):
-            scores = _scores(ranking)
-            ranks.append([_target_rank(scores, target) for target in case.targets])
-            on_answer()
-    return ranks
+def concentration(
+    lists: Sequence[Sequence[str]], cases: Sequence[EvaluationCase], popularity: Mapping[str, int], items: int
+) -> dict[str, float]:
+    """Return the Gini coefficient of what is shown, and the mean number of training events of shown and next items.
+
+    Args:
+        lists: the items shown for each case.
+        cases: the examples.
+        popularity: the number of training events of each item.
+        items: number of items in the catalog.
+    """
+    shown = Counter(item for ranked in lists for item in ranked[:SHOWN])
+    counts = np.zeros(max(items, len(shown)), dtype=np.int64)
+    counts[: len(shown)] = [*shown.values()]
+    events_shown = sum(count * popularity.get(item, 0) for item, count in shown.items())
+    targets = [target for case in cases for target in case.targets]
+    return {
+        f"gini@{SHOWN}": gini(counts),
+        f"popularity_shown@{SHOWN}": events_shown / max(shown.total(), 1),
+        "popularity_next": sum(popularity.get(target, 0) for target in targets) / max(len(targets), 1),
+    }
 
 
 def _scores(ranking: Sequence[RankedItem]) -> dict[str, float]:
@@ -158,6 +201,7 @@ def evaluate_bundle(
     warn_of_another_dataset(bundle, dataset, on_warning)
     warn_of_unknown_items(cases, bundle.catalog.__contains__, data / f"{part}.parquet", on_warning)
     categories = categories_of(bundle.catalog, category) if category is not None else None
+    popularity = events_before(dataset, part)
 
     def ranker(*, exact: bool) -> CaseRanker:
         def rank(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
@@ -167,15 +211,12 @@ def evaluate_bundle(
             return rank
         return diversified(rank, categories, interests=bundle.manifest.interests, weight=diversity_weight)
 
-    def metrics(*, exact: bool) -> dict[str, float]:
+    def rankings(*, exact: bool) -> Rankings:
         with counting("exact search" if exact else "as served", len(cases)) as count:
-            return evaluate_cases(
-                ranker(exact=exact),
-                cases,
-                items=bundle.manifest.items,
-                categories=categories,
-                on_answer=count,
-            )
+            return ranked_cases(ranker(exact=exact), cases, max(CUTOFFS), on_answer=count)
+
+    def metrics(of: Rankings) -> dict[str, float]:
+        return metrics_of(of, cases, items=bundle.manifest.items, categories=categories, popularity=popularity)
 
     facts = {
         "model": bundle.manifest.model,
@@ -184,11 +225,13 @@ def evaluate_bundle(
         "left_out": LEFT_OUT[bundle.manifest.defaults.exclude_seen],
     }
     unknown_targets = count_unknown_targets(cases, bundle.catalog.__contains__)
+    served = rankings(exact=False)
     report: dict[str, Any] = {
         **facts,
-        **metrics(exact=False),
+        **metrics(served),
         "unknown_targets": unknown_targets,
-        "exact": metrics(exact=True),
+        "exact": metrics(rankings(exact=True)),
+        "slices": {"as served": accuracy_by_slice(cases, served.ranks, popularity)},
     }
     if sampled_negatives:
         with counting("sampled", len(cases)) as count:
@@ -219,17 +262,29 @@ def evaluate_baselines(
     dataset = Dataset.open(data)
     cases = held_out_cases(dataset, part)
     warn_of_unknown_items(cases, set(dataset.item_ids()).__contains__, data / f"{part}.parquet", on_warning)
+    popularity = events_before(dataset, part)
     metrics: dict[str, Any] = {}
+    slices: dict[str, Slices] = {}
     for name, baseline in BASELINES.items():
-        retrieve = baseline(dataset, part).retrieve
+        retrieve = without_excluded(baseline(dataset, part).retrieve, hide_seen or (hide_last and "last"))
         with counting(name, len(cases)) as count:
-            metrics[name] = evaluate(
-                without_excluded(retrieve, hide_seen or (hide_last and "last")),
-                cases,
-                items=len(dataset.item_ids()),
-                on_answer=count,
-            )
-    return metrics
+            rankings = ranked_cases(by_session(retrieve), cases, max(CUTOFFS), on_answer=count)
+        metrics[name] = metrics_of(rankings, cases, items=len(dataset.item_ids()), popularity=popularity)
+        slices[name] = accuracy_by_slice(cases, rankings.ranks, popularity)
+    return {**metrics, "slices": slices}
+
+
+def events_before(dataset: Dataset, part: PartName) -> dict[str, int]:
+    """Return the number of events by item that whoever is evaluated on a part may have learned from."""
+    ids = dataset.item_ids()
+    parts = dataset.training_and_validation() if part == "test" else [dataset.sessions("train")]
+    counts_N1 = Corpus.of(dataset, parts).popularity()
+    return dict(zip(ids, counts_N1[1:].tolist(), strict=True))
+
+
+def by_session(retrieve: SessionRanker) -> CaseRanker:
+    """Return a ranker of cases that reads their sessions alone."""
+    return lambda case, k: retrieve(case.inputs, k)
 
 
 def without_excluded(retrieve: SessionRanker, exclude_seen: ExcludeSeen) -> SessionRanker:

@@ -22,8 +22,16 @@ from onward.training.baselines import BASELINES
 from onward.training.data.dataset import Dataset, PartName
 from onward.training.errors import InputError
 from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases, session_of_cases
-from onward.training.evaluation.evaluation import SessionRanker, target_ranks, without_excluded
+from onward.training.evaluation.evaluation import (
+    Rankings,
+    by_session,
+    concentration,
+    events_before,
+    ranked_cases,
+    without_excluded,
+)
 from onward.training.evaluation.paired_test import example_values, paired_difference
+from onward.training.evaluation.slices import accuracy_by_slice
 from onward.training.progress import counting
 
 FLOOR = ("popularity", "popularity-in-session", "item-to-item", "vmis-knn")
@@ -35,8 +43,6 @@ FEWEST_SESSIONS = 30
 """With fewer sessions a comparison would say next to nothing."""
 BUNDLE, LIVE = "bundle", "live"
 PART: PartName = "test"
-
-Values = dict[str, NDArray[np.float64]]
 
 
 def gate(bundles: Path, digest: str, data: Path) -> GateReport:
@@ -55,13 +61,14 @@ def gate(bundles: Path, digest: str, data: Path) -> GateReport:
     cases, session_E = _newest(dataset)
     bundle, live = Bundle.load(bundles / digest), current_digest(bundles)
     exclude_seen = bundle.manifest.defaults.exclude_seen
-    values = {BUNDLE: _values(BUNDLE, _served(bundle, exclude_seen), cases)}
+    rankings = {BUNDLE: _rankings(BUNDLE, _served(bundle, exclude_seen), cases)}
     if live is not None and live != digest:
-        values[LIVE] = _values(LIVE, _served(Bundle.load(bundles / live), exclude_seen), cases)
+        rankings[LIVE] = _rankings(LIVE, _served(Bundle.load(bundles / live), exclude_seen), cases)
     for name in FLOOR:
-        values[name] = _values(
-            name, _floor(without_excluded(BASELINES[name](dataset, PART).retrieve, exclude_seen)), cases
-        )
+        retrieve = without_excluded(BASELINES[name](dataset, PART).retrieve, exclude_seen)
+        rankings[name] = _rankings(name, by_session(retrieve), cases)
+    values = {name: example_values(of.ranks, K) for name, of in rankings.items()}
+    popularity = events_before(dataset, PART)
     report = GateReport(
         created=datetime.now(UTC),
         bundle=digest,
@@ -77,6 +84,10 @@ def gate(bundles: Path, digest: str, data: Path) -> GateReport:
             if name != BUNDLE
             for metric in values[name]
         ),
+        slices={name: accuracy_by_slice(cases, of.ranks, popularity) for name, of in rankings.items()},
+        concentration={
+            name: concentration(of.lists, cases, popularity, bundle.manifest.items) for name, of in rankings.items()
+        },
     )
     write_text(report_file(bundles, digest), report.model_dump_json(indent=2) + "\n")
     return report
@@ -104,13 +115,9 @@ def _served(bundle: Bundle, exclude_seen: ExcludeSeen) -> CaseRanker:
     return rank
 
 
-def _floor(retrieve: SessionRanker) -> CaseRanker:
-    return lambda case, k: retrieve(case.inputs, k)
-
-
-def _values(name: str, ranker: CaseRanker, cases: Sequence[EvaluationCase]) -> Values:
+def _rankings(name: str, ranker: CaseRanker, cases: Sequence[EvaluationCase]) -> Rankings:
     with counting(name, len(cases)) as count:
-        return example_values(target_ranks(ranker, cases, K, on_answer=count), K)
+        return ranked_cases(ranker, cases, K, on_answer=count)
 
 
 def _comparison(

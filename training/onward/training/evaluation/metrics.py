@@ -80,3 +80,16 @@ def diversity(lists: Sequence[Sequence[int]]) -> float:
 def _differing_pairs(categories: Sequence[int]) -> float:
     size, alike = len(categories), sum(count * (count - 1) for count in Counter(categories).values())
     return 1 - alike / (size * (size - 1))
+
+
+def gini(counts_N: NDArray[np.int64]) -> float:
+    """Compute the Gini coefficient of how often items are shown: 0 if all alike, near 1 if few items take all places.
+
+    Args:
+        counts_N: how often each item of the catalog is shown.
+    """
+    total, items = counts_N.sum(), len(counts_N)
+    if not total:
+        return 0.0
+    places_N = np.arange(1, items + 1)
+    return float(((2 * places_N - items - 1) * np.sort(counts_N)).sum() / (items * total))

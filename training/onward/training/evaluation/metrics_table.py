@@ -1,6 +1,7 @@
 """Print metrics as a table or as JSON."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -8,16 +9,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from onward.training.evaluation.slices import Slices
+
 AS_SERVED = "as served"
 
 
 def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
-    """Print metrics as JSON, or as a table with a column for each nested group; top-level numbers are "as served"."""
+    """Print metrics as JSON, or as a table with a column for each nested group; top-level numbers are "as served".
+
+    A second table has the metrics by slices of the targets, if there are any.
+    """
     if as_json:
         typer.echo(json.dumps(metrics))
         return
-    groups = {name: group for name, group in metrics.items() if isinstance(group, dict)}
-    top_level = {name: value for name, value in metrics.items() if name not in groups}
+    slices: dict[str, Slices] = metrics.get("slices", {})
+    groups = {name: group for name, group in metrics.items() if isinstance(group, dict) and name != "slices"}
+    top_level = {name: value for name, value in metrics.items() if name not in groups and name != "slices"}
     facts = {name: value for name, value in top_level.items() if isinstance(value, str)}
     if served := {name: value for name, value in top_level.items() if name not in facts}:
         groups = {AS_SERVED: served, **groups}
@@ -31,6 +38,24 @@ def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
     for name, value in facts.items():
         console.print(f"{name}: {value}", soft_wrap=True, highlight=False)
     console.print(table)
+    if slices:
+        console.print(_slices_table(slices))
+
+
+def _slices_table(slices: Mapping[str, Slices]) -> Table:
+    """Return a table with a row for each slice, and recall@20 and MRR@20 of each ranker."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("targets by")
+    table.add_column("")
+    table.add_column("targets", justify="right")
+    for name in slices:
+        table.add_column(f"{name}: recall@20, mrr@20", justify="right")
+    for by, parts in next(iter(slices.values())).items():
+        for part, figures in parts.items():
+            of_each = [of_ranker[by][part] for of_ranker in slices.values()]
+            cells = (f"{of['recall@20']:.4f}, {of['mrr@20']:.4f}" for of in of_each)
+            table.add_row(by, part, f"{figures['examples']:,}", *cells)
+    return table
 
 
 def _text(value: float) -> str:

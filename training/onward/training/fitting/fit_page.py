@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from onward.bundle import GateReport
 from onward.training.atomic_file import write_text
 from onward.training.fitting.plan_text import choice_lines, plan_lines
 from onward.training.fitting.records import METRIC, FitRecord, Trial
@@ -27,6 +28,8 @@ def _sections(record: FitRecord) -> Iterator[str]:
             paragraph(f"{record.gate.examples:,} examples of {record.gate.sessions:,} sessions, asked once."),
             table(("", *metrics), rows, marked=frozenset({0})),
         )
+        yield section("By kinds of targets: recall@20, MRR@20", _slices(record.gate))
+        yield section("What is shown", *_concentration(record.gate))
     yield section("Compared on validation", *_compared(record))
     yield section("Trainings", *_trainings(record))
     if record.plan is not None:
@@ -64,6 +67,29 @@ def _compared(record: FitRecord) -> Iterator[str]:
             distance = "" if place == record.choice.best else f"{-of.difference:+.4f} ± {of.error:.4f}"
             rows.append((of.name, role, *_cells(of.metrics, metrics), distance))
     yield table(("", "", *metrics, f"{METRIC}, from the best"), rows, texts=2, marked=frozenset(marked))
+
+
+def _slices(gate: GateReport) -> str:
+    rows = []
+    for by, parts in gate.slices.get("bundle", {}).items():
+        for part, figures in parts.items():
+            of_each = (slices[by][part] for slices in gate.slices.values())
+            cells = (f"{of['recall@20']:.4f}, {of['mrr@20']:.4f}" for of in of_each)
+            rows.append((by, part, f"{figures['examples']:,.0f}", *cells))
+    return table(("", "", "targets", *gate.slices), rows, texts=2)
+
+
+def _concentration(gate: GateReport) -> Iterator[str]:
+    yield paragraph(
+        "The Gini coefficient is 0 if all products are shown alike, near 1 if few take all places. Popularity is the "
+        "mean number of events of what is shown, beside that of what came next."
+    )
+    header = ("", "Gini", "popularity of what is shown", "of what came next")
+    rows = [
+        (name, f"{of['gini@20']:.3f}", f"{of['popularity_shown@20']:,.1f}", f"{of['popularity_next']:,.1f}")
+        for name, of in gate.concentration.items()
+    ]
+    yield table(header, rows)
 
 
 def _trainings(record: FitRecord) -> Iterator[str]:
