@@ -14,6 +14,7 @@ from onward.bundle.bundle import Bundle, ItemRank, UnknownItemError
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter, FilterFault
+from onward.bundle.content.tower import ContentTower
 from onward.bundle.encoder.encoder import Encoder
 from onward.bundle.encoder.kernel import KernelUnavailable
 from onward.bundle.files.attributes import Kind, Schema, fits, infer_schema
@@ -31,6 +32,7 @@ from onward.bundle.files.manifest import (
     VECTORS,
     WEIGHTS,
     BundleError,
+    ContentInfo,
     Defaults,
     IndexInfo,
     InputLength,
@@ -82,6 +84,8 @@ __all__ = [
     "Candidates",
     "Catalog",
     "Comparison",
+    "ContentInfo",
+    "ContentTower",
     "Defaults",
     "Eligible",
     "Encoder",

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.bundle.catalog.catalog import Catalog
+from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.eligible import Eligible
+from onward.bundle.content.tower import ContentTower
 from onward.bundle.encoder.encoder import Encoder
 from onward.bundle.encoder.kernel import KernelUnavailable, check_kernel_files
 from onward.bundle.files.arrays import check_finite, check_vectors, open_array
@@ -59,6 +61,8 @@ FALLBACK_ROWS = 256
 """Popular items whose attributes a fallback reads if it needs a filter that is not cached."""
 MAX_LIKENED = 20
 """Number of items with the most votes that a new item is compared with."""
+SAME_DIRECTION = 1 - 1e-5
+"""Smallest cosine of two vectors that were computed from the same attributes."""
 PRODUCTS_PER_SCANNED_ITEM = 40
 """Multiplications that take as long as reading one item's attributes."""
 
@@ -111,6 +115,8 @@ class Bundle:
     popularity: PopularityCache
     nearest_sessions: NearestSessions | None = None
     """Past sessions that vote for items, if the bundle has any."""
+    content: ContentTower | None = None
+    """Gives items without history their vectors, if the bundle has a content program."""
     exported: "Bundle | None" = None
     """The bundle as exported, if this one has live changes."""
     changes_version: int = 0
@@ -162,6 +168,9 @@ class Bundle:
             nearest_sessions=None
             if manifest.nearest_sessions is None
             else NearestSessions.load(folder, manifest.nearest_sessions),
+            content=None
+            if manifest.content is None
+            else ContentTower.load(folder, manifest.content, dimension=manifest.dimension, verify=verify),
         )
         if verify:
             bundle.check_probes()
@@ -301,6 +310,52 @@ class Bundle:
             scores_BI[0][:, np.newaxis] - scores_without_IL
         )
         return dict(zip(item_ids, contributions.tolist(), strict=True))
+
+    def attribute_contributions(self, query: RetrievalQuery, item_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Return how much each attribute contributes to the inner product of items whose vectors come from content.
+
+        It is the highest inner product with an interest of the session minus that of the vector without the attribute.
+        Items with other vectors are left out.
+        """
+        session = self._resolve(query.session, query.user_id)
+        if self.content is None or not session.is_encodable:
+            return {}
+        rows = {item_id: self._row(item_id) for item_id in item_ids}
+        contents = {item_id: self._content_of(row) for item_id, row in rows.items()}
+        if not any(contents.values()):
+            return {}
+        interests_KD = self.encoder.encode(session.rows, session.user_row)
+        contributions = {}
+        for item_id, attributes in contents.items():
+            if attributes is not None:
+                vector_D = self.index.vectors(np.array([rows[item_id]]))[0]
+                score = float((interests_KD @ vector_D).max())
+                contributions[item_id] = {
+                    name: score - float((interests_KD @ without_D).max())
+                    for name, without_D in self.content.without_each(attributes, like_D=vector_D).items()
+                }
+        return contributions
+
+    def cold_start(self) -> ColdStart:
+        """Return what computes vectors of items that this bundle lacks."""
+        trained = self.manifest.encodable_items
+        return ColdStart(self.catalog, self.vectors_N1D, trained_items=trained, content=self.content)
+
+    def _content_of(self, row: int) -> Mapping[str, Any] | None:
+        """Return the attributes that a row's vector was computed from by the content program, None for another vector.
+
+        A rebuild may have shortened it since.
+        """
+        if self.content is None or row <= self.encoder.items:
+            return None
+        stored = self.exported or self
+        is_stored = row <= stored.catalog.items
+        attributes = (stored if is_stored else self).catalog.attributes(row)
+        expected_D, actual_D = self.content.vector(attributes), self.index.vectors(np.array([row]))[0]
+        if expected_D is None or not actual_D.any():
+            return None
+        cosine = expected_D @ actual_D / (np.linalg.norm(expected_D) * np.linalg.norm(actual_D))
+        return attributes if cosine > SAME_DIRECTION else None
 
     def item_rank(
         self, item_id: str, query: RetrievalQuery, *, popular_now: Mapping[str, float] | None = None

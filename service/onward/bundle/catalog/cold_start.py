@@ -3,10 +3,11 @@
 The first of these kinds of evidence that exists is used:
 1. items that the caller names as similar;
 2. co-occurrence: items of the same live sessions, once their weights sum to `MIN_CO_OCCURRENCE`;
-3. items that share its attributes.
+3. its attributes, by the bundle's content program if it has one;
+4. items that share its attributes.
 
-The vector is the weighted mean of the neighbours' vectors, scaled to the weighted mean of their lengths: the mean of
-different vectors is shorter than each of them, and inner products would rank the new item too low.
+The vector of neighbours is the weighted mean of their vectors, scaled to the weighted mean of their lengths: the mean
+of different vectors is shorter than each of them, and inner products would rank the new item too low.
 
 The weight of a neighbour:
 - named as similar: 1;
@@ -27,12 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.bundle.catalog.catalog import Catalog
+from onward.bundle.content.tower import ContentTower
 from onward.bundle.files.attributes import Column, comparable
 
 MIN_CO_OCCURRENCE = 5.0
 MAX_NEIGHBOURS = 20
 
-VectorSource = Literal["similar_to", "seen_with", "attributes"]
+VectorSource = Literal["similar_to", "seen_with", "content", "attributes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,10 @@ class ColdItem:
 
 
 class ColdVector(NamedTuple):
-    """A vector, the kind of evidence it was computed from, and the ids of its neighbours, largest weight first."""
+    """A vector, the kind of evidence it was computed from, and the ids of its neighbours, largest weight first.
+
+    A vector of the content program has none.
+    """
 
     vector_D: NDArray[np.float32]
     source: VectorSource
@@ -56,17 +61,26 @@ class ColdVector(NamedTuple):
 class ColdStart:
     """Computes vectors of new items for one bundle; indexes the attributes it needs on first use. Not thread-safe."""
 
-    def __init__(self, catalog: Catalog, vectors_N1D: NDArray[np.float32], *, trained_items: int | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        vectors_N1D: NDArray[np.float32],
+        *,
+        trained_items: int | None = None,
+        content: ContentTower | None = None,
+    ) -> None:
         """Take the vectors of a catalog.
 
         Args:
             catalog: the catalog.
             vectors_N1D: the vectors of its rows.
             trained_items: number of first rows whose vectors were trained, None for all; the others were computed here.
+            content: the bundle's content program, None if it has none.
         """
         self._catalog = catalog
         self._vectors_N1D = vectors_N1D
         self._trained = len(vectors_N1D) - 1 if trained_items is None else trained_items
+        self._content = content
         self._sorted_values: dict[str, _SortedValues] = {}
         self._scaled_numbers: dict[str, _ScaledNumbers] = {}
 
@@ -75,8 +89,13 @@ class ColdStart:
         return (
             self._mean("similar_to", dict.fromkeys(self._rows(item.similar_to), 1.0))
             or self._mean("seen_with", self._co_occurrence(item.seen_with))
+            or self._by_content(item.attributes)
             or self._mean("attributes", self._sharing_attributes(item.attributes))
         )
+
+    def _by_content(self, attributes: Mapping[str, Any]) -> ColdVector | None:
+        vector_D = None if self._content is None else self._content.vector(attributes)
+        return None if vector_D is None else ColdVector(vector_D, "content", ())
 
     def _mean(self, source: VectorSource, weights: Mapping[int, float]) -> ColdVector | None:
         rows = sorted(weights, key=lambda row: -weights[row])[:MAX_NEIGHBOURS]

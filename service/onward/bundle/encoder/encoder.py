@@ -1,19 +1,15 @@
 """Encode item rows as interests, by the exported ONNX program or by a compiled kernel that computes the same."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onward.bundle.encoder.kernel import EMPTY_SESSION, Kernel, KernelUnavailable
 from onward.bundle.files.manifest import BundleError, KernelInfo
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels send usage data unless this is set before the import
-
-import onnxruntime  # reads the variable on import
+from onward.bundle.files.program import Session, first_line, open_program, signature
 
 ITEMS, USERS, INTERESTS = "items_BL", "users_B", "interests_BKD"
 MIN_LENGTH = 2
@@ -33,7 +29,7 @@ class Program:
     A program that knows users also takes users_B: int64 rows, 0 for an unknown user. Thread-safe.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, *, max_length: int) -> None:
+    def __init__(self, session: Session, *, max_length: int) -> None:
         self._session = session
         self._takes_users = len(session.get_inputs()) > 1
         self._max_length = max_length
@@ -41,7 +37,7 @@ class Program:
     @classmethod
     def load(cls, path: Path, *, max_length: int, takes_users: bool) -> "Program":
         """Load a program. Raises BundleError if its inputs or outputs differ, and any exception of onnxruntime."""
-        program = cls(onnxruntime.InferenceSession(path, _options(), ["CPUExecutionProvider"]), max_length=max_length)
+        program = cls(open_program(path), max_length=max_length)
         program._check_signature(path.name, takes_users=takes_users)
         return program
 
@@ -70,10 +66,8 @@ class Program:
         return interests_BKD
 
     def _check_signature(self, name: str, *, takes_users: bool) -> None:
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        signature = [(value.name, value.type, len(value.shape)) for value in (*inputs, *outputs)]
         users = [(USERS, "tensor(int64)", 1)] if takes_users else []
-        if signature != [(ITEMS, "tensor(int64)", 2), *users, (INTERESTS, "tensor(float)", 3)]:
+        if signature(self._session) != [(ITEMS, "tensor(int64)", 2), *users, (INTERESTS, "tensor(float)", 3)]:
             taken = f"{ITEMS} and {USERS}" if takes_users else ITEMS
             raise BundleError(f"{name}: not a program from int64 {taken} to float32 {INTERESTS}")
 
@@ -115,7 +109,7 @@ class Encoder:
         except BundleError:
             raise
         except Exception as error:  # the classes that onnxruntime raises have no common base
-            raise BundleError(f"{path.name}: {_first_line(error)}") from error
+            raise BundleError(f"{path.name}: {first_line(error)}") from error
         for trial_KD in trials:
             if trial_KD.shape != (interests, dimension) or not np.isfinite(trial_KD).all():
                 raise BundleError(f"{path.name}: gives no finite interests of shape {(interests, dimension)}")
@@ -143,24 +137,10 @@ class Encoder:
         except BundleError as error:
             raise KernelUnavailable(str(error)) from error
         except Exception as error:  # the classes that numba and LLVM raise have no common base
-            raise KernelUnavailable(f"it does not compile: {_first_line(error)}") from error
+            raise KernelUnavailable(f"it does not compile: {first_line(error)}") from error
         for rows in sessions:
             expected_KD = self.encode(rows)
             difference = np.abs(kernel.encode_all([rows], [0])[0] - expected_KD).max()
             if not difference <= KERNEL_TOLERANCE * max(1.0, np.abs(expected_KD).max()):
                 raise KernelUnavailable(f"it differs from the program by {difference:.1e} on a probe")
         self.encode_all, self.engine = kernel.encode_all, "kernel"
-
-
-def _options() -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_mem_reuse = False  # reusing buffers between operations saves a few kilobytes for 2 to 4 % of a run
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 4  # fatal only: errors are raised as exceptions, and its log lines are not ours
-    return options
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -42,6 +42,10 @@ NEAREST_SESSIONS, NEAREST_SESSIONS_OFFSETS = "nearest_sessions.npy", "nearest_se
 """int32 numbers of past sessions, row after row, and int64 offsets of the rows."""
 NEAREST_COUNTS = "nearest_counts.npy"
 """int32 number of past sessions of each row."""
+CONTENT = "content.onnx"
+"""The program from the features of attributes to an item vector."""
+CONTENT_FEATURES, CONTENT_RARITY = "content_features.npy", "content_rarity.npy"
+"""int64 digests of the features that the content program knows, and their float32 rarity."""
 QUERIES = "queries.npy"
 """float32 (Q, K, D): interests of real sessions, to tune another index on."""
 
@@ -55,6 +59,8 @@ NEAREST_FILES = frozenset(
     {NEAREST_ITEMS, NEAREST_ITEMS_OFFSETS, NEAREST_SESSIONS, NEAREST_SESSIONS_OFFSETS, NEAREST_COUNTS}
 )
 """Required if the manifest names nearest sessions, else not allowed."""
+CONTENT_FILES = frozenset({CONTENT, CONTENT_FEATURES, CONTENT_RARITY})
+"""Required if the manifest names content, else not allowed."""
 USER_FILES = frozenset({USERS})
 """Required if the encoder knows users, else not allowed."""
 
@@ -70,6 +76,7 @@ MAX_CANDIDATES_PER_K = 1_000
 MAX_PARTS = 64
 MAX_RANKED = 1_000
 MAX_SEQUENCE = 2**53
+MAX_CONTENT_FEATURES = 2**20
 MAX_CANDIDATES = 100_000
 """Largest number of past sessions that one search may compare with."""
 
@@ -177,6 +184,27 @@ class NearestSessionsInfo(_ManifestPart):
     )
 
 
+class ContentProbe(_ManifestPart):
+    """Attributes of an item and the vector that they gave at export, before `ContentInfo.factor`."""
+
+    attributes: dict[str, Any]
+    vector: tuple[float, ...] = Field(min_length=1)
+
+
+class ContentInfo(_ManifestPart):
+    """How the content program reads attributes; see `onward.bundle.content.features`."""
+
+    features: PositiveInt = Field(le=MAX_CONTENT_FEATURES, description="F: features that the program knows.")
+    edges: dict[str, tuple[float, ...]] = Field(
+        description="For each attribute that counts, by its path, the numbers that divide its bins, in ascending order."
+    )
+    dates: tuple[str, ...] = Field(default=(), description="Attributes whose texts are dates.")
+    factor: PositiveFloat = Field(
+        le=1, description="What vectors are multiplied by, so that new items do not crowd out trained ones."
+    )
+    probes: tuple[ContentProbe, ...] = Field(min_length=1)
+
+
 class Defaults(_ManifestPart):
     """Defaults of request options."""
 
@@ -238,6 +266,11 @@ class Manifest(_ManifestPart):
         exclude_if=lambda info: info is None,  # earlier revisions refuse a field that they do not know
         description="Present if past sessions vote for items, besides the inner products.",
     )
+    content: ContentInfo | None = Field(
+        default=None,
+        exclude_if=lambda info: info is None,  # earlier revisions refuse a field that they do not know
+        description="Present if a content program gives items without history their vectors.",
+    )
     index: IndexInfo
     files: dict[str, FileEntry] = Field(default_factory=dict, description="Every other file of the bundle.")
     probes: tuple[Probe, ...] = ()
@@ -259,6 +292,8 @@ class Manifest(_ManifestPart):
             raise ValueError("nearest_sessions.items is larger than items")
         if self.kernel and self.users:
             raise ValueError(f"users is {self.users}, but a kernel encodes sessions alone")
+        if self.content and any(len(probe.vector) != self.dimension for probe in self.content.probes):
+            raise ValueError("a probe of content does not hold a vector of dimension")
         shape = (self.interests, self.dimension)
         for number, probe in enumerate(self.probes):
             if len(probe.interests) != shape[0] or any(len(interest) != shape[1] for interest in probe.interests):
@@ -349,6 +384,8 @@ def _check_names(names: set[str], manifest: Manifest) -> None:
         required |= KERNEL_FILES
     if manifest.nearest_sessions:
         required |= NEAREST_FILES
+    if manifest.content:
+        required |= CONTENT_FILES
     if COLUMNS in names:
         required |= {name for files in column_files(len(manifest.attributes)) for name in files}
     for name in sorted(required - names):

@@ -140,9 +140,7 @@ class LiveCatalog:
         entries = self.entries
         if self._cold_start is None or self._exported is None or bundle.digest != self._exported.digest:
             self._exported, self._states = bundle, {}
-            self._cold_start = ColdStart(
-                bundle.catalog, bundle.vectors_N1D, trained_items=bundle.manifest.encodable_items
-            )
+            self._cold_start = bundle.cold_start()
         self._states = {
             item_id: self._state(bundle, self._cold_start, item_id, entry)
             for item_id, entry in entries.items()

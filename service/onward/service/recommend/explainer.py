@@ -8,7 +8,14 @@ from onward.bundle import Bundle, RetrievalQuery, RetrievedItems, SessionView
 from onward.bundle.catalog.filters import And, Filter
 from onward.service.errors import RecommendationGone, RecommendationNotFound
 from onward.service.live.bundle import LiveBundle
-from onward.service.recommend.explanation import Contribution, ExplainedItem, Explanation, Reason, WhyNot
+from onward.service.recommend.explanation import (
+    AttributeContribution,
+    Contribution,
+    ExplainedItem,
+    Explanation,
+    Reason,
+    WhyNot,
+)
 from onward.service.recommend.replay import retrieval_query_of
 from onward.service.records.answers import Answer
 from onward.service.records.recorder import Recorder
@@ -73,6 +80,7 @@ def explain(bundle: Bundle, answer: Answer) -> Explanation:
     query = _repeated_query(answer)
     encoded_ids = [item.item_id for item in answer.items if item.source == "encoder"]
     contributions = bundle.contributions(query, encoded_ids)
+    by_attribute = bundle.attribute_contributions(query, encoded_ids)
     items = []
     for rank, item in enumerate(answer.items, start=1):
         explained = ExplainedItem(
@@ -86,6 +94,8 @@ def explain(bundle: Bundle, answer: Answer) -> Explanation:
         )
         if item.item_id in contributions:
             explained.contributions = _largest_first(query.session, contributions[item.item_id])
+        if item.item_id in by_attribute:
+            explained.content = _largest_attributes_first(by_attribute[item.item_id])
         items.append(explained)
     return Explanation(
         recommendation_id=answer.id,
@@ -108,6 +118,11 @@ def _largest_first(session: SessionView, contributions: list[float]) -> list[Con
         for place, (item_id, contribution) in enumerate(zip(session.item_ids, contributions, strict=True))
     ]
     return sorted(by_event, key=lambda event: -event.contribution)
+
+
+def _largest_attributes_first(contributions: Mapping[str, float]) -> list[AttributeContribution]:
+    by_size = sorted(contributions.items(), key=lambda named: -named[1])
+    return [AttributeContribution(attribute=name, contribution=contribution) for name, contribution in by_size]
 
 
 def _why_not(

@@ -34,6 +34,15 @@ class Contribution(BaseModel):
     )
 
 
+class AttributeContribution(BaseModel):
+    """How much an attribute adds to the score of an item whose vector was computed from its attributes."""
+
+    attribute: str = Field(examples=["category"])
+    contribution: float = Field(
+        description="The item's inner product with the session minus that without this attribute.", examples=[0.42]
+    )
+
+
 class ExplainedItem(BaseModel):
     """Why an item has its rank."""
 
@@ -54,6 +63,12 @@ class ExplainedItem(BaseModel):
         default=None,
         description="For an item that the encoder retrieved: one per event, the largest first.",
         examples=[[{"item_id": "item-17", "place": 0, "contribution": 1.73}]],
+    )
+    content: list[AttributeContribution] | None = Field(
+        default=None,
+        description="For an item that the encoder retrieved by a vector computed from its attributes: one per "
+        "attribute, the largest first.",
+        examples=[[{"attribute": "category", "contribution": 0.42}]],
     )
 
 

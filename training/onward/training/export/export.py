@@ -19,6 +19,7 @@ from onward.bundle import (
     QUERIES,
     VECTORS,
     BundleError,
+    ContentTower,
     Defaults,
     Encoder,
     Manifest,
@@ -33,6 +34,7 @@ from onward.training.data.examples import Examples
 from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
+from onward.training.export.content import write_content
 from onward.training.export.new_items import CatalogItems, none_beside_votes, with_new_items
 from onward.training.export.onnx_program import write_program
 from onward.training.export.session_weight import choose_session_weight
@@ -84,7 +86,7 @@ def export(
         staged: publish without making the bundle live.
         unfinished: export the best weights so far of runs that were interrupted.
         new_items: include products of the dataset's catalog that training does not know, with vectors from their
-            attributes.
+            attributes, by a content tower that is fitted to the trained items, or as means of items that share them.
         session_weight: the weight with which nearest sessions join networks.
         on_step: called with a description of each step, for a progress display.
         on_note: called with each line that says what was decided.
@@ -116,12 +118,31 @@ def export(
         trained_items = len(trained.vectors_N1D) - 1
         queries_QKD = encode(encoder, examples)
         check_parity(program, encoder, examples, trained.vectors_N1D.shape, queries_QKD)
+        content = None
+        if networks or nearest is None:
+            on_step("learning what attributes say about items")
+            with stage(bundles) as scratch:
+                content = write_content(
+                    staging,
+                    scratch,
+                    trained,
+                    _all_examples(dataset, encoder.max_length),
+                    lambda chosen: encode(encoder, chosen),
+                    on_note,
+                )
+        tower = None if content is None else ContentTower.load(staging, content, dimension=trained.vectors_N1D.shape[1])
         with stage(bundles) as scratch:
             new = dataset.new_items() if new_items else dataset.new_items().clear()
             if nearest is not None:
                 new = none_beside_votes(new, on_note)
             items = with_new_items(
-                trained, new, scratch, trained_items=trained_items, queries_QKD=queries_QKD, on_note=on_note
+                trained,
+                new,
+                scratch,
+                trained_items=trained_items,
+                queries_QKD=queries_QKD,
+                content=tower,
+                on_note=on_note,
             )
         vectors_N1D = items.vectors_N1D
         np.save(staging / VECTORS, vectors_N1D)
@@ -151,6 +172,7 @@ def export(
             defaults=_defaults(_serving(members), dataset, on_note),
             kernel=kernel,
             nearest_sessions=nearest and nearest.encoder.info.model_copy(update={"weight": weight}),
+            content=content and content.model_copy(update={"factor": items.factor}),
             index=index_info,
         )
         on_step("checking and publishing the bundle")
@@ -286,6 +308,10 @@ def _tuning_examples(dataset: Dataset, max_length: int) -> Examples:
     if not len(examples):
         examples = Examples.of([dataset.sessions("train")], max_length, cpu)
     return examples.subset(torch.linspace(0, len(examples) - 1, min(MAX_QUERIES, len(examples))).long())
+
+
+def _all_examples(dataset: Dataset, max_length: int) -> Examples:
+    return Examples.of(dataset.training_and_validation(), max_length, torch.device("cpu"))
 
 
 def _item_vectors(encoder: SessionEncoder) -> NDArray[np.float32]:

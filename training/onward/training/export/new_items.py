@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from onward.bundle import Catalog
+from onward.bundle import Catalog, ContentTower
 from onward.bundle.catalog.cold_start import ColdItem, ColdStart
 from onward.training.export.bundling import json_attributes, write_catalog
 
@@ -35,6 +35,8 @@ class CatalogItems(NamedTuple):
     """item_id and a column for each attribute, in order of rows."""
     popularity_N1: NDArray[Any]
     vectors_N1D: NDArray[np.float32]
+    factor: float = 1.0
+    """By what the vectors of the items that were added last were shortened."""
 
     @property
     def ids(self) -> list[str]:
@@ -49,9 +51,10 @@ def with_new_items(
     *,
     trained_items: int,
     queries_QKD: NDArray[np.float32],
+    content: ContentTower | None = None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> CatalogItems:
-    """Append the new items that get a vector from trained items that share attributes with them; report the others.
+    """Append the new items that get a vector from their attributes; report the others.
 
     Args:
         known: items that have vectors; the first ones are trained.
@@ -59,17 +62,19 @@ def with_new_items(
         scratch: an empty folder for files.
         trained_items: number of trained items.
         queries_QKD: interests of real sessions.
+        content: the bundle's content tower; without it, vectors are means of trained items that share attributes.
         on_note: called with a line that says how many items got a vector from what, and how many not and why.
     """
     if new.is_empty():
         return known
     kinds = write_catalog(scratch, known.ids, known.popularity_N1, known.attributes)
     catalog = Catalog.load(scratch, len(known.ids), kinds)
-    cold_start = ColdStart(catalog, known.vectors_N1D, trained_items=trained_items)
+    cold_start = ColdStart(catalog, known.vectors_N1D, trained_items=trained_items, content=content)
     evidence = list(json_attributes(new.drop("item_id", "available", strict=False)))
     cold = [cold_start.vector(ColdItem(attributes)) for attributes in evidence]
     vectors = [of_item.vector_D for of_item in cold if of_item is not None]
-    on_note(_described(len(vectors), evidence, len(new)))
+    by_content = sum(of_item is not None and of_item.source == "content" for of_item in cold)
+    on_note(_described(len(vectors), evidence, len(new), by_content))
     if not vectors:
         return known
     new_vectors_MD = np.vstack(vectors)
@@ -83,7 +88,8 @@ def with_new_items(
     return CatalogItems(
         pl.concat([known.attributes, added], how="diagonal_relaxed"),
         np.concatenate([known.popularity_N1, np.zeros(len(added), known.popularity_N1.dtype)]),
-        np.vstack([known.vectors_N1D, factor * new_vectors_MD]).astype(np.float32),
+        np.vstack([known.vectors_N1D, np.float32(factor) * new_vectors_MD]).astype(np.float32),
+        factor,
     )
 
 
@@ -119,7 +125,7 @@ def _parts(queries_QKD: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return [queries_QKD[start : start + QUERIES_AT_ONCE] for start in range(0, len(queries_QKD), QUERIES_AT_ONCE)]
 
 
-def _described(with_vector: int, evidence: Sequence[dict[str, Any]], new: int) -> str:
+def _described(with_vector: int, evidence: Sequence[dict[str, Any]], new: int, by_content: int) -> str:
     without_attributes = sum(not attributes for attributes in evidence)
     alone = new - with_vector - without_attributes
     left_out = [
@@ -130,5 +136,13 @@ def _described(with_vector: int, evidence: Sequence[dict[str, Any]], new: int) -
         )
         if count
     ]
-    got = f"{with_vector:,} products that training does not know got a vector from items that share their attributes"
-    return "; ".join([got, *left_out])
+    by_neighbours = with_vector - by_content
+    got = [
+        f"{count:,} products that training does not know got a vector from {source}"
+        for count, source in (
+            (by_content, "their content"),
+            (by_neighbours, "items that share their attributes"),
+        )
+        if count or (count is by_neighbours and not by_content)
+    ]
+    return "; ".join([*got, *left_out])

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,15 +49,22 @@ def _exported(form: nn.Module, *, takes_users: bool) -> onnx_ir.Model:
         "users_B": (torch.tensor([0, 1]), {0: batch}),
     }
     used_inputs = dict(list(inputs.items())[: 2 if takes_users else 1])
+    return exported_program(form, used_inputs, "interests_BKD")
+
+
+def exported_program(
+    form: nn.Module, inputs: Mapping[str, tuple[torch.Tensor, dict[int, torch.export.Dim]]], output: str
+) -> onnx_ir.Model:
+    """Export a module as a program, given an example and the dynamic dimensions of each input."""
     with warnings.catch_warnings(), _errors_only("torch.onnx"):
         warnings.simplefilter("ignore")  # torch's exporter warns about itself
         program = torch.onnx.export(
             form,
-            tuple(example for example, _ in used_inputs.values()),
+            tuple(example for example, _ in inputs.values()),
             dynamo=True,
-            input_names=list(used_inputs),
-            output_names=["interests_BKD"],
-            dynamic_shapes=tuple(free for _, free in used_inputs.values()),
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_shapes=tuple(free for _, free in inputs.values()),
             verbose=False,
         )
     assert program is not None  # noqa: S101  # torch's stub allows None for the exporter that is not used here

@@ -23,12 +23,13 @@ from onward.bundle import (
     WEIGHTS,
     Bundle,
     Catalog,
+    ContentInfo,
     stage,
 )
 from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.live_item import StoredChange, read_changes
 from onward.bundle.files.changes import ItemChange
-from onward.bundle.files.manifest import NEAREST_FILES
+from onward.bundle.files.manifest import CONTENT_FILES, NEAREST_FILES
 from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, disk_faults
@@ -55,6 +56,8 @@ class RebuiltCatalog:
     vectors_R1D: NDArray[np.float32]
     folded_changes: int
     """The sequence number up to which changes of the live catalog are included."""
+    factor: float = 1.0
+    """By what the vectors of the new items were shortened."""
 
 
 def rebuild(
@@ -76,8 +79,9 @@ def rebuild(
     Args:
         bundles: the folder of bundles.
         items: the new catalog, a file of item attributes. An item that it lacks still counts in sessions, but is no
-            longer recommended. A new item gets its vector from trained items that share its attributes, and a row after
-            those the encoder knows; if none does, it is left out. How many is reported.
+            longer recommended. A new item gets its vector from its attributes, by the bundle's content tower or else
+            from trained items that share them, and a row after those the encoder knows; if neither gives one, it is
+            left out. How many is reported.
         items_format: format of that file; by its extension if None.
         items_column: item id column of that file; guessed if None.
         changes: a file of live catalog changes, written by `onward-service changes`, to make part of the bundle. A new
@@ -117,7 +121,7 @@ def rebuild(
     with stage(bundles) as staging, disk_faults(bundles):
         if sessions and nearest is not None:
             nearest = write_with_new_sessions(source, staging, nearest, new.ids, sessions, on_step)
-        for name in (*LINKED_FILES, *(() if sessions else NEAREST_FILES)):
+        for name in (*LINKED_FILES, *CONTENT_FILES, *(() if sessions else NEAREST_FILES)):
             if (source / name).exists():
                 os.link(source / name, staging / name)
         if len(new.ids) == current.manifest.items:
@@ -139,6 +143,7 @@ def rebuild(
                 "attributes": kinds,
                 "folded_changes": new.folded_changes,
                 "nearest_sessions": nearest,
+                "content": current.manifest.content and _shortened(current.manifest.content, new.factor),
                 "index": index_info,
                 "files": {},
                 "probes": (),
@@ -147,6 +152,11 @@ def rebuild(
         on_step("checking and publishing the bundle")
         queries = [ProbeQuery(probe.items, probe.user_id) for probe in current.manifest.probes]
         return publish_with_probes(staging, manifest, bundles, queries, make_live=not staged)
+
+
+def _shortened(content: ContentInfo, factor: float) -> ContentInfo:
+    """Return the entry of a content tower whose vectors are shortened by one more factor, for all items to come."""
+    return content.model_copy(update={"factor": content.factor * factor})
 
 
 def _read_changes(changes: Path) -> list[StoredChange]:
@@ -158,7 +168,7 @@ def _read_changes(changes: Path) -> list[StoredChange]:
 
 def _with_changes(bundle: Bundle, changes: Sequence[StoredChange], on_note: Callable[[str], object]) -> RebuiltCatalog:
     """Return the items as the service shows them with these changes applied; new items come last."""
-    cold_start = ColdStart(bundle.catalog, bundle.vectors_N1D, trained_items=bundle.manifest.encodable_items)
+    cold_start = bundle.cold_start()
     catalog = bundle.with_changes([_with_vector(bundle, cold_start, change) for change in changes]).catalog
     new = [change for change in catalog.new_items if change.vector_D is not None]
     left_out = [change for change in catalog.new_items if change.vector_D is None]
@@ -215,6 +225,7 @@ def _with_attributes(
         scratch,
         trained_items=bundle.manifest.encodable_items,
         queries_QKD=queries_QKD,
+        content=bundle.content,
         on_note=on_note,
     )
     return RebuiltCatalog(
@@ -224,4 +235,5 @@ def _with_attributes(
         attributes=json_attributes(items.attributes.drop("item_id")),
         vectors_R1D=items.vectors_N1D,
         folded_changes=0,
+        factor=items.factor,
     )

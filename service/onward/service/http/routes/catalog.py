@@ -139,7 +139,7 @@ def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
 
 def _origin(item_id: str, live_catalog: LiveCatalog) -> VectorOrigin | None:
     vector = live_catalog.cold_vector(item_id)
-    return None if vector is None else VectorOrigin(source=vector.source, neighbours=list(vector.neighbours))
+    return None if vector is None else VectorOrigin(source=vector.source, neighbours=list(vector.neighbours) or None)
 
 
 def _entry_problem(entry: ItemEntry | InvalidEntry, number: int, schema: Mapping[str, Kind]) -> EntryProblem | None:

@@ -183,11 +183,12 @@ class VectorOrigin(BaseModel):
     """Where an item's vector comes from."""
 
     source: Literal["training", VectorSource] = Field(
-        description="`training`, or for a new item what its vector was made from."
+        description="`training`, or for a new item what its vector was made from: items that it is said to be "
+        "similar to or was seen with, its attributes by the content program, or items that share its attributes."
     )
     neighbours: list[str] | None = Field(
         default=None,
-        description="For a new item: the items whose vectors were averaged, largest weight first.",
+        description="For a new item: the items whose vectors were averaged, largest weight first; null for `content`.",
         examples=[["item-17"]],
     )
 

@@ -1,0 +1,1 @@
+"""Content towers: networks from the attributes of an item to its vector."""
