@@ -17,7 +17,9 @@ def planned(seconds: float, *, examples: int = MANY) -> Plan:
 
 def test_an_ample_budget_trains_all_in_full() -> None:
     plan = planned(2_000)
-    assert [(rung.share, rung.epochs, rung.candidates) for rung in plan.rungs] == [(1, 1, ("knn", *NETWORKS))]
+    assert [(rung.share, rung.epochs) for rung in plan.rungs] == [(1, 0.25), (1, 1)]
+    assert plan.rungs[0].candidates == ("knn", *NETWORKS)
+    assert plan.rungs[0].keep == len(NETWORKS)
     assert (plan.skipped, plan.final_epochs) == ((), 1)
 
 
@@ -25,7 +27,7 @@ def test_a_smaller_budget_trains_the_best_in_full() -> None:
     plan = planned(800)
     assert [(rung.share, rung.epochs, rung.keep) for rung in plan.rungs] == [(1, 0.25, FINALISTS), (1, 1, 0)]
     assert len(plan.rungs[0].candidates) >= 7
-    assert "rung 2: the best 3 networks, in full" in list(plan_lines(plan))
+    assert "rung 2: the best 3 networks, at most two of a model, in full" in list(plan_lines(plan))
 
 
 def test_a_small_budget_for_much_data_compares_on_the_newest_sessions() -> None:
@@ -54,7 +56,7 @@ def test_without_time_for_a_network_the_others_are_tried_and_the_reason_is_said(
 @pytest.mark.parametrize("seconds", [150, 300, 450, 600, 800, 1_100, 5_000])
 def test_what_is_planned_fits_the_budget(seconds: float) -> None:
     plan = planned(seconds)
-    entered = [[name for name in plan.rungs[0].candidates if name in NETWORKS], NETWORKS[:FINALISTS]]
+    entered = [[name for name in plan.rungs[0].candidates if name in NETWORKS], NETWORKS[: plan.rungs[0].keep]]
     search = sum(
         rung.share * rung.epochs * sum(COSTS[name] for name in names)
         for rung, names in zip(plan.rungs, entered, strict=False)

@@ -9,7 +9,7 @@ from onward.training.data.repeats import Repeats
 from onward.training.recipe import Recipe
 from onward.training.tuning.search_space import with_values
 
-FEW_EXAMPLES, MANY_EXAMPLES = 50_000, 200_000
+MANY_EXAMPLES = 200_000
 SIMPLEST_FIRST = ("knn", "srgnn", "attrec", "sasrec", "comirec_sa", "mvcrec")
 """Models from the simplest to the most complex: by the cost of training and serving, and the number of parts."""
 
@@ -121,9 +121,7 @@ def _sized(recipe: Recipe, examples: int) -> dict[str, Any]:
     if not recipe.has_steps:
         return {}
     epochs, values = recipe.training.epochs, dict[str, Any]()
-    if examples < FEW_EXAMPLES:
-        epochs *= 2
-    elif examples >= MANY_EXAMPLES:
+    if examples >= MANY_EXAMPLES:
         epochs = 5
         if recipe.model != "sasrec":  # its batch is of sessions
             values["training.batch_size"] = 512

@@ -16,8 +16,8 @@ JOINED_NETWORKS = 2
 
 
 def contenders(trials: Trials) -> Iterator[Contender]:
-    """Yield every candidate of the last rung alone, then the best ones joined."""
-    singles = [_contender(trials, (trial.candidate,), None, trials.values(trial.candidate)) for trial in trials.last()]
+    """Yield every candidate alone, then the best ones joined."""
+    singles = [_contender(trials, (trial.candidate,), None, trials.values(trial.candidate)) for trial in trials.best()]
     yield from singles
     ranked = [of.members[0] for of in sorted(singles, key=lambda of: -float(of.values[METRIC].mean()))]
     nearest = next((name for name in ranked if not trials.candidates[name].recipe.has_steps), None)

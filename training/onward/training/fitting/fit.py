@@ -170,11 +170,12 @@ def _fit_to_all(choice: Choice, trials: Trials) -> None:
 
 def _final_recipe(member: str, trials: Trials) -> tuple[Recipe, int]:
     """Return the recipe of a candidate for the last fit, and its number of epochs."""
-    recipe, trial = trials.candidates[member].recipe, trials.last_of(member)
+    recipe, trial = trials.candidates[member].recipe, trials.best_of(member)
     if not recipe.has_steps:
         return recipe, 1
-    if trials.plan.rungs[trial.rung - 1].share == 1:
-        return recipe, trial.best_epoch
+    rung = trials.plan.rungs[trial.rung - 1]
+    if rung.share == 1:
+        return with_epochs(recipe, rung.epochs), trial.best_epoch
     recipe = with_epochs(recipe, trials.plan.final_epochs)
     return recipe, recipe.training.epochs
 

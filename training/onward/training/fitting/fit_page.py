@@ -28,8 +28,9 @@ def _sections(record: FitRecord) -> Iterator[str]:
             paragraph(f"{record.gate.examples:,} examples of {record.gate.sessions:,} sessions, asked once."),
             table(("", *metrics), rows, marked=frozenset({0})),
         )
-        yield section("By kinds of targets: recall@20, MRR@20", _slices(record.gate))
-        yield section("What is shown", *_concentration(record.gate))
+        if record.gate.slices:
+            yield section("By kinds of targets: recall@20, MRR@20", _slices(record.gate))
+            yield section("What is shown", *_concentration(record.gate))
     yield section("Compared on validation", *_compared(record))
     yield section("Trainings", *_trainings(record))
     if record.plan is not None:

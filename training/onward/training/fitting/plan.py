@@ -3,12 +3,14 @@
 Networks go through successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
 Hyperparameter Optimization", AISTATS 2016) in at most two rungs:
 
-1. All networks are trained in full; or
+1. All networks are trained for a quarter of their epochs, and then in full; or
 2. for a quarter of their epochs, and the best of them in full; or
 3. for half of their epochs on the newest share of the sessions, and the chosen one is trained in full in the end.
 
 The first of these that tries enough networks is taken. The networks that a budget leaves out are the least promising
-ones. Whatever the plan, the chosen network is fitted to all sessions in the end, so time is kept for that.
+ones. A short training has a schedule of its own, so it may turn out to be the better one: on little data, networks soon
+learn sessions by heart. Whatever the plan, the chosen network is fitted to all sessions in the end, so time is kept for
+that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +20,7 @@ from onward.training.fitting.records import Plan, Rung, Skipped
 
 ENOUGH = 6
 FINALISTS = 3
-"""Number of networks that the second rung trains in full."""
+"""Number of networks that the second rung trains in full, if there is no time for all."""
 SHORT, SAMPLED = 0.25, 0.5
 """Shares of the epochs of a recipe."""
 SAMPLES = (0.5, 0.25, 0.125, 0.0625)
@@ -55,7 +57,7 @@ def plan_for(costs: Mapping[str, float], networks: Sequence[str], examples: int,
         return made._replace(rungs=(first, *made.rungs[1:]))
 
     samples = (_sampled(share, usable) for share in SAMPLES if share * examples >= FEWEST_SAMPLED)
-    kinds = (_in_full, _halving, *samples)
+    kinds = (_halving(len(networks)), _halving(FINALISTS), *samples)
     fitting = [_most_that_fit(kind, costs, networks, usable) for kind in kinds]
     enough = min(ENOUGH, len(networks))
     tried, kind = next(
@@ -87,16 +89,14 @@ def _most_that_fit(
     return tried
 
 
-def _in_full(costs: Mapping[str, float]) -> Draft:
-    rung = Rung(share=1, epochs=1, candidates=tuple(costs), keep=0)
-    return Draft((rung,), sum(costs.values()) + max(costs.values()))
+def _halving(finalists: int) -> Callable[[Mapping[str, float]], Draft]:
+    def plan(costs: Mapping[str, float]) -> Draft:
+        first = Rung(share=1, epochs=SHORT, candidates=tuple(costs), keep=min(finalists, len(costs)))
+        second = Rung(share=1, epochs=1, candidates=(), keep=0)
+        slowest = sorted(costs.values())[-finalists:]
+        return Draft((first, second), SHORT * sum(costs.values()) + sum(slowest) + slowest[-1])
 
-
-def _halving(costs: Mapping[str, float]) -> Draft:
-    first = Rung(share=1, epochs=SHORT, candidates=tuple(costs), keep=FINALISTS)
-    second = Rung(share=1, epochs=1, candidates=(), keep=0)
-    slowest = sorted(costs.values())[-FINALISTS:]
-    return Draft((first, second), SHORT * sum(costs.values()) + sum(slowest) + slowest[-1])
+    return plan
 
 
 def _sampled(share: float, usable: float) -> Callable[[Mapping[str, float]], Draft]:

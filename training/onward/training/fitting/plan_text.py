@@ -8,7 +8,7 @@ from onward.training.fitting.records import METRIC, Choice, Plan
 def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield what is tried, and what is not and why, one line each."""
     for number, rung in enumerate(plan.rungs, 1):
-        which = ", ".join(rung.candidates) or f"the best {plan.rungs[number - 2].keep} networks"
+        which = ", ".join(rung.candidates) or f"the best {plan.rungs[number - 2].keep} networks, at most two of a model"
         how = "in full" if rung.epochs == 1 else f"for {rung.epochs:.0%} of their epochs"
         on = "" if rung.share == 1 else f" on the newest {rung.share:.1%} of the training sessions"
         yield f"rung {number}: {which}, {how}{on}"

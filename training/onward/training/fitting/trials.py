@@ -54,30 +54,30 @@ class Trials:
             for name in names:
                 if self._ended(name, number) is None:
                     self._run(self.candidates[name], number, rung)
-        if not self.last():
+        if not self.best():
             failed = self.journal.record.trials[-1]
             raise InputError(f"{self.journal.out}: every training failed, the last one so: {failed.failure}")
 
-    def last(self) -> list[Trial]:
-        """Return the trials to choose from: the networks of the last rung, and candidates without steps."""
-        last = len(self.plan.rungs)
-        return [
-            trial
-            for trial in self.journal.record.trials
-            if trial.failure is None and (trial.rung == last or not self.candidates[trial.candidate].recipe.has_steps)
-        ]
+    def best(self) -> list[Trial]:
+        """Return the trials to choose from: the best one of each candidate, since all rungs see the same sessions."""
+        best: dict[str, Trial] = {}
+        for trial in self.journal.record.trials:
+            before = best.get(trial.candidate)
+            if trial.failure is None and (before is None or trial.metrics[METRIC] > before.metrics[METRIC]):
+                best[trial.candidate] = trial
+        return list(best.values())
 
-    def last_of(self, name: str) -> Trial:
-        """Return the trial of a candidate to choose from."""
-        return next(trial for trial in self.last() if trial.candidate == name)
+    def best_of(self, name: str) -> Trial:
+        """Return the best trial of a candidate."""
+        return next(trial for trial in self.best() if trial.candidate == name)
 
     def values(self, name: str) -> Values:
         """Return the metrics of a candidate on the compared examples."""
-        return read_values(self._folder(name, self.last_of(name).rung) / VALUES)
+        return read_values(self._folder(name, self.best_of(name).rung) / VALUES)
 
     def encoder(self, name: str) -> SessionEncoder:
         """Load the encoder of a candidate, as fitted without validation sessions."""
-        rung = self.last_of(name).rung
+        rung = self.best_of(name).rung
         return self._load(self._folder(name, rung), self.plan.rungs[rung - 1])
 
     def train(self, recipe: Recipe, data: Path, folder: Path, *, refit_epochs: int | None = None) -> None:
