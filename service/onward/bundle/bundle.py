@@ -321,7 +321,7 @@ class Bundle:
         if self.content is None or not session.is_encodable:
             return {}
         rows = {item_id: self._row(item_id) for item_id in item_ids}
-        contents = {item_id: self._content_of(row) for item_id, row in rows.items()}
+        contents = {item_id: self.content_of(row) for item_id, row in rows.items()}
         if not any(contents.values()):
             return {}
         interests_KD = self.encoder.encode(session.rows, session.user_row)
@@ -341,7 +341,7 @@ class Bundle:
         trained = self.manifest.encodable_items
         return ColdStart(self.catalog, self.vectors_N1D, trained_items=trained, content=self.content)
 
-    def _content_of(self, row: int) -> Mapping[str, Any] | None:
+    def content_of(self, row: int) -> Mapping[str, Any] | None:
         """Return the attributes that a row's vector was computed from by the content program, None for another vector.
 
         A rebuild may have shortened it since.

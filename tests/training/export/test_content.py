@@ -154,7 +154,9 @@ def test_an_available_product_is_recommended_for_its_content(with_all: Path, sho
     with TestClient(create_app(Settings(bundles=with_all, redis_url=SecretStr("memory://")))) as client:
         assert client.patch("/v1/items/brand-new", json={"attributes": attributes}).json()["recommendable"]
         assert client.get("/v1/items/brand-new").json()["vector"] == {"source": "content"}
+        assert client.get(f"/v1/items/{item_id}").json()["vector"] == {"source": "content"}
         viewed = bundle.catalog.item_id(1)
+        assert client.get(f"/v1/items/{viewed}").json()["vector"] == {"source": "training"}
         same = {"attribute": "title", "equals": attributes["title"]}
         answers = [
             client.post("/v1/recommendations", json={"items": [viewed], "k": 50, "filter": filtered}).json()

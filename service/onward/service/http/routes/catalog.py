@@ -133,8 +133,12 @@ def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
         recommendable=recommendable,
         not_recommendable=reason,
         popularity=float(catalog.popularity_N1[row]) if cold is None else 0.0,
-        vector=VectorOrigin(source="training") if cold is None else _origin(item_id, live_catalog),
+        vector=_exported_origin(bundle, row) if cold is None else _origin(item_id, live_catalog),
     )
+
+
+def _exported_origin(bundle: Bundle, row: int) -> VectorOrigin:
+    return VectorOrigin(source="training" if bundle.content_of(row) is None else "content")
 
 
 def _origin(item_id: str, live_catalog: LiveCatalog) -> VectorOrigin | None:
