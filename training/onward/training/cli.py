@@ -383,6 +383,40 @@ def fit(
 
 
 @cli.command()
+def compare(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipe files, or names of those that come with the package.")],
+    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made, with a validation part.")],
+    out: Annotated[Path, typer.Option(help="Folder for the trainings, compare.json and curves.png.")],
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of epochs of each.  [default: the recipe's]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every training.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if available.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Train recipes side by side, and compare them on validation sessions by a paired test.
+
+    Example: `onward-training compare srgnn attrec knn --data dataset --out comparison`
+
+    Ctrl-C ends it after the current step; the same command goes on.
+    """
+    from onward.training.fitting.compare import compare as compare_recipes
+    from onward.training.fitting.comparison_table import print_comparison
+    from onward.training.fitting.trials import Interrupted
+    from onward.training.recipe import Recipe
+
+    loaded = [Recipe.load(recipe) for recipe in recipes]
+    try:
+        comparison = compare_recipes(
+            loaded, data, out, epochs=epochs, seed=seed, device_name=device, on_note=_print_note
+        )
+    except Interrupted:
+        typer.echo(f"interrupted; go on with the same command (comparison: {out})", err=True)
+        raise typer.Exit(130) from None
+    print_comparison(comparison, as_json=as_json)
+
+
+@cli.command()
 def export(
     runs: Annotated[list[Path], typer.Argument(help="The --out folder of a training, or of several to be joined.")],
     bundles: Annotated[Path, typer.Option(help="Folder of bundles; the new one becomes its current one.")],

@@ -1,5 +1,6 @@
-"""Plot the learning curve of a run."""
+"""Plot the learning curves of runs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,4 +23,16 @@ def draw_curve(history: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
+    figure.savefig(path, dpi=120, format="png")
+
+
+def draw_curves(curves: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Plot the validation metric of several recipes by epoch to a PNG; `curves` holds the values by recipe."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, values in curves.items():
+        axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
+    axes.set(title="validation", xlabel="epoch", ylabel="metric of the recipe")
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=120, format="png")

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from onward.training.data.dataset import INFO_FILE
 from onward.training.data.preparation.prepare import prepare
-from onward.training.data.preparation.prepare_options import Preparation, SplitKind
-from onward.training.data.readers.polars_engine import PolarsEngine
 
 
 def prepared_dataset(
@@ -22,5 +20,5 @@ def prepared_dataset(
     Raises InputError if the log is unusable, as `prepare` does.
     """
     if not (resume and (out / INFO_FILE).exists()):
-        prepare(events, out, Preparation(split=SplitKind.TEMPORAL), PolarsEngine, items=items, progress=on_step)
+        prepare(events, out, items=items, progress=on_step)
     return out

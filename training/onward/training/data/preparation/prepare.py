@@ -39,6 +39,7 @@ from onward.training.data.preparation.steps import StepRunner, count, count_sess
 from onward.training.data.readers.attributes import ITEM_COLUMNS, Attributes, add_attributes, read_attributes
 from onward.training.data.readers.engine import Engine, Frame
 from onward.training.data.readers.events import DAY_MS, EVENT_TYPE, NO_INTERACTION, UNREADABLE_TIME, is_mistake
+from onward.training.data.readers.polars_engine import PolarsEngine
 from onward.training.data.readers.row_problems import RowProblem, describe_problems
 from onward.training.data.staging import new_folder
 from onward.training.errors import InputError
@@ -48,12 +49,14 @@ CLOCK_SLACK = timedelta(days=1)
 TRAIN_SHARE, VALIDATION_SHARE = 0.8, 0.1
 """Shares of the users in the split by user."""
 
+DEFAULTS = Preparation(split=SplitKind.TEMPORAL)
+
 
 def prepare(
     events: Sequence[str],
     out: Path,
-    preparation: Preparation,
-    make_engine: Callable[[Path], Engine],
+    preparation: Preparation = DEFAULTS,
+    make_engine: Callable[[Path], Engine] = PolarsEngine,
     *,
     test: Sequence[str] = (),
     items: str | None = None,
