@@ -72,7 +72,9 @@ class ColdShop:
 
 def main(
     shop: Annotated[str, typer.Argument(help="One of: grocery, ml100k, beauty, sports, shop.")],
-    data: Annotated[Path, typer.Option(help="Folder of the public data sets.")] = Path("../shared/data"),
+    data: Annotated[
+        Path, typer.Option(envvar="ONWARD_DATA", help="Folder of the public data sets; `shop` needs none.")
+    ] = Path(),
     work: Annotated[Path | None, typer.Option(help="Folder to keep datasets, runs and bundles in.")] = None,
 ) -> None:
     """Print the recall of hidden items by each method."""
