@@ -209,3 +209,21 @@ def test_candidates_are_valid_recipes_for_any_size(dataset: Dataset, split: str,
         training = candidate.recipe.training
         assert training.patience == training.epochs
         assert candidate.recipe.serving.exclude_seen == "auto"
+
+
+def test_a_training_that_takes_much_longer_than_planned_ends_with_its_epoch(
+    fit_again: Callable[..., FitRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Chosen(Exception):
+        pass
+
+    def choose_nothing(contenders: Any, session_E: Any) -> Any:
+        raise Chosen
+
+    notes: list[str] = []
+    monkeypatch.setattr("onward.training.fitting.trials.FEWEST_SECONDS", 0)
+    monkeypatch.setattr("onward.training.fitting.trials.OVERRUN", 0)
+    monkeypatch.setattr(fit_module, "choose", choose_nothing)
+    with pytest.raises(Chosen):
+        fit_again(on_note=notes.append)
+    assert any("srgnn (rung 2)" in note and note.endswith(", ended after 1 of 3 epochs") for note in notes)

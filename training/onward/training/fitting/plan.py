@@ -5,7 +5,8 @@ Hyperparameter Optimization", AISTATS 2016) in at most two rungs:
 
 1. All networks are trained for a quarter of their epochs, and then in full; or
 2. for a quarter of their epochs, and the best of them in full; or
-3. for half of their epochs on the newest share of the sessions, and the chosen one is trained in full in the end.
+3. for half of their epochs on the newest share of the sessions, and the chosen one is trained in full in the end; or
+4. for a quarter of their epochs, and the chosen one likewise in the end.
 
 The first of these that tries enough networks is taken. The networks that a budget leaves out are the least promising
 ones. A short training has a schedule of its own, so it may turn out to be the better one: on little data, networks soon
@@ -57,7 +58,7 @@ def plan_for(costs: Mapping[str, float], networks: Sequence[str], examples: int,
         return made._replace(rungs=(first, *made.rungs[1:]))
 
     samples = (_sampled(share, usable) for share in SAMPLES if share * examples >= FEWEST_SAMPLED)
-    kinds = (_halving(len(networks)), _halving(FINALISTS), *samples)
+    kinds = (_halving(len(networks)), _halving(FINALISTS), *samples, _short)
     fitting = [_most_that_fit(kind, costs, networks, usable) for kind in kinds]
     enough = min(ENOUGH, len(networks))
     tried, kind = next(
@@ -97,6 +98,11 @@ def _halving(finalists: int) -> Callable[[Mapping[str, float]], Draft]:
         return Draft((first, second), SHORT * sum(costs.values()) + sum(slowest) + slowest[-1])
 
     return plan
+
+
+def _short(costs: Mapping[str, float]) -> Draft:
+    rung = Rung(share=1, epochs=SHORT, candidates=tuple(costs), keep=0)
+    return Draft((rung,), SHORT * (sum(costs.values()) + max(costs.values())))
 
 
 def _sampled(share: float, usable: float) -> Callable[[Mapping[str, float]], Draft]:

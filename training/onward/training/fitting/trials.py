@@ -1,5 +1,6 @@
 """Train candidates, rung by rung, and measure them on the compared examples."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from onward.training.trainer import train
 from onward.training.tuning.search_space import with_values
 
 VALUES = "values.npz"
+FEWEST_SECONDS = 30.0
+OVERRUN = 2.0
+"""A training that takes this many times as long as planned ends with its epoch, on a machine that became busier."""
 OF_ONE_MODEL = 2
 """Most candidates of one model that go on to the next rung."""
 
@@ -80,8 +84,20 @@ class Trials:
         rung = self.best_of(name).rung
         return self._load(self._folder(name, rung), self.plan.rungs[rung - 1])
 
-    def train(self, recipe: Recipe, data: Path, folder: Path, *, refit_epochs: int | None = None) -> None:
-        """Train, or resume a training that was interrupted. Raises Interrupted on a signal."""
+    def train(
+        self,
+        recipe: Recipe,
+        data: Path,
+        folder: Path,
+        *,
+        refit_epochs: int | None = None,
+        seconds: float = math.inf,
+    ) -> None:
+        """Train, or resume a training that was interrupted, for no more epochs once `seconds` have passed.
+
+        Raises Interrupted on a signal.
+        """
+        began = time.monotonic()
         ended = train(
             recipe,
             data,
@@ -91,6 +107,7 @@ class Trials:
             device_name=self.device_name,
             resume=(folder / RUN_FILE).exists(),
             reports_epochs=False,
+            on_epoch=lambda line: time.monotonic() - began < seconds,
         )
         if not ended:
             self.journal.save()
@@ -101,7 +118,8 @@ class Trials:
         folder, began = self._folder(name, number), time.monotonic()
         self.journal.on_step(f"rung {number}: training {name}")
         try:
-            self.train(recipe, self._data(rung), folder)
+            planned = self.plan.costs[name] * rung.share * rung.epochs
+            self.train(recipe, self._data(rung), folder, seconds=max(OVERRUN * planned, FEWEST_SECONDS))
         except Diverged as error:
             self._add(name, number, recipe.training.epochs, began, failure=str(error))
             self.journal.on_note(f"{name}: failed: {error}")
@@ -112,7 +130,9 @@ class Trials:
         curve = tuple(line["validation"][metric] for line in read_history(folder))
         checkpoint_of(folder, SELECTION).unlink(missing_ok=True)
         trial = self._add(name, number, len(curve), began, metrics=means(values), curve=curve)
-        self.journal.on_note(f"{name} (rung {number}): {figures(trial.metrics)}; {trial.seconds:,.0f} s")
+        planned_epochs = recipe.training.epochs if recipe.has_steps else 1
+        ended = f", ended after {trial.epochs} of {planned_epochs} epochs" if trial.epochs < planned_epochs else ""
+        self.journal.on_note(f"{name} (rung {number}): {figures(trial.metrics)}; {trial.seconds:,.0f} s{ended}")
 
     def _add(
         self,
