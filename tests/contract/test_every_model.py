@@ -1,24 +1,14 @@
 """The contract that the trainer, the exporter and the service rely on, tested for every model of MODELS."""
 
-from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
 import pytest
-import torch
 from pydantic import BaseModel
-from torch import Tensor
 
-from onward.bundle import ENCODER, Encoder
-from onward.training.data.examples import Batch, Examples
-from onward.training.export.onnx_program import write_program
 from onward.training.losses.augmentations import Augmentation
 from onward.training.losses.objectives import FullSoftmax, SampledSoftmax
+from onward.training.model_contract import CHECKS, ModelUnderTest
 from onward.training.models import MODELS
 from onward.training.models.attrec import AttRecOptions, Distance, Hinge
 from onward.training.models.comirec import ComiRecDROptions, ComiRecSAOptions
-from onward.training.models.encoder import SessionEncoder
 from onward.training.models.layers import Cosine, InnerProduct
 from onward.training.models.mind import MINDOptions
 from onward.training.models.mvcrec import ContrastOptions, ItemItemOptions, MVCrecOptions, UserItemOptions
@@ -26,9 +16,10 @@ from onward.training.models.nearest_sessions import NearestSessionsOptions
 from onward.training.models.re4 import Re4Options, ReAttend, ReConstruct, ReContrast
 from onward.training.models.sasrec import SASRecOptions
 from onward.training.models.srgnn import SRGNNOptions
-from tests.training.corpora import corpus, sessions
+from onward.training.recipe import RECIPES, Recipe
 
-ITEMS, USERS, MAX_LENGTH = 30, 5, 8
+MAX_LENGTH = 8
+TRAINING = Recipe.load(RECIPES / "srgnn.toml").training
 SRGNN_PAPER = SRGNNOptions(
     dimension=12,
     steps=1,
@@ -209,137 +200,18 @@ VARIANTS: dict[str, tuple[str, BaseModel]] = {
     "srgnn": ("srgnn", SRGNN_PAPER),
     "srgnn, improved": ("srgnn", SRGNN_IMPROVED),
 }
-SESSIONS = [[1], [2, 2], [3, 4], [5, 6, 5, 7], [8, 9, 10, 8, 9, 10, 11, 12]]
 
 
 @pytest.fixture(params=VARIANTS, scope="module")
-def make(request: pytest.FixtureRequest) -> Callable[[], SessionEncoder]:
-    """A function that creates the same untrained encoder on every call."""
-
-    def untrained() -> SessionEncoder:
-        model, options = VARIANTS[request.param]
-        torch.manual_seed(4)
-        return MODELS[model].encoder(corpus(ITEMS, users=USERS), options).eval()
-
-    return untrained
-
-
-@pytest.fixture(scope="module")
-def encoder(make: Callable[[], SessionEncoder]) -> SessionEncoder:
-    return make()
-
-
-@pytest.fixture(scope="module")
-def exported(encoder: SessionEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The path of the exported ONNX program."""
-    path = tmp_path_factory.mktemp("program") / ENCODER
-    write_program(encoder, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def program(encoder: SessionEncoder, exported: Path) -> Encoder:
-    interests, dimension = encode(encoder, [[1]])[0].shape
-    return Encoder.load(
-        exported,
-        items=ITEMS,
-        dimension=dimension,
-        interests=interests,
-        max_length=encoder.max_length,
-        users=encoder.users,
-    )
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelUnderTest:
+    name, options = VARIANTS[request.param]
+    return ModelUnderTest(MODELS[name], options, TRAINING, tmp_path_factory.mktemp("program"))
 
 
 def test_every_model_has_a_variant() -> None:
     assert {model for model, _ in VARIANTS.values()} == set(MODELS)
 
 
-def padded(sessions: list[list[int]], length: int) -> Tensor:
-    return torch.tensor([[0] * (length - len(session)) + session for session in sessions])
-
-
-@torch.inference_mode()
-def encode(
-    encoder: SessionEncoder, sessions: list[list[int]], *, padding: int = 0, users: list[int] | None = None
-) -> Tensor:
-    """Encode for these user rows; for unknown users if none are given or the encoder reads sessions only."""
-    items_BL = padded(sessions, max(2, *map(len, sessions)) + padding)
-    users_B = torch.tensor(users if users is not None else [0] * len(sessions))
-    interests_BKD: Tensor = encoder(*encoder.inputs(Batch(items_BL, items_BL, users_B)))
-    return interests_BKD
-
-
-def test_interests_lie_in_the_space_of_the_item_vectors(encoder: SessionEncoder) -> None:
-    vectors_ND = encoder.item_vectors()
-    assert vectors_ND.shape[0] == ITEMS + 1
-    assert not vectors_ND[0].any()
-    assert encode(encoder, SESSIONS).shape[2] == vectors_ND.shape[1]
-    assert encode(encoder, SESSIONS).isfinite().all()
-
-
-def test_a_session_has_the_same_encoding_alone_and_in_a_batch(encoder: SessionEncoder) -> None:
-    together = encode(encoder, SESSIONS)
-    for session, interests_KD in zip(SESSIONS, together, strict=True):
-        torch.testing.assert_close(encode(encoder, [session])[0], interests_KD, atol=1e-6, rtol=1e-5)
-
-
-def test_padding_does_not_change_the_encoding(encoder: SessionEncoder) -> None:
-    torch.testing.assert_close(encode(encoder, SESSIONS, padding=5), encode(encoder, SESSIONS), atol=1e-6, rtol=1e-5)
-
-
-def test_the_last_item_changes_the_encoding(encoder: SessionEncoder) -> None:
-    first, second = encode(encoder, [[1, 2, 3], [1, 2, 4]])
-    assert (first - second).abs().max() > 1e-5
-
-
-def test_the_same_seed_makes_the_same_encoder(make: Callable[[], SessionEncoder]) -> None:
-    torch.testing.assert_close(encode(make(), SESSIONS), encode(make(), SESSIONS), atol=0, rtol=0)
-
-
-def test_the_exported_program_gives_the_same_interests(encoder: SessionEncoder, program: Encoder) -> None:
-    for session in SESSIONS:
-        for user in {0, encoder.users}:
-            expected_KD = encode(encoder, [session], users=[user])[0].numpy()
-            np.testing.assert_allclose(program.encode(session, user), expected_KD, atol=1e-5)
-
-
-def test_the_exported_program_takes_batches_of_any_size_and_length(encoder: SessionEncoder, exported: Path) -> None:
-    program = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    for length in (MAX_LENGTH, 2):
-        sessions = [session for session in SESSIONS if len(session) <= length]
-        items_BL = padded(sessions, length)
-        users_B = np.arange(len(sessions)) % (USERS + 1)
-        all_inputs = {"items_BL": items_BL.numpy(), "users_B": users_B}
-        used_inputs = {value.name: all_inputs[value.name] for value in program.get_inputs()}
-        (interests_BKD,) = program.run(None, used_inputs)
-        np.testing.assert_allclose(interests_BKD, encode(encoder, sessions, users=users_B.tolist()).numpy(), atol=1e-5)
-
-
-def test_only_the_newest_items_of_a_long_session_count(encoder: SessionEncoder, program: Encoder) -> None:
-    newest = list(range(1, MAX_LENGTH + 1))
-    np.testing.assert_array_equal(program.encode([20, 21, 22, *newest]), program.encode(newest))
-
-
-def test_a_training_step_lowers_the_loss_and_does_not_update_padding(make: Callable[[], SessionEncoder]) -> None:
-    encoder = make()
-    if not encoder.has_steps:
-        pytest.skip("the model learns nothing by steps")
-    examples = Examples.of(
-        [sessions(*SESSIONS, [2, 3, 4, 5, 6], [7, 8, 9, 10], users=[1, 2, 3, 4, 5, 1, 2])],
-        MAX_LENGTH,
-        torch.device("cpu"),
-        horizon=encoder.horizon,
-        every_position=encoder.every_position,
-    )
-    batch = examples.gather(torch.arange(len(examples)))
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(10):
-        torch.manual_seed(1)
-        loss = encoder.loss(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    assert not encoder.item_vectors()[0].any()
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_model_keeps_the_contract(check: str, model: ModelUnderTest) -> None:
+    assert CHECKS[check](model)

@@ -1,4 +1,4 @@
-"""The files and commands of docs/adding-a-model.md work: in a copy of the tree they make a model that learns."""
+"""The files and commands of docs/adding-a-model.md work, in a folder of one's own and in a copy of the tree."""
 
 import json
 import os
@@ -12,11 +12,22 @@ from pathlib import Path
 import pytest
 
 from onward.training.data.dataset import Dataset
+from onward.training.model_contract import CHECKS
+from tests.service.process import ServiceProcess
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "adding-a-model.md"
 COPIED = ("training", "service", "tests", "docs", "pyproject.toml")
 PROGRAMS = {"python": [sys.executable], "onward-training": [sys.executable, "-m", "onward.training"]}
+INTO_THE_PACKAGE = {
+    "mean.py": "training/onward/training/models/mean.py",
+    "mean.toml": "training/onward/training/recipes/mean.toml",
+}
+ONLY_OUTSIDE = (
+    "from onward.training.models import Model\n",
+    '\n\nMODELS = {"mean": Model(Mean, MeanOptions)}\n',
+)
+"""What a model in the package lacks."""
 CHANCE = 20 / 60
 
 
@@ -26,9 +37,10 @@ def blocks(text: str) -> dict[str, tuple[str, str]]:
     return {path: (language, content) for path, language, content in files}
 
 
-def commands(text: str) -> list[list[str]]:
-    (lines,) = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [shlex.split(line) for line in lines.splitlines()]
+def commands(text: str) -> list[list[list[str]]]:
+    """The commands of each block."""
+    found = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [[shlex.split(line) for line in lines.splitlines()] for lines in found]
 
 
 def added(text: str, diff: str) -> str:
@@ -54,18 +66,34 @@ def tree(tmp_path: Path) -> Path:
         else:
             shutil.copy(source, tmp_path / name)
     for path, (language, content) in blocks(PAGE.read_text()).items():
-        file = tmp_path / path
+        file = tmp_path / INTO_THE_PACKAGE.get(path, path)
+        if path == "mean.py":
+            for part in ONLY_OUTSIDE:
+                assert part in content
+                content = content.replace(part, "")
         file.write_text(added(file.read_text(), content) if language == "diff" else content)
     return tmp_path
 
 
-def run(command: list[str], tree: Path) -> str:
+@pytest.fixture
+def folder(tmp_path: Path, dataset: Dataset) -> Path:
+    """A folder of one's own, with the model, its recipe and a dataset."""
+    files = blocks(PAGE.read_text())
+    for name in INTO_THE_PACKAGE:
+        (tmp_path / name).write_text(files[name][1])
+    (tmp_path / "dataset").symlink_to(dataset.folder)
+    return tmp_path
+
+
+def run(command: list[str], folder: Path, tree: Path = ROOT) -> str:
     """The output of a command of the page; tests of other models are skipped."""
     program, *arguments = command
-    narrowed = ["-k", "mean or has_a_form", "-p", "no:xdist", "-p", "no:cacheprovider"] if "pytest" in arguments else []
+    narrowed = (
+        ["-k", "mean or has_a_variant", "-p", "no:xdist", "-p", "no:cacheprovider"] if "pytest" in arguments else []
+    )
     done = subprocess.run(
         [*PROGRAMS[program], *arguments, *narrowed],
-        cwd=tree,
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": f"{tree / 'service'}{os.pathsep}{tree / 'training'}"},
         capture_output=True,
         text=True,
@@ -75,19 +103,30 @@ def run(command: list[str], tree: Path) -> str:
     return done.stdout
 
 
-def test_the_model_of_the_page_passes_the_contract_and_learns(tree: Path, dataset: Dataset) -> None:
-    (tree / "dataset").symlink_to(dataset.folder)
-    tested, _, _, evaluated = [run(command, tree) for command in commands(PAGE.read_text())]
-    passed = re.search(r"(\d+) passed", tested)
-    assert passed is not None
-    assert int(passed[1]) > 20
+def test_a_model_outside_the_package_is_checked_trained_and_served(folder: Path) -> None:
+    (check,), (*in_training, serve), _ = commands(PAGE.read_text())
+    assert len(run(check, folder).splitlines()) == len(CHECKS)
+    *_, evaluated = [run(command, folder) for command in in_training]
     metrics = json.loads(evaluated)
     assert metrics["model"] == "mean"
     assert metrics["recall@20"] > 2 * CHANCE
+    assert serve == ["onward-service", "serve", "--bundles", "bundles"]
+    with ServiceProcess(folder / "bundles") as process, process.wait_until_ready().client() as client:
+        answer = client.post("/v1/recommendations", json={"items": ["item-0-0"], "k": 10}).json()
+    assert {item["source"] for item in answer["items"]} == {"encoder"}
+
+
+def test_a_model_in_the_package_passes_the_contract(tree: Path) -> None:
+    *_, (test,) = commands(PAGE.read_text())
+    passed = re.search(r"(\d+) passed", run(test, tree, tree))
+    assert passed is not None
+    assert int(passed[1]) > 2 * len(CHECKS)
 
 
 def test_the_files_of_the_page_pass_the_linter(tree: Path) -> None:
+    (tree / "mean.py").write_text(blocks(PAGE.read_text())["mean.py"][1])
     files = [str(tree / path) for path in blocks(PAGE.read_text()) if path.endswith(".py")]
+    files.append(str(tree / INTO_THE_PACKAGE["mean.py"]))
     for check in (["check"], ["format", "--check"]):
         done = subprocess.run([sys.executable, "-m", "ruff", *check, *files], cwd=tree, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout

@@ -3,7 +3,7 @@
 import sys
 from typing import NoReturn
 
-from typer._click.exceptions import ClickException, NoArgsIsHelpError  # typer ships its own copy of click
+from typer._click.exceptions import ClickException, NoArgsIsHelpError, NoSuchOption  # typer ships its own copy of click
 
 from onward.training.cli import cli
 from onward.training.errors import InputError
@@ -13,6 +13,7 @@ EXTRA_MODULES = frozenset(
     {"matplotlib", "narwhals", "onnx", "onnx_ir", "onnxscript", "optuna", "polars", "rich", "tomlkit", "torch"}
 )
 """The modules that the extra `training` installs."""
+HELP = "(--help lists commands and options)"
 
 
 def main() -> None:
@@ -25,8 +26,11 @@ def main() -> None:
             sys.exit(cli(standalone_mode=False))
     except NoArgsIsHelpError:
         sys.exit(2)
+    except NoSuchOption as error:
+        place = "--plugin stands before the command: onward-training --plugin my_model.py train ..."
+        _refuse(place if error.option_name == "--plugin" else f"{error.format_message()} {HELP}")
     except ClickException as error:
-        _refuse(f"{error.format_message()} (--help lists commands and options)")
+        _refuse(f"{error.format_message()} {HELP}")
     except InputError as error:
         _refuse(str(error))
     except OSError as error:

@@ -16,6 +16,7 @@ from onward.training.data.readers.dialect import DEFAULT_NULLS, Dialect
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, bundle_faults, disk_faults
 from onward.training.index.kind import FAST_RECALL, TARGET_RECALL, IndexKind
+from onward.training.plugins import use_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +56,13 @@ def onward_training(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="A file or a module with models of your own, such as my_model.py; may be repeated."),
+    ] = None,
 ) -> None:
     """Learn session encoders from click logs and export them as bundles."""
+    use_plugins(plugin or ())
 
 
 @cli.command()
@@ -752,6 +758,25 @@ def tune(
     if study.interrupted:
         typer.echo(f"interrupted; resume with the same command (study: {out})", err=True)
         raise typer.Exit(130)
+
+
+@cli.command()
+def check_model(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
+) -> None:
+    """Check on small generated data whether a model can be trained, exported and served; the exit code is 1 if not.
+
+    Example: `onward-training --plugin my_model.py check-model my_model.toml`
+    """
+    from onward.training.model_contract import check_recipe
+    from onward.training.recipe import Recipe
+
+    failed = False
+    for check, passed, detail in check_recipe(Recipe.load(recipe)):
+        typer.echo(f"{'passed' if passed else 'FAILED'}  {check}: {detail}")
+        failed = failed or not passed
+    if failed:
+        raise typer.Exit(1)
 
 
 def _warn(line: str) -> None:

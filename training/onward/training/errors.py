@@ -2,6 +2,7 @@
 
 import errno
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,15 @@ def _free_bytes(folder: Path) -> int:
     existing = next(place for place in (folder, *folder.resolve().parents) if place.exists())
     disk = os.statvfs(existing)
     return disk.f_bavail * disk.f_frsize
+
+
+def described(error: BaseException, file: str = "") -> str:
+    """Describe an error of foreign code in one line, with the place in `file` where it came from, or else any file."""
+    text = (str(error).strip() or "no message").splitlines()[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1] if frames else None)
+    place = f" ({Path(frame.filename).name}, line {frame.lineno})" if frame else ""
+    return f"{type(error).__name__}: {text}{'' if isinstance(error, SyntaxError) else place}"
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError
-from onward.training.models import MODELS
 from onward.training.models.encoder import SessionEncoder
+from onward.training.models.lookup import find_model, model_names
 
 RECIPES = Path(__file__).parent / "recipes"
 WITHOUT_STEPS = {
@@ -178,14 +178,17 @@ class Recipe(BaseModel):
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{source}: is not TOML: {error}") from error
         model = table.get("model")
-        if model not in MODELS:
-            raise InputError(f"{source}: model: unknown model {model!r}{_suggestion(str(model), list(MODELS))}")
-        options = MODELS[model].options
+        if model not in model_names():
+            raise InputError(
+                f"{source}: model: unknown model {model!r}{_suggestion(str(model), model_names())} "
+                "(--plugin before the command names a file with a model of your own)"
+            )
+        constructor, options = find_model(model)
         try:
             encoder = options.model_validate(table.pop("encoder", {}))
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, options, 'encoder.')}") from error
-        if not getattr(MODELS[model].encoder, "has_steps", True):
+        if not getattr(constructor, "has_steps", True):
             training = table.get("training", {})
             if meaningless := [key for key in training if key in WITHOUT_STEPS]:
                 raise InputError(
@@ -196,7 +199,7 @@ class Recipe(BaseModel):
             recipe = cls.model_validate({**table, "encoder": encoder, "name": Path(source).stem, "text": text})
         except ValidationError as error:
             raise InputError(f"{source}: {_first_fault(error, cls)}") from error
-        every_position = getattr(MODELS[model].encoder, "every_position", False)
+        every_position = getattr(constructor, "every_position", False)
         if every_position and isinstance(recipe.training.examples, RandomCutPerUser):
             raise InputError(f"{source}: training.examples: {model} trains every position; only every_target suits it")
         return recipe
@@ -210,7 +213,7 @@ class Recipe(BaseModel):
     @property
     def has_steps(self) -> bool:
         """Whether the encoder learns by steps."""
-        return bool(getattr(MODELS[self.model].encoder, "has_steps", True))
+        return bool(getattr(find_model(self.model).encoder, "has_steps", True))
 
     def has_settings_of(self, text: str) -> bool:
         """Return whether another recipe's text has the same settings; comments, and keys left to defaults, may differ.
@@ -222,7 +225,7 @@ class Recipe(BaseModel):
 
     def build(self, corpus: Corpus) -> SessionEncoder:
         """Create an untrained encoder for a corpus, from torch's global random state."""
-        return MODELS[self.model].encoder(corpus, self.encoder)
+        return find_model(self.model).encoder(corpus, self.encoder)
 
 
 def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = "") -> str:

@@ -1,4 +1,4 @@
-"""All models by the names that recipes and bundles use. To add one: docs/adding-a-model.md."""
+"""All models of the package by the names that recipes and bundles use. To add one: docs/adding-a-model.md."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
