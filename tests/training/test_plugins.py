@@ -92,6 +92,22 @@ def test_a_recipe_names_a_model_of_an_installed_package(tmp_path: Path, monkeypa
     assert find_model("own").options is MODELS["srgnn"].options
 
 
+def test_a_package_declares_models_by_its_metadata(tmp_path: Path) -> None:
+    plugin(tmp_path)
+    metadata = tmp_path / "own_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own-package\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[onward.models]\nown = own_model:MODEL\nsrgnn = own_model:MODEL\n")
+    add_to_path(tmp_path)
+    plugins.installed_models.cache_clear()
+    try:
+        assert Recipe.parse(RECIPE, "own.toml").model == "own"
+        with pytest.raises(InputError, match=r"of the installed package own-package \(own_model:MODEL\); rename"):
+            find_model("srgnn")
+    finally:
+        plugins.installed_models.cache_clear()
+
+
 def test_a_name_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_plugins([plugin(tmp_path), plugin(tmp_path, name="own_other.py")])
     first, second = tmp_path / "own_model.py", tmp_path / "own_other.py"
