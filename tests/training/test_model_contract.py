@@ -105,6 +105,15 @@ class Unused(Plain):
         self.projection = nn.Linear(6, 6)
 
 
+class UsedByChance(Plain):
+    def __init__(self, corpus: Corpus, options: PlainOptions) -> None:
+        super().__init__(corpus, options)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def loss(self, batch: Batch) -> Tensor:
+        return super().loss(batch) * (self.scale if torch.rand(()) < 0.5 else 1)
+
+
 class InfiniteLoss(Plain):
     def loss(self, batch: Batch) -> Tensor:
         return super().loss(batch) / 0
@@ -166,6 +175,12 @@ def test_a_model_without_a_fault_passes(monkeypatch: pytest.MonkeyPatch) -> None
     assert found["known users count, if users are read"][1] == "5 users and unknown ones"
 
 
+def test_a_parameter_that_chance_uses_has_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = {name: CHECKS[name] for name in ("the encoder is created", "loss and gradients are finite")}
+    monkeypatch.setattr("onward.training.model_contract.CHECKS", checked)
+    assert all(passed for passed, _ in outcomes(UsedByChance, monkeypatch).values())
+
+
 @pytest.mark.parametrize(
     ("encoder", "check", "fault"),
     [
@@ -187,13 +202,20 @@ def test_a_model_without_a_fault_passes(monkeypatch: pytest.MonkeyPatch) -> None
         (IgnoresUsers, "known users count, if users are read", "a known user has the interests of an unknown one"),
     ],
 )
-def test_a_fault_is_found(encoder: type[Plain], check: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_is_found(
+    encoder: type[Plain],
+    check: str,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     checked = {"the encoder is created": CHECKS["the encoder is created"], check: CHECKS[check]}
     monkeypatch.setattr("onward.training.model_contract.CHECKS", checked)
     passed, detail = outcomes(encoder, monkeypatch)[check]
     assert not passed
     assert fault in detail
     assert "\n" not in detail
+    assert not capfd.readouterr().err
 
 
 def test_the_command_prints_a_line_per_check_and_fails_with_the_model(

@@ -6,7 +6,9 @@ Dimension key: B sessions, L positions, K interests, D embedding, N rows (row 0 
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -79,7 +81,8 @@ class ModelUnderTest:
     @cached_property
     def program(self) -> Encoder:
         """The exported program, as the service loads it. Raises BundleError if it is unusable."""
-        write_program(self.encoder, self.folder / ENCODER)
+        with redirect_stderr(StringIO()):  # torch prints the whole graph of what it cannot export
+            write_program(self.encoder, self.folder / ENCODER)
         interests, dimension = self.encode([[1]]).shape[1:]
         return Encoder.load(
             self.folder / ENCODER,
@@ -247,18 +250,29 @@ def _has_finite_gradients(model: ModelUnderTest) -> str:
     if not model.encoder.has_steps:
         return "the model learns nothing by steps"
     encoder = model.untrained().train()
-    loss = encoder.loss(model.batch)
-    if loss.shape != () or not loss.isfinite():
-        raise ContractFault(f"loss() is {_form(loss)}, {loss.flatten()[0].item():.3g}; it must be one finite number")
-    loss.backward()
-    weights = [(name, weight) for name, weight in encoder.named_parameters() if weight.requires_grad]
-    for name, weight in weights:
-        if weight.grad is None:
-            raise ContractFault(f"{name} has no gradient: the loss does not depend on it; use it or remove it")
-        gradient = weight.grad.coalesce().values() if weight.grad.is_sparse else weight.grad
-        if not gradient.isfinite().all():
-            raise ContractFault(f"the gradient of {name} is not finite; is there a division by 0 or a root of 0?")
-    return f"loss {loss.item():.3g}, gradients of {len(weights)} parameters"
+    weights = {name: weight for name, weight in encoder.named_parameters() if weight.requires_grad}
+    without = set(weights)
+    for seed in range(STEPS):  # chance may decide what a step uses, as with augmentations
+        torch.manual_seed(seed)
+        encoder.zero_grad(set_to_none=True)
+        loss = encoder.loss(model.batch)
+        if loss.shape != () or not loss.isfinite():
+            raise ContractFault(
+                f"loss() is {_form(loss)}, {loss.flatten()[0].item():.3g}; it must be one finite number"
+            )
+        loss.backward()
+        without = {name for name in without if weights[name].grad is None}
+        for name, weight in weights.items():
+            if weight.grad is not None and not _is_finite(weight.grad):
+                raise ContractFault(f"the gradient of {name} is not finite; is there a division by 0 or a root of 0?")
+        if not without:
+            return f"loss {loss.item():.3g}, gradients of {len(weights)} parameters"
+    unused = next(name for name in weights if name in without)
+    raise ContractFault(f"{unused} has no gradient: the loss does not depend on it; use it or remove it")
+
+
+def _is_finite(gradient: Tensor) -> bool:
+    return bool((gradient.coalesce().values() if gradient.is_sparse else gradient).isfinite().all())
 
 
 def _learns(model: ModelUnderTest) -> str:
