@@ -10,7 +10,7 @@ import pytest
 
 from tests.service.process import ServiceProcess
 
-EVENTS = 40_000
+EVENTS, EPOCHS = 20_000, 4
 
 
 def training(*arguments: str | Path) -> str:
@@ -36,7 +36,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> DemoFolders:
     events, items = folder / "shop" / "events.parquet", folder / "shop" / "items.parquet"
     training("generate", "--out", folder / "shop", "--events", str(EVENTS), "--seed", "1")
     training("prepare", events, "--items", items, "--out", folder / "data")
-    training("train", "srgnn", "--data", folder / "data", "--out", folder / "run", "--epochs", "6", "--device", "cpu")
+    epochs = ("--epochs", str(EPOCHS))
+    training("train", "srgnn", "--data", folder / "data", "--out", folder / "run", *epochs, "--device", "cpu")
     training("export", folder / "run", "--bundles", folder / "bundles")
     return DemoFolders(items, folder / "data", folder / "bundles")
 
