@@ -58,11 +58,14 @@ def added(text: str, diff: str) -> str:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of the tree with the files of the page."""
+    """A copy of the tree with the files of the page.
+
+    Its __pycache__ folders hold the compiled kernels, which would otherwise be compiled anew.
+    """
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, tmp_path / name)
         else:
             shutil.copy(source, tmp_path / name)
     for path, (language, content) in blocks(PAGE.read_text()).items():
