@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from onward.service.__main__ import main
 from tests.service.bench.load_generator.slow_server import response, slow_server
 from tests.service.process import ServiceProcess
 
@@ -68,12 +69,23 @@ def test_a_running_service_is_measured_at_its_url(bundles: Path, tmp_path: Path)
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(
-    bundles: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+    bundles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
-    ended = bench("--bundles", str(bundles), *arguments, cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(f"error: {message}")
-    assert ended.stderr.count("\n") == 1
+    """The command runs in this process, which saves the imports."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(sys, "argv", ["onward-service", "bench", "--bundles", str(bundles), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    stdout, stderr = capfd.readouterr()
+    assert (ended.value.code, stdout) == (2, "")
+    assert stderr.startswith(f"error: {message}")
+    assert stderr.count("\n") == 1
 
 
 def test_a_server_that_is_not_onward_is_refused_in_one_line(bundles: Path, tmp_path: Path) -> None:
