@@ -74,6 +74,22 @@ def bundles(exported: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_twice(run: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundles with the run's bundle as the current one and staged once more; tests must not change it."""
+    folder = tmp_path_factory.mktemp("exported") / "bundles"
+    shutil.copytree(exported, folder, symlinks=True)
+    export([run], folder, staged=True)
+    return folder
+
+
+@pytest.fixture
+def bundles_with_staged(exported_twice: Path, tmp_path: Path) -> Path:
+    """A copy of `exported_twice` that a test may change."""
+    shutil.copytree(exported_twice, tmp_path / "bundles", symlinks=True)
+    return tmp_path / "bundles"
+
+
+@pytest.fixture(scope="session")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     export([run], folder)

@@ -14,7 +14,6 @@ from onward.training.errors import InputError
 from onward.training.evaluation.cases import held_out_cases, session_of_cases
 from onward.training.evaluation.evaluation import evaluate_baselines, evaluate_bundle, without_excluded
 from onward.training.evaluation.gate import FLOOR, gate
-from onward.training.export.export import export
 from tests.bundles import publish_bundle
 
 
@@ -26,9 +25,10 @@ def low_floor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("low_floor")
 def test_an_equal_bundle_passes_and_its_figures_are_those_of_evaluate(
-    run: Path, bundles: Path, dataset: Dataset
+    bundles_with_staged: Path, dataset: Dataset
 ) -> None:
-    live, digest = current_digest(bundles), export([run], bundles, staged=True)
+    bundles, live = bundles_with_staged, current_digest(bundles_with_staged)
+    (digest,) = staged_bundles(bundles)
     report = gate(bundles, digest, dataset.folder)
     assert (report.bundle, report.live, report.passed) == (digest, live, True)
     assert [of.difference for of in report.comparisons if of.reference == "live"] == [0, 0]
@@ -83,13 +83,14 @@ def test_too_few_sessions_are_refused(bundles: Path, dataset: Dataset, monkeypat
 
 
 @pytest.mark.usefixtures("low_floor")
-def test_the_commands_make_live_only_what_passed_or_is_forced(run: Path, bundles: Path, dataset: Dataset) -> None:
+def test_the_commands_make_live_only_what_passed_or_is_forced(bundles_with_staged: Path, dataset: Dataset) -> None:
     def command(*arguments: str) -> tuple[int, str, str]:
         result = CliRunner().invoke(cli, arguments)
         return result.exit_code, result.stdout, str(result.exception)
 
+    bundles = bundles_with_staged
     live, folder, data = current_digest(bundles), str(bundles), str(dataset.folder)
-    good = export([run], bundles, staged=True)
+    (good,) = staged_bundles(bundles)
     assert "has not been through the gate" in command("activate", folder)[2]
     code, table, _ = command("gate", folder, "--data", data)
     assert (code, table.splitlines()[-1]) == (0, "passed")
