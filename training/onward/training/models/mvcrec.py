@@ -148,7 +148,7 @@ class ViewEncoder(nn.Module):
         super().__init__()
         dimension = options.dimension
         self.positions_LD = nn.Parameter(torch.empty(options.max_length, dimension))
-        self.mask_D = nn.Parameter(torch.empty(dimension))
+        self.mask_D = nn.Parameter(torch.empty(dimension), requires_grad=options.contrast.weight > 0)
         self.dropout = nn.Dropout(options.embedding_dropout)
         self.transformer = TransformerEncoder(
             dimension,
