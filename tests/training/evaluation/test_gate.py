@@ -51,7 +51,7 @@ def test_the_figures_of_the_floor_are_those_of_the_baselines(bundles: Path, data
     report, floor = gate(bundles, live, dataset.folder), evaluate_baselines(dataset.folder, "test")
     assert report.live == live
     assert list(report.figures) == ["bundle", *FLOOR]
-    assert report.slices == {"bundle": report.slices["bundle"], **{name: floor["slices"][name] for name in FLOOR}}
+    assert report.slices == {"bundle": report.slices["bundle"], **{name: floor[name]["slices"] for name in FLOOR}}
     for name in FLOOR:
         concentration = {of: floor[name][of] for of in ("gini@20", "popularity_shown@20", "popularity_next")}
         assert report.concentration[name] == pytest.approx(concentration)

@@ -22,34 +22,34 @@ POPULARITY = {"a": 100, "b": 4, "c": 5}
 def test_targets_are_divided_by_events_length_and_repetition() -> None:
     slices = accuracy_by_slice(CASES, RANKS, POPULARITY)
     assert slices == {
-        "target seen in training": {
-            "never": {"examples": 1, "recall@20": 0, "mrr@20": 0},
-            "1 to 4 times": {"examples": 2, "recall@20": 1, "mrr@20": 0.75},
-            "100 times or more": {"examples": 2, "recall@20": 0.5, "mrr@20": 0.125},
+        "events in training": {
+            "never seen": {"examples": 1, "recall@20": 0, "mrr@20": 0},
+            "seen 1 to 4 times": {"examples": 2, "recall@20": 1, "mrr@20": 0.75},
+            "seen 100 times or more": {"examples": 2, "recall@20": 0.5, "mrr@20": 0.125},
         },
-        "session so far": {
-            "1 item": {"examples": 1, "recall@20": 1, "mrr@20": 1},
-            "2 items": {"examples": 1, "recall@20": 1, "mrr@20": 0.5},
-            "3 to 4 items": {"examples": 1, "recall@20": 0, "mrr@20": 0},
-            "10 items or more": {"examples": 2, "recall@20": 0.5, "mrr@20": 0.125},
+        "session length": {
+            "after 1 item": {"examples": 1, "recall@20": 1, "mrr@20": 1},
+            "after 2 items": {"examples": 1, "recall@20": 1, "mrr@20": 0.5},
+            "after 3 or 4 items": {"examples": 1, "recall@20": 0, "mrr@20": 0},
+            "after 10 items or more": {"examples": 2, "recall@20": 0.5, "mrr@20": 0.125},
         },
-        "target in the session": {
-            "new": {"examples": 2, "recall@20": 0.5, "mrr@20": 0.5},
-            "an earlier one": {"examples": 2, "recall@20": 0.5, "mrr@20": 0.125},
-            "the item at hand": {"examples": 1, "recall@20": 1, "mrr@20": 0.5},
+        "repetition": {
+            "new item": {"examples": 2, "recall@20": 0.5, "mrr@20": 0.5},
+            "an earlier item again": {"examples": 2, "recall@20": 0.5, "mrr@20": 0.125},
+            "the item at hand again": {"examples": 1, "recall@20": 1, "mrr@20": 0.5},
         },
     }
 
 
 def test_slices_add_up_to_the_whole(dataset: Dataset) -> None:
     metrics = evaluate_baselines(dataset.folder, "test")
-    for name, slices in metrics["slices"].items():
-        for parts in slices.values():
+    for of_baseline in metrics.values():
+        for parts in of_baseline["slices"].values():
             examples = sum(of["examples"] for of in parts.values())
-            assert examples == metrics[name]["examples"]
+            assert examples == of_baseline["examples"]
             for metric in ("recall@20", "mrr@20"):
                 total = sum(of[metric] * of["examples"] for of in parts.values())
-                assert total / examples == pytest.approx(metrics[name][metric])
+                assert total / examples == pytest.approx(of_baseline[metric])
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_the_page_shows_what_was_tried_and_needs_no_internet(fitted: Fitted) -> 
         "item-to-item",
         str(record.bundle)[:12],
         "<svg",
-        "5 to 9 items",
+        "after 5 to 9 items",
         "Gini",
     ):
         assert text in page
@@ -162,7 +162,7 @@ def test_a_joined_choice_that_does_not_pass_stays_staged_unless_forced(
     assert manifest.nearest_sessions.weight == record.choice.winner.session_weight
     forced = fit_again(resume=True, force=True)
     assert (forced.live, forced.bundle, current_digest(bundles)) == (True, record.bundle, record.bundle)
-    assert "by --force, although recall@20" in page.read_text()
+    assert "by <code>--force</code>, although recall@20" in page.read_text()
 
 
 def test_the_compared_figures_are_those_of_validation(dataset: Dataset) -> None:

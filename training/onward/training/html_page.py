@@ -1,16 +1,34 @@
 """Build pages for a person to look at: one HTML file without scripts, offline, with charts as SVG."""
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2em auto;padding:0 1em;color:#222}
 h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em}table{border-collapse:collapse}
-td,th{text-align:left;padding:.15em 1em .15em 0;vertical-align:top;font-weight:normal}th{color:#666}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}tr.marked td{font-weight:bold}
-svg{width:100%;height:auto}rect{fill:#3b6ea5}polyline{fill:none;stroke-width:2}text{font-size:11px;fill:#555}
-li{margin:.2em 0}"""
+td,th{text-align:left;padding:.2em 1.2em .2em 0;vertical-align:top;font-weight:normal;border-bottom:1px solid #eee}
+th{color:#666}td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+tr.marked td{font-weight:bold}code{white-space:nowrap;font-size:.93em;background:#f3f3f3;padding:0 .2em}
+svg{width:100%;height:auto}rect{fill:#3b6ea5}line{stroke:#999}polyline{fill:none;stroke-width:2}
+text{font-size:11px;fill:#555}li{margin:.2em 0}"""
+NUMBER, MARKED = ' class="n"', ' class="marked"'
 COLOURS = ("#3b6ea5", "#c8553d", "#588b3a", "#8d5fa8", "#b8860b", "#2a9d8f", "#6c757d", "#d81b60")
 WIDTH, HEIGHT, MARGIN = 640, 220, 40
+BARS_HEIGHT, BARS_MARGIN = 160, 18
+CHARACTER_WIDTH = 6.5
+"""Width of a character of a label, in units of the charts."""
+CODE = re.compile(r"`([^`]+)`|(--[a-z][a-z-]*(?: [0-9.]*[0-9])?)")
+"""Commands and options within text."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart."""
+
+    label: str
+    value: float
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -33,7 +51,11 @@ def paragraph(text: str) -> str:
 
 def bullet_list(lines: Iterable[str]) -> str:
     """Return a list of lines."""
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+    return f"<ul>{''.join(f'<li>{_with_code(line)}</li>' for line in lines)}</ul>"
+
+
+def _with_code(line: str) -> str:
+    return CODE.sub(lambda found: f"<code>{found[1] or found[2]}</code>", escape(line, quote=False))
 
 
 def table(
@@ -43,13 +65,37 @@ def table(
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(
-            f"<{tag}{' class=n' if place >= texts else ''}>{escape(cell)}</{tag}>" for place, cell in enumerate(cells)
+            f"<{tag}{NUMBER if place >= texts else ''}>{escape(cell)}</{tag}>" for place, cell in enumerate(cells)
         )
 
-    body = "".join(
-        f"<tr{' class=marked' if number in marked else ''}>{line(row, 'td')}</tr>" for number, row in enumerate(rows)
-    )
-    return f"<table><tr>{line(header, 'th')}</tr>{body}</table>"
+    body = "".join(f"<tr{MARKED if number in marked else ''}>{line(row, 'td')}</tr>" for number, row in enumerate(rows))
+    head = f"<tr>{line(header, 'th')}</tr>" if header else ""
+    return f"<table>{head}{body}</table>"
+
+
+def bar_chart(bars: Sequence[Bar], unit: str) -> str:
+    """Draw bars with their `unit`; as many have labels as there is room for, and the highest its value."""
+    highest = max(bar.value for bar in bars) or 1
+    step = WIDTH / len(bars)
+    longest = max(len(bar.label) for bar in bars) + 1
+    every = math.ceil(longest * CHARACTER_WIDTH / step)
+    shapes = []
+    for place, bar in enumerate(bars):
+        height = (BARS_HEIGHT - 2 * BARS_MARGIN) * bar.value / highest
+        left, top = place * step, BARS_HEIGHT - BARS_MARGIN - height
+        shapes.append(
+            f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(step - 1, 0.5):.1f}" height="{height:.1f}">'
+            f"<title>{escape(bar.label)}: {_value(bar.value)}{unit}</title></rect>"
+        )
+        if place % every == 0 and left + len(bar.label) * CHARACTER_WIDTH <= WIDTH:
+            shapes.append(f'<text x="{left:.1f}" y="{BARS_HEIGHT - 4}">{escape(bar.label)}</text>')
+    shapes.append(f'<line x1="0" x2="{WIDTH}" y1="{BARS_HEIGHT - BARS_MARGIN}" y2="{BARS_HEIGHT - BARS_MARGIN}"/>')
+    shapes.append(f'<text x="0" y="12">highest bar: {_value(highest)}{unit}</text>')
+    return f'<svg viewBox="0 0 {WIDTH} {BARS_HEIGHT}" role="img">{"".join(shapes)}</svg>'
+
+
+def _value(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
 
 
 def line_chart(lines: Mapping[str, Sequence[float]], *, x: str, y: str) -> str:

@@ -20,7 +20,7 @@ from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedI
 from onward.training.evaluation.diversity import categories_of, diversified
 from onward.training.evaluation.metrics import BEYOND, coverage, diversity, gini, ranking_metrics
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
-from onward.training.evaluation.slices import Slices, accuracy_by_slice
+from onward.training.evaluation.slices import accuracy_by_slice
 from onward.training.evaluation.unknown_items import (
     count_unknown_targets,
     warn_of_another_dataset,
@@ -231,7 +231,7 @@ def evaluate_bundle(
         **metrics(served),
         "unknown_targets": unknown_targets,
         "exact": metrics(rankings(exact=True)),
-        "slices": {"as served": accuracy_by_slice(cases, served.ranks, popularity)},
+        "slices": accuracy_by_slice(cases, served.ranks, popularity),
     }
     if sampled_negatives:
         with counting("sampled", len(cases)) as count:
@@ -264,14 +264,15 @@ def evaluate_baselines(
     warn_of_unknown_items(cases, set(dataset.item_ids()).__contains__, data / f"{part}.parquet", on_warning)
     popularity = events_before(dataset, part)
     metrics: dict[str, Any] = {}
-    slices: dict[str, Slices] = {}
     for name, baseline in BASELINES.items():
         retrieve = without_excluded(baseline(dataset, part).retrieve, hide_seen or (hide_last and "last"))
         with counting(name, len(cases)) as count:
             rankings = ranked_cases(by_session(retrieve), cases, max(CUTOFFS), on_answer=count)
-        metrics[name] = metrics_of(rankings, cases, items=len(dataset.item_ids()), popularity=popularity)
-        slices[name] = accuracy_by_slice(cases, rankings.ranks, popularity)
-    return {**metrics, "slices": slices}
+        metrics[name] = {
+            **metrics_of(rankings, cases, items=len(dataset.item_ids()), popularity=popularity),
+            "slices": accuracy_by_slice(cases, rankings.ranks, popularity),
+        }
+    return metrics
 
 
 def events_before(dataset: Dataset, part: PartName) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Print metrics as a table or as JSON."""
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.table import Table
 from onward.training.evaluation.slices import Slices
 
 AS_SERVED = "as served"
+WIDE = 200
+"""Characters of a line where the output is no terminal, whose width would cut figures."""
 
 
 def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
@@ -22,7 +25,8 @@ def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(metrics))
         return
-    slices: dict[str, Slices] = metrics.get("slices", {})
+    whole = {AS_SERVED: metrics, **{name: group for name, group in metrics.items() if isinstance(group, dict)}}
+    slices: dict[str, Slices] = {name: group["slices"] for name, group in whole.items() if "slices" in group}
     groups = {name: group for name, group in metrics.items() if isinstance(group, dict) and name != "slices"}
     top_level = {name: value for name, value in metrics.items() if name not in groups and name != "slices"}
     facts = {name: value for name, value in top_level.items() if isinstance(value, str)}
@@ -32,9 +36,9 @@ def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
     table.add_column("")
     for name in groups:
         table.add_column(name, justify="right")
-    for metric in dict.fromkeys(metric for group in groups.values() for metric in group):
+    for metric in dict.fromkeys(metric for group in groups.values() for metric in group if metric != "slices"):
         table.add_row(metric, *(_text(group[metric]) if metric in group else "" for group in groups.values()))
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     for name, value in facts.items():
         console.print(f"{name}: {value}", soft_wrap=True, highlight=False)
     console.print(table)
@@ -43,18 +47,16 @@ def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _slices_table(slices: Mapping[str, Slices]) -> Table:
-    """Return a table with a row for each slice, and recall@20 and MRR@20 of each ranker."""
+    """Return a table with a row for each slice, and recall@20 of each ranker."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("targets by")
-    table.add_column("")
-    table.add_column("targets", justify="right")
+    table.add_column("recall@20 of targets", no_wrap=True)
+    table.add_column("targets", justify="right", no_wrap=True)
     for name in slices:
-        table.add_column(f"{name}: recall@20, mrr@20", justify="right")
+        table.add_column(name, justify="right")
     for by, parts in next(iter(slices.values())).items():
         for part, figures in parts.items():
-            of_each = [of_ranker[by][part] for of_ranker in slices.values()]
-            cells = (f"{of['recall@20']:.4f}, {of['mrr@20']:.4f}" for of in of_each)
-            table.add_row(by, part, f"{figures['examples']:,}", *cells)
+            cells = (f"{of_ranker[by][part]['recall@20']:.4f}" for of_ranker in slices.values())
+            table.add_row(part, f"{figures['examples']:,}", *cells)
     return table
 
 

@@ -12,8 +12,8 @@ from onward.training.evaluation.cases import EvaluationCase
 K = 20
 Slices = dict[str, dict[str, dict[str, float]]]
 """By what they are divided, and which: number of examples, recall@20 and MRR@20."""
-EVENTS = ((1, "never"), (5, "1 to 4 times"), (20, "5 to 19 times"), (100, "20 to 99 times"))
-LENGTHS = ((2, "1 item"), (3, "2 items"), (5, "3 to 4 items"), (10, "5 to 9 items"))
+EVENTS = ((1, "never seen"), (5, "seen 1 to 4 times"), (20, "seen 5 to 19 times"), (100, "seen 20 to 99 times"))
+LENGTHS = ((2, "after 1 item"), (3, "after 2 items"), (5, "after 3 or 4 items"), (10, "after 5 to 9 items"))
 
 
 def accuracy_by_slice(
@@ -44,24 +44,25 @@ def accuracy_by_slice(
         }
 
     return {
-        "target seen in training": divided(
-            lambda case, target: _bucket(popularity.get(target, 0), EVENTS, "100 times or more"),
-            [*(name for _, name in EVENTS), "100 times or more"],
+        "events in training": divided(
+            lambda case, target: _bucket(popularity.get(target, 0), EVENTS, "seen 100 times or more"),
+            [*(name for _, name in EVENTS), "seen 100 times or more"],
         ),
-        "session so far": divided(
-            lambda case, target: _bucket(len(case.inputs), LENGTHS, "10 items or more"),
-            [*(name for _, name in LENGTHS), "10 items or more"],
+        "session length": divided(
+            lambda case, target: _bucket(len(case.inputs), LENGTHS, "after 10 items or more"),
+            [*(name for _, name in LENGTHS), "after 10 items or more"],
         ),
-        "target in the session": divided(
-            lambda case, target: _repetition(case.inputs, target), ["new", "an earlier one", "the item at hand"]
+        "repetition": divided(
+            lambda case, target: _repetition(case.inputs, target),
+            ["new item", "an earlier item again", "the item at hand again"],
         ),
     }
 
 
 def _repetition(inputs: Sequence[str], target: str) -> str:
     if target not in inputs:
-        return "new"
-    return "the item at hand" if target == inputs[-1] else "an earlier one"
+        return "new item"
+    return "the item at hand again" if target == inputs[-1] else "an earlier item again"
 
 
 def _bucket(number: int, bounds: Sequence[tuple[int, str]], otherwise: str) -> str:

@@ -76,8 +76,8 @@ def _slices(gate: GateReport) -> str:
         for part, figures in parts.items():
             of_each = (slices[by][part] for slices in gate.slices.values())
             cells = (f"{of['recall@20']:.4f}, {of['mrr@20']:.4f}" for of in of_each)
-            rows.append((by, part, f"{figures['examples']:,.0f}", *cells))
-    return table(("", "", "targets", *gate.slices), rows, texts=2)
+            rows.append((part, f"{figures['examples']:,.0f}", *cells))
+    return table(("", "targets", *gate.slices), rows)
 
 
 def _concentration(gate: GateReport) -> Iterator[str]:

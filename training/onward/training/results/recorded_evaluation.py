@@ -89,7 +89,7 @@ def evaluate_and_record_baselines(
 ) -> dict[str, Any]:
     """Evaluate the baselines on the test part, as `evaluate_baselines` does, and record it."""
     metrics = evaluate_baselines(data, "test", hide_seen=hide_seen, on_warning=on_warning)
-    figures = {name: _figures(of_baseline, of_baseline) for name, of_baseline in metrics.items() if name != "slices"}
+    figures = {name: _figures(of_baseline, of_baseline) for name, of_baseline in metrics.items()}
     common = _common(Dataset.open(data))
     BaselinesRecord(**common, commit=commit(), hide_seen=hide_seen, metrics=figures).write(records)
     return metrics
@@ -171,4 +171,4 @@ def _common(dataset: Dataset) -> dict[str, Any]:
 
 
 def _figures(metrics: dict[str, Any], like: dict[str, float]) -> dict[str, float]:
-    return {name: metrics[name] for name in like if name != "examples"}
+    return {name: metrics[name] for name in like if name not in ("examples", "slices")}
