@@ -49,8 +49,8 @@ TELEMETRY = (
     PatchPoint(telemetry, "retrieved"),
     PatchPoint(telemetry, "store_answered"),
 )
-REQUEST_ID = PatchPoint(telemetry, "_accepted_request_id")
-"""Returns the id that the client sent, or none; the service then makes one."""
+REQUEST_ID = PatchPoint(telemetry, "new_request_id")
+"""Makes the id of a request whose client sent none."""
 
 NO_REQUEST_ID = "no-telemetry"
 
@@ -61,7 +61,7 @@ def without_telemetry() -> Iterator[None]:
     with ExitStack() as patches:
         for point in TELEMETRY:
             patches.enter_context(point.replace(_do_nothing))
-        patches.enter_context(REQUEST_ID.replace(lambda _scope: NO_REQUEST_ID))
+        patches.enter_context(REQUEST_ID.replace(lambda: NO_REQUEST_ID))
         yield
 
 

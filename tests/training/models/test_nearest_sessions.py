@@ -105,7 +105,8 @@ def test_the_bundle_ranks_by_votes_with_the_figures_of_the_baseline(bundles: Pat
     served = evaluate_bundle(bundles, dataset.folder, "test")
     assert served["recall@20"] >= expected["recall@20"]
     assert served["mrr@20"] >= expected["mrr@20"] - 1e-3
-    assert served["exact"] == pytest.approx({name: served[name] for name in served["exact"]})
+    exact = pytest.approx({name: served[name] for name in served["exact"]}, rel=1e-3)  # items at a tie may swap
+    assert served["exact"] == exact
     for case in cases[:200]:
         votes = {item.item_id: item.score for item in baseline.retrieve(case.inputs, items) if item.score >= 1}
         shown = bundle.retrieve(SessionView(case.inputs), Options(items, exclude_seen=False)).items.item_ids
