@@ -190,6 +190,24 @@ def test_the_page_shows_baselines_and_anchors_and_where_the_recipe_loses(
     assert "| record | 100.00 | – | no recipe | Clairvoyant |" in text
 
 
+def test_a_refit_is_marked_and_not_compared_where_published_rows_have_none(
+    records: Path, record: RunRecord, tmp_path: Path
+) -> None:
+    assert record.refitted
+    without = tuple(epoch for epoch in record.curve if epoch.fit != "refit")
+    served = {**record.served, "recall@20": 0.5}
+    record.model_copy(update={"recipe": "no-refit", "curve": without, "served": served}).write(records)
+    (records / "anchors.toml").write_text(ANCHORS.replace("percent = true", "percent = true\nrefit_compares = false"))
+    write_page(records, tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    rows = {line.split("**")[1]: line for line in text.splitlines() if line.startswith("| **")}
+    assert rows[record.recipe].endswith("here; refit on validation items too (does not compare) |")
+    assert rows["no-refit"].endswith("| here |")
+    assert "our best, no-refit (50.00), is 50.00 behind Clairvoyant (100.00)." in text
+    assert f"our best, {record.recipe}" not in text
+    assert "| modest | 60.00 | 20.00 | no recipe | chance |" in text
+
+
 def test_a_baseline_ahead_of_the_recipe_is_named(records: Path, record: RunRecord, tmp_path: Path) -> None:
     worse = record.model_copy(update={"served": {**record.served, "recall@20": 0.0}})
     worse.write(records)

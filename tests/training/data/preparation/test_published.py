@@ -85,3 +85,13 @@ def test_leave_one_out_keeps_every_user(prepared: Prepare) -> None:
 def test_the_split_by_user_is_8_1_1(prepared: Prepare) -> None:
     dataset = prepared([str(DATA / "ml1m" / "interactions.parquet")], SplitKind.BY_USER, min_support=5)
     assert [counts.sessions for counts in dataset.info.parts.values()] == [4_832, 604, 604]
+
+
+def test_the_5_core_of_movielens_1m_has_the_items_of_published_rows(prepared: Prepare) -> None:
+    """The sizes that asash/gSASRec-pytorch states: datasets/ml1m/dataset_stats.json."""
+    source = DATA / "ml1m" / "interactions.parquet"
+    dataset = prepared([str(source)], SplitKind.LEAVE_ONE_OUT, min_support=5)
+    assert dataset.info.items == 3_416
+    assert dataset.info.parts["test"].model_dump() == {
+        "events": 999_611, "sessions": 6_040, "items": 3_416, "examples": 6_040,
+    }  # fmt: skip

@@ -43,6 +43,9 @@ class DataSetProfile(_AnchorModel):
     columns: tuple[MetricColumn, ...] = Field(min_length=1)
     percent: bool
     """Whether figures, in the file and on the page, are percent instead of fractions."""
+    refit_compares: bool = True
+    """Whether runs whose refit has learnt from the validation part compare with published rows and aims. They do where
+    that is part of the training days, as in session data; they do not where papers leave it out."""
     published: tuple[Anchor, ...] = ()
     aims: tuple[Anchor, ...] = ()
 

@@ -86,6 +86,7 @@ def _recipe_row(summary: RecipeSummary, data_set: DataSetProfile) -> list[str]:
     served = [_mean_and_deviation(summary.served(column.metric), data_set) for column in data_set.columns]
     exact = [_mean_and_deviation(summary.exact(column.metric), data_set) for column in data_set.columns]
     source = f"here: {summary.form}" if summary.form else "here"
+    source = source if summary.compares(data_set) else f"{source}; refit on validation items too (does not compare)"
     return [f"**{summary.recipe}**", *(f"**{text}**" for text in served), *exact, str(len(summary.runs)), source]
 
 
@@ -113,11 +114,12 @@ def _sentence(comparison: Comparison, data_set: DataSetProfile, side: str) -> st
 
 def _aims(records: DataRecords, data_set: DataSetProfile) -> str:
     rows = []
+    summaries = [summary for summary in RecipeSummary.all_of(records.runs) if summary.compares(data_set)]
     for aim in data_set.aims:
         figures = [
             data_set.text(aim.figures[c.metric]) if c.metric in aim.figures else ABSENT for c in data_set.columns
         ]
-        reached = [summary.recipe for summary in RecipeSummary.all_of(records.runs) if _reaches(summary, aim, data_set)]
+        reached = [summary.recipe for summary in summaries if _reaches(summary, aim, data_set)]
         rows.append([aim.name, *figures, ", ".join(reached) or "no recipe", aim.source])
     return _table(["", *(column.name for column in data_set.columns), "reached by all metrics of", "source"], rows)
 

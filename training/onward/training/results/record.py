@@ -17,6 +17,7 @@ from pydantic import (
 from onward.bundle import IndexInfo
 from onward.bundle.validation import message_of
 from onward.training.errors import InputError
+from onward.training.run_folder import REFIT
 
 BASELINES, LADDER = "baselines.json", "ladder.json"
 
@@ -88,6 +89,11 @@ class RunRecord(_EvaluationRecord):
     encode_p50_ms: float
     """Median time of the encoder, one session of 20 items at a time, on one thread."""
     trained_on: TrainedOn
+
+    @property
+    def refitted(self) -> bool:
+        """Whether the weights are of a refit, which has learnt from the validation part too."""
+        return any(epoch.fit == REFIT for epoch in self.curve)
 
     @property
     def seconds(self) -> float:

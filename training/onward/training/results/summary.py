@@ -48,6 +48,15 @@ class RecipeSummary:
         """Which of the model's written forms the runs have, by their recipes; empty if those name none."""
         return "; ".join(dict.fromkeys(filter(None, map(_form, self.runs))))
 
+    @property
+    def refitted(self) -> bool:
+        """Whether a run has learnt from the validation part too."""
+        return any(run.refitted for run in self.runs)
+
+    def compares(self, data_set: DataSetProfile) -> bool:
+        """Return whether the runs compare with published figures of the data set."""
+        return data_set.refit_compares or not self.refitted
+
     def served(self, metric: str) -> SeedStatistics | None:
         """Return the statistics of a metric as served, a fraction; None if a run lacks it."""
         return self._statistics(metric, lambda run: run.served)
@@ -86,13 +95,13 @@ class Comparison:
 
 
 def comparisons(records: DataRecords, data_set: DataSetProfile) -> list[Comparison]:
-    """Compare our best recipe with the best comparable anchor or baseline, in each metric that both have."""
+    """Compare our best comparable recipe with the best such anchor or baseline, in each metric that both have."""
     compared = []
     for column in data_set.columns:
         ours = {
             summary.recipe: spread.mean * data_set.scale
             for summary in RecipeSummary.all_of(records.runs)
-            if (spread := summary.served(column.metric))
+            if summary.compares(data_set) and (spread := summary.served(column.metric))
         }
         rivals = rival_figures(records, data_set, column.metric)
         if ours and rivals:
