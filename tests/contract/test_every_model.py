@@ -1,8 +1,10 @@
 """The contract that the trainer, the exporter and the service rely on, tested for every model of MODELS."""
 
 import pytest
+import torch
 from pydantic import BaseModel
 
+from onward.training.data.examples import Feedback
 from onward.training.losses.augmentations import Augmentation
 from onward.training.losses.objectives import FullSoftmax, SampledSoftmax
 from onward.training.model_contract import CHECKS, ModelUnderTest
@@ -215,3 +217,22 @@ def test_every_model_has_a_variant() -> None:
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_model_keeps_the_contract(check: str, model: ModelUnderTest) -> None:
     assert CHECKS[check](model)
+
+
+def test_every_model_that_learns_weighs_its_targets(model: ModelUnderTest) -> None:
+    encoder, batch = model.encoder, model.batch
+    if not encoder.has_steps:
+        pytest.skip("learns nothing by steps")
+
+    def loss(weights_BT: torch.Tensor | None) -> float:
+        torch.manual_seed(1)  # equal negatives, augmentations and dropout
+        feedback_BT = None if weights_BT is None else Feedback(weights_BT)
+        return float(encoder.loss(batch._replace(feedback_BT=feedback_BT)).item())
+
+    one_BT = torch.ones_like(batch.targets_BT, dtype=torch.float32)
+    some_BT = torch.rand(one_BT.shape, generator=torch.Generator().manual_seed(2))
+    without, nothing = loss(None), loss(0 * one_BT)
+    assert loss(one_BT) == pytest.approx(without, rel=1e-5)
+    assert loss(3 * one_BT) - nothing == pytest.approx(3 * (without - nothing), rel=1e-3)
+    assert loss(some_BT) + loss(one_BT - some_BT) == pytest.approx(without + nothing, rel=1e-3)
+    assert nothing < loss(some_BT) < without

@@ -7,6 +7,7 @@ from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Batch, Examples
+from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.errors import Diverged, InputError
 from onward.training.evaluation.metrics import BEYOND
 from onward.training.evaluation.validation import target_ranks
@@ -22,6 +25,8 @@ from onward.training.folder_lock import locked
 from onward.training.recipe import Recipe
 from onward.training.run_folder import WEIGHTS, best_validation, write_history, write_tensors
 from onward.training.trainer import Fit, make_optimizers, train
+from onward.training.tuning.search_space import with_values
+from tests.training.conftest import walks
 from tests.training.corpora import corpus
 
 
@@ -417,3 +422,20 @@ def test_a_target_ranks_after_all_that_score_no_lower_and_nowhere_without_a_scor
         assert rank == BEYOND
     else:
         assert rank == len(comparable) - comparable[::-1].index(scores[target])
+
+
+def test_weights_of_events_change_a_training_if_the_recipe_asks_for_them(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = walks(40, seed=2).with_columns(weight=1.0 + pl.int_range(pl.len()) % 3)
+    events.write_parquet(tmp_path / "events.parquet")
+    options = Preparation(split=SplitKind.TEMPORAL, min_support=1, min_length=2, validation=0.1, test_share=0.1)
+    prepare([str(tmp_path / "events.parquet")], tmp_path / "dataset", options)
+    losses, said = {}, {}
+    for weighs in (False, True):
+        asked = Recipe.parse(with_values(recipe.text, {"training.weigh_targets": weighs}), "recipe.toml")
+        train(asked, tmp_path / "dataset", tmp_path / str(weighs), device_name="cpu", epochs=1)
+        losses[weighs] = [line["loss"] for line in history(tmp_path / str(weighs))]
+        said[weighs] = "targets are weighed" in capsys.readouterr().err
+    assert losses[False] != losses[True]
+    assert said == {False: False, True: True}

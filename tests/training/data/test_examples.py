@@ -1,7 +1,10 @@
 """The examples of sessions: their inputs, targets, users and seen items."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -70,6 +73,44 @@ def test_a_target_without_an_item_before_it_is_no_example() -> None:
 def test_examples_do_not_cross_parts() -> None:
     parts = [sessions([1, 2]), sessions([3, 4, 5])]
     assert pairs(examples_of(parts, horizon=3)) == [([1], [2]), ([3], [4, 5]), ([3, 4], [5])]
+
+
+def weighted(*rows: list[int], weights: list[float]) -> Sessions:
+    return replace(sessions(*rows), weights=np.array(weights, np.float32))
+
+
+def target_weights(part: Sessions, **options: int) -> list[list[float]] | None:
+    feedback = gathered(examples_of([part], weigh_targets=True, **options)).feedback_BT
+    return None if feedback is None else feedback.weights.tolist()
+
+
+def test_targets_carry_the_weights_of_their_events_with_a_mean_of_one() -> None:
+    part = weighted([1, 2, 3], [4, 5], weights=[9, 1, 3, 9, 5])
+    third = 1 / 3
+    assert target_weights(part) == [[pytest.approx(third)], [1], [pytest.approx(5 * third)]]
+    (first, second), last = target_weights(part, horizon=2)[0], target_weights(part, every_position=True)[0]  # type: ignore[index]
+    assert [first, second] == last == [pytest.approx(third), 1]
+    batch = gathered(examples_of([part], weigh_targets=True))
+    assert batch.next_feedback_B is not None
+    assert batch.next_feedback_B.weights.tolist() == [pytest.approx(third), 1, pytest.approx(5 * third)]
+
+
+def test_equal_weights_and_those_not_asked_for_are_no_work() -> None:
+    assert target_weights(weighted([1, 2, 3], weights=[5, 2, 2])) is None
+    assert target_weights(sessions([1, 2, 3])) is None
+    assert gathered(examples_of([weighted([1, 2, 3], weights=[1, 2, 3])])).feedback_BT is None
+
+
+def test_weights_come_from_the_log(prepared: Prepare) -> None:
+    events = log(SESSIONS).with_columns(event=pl.lit("view"))
+    is_bought = pl.int_range(pl.len()) == 1
+    events = events.with_columns(event=pl.when(is_bought).then(pl.lit("buy")).otherwise("event"))
+    data = prepared(events, weights={"view": 1, "buy": 5})
+    assert examples_of([data.sessions("train")], weigh_targets=True).weights is not None
+    weights = data.sessions("train").weights
+    assert weights is not None
+    assert sorted(weights) == [1] * 10 + [5]
+    assert prepared(events).sessions("train").weights is None
 
 
 def test_a_horizon_gives_the_next_items_up_to_the_end_of_the_session() -> None:

@@ -1,6 +1,8 @@
 """The objectives: full softmax and sampled softmax."""
 
 import math
+from itertools import product
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
+from onward.training.data.examples import Feedback
 from onward.training.losses.negative_sampling import Distribution
-from onward.training.losses.objectives import FullSoftmax, NextItemLoss, SampledSoftmax
+from onward.training.losses.objectives import FullSoftmax, NegativeInterest, NextItemLoss, SampledSoftmax
 from onward.training.losses.softmax import sampled_softmax
 from onward.training.models.layers import Cosine, InnerProduct, ItemTable
 
@@ -46,6 +49,26 @@ def test_sampled_softmax_by_hand() -> None:
     first = math.log(math.exp(2) + math.exp(1) / 2 + math.exp(0.5)) - 2
     second = math.log(math.exp(-1) + 1 / 2 + math.exp(3) + 2 * math.exp(1)) + 1
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+def test_weights_are_factors_of_the_losses_of_every_objective() -> None:
+    items, (interests_BD, targets_B) = table(Cosine(kind="cosine", scale=8)), problem()
+    interests_BKD = torch.stack([interests_BD, -interests_BD], dim=1)
+    feedback_B = Feedback(torch.tensor([0.5, 3.0, 0.1, 1.0, 0.4]))
+
+    def losses(loss: NextItemLoss, kind: NegativeInterest | None, of: slice, feedback: Feedback | None) -> Tensor:
+        torch.manual_seed(1)  # equal negatives
+        if kind is not None:
+            return loss.multi_interest(interests_BKD[of], targets_B[of], items, kind, feedback)
+        value: Tensor = loss(interests_BD[of], targets_B[of], items, feedback)
+        return value
+
+    full, sampled = NextItemLoss.of(FullSoftmax(kind="full_softmax"), POPULARITY), drawn(7, "uniform", log_q=True)
+    for loss, kind in product((full, sampled), (None, *get_args(NegativeInterest))):
+        together = losses(loss, kind, slice(None), feedback_B)
+        alone = [losses(loss, kind, slice(example, example + 1), None) for example in range(BATCH)]
+        expected = (feedback_B.weights * torch.stack(alone)).mean()
+        torch.testing.assert_close(together, expected, rtol=2e-2, atol=1e-3)  # bfloat16 products
 
 
 def test_if_all_negatives_hit_the_target_the_loss_is_zero() -> None:

@@ -76,6 +76,25 @@ def test_small_losses_and_their_gradients_keep_their_relative_precision(
     assert max(errors(*learnt_problem(cosine, scale, batch, items), dtype)) < tolerance
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_weights_are_factors_of_the_sessions_losses(dtype: torch.dtype, tolerance: float) -> None:
+    sessions_BD, items_ND, targets_B = problem()
+    weights_B = torch.tensor([1.0, 3, 0.2, 1, 5, 1, 0, 0.1, 2])
+    losses_B = F.cross_entropy(sessions_BD @ items_ND[1:].T, targets_B - 1, reduction="none")
+    expected = (weights_B * losses_B).sum() / BATCH
+    loss = full_softmax(sessions_BD, items_ND, targets_B, weights_B=weights_B, product_dtype=dtype)
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    actual = torch.autograd.grad(loss, [sessions_BD, items_ND])
+    for gradient, reference in zip(actual, torch.autograd.grad(expected, [sessions_BD, items_ND]), strict=True):
+        assert (gradient - reference).norm() <= 2 * tolerance * reference.norm()
+
+
+def test_weights_of_one_change_nothing() -> None:
+    sessions_BD, items_ND, targets_B = problem()
+    weighted = full_softmax(sessions_BD, items_ND, targets_B, weights_B=torch.ones(BATCH))
+    assert torch.equal(weighted, full_softmax(sessions_BD, items_ND, targets_B))
+
+
 def test_on_learnt_examples_bfloat16_costs_a_quarter_of_a_percent() -> None:
     runs = [errors(*learnt_problem(0.97, 16.0, seed=seed), torch.bfloat16) for seed in range(8)]
     loss_error, session_error, item_error = (sum(error) / len(runs) for error in zip(*runs, strict=True))

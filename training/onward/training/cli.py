@@ -321,6 +321,12 @@ def fit(
     items: Annotated[
         str | None, typer.Option(help="A file with attributes of items: title, price, available, ...")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights of types of events: view=1,cart=3,purchase=5; others, and those of 0, are left out."
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="A dataset that `prepare` made, instead of events.")] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the fit: its dataset, trainings, fit.json and fit.html.")
@@ -356,10 +362,19 @@ def fit(
         raise InputError("give files of events, or --data with a dataset that `prepare` made")
     if data is not None and items is not None:
         raise InputError("--items belongs to events; a dataset has its items already")
+    if data is not None and weights is not None:
+        raise InputError("--weights belongs to events; a dataset has its weights already")
     with bundle_faults(bundles), announced_steps() as announce:
         try:
             if data is None:
-                data = prepared_dataset(events or (), items, out / "dataset", resume=resume, on_step=announce)
+                data = prepared_dataset(
+                    events or (),
+                    items,
+                    out / "dataset",
+                    weights=None if weights is None else _weights(weights),
+                    resume=resume,
+                    on_step=announce,
+                )
                 print_report(Dataset.open(data).info, Console(stderr=True))
             record = fit_best(
                 data,

@@ -35,6 +35,7 @@ WITHOUT_STEPS = {
     "weight_decay": 0.0,
     "schedule": {"kind": "step", "every": 1, "factor": 1.0},
     "patience": 1,
+    "weigh_targets": False,
 }
 """Keys of `[training]` that mean nothing for a model without steps, whose fit is one epoch without examples."""
 
@@ -104,6 +105,8 @@ class TrainingOptions(BaseModel):
     initial_accumulator: NonNegativeFloat = 0.0
     """Initial value of adagrad's sums of squared gradients."""
     examples: Annotated[EveryTarget | RandomCutPerUser, Field(discriminator="kind")] = EveryTarget(kind="every_target")
+    weigh_targets: bool = False
+    """Weigh the loss of a target by the weight of its event, as of a purchase against a view, if the log has any."""
     schedule: Annotated[StepSchedule | LinearSchedule, Field(discriminator="kind")]
     validation_metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg)@[1-9][0-9]*$")]
     """The metric that chooses the best epoch, on validation examples only."""

@@ -93,6 +93,8 @@ class Sessions:
     is_target: NDArray[np.bool_]
     users: NDArray[np.int64]
     """The user row of each session; 0 if the user is unknown to training."""
+    weights: NDArray[np.float32] | None = None
+    """The weight of each event; None if the log has none."""
     file: Path | None = None
     """The file that holds the ids of items and sessions."""
 
@@ -156,13 +158,15 @@ class Dataset:
         file = self.folder / f"{part}.parquet"
         if part not in self.info.parts:
             return Sessions(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
-        events = self._read(file, ["row", "position", "is_target"])
+        has_weights = "weight" in pl.read_parquet_schema(file)
+        events = self._read(file, ["row", "position", "is_target", *["weight"] * has_weights])
         starts = np.flatnonzero(events["position"].to_numpy() == 0)
         return Sessions(
             rows=events["row"].to_numpy().astype(np.int64),
             offsets=np.append(starts, len(events)).astype(np.int64),
             is_target=events["is_target"].to_numpy().astype(np.bool_),
             users=self._user_rows(file, len(starts)),
+            weights=events["weight"].fill_null(1).to_numpy().astype(np.float32) if has_weights else None,
             file=file,
         )
 

@@ -5,7 +5,7 @@ Dimension key: E examples, B examples of a batch, L positions of the input, T ta
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -16,8 +16,22 @@ from onward.training.data.dataset import Sessions
 from onward.training.data.padding import PADDING
 from onward.training.errors import InputError
 
+Index: TypeAlias = Tensor | tuple[slice | Tensor | int, ...]
+"""Which elements of a tensor."""
+
 WINDOW_BATCHES = 40
 """Shuffled examples are sorted by length in windows of this many batches: little padding, still well shuffled."""
+
+
+class Feedback(NamedTuple):
+    """What the log says about targets, beside that they came next."""
+
+    weights: Tensor
+    """The weight of each target, 1 on average."""
+
+    def at(self, targets: Index) -> "Feedback":
+        """Return the feedback on some of the targets."""
+        return Feedback(self.weights[targets])
 
 
 class Batch(NamedTuple):
@@ -30,11 +44,22 @@ class Batch(NamedTuple):
     holds the item after input item l, or padding if that is not a target."""
     users_B: Tensor
     """User rows; 0 is an unknown user."""
+    feedback_BT: Feedback | None = None
+    """On the targets; None if the log says nothing, or the recipe does not ask for it."""
 
     @property
     def next_items_B(self) -> Tensor:
         """Rows of the next items."""
         return self.targets_BT[:, 0]
+
+    @property
+    def next_feedback_B(self) -> Feedback | None:
+        """Feedback on the next items."""
+        return self.feedback_at((slice(None), 0))
+
+    def feedback_at(self, targets: Index) -> Feedback | None:
+        """Return the feedback on some of the targets."""
+        return None if self.feedback_BT is None else self.feedback_BT.at(targets)
 
 
 @dataclass(frozen=True)
@@ -56,6 +81,8 @@ class Examples:
     users_E: Tensor
     groups_E: Tensor
     """Examples of one group have the same input and are evaluated as one example with several targets."""
+    weights: Tensor | None = None
+    """The weight of each element of `rows` as a target, 1 on average; None if all are equal."""
     horizon: int = 1
     every_position: bool = False
 
@@ -69,6 +96,7 @@ class Examples:
         together: bool = False,
         horizon: int = 1,
         every_position: bool = False,
+        weigh_targets: bool = False,
     ) -> Self:
         """Make an example of every target that has an item before it; its input is the newest `max_length` of them.
 
@@ -81,6 +109,7 @@ class Examples:
             horizon: T, the number of next items that are targets of an example.
             every_position: make examples of windows of at most `max_length` items instead, cut from the session's end
                 backwards, with a target at every position.
+            weigh_targets: keep the weights of the targets' events.
         """
         all_bounds = [_windows(part, max_length) if every_position else _prefixes(part, together) for part in parts]
         shifts = np.cumsum([0, *(len(part.rows) for part in parts)])[:-1]
@@ -102,7 +131,8 @@ class Examples:
             "groups_E": np.unique(ends, return_inverse=True)[1],
         }
         tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-        return cls(**tensors, horizon=horizon, every_position=every_position)
+        weights = _target_weights(parts, device) if weigh_targets else None
+        return cls(**tensors, weights=weights, horizon=horizon, every_position=every_position)
 
     def __len__(self) -> int:
         return len(self.targets_E)
@@ -119,13 +149,15 @@ class Examples:
         items_BL = self.rows[indices_BL].masked_fill(~valid_BL, PADDING)
         if self.every_position:
             following_BL = (indices_BL + 1).clamp(max=len(self.rows) - 1)
-            counts_BL = valid_BL & self.is_target[following_BL]
-            targets_BT = self.rows[following_BL].masked_fill(~counts_BL, PADDING)
+            counts_BT = valid_BL & self.is_target[following_BL]
+            indices_BT = following_BL
         else:
             future_BT = self.targets_E[examples_B, None] + torch.arange(self.horizon, device=self.rows.device)
-            inside_BT = future_BT < self.closes_E[examples_B, None]
-            targets_BT = self.rows[future_BT.clamp(max=len(self.rows) - 1)].masked_fill(~inside_BT, PADDING)
-        return Batch(items_BL, targets_BT, self.users_E[examples_B])
+            counts_BT = future_BT < self.closes_E[examples_B, None]
+            indices_BT = future_BT.clamp(max=len(self.rows) - 1)
+        targets_BT = self.rows[indices_BT].masked_fill(~counts_BT, PADDING)
+        feedback_BT = None if self.weights is None else Feedback(self.weights[indices_BT])
+        return Batch(items_BL, targets_BT, self.users_E[examples_B], feedback_BT)
 
     def seen(self, examples_B: Tensor) -> Tensor:
         """Return the item rows of the whole session before each example's targets, left-padded, beyond `max_length`."""
@@ -179,6 +211,21 @@ class Examples:
         """Return the `length` indices before the end of each input, and a mask of those not before `starts_B`."""
         indices_BL = self.ends_E[examples_B, None] + torch.arange(-length, 0, device=self.rows.device)
         return indices_BL.clamp(min=0), indices_BL >= starts_B[:, None]
+
+
+def _target_weights(parts: Sequence[Sessions], device: torch.device) -> Tensor | None:
+    """Return the weights of all events, scaled so that those of targets are 1 on average; None if all are equal.
+
+    With a mean of 1, a learning rate means the same with weights and without.
+    """
+    given = [part.weights for part in parts if part.weights is not None]
+    if len(given) < len(parts):
+        return None
+    weights = np.concatenate(given)
+    of_targets = weights[np.concatenate([part.is_target for part in parts])]
+    if not len(of_targets) or (of_targets == of_targets[0]).all():
+        return None
+    return torch.from_numpy(weights / of_targets.mean(dtype=np.float64).astype(np.float32)).to(device)
 
 
 class _ExampleBounds(NamedTuple):

@@ -92,6 +92,20 @@ def candidates_for(dataset: Dataset) -> list[Candidate]:
 
 def adapted_training(dataset: Dataset) -> list[Adapted]:
     """Describe how the recipes of networks are adapted to a dataset."""
+    return [*_adapted_to_size(dataset), _adapted_to_events(dataset)]
+
+
+def _adapted_to_events(dataset: Dataset) -> Adapted:
+    weights = dataset.sessions("train").weights
+    what = "weights of targets"
+    if weights is None:
+        return Adapted(what, "equal", "events have no weights; --weights view=1,cart=3,purchase=5 gives types some")
+    if weights.min() == weights.max():
+        return Adapted(what, "equal", "so are those of all events")
+    return Adapted(what, f"those of their events, {weights.min():g} to {weights.max():g}", "for networks")
+
+
+def _adapted_to_size(dataset: Dataset) -> list[Adapted]:
     examples = dataset.info.parts["train"].examples
     values = {name: _sized(Recipe.load(Path(name)), examples) for name in SIMPLEST_FIRST if name != "knn"}
     why = f"{examples:,} training examples"

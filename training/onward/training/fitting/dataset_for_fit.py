@@ -1,10 +1,10 @@
 """Prepare the dataset of a fit from a log, with defaults that follow its size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from onward.training.data.dataset import INFO_FILE
-from onward.training.data.preparation.prepare import prepare
+from onward.training.data.preparation.prepare import DEFAULTS, prepare
 
 
 def prepared_dataset(
@@ -12,13 +12,17 @@ def prepared_dataset(
     items: str | None,
     out: Path,
     *,
+    weights: Mapping[str, float] | None,
     resume: bool,
     on_step: Callable[[str], None],
 ) -> Path:
     """Write the dataset `out` from a log, unless `resume` finds it, and return its folder.
 
+    `weights` are those of types of events; see `Preparation`.
+
     Raises InputError if the log is unusable, as `prepare` does.
     """
     if not (resume and (out / INFO_FILE).exists()):
-        prepare(events, out, items=items, progress=on_step)
+        preparation = DEFAULTS.model_copy(update={"weights": weights and dict(weights)})
+        prepare(events, out, preparation, items=items, progress=on_step)
     return out

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from onward.training.data.examples import Feedback
 from onward.training.data.padding import PADDING
 from onward.training.losses.negative_sampling import Distribution, NegativeSampler
-from onward.training.losses.softmax import full_softmax, sampled_softmax
+from onward.training.losses.softmax import full_softmax, sampled_softmax, weighted_mean
 
 
 class FullSoftmax(BaseModel):
@@ -71,20 +72,29 @@ class NextItemLoss(nn.Module, ABC):
     """The loss of a recipe's objective, with its sampler if it needs one."""
 
     @abstractmethod
-    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
-        """Return the batch mean of the cross-entropy of targets_B (item rows), in nats."""
+    def forward(
+        self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None = None
+    ) -> Tensor:
+        """Return the batch mean of the cross-entropy of targets_B (item rows), in nats, weighed by the feedback."""
 
     def multi_interest(
-        self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, negative_interest: NegativeInterest
+        self,
+        interests_BKD: Tensor,
+        targets_B: Tensor,
+        items: ItemVectors,
+        negative_interest: NegativeInterest,
+        feedback_B: Feedback | None = None,
     ) -> Tensor:
         """Return the loss of sessions with K interests; the interest nearest to the target scores it."""
         if negative_interest == "nearest":
-            return self._nearest_interest_loss(interests_BKD, targets_B, items)
-        loss: Tensor = self(_nearest_interest(interests_BKD, items(targets_B)), targets_B, items)
+            return self._nearest_interest_loss(interests_BKD, targets_B, items, feedback_B)
+        loss: Tensor = self(_nearest_interest(interests_BKD, items(targets_B)), targets_B, items, feedback_B)
         return loss
 
     @abstractmethod
-    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor: ...
+    def _nearest_interest_loss(
+        self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None
+    ) -> Tensor: ...
 
     @staticmethod
     def of(objective: Objective, popularity_N1: NDArray[np.int64]) -> "NextItemLoss":
@@ -96,12 +106,17 @@ class NextItemLoss(nn.Module, ABC):
 
 
 class _FullSoftmaxLoss(NextItemLoss):
-    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
-        return full_softmax(interests_BD, items.vectors(), targets_B)
+    def forward(
+        self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None = None
+    ) -> Tensor:
+        return full_softmax(interests_BD, items.vectors(), targets_B, weights_B=_weights(feedback_B))
 
-    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
+    def _nearest_interest_loss(
+        self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None
+    ) -> Tensor:
         scores_BN = (interests_BKD @ items.vectors()[PADDING + 1 :].T).amax(dim=1)
-        return F.cross_entropy(scores_BN, targets_B - PADDING - 1)
+        losses_B = F.cross_entropy(scores_BN, targets_B - PADDING - 1, reduction="none")
+        return weighted_mean(losses_B, _weights(feedback_B))
 
 
 class _SampledSoftmaxLoss(NextItemLoss):
@@ -109,10 +124,14 @@ class _SampledSoftmaxLoss(NextItemLoss):
         super().__init__()
         self.objective, self.sampler = objective, sampler
 
-    def forward(self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
-        return self._nearest_interest_loss(interests_BD[:, None], targets_B, items)
+    def forward(
+        self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None = None
+    ) -> Tensor:
+        return self._nearest_interest_loss(interests_BD[:, None], targets_B, items, feedback_B)
 
-    def _nearest_interest_loss(self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors) -> Tensor:
+    def _nearest_interest_loss(
+        self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None
+    ) -> Tensor:
         rows_S, log_expected_count_S, draws = self.sampler(self.objective.negatives)
         target_BD, negative_SD = items(torch.cat([targets_B, rows_S])).split([len(targets_B), len(rows_S)])
         correction_S = log_expected_count_S if self.objective.log_q else torch.zeros_like(log_expected_count_S)
@@ -124,7 +143,12 @@ class _SampledSoftmaxLoss(NextItemLoss):
             (interests_BKD @ negative_SD.T).amax(dim=1),
             log_expected_count_S=correction_S,
             accidental_hit_BS=targets_B[:, None] == rows_S,
+            weights_B=_weights(feedback_B),
         )
+
+
+def _weights(feedback_B: Feedback | None) -> Tensor | None:
+    return None if feedback_B is None else feedback_B.weights
 
 
 def _nearest_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:

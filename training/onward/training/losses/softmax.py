@@ -24,7 +24,12 @@ def fast_product_dtype(device: torch.device) -> torch.dtype:
 
 
 def full_softmax(
-    sessions_BD: Tensor, items_ND: Tensor, targets_B: Tensor, *, product_dtype: torch.dtype | None = None
+    sessions_BD: Tensor,
+    items_ND: Tensor,
+    targets_B: Tensor,
+    *,
+    weights_B: Tensor | None = None,
+    product_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Compute the cross-entropy of the true next item among all items but the padding row; batch mean, in nats.
 
@@ -38,15 +43,23 @@ def full_softmax(
         sessions_BD: float32 session vectors.
         items_ND: float32 item table; row 0, the padding, is not a candidate and gets no gradient.
         targets_B: int64 rows of the true next items.
+        weights_B: factors of the sessions' losses before the mean; None for 1.
         product_dtype: precision of the three products; by default that of `fast_product_dtype`.
     """
     dtype = product_dtype or fast_product_dtype(sessions_BD.device)
-    loss: Tensor = _FusedFullSoftmax.apply(sessions_BD, items_ND, targets_B, dtype)  # type: ignore[no-untyped-call]  # torch
+    loss: Tensor = _FusedFullSoftmax.apply(  # type: ignore[no-untyped-call]  # torch
+        sessions_BD, items_ND, targets_B, weights_B, dtype
+    )
     return loss
 
 
 def sampled_softmax(
-    positive_B: Tensor, negative_BS: Tensor, *, log_expected_count_S: Tensor, accidental_hit_BS: Tensor
+    positive_B: Tensor,
+    negative_BS: Tensor,
+    *,
+    log_expected_count_S: Tensor,
+    accidental_hit_BS: Tensor,
+    weights_B: Tensor | None = None,
 ) -> Tensor:
     """Compute the cross-entropy of the true next item against sampled negatives; batch mean, in nats.
 
@@ -56,12 +69,19 @@ def sampled_softmax(
         negative_BS: scores of S sampled negatives, shared by the batch.
         log_expected_count_S: log of the expected count of each negative, the logQ correction; zeros for none.
         accidental_hit_BS: True where a negative is the true item; it is left out of the sum.
+        weights_B: factors of the sessions' losses before the mean; None for 1.
 
     Sources: Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008; with a corrected positive, Jean et
     al., "On Using Very Large Target Vocabulary for Neural Machine Translation", ACL 2015, section 3.1.
     """
     corrected_BS = (negative_BS - log_expected_count_S).masked_fill(accidental_hit_BS, -torch.inf)
-    return (torch.cat([positive_B.unsqueeze(1), corrected_BS], dim=1).logsumexp(dim=1) - positive_B).mean()
+    losses_B = torch.cat([positive_B.unsqueeze(1), corrected_BS], dim=1).logsumexp(dim=1) - positive_B
+    return weighted_mean(losses_B, weights_B)
+
+
+def weighted_mean(losses_B: Tensor, weights_B: Tensor | None) -> Tensor:
+    """Return the mean of weights * losses; that of the losses without weights."""
+    return losses_B.mean() if weights_B is None else (weights_B * losses_B).mean()
 
 
 def _weigh_others(
@@ -82,7 +102,12 @@ def _weigh_others(
 class _FusedFullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, sessions_BD: Tensor, items_ND: Tensor, targets_B: Tensor, dtype: torch.dtype
+        ctx: FunctionCtx,
+        sessions_BD: Tensor,
+        items_ND: Tensor,
+        targets_B: Tensor,
+        weights_B: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         batch, dimension = sessions_BD.shape
         items_NE = items_ND.new_ones(items_ND.shape[0], dimension + 1, dtype=dtype)
@@ -99,16 +124,17 @@ class _FusedFullSoftmax(torch.autograd.Function):
             shift_B = scores_NB.amax(dim=0).float()
             weights_NB, others_BD, others_B = _weigh_others(sessions_BD, items_NE, targets_B, shift_B)
             total_B = others_B + (target_score_B - shift_B).exp()
-        loss: Tensor = F.softplus(others_B.log() + shift_B - target_score_B).mean()
+        loss = weighted_mean(F.softplus(others_B.log() + shift_B - target_score_B), weights_B)
 
-        grad_sessions_BD = (others_BD - others_B[:, None] * target_BD) / (total_B[:, None] * batch)
-        scaled_BD = sessions_BD / (total_B[:, None] * batch)
+        divisor_B1 = (total_B if weights_B is None else total_B / weights_B)[:, None] * batch
+        grad_sessions_BD = (others_BD - others_B[:, None] * target_BD) / divisor_B1
+        scaled_BD = sessions_BD / divisor_B1
         grad_items_ND = torch.mm(weights_NB, scaled_BD.to(dtype)).float()
         grad_items_ND.index_add_(0, targets_B, others_B[:, None] * scaled_BD, alpha=-1)
         ctx.save_for_backward(grad_sessions_BD, grad_items_ND)
         return loss
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_sessions_BD, grad_items_ND = ctx.saved_tensors  # type: ignore[attr-defined]  # absent from torch's stubs
-        return grad_sessions_BD * grads[0], grad_items_ND.mul_(grads[0]), None, None
+        return grad_sessions_BD * grads[0], grad_items_ND.mul_(grads[0]), None, None, None

@@ -191,13 +191,15 @@ class AttRec(UserEncoder):
         queries_BF = self(*self.inputs(batch)).squeeze(1)
         objective = self.options.objective
         if isinstance(objective, FullSoftmax | SampledSoftmax):
-            examples, places = batch.targets_BT.nonzero(as_tuple=True)
-            loss: Tensor = self.next_item_loss(queries_BF[examples], batch.targets_BT[examples, places], self.items)
+            examples, places = targets = batch.targets_BT.nonzero(as_tuple=True)
+            loss: Tensor = self.next_item_loss(
+                queries_BF[examples], batch.targets_BT[examples, places], self.items, batch.feedback_at(targets)
+            )
             return loss
-        gaps_P = self._gaps(queries_BF, batch, objective.negatives)
+        gaps_P, weights_P = self._gaps(queries_BF, batch, objective.negatives)
         if isinstance(objective, Hinge):
-            return hinge(gaps_P, objective.margin, objective.reduction)
-        return bpr(gaps_P)
+            return hinge(gaps_P, objective.margin, objective.reduction, weights_P)
+        return bpr(gaps_P, weights_P)
 
     def _session(self, items_BL: Tensor) -> Tensor:
         """Return m: the mean of the attention outputs over the session's items; zero for an empty session.
@@ -225,26 +227,38 @@ class AttRec(UserEncoder):
         query_BLD = self.projection_dropout(self.projection(query_BLD).relu())
         return query_BLD @ query_BLD.mT / math.sqrt(rows_BLD.shape[2])
 
-    def _gaps(self, queries_BF: Tensor, batch: Batch, negatives: int) -> Tensor:
-        """Return gaps_P, the score of each negative minus that of its target, without negatives that are targets."""
+    def _gaps(self, queries_BF: Tensor, batch: Batch, negatives: int) -> tuple[Tensor, Tensor | None]:
+        """Return gaps_P, the score of each negative minus that of its target, without negatives that are targets.
+
+        With them come the weights of the pairs, if the batch has weights.
+        """
         targets_BT1 = batch.targets_BT.unsqueeze(2)
         negatives_BTS = self.user_negatives(batch.users_B[:, None, None].expand(*batch.targets_BT.shape, negatives))
         rows_BTS = torch.cat([targets_BT1, negatives_BTS], dim=2)
         scores_BTS: Tensor = (self.items(rows_BTS.flatten(1)) @ queries_BF.unsqueeze(2)).view_as(rows_BTS)
         is_target_BTS = (negatives_BTS.unsqueeze(3) == batch.targets_BT[:, None, None, :]).any(dim=3)
         counts_BTS = (targets_BT1 != PADDING) & ~is_target_BTS
-        return (scores_BTS[:, :, 1:] - scores_BTS[:, :, :1])[counts_BTS]
+        gaps_P = (scores_BTS[:, :, 1:] - scores_BTS[:, :, :1])[counts_BTS]
+        if batch.feedback_BT is None:
+            return gaps_P, None
+        return gaps_P, batch.feedback_BT.weights.unsqueeze(2).expand_as(counts_BTS)[counts_BTS]
 
 
-def hinge(gaps_P: Tensor, margin: float, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
-    """Return the mean or the sum of max(0, gap + margin); 0 if there is no pair."""
-    total = F.relu(gaps_P + margin).sum()
+def hinge(
+    gaps_P: Tensor, margin: float, reduction: Literal["mean", "sum"] = "mean", weights_P: Tensor | None = None
+) -> Tensor:
+    """Return the mean or the sum of weight * max(0, gap + margin); 0 if there is no pair."""
+    total = _weighted(F.relu(gaps_P + margin), weights_P).sum()
     return total if reduction == "sum" else total / max(len(gaps_P), 1)
 
 
-def bpr(gaps_P: Tensor) -> Tensor:
-    """Return the mean of log(1 + exp(gap)), in nats; 0 if there is no pair."""
-    return F.softplus(gaps_P).sum() / max(len(gaps_P), 1)
+def bpr(gaps_P: Tensor, weights_P: Tensor | None = None) -> Tensor:
+    """Return the mean of weight * log(1 + exp(gap)), in nats; 0 if there is no pair."""
+    return _weighted(F.softplus(gaps_P), weights_P).sum() / max(len(gaps_P), 1)
+
+
+def _weighted(losses_P: Tensor, weights_P: Tensor | None) -> Tensor:
+    return losses_P if weights_P is None else weights_P * losses_P
 
 
 def time_signal(length: int, dimension: int) -> Tensor:

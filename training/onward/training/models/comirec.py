@@ -125,7 +125,9 @@ class ComiRecSA(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
         interests_BKD, weights_BKL = self._interests(batch.items_BL)
-        loss = self.next_item_loss.multi_interest(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
+        loss = self.next_item_loss.multi_interest(
+            interests_BKD, batch.next_items_B, self.items, self.negative_interest, batch.next_feedback_B
+        )
         return loss + self.concentration_penalty * concentration(weights_BKL, batch.items_BL != PADDING)
 
     def serving_form(self) -> nn.Module:
@@ -203,4 +205,6 @@ class ComiRecDR(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
         interests_BKD = self(batch.items_BL)
-        return self.next_item_loss.multi_interest(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
+        return self.next_item_loss.multi_interest(
+            interests_BKD, batch.next_items_B, self.items, self.negative_interest, batch.next_feedback_B
+        )

@@ -107,7 +107,9 @@ class MIND(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy of the next item for the interest nearest to it, by the recipe's objective."""
         interests_BKD = self(batch.items_BL)
-        return self.next_item_loss.multi_interest(interests_BKD, batch.next_items_B, self.items, self.negative_interest)
+        return self.next_item_loss.multi_interest(
+            interests_BKD, batch.next_items_B, self.items, self.negative_interest, batch.next_feedback_B
+        )
 
 
 def fewest_items(interests: int, *, adaptive: bool) -> Tensor:

@@ -268,12 +268,12 @@ class MVCrec(SessionEncoder):
         """Return the cross-entropy of the next item plus the weighted contrastive losses of augmented views."""
         items, contrast = TwoViewItems(self._spread(), self.ids), self.options.contrast
         if not contrast.weight:
-            return self._next_item(*self._summaries(batch.items_BL, items), batch.next_items_B, items)
+            return self._next_item(*self._summaries(batch.items_BL, items), batch, items)
         augmented = augmented_views(batch.items_BL, contrast.augmentation, self.mask_row)
         all_CL = torch.cat([batch.items_BL, *augmented])
         graph_CD, id_CD = self._summaries(all_CL, items, all_CL == self.mask_row)
         (graph_BD, *graph_augmented), (id_BD, *id_augmented) = graph_CD.chunk(3), id_CD.chunk(3)
-        next_item = self._next_item(graph_BD, id_BD, batch.next_items_B, items)
+        next_item = self._next_item(graph_BD, id_BD, batch, items)
         return next_item + contrast.weight * self._contrast(graph_augmented, id_augmented)
 
     def _spread(self) -> Tensor:
@@ -315,8 +315,9 @@ class MVCrec(SessionEncoder):
         ]
         return torch.stack(losses).sum()
 
-    def _next_item(self, graph_BD: Tensor, id_BD: Tensor, targets_B: Tensor, items: TwoViewItems) -> Tensor:
-        loss: Tensor = self.next_item_loss(self._interests(graph_BD, id_BD), targets_B, items)
+    def _next_item(self, graph_BD: Tensor, id_BD: Tensor, batch: Batch, items: TwoViewItems) -> Tensor:
+        interests_BE = self._interests(graph_BD, id_BD)
+        loss: Tensor = self.next_item_loss(interests_BE, batch.next_items_B, items, batch.next_feedback_B)
         return loss
 
 

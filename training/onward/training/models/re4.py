@@ -274,7 +274,11 @@ class Re4(SessionEncoder):
         """Return the objective for the interest nearest to the next item, plus the weighted backward flows."""
         flow = self.forward_flow(batch.items_BL)
         loss = self.next_item_loss.multi_interest(
-            self._read_out(flow.interests_BKD), batch.next_items_B, self.items, self.options.negative_interest
+            self._read_out(flow.interests_BKD),
+            batch.next_items_B,
+            self.items,
+            self.options.negative_interest,
+            batch.next_feedback_B,
         )
         return loss + self.backward_flows(flow)
 

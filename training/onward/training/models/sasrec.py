@@ -94,7 +94,9 @@ class SASRec(SessionEncoder):
         """Return the mean of the objective over all positions that have a target."""
         has_target_BL = batch.targets_BT != PADDING
         interests_PD = self._interests(batch.items_BL, last_only=False)[has_target_BL]
-        loss: Tensor = self.next_item_loss(interests_PD, batch.targets_BT[has_target_BL], self.items)
+        loss: Tensor = self.next_item_loss(
+            interests_PD, batch.targets_BT[has_target_BL], self.items, batch.feedback_at(has_target_BL)
+        )
         return loss
 
     def _interests(self, items_BL: Tensor, *, last_only: bool) -> Tensor:

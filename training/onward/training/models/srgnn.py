@@ -150,5 +150,7 @@ class SRGNN(SessionEncoder):
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy of the next item, by the recipe's objective."""
         interests_B1D = self(batch.items_BL)
-        loss: Tensor = self.next_item_loss(interests_B1D.squeeze(1), batch.next_items_B, self.items)
+        loss: Tensor = self.next_item_loss(
+            interests_B1D.squeeze(1), batch.next_items_B, self.items, batch.next_feedback_B
+        )
         return loss

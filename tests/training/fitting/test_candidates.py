@@ -1,0 +1,37 @@
+"""The defaults that a fit adapts to a dataset, and says so."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from onward.training.data.dataset import Dataset
+from onward.training.data.preparation.prepare_options import SplitKind
+from onward.training.fitting.candidates import adapted_training, candidates_for
+from tests.training.conftest import walks
+from tests.training.data.conftest import Prepare
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepare:
+    return Prepare(tmp_path)
+
+
+def said(data: Dataset) -> dict[str, str]:
+    return {of.what: of.value for of in adapted_training(data)}
+
+
+@pytest.mark.parametrize(
+    ("weights", "value"),
+    [
+        (None, "equal"),
+        ({"view": 1.0, "buy": 1.0}, "equal"),
+        ({"view": 1.0, "buy": 5.0}, "those of their events, 1 to 5"),
+    ],
+)
+def test_it_says_whether_targets_are_weighed(prepared: Prepare, weights: dict[str, float] | None, value: str) -> None:
+    kinds = pl.int_range(pl.len()) % 7 == 0
+    events = walks(60, seed=3).with_columns(event=pl.when(kinds).then(pl.lit("buy")).otherwise(pl.lit("view")))
+    data = prepared(events, SplitKind.TEMPORAL, validation=0.2, weights=weights)
+    assert said(data)["weights of targets"] == value
+    assert all(of.recipe.training.weigh_targets for of in candidates_for(data) if of.recipe.has_steps)
