@@ -1,7 +1,7 @@
 """Build small real bundles without torch: random item vectors and an ONNX program that averages them."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from onward.bundle import (
     IndexInfo,
     Manifest,
     NearestSessionsInfo,
+    Retention,
     Users,
     pad_dimension,
     publish,
@@ -153,11 +154,19 @@ def make_bundle(folder: Path, ids: Sequence[str], **options: Any) -> Bundle:
     return Bundle.load(folder)
 
 
-def publish_bundle(bundles: Path, ids: Sequence[str], *, keep: int = 5, make_live: bool = True, **options: Any) -> str:
+def publish_bundle(
+    bundles: Path,
+    ids: Sequence[str],
+    *,
+    keep: int = 5,
+    recent: timedelta = timedelta(0),
+    make_live: bool = True,
+    **options: Any,
+) -> str:
     """Publish a new bundle and return its digest; options as in write_files."""
     with stage(bundles) as folder:
         manifest = add_probes(folder, write_files(folder, ids, **options), ids, options.get("users", ()))
-        return publish(folder, manifest, bundles, keep=keep, make_live=make_live)
+        return publish(folder, manifest, bundles, retention=Retention(keep, recent), make_live=make_live)
 
 
 def mean_encoder(

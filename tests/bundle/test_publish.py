@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from onward.bundle import (
     Bundle,
     BundleError,
+    Retention,
     activate,
     current_digest,
     find_bundle,
@@ -73,7 +75,7 @@ def names(bundles: Path) -> set[str]:
 
 def test_a_published_bundle_is_named_by_its_digest_and_current(tmp_path: Path) -> None:
     digest = publish_bundle(tmp_path, IDS)
-    assert names(tmp_path) == {digest, "current", ".lock"}
+    assert names(tmp_path) == {digest, "current", ".lock", ".releases"}
     assert current_digest(tmp_path) == digest == Bundle.load(tmp_path / "current").digest
 
 
@@ -87,9 +89,9 @@ def test_published_files_are_read_only_and_other_users_may_read_them(tmp_path: P
 
 def test_the_newest_bundles_and_the_current_one_are_kept(tmp_path: Path) -> None:
     digests = [publish_bundle(tmp_path, IDS, seed=seed, keep=3) for seed in range(5)]
-    assert names(tmp_path) == {*digests[2:], "current", ".lock"}
+    assert names(tmp_path) == {*digests[2:], "current", ".lock", ".releases"}
     assert publish_bundle(tmp_path, IDS, seed=9, keep=1) in names(tmp_path)
-    assert len(names(tmp_path)) == 3
+    assert len(names(tmp_path)) == 4
 
 
 def test_a_staged_bundle_is_not_live_until_it_is_activated(tmp_path: Path) -> None:
@@ -116,16 +118,16 @@ def test_staged_bundles_are_kept_and_do_not_count(tmp_path: Path) -> None:
     assert {name for name in names(tmp_path) if not name.startswith(".")} == {*staged, *digests[2:], "current"}
 
 
-def test_a_bundle_that_went_live_is_pruned_with_its_report_in_the_order_in_which_bundles_went_live(
+def test_a_bundle_that_went_live_is_pruned_in_the_order_in_which_bundles_went_live(
     tmp_path: Path,
 ) -> None:
     late = publish_bundle(tmp_path, IDS, make_live=False)
     report_file(tmp_path, late).write_text("{}")
     before, after = (publish_bundle(tmp_path, IDS, seed=seed) for seed in (1, 2))
-    activate(tmp_path, late, keep=2)
+    activate(tmp_path, late, retention=Retention(2, timedelta(0)))
     assert before not in names(tmp_path)
-    activate(tmp_path, after, keep=1)
-    assert names(tmp_path) == {after, "current", ".lock"}
+    activate(tmp_path, after, retention=Retention(1, timedelta(0)))
+    assert names(tmp_path) == {after, f"{late}.gate.json", "current", ".lock", ".releases"}
 
 
 def test_only_a_whole_published_bundle_can_be_activated(tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_a_bundle_that_does_not_load_is_not_published(tmp_path: Path) -> None:
         (folder / "ids.txt").unlink()
         with pytest.raises(BundleError, match=r"^ids.txt: missing"):
             publish(folder, manifest, tmp_path)
-    assert names(tmp_path) == {digest, "current", ".lock"}
+    assert names(tmp_path) == {digest, "current", ".lock", ".releases"}
     assert current_digest(tmp_path) == digest
 
 
@@ -167,7 +169,7 @@ def test_publishing_is_idempotent(tmp_path: Path) -> None:
     with stage(tmp_path) as folder:
         write_files(folder, IDS)
         assert publish(folder, manifest, tmp_path) == digest
-    assert names(tmp_path) == {digest, "current", ".lock"}
+    assert names(tmp_path) == {digest, "current", ".lock", ".releases"}
 
 
 def test_abandoned_staging_folders_are_removed_and_active_ones_stay(tmp_path: Path) -> None:
@@ -191,14 +193,14 @@ def test_a_publisher_killed_at_any_step_leaves_a_complete_current_bundle(tmp_pat
 def test_concurrent_publishers_take_turns_and_leave_complete_bundles(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         digests = list(pool.map(lambda seed: publish_bundle(tmp_path, IDS, seed=seed, keep=10), range(8)))
-    assert names(tmp_path) == {*digests, "current", ".lock"}
+    assert names(tmp_path) == {*digests, "current", ".lock", ".releases"}
     assert current_digest(tmp_path) in digests
     assert [Bundle.load(tmp_path / digest).digest for digest in digests] == digests
 
 
 def test_waiting_for_another_publisher_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_bundle(tmp_path, IDS)
-    monkeypatch.setattr(sys.modules["onward.bundle.publish"], "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sys.modules["onward.bundle.publisher_lock"], "LOCK_TIMEOUT_S", 0.1)
     with (tmp_path / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(BundleError, match=r"^\.lock: another publisher"):

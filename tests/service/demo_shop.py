@@ -43,4 +43,4 @@ def publish_demo_shop(bundles: Path, shop: Shop) -> str:
             popularity=np.array([0, *(counts.get(item_id, 0) for item_id in ids)], dtype=np.float32),
         )
         np.save(folder / QUERIES, vectors_ND[:QUERIES_KEPT, np.newaxis])
-        return publish(folder, add_probes(folder, manifest, ids), bundles, keep=5)
+        return publish(folder, add_probes(folder, manifest, ids), bundles)

@@ -46,8 +46,10 @@ from onward.bundle.files.manifest import (
 )
 from onward.bundle.files.users import Users
 from onward.bundle.gate_report import Comparison, GateReport, gate_fault, report_file
-from onward.bundle.publish import activate, find_bundle, publish, stage, staged_bundles
+from onward.bundle.publish import publish, stage
 from onward.bundle.published import PublishedBundles, current_digest
+from onward.bundle.release_record import Author
+from onward.bundle.releases import Retention, activate, find_bundle, staged_bundles
 from onward.bundle.search.faiss_index import FaissIndex, SearchParameters, pad_dimension
 from onward.bundle.search.index import Candidates, ItemIndex, Strategy
 from onward.bundle.search.nearest_sessions import NearestSessions, StoredSessions, write_stored_sessions
@@ -78,6 +80,7 @@ __all__ = [
     "USERS",
     "VECTORS",
     "WEIGHTS",
+    "Author",
     "Boost",
     "Bundle",
     "BundleError",
@@ -108,6 +111,7 @@ __all__ = [
     "Probe",
     "PublishedBundles",
     "RankingDetails",
+    "Retention",
     "Retrieval",
     "RetrievalQuery",
     "RetrievedItem",

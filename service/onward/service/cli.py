@@ -3,16 +3,16 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from getpass import getuser
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
+
+from onward.service.bundle_commands import bundle_commands
+from onward.service.command_line import AuditFile, audited, refuse
 
 if TYPE_CHECKING:
     from onward.service.bench.summary import CapacityReport
@@ -48,7 +48,7 @@ def _read_secrets() -> None:
     try:
         os.environ.update(secrets_from_files(os.environ, SECRETS))
     except SecretFileError as error:
-        _refuse(str(error))
+        refuse(str(error))
     for name in SECRETS:
         os.environ.pop(f"{name}_FILE", None)
 
@@ -105,24 +105,20 @@ def serve(
             del os.environ[name]
         run(Settings(**{name: value for name, value in options.items() if value is not None}), ignored=foreign)
     except ValidationError as error:
-        _refuse(describe(error))
+        refuse(describe(error))
     except KeysFileError as error:
-        _refuse(f"SERVICE_KEYS_FILE: {error}")
+        refuse(f"SERVICE_KEYS_FILE: {error}")
     except AuditLogError as error:
-        _refuse(f"SERVICE_AUDIT_LOG: {error}")
+        refuse(f"SERVICE_AUDIT_LOG: {error}")
     except EventLogError as error:
-        _refuse(f"SERVICE_EVENT_LOG: {error}")
+        refuse(f"SERVICE_EVENT_LOG: {error}")
     except (CannotServe, UnknownSetting) as error:
-        _refuse(str(error))
+        refuse(str(error))
 
-
-AuditFile = Annotated[
-    Path | None,
-    typer.Option("--audit-log", envvar="SERVICE_AUDIT_LOG", help="The service's audit log, which gets a line."),
-]
 
 key_commands = typer.Typer(invoke_without_command=True)
 cli.add_typer(key_commands, name="key")
+cli.add_typer(bundle_commands, name="bundles")
 
 KeysFile = Annotated[
     Path, typer.Option("--file", envvar="SERVICE_KEYS_FILE", help="The file of keys that the service follows.")
@@ -171,16 +167,16 @@ def create_key(
                 "expires": expiry,
             }
         )
-        with _audited("key created", audit_log) as changes:
+        with audited("key created", audit_log) as changes:
             add_key(file, key)
             changes.append((key.name, None, key.model_dump(mode="json", exclude_none=True)))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        _refuse(f"--{str(first['loc'][0]).removesuffix('s')}: {message_of(first)}")
+        refuse(f"--{str(first['loc'][0]).removesuffix('s')}: {message_of(first)}")
     except KeysFileError as error:
-        _refuse(str(error))
+        refuse(str(error))
     except ValueError as error:
-        _refuse(f"--expires: {error}")
+        refuse(f"--expires: {error}")
     typer.echo(secret)
 
 
@@ -192,7 +188,7 @@ def list_keys(file: KeysFile) -> None:
     try:
         keys = read_keys(file)
     except KeysFileError as error:
-        _refuse(str(error))
+        refuse(str(error))
     now = datetime.now(UTC)
     for key in keys:
         scopes = ",".join(scope for scope in SCOPES if scope in key.scopes)
@@ -210,11 +206,11 @@ def revoke_key(
     from onward.service.keys import KeysFileError, remove_key
 
     try:
-        with _audited("key revoked", audit_log) as changes:
+        with audited("key revoked", audit_log) as changes:
             key = remove_key(file, name)
             changes.append((key.name, key.model_dump(mode="json", exclude_none=True), None))
     except KeysFileError as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
 @cli.command(epilog="Example: onward-service examples --bundles ./bundles --url http://127.0.0.1:8000")
@@ -230,7 +226,7 @@ def examples(
         for description, call in curl_examples(bundles, url):
             typer.echo(f"# {description}\n{call}")
     except BundleError as error:
-        _refuse(f"{bundles}: {error}")
+        refuse(f"{bundles}: {error}")
     typer.echo(f"# All endpoints: {url}/docs")
 
 
@@ -276,15 +272,15 @@ def clear(
 
     _require_server(redis_url)
     if tenant is not None and what == "items":
-        _refuse("--tenant: all tenants share the items")
+        refuse("--tenant: all tenants share the items")
     try:
         prefix = key_prefix(tenant)
     except ValueError as error:
-        _refuse(f"--tenant: {error}")
+        refuse(f"--tenant: {error}")
     if not yes:
         typer.confirm(f"Remove all live {what} for good?", abort=True)
     try:
-        with _audited(f"{what} cleared", audit_log) as changes:
+        with audited(f"{what} cleared", audit_log) as changes:
             removed = asyncio.run(clear_store(redis_url, what, prefix=prefix))
             changes.append((tenant, removed, 0))
         typer.echo(f"removed {removed} {what}")
@@ -313,11 +309,11 @@ def erase_user(
     from onward.service.records.user_sessions import user_digest
 
     try:
-        with _audited("user erased from event log", audit_log) as changes:
+        with audited("user erased from event log", audit_log) as changes:
             erasure = erase(event_log, user_id, None if stopped else datetime.now(UTC), key=event_log_key)
             changes.append((user_digest(user_id), None, None))
     except OSError as error:
-        _refuse(f"--event-log: {error.strerror}: {error.filename or event_log}")
+        refuse(f"--event-log: {error.strerror}: {error.filename or event_log}")
     typer.echo(f"removed {erasure.lines} lines")
     if erasure.open_files:
         typer.echo(f"left files of this hour, call this again later: {', '.join(erasure.open_files)}", err=True)
@@ -371,7 +367,7 @@ def bench(
         options = BenchOptions.parse(bundles, url=url, slo=slo, condition=condition, key=key)
         report = run(options, workers=workers, redis_url=redis_url, rate_per_s=rps, seconds=seconds)
     except (OptionError, MeasurementError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     if out is not None:
         _write(report, out)
     typer.echo(json.dumps(report.figures()) if as_json else "\n".join(report.lines()))
@@ -384,7 +380,7 @@ def _write(report: "CapacityReport", out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "bench.json").write_text(json.dumps(report.figures(), indent=1) + "\n")
     except OSError as error:
-        _refuse(f"--out: {error.strerror}: {out}")
+        refuse(f"--out: {error.strerror}: {out}")
     try:
         from onward.service.bench.plot import draw_latencies
     except ModuleNotFoundError as error:
@@ -395,43 +391,17 @@ def _write(report: "CapacityReport", out: Path) -> None:
         draw_latencies(report.capacity, out / "latencies.png")
 
 
-@contextmanager
-def _audited(what: str, audit_log: Path | None) -> Iterator[list[tuple[str | None, Any, Any]]]:
-    """Write to the audit log what the block has changed and appends: an id, and the values before and after."""
-    from onward.service.records.audit_log import Actor, AuditLog, AuditLogError, Change
-
-    changes: list[tuple[str | None, Any, Any]] = []
-    try:
-        log = AuditLog(audit_log)
-        yield changes
-        log.record_command(Actor(command="onward-service", user=_account()), [Change(what, *one) for one in changes])
-    except AuditLogError as error:
-        _refuse(f"--audit-log: {error}")
-
-
-def _account() -> str:
-    try:
-        return getuser()
-    except (KeyError, OSError):  # an account without a name, as in a container
-        return str(os.getuid())
-
-
 def _require_server(redis_url: str) -> None:
     from onward.service.redis_client import Address
 
     try:
         Address.parse(redis_url)
     except ValueError as error:
-        _refuse(f"--redis-url: {error}")
+        refuse(f"--redis-url: {error}")
 
 
 def _refuse_store(error: BaseException) -> NoReturn:
     from onward.service.redis_client import StoreFault
 
     fault = StoreFault.of(error)
-    _refuse(NO_SERVER if fault is None else f"--redis-url: {fault.reason}")
-
-
-def _refuse(reason: str) -> NoReturn:
-    typer.echo(f"error: {reason}", err=True)
-    raise typer.Exit(2)
+    refuse(NO_SERVER if fault is None else f"--redis-url: {fault.reason}")

@@ -21,6 +21,7 @@ from onward.training.plugins import use_plugins
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from onward.bundle import Retention
     from onward.training.data.readers.engine import Engine
 
 cli = typer.Typer(
@@ -29,6 +30,15 @@ cli = typer.Typer(
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Environment of commands that search from several threads at once; it takes effect only before NumPy is loaded."""
 UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+Keep = Annotated[
+    int, typer.Option(min=1, envvar="ONWARD_KEEP_BUNDLES", help="How many bundles to keep that are live or were.")
+]
+KeepRecent = Annotated[
+    str, typer.Option(envvar="ONWARD_KEEP_RECENT", help="Keep all that were live within this time: 30m, 8h, 1d.")
+]
+Reason = Annotated[str | None, typer.Option(help="Why: for the record of the bundle.")]
 
 
 class EngineName(StrEnum):
@@ -340,6 +350,9 @@ def fit(
     force: Annotated[
         bool, typer.Option("--force", help="Make the bundle live although it does not pass the gate.")
     ] = False,
+    reason: Reason = None,
+    keep: Keep = 5,
+    keep_recent: KeepRecent = "1h",
     as_json: Annotated[bool, typer.Option("--json", help="Print fit.json instead of a summary.")] = False,
 ) -> None:
     """Make the best recommender for a log: prepare, try what the budget allows, choose, fit, publish.
@@ -385,6 +398,8 @@ def fit(
                 device_name=device,
                 resume=resume,
                 force=force,
+                reason=reason,
+                retention=_retention(keep, keep_recent),
                 on_step=announce,
                 on_note=_print_note,
             )
@@ -461,6 +476,8 @@ def export(
             help="Include products without enough events, with vectors from their attributes.",
         ),
     ] = True,
+    keep: Keep = 5,
+    keep_recent: KeepRecent = "1h",
 ) -> None:
     """Publish a trained encoder as the live bundle, or a staged one: program, vectors, index, catalog.
 
@@ -482,6 +499,7 @@ def export(
                 staged=staged,
                 unfinished=unfinished,
                 new_items=new_items,
+                retention=_retention(keep, keep_recent),
                 on_step=announce,
                 on_note=_print_note,
             )
@@ -608,6 +626,8 @@ def rebuild(
     staged: Annotated[
         bool, typer.Option("--staged", help="Publish without making it live; `gate` and `activate` do that.")
     ] = False,
+    keep: Keep = 5,
+    keep_recent: KeepRecent = "1h",
 ) -> None:
     """Rebuild the current bundle with a new catalog, newer sessions or another index, without training.
 
@@ -635,6 +655,7 @@ def rebuild(
                 index=index,
                 target_recall=_target_recall(recall, fast=fast),
                 staged=staged,
+                retention=_retention(keep, keep_recent),
                 on_step=announce,
                 on_note=_print_note,
             )
@@ -676,13 +697,16 @@ def activate(
         str | None, typer.Argument(help="Digest of the bundle, or its beginning.  [default: the newest staged one]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make it live although it has not passed the gate.")] = False,
+    reason: Reason = None,
+    keep: Keep = 5,
+    keep_recent: KeepRecent = "1h",
 ) -> None:
     """Make a staged bundle live that has passed the gate, or a bundle that was live before.
 
     Example: `onward-training activate bundles`
     """
+    from onward.bundle import Author, gate_fault, staged_bundles
     from onward.bundle import activate as make_live
-    from onward.bundle import gate_fault, staged_bundles
 
     with bundle_faults(bundles):
         digest = _staged_bundle(bundles, bundle)
@@ -691,7 +715,13 @@ def activate(
             raise InputError(
                 f"{digest[:12]}: {fault}; `onward-training gate` compares it, --force makes it live all the same"
             )
-        make_live(bundles, digest)
+        make_live(
+            bundles,
+            digest,
+            author=Author(reason=reason),
+            overridden=fault,
+            retention=_retention(keep, keep_recent),
+        )
         if fault is not None:
             typer.echo(f"made live by --force, although {fault}", err=True)
         typer.echo(digest)
@@ -809,7 +839,7 @@ def _print_published(bundles: Path, digest: str, *, staged: bool) -> None:
     typer.echo(digest)
     if staged:
         count = len(staged_bundles(bundles))
-        others = f" ({count} bundles are staged; they stay until you remove their folders)" if count > 1 else ""
+        others = f" ({count} bundles are staged; they stay until `onward-service bundles remove`)" if count > 1 else ""
         typer.echo(
             f"staged, not live{others}: `onward-training gate {bundles} --data DATASET` compares it with the live "
             f"bundle, `onward-training activate {bundles}` makes it live",
@@ -838,6 +868,15 @@ def _target_recall(recall: float | None, *, fast: bool) -> float:
     if recall is not None and fast:
         raise InputError("--recall and --fast: give one of them")
     return FAST_RECALL if fast else recall or TARGET_RECALL
+
+
+def _retention(keep: int, recent: str) -> "Retention":
+    from onward.bundle.releases import Retention, parse_period
+
+    try:
+        return Retention(keep, parse_period(recent))
+    except ValueError as error:
+        raise InputError(f"--keep-recent {recent!r}: {error}") from error
 
 
 def _engine(name: EngineName) -> "Callable[[Path], Engine]":

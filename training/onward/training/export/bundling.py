@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from onward.bundle import Bundle, Catalog, Kind, Manifest, publish, write_manifest
+from onward.bundle import Bundle, Catalog, Kind, Manifest, Retention, publish, write_manifest
+from onward.bundle.releases import DEFAULT_RETENTION
 from onward.training.errors import InputError
 
 
@@ -51,13 +52,21 @@ def json_attributes(attributes: pl.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def publish_with_probes(
-    staging: Path, manifest: Manifest, bundles: Path, queries: Sequence[ProbeQuery], *, make_live: bool = True
+    staging: Path,
+    manifest: Manifest,
+    bundles: Path,
+    queries: Sequence[ProbeQuery],
+    *,
+    make_live: bool = True,
+    unfinished: bool = False,
+    retention: Retention = DEFAULT_RETENTION,
 ) -> str:
     """Run the queries on the bundle in `staging`, store its results as probes, publish it and return its digest."""
     write_manifest(staging, manifest)
     bundle = Bundle.load(staging, verify=False)
     probes = tuple(bundle.probe(items, user_id=user_id) for items, user_id in queries)
-    return publish(staging, manifest.model_copy(update={"probes": probes}), bundles, make_live=make_live)
+    complete = manifest.model_copy(update={"probes": probes})
+    return publish(staging, complete, bundles, make_live=make_live, unfinished=unfinished, retention=retention)
 
 
 def _json_value(value: Any) -> Any:

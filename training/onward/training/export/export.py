@@ -23,10 +23,12 @@ from onward.bundle import (
     Defaults,
     Encoder,
     Manifest,
+    Retention,
     Users,
     stage,
     write_stored_sessions,
 )
+from onward.bundle.releases import DEFAULT_RETENTION
 from onward.training.chosen_epoch import chosen_epoch
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
@@ -70,6 +72,7 @@ def export(
     unfinished: bool = False,
     new_items: bool = True,
     session_weight: float | None = None,
+    retention: Retention = DEFAULT_RETENTION,
     on_step: Callable[[str], object] = lambda step: None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> str:
@@ -88,6 +91,7 @@ def export(
         new_items: include products of the dataset's catalog that training does not know, with vectors from their
             attributes, by a content tower that is fitted to the trained items, or as means of items that share them.
         session_weight: the weight with which nearest sessions join networks.
+        retention: which earlier bundles are kept.
         on_step: called with a description of each step, for a progress display.
         on_note: called with each line that says what was decided.
 
@@ -177,7 +181,15 @@ def export(
         )
         on_step("checking and publishing the bundle")
         queries = probe_queries(dataset, encoder, examples)
-        return publish_with_probes(staging, manifest, bundles, queries, make_live=not staged)
+        return publish_with_probes(
+            staging,
+            manifest,
+            bundles,
+            queries,
+            make_live=not staged,
+            unfinished=any(chosen_epoch(run) is None for run in runs),
+            retention=retention,
+        )
 
 
 def _serving(members: Sequence[TrainedRun]) -> ServingOptions:

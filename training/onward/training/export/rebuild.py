@@ -24,12 +24,15 @@ from onward.bundle import (
     Bundle,
     Catalog,
     ContentInfo,
+    Retention,
     stage,
 )
 from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.live_item import StoredChange, read_changes
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.manifest import CONTENT_FILES, NEAREST_FILES
+from onward.bundle.release_record import ReleaseRecord
+from onward.bundle.releases import DEFAULT_RETENTION
 from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, disk_faults
@@ -71,6 +74,7 @@ def rebuild(
     index: IndexKind = IndexKind.AUTO,
     target_recall: float = TARGET_RECALL,
     staged: bool = False,
+    retention: Retention = DEFAULT_RETENTION,
     on_step: Callable[[str], object] = lambda step: None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> str:
@@ -90,6 +94,7 @@ def rebuild(
         index: which index to build.
         target_recall: recall@20 of the index against exact search.
         staged: publish without making the bundle live.
+        retention: which earlier bundles are kept.
         on_step: called with a description of each step, for a progress display.
         on_note: called with each line about items that were added or left out.
 
@@ -109,6 +114,8 @@ def rebuild(
     if not (source / QUERIES).exists():
         raise InputError(f"{source}: holds no {QUERIES} to tune an index on; export the run again")
     nearest = current.manifest.nearest_sessions
+    record = ReleaseRecord.read(bundles, current.digest)
+    unfinished = record is not None and record.unfinished
     if sessions and nearest is None:
         raise InputError(f"--sessions: the current bundle, a {current.manifest.model}, holds no nearest sessions")
     if items is None:
@@ -151,7 +158,9 @@ def rebuild(
         )
         on_step("checking and publishing the bundle")
         queries = [ProbeQuery(probe.items, probe.user_id) for probe in current.manifest.probes]
-        return publish_with_probes(staging, manifest, bundles, queries, make_live=not staged)
+        return publish_with_probes(
+            staging, manifest, bundles, queries, make_live=not staged, unfinished=unfinished, retention=retention
+        )
 
 
 def _shortened(content: ContentInfo, factor: float) -> ContentInfo:

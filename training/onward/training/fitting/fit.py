@@ -8,7 +8,8 @@ exported below `final`. The record is written after each step, so that an interr
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from onward.bundle import activate, gate_fault
+from onward.bundle import Author, Retention, activate, gate_fault
+from onward.bundle.releases import DEFAULT_RETENTION
 from onward.bundle.search.retrieval import ExcludeSeen
 from onward.training.data.dataset import Dataset
 from onward.training.errors import InputError, disk_faults
@@ -43,6 +44,8 @@ def fit(
     device_name: str = "auto",
     resume: bool = False,
     force: bool = False,
+    reason: str | None = None,
+    retention: Retention = DEFAULT_RETENTION,
     on_step: Callable[[str], object] = lambda step: None,
     on_note: Callable[[str], object] = lambda note: None,
 ) -> FitRecord:
@@ -61,6 +64,8 @@ def fit(
         device_name: cpu, cuda or auto.
         resume: go on with the fit in `out`, by its plan.
         force: make the bundle live although it does not pass the gate.
+        reason: why, for the record of the bundle.
+        retention: which earlier bundles are kept.
         on_step: called with a description of each step.
         on_note: called with a line for each result.
 
@@ -84,7 +89,7 @@ def fit(
         trials.run()
         choice = _choose(trials)
         _fit_to_all(choice, trials)
-        _publish(choice, trials, bundles, force=force)
+        _publish(choice, trials, bundles, reason, retention, force=force)
         write_page(journal.record, out / PAGE)
         return journal.record
 
@@ -180,7 +185,9 @@ def _final_recipe(member: str, trials: Trials) -> tuple[Recipe, int]:
     return recipe, recipe.training.epochs
 
 
-def _publish(choice: Choice, trials: Trials, bundles: Path, *, force: bool) -> None:
+def _publish(
+    choice: Choice, trials: Trials, bundles: Path, reason: str | None, retention: Retention, *, force: bool
+) -> None:
     journal, data = trials.journal, trials.dataset.folder
     digest = journal.record.bundle
     if digest is None:
@@ -190,6 +197,7 @@ def _publish(choice: Choice, trials: Trials, bundles: Path, *, force: bool) -> N
             data=data,
             staged=True,
             session_weight=choice.winner.session_weight,
+            retention=retention,
             on_step=journal.on_step,
             on_note=journal.on_note,
         )
@@ -201,5 +209,5 @@ def _publish(choice: Choice, trials: Trials, bundles: Path, *, force: bool) -> N
     except InputError as error:
         report, fault = None, str(error)
     if fault is None or force:
-        activate(bundles, digest)
+        activate(bundles, digest, author=Author(reason=reason), overridden=fault, retention=retention)
     journal.save(gate=report, gate_fault=fault, live=fault is None or force)
