@@ -1,6 +1,6 @@
 .POSIX:
 
-.PHONY: setup demo test faults check check-wheel format lock lint audit clean
+.PHONY: setup demo test faults clients check check-wheel format lock lint audit clean
 
 PYTHON = python3
 TORCH_BACKEND = cpu
@@ -52,6 +52,14 @@ faults: $(READY)
 	$(BIN)/python -m pytest -m faults tests/faults --rows $(REPORT)/faults.json
 	$(BIN)/python -m tests.faults.report $(REPORT) --out $(REPORT).md
 
+# Generate clients from the OpenAPI document, and try the clients of this repository, about 1 minute. Needs npm for half
+# of it.
+clients: $(READY)
+	test -x build/generators/bin/python || $(PYTHON) -m venv build/generators
+	build/generators/bin/python -m pip install --quiet --requirement requirements/generators.lock
+	if command -v npm >/dev/null; then npm ci --silent --prefix clients/typescript; fi
+	$(BIN)/python -m pytest -m clients -rs tests/clients
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -80,6 +88,7 @@ lock: $(READY)
 	$(BIN)/uv $(COMPILE) --extra spark --constraint requirements/dev.lock --output-file requirements/spark.lock
 	$(BIN)/uv $(LOCK) --group build --constraint requirements/dev.lock --output-file requirements/build.lock
 	$(BIN)/uv $(LOCK) --group audit --output-file requirements/audit.lock
+	$(BIN)/uv $(LOCK) --group generators --output-file requirements/generators.lock
 	echo torch==$(TORCH_VERSION) | $(BIN)/uv $(LOCK) - --no-deps --output-file requirements/torch.lock
 
 LOCK = pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

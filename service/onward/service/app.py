@@ -104,6 +104,7 @@ def create_app(settings: Settings) -> Service:
         openapi_url=None if settings.docs_access == "off" else "/openapi.json",
         telemetry=NO_FRAMEWORK_TELEMETRY,
         generate_unique_id_function=openapi.operation_id,
+        separate_input_output_schemas=False,  # generators cannot name two classes of one model
     )
     for router in ROUTERS:
         app.include_router(router)

@@ -89,7 +89,7 @@ class FuzzedApplication:
 def document(service: FuzzedApplication, *, coverage: bool) -> OpenApiSchema:
     """Return the service's OpenAPI document, in which the attribute names of filters have a format of their own."""
     openapi = service.app.openapi()
-    for condition in ("Equals", "In", "InRange", "Exists"):
+    for condition in ("EqualsCondition", "InCondition", "RangeCondition", "ExistsCondition"):
         openapi["components"]["schemas"][condition]["properties"]["attribute"]["format"] = ATTRIBUTE
     document = schemathesis.openapi.from_dict(openapi, config=config(coverage=coverage))
     document.app, document.location = service, "/openapi.json"

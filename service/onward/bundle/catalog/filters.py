@@ -114,11 +114,14 @@ def _parsed(value: Any, handler: Callable[[Any], Any]) -> Any:
     )
 
 
-Condition: TypeAlias = Annotated["And | Or | Not | Equals | In | InRange | Exists", WrapValidator(_parsed)]
+Condition: TypeAlias = Annotated[
+    "AndCondition | OrCondition | NotCondition | EqualsCondition | InCondition | RangeCondition | ExistsCondition",
+    WrapValidator(_parsed),
+]
 _Branches = Annotated[list[Condition], Field(min_length=1, max_length=MAX_BRANCHES)]
 
 
-class And(_Node):
+class AndCondition(_Node):
     """True if all conditions are."""
 
     and_: Annotated[_Branches, Field(alias="and")]
@@ -134,7 +137,7 @@ class And(_Node):
             yield from (fault.within("and", place) for fault in condition.faults(schema))
 
 
-class Or(_Node):
+class OrCondition(_Node):
     """True if at least one condition is."""
 
     or_: Annotated[_Branches, Field(alias="or")]
@@ -150,7 +153,7 @@ class Or(_Node):
             yield from (fault.within("or", place) for fault in condition.faults(schema))
 
 
-class Not(_Node):
+class NotCondition(_Node):
     """True if the condition is false."""
 
     not_: Annotated[Condition, Field(alias="not")]
@@ -164,7 +167,7 @@ class Not(_Node):
         return (fault.within("not") for fault in self.not_.faults(schema))
 
 
-class Equals(_Node):
+class EqualsCondition(_Node):
     """True if the attribute is this value, or a list that contains it."""
 
     attribute: AttributeName
@@ -179,7 +182,7 @@ class Equals(_Node):
         return _value_faults(schema, self.attribute, {("equals",): self.equals})
 
 
-class In(_Node):
+class InCondition(_Node):
     """True if the attribute is one of these values, or a list that contains one."""
 
     attribute: AttributeName
@@ -211,7 +214,7 @@ def _not_empty(bounds: Bounds) -> Bounds:
     return bounds
 
 
-class InRange(_Node):
+class RangeCondition(_Node):
     """True if the attribute, a number or a date, lies within the bounds."""
 
     attribute: AttributeName
@@ -237,7 +240,7 @@ class InRange(_Node):
             yield FilterFault(("range",), f"{self.attribute} is {_KINDS[kind]}; only a number or a date has a range")
 
 
-class Exists(_Node):
+class ExistsCondition(_Node):
     """True if the item has the attribute (`exists` true) or lacks it (false)."""
 
     attribute: AttributeName
@@ -254,15 +257,15 @@ class Exists(_Node):
 
 
 _CONDITIONS: Mapping[str, type[_Node]] = {
-    "and": And,
-    "or": Or,
-    "not": Not,
-    "equals": Equals,
-    "in": In,
-    "range": InRange,
-    "exists": Exists,
+    "and": AndCondition,
+    "or": OrCondition,
+    "not": NotCondition,
+    "equals": EqualsCondition,
+    "in": InCondition,
+    "range": RangeCondition,
+    "exists": ExistsCondition,
 }
-for _condition in (And, Or, Not):
+for _condition in (AndCondition, OrCondition, NotCondition):
     _condition.model_rebuild()
 
 

@@ -1,8 +1,10 @@
 """Additions to the framework's OpenAPI document.
 
 Problems of each endpoint, security schemes, an example of each answer, and links from an answer to other operations.
+Defaults become words: generated clients send a declared default, and so would override that of a scenario.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,6 +109,9 @@ def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
     schema = Problem.model_json_schema(ref_template=f"{SCHEMAS}{{model}}", mode="serialization")
     schemas = document["components"]["schemas"]
     schemas |= {**schema.pop("$defs"), "Problem": schema}
+    for model in schemas.values():
+        for field in model.get("properties", {}).values():
+            _say_default(field, field)
     document["components"]["securitySchemes"] = SECURITY_SCHEMES
     for path, operations in document["paths"].items():
         for operation in operations.values():
@@ -115,6 +120,7 @@ def complete(document: dict[str, Any], *, asks_for_keys: bool) -> None:
                 operation["security"] = [{name: [scope]} for name in SECURITY_SCHEMES]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
+                _say_default(parameter["schema"], parameter)
             _add_responses(operation["responses"], problems(*CONNECTION_PROBLEMS))
             for status, answer in operation["responses"].items():
                 if status.startswith("2"):
@@ -131,9 +137,8 @@ def example_of(schema: Mapping[str, Any], schemas: Mapping[str, Any], *, which: 
             return schema[examples][which]
     if "$ref" in schema:
         return example_of(schemas[schema["$ref"].removeprefix(SCHEMAS)], schemas, which=which)
-    for value in ("const", "default"):
-        if value in schema:
-            return schema[value]
+    if "const" in schema:
+        return schema["const"]
     if "anyOf" in schema:
         return example_of(schema["anyOf"][0], schemas)
     if schema.get("type") == "array":
@@ -193,6 +198,12 @@ def _complete_response(
         answer["links"] = dict(links)
     if (body := answer.get("content", {}).get(JSON)) is not None:
         body.setdefault("example", example_of(body["schema"], schemas, which=-1 if is_partial else 0))
+
+
+def _say_default(schema: dict[str, Any], described: dict[str, Any]) -> None:
+    """Move the default of a schema into a description; one that is null or empty says no more than its absence."""
+    if (default := schema.pop("default", None)) not in (None, [], {}):
+        described["description"] = f"{described.get('description', '')} By default {json.dumps(default)}.".lstrip()
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from onward.bundle import Bundle, RetrievalQuery, RetrievedItems, SessionView
-from onward.bundle.catalog.filters import And, Filter
+from onward.bundle.catalog.filters import AndCondition, Filter
 from onward.service.errors import RecommendationGone, RecommendationNotFound
 from onward.service.live.bundle import LiveBundle
 from onward.service.recommend.explanation import (
@@ -159,7 +159,7 @@ def _unmet_condition(bundle: Bundle, item_id: str, item_filter: Filter | None) -
     if row is None or item_filter is None:
         return None
     location, condition = ["filter"], item_filter.root
-    while isinstance(condition, And):
+    while isinstance(condition, AndCondition):
         number = next(
             place for place, part in enumerate(condition.and_) if not bundle.catalog.eligible(Filter(part)).rows_R1[row]
         )

@@ -76,7 +76,7 @@ async def record_events(
     listener: ListenerDep,
     rules: RulesDep,
     response: Response,
-) -> EventStored | EventsStored:
+) -> EventsStored | EventStored:  # in this order: whoever takes the first that fits finds the answer to a list
     """Store one event, or a list `events`, each accepted or rejected alone; `results` are in the order sent.
 
     An event reported as applied is stored, and the next recommendation sees it. If any event of a list was rejected or
