@@ -18,6 +18,8 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<!\*\*)`([\w.-]+(?:/[\w.-]*)+)`")
 """A path in backticks; one in bold is the title of a file that the page writes."""
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+OUTPUTS = "build"
+"""The folder of what commands make; it may or may not be there."""
 SOURCE_SUFFIXES = (".lua", ".md", ".py", ".toml", ".sh")
 
 
@@ -50,6 +52,8 @@ def missing_paths(page: Path) -> Iterator[str]:
     bases = [page.parent, *BASES]
     for path in PATH.findall(text_of(page)):
         first_folder = path.partition("/")[0]
+        if first_folder == OUTPUTS:
+            continue
         is_of_repository = path.endswith(SOURCE_SUFFIXES) or any((base / first_folder).exists() for base in BASES)
         if is_of_repository and not any((base / path).exists() for base in bases):
             yield path
