@@ -236,3 +236,18 @@ def test_every_model_that_learns_weighs_its_targets(model: ModelUnderTest) -> No
     assert loss(3 * one_BT) - nothing == pytest.approx(3 * (without - nothing), rel=1e-3)
     assert loss(some_BT) + loss(one_BT - some_BT) == pytest.approx(without + nothing, rel=1e-3)
     assert nothing < loss(some_BT) < without
+
+
+def test_every_model_with_a_softmax_learns_from_impressions(model: ModelUnderTest) -> None:
+    encoder, batch = model.encoder, model.batch
+    if not isinstance(getattr(model.options, "objective", None), FullSoftmax | SampledSoftmax):
+        pytest.skip("has no softmax")
+
+    def loss(weight: float) -> float:
+        torch.manual_seed(1)  # equal negatives, augmentations and dropout
+        shown_BT1 = torch.full_like(batch.targets_BT, 3).unsqueeze(2)
+        return float(encoder.loss(batch._replace(feedback_BT=Feedback(None, shown_BT1, weight))).item())
+
+    without = loss(0)
+    assert loss(1) > without
+    assert loss(2) - without == pytest.approx(2 * (loss(1) - without), rel=1e-3)

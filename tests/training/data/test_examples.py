@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onward.training.data.corpus import Corpus
-from onward.training.data.dataset import Sessions
+from onward.training.data.dataset import Sessions, ShownItems
 from onward.training.data.examples import Batch, Examples
 from onward.training.data.preparation.prepare_options import SplitKind
 from onward.training.errors import InputError
@@ -81,7 +81,7 @@ def weighted(*rows: list[int], weights: list[float]) -> Sessions:
 
 def target_weights(part: Sessions, **options: int) -> list[list[float]] | None:
     feedback = gathered(examples_of([part], weigh_targets=True, **options)).feedback_BT
-    return None if feedback is None else feedback.weights.tolist()
+    return None if feedback is None or feedback.weights is None else feedback.weights.tolist()
 
 
 def test_targets_carry_the_weights_of_their_events_with_a_mean_of_one() -> None:
@@ -92,6 +92,7 @@ def test_targets_carry_the_weights_of_their_events_with_a_mean_of_one() -> None:
     assert [first, second] == last == [pytest.approx(third), 1]
     batch = gathered(examples_of([part], weigh_targets=True))
     assert batch.next_feedback_B is not None
+    assert batch.next_feedback_B.weights is not None
     assert batch.next_feedback_B.weights.tolist() == [pytest.approx(third), 1, pytest.approx(5 * third)]
 
 
@@ -99,6 +100,20 @@ def test_equal_weights_and_those_not_asked_for_are_no_work() -> None:
     assert target_weights(weighted([1, 2, 3], weights=[5, 2, 2])) is None
     assert target_weights(sessions([1, 2, 3])) is None
     assert gathered(examples_of([weighted([1, 2, 3], weights=[1, 2, 3])])).feedback_BT is None
+
+
+def test_items_that_were_shown_before_targets_come_with_them() -> None:
+    shown = ShownItems(np.array([7, 8, 9, 6]), np.array([0, 1, 3, 3, 3, 4]))
+    first, second = replace(sessions([1, 2, 3], [4, 5]), shown=shown), sessions([3, 2])
+
+    def rows(**options: int) -> list[list[list[int]]] | None:
+        feedback = gathered(examples_of([second, first], **options)).feedback_BT
+        return None if feedback is None or feedback.shown is None else feedback.shown.tolist()
+
+    assert rows() is None
+    assert rows(impression_weight=1) == [[[0, 0]], [[8, 9]], [[0, 0]], [[6, 0]]]
+    assert rows(impression_weight=1, every_position=True)[1] == [[8, 9], [0, 0]]  # type: ignore[index]
+    assert gathered(examples_of([second], impression_weight=1)).feedback_BT is None
 
 
 def test_weights_come_from_the_log(prepared: Prepare) -> None:

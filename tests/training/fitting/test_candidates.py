@@ -35,3 +35,11 @@ def test_it_says_whether_targets_are_weighed(prepared: Prepare, weights: dict[st
     data = prepared(events, SplitKind.TEMPORAL, validation=0.2, weights=weights)
     assert said(data)["weights of targets"] == value
     assert all(of.recipe.training.weigh_targets for of in candidates_for(data) if of.recipe.has_steps)
+
+
+def test_it_says_that_impressions_are_weak_negatives(prepared: Prepare) -> None:
+    kinds = pl.int_range(pl.len()) % 7 == 0
+    kind = pl.when(kinds).then(pl.lit("impression")).otherwise(pl.lit("view"))
+    shown = prepared(walks(60, seed=3).with_columns(event=kind), SplitKind.TEMPORAL, validation=0.2)
+    assert said(shown)["weak negatives"].endswith("impressions without a click")
+    assert "weak negatives" not in said(prepared(walks(60, seed=3), SplitKind.TEMPORAL, validation=0.2))

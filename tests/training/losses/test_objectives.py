@@ -1,6 +1,7 @@
 """The objectives: full softmax and sampled softmax."""
 
 import math
+from functools import partial
 from itertools import product
 from typing import get_args
 
@@ -54,7 +55,8 @@ def test_sampled_softmax_by_hand() -> None:
 def test_weights_are_factors_of_the_losses_of_every_objective() -> None:
     items, (interests_BD, targets_B) = table(Cosine(kind="cosine", scale=8)), problem()
     interests_BKD = torch.stack([interests_BD, -interests_BD], dim=1)
-    feedback_B = Feedback(torch.tensor([0.5, 3.0, 0.1, 1.0, 0.4]))
+    weights_B = torch.tensor([0.5, 3.0, 0.1, 1.0, 0.4])
+    feedback_B = Feedback(weights_B)
 
     def losses(loss: NextItemLoss, kind: NegativeInterest | None, of: slice, feedback: Feedback | None) -> Tensor:
         torch.manual_seed(1)  # equal negatives
@@ -67,8 +69,32 @@ def test_weights_are_factors_of_the_losses_of_every_objective() -> None:
     for loss, kind in product((full, sampled), (None, *get_args(NegativeInterest))):
         together = losses(loss, kind, slice(None), feedback_B)
         alone = [losses(loss, kind, slice(example, example + 1), None) for example in range(BATCH)]
-        expected = (feedback_B.weights * torch.stack(alone)).mean()
+        expected = (weights_B * torch.stack(alone)).mean()
         torch.testing.assert_close(together, expected, rtol=2e-2, atol=1e-3)  # bfloat16 products
+
+
+def test_an_item_that_was_shown_and_not_taken_should_score_below_the_target_in_every_objective() -> None:
+    items, (interests_BD, targets_B) = table(Cosine(kind="cosine", scale=8)), problem()
+    shown_BS = torch.tensor([[2, 3], [5, 0], [0, 0], [1, 4], [6, 7]])
+    weights_B = torch.tensor([0.5, 3.0, 0.1, 1.0, 0.4])
+    scores_BN = (interests_BD @ items.vectors().T).tolist()
+    pairs = [
+        [math.log1p(math.exp(scores_BN[b][shown] - scores_BN[b][target])) for shown in shown_BS[b].tolist() if shown]
+        for b, target in enumerate(targets_B.tolist())
+    ]
+    of_targets_B = torch.tensor([sum(of) / max(len(of), 1) for of in pairs])
+    for weights, added in ((None, of_targets_B.mean()), (weights_B, (weights_B * of_targets_B).mean())):
+        for loss in (NextItemLoss.of(FullSoftmax(kind="full_softmax"), POPULARITY), drawn(7, "uniform", log_q=True)):
+            for forward in (
+                partial(loss, interests_BD, targets_B, items),
+                partial(loss.multi_interest, interests_BD[:, None], targets_B, items, "nearest"),
+                partial(loss.multi_interest, interests_BD[:, None], targets_B, items, "of_target"),
+            ):
+                torch.manual_seed(1)
+                without = forward(Feedback(weights))
+                torch.manual_seed(1)
+                actual = forward(Feedback(weights, shown_BS, 0.3))
+                torch.testing.assert_close(actual - without, 0.3 * added, rtol=1e-4, atol=1e-5)
 
 
 def test_if_all_negatives_hit_the_target_the_loss_is_zero() -> None:

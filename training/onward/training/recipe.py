@@ -36,6 +36,7 @@ WITHOUT_STEPS = {
     "schedule": {"kind": "step", "every": 1, "factor": 1.0},
     "patience": 1,
     "weigh_targets": False,
+    "impression_weight": 0.0,
 }
 """Keys of `[training]` that mean nothing for a model without steps, whose fit is one epoch without examples."""
 
@@ -107,6 +108,8 @@ class TrainingOptions(BaseModel):
     examples: Annotated[EveryTarget | RandomCutPerUser, Field(discriminator="kind")] = EveryTarget(kind="every_target")
     weigh_targets: bool = False
     """Weigh the loss of a target by the weight of its event, as of a purchase against a view, if the log has any."""
+    impression_weight: NonNegativeFloat = 0.0
+    """Weight of the loss of items that were shown before a target and not taken, if the log has any."""
     schedule: Annotated[StepSchedule | LinearSchedule, Field(discriminator="kind")]
     validation_metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg)@[1-9][0-9]*$")]
     """The metric that chooses the best epoch, on validation examples only."""

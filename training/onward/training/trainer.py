@@ -117,6 +117,8 @@ def train(
             selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
             if reports_epochs and selection.examples.weights is not None:
                 progress.say("targets are weighed by the weights of their events (training.weigh_targets)")
+            if reports_epochs and selection.examples.shown is not None:
+                progress.say("impressions without a click are weak negatives (training.impression_weight)")
             wants_refit = selection.run(interrupted, progress, on_epoch) and recipe.training.refit
             chosen = selection.state.best_epoch if wants_refit and len(validation) else 0
         if chosen and not interrupted:
@@ -181,6 +183,7 @@ class Fit:
             horizon=self.encoder.horizon,
             every_position=self.encoder.every_position,
             weigh_targets=self.options.weigh_targets,
+            impression_weight=self.options.impression_weight,
         )
         self.optimizers = make_optimizers(self.encoder, self.options) if recipe.has_steps else []
         self.checkpoint = checkpoint_of(out, name)

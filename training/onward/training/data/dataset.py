@@ -2,12 +2,12 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO, Literal, TypeAlias, cast, get_args
+from typing import IO, Literal, NamedTuple, TypeAlias, cast, get_args
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,8 @@ EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is
 A log with types of events adds `event`, one with weights `weight`.
 """
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
+SHOWN_PARTS: tuple[PartName, ...] = ("train", "validation")
+"""Parts with a file of the items that were shown before their events and not taken, if the log has impressions."""
 NEW_ITEMS_FILE = "new_items.parquet"
 """Products of the catalog that have no event in training: item_id and the attributes that items have."""
 _log = logging.getLogger(__name__)
@@ -84,6 +86,13 @@ class DatasetInfo(BaseModel):
     """SHA-256 of each Parquet file by its name; none in datasets of version 0.1."""
 
 
+class ShownItems(NamedTuple):
+    """Items that were shown before events and not taken: those of event e are rows[offsets[e]:offsets[e + 1]]."""
+
+    rows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+
 @dataclass(frozen=True, eq=False)
 class Sessions:
     """Sessions in one flat array: session s is rows[offsets[s]:offsets[s + 1]], oldest event first."""
@@ -95,6 +104,8 @@ class Sessions:
     """The user row of each session; 0 if the user is unknown to training."""
     weights: NDArray[np.float32] | None = None
     """The weight of each event; None if the log has none."""
+    shown: ShownItems | None = None
+    """None if the log has no impressions."""
     file: Path | None = None
     """The file that holds the ids of items and sessions."""
 
@@ -158,17 +169,25 @@ class Dataset:
         file = self.folder / f"{part}.parquet"
         if part not in self.info.parts:
             return Sessions(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
-        has_weights = "weight" in pl.read_parquet_schema(file)
-        events = self._read(file, ["row", "position", "is_target", *["weight"] * has_weights])
+        events = self._read(file, ["row", "position", "is_target"], optional="weight")
         starts = np.flatnonzero(events["position"].to_numpy() == 0)
         return Sessions(
             rows=events["row"].to_numpy().astype(np.int64),
             offsets=np.append(starts, len(events)).astype(np.int64),
             is_target=events["is_target"].to_numpy().astype(np.bool_),
             users=self._user_rows(file, len(starts)),
-            weights=events["weight"].fill_null(1).to_numpy().astype(np.float32) if has_weights else None,
+            weights=events["weight"].fill_null(1).to_numpy().astype(np.float32) if "weight" in events else None,
+            shown=self._shown_items(part, len(events)),
             file=file,
         )
+
+    def _shown_items(self, part: PartName, events: int) -> ShownItems | None:
+        file = shown_file(self.folder, part)
+        if not file.exists():
+            return None
+        shown = self._read(file, ["event", "row"])
+        counts = np.bincount(shown["event"].to_numpy(), minlength=events)
+        return ShownItems(shown["row"].to_numpy().astype(np.int64), np.concatenate([[0], np.cumsum(counts)]))
 
     def training_and_validation(self) -> list[Sessions]:
         """Return training and validation with nothing held out: every event but a session's first is a target.
@@ -222,9 +241,12 @@ class Dataset:
     def _items(self, columns: list[str] | None) -> pl.DataFrame:
         return self._read(self.folder / ITEMS_FILE, columns)
 
-    def _read(self, file: Path, columns: list[str] | None) -> pl.DataFrame:
+    def _read(self, file: Path, columns: list[str] | None, optional: str | None = None) -> pl.DataFrame:
+        """Read columns of a file, or all of them; the `optional` one if the file has it."""
         try:
             self._check(file)
+            if columns is not None and optional in pl.read_parquet_schema(file):
+                columns = [*columns, optional]
             return pl.read_parquet(file, columns=columns)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise InputError(f"{file}: cannot be read; prepare the dataset again") from error
@@ -236,6 +258,11 @@ class Dataset:
         if digest(file) != self.info.digests[file.name]:
             raise InputError(f"{file}: has changed since `prepare` wrote it; prepare the dataset again")
         self._checked.add(file.name)
+
+
+def shown_file(folder: Path, part: PartName) -> Path:
+    """Return the file of items that were shown before the events of a part."""
+    return folder / f"{part}_shown.parquet"
 
 
 @cache
@@ -271,6 +298,13 @@ class _Digest:
 
     def flush(self) -> None:
         """Do nothing: no content is buffered."""
+
+
+def fingerprinted_files(folder: Path, parts: Iterable[PartName]) -> list[Path]:
+    """Return the files of a dataset whose rows its fingerprint covers."""
+    shown = [shown_file(folder, part) for part in SHOWN_PARTS]
+    files = [folder / ITEMS_FILE, *(folder / f"{part}.parquet" for part in parts)]
+    return [*files, *(file for file in shown if file.exists())]
 
 
 def fingerprint(files: Sequence[Path]) -> str:

@@ -26,12 +26,17 @@ WINDOW_BATCHES = 40
 class Feedback(NamedTuple):
     """What the log says about targets, beside that they came next."""
 
-    weights: Tensor
-    """The weight of each target, 1 on average."""
+    weights: Tensor | None = None
+    """The weight of each target, 1 on average; None if all are equal."""
+    shown: Tensor | None = None
+    """Item rows that were shown before each target and not taken, in one more dimension; padded."""
+    shown_weight: float = 0.0
+    """Weight of their loss."""
 
     def at(self, targets: Index) -> "Feedback":
         """Return the feedback on some of the targets."""
-        return Feedback(self.weights[targets])
+        weights = None if self.weights is None else self.weights[targets]
+        return Feedback(weights, None if self.shown is None else self.shown[targets], self.shown_weight)
 
 
 class Batch(NamedTuple):
@@ -62,6 +67,19 @@ class Batch(NamedTuple):
         return None if self.feedback_BT is None else self.feedback_BT.at(targets)
 
 
+class _Shown(NamedTuple):
+    """Items that were shown before each element of `Examples.rows`: rows[offsets[e]:offsets[e + 1]]."""
+
+    rows: Tensor
+    offsets: Tensor
+
+    def before(self, indices: Tensor) -> Tensor:
+        """Return the item rows shown before events (any shape) in one more dimension, padded."""
+        starts, ends = self.offsets[indices], self.offsets[indices + 1]
+        places = starts.unsqueeze(-1) + torch.arange(int((ends - starts).max()), device=indices.device)
+        return self.rows[places.clamp(max=len(self.rows) - 1)].masked_fill(places >= ends.unsqueeze(-1), PADDING)
+
+
 @dataclass(frozen=True)
 class Examples:
     """Examples as index ranges of one flat array of item rows: sessions are copied only when a batch is gathered."""
@@ -83,6 +101,8 @@ class Examples:
     """Examples of one group have the same input and are evaluated as one example with several targets."""
     weights: Tensor | None = None
     """The weight of each element of `rows` as a target, 1 on average; None if all are equal."""
+    shown: _Shown | None = None
+    shown_weight: float = 0.0
     horizon: int = 1
     every_position: bool = False
 
@@ -97,6 +117,7 @@ class Examples:
         horizon: int = 1,
         every_position: bool = False,
         weigh_targets: bool = False,
+        impression_weight: float = 0.0,
     ) -> Self:
         """Make an example of every target that has an item before it; its input is the newest `max_length` of them.
 
@@ -110,6 +131,7 @@ class Examples:
             every_position: make examples of windows of at most `max_length` items instead, cut from the session's end
                 backwards, with a target at every position.
             weigh_targets: keep the weights of the targets' events.
+            impression_weight: weight of the loss of items that were shown and not taken; 0 leaves them out.
         """
         all_bounds = [_windows(part, max_length) if every_position else _prefixes(part, together) for part in parts]
         shifts = np.cumsum([0, *(len(part.rows) for part in parts)])[:-1]
@@ -132,7 +154,15 @@ class Examples:
         }
         tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         weights = _target_weights(parts, device) if weigh_targets else None
-        return cls(**tensors, weights=weights, horizon=horizon, every_position=every_position)
+        shown = _shown_items(parts, device) if impression_weight else None
+        return cls(
+            **tensors,
+            weights=weights,
+            shown=shown,
+            shown_weight=impression_weight,
+            horizon=horizon,
+            every_position=every_position,
+        )
 
     def __len__(self) -> int:
         return len(self.targets_E)
@@ -156,8 +186,16 @@ class Examples:
             counts_BT = future_BT < self.closes_E[examples_B, None]
             indices_BT = future_BT.clamp(max=len(self.rows) - 1)
         targets_BT = self.rows[indices_BT].masked_fill(~counts_BT, PADDING)
-        feedback_BT = None if self.weights is None else Feedback(self.weights[indices_BT])
-        return Batch(items_BL, targets_BT, self.users_E[examples_B], feedback_BT)
+        return Batch(items_BL, targets_BT, self.users_E[examples_B], self._feedback(indices_BT))
+
+    def _feedback(self, indices_BT: Tensor) -> Feedback | None:
+        if self.weights is None and self.shown is None:
+            return None
+        return Feedback(
+            None if self.weights is None else self.weights[indices_BT],
+            None if self.shown is None else self.shown.before(indices_BT),
+            self.shown_weight,
+        )
 
     def seen(self, examples_B: Tensor) -> Tensor:
         """Return the item rows of the whole session before each example's targets, left-padded, beyond `max_length`."""
@@ -226,6 +264,18 @@ def _target_weights(parts: Sequence[Sessions], device: torch.device) -> Tensor |
     if not len(of_targets) or (of_targets == of_targets[0]).all():
         return None
     return torch.from_numpy(weights / of_targets.mean(dtype=np.float64).astype(np.float32)).to(device)
+
+
+def _shown_items(parts: Sequence[Sessions], device: torch.device) -> _Shown | None:
+    """Join the shown items of all parts; None if there are none."""
+    counts = [
+        np.zeros(len(part.rows), np.int64) if part.shown is None else np.diff(part.shown.offsets) for part in parts
+    ]
+    rows = [part.shown.rows for part in parts if part.shown is not None]
+    if not sum(map(len, rows)):
+        return None
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    return _Shown(torch.from_numpy(np.concatenate(rows)).to(device), torch.from_numpy(offsets).to(device))
 
 
 class _ExampleBounds(NamedTuple):

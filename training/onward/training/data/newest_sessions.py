@@ -5,7 +5,16 @@ from pathlib import Path
 
 import polars as pl
 
-from onward.training.data.dataset import INFO_FILE, Dataset, DatasetInfo, PartCounts, digest, fingerprint
+from onward.training.data.dataset import (
+    INFO_FILE,
+    Dataset,
+    DatasetInfo,
+    PartCounts,
+    digest,
+    fingerprint,
+    fingerprinted_files,
+    shown_file,
+)
 from onward.training.data.staging import new_folder
 
 
@@ -19,13 +28,17 @@ def write_newest_sessions(dataset: Dataset, share: float, out: Path) -> DatasetI
         number = (pl.col("position") == 0).cum_sum()
         first = sessions - max(1, round(share * sessions))
         train = folder / "train.parquet"
-        pl.scan_parquet(dataset.folder / train.name).filter(number > first).sink_parquet(train)
+        events = pl.scan_parquet(dataset.folder / train.name)
+        events.filter(number > first).sink_parquet(train)
+        if (shown := shown_file(folder, "train")).exists():
+            left_out = events.select((number <= first).sum()).collect().item()
+            event = pl.col("event") - left_out
+            pl.read_parquet(shown).filter(pl.col("event") >= left_out).with_columns(event).write_parquet(shown)
         counts = PartCounts.of(train, "each")
-        files = [folder / "items.parquet", *(folder / f"{part}.parquet" for part in dataset.info.parts)]
         info = dataset.info.model_copy(
             update={
                 "parts": {**dataset.info.parts, "train": counts},
-                "fingerprint": fingerprint(files),
+                "fingerprint": fingerprint(fingerprinted_files(folder, dataset.info.parts)),
                 "digests": {file.name: digest(file) for file in sorted(folder.glob("*.parquet"))},
             }
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onward.training.data.dataset import Dataset
+from onward.training.data.dataset import Dataset, Sessions
 from onward.training.data.repeats import Repeats
 from onward.training.recipe import Recipe
 from onward.training.tuning.search_space import with_values
@@ -92,17 +92,23 @@ def candidates_for(dataset: Dataset) -> list[Candidate]:
 
 def adapted_training(dataset: Dataset) -> list[Adapted]:
     """Describe how the recipes of networks are adapted to a dataset."""
-    return [*_adapted_to_size(dataset), _adapted_to_events(dataset)]
+    sessions = dataset.sessions("train")
+    return [*_adapted_to_size(dataset), _weights_of_targets(sessions), *_weak_negatives(sessions)]
 
 
-def _adapted_to_events(dataset: Dataset) -> Adapted:
-    weights = dataset.sessions("train").weights
-    what = "weights of targets"
+def _weights_of_targets(sessions: Sessions) -> Adapted:
+    weights, what = sessions.weights, "weights of targets"
     if weights is None:
         return Adapted(what, "equal", "events have no weights; --weights view=1,cart=3,purchase=5 gives types some")
     if weights.min() == weights.max():
         return Adapted(what, "equal", "so are those of all events")
     return Adapted(what, f"those of their events, {weights.min():g} to {weights.max():g}", "for networks")
+
+
+def _weak_negatives(sessions: Sessions) -> list[Adapted]:
+    if sessions.shown is None:
+        return []
+    return [Adapted("weak negatives", f"{len(sessions.shown.rows):,} impressions without a click", "for networks")]
 
 
 def _adapted_to_size(dataset: Dataset) -> list[Adapted]:

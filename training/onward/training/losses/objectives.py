@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from onward.training.data.examples import Feedback
 from onward.training.data.padding import PADDING
+from onward.training.losses.impressions import impression_loss
 from onward.training.losses.negative_sampling import Distribution, NegativeSampler
 from onward.training.losses.softmax import full_softmax, sampled_softmax, weighted_mean
 
@@ -109,14 +110,16 @@ class _FullSoftmaxLoss(NextItemLoss):
     def forward(
         self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None = None
     ) -> Tensor:
-        return full_softmax(interests_BD, items.vectors(), targets_B, weights_B=_weights(feedback_B))
+        loss = full_softmax(interests_BD, items.vectors(), targets_B, weights_B=_weights(feedback_B))
+        return _with_impressions(loss, interests_BD[:, None], targets_B, items, feedback_B)
 
     def _nearest_interest_loss(
         self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None
     ) -> Tensor:
         scores_BN = (interests_BKD @ items.vectors()[PADDING + 1 :].T).amax(dim=1)
         losses_B = F.cross_entropy(scores_BN, targets_B - PADDING - 1, reduction="none")
-        return weighted_mean(losses_B, _weights(feedback_B))
+        loss = weighted_mean(losses_B, _weights(feedback_B))
+        return _with_impressions(loss, interests_BKD, targets_B, items, feedback_B)
 
 
 class _SampledSoftmaxLoss(NextItemLoss):
@@ -138,13 +141,31 @@ class _SampledSoftmaxLoss(NextItemLoss):
         target_B = (interests_BKD @ target_BD[:, :, None]).squeeze(2).amax(dim=1)
         if self.objective.log_q_of_target:
             target_B = target_B - self.sampler.log_expected_count(targets_B, draws)
-        return sampled_softmax(
+        loss = sampled_softmax(
             target_B,
             (interests_BKD @ negative_SD.T).amax(dim=1),
             log_expected_count_S=correction_S,
             accidental_hit_BS=targets_B[:, None] == rows_S,
             weights_B=_weights(feedback_B),
         )
+        return _with_impressions(loss, interests_BKD, targets_B, items, feedback_B)
+
+
+def _with_impressions(
+    loss: Tensor, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None
+) -> Tensor:
+    """Add the loss of items that were shown and not taken, if the log has any; the nearest interest scores an item."""
+    if feedback_B is None or feedback_B.shown is None or not feedback_B.shown.numel():
+        return loss
+    rows_BS = torch.cat([targets_B[:, None], feedback_B.shown], dim=1)
+    vectors_BSD = items(rows_BS.flatten()).unflatten(0, rows_BS.shape)
+    scores_BS = (interests_BKD @ vectors_BSD.mT).amax(dim=1)
+    return loss + feedback_B.shown_weight * impression_loss(
+        scores_BS[:, 0],
+        scores_BS[:, 1:],
+        counts_BS=feedback_B.shown != PADDING,
+        weights_B=feedback_B.weights,
+    )
 
 
 def _weights(feedback_B: Feedback | None) -> Tensor | None:

@@ -239,7 +239,7 @@ class AttRec(UserEncoder):
         is_target_BTS = (negatives_BTS.unsqueeze(3) == batch.targets_BT[:, None, None, :]).any(dim=3)
         counts_BTS = (targets_BT1 != PADDING) & ~is_target_BTS
         gaps_P = (scores_BTS[:, :, 1:] - scores_BTS[:, :, :1])[counts_BTS]
-        if batch.feedback_BT is None:
+        if batch.feedback_BT is None or batch.feedback_BT.weights is None:
             return gaps_P, None
         return gaps_P, batch.feedback_BT.weights.unsqueeze(2).expand_as(counts_BTS)[counts_BTS]
 

@@ -20,6 +20,7 @@ from onward.training.data.dataset import (
     PartName,
     digest,
     fingerprint,
+    fingerprinted_files,
 )
 from onward.training.data.preparation import splits
 from onward.training.data.preparation.account import Account
@@ -34,6 +35,7 @@ from onward.training.data.preparation.sessions import (
     valid_events,
     with_positions,
 )
+from onward.training.data.preparation.shown_items import impressions, write_shown_items
 from onward.training.data.preparation.splits import Split
 from onward.training.data.preparation.steps import StepRunner, count, count_sessions, distinct
 from onward.training.data.readers.attributes import ITEM_COLUMNS, Attributes, add_attributes, read_attributes
@@ -87,6 +89,7 @@ def prepare(
         attributes = run.read_attributes(items, scratch) if items else None
         split = run.split(run.read("events", events), run.read("test events", test) if test else None)
         run.write(split, attributes, folder)
+        run.write_shown_items(folder, scratch)
         shutil.rmtree(scratch)
         info = run.info(folder, [Path(file).name for file in (*events, *test, *([items] if items else []))])
         info = info.model_copy(
@@ -109,6 +112,7 @@ class _PreparationRun:
         self._attributes_unused: int | None = None
         self._logs: list[InputLog] = []
         self._remarks: list[str] = []
+        self._impressions: list[Frame] = []
         self._sessions = self._items = 0
 
     def read_attributes(self, path: str, scratch: Path) -> Attributes:
@@ -134,6 +138,9 @@ class _PreparationRun:
         log = read_log(self._steps.engine, files, self._preparation, latest_ms, name=name)
         self._preparation = log.preparation
         self._logs.append(log)
+        leaves_out_types = any(not is_mistake(problem.kind) for problem in log.problems)
+        if leaves_out_types and log.has_events and log.times is not None:
+            self._impressions.append(self._steps.materialize(impressions(log.events)))
         self._remarks += log.remarks
         self._add_problems(log.problems)
         for problem in log.problems:
@@ -191,6 +198,16 @@ class _PreparationRun:
                 file, order = folder / f"{name}.parquet", ["session_number", "position"]
                 engine.write(with_rows(part, items), file, sort_by=order, columns=columns)
 
+    def write_shown_items(self, folder: Path, scratch: Path) -> None:
+        """Write the items that were shown and not taken, if the log has impressions."""
+        if not self._impressions:
+            return
+        shown, gap_ms = nw.concat(self._impressions), self._preparation.gap_ms
+        if count(shown):
+            self._progress("write impressions")
+            written = write_shown_items(self._steps.engine, shown, folder, scratch, gap_ms)
+            self._remarks.append(f"{written:,} impressions without a click are weak negatives of training")
+
     def info(self, folder: Path, sources: Sequence[str]) -> DatasetInfo:
         """Count the rows of the written files. Raises InputError if a part has no example."""
         self._progress("count")
@@ -212,7 +229,7 @@ class _PreparationRun:
             problems=tuple(self._problems),
             attributes_unused=self._attributes_unused,
             account=self._account(folder, parts),
-            fingerprint=fingerprint([folder / ITEMS_FILE, *files.values()]),
+            fingerprint=fingerprint(fingerprinted_files(folder, files)),
         )
 
     def _account(self, folder: Path, parts: Mapping[PartName, PartCounts]) -> Account:

@@ -33,16 +33,9 @@ NO_INTERACTION = "weight of 0 or less"
 """Problem of a well-formed event that is not an interaction: the visitor only saw the item, or disliked it."""
 EVENT_TYPE = "event type "
 """Start of the problem of an event whose type is left out."""
-LEFT_OUT = (
-    "impression",
-    "impressions",
-    "itemimpression",
-    "viewitemlist",
-    "view_item_list",
-    "bounce",
-    "bounces",
-    "ranking",
-)
+IMPRESSIONS = ("impression", "impressions", "itemimpression", "viewitemlist", "view_item_list")
+"""Types of events that say that an item was shown, in lower case."""
+LEFT_OUT = (*IMPRESSIONS, "bounce", "bounces", "ranking")
 """Types of events that are no interactions with an item, in lower case."""
 UNREADABLE_TIME = "unreadable time"
 EPOCH_MS = "_epoch_ms"
