@@ -34,6 +34,7 @@ from onward.service.keys import KeyRing, KeysFileError, key_ring
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import open_live_catalog
+from onward.service.live.item_search import ItemSearch
 from onward.service.live.private_copies import COPIES_FOLDER, PrivateCopies
 from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
@@ -167,10 +168,13 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
 
         await running.enter_async_context(repeated(follow_keys, settings.reload_interval))
     await _until_known(shared.live)
+    item_search = ItemSearch(shared.live)
+    running.push_async_callback(item_search.close)
     return {
         **own,
         "live": shared.live,
         "catalog": shared.catalog,
+        "item_search": item_search,
         "tenants": tenants.parts,
         "keys": keys,
         "store_check": await _open_store_check(shared, running),

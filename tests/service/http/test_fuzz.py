@@ -47,6 +47,7 @@ BEYOND_JSON_SCHEMA = re.compile(
             "compare it with|only exists can ask|only a number or a date has",
             "a window is 1 minute to 30 days",
             "cannot be merged into itself",
+            "list again from the start",
             "No scenario of this name",
         )
     )

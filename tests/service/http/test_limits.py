@@ -188,6 +188,11 @@ PROBES: Mapping[str, tuple[float, Probe]] = {
         with_change(lambda size: {"attributes": {"tags": ["t"] * size}}),
     ),
     "`similar_to`": (catalog.MAX_SIMILAR_TO, with_change(lambda size: {"similar_to": ["item-1"] * size})),
+    "`limit` of a list": (base.MAX_LISTED, lambda client, size: client.get("/v1/items", params={"limit": size})),
+    "characters of `query`": (
+        catalog.MAX_QUERY,
+        lambda client, size: client.get("/v1/items", params={"query": "q" * size}),
+    ),
     "characters of a scenario's name": (64, lambda client, size: client.put(f"/v1/scenarios/{'n' * size}", json={})),
     "days of `window`": (
         LONGEST_WINDOW / timedelta(days=1),

@@ -27,6 +27,7 @@ ENDPOINTS = {
     ("delete", "/v1/users/{user_id}"): PATH,
     ("get", "/v1/items/{item_id}/similar"): PATH | {404},
     ("get", "/v1/items:popular"): PATH,
+    ("get", "/v1/items"): PATH,
     ("get", "/v1/items/{item_id}"): PATH | {404},
     ("patch", "/v1/items/{item_id}"): BODY | {409},
     ("delete", "/v1/items/{item_id}"): PATH | {404},

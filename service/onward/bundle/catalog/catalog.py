@@ -4,7 +4,7 @@ Row 0 pads, rows 1..N are the items of the bundle's files, rows N+1..R are new i
 to the encoder. Dimension key: N, R as above, M = R - N new items, D embedding.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from mmap import mmap
 from pathlib import Path
@@ -171,6 +171,15 @@ class Catalog:
             return self.new_items[row - 1 - self.items].applied_to({})
         attributes, change = self._stored.attributes(row), self._changes.get(self._stored.ids.id_of(row))
         return attributes if change is None else change.applied_to(attributes)
+
+    @property
+    def changes(self) -> Mapping[str, ItemChange]:
+        """The latest change of each item that was changed since the export, by id."""
+        return self._changes
+
+    def exported_items(self, rows: Iterable[int]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the id and the exported attributes of rows from 1..N; nothing is cached, so that all may be read."""
+        return self._stored.read(rows)
 
     def texts(self, item_ids: Sequence[str]) -> list[ItemText]:
         """Return JSON texts of items, which the catalog must have, with their current attributes."""

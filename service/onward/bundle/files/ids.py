@@ -71,9 +71,13 @@ class Ids:
         if item_id is None:
             if len(self._cached_ids) >= CACHED_IDS:
                 self._cached_ids = {}
-            self._cached_ids[row] = item_id = self._line(row).decode()
+            self._cached_ids[row] = item_id = self.read(row)
             self._cache_row(item_id, row)
         return item_id
+
+    def read(self, row: int) -> str:
+        """Return the id of a row from 1..N, as `id_of` does, without caching it."""
+        return self._line(row).decode()
 
     def ids_of(self, rows: Sequence[int]) -> list[str]:
         """Return the id of each row, as `id_of` does."""

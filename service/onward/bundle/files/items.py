@@ -1,13 +1,13 @@
 """The items as stored in a bundle's files. Dimension key: N items in rows 1..N; row 0 pads."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from onward.bundle.files.arrays import check_booleans, check_finite, open_array
 from onward.bundle.files.attribute_lines import AttributeLines
@@ -103,6 +103,11 @@ class StoredItems:
     def attributes(self, row: int) -> Mapping[str, Any]:
         """Return the attributes of a row from 1..N."""
         return self._lines.read(row)
+
+    def read(self, rows: Iterable[int]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the id and the attributes of rows from 1..N, without caching them."""
+        for row in rows:
+            yield self.ids.read(row), from_json(self._lines.text(row))
 
     def text(self, item_id: str) -> ItemText:
         """Return the JSON text of an item, as answers show it, and cache it."""

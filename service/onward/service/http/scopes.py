@@ -22,6 +22,7 @@ SCOPE_OF: Mapping[str, Scope] = MappingProxyType(
         "popular_items": "recommend",
         "record_events": "events",
         "merge_session": "events",
+        "list_items": "catalog",
         "show_item": "catalog",
         "change_item": "catalog",
         "delete_item": "catalog",

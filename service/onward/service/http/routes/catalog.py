@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
 from onward.bundle import Bundle
 from onward.bundle.files.attributes import Kind
@@ -19,14 +19,24 @@ from onward.service.errors import (
     ServiceError,
 )
 from onward.service.http.openapi import problems
-from onward.service.http.routes.dependencies import BODY_PROBLEMS, PATH_PROBLEMS, AuditDep, CatalogDep, ItemId, LiveDep
+from onward.service.http.routes.dependencies import (
+    BODY_PROBLEMS,
+    PATH_PROBLEMS,
+    AuditDep,
+    CatalogDep,
+    ItemId,
+    LiveDep,
+    SearchDep,
+)
 from onward.service.http.schemas.catalog import (
     Item,
     ItemBody,
     ItemEntry,
     ItemResult,
     ItemResults,
+    Items,
     ItemsBody,
+    ItemsQuery,
     VectorOrigin,
 )
 from onward.service.http.schemas.entries import EntryProblem, InvalidEntry
@@ -40,6 +50,22 @@ ITEMS_BATCH_PATH = "/v1/items:batch"
 ITEM_PATH = "/v1/items/{item_id:id}"
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["catalog"])
+
+
+@router.get("/v1/items", response_model_exclude_none=True, responses=problems(*PATH_PROBLEMS, NotReady))
+async def list_items(query: Annotated[ItemsQuery, Query()], search: SearchDep, catalog: CatalogDep) -> Items:
+    """List all items, or those that a text finds, as they are now; deleted items are left out.
+
+    The item whose id is the query comes first, then items with its words in their texts, most popular first, or if
+    there are none, items whose ids begin with it. Case and diacritics of texts are ignored.
+    """
+    found = await search.find(query.query, changed=query.changed, cursor=query.cursor, limit=query.limit)
+    return Items(
+        bundle=found.bundle.digest,
+        items=[_item(item_id, found.bundle, catalog) for item_id in found.item_ids if not catalog.is_deleted(item_id)],
+        next_cursor=found.next,
+        degraded=[] if found.is_complete else ["index"],
+    )
 
 
 @router.get(ITEM_PATH, response_model_exclude_none=True, responses=problems(*PATH_PROBLEMS, ItemNotFound, NotReady))

@@ -28,6 +28,7 @@ from onward.service.http.path_ids import IdConvertor
 from onward.service.keys import KeyRing
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import LiveCatalog
+from onward.service.live.item_search import ItemSearch
 from onward.service.recommend.explainer import Explainer
 from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
@@ -64,6 +65,7 @@ DrainDep = Annotated[Drain, Depends(ServicePart("drain"))]
 StoreCheckDep = Annotated[StoreCheck | None, Depends(ServicePart("store_check"))]
 LiveDep = Annotated[LiveBundle, Depends(ServicePart("live"))]
 CatalogDep = Annotated[LiveCatalog, Depends(ServicePart("catalog"))]
+SearchDep = Annotated[ItemSearch, Depends(ServicePart("item_search"))]
 RecorderDep = Annotated[Recorder, Depends(ServicePart("recorder"))]
 ListenerDep = Annotated[EventListener, Depends(ServicePart("listener"))]
 RulesDep = Annotated[EventRules, Depends(ServicePart("event_rules"))]

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from onward.service.fields import Id
 
 MAX_EXCLUDED = 1_000
+MAX_LISTED = 100
+MAX_CURSOR = 1_000
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
@@ -44,6 +46,17 @@ BundleDigest = Annotated[
     str, Field(description="Digest of the bundle that answered.", examples=["5d13bce372cd0407de27cf50648fc2c7"])
 ]
 Count = Annotated[int, Field(description="Number of items; fewer than k if fewer are eligible.", examples=[1])]
+Cursor = Annotated[
+    str | None,
+    Field(
+        min_length=1, max_length=MAX_CURSOR, description="`next_cursor` of the page before; by default the first page."
+    ),
+]
+NextCursor = Annotated[
+    str | None,
+    Field(description="The cursor of the next page; absent on the last page.", examples=["WyI1ZDEzYiIsMjBd"]),
+]
+Limit = Annotated[int, Field(ge=1, le=MAX_LISTED, description="The most entries of a page.", examples=[20])]
 TookMs = Annotated[float, Field(description="Milliseconds from the request's start.", examples=[0.83])]
 TimeoutMs = Annotated[
     int | None,

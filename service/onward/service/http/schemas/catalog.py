@@ -8,11 +8,12 @@ from pydantic_core import PydanticCustomError
 
 from onward.bundle.catalog.cold_start import VectorSource
 from onward.service.fields import Id, StrictModel
-from onward.service.http.schemas.base import BundleDigest
+from onward.service.http.schemas.base import BundleDigest, Cursor, Limit, NextCursor, QueryString
 from onward.service.http.schemas.entries import EntryProblem, InvalidEntry, validated_alone
 from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch
 
 MAX_BATCH = 1_000
+MAX_QUERY = 200
 MAX_SIMILAR_TO = 20
 MAX_TEXT = 1_000
 MAX_TEXTS = 100
@@ -211,4 +212,32 @@ class Item(BaseModel):
     )
     vector: VectorOrigin | None = Field(
         default=None, description="Absent if the item has no vector.", examples=[{"source": "training"}]
+    )
+
+
+class ItemsQuery(QueryString):
+    """Which items to list."""
+
+    query: str = Field(
+        default="",
+        max_length=MAX_QUERY,
+        description="An id, or words of the items' texts, the last of which may be a beginning; without it all items.",
+        examples=["blue mu"],
+    )
+    changed: bool = Field(
+        default=False, description="Only items that were changed or added since the bundle was built."
+    )
+    cursor: Cursor = None
+    limit: Limit = 20
+
+
+class Items(BaseModel):
+    """Items as they are now, the most popular first, new ones last."""
+
+    bundle: BundleDigest
+    items: list[Item]
+    next_cursor: NextCursor = None
+    degraded: list[Literal["index"]] = Field(
+        description="`index`: the texts are being indexed, so that only the item of this id is found; ask again.",
+        examples=[[]],
     )

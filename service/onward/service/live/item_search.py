@@ -1,0 +1,230 @@
+"""ItemSearch: lists the items of the live bundle, all or those that a text finds, with the changes of the live catalog.
+
+The index of the exported items is built in a thread when a text is first searched for: without searches it takes
+neither time nor memory. Edited and new items have an index of their own, which is built again when their texts change.
+"""
+
+import asyncio
+import threading
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from heapq import merge
+from itertools import islice
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from onward.bundle import Bundle, Catalog
+from onward.service.errors import InvalidRequest
+from onward.service.live.bundle import LiveBundle
+from onward.service.live.text_index import IndexedItem, TextIndex, text_of
+
+MAX_INDEX_WAIT_S = 1.0
+"""How long a search waits for an index that is being built; after it, only the item of exactly this id is found."""
+DIGEST_DIGITS = 12
+NOTHING = -1
+"""The place before the item whose id is the query, which is listed at place 0."""
+STALE = "This cursor is of another bundle, or of no list: list again from the start."
+
+
+class Cursor(NamedTuple):
+    """Where the next page of a list begins: after a place among texts, or after an id among ids."""
+
+    bundle: str
+    place: int = NOTHING
+    item_id: str | None = None
+    """The last id, if ids are listed that begin as the query says."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse what `text` returned. Raises InvalidRequest."""
+        try:
+            return cls(*_FIELDS.validate_json(urlsafe_b64decode(text.encode())))
+        except (ValueError, ValidationError) as error:
+            raise InvalidRequest(STALE) from error
+
+    @property
+    def text(self) -> str:
+        """The cursor as callers hold it."""
+        return urlsafe_b64encode(_FIELDS.dump_json((self.bundle, self.place, self.item_id))).decode()
+
+
+_FIELDS: TypeAdapter[tuple[str, int, str | None]] = TypeAdapter(tuple[str, int, str | None])
+
+
+class FoundItems(NamedTuple):
+    """A page of items of one bundle."""
+
+    bundle: Bundle
+    item_ids: list[str]
+    next: str | None
+    """The cursor of the next page, None if this is the last one."""
+    is_complete: bool
+    """False if the index is still being built."""
+
+
+class ItemSearch:
+    """Lists and searches the items of the live bundle: the most popular first, new items last."""
+
+    def __init__(self, live: LiveBundle) -> None:
+        self._live = live
+        self._building: asyncio.Task[_BundleIndex] | None = None
+        self._digest = ""
+
+    async def find(self, query: str, *, changed: bool, cursor: str | None, limit: int) -> FoundItems:
+        """Return the items that a text finds, as they are now; deleted items are never found.
+
+        First comes the item whose id is the query, then items with its words in their texts, or if there are none,
+        those whose ids begin with it. An empty query finds all items.
+
+        Args:
+            query: the words, or an id or its beginning.
+            changed: whether only items that were changed since the export are listed.
+            cursor: that of the page before; None for the first page.
+            limit: the most items of a page.
+
+        Raises NotReady, InvalidRequest.
+        """
+        bundle, text = self._live.bundle, query.strip()
+        start = Cursor(bundle.digest[:DIGEST_DIGITS]) if cursor is None else Cursor.parse(cursor)
+        if start.bundle != bundle.digest[:DIGEST_DIGITS]:
+            raise InvalidRequest(STALE)
+        if not text:
+            return await asyncio.to_thread(_listed, bundle, start, changed=changed, limit=limit)
+        index = await self._index(bundle)
+        if index is None:
+            found = [] if cursor is not None or not _is_listed(bundle.catalog, text, changed=changed) else [text]
+            return FoundItems(bundle, found, None, is_complete=False)
+        return await asyncio.to_thread(index.find, bundle, text, start, changed=changed, limit=limit)
+
+    async def close(self) -> None:
+        """Wait for an index that is being built; a thread cannot be stopped."""
+        if self._building is not None:
+            await asyncio.wait([self._building])
+
+    async def _index(self, bundle: Bundle) -> "_BundleIndex | None":
+        """Return the index of a bundle, None if it takes longer to build than a search waits."""
+        if self._building is None or self._digest != bundle.digest or _has_failed(self._building):
+            self._digest = bundle.digest
+            exported = bundle.exported or bundle
+            self._building = asyncio.create_task(asyncio.to_thread(_BundleIndex, exported.catalog))
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._building), MAX_INDEX_WAIT_S)
+        except TimeoutError:
+            return None
+
+
+class _BundleIndex:
+    """The indexes of one bundle: of its exported items, and of those that were changed since."""
+
+    def __init__(self, exported: Catalog) -> None:
+        self._lock = threading.Lock()
+        self._rows = exported.most_popular_rows
+        self._exported = TextIndex(_exported_items(exported))
+        self._changed = TextIndex(())
+        self._texts: Mapping[str, IndexedItem] = {}
+        """What `_changed` holds, by id."""
+
+    def find(self, bundle: Bundle, query: str, start: Cursor, *, changed: bool, limit: int) -> FoundItems:
+        """Return a page of what a text finds."""
+        catalog = bundle.catalog
+        with self._lock:
+            self._follow(catalog)
+            found = self._found(catalog, query, start, changed=changed)
+            page = list(islice(found, limit + 1))
+        item_ids = [item_id for item_id, _ in page[:limit]]
+        is_last = len(page) <= limit
+        return FoundItems(bundle, item_ids, None if is_last else page[limit - 1][1].text, is_complete=True)
+
+    def _found(self, catalog: Catalog, query: str, start: Cursor, *, changed: bool) -> Iterator[tuple[str, Cursor]]:
+        """Yield items, each with the cursor of what follows it."""
+        if start.place == NOTHING and _is_listed(catalog, query, changed=changed):
+            yield query, start._replace(place=0)
+        place = 0
+        if start.item_id is None:
+            for place in self._places(query, max(0, start.place), changed=changed):
+                item_id = self._id_at(catalog, place)
+                if item_id != query and not catalog.is_deleted(item_id):
+                    yield item_id, start._replace(place=place)
+        if max(place, start.place) <= 0:
+            for item_id in self._ids(query, start.item_id or "", changed=changed):
+                if item_id != query and not catalog.is_deleted(item_id):
+                    yield item_id, start._replace(place=0, item_id=item_id)
+
+    def _places(self, query: str, after: int, *, changed: bool) -> Iterator[int]:
+        """Yield the places of items with the words of a query: changed items by their present texts."""
+        edited = {item.place for item in self._texts.values()}
+        exported = self._exported.with_words(query, after=after) if not changed else iter(())
+        unchanged = (place for place in exported if place not in edited)
+        return merge(unchanged, self._changed.with_words(query, after=after))
+
+    def _ids(self, prefix: str, after: str, *, changed: bool) -> Iterator[str]:
+        """Yield the ids that begin with a prefix."""
+        exported = self._exported.with_id_prefix(prefix, after=after) if not changed else iter(())
+        unchanged = (item_id for item_id in exported if item_id not in self._texts)
+        return merge(unchanged, self._changed.with_id_prefix(prefix, after=after))
+
+    def _id_at(self, catalog: Catalog, place: int) -> str:
+        return catalog.item_id(int(self._rows[place - 1]) if place <= len(self._rows) else place)
+
+    def _follow(self, catalog: Catalog) -> None:
+        """Index the changed items again if their texts have changed."""
+        texts = {item.item_id: item for item in self._changed_items(catalog)}
+        if texts != self._texts:
+            self._changed.close()
+            self._changed = TextIndex(sorted(texts.values()))
+            self._texts = texts
+
+    def _changed_items(self, catalog: Catalog) -> Iterator[IndexedItem]:
+        for item_id in catalog.changes:
+            if (row := catalog.row(item_id)) is not None:
+                place = int(self._places_N1[row]) if row <= catalog.items else row
+                yield IndexedItem(place, item_id, text_of(catalog.attributes(row)))
+
+    @cached_property
+    def _places_N1(self) -> NDArray[np.int32]:
+        """The place of each exported row in the order of popularity."""
+        places_N1 = np.zeros(len(self._rows) + 1, dtype=np.int32)
+        places_N1[self._rows] = np.arange(1, len(self._rows) + 1)
+        return places_N1
+
+
+def _exported_items(catalog: Catalog) -> Iterator[IndexedItem]:
+    """Yield the exported items, most popular first."""
+    items = catalog.exported_items(map(int, catalog.most_popular_rows))
+    for place, (item_id, attributes) in enumerate(items, start=1):
+        yield IndexedItem(place, item_id, text_of(attributes))
+
+
+def _listed(bundle: Bundle, start: Cursor, *, changed: bool, limit: int) -> FoundItems:
+    """Return a page of all items."""
+    catalog = bundle.catalog
+    page = list(islice(_all_items(catalog, max(0, start.place), changed=changed), limit + 1))
+    item_ids = [item_id for item_id, _ in page[:limit]]
+    following = start._replace(place=page[limit - 1][1]).text if len(page) > limit else None
+    return FoundItems(bundle, item_ids, following, is_complete=True)
+
+
+def _all_items(catalog: Catalog, after: int, *, changed: bool) -> Iterator[tuple[str, int]]:
+    """Yield all items that are not deleted, or those that were changed, with their places."""
+    rows = catalog.most_popular_rows
+    places: Iterable[int] = range(after + 1, len(catalog) + 1)
+    if changed:
+        changed_rows = [row for row in catalog.rows(list(catalog.changes)) if row is not None]
+        exported = np.isin(rows, changed_rows).nonzero()[0] + 1
+        places = (place for place in (*exported.tolist(), *range(len(rows) + 1, len(catalog) + 1)) if place > after)
+    for place in places:
+        item_id = catalog.item_id(int(rows[place - 1]) if place <= len(rows) else place)
+        if not catalog.is_deleted(item_id):
+            yield item_id, place
+
+
+def _is_listed(catalog: Catalog, item_id: str, *, changed: bool) -> bool:
+    return item_id in catalog and not catalog.is_deleted(item_id) and not (changed and item_id not in catalog.changes)
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
