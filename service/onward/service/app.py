@@ -28,7 +28,7 @@ from onward.service.http.cors import CORS
 from onward.service.http.dispatcher import Dispatcher
 from onward.service.http.drain import Drain
 from onward.service.http.problems import add_error_handlers
-from onward.service.http.routes import ROUTERS, operations
+from onward.service.http.routes import ROUTERS, console, operations
 from onward.service.http.routes.sessions import EVENTS_PATH
 from onward.service.keys import KeyRing, KeysFileError, key_ring
 from onward.service.live.bundle import LiveBundle
@@ -111,6 +111,8 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     if settings.metrics_access != "off":
         app.include_router(operations.metrics)
+    if settings.console == "on":
+        app.router.routes.extend(console.ROUTES)
     add_error_handlers(app)
     app.drain = Drain(settings.drain_delay)
     app.dispatcher = Dispatcher(

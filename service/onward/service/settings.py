@@ -291,6 +291,9 @@ class Settings(BaseSettings):
     docs_access: Access = Field(
         default="open", description="Who may read /docs and /openapi.json: open, key (any), off."
     )
+    console: Literal["on", "off"] = Field(
+        default="on", description="Whether /console shows a page for people; its data take a key as the API does."
+    )
     rate_limit: Annotated[
         RateLimit | None, NoDecode, BeforeValidator(_parse_rate_limit), PlainSerializer(_rate_limit_text)
     ] = Field(

@@ -16,6 +16,7 @@ from onward.service.http.concurrency_limit import ConcurrencyLimit
 from onward.service.http.keys import KeyCheck, client_address
 from onward.service.http.path_ids import route_path
 from onward.service.http.problems import OverloadResponse
+from onward.service.http.routes.console import CONSOLE_PATHS
 from onward.service.http.token_bucket import TokenBuckets
 from onward.service.keys import KeyRing
 from onward.service.rate_limit import RateLimit
@@ -50,7 +51,7 @@ class Admission:
         self.concurrency = ConcurrencyLimit(settings.max_in_flight, time.perf_counter)
         self._key_check = None if keys is None else KeyCheck(keys)
         self._rate_check = None if settings.rate_limit is None else RateCheck(settings.rate_limit)
-        self._without_key = frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS
+        self._without_key = CONSOLE_PATHS | (frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS)
         self._metrics_need_key = settings.metrics_access == "key"
 
     def overload(self, scope: Scope) -> Response | None:

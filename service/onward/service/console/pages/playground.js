@@ -1,0 +1,192 @@
+// Playground: click items into a session, and see what comes next, why, and how options change it.
+
+import { Problem, call, get, segment } from "../api.js";
+import { ask, problemBox, toast } from "../dialog.js";
+import { debounced, field, fill, h } from "../dom.js";
+import { find, finder, itemOf } from "../finder.js";
+import { detailsOf, fixed, number, titleOf } from "../format.js";
+import { bodyOf, newSide, schemaOf, showOptions } from "./playground/options.js";
+import { difference, resultList, stages } from "./playground/results.js";
+import { snippets } from "./playground/snippets.js";
+
+export const title = "Playground";
+
+const REASONS = {
+  unknown_item: "The catalog does not have it.",
+  deleted: "It was deleted from the catalog.",
+  unavailable: "It is hidden: its “available” is false. Show it on the Catalog page.",
+  excluded: "The request excludes it.",
+  shown_before: "An earlier page of this answer has shown it.",
+  disliked: "The visitor disliked it.",
+  purchased: "The visitor has bought it, and purchased items are left out.",
+  seen: "The session has it, and such items are left out.",
+  diversity: "Diversity put others in its place.",
+};
+
+export default async function playground(page, parameters, signal) {
+  const state = read(parameters);
+  const popular = (await get("v1/items:popular", { k: 100 }, { signal })).items;
+  const scenarios = await get("v1/scenarios", {}, { signal }).then((body) => body.scenarios.map(({ name }) => name), () => []);
+  const titles = new Map(popular.map((item) => [item.id, titleOf(item)]));
+  const schema = schemaOf(popular);
+  const events = h("div", { class: "body" });
+  const results = h("div", { class: "sides", "aria-live": "polite" });
+  const options = h("div", { class: "body" });
+  const whyNot = h("div");
+  const mode = h("div", { class: "segmented", role: "group", "aria-label": "Compare" });
+  const sideTabs = h("div", { class: "segmented end" });
+  const code = snippets();
+  let shown = 0;
+
+  const refresh = debounced(update, 60);
+  const changed = () => { save(state); refresh(); };
+
+  function view(item) {
+    titles.set(item.id, titleOf(item));
+    state.items.push(item.id);
+    showEvents();
+    changed();
+  }
+
+  function showEvents() {
+    fill(events,
+      finder({ label: "Add an item to the session", placeholder: "Find an item to click …", choose: view }),
+      state.items.length === 0
+        ? [h("p", { class: "muted" }, "Nothing clicked yet. Begin with a popular item:"),
+          h("div", { class: "suggestions" }, popular.slice(0, 6).map((item) => h("button", { type: "button", onclick: () => view(item) }, titleOf(item), h("small", {}, ` ${detailsOf(item)}`))))]
+        : h("ol", { class: "events", "aria-label": "Events of the session, oldest first" }, state.items.map((id, place) => h("li", {},
+          h("span", { class: "number" }, place + 1),
+          h("span", { class: "title", title: id }, titles.get(id) ?? id),
+          h("button", { class: "plain", type: "button", "aria-label": `Remove ${titles.get(id) ?? id}`, onclick: () => { state.items.splice(place, 1); showEvents(); changed(); } }, "✕")))),
+      h("div", { class: "row wrap" },
+        h("button", { class: "plain", type: "button", onclick: loadSession }, "Load a visitor’s session"),
+        state.items.length > 0 && h("button", { class: "plain", type: "button", onclick: () => { state.items = []; showEvents(); changed(); } }, "Clear")));
+  }
+
+  async function loadSession() {
+    const answer = await ask({ title: "Load a visitor’s session", text: "Copies its events; the session itself is not changed.", fields: [field("Session id", h("input", { name: "id", required: true }))], action: "Load" });
+    if (!answer) return;
+    try {
+      const session = await get(`v1/sessions/${segment(answer.id)}`);
+      state.items = session.events.map((event) => event.item_id).slice(-100);
+      await nameItems();
+      showEvents();
+      changed();
+    } catch (error) {
+      toast(error.message, true);
+    }
+  }
+
+  async function nameItems() {
+    const unnamed = [...new Set(state.items)].filter((id) => !titles.has(id));
+    for (const item of await Promise.all(unnamed.map(itemOf))) titles.set(item.id, titleOf(item));
+  }
+
+  function setMode(count) {
+    state.sides = count === 1 ? [state.sides[0]] : [state.sides[0], structuredClone(state.sides[0])];
+    state.active = count - 1;
+    showControls();
+    changed();
+  }
+
+  function showControls() {
+    fill(mode, [[1, "One answer"], [2, "Compare"]].map(([count, text]) => h("button", { type: "button", "aria-pressed": String(state.sides.length === count), onclick: () => state.sides.length !== count && setMode(count) }, text)));
+    sideTabs.hidden = state.sides.length === 1;
+    fill(sideTabs, state.sides.length > 1 && state.sides.map((_, index) => h("button", { type: "button", "aria-pressed": String(index === state.active), "aria-label": `Options of ${"AB"[index]}`, onclick: () => { state.active = index; showControls(); code.show(request(state, state.active)); } }, "AB"[index])));
+    showOptions(options, state.sides[state.active], { schema, scenarios, changed });
+  }
+
+  async function update() {
+    const turn = (shown += 1);
+    code.show(request(state, state.active));
+    const answers = await Promise.all(state.sides.map((_, index) => answered(state, index, signal)));
+    if (turn !== shown) return; // a later change has been asked for
+    results.className = answers.length > 1 ? "sides two" : "sides";
+    const [first, second] = answers;
+    fill(results, answers.map((answer, index) => h("section", { class: "card", "aria-label": answers.length > 1 ? `Answer ${"AB"[index]}` : "Next items" },
+      h("header", {}, h("h2", {}, heading(state, answers, index))),
+      answer.problem ? problemBox(answer.problem, "recommend") : [
+        answer.body.items.length ? resultList(answer.body, { titles, other: index === 1 && first.body, view }) : h("div", { class: "empty" }, "No item is eligible: loosen the filters."),
+        notPinned(answer.body, titles), stages(answer.body, answer.headers, answer.ms)])));
+    if (first.body && second?.body) results.prepend(h("div", { class: "whole" }, difference(first.body, second.body)));
+  }
+
+  async function explainMissing(item) {
+    fill(whyNot, h("p", { class: "muted loading" }, "Looking …"));
+    try {
+      const missing = await missingReason(state, item.id);
+      fill(whyNot, h("p", {}, h("strong", {}, titleOf(item)), " ", h("code", {}, item.id), " – ", missing));
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      fill(whyNot, problemBox(error, "recommend"));
+    }
+  }
+
+  fill(page,
+    h("div", { class: "head" }, h("h1", {}, "Playground"), h("p", {}, "Dry runs: no visitor’s session changes."), h("div", { class: "end" }, mode)),
+    h("div", { class: "columns" },
+      h("section", { class: "card", "aria-label": "Session" }, h("header", {}, h("h2", {}, "Session")), events),
+      h("div", { class: "sides" }, results,
+        h("section", { class: "card", "aria-label": "Why not" }, h("header", {}, h("h2", {}, "Why is an item not here?")),
+          h("div", { class: "body" }, finder({ label: "Why is this item not here?", placeholder: "Find the item that you miss …", choose: explainMissing }), whyNot)),
+        code.card),
+      h("section", { class: "card options", "aria-label": "Options" }, h("header", {}, h("h2", {}, "Options"), sideTabs), options)));
+  await nameItems();
+  showEvents();
+  showControls();
+  await update();
+}
+
+/** The body of a request for one side, without what only the console needs. */
+function request(state, index) {
+  return { items: state.items, ...bodyOf(state.sides[index]) };
+}
+
+async function answered(state, index, signal) {
+  try {
+    if (state.items.length > 0) return await call("POST", "v1/recommendations", { ...request(state, index), dry_run: true }, { signal });
+    return await call("GET", `v1/items:popular?k=${state.sides[index].k}`, undefined, { signal });
+  } catch (error) {
+    if (error instanceof Problem) return { problem: error };
+    throw error;
+  }
+}
+
+function heading(state, answers, index) {
+  const name = state.items.length > 0 ? "Next items" : "Popular items";
+  return answers.length > 1 ? `${"AB"[index]} · ${name}` : name;
+}
+
+function notPinned(answer, titles) {
+  const left = Object.entries(answer.not_pinned ?? {});
+  return left.length > 0 && h("div", { class: "stages" }, left.map(([id, rule]) => h("span", {}, `${titles.get(id) ?? id} is not pinned: ${rule.replaceAll("_", " ")}`)));
+}
+
+/** Say why an item is not in the answer. */
+async function missingReason(state, id) {
+  if (state.items.length === 0) return "add an item to the session first.";
+  const { body: answer } = await call("POST", "v1/recommendations", request(state, state.active));
+  const { why_not: why } = await get(`v1/recommendations/${segment(answer.recommendation_id)}/explanation`, { why_not: id });
+  const lowest = answer.items.at(-1);
+  if (why.reason === "shown") return `it is here, at rank ${why.rank}.`;
+  if (why.reason === "filtered") return `the filter leaves it out${why.condition ? ` (${why.condition})` : ""}.`;
+  if (why.reason === "outranked") return `it ranks ${number(why.rank)} with a score of ${fixed(why.score)}; the last item shown has ${fixed(lowest?.score)}.`;
+  if (why.reason === "pin") return `pinned items took its place: ${why.pins.join(", ")}.`;
+  return REASONS[why.reason] ?? why.reason;
+}
+
+/** Read the state from the address, so that a link shows the same. */
+function read(parameters) {
+  const empty = { items: [], sides: [newSide()], active: 0 };
+  try {
+    const stored = JSON.parse(parameters.get("s") ?? "{}");
+    const sides = stored.sides?.map((side) => ({ ...newSide(), ...side }));
+    return { ...empty, items: parameters.getAll("item"), ...stored, ...(sides ? { sides } : {}) };
+  } catch {
+    return empty; // the link was cut
+  }
+}
+
+function save(state) {
+  history.replaceState(null, "", `#/playground?s=${encodeURIComponent(JSON.stringify(state))}`);
+}

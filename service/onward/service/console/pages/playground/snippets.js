@@ -1,0 +1,45 @@
+// The call that gives what is on the screen, in three languages.
+
+import { ROOT } from "../../api.js";
+import { fill, h } from "../../dom.js";
+import { toast } from "../../dialog.js";
+
+const LANGUAGES = { curl, Python: python, TypeScript: typescript };
+
+/** A card with the call of a body; returns the card and a function that shows another body. */
+export function snippets() {
+  let language = "curl", body = {};
+  const text = h("pre", { tabindex: 0, "aria-label": "Call" });
+  const tabs = h("div", { class: "segmented" });
+  const copy = h("button", { type: "button", class: "plain end", onclick: async () => { await navigator.clipboard.writeText(text.textContent); toast("Copied"); } }, "Copy");
+  function show() {
+    fill(tabs, Object.keys(LANGUAGES).map((name) => h("button", { type: "button", "aria-pressed": String(name === language), onclick: () => { language = name; show(); } }, name)));
+    fill(text, LANGUAGES[language](body));
+  }
+  const card = h("section", { class: "card", "aria-label": "Call it" }, h("header", {}, h("h2", {}, "Call it"), tabs, copy), h("div", { class: "body" }, text));
+  return { card, show: (next) => { body = next; show(); } };
+}
+
+const url = () => new URL("v1/recommendations", ROOT).href;
+
+function curl(body) {
+  const quoted = JSON.stringify(body, null, 1).replaceAll(/\n\s*/g, " ").replaceAll("'", "'\\''");
+  return `curl -s ${url()} \\\n  -H "X-API-Key: $KEY" -H "Content-Type: application/json" \\\n  -d '${quoted}'`;
+}
+
+function python(body) {
+  return `import os\n\nimport httpx\n\nanswer = httpx.post(\n    "${url()}",\n    headers={"X-API-Key": os.environ["KEY"]},\n    json=${literal(body)},\n).raise_for_status().json()\nfor item in answer["items"]:\n    print(item["rank"], item["id"], item["score"])`;
+}
+
+function typescript(body) {
+  return `const response = await fetch("${url()}", {\n  method: "POST",\n  headers: { "X-API-Key": process.env.KEY!, "Content-Type": "application/json" },\n  body: JSON.stringify(${JSON.stringify(body, null, 2).replaceAll("\n", "\n  ")}),\n});\nif (!response.ok) throw new Error(await response.text());\nconst { items } = await response.json();`;
+}
+
+/** A value as Python writes it. */
+function literal(value) {
+  if (value === null) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  if (typeof value === "object") return `{${Object.entries(value).map(([name, part]) => `${JSON.stringify(name)}: ${literal(part)}`).join(", ")}}`;
+  return JSON.stringify(value);
+}
