@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onward.training.losses.softmax import full_softmax
+from onward.training.data.soft_targets import SoftTargets
+from onward.training.losses.softmax import full_softmax, plain_softmax
 
 ITEMS, DIMENSION, BATCH = 50, 12, 9
 
@@ -145,3 +146,36 @@ def test_padding_is_no_candidate_and_gets_no_gradient() -> None:
     full_softmax(sessions_BD, items_ND, targets_B).backward()
     assert items_ND.grad is not None
     assert not items_ND.grad[0].any()
+
+
+def taught(targets_B: Tensor, items: int, weight: float) -> SoftTargets:
+    """Five items of each example and their shares; the true next item is among those of the first example."""
+    generator = torch.Generator().manual_seed(8)
+    rows_BS = torch.stack([torch.randperm(items, generator=generator)[:5] + 1 for _ in targets_B])
+    rows_BS[0, 0] = targets_B[0] if targets_B[0] not in rows_BS[0] else rows_BS[0, 0]
+    return SoftTargets(rows_BS, torch.rand(rows_BS.shape, generator=generator).softmax(dim=1), weight)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("weight", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_with_soft_targets_loss_and_gradients_are_those_of_the_mixed_cross_entropy(
+    dtype: torch.dtype, tolerance: float, weight: float, scale: float, *, weighted: bool
+) -> None:
+    sessions_BD, items_ND, targets_B = problem(scale)
+    soft_targets = taught(targets_B, ITEMS, weight)
+    mixed_BN = F.one_hot(targets_B - 1, ITEMS) / (1 + weight)
+    mixed_BN = mixed_BN.scatter_add(1, soft_targets.rows_S - 1, weight / (1 + weight) * soft_targets.shares_S)
+    weights_B = torch.linspace(0.5, 2, BATCH) if weighted else None
+    losses_B = F.cross_entropy(sessions_BD @ items_ND[1:].T, mixed_BN, reduction="none")
+    expected = (losses_B if weights_B is None else losses_B * weights_B).mean()
+    references = torch.autograd.grad(expected, [sessions_BD, items_ND])
+    loss = full_softmax(
+        sessions_BD, items_ND, targets_B, weights_B=weights_B, soft_targets=soft_targets, product_dtype=dtype
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    for gradient, reference in zip(torch.autograd.grad(loss, [sessions_BD, items_ND]), references, strict=True):
+        assert (gradient - reference).norm() <= tolerance * reference.norm()
+    by_scores = plain_softmax(sessions_BD @ items_ND.T, targets_B, weights_B=weights_B, soft_targets=soft_targets)
+    assert by_scores.item() == pytest.approx(expected.item(), rel=1e-5)

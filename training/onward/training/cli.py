@@ -296,6 +296,12 @@ def train(
             "--from", help="Begin with the weights of this run, of the same encoder; items are matched by id."
         ),
     ] = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A run or a bundle of the same dataset whose probabilities to learn too; may be repeated: their mean."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in --out; with more --epochs, train it further.")
     ] = False,
@@ -303,6 +309,8 @@ def train(
     """Fit the encoder that a recipe describes.
 
     Example: `onward-training train srgnn --data dataset --out run`
+
+    Example: `onward-training train srgnn --data dataset --out small --teacher run-1 --teacher run-2 --teacher knn`
 
     Ctrl-C ends it after the current step; `--resume` continues from there, with the result of an uninterrupted run.
     """
@@ -318,6 +326,7 @@ def train(
         seed=seed,
         device_name=device,
         start=start,
+        teachers=teacher or (),
         resume=resume,
     ):
         typer.echo(f"interrupted; resume with the same command and --resume (run: {out})", err=True)

@@ -22,6 +22,7 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError
+from onward.training.losses.objectives import FullSoftmax
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.lookup import find_model, model_names
 
@@ -90,6 +91,16 @@ class RandomCutPerUser(BaseModel):
     """An input has at least this many items; users with shorter histories are left out."""
 
 
+class Distillation(BaseModel):
+    """How much teachers count, if a training is given any."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weight: PositiveFloat
+    """Weight of the cross-entropy with the teachers' probabilities, beside 1 for that with the next item."""
+    temperature: PositiveFloat
+    """The scores of each teacher are divided by it before they become probabilities: above 1 these are more even."""
+
+
 class TrainingOptions(BaseModel):
     """The `[training]` table: how an encoder is fitted."""
 
@@ -117,6 +128,8 @@ class TrainingOptions(BaseModel):
     """Early stopping: the fit ends after this many epochs without a better validation metric."""
     refit: bool
     """Fit again, to training and validation examples together, for the chosen number of epochs."""
+    distillation: Distillation = Distillation(weight=1.0, temperature=1.0)
+    """Used with teachers only."""
 
     @model_validator(mode="after")
     def _sparse_updates_have_no_penalty(self) -> Self:
@@ -221,6 +234,12 @@ class Recipe(BaseModel):
         """Whether the encoder learns by steps."""
         return bool(getattr(find_model(self.model).encoder, "has_steps", True))
 
+    @property
+    def takes_teachers(self) -> bool:
+        """Whether the loss can learn from the probabilities of teachers: those of models by the full softmax can."""
+        takes_soft_targets = getattr(find_model(self.model).encoder, "takes_soft_targets", False)
+        return takes_soft_targets and isinstance(getattr(self.encoder, "objective", None), FullSoftmax)
+
     def has_settings_of(self, text: str) -> bool:
         """Return whether another recipe's text has the same settings; comments, and keys left to defaults, may differ.
 
@@ -245,7 +264,15 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], prefix: str = 
 
 def _keys(schema: type[BaseModel]) -> list[str]:
     """Return all keys that a recipe may have below `schema`."""
-    tables = (TrainingOptions, EveryTarget, RandomCutPerUser, StepSchedule, LinearSchedule, ServingOptions)
+    tables = (
+        TrainingOptions,
+        Distillation,
+        EveryTarget,
+        RandomCutPerUser,
+        StepSchedule,
+        LinearSchedule,
+        ServingOptions,
+    )
     nested = tables if schema is Recipe else ()
     return sorted({*schema.model_fields, *(key for part in nested for key in part.model_fields)} - {"name", "text"})
 

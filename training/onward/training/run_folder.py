@@ -5,13 +5,14 @@ It holds `recipe.toml`, `run.json` (data, options and machine of the run), `metr
 `weights.pt`, the weights to export and the fit they come from: the best epoch so far, until a refit ends. A fit writes
 its checkpoint first. What follows from it (`weights.pt`, `metrics.jsonl`, `curve.png`) is written anew on resuming, so
 a run killed in between loses nothing. `start.pt` holds the weights that its fits begin with, if they are those of
-another run. A checkpoint also holds the content of `run.json`, which is restored from it.
+another run. `selection/` and `refit/` also hold what teachers think of their examples, if there are teachers, which
+`run.json` names. A checkpoint also holds the content of `run.json`, which is restored from it.
 All files are written atomically. `.lock` is held by the process that trains.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +62,7 @@ def prepare_run_folder(
     seed: int,
     device: torch.device,
     start: Path | None,
+    teachers: Mapping[str, str],
     resume: bool,
     on_mended: Callable[[str], object],
 ) -> None:
@@ -85,6 +87,8 @@ def prepare_run_folder(
         others = [name for name, value in facts.items() if record[name] != value and not (extends and name == "epochs")]
         if started_from not in (None, record.get("start")):
             others.append("--from")
+        if teachers and teachers != record.get("teachers"):
+            others.append("--teacher")
         if not recipe.has_settings_of(record["recipe"]):
             others.insert(0, "recipe")
         if others:
@@ -100,6 +104,7 @@ def prepare_run_folder(
         **facts,
         "recipe_name": recipe.name,
         "start": started_from,
+        "teachers": dict(teachers),
         "model": recipe.model,
         "commit": commit(),
         "data": str(dataset.folder.resolve()),

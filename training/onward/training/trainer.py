@@ -6,8 +6,8 @@ encoder is then fitted to all examples for that number of epochs.
 
 import ctypes
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
+from onward.training.data.soft_targets import SoftTargetTable
+from onward.training.distillation.stored_targets import stored_soft_targets
+from onward.training.distillation.teachers import teacher_digests
 from onward.training.errors import Diverged, InputError, disk_faults
 from onward.training.evaluation.validation import validation_metrics
 from onward.training.interruption import Interruption, interruption
@@ -53,6 +56,7 @@ def train(
     seed: int = 1,
     device_name: str = "auto",
     start: Path | None = None,
+    teachers: Sequence[Path] = (),
     resume: bool = False,
     reports_epochs: bool = True,
     on_epoch: Callable[[dict[str, Any]], bool] = lambda line: True,
@@ -67,6 +71,8 @@ def train(
         device_name: cpu, cuda or auto.
         start: begin with the weights of this run, of the same model and [encoder], instead of random ones. Items and
             users are matched by id; those that it does not know begin with random weights.
+        teachers: runs and bundles of the same data set, whose mean probabilities the encoder learns beside the next
+            items, as the recipe's `distillation` says. `resume` goes on with those of the run.
         resume: continue from the checkpoints in `out`; the result equals that of an uninterrupted run. With more
             `epochs` than before the run is extended, and refitted anew.
         reports_epochs: print a line for each epoch on stderr.
@@ -84,6 +90,8 @@ def train(
     device = pick_device(device_name)
     dataset = Dataset.open(data)
     epochs = epochs or recipe.training.epochs
+    if teachers and not recipe.takes_teachers:
+        raise InputError(f"--teacher: {recipe.name} cannot learn from teachers; objective must be a full_softmax")
     if not recipe.has_steps:
         epochs, refit_epochs = 1, refit_epochs and 1
     with (
@@ -103,6 +111,7 @@ def train(
             seed=seed,
             device=device,
             start=start,
+            teachers=teacher_digests(teachers, dataset),
             resume=resume,
             on_mended=progress.say,
         )
@@ -166,6 +175,7 @@ class Fit:
             schedule_epochs: number of epochs that the learning rate schedule spans; by default `epochs`.
         """
         self.name, self.options, self.out, self.seed, self.device = name, recipe.training, out, seed, device
+        self.dataset = dataset
         self.exclude_seen = recipe.serving.exclude_seen_in(dataset)
         self.validation = validation or None
         self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
@@ -195,12 +205,17 @@ class Fit:
     ) -> bool:
         """Train until the last epoch, early stopping or an interruption, or until `on_epoch` returns False.
 
-        Returns False only if `on_epoch` did.
+        Teachers are asked about the examples first. Returns False only if `on_epoch` did.
         """
         wants_more = True
         if self.checkpoint.exists():  # the process may have been killed between the checkpoint and what follows it
             self._write_results()
             wants_more = all(map(on_epoch, self.state.history))
+        if wants_more and self.state.epoch < self.epochs and self.run_record.get("teachers"):
+            soft_targets = self._soft_targets(interrupted)
+            if soft_targets is None:
+                return True
+            self.examples = replace(self.examples, soft_targets=soft_targets)
         while wants_more and self.state.epoch < self.epochs and not self._stopped_early():
             batches = self._batches_of_epoch()
             examples = sum(map(len, batches))
@@ -211,6 +226,17 @@ class Fit:
                 return True
             wants_more = on_epoch(self._finish_epoch(len(batches), examples, progress))
         return wants_more
+
+    def _soft_targets(self, interrupted: Interruption) -> SoftTargetTable | None:
+        """Return what the teachers think of the examples, None if interrupted."""
+        return stored_soft_targets(
+            self.checkpoint.parent,
+            self.run_record["teachers"],
+            self.dataset,
+            self.name,
+            self.options.distillation,
+            interrupted,
+        )
 
     def _batches_of_epoch(self) -> list[Tensor]:
         """Return the batches of the next epoch, as the seed and its number determine."""

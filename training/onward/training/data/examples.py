@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onward.training.data.dataset import Sessions
 from onward.training.data.padding import PADDING
+from onward.training.data.soft_targets import SoftTargets, SoftTargetTable
 from onward.training.errors import InputError
 
 Index: TypeAlias = Tensor | tuple[slice | Tensor | int, ...]
@@ -24,7 +25,7 @@ WINDOW_BATCHES = 40
 
 
 class Feedback(NamedTuple):
-    """What the log says about targets, beside that they came next."""
+    """What log and teachers say about targets, beside that they came next."""
 
     weights: Tensor | None = None
     """The weight of each target, 1 on average; None if all are equal."""
@@ -32,11 +33,15 @@ class Feedback(NamedTuple):
     """Item rows that were shown before each target and not taken, in one more dimension; padded."""
     shown_weight: float = 0.0
     """Weight of their loss."""
+    soft_targets: SoftTargets | None = None
+    """What teachers think would come in the place of each target."""
 
     def at(self, targets: Index) -> "Feedback":
         """Return the feedback on some of the targets."""
         weights = None if self.weights is None else self.weights[targets]
-        return Feedback(weights, None if self.shown is None else self.shown[targets], self.shown_weight)
+        shown = None if self.shown is None else self.shown[targets]
+        soft_targets = None if self.soft_targets is None else self.soft_targets.at(targets)
+        return Feedback(weights, shown, self.shown_weight, soft_targets)
 
 
 class Batch(NamedTuple):
@@ -50,7 +55,7 @@ class Batch(NamedTuple):
     users_B: Tensor
     """User rows; 0 is an unknown user."""
     feedback_BT: Feedback | None = None
-    """On the targets; None if the log says nothing, or the recipe does not ask for it."""
+    """On the targets; None if the log says nothing, or the recipe does not ask for it, and there are no teachers."""
 
     @property
     def next_items_B(self) -> Tensor:
@@ -105,6 +110,8 @@ class Examples:
     shown_weight: float = 0.0
     horizon: int = 1
     every_position: bool = False
+    soft_targets: SoftTargetTable | None = None
+    """What teachers think of the targets, if there are any."""
 
     @classmethod
     def of(
@@ -160,6 +167,7 @@ class Examples:
             weights=weights,
             shown=shown,
             shown_weight=impression_weight,
+            soft_targets=None,
             horizon=horizon,
             every_position=every_position,
         )
@@ -187,15 +195,6 @@ class Examples:
             indices_BT = future_BT.clamp(max=len(self.rows) - 1)
         targets_BT = self.rows[indices_BT].masked_fill(~counts_BT, PADDING)
         return Batch(items_BL, targets_BT, self.users_E[examples_B], self._feedback(indices_BT))
-
-    def _feedback(self, indices_BT: Tensor) -> Feedback | None:
-        if self.weights is None and self.shown is None:
-            return None
-        return Feedback(
-            None if self.weights is None else self.weights[indices_BT],
-            None if self.shown is None else self.shown.before(indices_BT),
-            self.shown_weight,
-        )
 
     def seen(self, examples_B: Tensor) -> Tensor:
         """Return the item rows of the whole session before each example's targets, left-padded, beyond `max_length`."""
@@ -240,6 +239,17 @@ class Examples:
             sessions = generator.choice(len(count), min(batch_size, len(count)), replace=False)
             drawn.append(first[sessions] + generator.integers(count[sessions]))
         return [long_enough[torch.from_numpy(batch).to(long_enough.device)] for batch in drawn]
+
+    def _feedback(self, indices_BT: Tensor) -> Feedback | None:
+        """Return the feedback on the targets with these indices in `rows`, None if there is none."""
+        if self.weights is None and self.shown is None and self.soft_targets is None:
+            return None
+        return Feedback(
+            None if self.weights is None else self.weights[indices_BT],
+            None if self.shown is None else self.shown.before(indices_BT),
+            self.shown_weight,
+            None if self.soft_targets is None else self.soft_targets.of_events(indices_BT),
+        )
 
     def _by_length(self, examples: Tensor) -> Tensor:
         lengths = self.ends_E[examples] - self.starts_E[examples]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onward.bundle.search.retrieval import ExcludeSeen
-from onward.training.data.examples import Examples
+from onward.training.data.examples import Batch, Examples
 from onward.training.data.padding import PADDING
 from onward.training.evaluation.metrics import BEYOND, ranking_metrics
 from onward.training.models.encoder import SessionEncoder
@@ -40,20 +40,29 @@ def exact_ranks(encoder: SessionEncoder, examples: Examples, *, exclude_seen: Ex
     at_once = max(1, min(EVALUATION_BATCH, SCORES_AT_ONCE // vectors_DN.shape[1]))
     for examples_B in examples.sorted_batches(at_once):
         batch = examples.gather(examples_B)
-        interests_BKD = encoder(*encoder.inputs(batch))
-        scores_BN = interests_BKD[:, 0] @ vectors_DN
-        for interest_BD in interests_BKD.unbind(dim=1)[1:]:
-            torch.maximum(scores_BN, interest_BD @ vectors_DN, out=scores_BN)
-        added_BN = encoder.added_scores(batch)
-        if added_BN is not None:
-            scores_BN += added_BN
-        scores_BN[:, PADDING] = -torch.inf
+        scores_BN = exact_scores(encoder, batch, vectors_DN)
         if exclude_seen is True:
             scores_BN.scatter_(1, examples.seen(examples_B), -torch.inf)
         elif exclude_seen == "last":
             scores_BN.scatter_(1, batch.items_BL[:, -1:], -torch.inf)
         ranks_E[examples_B.cpu().numpy()] = target_ranks(scores_BN, batch.next_items_B).cpu().numpy()
     return ranks_E
+
+
+def exact_scores(encoder: SessionEncoder, batch: Batch, vectors_DN: Tensor) -> Tensor:
+    """Return the scores_BN of all rows, -inf for the padding; vectors_DN are the encoder's item vectors."""
+    scores_BN = best_interest_scores(encoder(*encoder.inputs(batch)), vectors_DN)
+    added_BN = encoder.added_scores(batch)
+    return scores_BN if added_BN is None else scores_BN + added_BN
+
+
+def best_interest_scores(interests_BKD: Tensor, vectors_DN: Tensor) -> Tensor:
+    """Return for each row the largest score_BN among the interests of a session, -inf for the padding."""
+    scores_BN = interests_BKD[:, 0] @ vectors_DN
+    for interest_BD in interests_BKD.unbind(dim=1)[1:]:
+        torch.maximum(scores_BN, interest_BD @ vectors_DN, out=scores_BN)
+    scores_BN[:, PADDING] = -torch.inf
+    return scores_BN
 
 
 def target_ranks(scores_BN: Tensor, targets_B: Tensor) -> Tensor:

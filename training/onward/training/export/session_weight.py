@@ -2,31 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Batch, Examples
 from onward.training.evaluation.validation import validation_metrics
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.ensemble import Ensemble
 from onward.training.models.nearest_sessions import NearestSessionsEncoder
-from onward.training.recipe import Recipe
-from onward.training.run_folder import REFIT, SELECTION, WEIGHTS, checkpoint_of, read_run, read_tensors, sessions_of_fit
+from onward.training.trained_run import FittedRun, fitted_to_training
 
 SESSION_WEIGHTS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 DEFAULT_WEIGHT = 0.5
 MAX_EXAMPLES = 5_000
-
-
-class ValidatedRun(NamedTuple):
-    """A recipe and its encoder as fitted to the training part alone."""
-
-    recipe: Recipe
-    encoder: SessionEncoder
 
 
 def choose_session_weight(
@@ -86,21 +76,7 @@ class WithSessions(SessionEncoder):
         return self.weight * self.nearest.added_scores(batch) if self.weight else None
 
 
-def fitted_to_training(run: Path, dataset: Dataset) -> ValidatedRun | None:
-    """Return a run's encoder as fitted to the training part alone, None if there was no such fit."""
-    recipe = Recipe.parse(read_run(run)["recipe"], str(run / "recipe.toml"))
-    weights = read_tensors(run / WEIGHTS, torch.device("cpu"))
-    if weights["fit"] == REFIT:
-        checkpoint = checkpoint_of(run, SELECTION)
-        if not checkpoint.exists():
-            return None
-        weights = read_tensors(checkpoint, torch.device("cpu"))
-    encoder = recipe.build(Corpus.of(dataset, sessions_of_fit(dataset, SELECTION)))
-    encoder.load_state_dict(weights["encoder"])
-    return ValidatedRun(recipe, encoder.eval())
-
-
-def _examples(dataset: Dataset, members: Sequence[ValidatedRun]) -> Examples:
+def _examples(dataset: Dataset, members: Sequence[FittedRun]) -> Examples:
     """Return examples of the validation part, evenly over time."""
     length = max(member.encoder.max_length for member in members)
     together = dataset.info.targets == "together"

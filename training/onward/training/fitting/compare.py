@@ -10,13 +10,13 @@ from onward.training.atomic_file import replacement, write_text
 from onward.training.data.dataset import Dataset
 from onward.training.errors import InputError, disk_faults
 from onward.training.evaluation.paired_test import paired_difference
-from onward.training.export.session_weight import fitted_to_training
 from onward.training.fitting.compared_examples import ComparedExamples, Values, means
 from onward.training.fitting.records import METRIC
 from onward.training.fitting.trials import Interrupted, without_refit
 from onward.training.learning_curve import draw_curves
 from onward.training.recipe import Recipe
 from onward.training.run_folder import RUN_FILE, read_history
+from onward.training.trained_run import fitted_to_training
 from onward.training.trainer import train
 
 RESULT, CURVES = "compare.json", "curves.png"

@@ -9,7 +9,6 @@ from pathlib import Path
 from onward.training.data.dataset import Dataset
 from onward.training.data.newest_sessions import write_newest_sessions
 from onward.training.errors import Diverged, InputError
-from onward.training.export.session_weight import fitted_to_training
 from onward.training.fitting.candidates import Candidate
 from onward.training.fitting.compared_examples import ComparedExamples, Values, means, read_values, write_values
 from onward.training.fitting.journal import Journal
@@ -18,6 +17,7 @@ from onward.training.fitting.records import METRIC, Plan, Rung, Trial
 from onward.training.models.encoder import SessionEncoder
 from onward.training.recipe import Recipe
 from onward.training.run_folder import RUN_FILE, SELECTION, checkpoint_of, read_history
+from onward.training.trained_run import fitted_to_training
 from onward.training.trainer import train
 from onward.training.tuning.search_space import with_values
 

@@ -10,7 +10,6 @@ from typing import Annotated, Literal, Protocol, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from onward.training.data.examples import Feedback
 from onward.training.data.padding import PADDING
 from onward.training.losses.impressions import impression_loss
 from onward.training.losses.negative_sampling import Distribution, NegativeSampler
-from onward.training.losses.softmax import full_softmax, sampled_softmax, weighted_mean
+from onward.training.losses.softmax import full_softmax, plain_softmax, sampled_softmax
 
 
 class FullSoftmax(BaseModel):
@@ -76,7 +75,10 @@ class NextItemLoss(nn.Module, ABC):
     def forward(
         self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None = None
     ) -> Tensor:
-        """Return the batch mean of the cross-entropy of targets_B (item rows), in nats, weighed by the feedback."""
+        """Return the batch mean of the cross-entropy of targets_B (item rows), in nats, weighed by the feedback.
+
+        Only the full softmax learns from soft targets; the mixture of them and the targets takes their place.
+        """
 
     def multi_interest(
         self,
@@ -110,15 +112,22 @@ class _FullSoftmaxLoss(NextItemLoss):
     def forward(
         self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None = None
     ) -> Tensor:
-        loss = full_softmax(interests_BD, items.vectors(), targets_B, weights_B=_weights(feedback_B))
+        feedback_B = feedback_B or Feedback()
+        loss = full_softmax(
+            interests_BD,
+            items.vectors(),
+            targets_B,
+            weights_B=feedback_B.weights,
+            soft_targets=feedback_B.soft_targets,
+        )
         return _with_impressions(loss, interests_BD[:, None], targets_B, items, feedback_B)
 
     def _nearest_interest_loss(
         self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None
     ) -> Tensor:
-        scores_BN = (interests_BKD @ items.vectors()[PADDING + 1 :].T).amax(dim=1)
-        losses_B = F.cross_entropy(scores_BN, targets_B - PADDING - 1, reduction="none")
-        loss = weighted_mean(losses_B, _weights(feedback_B))
+        feedback_B = feedback_B or Feedback()
+        scores_BN = (interests_BKD @ items.vectors().T).amax(dim=1)
+        loss = plain_softmax(scores_BN, targets_B, weights_B=feedback_B.weights, soft_targets=feedback_B.soft_targets)
         return _with_impressions(loss, interests_BKD, targets_B, items, feedback_B)
 
 
@@ -135,6 +144,9 @@ class _SampledSoftmaxLoss(NextItemLoss):
     def _nearest_interest_loss(
         self, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None
     ) -> Tensor:
+        feedback_B = feedback_B or Feedback()
+        if feedback_B.soft_targets is not None:
+            raise TypeError("the sampled softmax has no soft targets")
         rows_S, log_expected_count_S, draws = self.sampler(self.objective.negatives)
         target_BD, negative_SD = items(torch.cat([targets_B, rows_S])).split([len(targets_B), len(rows_S)])
         correction_S = log_expected_count_S if self.objective.log_q else torch.zeros_like(log_expected_count_S)
@@ -146,16 +158,16 @@ class _SampledSoftmaxLoss(NextItemLoss):
             (interests_BKD @ negative_SD.T).amax(dim=1),
             log_expected_count_S=correction_S,
             accidental_hit_BS=targets_B[:, None] == rows_S,
-            weights_B=_weights(feedback_B),
+            weights_B=feedback_B.weights,
         )
         return _with_impressions(loss, interests_BKD, targets_B, items, feedback_B)
 
 
 def _with_impressions(
-    loss: Tensor, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None
+    loss: Tensor, interests_BKD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback
 ) -> Tensor:
     """Add the loss of items that were shown and not taken, if the log has any; the nearest interest scores an item."""
-    if feedback_B is None or feedback_B.shown is None or not feedback_B.shown.numel():
+    if feedback_B.shown is None or not feedback_B.shown.numel():
         return loss
     rows_BS = torch.cat([targets_B[:, None], feedback_B.shown], dim=1)
     vectors_BSD = items(rows_BS.flatten()).unflatten(0, rows_BS.shape)
@@ -166,10 +178,6 @@ def _with_impressions(
         counts_BS=feedback_B.shown != PADDING,
         weights_B=feedback_B.weights,
     )
-
-
-def _weights(feedback_B: Feedback | None) -> Tensor | None:
-    return None if feedback_B is None else feedback_B.weights
 
 
 def _nearest_interest(interests_BKD: Tensor, targets_BD: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Losses as pure functions of interests, item vectors and targets, or of their scores.
 
-Dimension key: B examples of a batch, N rows of the item table (row 0 pads), D embedding, S negatives.
+Dimension key: B examples of a batch, N rows of the item table (row 0 pads), D embedding, S negatives, or soft targets
+of each example.
 """
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from onward.training.data.padding import PADDING
+from onward.training.data.soft_targets import SoftTargets
 
 EXPONENT_RANGE = 70.0  # exp(70) is still finite in bf16 and float32, with room for a sum over millions of items
 LARGEST_USUAL_SHIFT = 8.0  # bf16 is most precise for exponents near 0: a shift of a third of the bound, up to 8, helps
@@ -29,6 +31,7 @@ def full_softmax(
     targets_B: Tensor,
     *,
     weights_B: Tensor | None = None,
+    soft_targets: SoftTargets | None = None,
     product_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Compute the cross-entropy of the true next item among all items but the padding row; batch mean, in nats.
@@ -39,18 +42,40 @@ def full_softmax(
     The target takes part in float32 alone: the loss is log(1 + others / exp(target score)), so a small one keeps its
     relative precision and none is negative.
 
+    With soft targets of weight w the loss is the cross-entropy of the mixed distribution: 1 / (1 + w) of the true next
+    item, w / (1 + w) of the soft targets. The exponentials are the same; only the scores of the soft targets are
+    gathered, in float32.
+
     Args:
         sessions_BD: float32 session vectors.
         items_ND: float32 item table; row 0, the padding, is not a candidate and gets no gradient.
         targets_B: int64 rows of the true next items.
         weights_B: factors of the sessions' losses before the mean; None for 1.
+        soft_targets: rows_BS and shares_BS, if there are teachers.
         product_dtype: precision of the three products; by default that of `fast_product_dtype`.
     """
     dtype = product_dtype or fast_product_dtype(sessions_BD.device)
     loss: Tensor = _FusedFullSoftmax.apply(  # type: ignore[no-untyped-call]  # torch
-        sessions_BD, items_ND, targets_B, weights_B, dtype
+        sessions_BD, items_ND, targets_B, weights_B, soft_targets, dtype
     )
     return loss
+
+
+def plain_softmax(
+    scores_BN: Tensor,
+    targets_B: Tensor,
+    *,
+    weights_B: Tensor | None = None,
+    soft_targets: SoftTargets | None = None,
+) -> Tensor:
+    """Compute the loss of `full_softmax` from the scores of all rows, by autograd; for scores that are no products."""
+    log_shares_BN = scores_BN[:, PADDING + 1 :].log_softmax(dim=1)
+    losses_B = F.nll_loss(log_shares_BN, targets_B - PADDING - 1, reduction="none")
+    if soft_targets is not None:
+        rows_BS, shares_BS, weight = soft_targets
+        soft_losses_B = -(shares_BS * log_shares_BN.gather(1, rows_BS - PADDING - 1)).sum(dim=1)
+        losses_B = (losses_B + weight * soft_losses_B) / (1 + weight)
+    return weighted_mean(losses_B, weights_B)
 
 
 def sampled_softmax(
@@ -107,6 +132,7 @@ class _FusedFullSoftmax(torch.autograd.Function):
         items_ND: Tensor,
         targets_B: Tensor,
         weights_B: Tensor | None,
+        soft_targets: SoftTargets | None,
         dtype: torch.dtype,
     ) -> Tensor:
         batch, dimension = sessions_BD.shape
@@ -124,17 +150,27 @@ class _FusedFullSoftmax(torch.autograd.Function):
             shift_B = scores_NB.amax(dim=0).float()
             weights_NB, others_BD, others_B = _weigh_others(sessions_BD, items_NE, targets_B, shift_B)
             total_B = others_B + (target_score_B - shift_B).exp()
-        loss = weighted_mean(F.softplus(others_B.log() + shift_B - target_score_B), weights_B)
+        losses_B = F.softplus(others_B.log() + shift_B - target_score_B)
 
         divisor_B1 = (total_B if weights_B is None else total_B / weights_B)[:, None] * batch
         grad_sessions_BD = (others_BD - others_B[:, None] * target_BD) / divisor_B1
         scaled_BD = sessions_BD / divisor_B1
         grad_items_ND = torch.mm(weights_NB, scaled_BD.to(dtype)).float()
         grad_items_ND.index_add_(0, targets_B, others_B[:, None] * scaled_BD, alpha=-1)
+        if soft_targets is not None:  # of the distribution to learn, `share` moves from the target to them
+            rows_BS, shares_BS, weight = soft_targets
+            share = weight / (1 + weight)
+            soft_BD = torch.bmm(shares_BS[:, None], items_ND[rows_BS]).squeeze(1)
+            losses_B = losses_B + share * (target_score_B - (sessions_BD * soft_BD).sum(dim=1))
+            moved_B1 = (share / batch) * (torch.ones_like(total_B) if weights_B is None else weights_B)[:, None]
+            grad_sessions_BD += moved_B1 * (target_BD - soft_BD)
+            grad_items_ND.index_add_(0, targets_B, moved_B1 * sessions_BD)
+            moved_BSD = shares_BS[:, :, None] * (moved_B1 * sessions_BD)[:, None]
+            grad_items_ND.index_add_(0, rows_BS.flatten(), moved_BSD.flatten(0, 1), alpha=-1)
         ctx.save_for_backward(grad_sessions_BD, grad_items_ND)
-        return loss
+        return weighted_mean(losses_B, weights_B)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_sessions_BD, grad_items_ND = ctx.saved_tensors  # type: ignore[attr-defined]  # absent from torch's stubs
-        return grad_sessions_BD * grads[0], grad_items_ND.mul_(grads[0]), None, None, None
+        return grad_sessions_BD * grads[0], grad_items_ND.mul_(grads[0]), None, None, None, None

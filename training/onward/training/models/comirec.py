@@ -94,6 +94,8 @@ def concentration(weights_BKL: Tensor, valid_BL: Tensor) -> Tensor:
 class ComiRecSA(SessionEncoder):
     """Encodes a session as K weighted means of its items, each with its own attention."""
 
+    takes_soft_targets = True
+
     def __init__(self, corpus: Corpus, options: ComiRecSAOptions) -> None:
         """Initialise an untrained encoder for the corpus's items from torch's global random state.
 
@@ -172,6 +174,8 @@ class FoldedComiRecSA(nn.Module):
 
 class ComiRecDR(SessionEncoder):
     """Encodes a session as K capsules; each item votes through a matrix per place and interest."""
+
+    takes_soft_targets = True
 
     def __init__(self, corpus: Corpus, options: ComiRecDROptions) -> None:
         """Initialise an untrained encoder for the corpus's items from torch's global random state.

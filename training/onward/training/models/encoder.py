@@ -27,6 +27,8 @@ class SessionEncoder(nn.Module, ABC):
     """Names of the weights that have a row for each training session: no other run can begin with them."""
     has_steps: bool = True
     """Whether weights are learnt by steps down the gradient of `loss`; without, a fit only creates the encoder."""
+    takes_soft_targets: bool = False
+    """Whether `loss` uses the soft targets of a batch, if the objective is the full softmax."""
     users: int = 0
     """Number of users that `forward` accepts, rows 1..users; 0 if it reads sessions only."""
 

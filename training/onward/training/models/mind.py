@@ -66,6 +66,8 @@ class MIND(SessionEncoder):
     fewest_items_K: Tensor
     """Number of items that a session needs to have each interest."""
 
+    takes_soft_targets = True
+
     def __init__(self, corpus: Corpus, options: MINDOptions) -> None:
         """Initialise an untrained encoder for the corpus's items from torch's global random state.
 

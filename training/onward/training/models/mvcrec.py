@@ -208,6 +208,7 @@ class TwoViewItems(NamedTuple):
 class MVCrec(SessionEncoder):
     """Encodes a session as one interest: the graph view's and the id view's, concatenated."""
 
+    takes_soft_targets = True
     item_tables = ("ids.embedding.weight", "graph_items_ND")
     session_tables = ("graph_users_UD",)
 

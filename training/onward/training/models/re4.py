@@ -232,6 +232,8 @@ class Reconstruction(nn.Module):
 class Re4(SessionEncoder):
     """Encodes a session as several interests, each with its own attention over the items."""
 
+    takes_soft_targets = True
+
     def __init__(self, corpus: Corpus, options: Re4Options) -> None:
         """Initialise an untrained encoder for the corpus's items from torch's global random state."""
         super().__init__()

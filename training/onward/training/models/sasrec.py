@@ -54,6 +54,7 @@ class SASRec(SessionEncoder):
     """Encodes a session as one interest: the state of its last position."""
 
     every_position = True
+    takes_soft_targets = True
 
     def __init__(self, corpus: Corpus, options: SASRecOptions) -> None:
         """Initialise an untrained encoder for the corpus's items from torch's global random state."""

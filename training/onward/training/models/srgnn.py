@@ -86,6 +86,8 @@ class GatedGraphCell(nn.Module):
 class SRGNN(SessionEncoder):
     """Encodes a session as one interest: its last item and a soft attention over all its items."""
 
+    takes_soft_targets = True
+
     def __init__(self, corpus: Corpus, options: SRGNNOptions) -> None:
         """Initialise an untrained encoder for the corpus's items from torch's global random state.
 

@@ -1,0 +1,1 @@
+"""Teachers of an encoder, and what they think of each training example."""
