@@ -1,6 +1,6 @@
 .POSIX:
 
-.PHONY: setup demo test browser faults clients check check-wheel format lock lint audit clean
+.PHONY: setup demo test slow browser faults clients check check-wheel format lock lint audit clean
 
 PYTHON = python3
 TORCH_BACKEND = cpu
@@ -45,6 +45,10 @@ $(DEMO)/bundles/current: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Run the tests that `make test` leaves out because they take long: more trainings, processes and forms of models.
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 # Open every page of the console in Chromium, about 1 minute; says so and skips where it is not installed.
 browser: $(READY)

@@ -181,6 +181,7 @@ def test_abandoned_staging_folders_are_removed_and_active_ones_stay(tmp_path: Pa
     assert not (tmp_path / ".staging-abandoned").exists()
 
 
+@pytest.mark.slow
 def test_a_publisher_killed_at_any_step_leaves_a_complete_current_bundle(tmp_path: Path) -> None:
     publish_bundle(tmp_path, IDS)
     program = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path)]

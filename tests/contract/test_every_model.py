@@ -204,7 +204,14 @@ VARIANTS: dict[str, tuple[str, BaseModel]] = {
 }
 
 
-@pytest.fixture(params=VARIANTS, scope="module")
+PAPER_FORMS = {name.removesuffix(", improved") for name in VARIANTS if name.endswith(", improved")} | {"sasrec"}
+"""Forms whose checks are slow tests, as another form of the same model has quick ones."""
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in PAPER_FORMS else ()) for name in VARIANTS],
+    scope="module",
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelUnderTest:
     name, options = VARIANTS[request.param]
     return ModelUnderTest(MODELS[name], options, TRAINING, tmp_path_factory.mktemp("program"))

@@ -72,6 +72,7 @@ def small_recipe(model: str) -> Recipe:
     return Recipe.parse(tomlkit.dumps(recipe), f"{model}.toml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_beats_popularity_and_is_served_without_a_restart(
     model: str, dataset: Dataset, floor: float, bundles: Path, service: ServiceProcess, tmp_path: Path

@@ -148,6 +148,7 @@ def test_popular_items_follow_current_events(client: httpx.Client) -> None:
     wait_until(lambda: client.get("/v1/items:popular", params={"k": 1}).json()["items"][0]["id"] == unpopular)
 
 
+@pytest.mark.slow
 def test_an_encoder_trained_with_the_event_log_is_no_worse(
     client: httpx.Client, shop: EventPeriods, folder: Path, recall_before: float
 ) -> None:

@@ -106,6 +106,7 @@ def run(command: list[str], folder: Path, tree: Path = ROOT) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_model_outside_the_package_is_checked_trained_and_served(folder: Path) -> None:
     (check,), (*in_training, serve), _ = commands(PAGE.read_text())
     assert len(run(check, folder).splitlines()) == len(CHECKS)
@@ -119,6 +120,7 @@ def test_a_model_outside_the_package_is_checked_trained_and_served(folder: Path)
     assert {item["source"] for item in answer["items"]} == {"encoder"}
 
 
+@pytest.mark.slow
 def test_a_model_in_the_package_passes_the_contract(tree: Path) -> None:
     *_, (test,) = commands(PAGE.read_text())
     passed = re.search(r"(\d+) passed", run(test, tree, tree))

@@ -23,6 +23,7 @@ def test_another_name_is_an_attribute_error() -> None:
         _ = onward.training.no_such_name
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     generated = CliRunner().invoke(cli, ["generate", "--out", str(tmp_path / "shop"), "--events", "4000"])
     assert generated.exit_code == 0

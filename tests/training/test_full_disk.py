@@ -62,7 +62,7 @@ def test_a_study_on_a_full_disk_says_so(kib: int, recipe: Recipe, dataset: Datas
         tune(recipe, {"encoder.dropout": "0..0.2"}, dataset.folder, disk / "study", trials=1, device_name="cpu")
 
 
-@pytest.mark.parametrize("kib", [4, 40, 80])
+@pytest.mark.parametrize("kib", [4, pytest.param(40, marks=pytest.mark.slow), pytest.param(80, marks=pytest.mark.slow)])
 def test_an_export_to_a_full_disk_says_so_and_leaves_nothing(kib: int, run: Path, make_disk: MakeDisk) -> None:
     disk = make_disk(kib)
     with pytest.raises(DiskFull, match="bundles: the disk is full"):
@@ -93,7 +93,13 @@ main()
 """
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+SLOW_COMMANDS = ("train", "export")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW_COMMANDS else ()) for name in COMMANDS],
+)
 def test_a_command_says_in_one_line_that_a_file_may_not_grow(
     command: str, run: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:

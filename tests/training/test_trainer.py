@@ -77,6 +77,7 @@ def test_a_run_folder_holds_its_record(unbroken: Path, recipe: Recipe, dataset: 
     assert len(selection) in (recipe.training.epochs, best["epoch"] + recipe.training.patience)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -86,7 +87,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
     assert history(tmp_path / "other")[0]["loss"] != history(unbroken)[0]["loss"]
 
 
-@pytest.mark.parametrize("step", [3, 40, 150])
+@pytest.mark.parametrize(
+    "step", [pytest.param(3, marks=pytest.mark.slow), 40, pytest.param(150, marks=pytest.mark.slow)]
+)
 def test_a_run_interrupted_by_ctrl_c_resumes_to_the_same_result(
     step: int, unbroken: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +193,7 @@ def stepwise(recipe: Recipe) -> Recipe:
     return Recipe.parse(recipe.text.replace(schedule, 'schedule = { kind = "step", every = 2, factor = 0.5 }'), "steps")
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_trained_further_to_the_result_of_a_longer_one(
     stepwise: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -265,6 +269,7 @@ def test_a_caller_may_end_the_training_after_any_epoch(recipe: Recipe, dataset: 
     assert torch.load(tmp_path / WEIGHTS, weights_only=True)["fit"] == "selection"
 
 
+@pytest.mark.slow
 def test_a_refit_that_the_caller_ends_can_be_resumed(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     train(recipe, dataset.folder, tmp_path / "whole", device_name="cpu", epochs=2)
     out = tmp_path / "run"
@@ -318,6 +323,7 @@ def random_cuts(recipe: Recipe) -> Recipe:
     return Recipe.parse(recipe.text.replace("refit = true", cuts), "random cuts")
 
 
+@pytest.mark.slow
 def test_random_cuts_learn_and_an_interrupted_run_of_them_resumes_to_the_same_result(
     random_cuts: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

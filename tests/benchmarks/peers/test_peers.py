@@ -76,6 +76,7 @@ def test_a_peer_that_does_not_start_is_reported_with_the_reason(bundles: Path) -
         pass
 
 
+@pytest.mark.slow
 def test_a_peer_that_cannot_be_installed_is_reported_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_text("")
     requirements = tmp_path / "broken.txt"

@@ -73,6 +73,7 @@ def test_a_limit_of_the_generator_is_reported() -> None:
     assert search(300).limited_by is None
 
 
+@pytest.mark.slow
 def test_the_capacity_of_a_real_server_is_found() -> None:
     with slow_server(work_s=0.01) as server:
 

@@ -20,6 +20,7 @@ def bench(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(program, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_it_starts_a_service_and_reports_its_highest_rate_and_the_replicas_for_a_rate(
     bundles: Path, tmp_path: Path
 ) -> None:

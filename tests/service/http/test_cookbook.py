@@ -122,6 +122,7 @@ class ExampleRunner:
         return done.stdout
 
 
+@pytest.mark.slow
 @needs_curl
 def test_every_example_gives_the_answer_that_the_page_shows(tmp_path: Path) -> None:
     shop = demo_shop()

@@ -163,6 +163,7 @@ OPERATION_IDS = [operation["operationId"] for operations in PATHS for operation 
 globals().update({f"test_{name}_matches_its_documentation": fuzz_test(name) for name in OPERATION_IDS})
 
 
+@pytest.mark.slow
 def test_sequences_of_linked_calls_match_their_documentation(bundles: Path) -> None:
     class Visitor(DOCUMENT.as_state_machine()):  # type: ignore[misc]  # the base class is generated from the document
         def setup(self) -> None:

@@ -108,7 +108,7 @@ def test_a_damaged_bundle_is_reported_in_log_metric_and_readiness_while_the_old_
         assert [line["reason"] for line in service.events("bundle refused")] == [readiness["refused"]["reason"]]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_files_of_the_served_bundle_may_be_truncated(tmp_path: Path, workers: str) -> None:
     digest = publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path, "--workers", workers).wait_until_ready() as service:
@@ -232,7 +232,7 @@ def test_two_workers_share_sessions_metrics_and_bundles_and_a_killed_one_is_repl
         assert service.stop() == 0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_embedded_store_is_started_again_when_it_dies(tmp_path: Path, workers: str) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path, "--workers", workers).wait_until_ready() as service, service.client() as client:
@@ -306,6 +306,7 @@ def test_no_process_or_folder_is_left_after_a_stop(tmp_path: Path, number: signa
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
+@pytest.mark.slow
 def test_folders_of_a_killed_service_are_removed_at_the_next_start(tmp_path: Path) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a unix socket is limited
@@ -373,6 +374,7 @@ def resident_kib(pid: int) -> int:
     return int(match[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "environment", "message"),
     [
@@ -449,6 +451,7 @@ def test_a_long_path_of_the_temporary_folder_does_not_prevent_the_start(tmp_path
         assert service.events("embedded session store started")
 
 
+@pytest.mark.slow
 def test_of_two_services_with_several_workers_on_one_port_the_second_is_refused(tmp_path: Path) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with socket.socket() as free:
@@ -470,7 +473,7 @@ def test_of_two_services_with_several_workers_on_one_port_the_second_is_refused(
             service.stderr.close()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_unix_socket_is_taken_if_it_was_left_behind_but_not_from_another_service(
     tmp_path: Path, workers: str
 ) -> None:
@@ -502,7 +505,7 @@ def test_a_unix_socket_is_taken_if_it_was_left_behind_but_not_from_another_servi
     assert file.exists()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_an_ipv6_address_accepts_ipv4_with_any_number_of_workers(tmp_path: Path, workers: str) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path, "--host", "::", "--workers", workers) as service:
@@ -518,6 +521,7 @@ def is_live(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_service_that_others_reach_without_a_key_says_so_once(tmp_path: Path) -> None:
     keys = tmp_path / "keys.jsonl"
     keys.touch()

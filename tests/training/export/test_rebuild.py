@@ -23,6 +23,7 @@ def ranked_ids(bundles: Path) -> list[str]:
     return [item.item_id for item in Bundle.load(bundles / "current").retrieve(SessionView(SESSION), Options(5)).items]
 
 
+@pytest.mark.slow
 def test_another_index_gives_the_same_results(bundles: Path) -> None:
     before, old = ranked_ids(bundles), Bundle.load(bundles / "current")
     digest = rebuild(bundles, index=IndexKind.IVF)

@@ -115,6 +115,7 @@ def test_the_page_shows_what_was_tried_and_needs_no_internet(fitted: Fitted) -> 
     assert not re.search(r"https?://|<script|src=", page)
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_goes_on_and_chooses_what_an_undisturbed_one_does(
     fit_again: Callable[..., FitRecord], fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +141,7 @@ def test_an_interrupted_fit_goes_on_and_chooses_what_an_undisturbed_one_does(
     assert resumed.live
 
 
+@pytest.mark.slow
 def test_a_joined_choice_that_does_not_pass_stays_staged_unless_forced(
     fit_again: Callable[..., FitRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

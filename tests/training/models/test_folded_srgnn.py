@@ -92,7 +92,13 @@ class Exported:
         return interests_BKD[0].numpy()
 
 
-@pytest.fixture(params=FORMS, scope="module")
+QUICK_FORMS = ("improved", "ensemble, vectors alone")
+
+
+@pytest.fixture(
+    params=[name if name in QUICK_FORMS else pytest.param(name, marks=pytest.mark.slow) for name in FORMS],
+    scope="module",
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     make, max_table_bytes = FORMS[request.param]
     return Exported(make(), max_table_bytes, tmp_path_factory.mktemp("program"))

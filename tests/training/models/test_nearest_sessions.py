@@ -141,6 +141,7 @@ def test_a_recipe_says_nothing_of_steps() -> None:
         Recipe.parse(tomlkit.dumps(recipe), "knn.toml")
 
 
+@pytest.mark.slow
 def test_nearest_sessions_join_a_network_with_a_weight_chosen_on_validation(
     nearest_run: Path, dataset: Dataset, recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def test_evaluate_records_the_printed_metrics_and_the_run(
     assert record.encode_p50_ms > 0
 
 
+@pytest.mark.slow
 def test_runs_with_refit_only_and_ensembles_are_recorded_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     runs = [tmp_path / "one", tmp_path / "other"]
     for seed, run in enumerate(runs, start=1):

@@ -81,6 +81,7 @@ def test_every_trial_varies_the_recipe_within_the_space_and_never_refits(folder:
         assert not recipe.training.refit
 
 
+@pytest.mark.slow
 def test_equal_studies_have_equal_trials_and_another_seed_different_ones(
     folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_study_interrupted_by_ctrl_c_resumes_to_the_same_trials(
     assert gone_on.trials == search(small, dataset, folder, trials=3).trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_in", ["onward.training.trainer.write_history", "optuna.Study.tell"])
 def test_a_study_killed_after_the_last_epoch_of_a_trial_resumes_to_the_same_trials(
     killed_in: str, folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -150,6 +152,7 @@ def test_a_study_killed_after_its_last_trial_has_its_best_recipe(
     assert (tmp_path / "best.toml").read_text() == (folder / "best.toml").read_text()
 
 
+@pytest.mark.slow
 def test_a_study_that_an_earlier_revision_left_interrupted_resumes_to_the_same_trials(
     folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +208,7 @@ def test_a_trial_whose_process_was_killed_goes_on_in_another_with_its_values(
     assert outcome.trials[1].values["training.learning_rate"] == begun.training.learning_rate
 
 
+@pytest.mark.slow
 def test_trials_below_the_median_are_pruned(
     small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
