@@ -20,7 +20,7 @@ export function diverging(bars, format = (value) => fixed(value)) {
  * `series` are [{name, values}], one value for each of `times` (null where there is none).
  */
 export function lines({ times, series, format = compact, height = 150, label, timeFormat = clock }) {
-  const width = 600, left = 44, right = 8, top = 8, bottom = 20;
+  const width = drawingWidth(), left = 44, right = 8, top = 8, bottom = 20;
   const values = series.flatMap((one) => one.values).filter((value) => value !== null && value !== undefined);
   const highest = niceMaximum(Math.max(0, ...values));
   const x = (index) => left + (index / Math.max(1, times.length - 1)) * (width - left - right);
@@ -33,10 +33,8 @@ export function lines({ times, series, format = compact, height = 150, label, ti
     [0, 0.5, 1].map((share) => [
       s("line", { class: "grid", x1: left, x2: width - right, y1: y(highest * share), y2: y(highest * share) }),
       s("text", { x: left - 6, y: y(highest * share) + 4, "text-anchor": "end" }, format(highest * share))]),
-    times.length > 0 && [0, 0.5, 1].map((share) => {
-      const index = Math.round(share * (times.length - 1));
-      return s("text", { x: x(index), y: height - 4, "text-anchor": share === 0 ? "start" : share === 1 ? "end" : "middle" }, timeFormat(times[index]));
-    }),
+    (times.length > 2 ? [0, Math.round((times.length - 1) / 2), times.length - 1] : [...times.keys()]).map((index) =>
+      s("text", { x: x(index), y: height - 4, "text-anchor": index === 0 ? "start" : index === times.length - 1 ? "end" : "middle" }, timeFormat(times[index]))),
     cursor,
     series.map((one, number) => runs(one.values).map((run) => s("polyline", { class: `s${number + 1}`, points: run.map((index) => `${x(index)},${y(one.values[index])}`).join(" ") }))));
   svg.addEventListener("pointermove", (event) => {
@@ -55,7 +53,7 @@ export function lines({ times, series, format = compact, height = 150, label, ti
 
 /** Columns of a histogram: [{label, value}]. */
 export function columns({ bars, label, height = 140, format = compact }) {
-  const width = 600, left = 44, right = 8, top = 8, bottom = 20;
+  const width = drawingWidth(), left = 44, right = 8, top = 8, bottom = 20;
   const highest = niceMaximum(Math.max(0, ...bars.map((bar) => bar.value)));
   const step = (width - left - right) / Math.max(1, bars.length);
   const y = (value) => height - bottom - (value / highest) * (height - top - bottom);
@@ -68,6 +66,9 @@ export function columns({ bars, label, height = 140, format = compact }) {
       s("rect", { class: "bar", x: left + index * step + step * 0.1, width: step * 0.8, y: y(bar.value), height: Math.max(0, height - bottom - y(bar.value)) }, s("title", {}, `${bar.label}: ${format(bar.value)}`)),
       index % every === 0 && s("text", { x: left + (index + 0.5) * step, y: height - 4, "text-anchor": "middle" }, bar.label)]))));
 }
+
+/** Width of a drawing that is scaled to its place, so that its text stays legible on a phone. */
+const drawingWidth = () => (matchMedia("(max-width: 760px)").matches ? 360 : 600);
 
 /** Split indexes into runs of values without gaps. */
 function runs(values) {

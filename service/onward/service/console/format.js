@@ -13,6 +13,7 @@ export const plural = (count, noun) => `${NUMBER.format(count)} ${noun}${count =
 /** The first digits of a digest, enough to tell bundles apart. */
 export const short = (digest) => digest?.slice(0, 8) ?? "–";
 export const clock = (time) => new Date(time).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+export const time = (moment) => new Date(moment).toLocaleTimeString("en-GB");
 export const dateTime = (time) => (time ? new Date(time).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }) : "–");
 
 /** How long ago, as in "3h ago". */

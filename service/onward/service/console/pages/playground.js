@@ -112,7 +112,7 @@ export default async function playground(page, parameters, signal) {
   }
 
   async function explainMissing(item) {
-    fill(whyNot, h("p", { class: "muted loading" }, "Looking …"));
+    fill(whyNot, h("p", { class: "muted" }, "Looking …"));
     try {
       const missing = await missingReason(state, item.id);
       fill(whyNot, h("p", {}, h("strong", {}, titleOf(item)), " ", h("code", {}, item.id), " – ", missing));

@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 FOLDER = Path(str(files("onward.service"))) / "console"
 CONSOLE_PATH = "/console"
@@ -39,18 +40,27 @@ class ConsoleFile:
         return Response(self._content, media_type=self._type, headers=headers)
 
 
+class ConsoleRoute(Route):
+    """A path of the console."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; metrics count all files of the console as one route."""
+        scope["route"] = ROUTES[0]
+        await super().handle(scope, receive, send)
+
+
 async def _to_folder(_request: Request) -> Response:
     """Redirect to the path with a slash, relative to which the page names its files, also behind a proxy's prefix."""
     return RedirectResponse(f"{CONSOLE_PATH[1:]}/", status_code=308)
 
 
-def _routes() -> list[Route]:
+def _routes() -> list[ConsoleRoute]:
     paths = {file.relative_to(FOLDER).as_posix(): file for file in sorted(FOLDER.rglob("*.*")) if file.is_file()}
-    routes = [Route(f"{CONSOLE_PATH}/{path}", ConsoleFile(file).__call__) for path, file in paths.items()]
-    index = Route(f"{CONSOLE_PATH}/", ConsoleFile(FOLDER / INDEX).__call__)
-    return [Route(CONSOLE_PATH, _to_folder), index, *routes]
+    routes = [ConsoleRoute(f"{CONSOLE_PATH}/{path}", ConsoleFile(file).__call__) for path, file in paths.items()]
+    index = ConsoleRoute(f"{CONSOLE_PATH}/", ConsoleFile(FOLDER / INDEX).__call__)
+    return [ConsoleRoute(CONSOLE_PATH, _to_folder), index, *routes]
 
 
-ROUTES: Sequence[Route] = _routes()
+ROUTES: Sequence[ConsoleRoute] = _routes()
 CONSOLE_PATHS = frozenset(route.path for route in ROUTES)
 """Every path of the console; a browser asks for them without a key."""
