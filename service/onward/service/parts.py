@@ -16,6 +16,7 @@ from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
 from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.scenarios import open_scenarios
+from onward.service.recommend.session_history import SessionHistories
 from onward.service.records.answer_stores import InMemoryAnswerStore
 from onward.service.records.recorder import open_recorder
 from onward.service.redis_client import Connector
@@ -103,6 +104,7 @@ async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExi
         "item_lists": ItemLists(live, recorder, settings.timeout),
         "next_pages": NextPages(live, recorder, settings.timeout),
         "explainer": Explainer(live, recorder),
+        "session_histories": SessionHistories(live, store, recorder),
     }
 
 

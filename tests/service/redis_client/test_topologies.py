@@ -25,7 +25,7 @@ from onward.service.redis_client.sentinel import CHECK_INTERVAL_S
 from onward.service.sessions import RedisSessionStore, session_digest
 from tests.redis_servers import HOST, SLOTS, RedisServer, redis_servers
 from tests.service.process import wait_until
-from tests.service.sessions.stores import LENGTH, append_to_all, known, read, stored_items, view
+from tests.service.sessions.stores import LENGTH, append_to_all, known, listed, read, stored_items, view
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # each failover can happen only once
 
@@ -264,6 +264,14 @@ class TestCluster:
     async def test_all_stores_use_the_node_of_each_key(self, cluster: str, nodes: list[RedisServer]) -> None:
         await use_all_stores(cluster)
         assert all(int(node.execute("dbsize")) > 50 for node in nodes[:3])
+
+    async def test_sessions_of_all_nodes_are_listed(self, cluster: str) -> None:
+        names = {f"listed-{number}" for number in range(60)}
+        async with open_store(cluster) as store:
+            await append_to_all(store, {name: [view("item")] for name in names})
+            found = {session.digest: session.applied for session in await listed(store, 10)}
+            assert {found.pop(session_digest(name)) for name in names} == {1}
+            assert (await store.page("9-0", 10)).cursor is None
 
     async def test_commands_follow_a_slot_that_moves(self, cluster: str, nodes: list[RedisServer]) -> None:
         client = connect(cluster, TIMEOUT)

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from onward.service.errors import ServiceError
+from onward.service.redis_client import FIRST_SCAN
 from onward.service.sessions import (
     Event,
     EventWeights,
     InMemorySessionStore,
+    ListedSession,
     RedisSessionStore,
     Session,
     SessionAppend,
@@ -60,3 +62,13 @@ async def append_to_all(
         [SessionAppend(session_id, session_events) for session_id, session_events in events.items()]
     )
     return dict(zip(events, sessions, strict=True))
+
+
+async def listed(store: SessionStore, limit: int) -> list[ListedSession]:
+    """Return the sessions of all pages."""
+    page = await store.page(FIRST_SCAN, limit)
+    sessions = page.sessions
+    while page.cursor is not None:
+        page = await store.page(page.cursor, limit)
+        sessions += page.sessions
+    return sessions

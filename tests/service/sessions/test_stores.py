@@ -37,6 +37,7 @@ from tests.service.sessions.stores import (
     append_to_all,
     event,
     known,
+    listed,
     open_store,
     read,
     stored_items,
@@ -554,3 +555,19 @@ async def test_the_in_memory_store_evicts_expired_sessions() -> None:
         now_s = float(number)
         await store.append(f"s{number}", [view("a")])
     assert len(store._sessions) == 10
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+async def test_every_session_is_listed_and_read_by_its_digest(store: SessionStore, session_id: str, limit: int) -> None:
+    ids = [f"{session_id}-{number}" for number in range(20)]
+    for number, name in enumerate(ids):
+        await store.append(name, [view(f"item {number}"), event("dislike", "x")])
+    await store.append(f"{session_id}-empty", [])
+    found = {session.digest: session for session in await listed(store, limit)}
+    for number, name in enumerate(ids):
+        session = found.pop(session_digest(name))
+        assert (session.applied, session.last_event) == (2, view(f"item {number}")._replace(weight=1.0))
+        assert 0 < session.expires_in_ms <= 60_000
+        assert await store.read(session.digest) == await read(store, name)
+    assert session_digest(f"{session_id}-empty") not in found
+    assert (await store.read("0" * 32)).is_new

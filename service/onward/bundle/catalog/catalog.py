@@ -165,6 +165,14 @@ class Catalog:
         """Return whether the item was deleted since the export, whether or not the bundle contains it."""
         return item_id in self._changes and self._changes[item_id].deleted
 
+    def lacks_vector(self, item_id: str) -> bool:
+        """Return whether this is a new item that is available, but cannot be shown before it has a vector."""
+        row = self._new_rows.get(item_id)
+        if row is None:
+            return False
+        change = self.new_items[row - 1 - self.items]
+        return change.leaves_available(True) and not change.shown
+
     def attributes(self, row: int) -> Mapping[str, Any]:
         """Return the current attributes of a row from 1..R."""
         if row > self.items:

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 
-from onward.bundle import Bundle, RetrievalQuery, RetrievedItems, SessionView
+from onward.bundle import Bundle, RetrievalQuery, SessionView
 from onward.bundle.catalog.filters import AndCondition, Filter
 from onward.service.errors import RecommendationGone, RecommendationNotFound
 from onward.service.live.bundle import LiveBundle
@@ -13,16 +12,13 @@ from onward.service.recommend.explanation import (
     Contribution,
     ExplainedItem,
     Explanation,
+    ItemExplanation,
     Reason,
     WhyNot,
 )
-from onward.service.recommend.replay import retrieval_query_of
+from onward.service.recommend.replay import is_computed, is_same, repeated_query
 from onward.service.records.answers import Answer
 from onward.service.records.recorder import Recorder
-
-COMPUTED = frozenset({"encoder", "similar"})
-TOLERANCE = 1e-4
-"""Of the largest score: how much another processor, or encoding the session in another batch, may change scores."""
 
 
 class Explainer:
@@ -56,10 +52,10 @@ def explain_stored(
 
     The popular items of an answer are explained as stored; `why_not` ranks an item among today's popular ones.
     """
-    query = _repeated_query(answer)
-    if not COMPUTED.isdisjoint(answer.items.sources):
+    query = repeated_query(answer)
+    if is_computed(answer):
         repeated = bundle.retrieve(query.session, query.options, user_id=query.user_id)
-        if not _is_same(repeated.items, answer.items):
+        if not is_same(repeated.items, answer.items):
             raise RecommendationGone("The live catalog has changed since: this answer cannot be computed again.")
     explanation = explain(bundle, answer)
     if why_not is not None:
@@ -67,17 +63,9 @@ def explain_stored(
     return explanation
 
 
-def _is_same(repeated: RetrievedItems, answered: RetrievedItems) -> bool:
-    """Return whether two answers are equal except for rounding."""
-    if (repeated.item_ids, repeated.sources) != (answered.item_ids, answered.sources):
-        return False
-    tolerance = TOLERANCE * max(map(abs, answered.scores))
-    return all(abs(now - then) <= tolerance for now, then in zip(repeated.scores, answered.scores, strict=True))
-
-
 def explain(bundle: Bundle, answer: Answer) -> Explanation:
     """Explain an answer that this bundle just gave."""
-    query = _repeated_query(answer)
+    query = repeated_query(answer)
     encoded_ids = [item.item_id for item in answer.items if item.source == "encoder"]
     contributions = bundle.contributions(query, encoded_ids)
     by_attribute = bundle.attribute_contributions(query, encoded_ids)
@@ -105,11 +93,21 @@ def explain(bundle: Bundle, answer: Answer) -> Explanation:
     )
 
 
-def _repeated_query(answer: Answer) -> RetrievalQuery:
-    """Return the query that an answer replied to; a next page excludes what the pages before it showed."""
-    query = retrieval_query_of(answer)
-    exclude = (*query.options.exclude, *answer.shown_before)
-    return query._replace(options=replace(query.options, exclude=exclude))
+def explain_item(
+    bundle: Bundle, answer: Answer, item_id: str, popular_now: Mapping[str, float] | None = None
+) -> ItemExplanation:
+    """Explain the place of an item in an answer that this bundle just gave, or why it is not there."""
+    query = repeated_query(answer)
+    why = _why_not(bundle, answer, query, item_id, popular_now)
+    explanation = ItemExplanation(**why.model_dump(), bundle=bundle.digest, session=list(answer.session_items))
+    if item_id in bundle.catalog and why.reason != "deleted":
+        contributions = bundle.contributions(query, [item_id])
+        by_attribute = bundle.attribute_contributions(query, [item_id])
+        if item_id in contributions:
+            explanation.contributions = _largest_first(query.session, contributions[item_id])
+        if item_id in by_attribute:
+            explanation.content = _largest_attributes_first(by_attribute[item_id])
+    return explanation
 
 
 def _largest_first(session: SessionView, contributions: list[float]) -> list[Contribution]:
@@ -134,7 +132,8 @@ def _why_not(
     rule = bundle.rule_against(item_id, query)
     if rule is not None:
         condition = _unmet_condition(bundle, item_id, query.options.filter) if rule == "filtered" else None
-        return WhyNot(id=item_id, reason=_specific_reason(rule, answer, query, item_id), condition=condition)
+        specific = _specific_reason(bundle, rule, answer, query, item_id)
+        return WhyNot(id=item_id, reason=specific, condition=condition)
     item_rank = bundle.item_rank(item_id, query, popular_now=popular_now)
     # Each pinned item that ranks below the item moves it one place down.
     pins = [item.item_id for item in answer.items if item.source == "pinned" and item.score < item_rank.score]
@@ -167,8 +166,10 @@ def _unmet_condition(bundle: Bundle, item_id: str, item_filter: Filter | None) -
     return ".".join(location)
 
 
-def _specific_reason(rule: Reason, answer: Answer, query: RetrievalQuery, item_id: str) -> Reason:
-    """Say why an item is excluded: by the caller, or by what the visitor did."""
+def _specific_reason(bundle: Bundle, rule: Reason, answer: Answer, query: RetrievalQuery, item_id: str) -> Reason:
+    """Say why an item is unavailable, or excluded: by the caller, or by what the visitor did."""
+    if rule == "unavailable" and bundle.catalog.lacks_vector(item_id):
+        return "no_vector"
     if rule != "excluded":
         return rule
     if item_id in answer.shown_before:

@@ -11,6 +11,7 @@ Reason = Literal[
     "unknown_item",
     "deleted",
     "unavailable",
+    "no_vector",
     "filtered",
     "excluded",
     "shown_before",
@@ -94,6 +95,24 @@ class WhyNot(BaseModel):
         default=None, description="Rank by boosted score among all eligible items, from 1.", examples=[37]
     )
     score: float | None = Field(default=None, description="The score, including boosts.", examples=[2.05])
+
+
+class ItemExplanation(WhyNot):
+    """The place of an item in the answer to a query, or why it is not there."""
+
+    bundle: str = Field(description="Digest of the bundle that answered.", examples=["5d13bce372cd0407..."])
+    session: list[str] = Field(
+        description="The items that the answer is based on, oldest first.", examples=[["item-17"]]
+    )
+    contributions: list[Contribution] | None = Field(
+        default=None,
+        description="What each event adds to the item's score by the encoder, the largest first; absent if the encoder "
+        "knows nothing of the session.",
+        examples=[[{"item_id": "item-17", "place": 0, "contribution": 1.73}]],
+    )
+    content: list[AttributeContribution] | None = Field(
+        default=None, description="For an item whose vector was computed from its attributes: what each adds."
+    )
 
 
 class Explanation(BaseModel):

@@ -127,6 +127,15 @@ class AnswerIds:
         secret = await self._secret_of(int(answer_id[_DAY_PLACE], 16))
         return None if secret is None else _unmasked(answer_id, secret)
 
+    def id_of(self, key: AnswerKey, made_ms: int) -> str:
+        """Return an id of an answer that was made at a time: its own, if the secret of that day is known here."""
+        day = int(made_ms // (1000 * DAY.total_seconds()))
+        if day not in self._secrets:
+            day = self._day
+        nonce = key.nonce.hex()
+        owner = int(key.owner, 16) ^ _mask(nonce, self._secrets.get(day, self._secret))
+        return f"{owner:0{OWNER_DIGITS}x}{nonce}{day % _DAYS:0{DAY_DIGITS}x}00"
+
     def own_key_of(self, answer_id: str) -> AnswerKey:
         """Return the key of an answer whose id this process has just made, maybe on the day before."""
         day = self._latest_day(int(answer_id[_DAY_PLACE], 16))

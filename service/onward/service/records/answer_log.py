@@ -128,6 +128,18 @@ class AnswerLog:
             await asyncio.sleep(FLUSH_INTERVAL.total_seconds())
         return pages
 
+    async def of_session(self, owner: str, count: int) -> list[list[Answer]]:
+        """Return the latest kept answers of the session of a digest, each with all its pages, the newest first.
+
+        Answers whose bundle is gone are left out. Raises SessionStoreUnavailable.
+        """
+        answers = []
+        for key, stored in await self._store.latest(owner, count):
+            pages = await self._answers(self._ids.id_of(key, _made_ms(stored)), stored)
+            if pages and self._is_unexpired(pages[0]):
+                answers.append(pages)
+        return answers
+
     def next_page_id(self, pages: Sequence[Answer]) -> str:
         """Return the id of the page after these, which are all pages of an answer."""
         root_id = pages[0].id
@@ -235,3 +247,11 @@ class AnswerLog:
 
     def _is_unexpired(self, answer: Answer) -> bool:
         return answer.made_ms >= self._clock() * 1000 - self._ttl_ms
+
+
+def _made_ms(stored: StoredPages) -> int:
+    """Return when the first page of an answer was made; 0 if that cannot be read."""
+    try:
+        return next(iter(read_pages(stored.content))).made_ms
+    except (MalformedPage, StopIteration):
+        return 0

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from onward.service.errors import SessionStoreUnavailable
 from onward.service.records.answers import MAX_ANSWERS, MAX_CLAIMS, NONCE_DIGITS
 from onward.service.records.outage_log import RecordsRefused
-from onward.service.redis_client import Argument, RedisClient, Script, store_call
+from onward.service.redis_client import Argument, RedisClient, Script, execute_or_raise, store_call
 from onward.service.sessions import GENERATION_BYTES
 
 
@@ -59,6 +59,10 @@ class AnswerStore(Protocol):
 
         Raises SessionStoreUnavailable if none can be read.
         """
+        ...
+
+    async def latest(self, owner: str, count: int) -> list[tuple[AnswerKey, StoredPages]]:
+        """Return the latest answers of a session, the newest first. Raises SessionStoreUnavailable."""
         ...
 
     async def add_page(self, key: AnswerKey, expected_pages: int, page: bytes) -> bool:
@@ -112,6 +116,17 @@ class RedisAnswerStore:
             replies = await self._redis.execute([("HGET", self._key(key.owner), key.nonce) for key in keys])
             return list(map(_stored_pages, replies))
 
+    async def latest(self, owner: str, count: int) -> list[tuple[AnswerKey, StoredPages]]:
+        """Read the order of the answers, then the answers, in two round trips; see `AnswerStore`."""
+        async with store_call(self._redis):
+            (order,) = await execute_or_raise(self._redis, ("HGET", self._key(owner), "order"))
+            nonces = _nonces(order or b"")[::-1][:count]
+            if not nonces:
+                return []
+            (replies,) = await execute_or_raise(self._redis, ("HMGET", self._key(owner), *nonces))
+            stored = zip(nonces, map(_stored_pages, replies), strict=True)
+            return [(AnswerKey(owner, nonce), pages) for nonce, pages in stored if isinstance(pages, StoredPages)]
+
     async def add_page(self, key: AnswerKey, expected_pages: int, page: bytes) -> bool:
         """Compare and add by one run of a script; see `AnswerStore`."""
         async with store_call(self._redis):
@@ -135,6 +150,12 @@ class RedisAnswerStore:
 
     def _key(self, owner: str) -> str:
         return f"{self._prefix}{{{owner}}}:served"
+
+
+def _nonces(order: bytes) -> list[bytes]:
+    """Return the nonces of a session's answers, the oldest first; before them stands the generation."""
+    size = NONCE_DIGITS // 2
+    return [order[place : place + size] for place in range(2 * GENERATION_BYTES, len(order), size)]
 
 
 def _stored_pages(reply: Any) -> StoredPages | SessionStoreUnavailable | None:
@@ -196,6 +217,12 @@ class InMemoryAnswerStore:
         """Look up each answer; see `AnswerStore`."""
         stored = map(self._find, keys)
         return [None if answer is None else answer.pages for answer in stored]
+
+    async def latest(self, owner: str, count: int) -> list[tuple[AnswerKey, StoredPages]]:
+        """Look up the answers of the session; see `AnswerStore`."""
+        session = self._sessions.get(owner)
+        answers = [] if session is None else list(session.answers.items())[::-1][:count]
+        return [(AnswerKey(owner, nonce), stored.pages) for nonce, stored in answers]
 
     async def add_page(self, key: AnswerKey, expected_pages: int, page: bytes) -> bool:
         """Compare and add; see `AnswerStore`."""

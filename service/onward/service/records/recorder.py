@@ -120,6 +120,7 @@ class Recorder:
 
     async def forget_digest(self, session: str) -> None:
         """Delete the answers of the session of a digest; see `forget`."""
+        self._process_queue()
         if self.answers is not None:
             await self.answers.forget_digest(session)
 

@@ -12,10 +12,13 @@ from onward.service.redis_client.client import (
     store_call,
 )
 from onward.service.redis_client.connection import Argument, Command
+from onward.service.redis_client.scan import FIRST_SCAN, SCAN_CURSOR, ScanPage
 from onward.service.redis_client.store_check import CHECK_INTERVAL, StoreCheck, StoreFault
 
 __all__ = [
     "CHECK_INTERVAL",
+    "FIRST_SCAN",
+    "SCAN_CURSOR",
     "SCHEMES",
     "UNDECODABLE",
     "Address",
@@ -23,6 +26,7 @@ __all__ = [
     "Command",
     "Connector",
     "RedisClient",
+    "ScanPage",
     "Script",
     "StoreCheck",
     "StoreFault",

@@ -24,6 +24,7 @@ from onward.service.redis_client.connection import (
     ReconnectingConnection,
     open_connection,
 )
+from onward.service.redis_client.scan import ScanPage, scan_command, scan_page
 from onward.service.redis_client.sentinel import Sentinels
 
 CALL_TIMEOUT = timedelta(seconds=1)
@@ -46,6 +47,19 @@ class RedisClient(Protocol):
 
         The second element of a command is its key. In a cluster, commands for a node that does not answer have a
         RedisError as their reply, too. Raises RedisError or OSError if no command got a reply.
+        """
+        ...
+
+    async def scan(self, cursor: str, pattern: str, count: int) -> ScanPage:
+        """Return some of the keys that match a pattern, after looking at about `count` keys of one server.
+
+        A key that exists all the while is returned at least once, in a cluster unless its slot moves meanwhile. Raises
+        RedisError and OSError.
+
+        Args:
+            cursor: that of the page before, or FIRST_SCAN; it has the form of FIRST_SCAN.
+            pattern: a glob-style pattern.
+            count: how many keys to look at.
         """
         ...
 
@@ -79,6 +93,11 @@ class ServerClient:
         if not commands:
             return []
         return await self.connection.execute(commands, asyncio.get_running_loop().time() + self._timeout_s)
+
+    async def scan(self, cursor: str, pattern: str, count: int) -> ScanPage:
+        """Scan the server; see `RedisClient`."""
+        (reply,) = await self.execute([scan_command(cursor, pattern, count)])
+        return scan_page(reply, shard=0, shards=1)
 
     def drop(self, reason: str) -> None:
         """Close the connection; see `RedisClient`."""
@@ -202,6 +221,7 @@ class OnlyClient:
         self._connector = connector
         self._client = connector.client(timeout)
         self.execute = self._client.execute
+        self.scan = self._client.scan
         self.drop = self._client.drop
 
     @property

@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from onward.service.redis_client.circuit import CircuitBreaker
 from onward.service.redis_client.connection import Command, ReconnectingConnection, open_connection
+from onward.service.redis_client.scan import ScanPage, scan_command, scan_page, shard_of
 
 MAX_REDIRECTIONS = 16
 TRY_AGAIN_S = 0.005
@@ -65,6 +66,10 @@ class SlotMap:
     def node_names(self) -> set[str]:
         """Return the names of all nodes."""
         return {node.name for node in self._cluster.get_nodes()}
+
+    def masters(self) -> list[ClusterNode]:
+        """Return the nodes that have slots of their own, in an order that stays the same."""
+        return sorted(self._cluster.get_primaries(), key=lambda node: node.name)
 
     def circuit(self, node: ClusterNode) -> CircuitBreaker:
         """Return the circuit breaker of a node."""
@@ -154,6 +159,19 @@ class ClusterClient:
         if len(failures) == len(commands):
             raise failures[0].reason
         return [reply.reason if isinstance(reply, _NoReply) else reply for reply in replies]
+
+    async def scan(self, cursor: str, pattern: str, count: int) -> ScanPage:
+        """Scan one master after another; see `RedisClient`."""
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+        if not self._slots.is_loaded:
+            await self._slots.load(deadline_s)
+        masters, shard = self._slots.masters(), shard_of(cursor)
+        if shard >= len(masters):
+            return ScanPage([], None)
+        (reply,) = await self._execute_at(masters[shard], [scan_command(cursor, pattern, count)], deadline_s)
+        if isinstance(reply, _NoReply):
+            raise reply.reason
+        return scan_page(reply, shard=shard, shards=len(masters))
 
     def drop(self, reason: str) -> None:
         """Close the connections, so that the next calls open others; see `RedisClient`."""

@@ -12,8 +12,10 @@ from onward.service.sessions.session import GENERATION_BYTES, NO_GENERATION, STA
 from onward.service.sessions.store import (
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
+    ListedSession,
     MergeResult,
     SessionAppend,
+    SessionPage,
     session_digest,
 )
 
@@ -67,6 +69,31 @@ class InMemorySessionStore:
         self._sessions[source] = stored_source.emptied()
         self._keep(target, stored_target)
         return MergeResult(applied, stored_target.session().position)
+
+    async def read(self, digest: str) -> Session:
+        """Find the session after a look at all; see `SessionStore`."""
+        self._evict_expired()
+        found = (stored for session_id, stored in self._sessions.items() if session_digest(session_id) == digest)
+        return next(found, _StoredSession(self.length)).session()
+
+    async def page(self, cursor: str, limit: int) -> SessionPage:
+        """List sessions in the order of their digests; the cursor has a digest as a number. See `SessionStore`."""
+        self._evict_expired()
+        after = int(cursor.partition("-")[2])
+        by_digest = {
+            session_digest(session_id): stored for session_id, stored in self._sessions.items() if stored.at.number
+        }
+        page = sorted(digest for digest in by_digest if _scan_place(digest) > after)[: limit + 1]
+        listed = [
+            ListedSession(
+                digest,
+                by_digest[digest].at.number,
+                next(reversed(by_digest[digest].events), None),
+                int((by_digest[digest].expires_s - self._clock()) * 1000),
+            )
+            for digest in page[:limit]
+        ]
+        return SessionPage(listed, f"0-{_scan_place(page[limit - 1])}" if len(page) > limit else None)
 
     async def delete(self, session_id: str) -> None:
         """Remove the session."""
@@ -179,3 +206,8 @@ def _still_hidden(hidden_ms: Mapping[str, int], events: Iterable[Event]) -> dict
 
 def _latest(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
     return {item_id: max(first.get(item_id, 0), second.get(item_id, 0)) for item_id in {**first, **second}}
+
+
+def _scan_place(digest: str) -> int:
+    """Return a number that grows with the digest, of up to 20 digits as in the cursor of a scan."""
+    return int(digest[:16], 16)

@@ -14,14 +14,26 @@ from redis.exceptions import RedisError
 
 from onward.service import telemetry
 from onward.service.errors import ServiceError, SessionBehind, SessionStoreUnavailable
-from onward.service.redis_client import UNDECODABLE, Argument, RedisClient, Script, connect, execute_or_raise
+from onward.service.redis_client import (
+    UNDECODABLE,
+    Argument,
+    Command,
+    RedisClient,
+    ScanPage,
+    Script,
+    connect,
+    execute_or_raise,
+)
 from onward.service.sessions.events import Event
 from onward.service.sessions.session import GENERATION_BYTES, NO_GENERATION, START, Position, Session
 from onward.service.sessions.store import (
+    DIGEST_LENGTH,
     REMEMBERED_EVENT_IDS,
     REMEMBERED_MARKS,
+    ListedSession,
     MergeResult,
     SessionAppend,
+    SessionPage,
     session_digest,
 )
 
@@ -36,11 +48,15 @@ EVENTS_ASIDE, STATE_ASIDE, MOVES = "events-aside", "state-aside", "moves"
 SUFFIXES = (EVENTS, IDS, STATE, ANSWERS, LISTED_ANSWERS, EVENTS_ASIDE, STATE_ASIDE, MOVES)
 KEY_SUFFIXES = (*SUFFIXES, *(f"{suffix}-broken" for suffix in SUFFIXES))
 """All keys of a session, those that were set aside because they could not be read included."""
+MAX_SCANS = 50
+"""Round trips that a page of sessions takes at most; each looks at as many keys as the page may have sessions."""
 MAX_TIME_MS = 253_402_300_799_999
 """The end of the year 9999."""
 MAX_COUNT = 10**15 - 1
 _GENERATION = re.compile(rb"[0-9a-f]{0,32}")
 
+_READ: Sequence[Argument] = ("", ANY_POSITION, 0)
+"""Arguments of an append without events."""
 _ScriptCall = tuple[Sequence[str], Sequence[Argument]]
 """Keys and arguments of a script."""
 
@@ -118,6 +134,42 @@ class RedisSessionStore:
                 if move.name == name:  # else it was a move that an earlier call left unfinished; go on with our own
                     break
         return MergeResult(applied, (await self.append(target, ())).position)
+
+    async def read(self, digest: str) -> Session:
+        """Run the script of an append, without events; see `SessionStore`."""
+        with self._measured():
+            (reply,) = await self._append_script.run_all([(self._keys(digest, EVENTS, IDS, STATE, ANSWERS), _READ)])
+            if isinstance(reply, Exception):
+                raise reply
+            return _session(reply, 0)
+
+    async def page(self, cursor: str, limit: int) -> SessionPage:
+        """Scan for the states of sessions, then read them, in one round trip; see `SessionStore`."""
+        found, page = set[str](), ScanPage([], cursor)
+        with self._measured():
+            for _ in range(MAX_SCANS):
+                if page.cursor is None or len(found) >= limit:
+                    break
+                page = await self._redis.scan(page.cursor, f"{self._prefix}{{*}}:{STATE}", limit)
+                found.update(filter(None, map(self._digest_of, page.keys)))
+            return SessionPage(await self._listed(sorted(found)), page.cursor)
+
+    async def _listed(self, digests: Sequence[str]) -> list[ListedSession]:
+        commands: list[Command] = []
+        for digest in digests:
+            events, state = self._keys(digest, EVENTS, STATE)
+            commands += (("LRANGE", events, -1, -1), ("HGET", state, "count"), ("PTTL", state))
+        replies = await self._redis.execute(commands)
+        return [
+            listed
+            for place, digest in enumerate(digests)
+            if (listed := _listed_session(digest, *replies[3 * place : 3 * place + 3])) is not None
+        ]
+
+    def _digest_of(self, key: bytes) -> str | None:
+        """Return the digest of a session, given the key of its state."""
+        digest = key.decode(errors="replace").removeprefix(f"{self._prefix}{{").removesuffix(f"}}:{STATE}")
+        return digest if len(digest) == DIGEST_LENGTH else None
 
     async def delete(self, session_id: str) -> None:
         """Delete all keys of the session."""
@@ -331,6 +383,14 @@ def _session(reply: Any, events_sent: int) -> Session:
         outcomes=[outcome == ord("1") for outcome in outcomes],
         answer_generation=answer_generation.decode(errors="replace") or None,
     )
+
+
+def _listed_session(digest: str, events: Any, count: Any, expires_in_ms: Any) -> ListedSession | None:
+    """Return what a list shows of a session; None if it ended meanwhile, or its node did not answer."""
+    if not isinstance(count, bytes) or not count.isdigit() or not isinstance(expires_in_ms, int) or expires_in_ms < 0:
+        return None
+    last = StoredEvents.parse(events[0]) if isinstance(events, list) and events else ()
+    return ListedSession(digest, int(count), last[-1] if last else None, expires_in_ms)
 
 
 def _parse_marks(marks: bytes) -> tuple[frozenset[str], frozenset[str]]:

@@ -32,6 +32,24 @@ class SessionAppend(NamedTuple):
     keeps_answer: bool = False
 
 
+class ListedSession(NamedTuple):
+    """What a list shows of a session."""
+
+    digest: str
+    """Stands for the session, whose id the store does not have."""
+    applied: int
+    """The number of events that were ever applied."""
+    last_event: Event | None
+    expires_in_ms: int
+
+
+class SessionPage(NamedTuple):
+    """Some sessions, and the cursor of the next ones; None if these were the last."""
+
+    sessions: list[ListedSession]
+    cursor: str | None
+
+
 class SessionStore(Protocol):
     """Remembers the latest events of each session until its time to live passes without a new event.
 
@@ -70,6 +88,17 @@ class SessionStore(Protocol):
         Events appended to the source during the merge are either moved or stay there. The call is idempotent: repeated
         after SessionStoreUnavailable it continues where it stopped, so that within the time to live no event is applied
         twice or lost.
+        """
+        ...
+
+    async def read(self, digest: str) -> Session:
+        """Return the session of a digest. Raises SessionStoreUnavailable."""
+        ...
+
+    async def page(self, cursor: str, limit: int) -> SessionPage:
+        """Return about `limit` sessions, in no order; fewer if that takes too long. Raises SessionStoreUnavailable.
+
+        A session that is stored all the while is on at least one page. The first cursor is FIRST_SCAN.
         """
         ...
 

@@ -150,7 +150,7 @@ def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
     recommendable = bool(catalog.eligible().rows_R1[row])
     cold = None if row <= catalog.items else catalog.new_items[row - 1 - catalog.items]
     available = recommendable if cold is None else cold.leaves_available(True)
-    reason: Any = None if recommendable else "no_vector" if available else "unavailable"
+    reason: Any = None if recommendable else "no_vector" if catalog.lacks_vector(item_id) else "unavailable"
     return Item(
         id=item_id,
         bundle=bundle.digest,

@@ -34,6 +34,7 @@ from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
 from onward.service.recommend.pipeline import Pipeline
 from onward.service.recommend.scenarios import Scenarios
+from onward.service.recommend.session_history import SessionHistories
 from onward.service.records.recorder import Recorder
 from onward.service.redis_client import StoreCheck
 from onward.service.sessions import EventListener, EventRules, SessionStore
@@ -58,6 +59,7 @@ ItemListsDep = Annotated[ItemLists, Depends(ServicePart("item_lists"))]
 StoreDep = Annotated[SessionStore, Depends(ServicePart("store"))]
 ScenariosDep = Annotated[Scenarios, Depends(ServicePart("scenarios"))]
 NextPagesDep = Annotated[NextPages, Depends(ServicePart("next_pages"))]
+HistoriesDep = Annotated[SessionHistories, Depends(ServicePart("session_histories"))]
 ExplainerDep = Annotated[Explainer, Depends(ServicePart("explainer"))]
 AuditDep = Annotated[Auditor, Depends(auditor)]
 KeysDep = Annotated[KeyRing | None, Depends(ServicePart("keys"))]

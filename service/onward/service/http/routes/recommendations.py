@@ -25,8 +25,10 @@ from onward.service.http.routes.dependencies import (
     BODY_PROBLEMS,
     PATH_PROBLEMS,
     ExplainerDep,
+    ItemId,
     NextPagesDep,
     PipelineDep,
+    RecorderDep,
     SessionId,
     seconds,
 )
@@ -43,12 +45,15 @@ from onward.service.http.schemas.recommendations import (
 from onward.service.http.serialization import JSONBytes, recommendation_json, results_json
 from onward.service.http.strict_json import StrictJSONRoute
 from onward.service.recommend.explainer import explain as explain_answer
-from onward.service.recommend.explanation import Explanation
+from onward.service.recommend.explainer import explain_item as explain_item_of
+from onward.service.recommend.explanation import Explanation, ItemExplanation
 from onward.service.recommend.options import RecommendationOptions
 from onward.service.recommend.pipeline import DEADLINE
 from onward.service.recommend.query import Query, Recommendation
 
 BATCH_PATH = "/v1/recommendations:batch"
+EXPLANATION_TIMEOUT_S = 30.0
+"""An explanation of an item is of the whole answer, not of one that was cut short to be fast."""
 
 fast = APIRouter(route_class=FastRoute, tags=["recommendations"])
 router = APIRouter(route_class=StrictJSONRoute, tags=["recommendations"])
@@ -181,6 +186,27 @@ async def explain(
     The answer is computed again with the bundle that gave it, and explained only if the result is the same.
     """
     return await explainer.explain(recommendation_id, query.why_not)
+
+
+@router.post(
+    "/v1/items/{item_id:id}/explanation",
+    response_model_exclude_none=True,
+    responses=problems(*BODY_PROBLEMS, UnknownScenario, SessionBehind, NotReady),
+)
+async def explain_item(
+    item_id: ItemId, query: RecommendationQuery, pipeline: PipelineDep, recorder: RecorderDep, request: Request
+) -> ItemExplanation:
+    """Answer a query without storing anything, and say the item's place and score in it, or why it is not there.
+
+    `reason` is the first that applies: the item is unknown, deleted, hidden, has no vector, fails the filter, is
+    excluded, was seen, or gave way to diversity, pins or better items.
+    """
+    asked = _query(query, telemetry.elapsed_s(request.scope))
+    timeout_s = asked.timeout_s or EXPLANATION_TIMEOUT_S
+    recommendation = await pipeline.recommend(asked._replace(store=False, timeout_s=timeout_s))
+    return await asyncio.to_thread(
+        explain_item_of, recommendation.bundle, recommendation.answer, item_id, recorder.popularity.scores
+    )
 
 
 async def _explanation(recommendation: Recommendation) -> Explanation | None:

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Query, Response
 
+from onward.bundle import RetrievedItems
 from onward.service import telemetry
 from onward.service.errors import (
     AuditLogUnavailable,
     EventTooOld,
     InvalidRequest,
+    NotReady,
     ServiceError,
     SessionNotFound,
     SessionStoreUnavailable,
@@ -22,25 +24,37 @@ from onward.service.http.routes.dependencies import (
     BODY_PROBLEMS,
     PATH_PROBLEMS,
     AuditDep,
+    HistoriesDep,
     ListenerDep,
+    RecorderDep,
     RulesDep,
     SessionId,
     StoreDep,
 )
 from onward.service.http.schemas.entries import EntryProblem, InvalidEntry
+from onward.service.http.schemas.items import RecommendedItem
 from onward.service.http.schemas.sessions import (
     EventBody,
     EventResult,
     EventsBody,
     EventsStored,
     EventStored,
+    ListedSession,
     MergeBody,
     MergedSession,
     OneOrManyEvents,
+    PastAnswer,
+    ReplayedAnswer,
+    SessionHistory,
+    SessionHistoryQuery,
+    SessionNaming,
+    Sessions,
+    SessionsQuery,
     StoredEvent,
     StoredSession,
 )
 from onward.service.http.strict_json import StrictJSONRoute
+from onward.service.recommend import session_history
 from onward.service.records.audit_log import Change
 from onward.service.sessions import (
     Event,
@@ -109,6 +123,51 @@ async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep)
 
 
 @router.get(
+    "/v1/sessions", response_model_exclude_none=True, responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable)
+)
+async def list_sessions(query: Annotated[SessionsQuery, Query()], store: StoreDep) -> Sessions:
+    """List the sessions that are stored, in no order; a page may have some more than `limit`, fewer or none.
+
+    A session that is stored all the while is on at least one page.
+    """
+    page = await store.page(query.cursor, query.limit)
+    return Sessions(
+        sessions=[
+            ListedSession(
+                key=session.digest,
+                applied=session.applied,
+                last_event=None if session.last_event is None else _stored(session.last_event),
+                expires_in_s=session.expires_in_ms / 1000,
+            )
+            for session in page.sessions
+        ],
+        next_cursor=page.cursor,
+    )
+
+
+@router.get(
+    "/v1/sessions/{session_id:id}/history",
+    response_model_exclude_none=True,
+    responses=problems(*PATH_PROBLEMS, SessionNotFound, SessionStoreUnavailable, NotReady),
+)
+async def show_session_history(
+    session_id: SessionId, query: Annotated[SessionHistoryQuery, Query()], histories: HistoriesDep
+) -> SessionHistory:
+    """Return what is stored of a session and the answers that it got, computed again if asked to."""
+    key = session_id if query.by == "key" else session_digest(session_id)
+    history = await histories.of(key, answers=query.limit, replays=query.replay)
+    session = history.session
+    return SessionHistory(
+        key=key,
+        events=[_stored(event) for event in session.events],
+        purchased=sorted(session.purchased),
+        disliked=sorted(session.hidden),
+        position=session.position,
+        answers=[_past_answer(answer) for answer in history.answers],
+    )
+
+
+@router.get(
     "/v1/sessions/{session_id:id}",
     responses=problems(*PATH_PROBLEMS, SessionNotFound, SessionStoreUnavailable),
 )
@@ -133,8 +192,20 @@ async def read_session(session_id: SessionId, store: StoreDep) -> StoredSession:
     response_class=Response,
     responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable, AuditLogUnavailable),
 )
-async def delete_session(session_id: SessionId, store: StoreDep, listener: ListenerDep, audit: AuditDep) -> None:
+async def delete_session(
+    session_id: SessionId,
+    naming: Annotated[SessionNaming, Query()],
+    store: StoreDep,
+    listener: ListenerDep,
+    recorder: RecorderDep,
+    audit: AuditDep,
+) -> None:
     """Erase everything that is stored of a session; succeeds even if nothing is stored."""
+    if naming.by == "key":
+        await store.erase(session_id)
+        await recorder.forget_digest(session_id)
+        await audit.record(Change("session erased", session_id))
+        return
     await store.delete(session_id)
     await listener.forget(session_id)
     await audit.record(Change("session erased", session_digest(session_id)))
@@ -211,3 +282,33 @@ def _count(sent: Sequence[SentEvent], outcomes: Sequence[EventOutcome], *, rejec
 def _stored(event: Event) -> StoredEvent:
     happened = datetime.fromtimestamp(event.timestamp_ms / 1000, UTC)
     return StoredEvent(item_id=event.item_id, type=event.type, timestamp=happened)
+
+
+def _past_answer(past: session_history.PastAnswer) -> PastAnswer:
+    first = past.pages[0]
+    return PastAnswer(
+        recommendation_id=first.id,
+        made=datetime.fromtimestamp(first.made_ms / 1000, UTC),
+        bundle=first.bundle,
+        user_id=first.user_id,
+        scenario=first.scenario,
+        scenario_version=first.scenario_version,
+        variant=first.variant,
+        options=dict(first.options),
+        session=list(first.session_items),
+        items=_items(*(page.items for page in past.pages)),
+        pages=len(past.pages),
+        replay=None if past.replay is None else _replayed(past.replay),
+    )
+
+
+def _replayed(replay: session_history.Replay) -> ReplayedAnswer:
+    return ReplayedAnswer(status=replay.status, items=None if replay.items is None else _items(replay.items))
+
+
+def _items(*pages: RetrievedItems) -> list[RecommendedItem]:
+    items = (item for page in pages for item in page)
+    return [
+        RecommendedItem(item.item_id, item.score, rank, item.source, item.interest)
+        for rank, item in enumerate(items, start=1)
+    ]

@@ -7,8 +7,12 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from onward.service.fields import Id, StrictModel
 from onward.service.http.problems import UNION_TAG
-from onward.service.http.schemas.base import Timestamp
+from onward.service.http.schemas.base import BundleDigest, Limit, NextCursor, QueryString, Timestamp
 from onward.service.http.schemas.entries import EntryProblem, InvalidEntry, validated_alone
+from onward.service.http.schemas.items import RecommendedItem
+from onward.service.recommend.session_history import ReplayStatus
+from onward.service.records.answers import MAX_ANSWERS
+from onward.service.redis_client import FIRST_SCAN, SCAN_CURSOR
 from onward.service.sessions import EVENT_TYPE
 
 MAX_EVENTS = 1_000
@@ -185,6 +189,100 @@ class StoredSession(BaseModel):
         description="Items that are hidden from the session's answers, sorted by id.", examples=[["item-4"]]
     )
     position: PositionToken
+
+
+SessionKey = Annotated[
+    str,
+    Field(description="Stands for the session, whose id is not stored.", examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e"]),
+]
+NamedBy = Annotated[
+    Literal["id", "key"], Field(description="Whether the path has the session's id, or its `key` of a list.")
+]
+
+
+class SessionsQuery(QueryString):
+    """Which sessions to list."""
+
+    cursor: str = Field(
+        default=FIRST_SCAN,
+        pattern=f"^{SCAN_CURSOR}$",
+        description="`next_cursor` of the page before; by default the first page.",
+    )
+    limit: Limit = 20
+
+
+class ListedSession(BaseModel):
+    """What a list shows of a session."""
+
+    key: SessionKey
+    applied: int = Field(description="Events that were ever applied.", examples=[3])
+    last_event: StoredEvent | None = Field(default=None, description="The last event that entered the session.")
+    expires_in_s: float = Field(description="Seconds until the session ends unless an event comes.", examples=[1712.5])
+
+
+class Sessions(BaseModel):
+    """Sessions, in no order."""
+
+    sessions: list[ListedSession]
+    next_cursor: NextCursor = None
+
+
+class SessionNaming(QueryString):
+    """How a path names a session."""
+
+    by: NamedBy = "id"
+
+
+class SessionHistoryQuery(SessionNaming):
+    """What to show of a session."""
+
+    limit: int = Field(default=20, ge=1, le=MAX_ANSWERS, description="The most answers to show.", examples=[20])
+    replay: bool = Field(
+        default=False, description="Compute each answer again, by the bundle that gave it and the catalog as it is now."
+    )
+
+
+class ReplayedAnswer(BaseModel):
+    """What an answer would be now."""
+
+    status: ReplayStatus = Field(
+        description="`same`; `changed`, as the catalog may have; `bundle_removed`; or `not_repeatable`, as an answer "
+        "of popular items is."
+    )
+    items: list[RecommendedItem] | None = Field(default=None, description="The items, if the answer has changed.")
+
+
+class PastAnswer(BaseModel):
+    """An answer that a session got."""
+
+    recommendation_id: str = Field(
+        description="Its id, or one that stands for it, for explanations and next pages.",
+        examples=["0b1f7c1e2d3a4b5c8d9e0f1a2b3c4d5e8d9e0f1a2b3c4d5e510800"],
+    )
+    made: datetime = Field(examples=["2026-11-22T09:30:00Z"])
+    bundle: BundleDigest
+    user_id: str | None = None
+    scenario: str | None = None
+    scenario_version: int | None = None
+    variant: str | None = None
+    options: dict[str, Any] = Field(description="The options that differed from their defaults.", examples=[{"k": 5}])
+    session: list[str] = Field(description="The items that it is based on, oldest first.", examples=[["item-17"]])
+    items: list[RecommendedItem] = Field(description="The items of all its pages, without attributes.")
+    pages: int = Field(examples=[1])
+    replay: ReplayedAnswer | None = Field(default=None, description="Of the first page, if that was asked for.")
+
+
+class SessionHistory(BaseModel):
+    """What is stored of a session, and the answers that it got."""
+
+    key: SessionKey
+    events: list[StoredEvent] = Field(description="The last events that entered the session, oldest first.")
+    purchased: list[str] = Field(description="Purchased items, sorted by id.", examples=[[]])
+    disliked: list[str] = Field(description="Hidden items, sorted by id.", examples=[["item-4"]])
+    position: PositionToken
+    answers: list[PastAnswer] = Field(
+        description="The answers that are kept and whose bundle is at hand, newest first."
+    )
 
 
 class MergeBody(StrictModel):

@@ -216,6 +216,7 @@ class TestWhyNot:
     def test_each_rule_is_reported(self, bundles: Path, session_id: str) -> None:
         with opened(bundles) as client:
             client.delete("/v1/items/item-59")
+            client.patch("/v1/items/new", json={}).raise_for_status()
             send(client, session_id, "item-8", "purchase")
             send(client, session_id, "item-6", "dislike")
             query = {"session_id": session_id, "exclude": ["item-4"], "k": 3}
@@ -227,6 +228,7 @@ class TestWhyNot:
                 (seen, "no-item", "unknown_item"),
                 (seen, "item-59", "deleted"),
                 (seen, UNAVAILABLE, "unavailable"),
+                (seen, "new", "no_vector"),
                 (seen, "item-40", "filtered"),
                 (seen, "item-4", "excluded"),
                 (seen, "item-6", "disliked"),
@@ -391,3 +393,32 @@ class TestGoneAnswers:
                 assert problem(response) == GONE
                 assert "bundle" in response.json()["detail"]
             assert recommend(client, items=VIEWED)["count"] == 20
+
+
+class TestOneItemOfAQuery:
+    def test_it_says_what_an_explanation_of_the_answer_says_and_stores_nothing(
+        self, workers: list[TestClient], session_id: str
+    ) -> None:
+        send(workers[0], session_id, "item-3")
+        query = {"session_id": session_id, "items": VIEWED, "k": 5, "diversity": 0.9, "filter": CHEAP}
+        explained = {
+            item_id: workers[0].post(f"/v1/items/{item_id}/explanation", json=query).raise_for_status().json()
+            for item_id in ("no-item", UNAVAILABLE, "item-40", *(f"item-{number}" for number in range(1, 21)))
+        }
+        session = get(workers[0], f"/v1/sessions/{session_id}")
+        assert [event["item_id"] for event in session["events"]] == ["item-3"]
+        answer = recommend(workers[0], **query)
+        for item_id, told in explained.items():
+            expected = why_not(workers[0], answer, item_id)
+            assert {name: told[name] for name in expected} == {
+                name: pytest.approx(value) if name == "score" else value for name, value in expected.items()
+            }
+            assert told["session"] == ["item-3", *VIEWED]
+        reasons = {told["reason"] for told in explained.values()}
+        assert {"unknown_item", "unavailable", "filtered", "seen", "shown", "diversity", "outranked"} >= reasons
+        assert {"unknown_item", "unavailable", "filtered", "shown", "diversity"} <= reasons
+        assert "contributions" not in explained["no-item"]
+        shown = explain(workers[0], answer)["items"][0]
+        assert explained[shown["id"]]["contributions"] == [
+            {**part, "contribution": pytest.approx(part["contribution"], abs=1e-5)} for part in shown["contributions"]
+        ]
