@@ -70,15 +70,15 @@ def report_file(bundles: Path, digest: str) -> Path:
     return bundles / f"{digest}.gate.json"
 
 
-def gate_fault(bundles: Path, digest: str) -> str | None:
+def gate_fault(bundles: Path, digest: str, *, live: str | None = None) -> str | None:
     """Return why a staged bundle may not go live, None if it may: it passed the gate beside the bundle live now.
 
-    Raises BundleError if its report is damaged.
+    `live` is the digest of that, None for the one that `current` links to. Raises BundleError if its report is damaged.
     """
     report = GateReport.read(bundles, digest)
     if report is None:
         return "it has not been through the gate"
-    if report.live != current_digest(bundles):
+    if report.live != (live or current_digest(bundles)):
         return "another bundle is live than it was compared with"
     failed = [
         f"{comparison.metric} is {-comparison.difference:.4f} below {comparison.reference}"

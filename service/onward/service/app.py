@@ -36,6 +36,7 @@ from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import open_live_catalog
 from onward.service.live.item_search import ItemSearch
 from onward.service.live.private_copies import COPIES_FOLDER, PrivateCopies
+from onward.service.live.releases import open_releases
 from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
 from onward.service.parts import SharedParts, Tenants, open_tenant
@@ -177,6 +178,8 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
         "live": shared.live,
         "catalog": shared.catalog,
         "item_search": item_search,
+        "releases": shared.releases,
+        "audit_file": settings.audit_log,
         "tenants": tenants.parts,
         "keys": keys,
         "store_check": await _open_store_check(shared, running),
@@ -192,8 +195,10 @@ def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
     catalog = open_live_catalog(None if connector is None else connector.client(LIVE_TIMEOUT))
     running.push_async_callback(catalog.close)
     folder = os.environ.get(COPIES_FOLDER)
-    live = LiveBundle(settings.bundles, catalog, ids, PrivateCopies(Path(folder)) if folder else None)
-    return SharedParts(settings, connector, live, catalog, ids)
+    releases = open_releases(settings.bundles, None if connector is None else connector.client(LIVE_TIMEOUT))
+    running.push_async_callback(releases.close)
+    live = LiveBundle(settings.bundles, catalog, ids, PrivateCopies(Path(folder)) if folder else None, releases)
+    return SharedParts(settings, connector, live, catalog, ids, releases)
 
 
 async def _open_store_check(shared: SharedParts, running: AsyncExitStack) -> StoreCheck | None:

@@ -180,6 +180,30 @@ class PreconditionFailed(ServiceError):
     status, code, title = 412, "precondition_failed", "Precondition failed"
 
 
+class BundleNotFound(ServiceError):
+    """No bundle has this digest."""
+
+    status, code, title = 404, "bundle_not_found", "Bundle not found"
+
+
+class GateNotPassed(ServiceError):
+    """The bundle has not passed the gate beside the live one, and force was not asked for."""
+
+    status, code, title = 409, "gate_not_passed", "Gate not passed"
+
+
+class ReleaseRefused(ServiceError):
+    """The bundle's state, its files or the folder of bundles do not allow the change."""
+
+    status, code, title = 409, "release_refused", "Release refused"
+
+
+class AuditLogOff(ServiceError):
+    """The deployment writes no audit log."""
+
+    status, code, title = 404, "audit_log_off", "Audit log off"
+
+
 class TooManyRequests(ServiceError):
     """The caller exceeds the rate limit."""
 

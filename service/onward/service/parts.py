@@ -9,6 +9,7 @@ from onward.service.background import on_demand, repeated
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import LiveCatalog
+from onward.service.live.releases import Releases
 from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
 from onward.service.recommend.explainer import Explainer
@@ -46,6 +47,7 @@ class SharedParts:
     live: LiveBundle
     catalog: LiveCatalog
     ids: BundleIds
+    releases: Releases
 
 
 class Tenants:

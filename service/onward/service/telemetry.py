@@ -12,7 +12,7 @@ from collections import Counter as Counted
 from collections import defaultdict
 from collections.abc import Iterable, MutableMapping, Sequence
 from contextvars import ContextVar
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from structlog.tracebacks import ExceptionDictTransformer
 
 from onward.service.episodes import QUIET_S, Episodes
@@ -86,6 +88,29 @@ _bundle_checked = Gauge(
     "Time of the last check of the current bundle.",
     multiprocess_mode="mostrecent",
 )
+
+_serving: dict[str, Any] = {}
+"""The bundle that this process serves: digest, model, and times."""
+
+
+class _ServingBundle(Collector):
+    """Metrics of the serving bundle: one series, whichever bundles served before."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics; the process that is asked answers for all."""
+        if not _serving:
+            return
+        info = GaugeMetricFamily("onward_bundle_info", "The serving bundle.", labels=["bundle", "model"])
+        info.add_metric([_serving["bundle"], _serving["model"]], 1)
+        yield info
+        for name, what in (("created", "was made"), ("activated", "went live"), ("gate", "went through the gate")):
+            if (time := _serving[name]) is not None:
+                yield GaugeMetricFamily(
+                    f"onward_bundle_{name}_timestamp_seconds", f"When the serving bundle {what}.", time.timestamp()
+                )
+
+
+REGISTRY.register(_ServingBundle())
 
 STORE_FAULT = "session store failed"
 MAX_DETAIL = 200
@@ -337,6 +362,13 @@ def bundle_refused(digest: str, reason: str) -> None:
     _log.error("bundle refused", bundle=digest, reason=reason)
 
 
+def bundle_serves(
+    digest: str, model: str, created: datetime, activated: datetime | None, gated: datetime | None
+) -> None:
+    """Report the serving bundle, for the metrics."""
+    _serving.update(bundle=digest, model=model, created=created, activated=activated, gate=gated)
+
+
 def bundle_missing(folder: str) -> None:
     """Report that the folder of bundles has no current one."""
     _log.warning("no bundle published", folder=folder)
@@ -486,6 +518,7 @@ def render_metrics() -> bytes:
     if MULTIPROCESS_FOLDER not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
+    registry.register(_ServingBundle())
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # untyped library
     return generate_latest(registry)
 

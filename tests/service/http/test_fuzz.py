@@ -49,12 +49,22 @@ BEYOND_JSON_SCHEMA = re.compile(
             "cannot be merged into itself",
             "list again from the start",
             "No scenario of this name",
+            "force needs a reason",
         )
     )
 )
 """Reasons for which a request that matches the document may be refused with 422; other tests cover each."""
 
-WITHOUT_COVERAGE = ("recommend", "recommend_for_many", "store_scenario", "delete_scenario")
+WITHOUT_COVERAGE = (
+    "recommend",
+    "recommend_for_many",
+    "store_scenario",
+    "delete_scenario",
+    "activate_bundle",
+    "roll_back_bundle",
+    "protect_bundle",
+    "remove_bundle",
+)
 """Tested without schemathesis's coverage phase: it has tens of thousands of cases for filters, which are trees, and
 its values of If-Match lack the quotes."""
 

@@ -40,6 +40,13 @@ ENDPOINTS = {
     ("put", "/v1/scenarios/{name}"): BODY | {409, 412},
     ("delete", "/v1/scenarios/{name}"): PATH | {404, 412},
     ("get", "/v1/metrics/online"): PATH,
+    ("get", "/v1/bundles"): ADMISSION | {409},
+    ("get", "/v1/bundles/{digest}"): PATH | {404, 409},
+    ("post", "/v1/bundles/{digest}:activate"): BODY | {404, 409, 412},
+    ("post", "/v1/bundles:rollback"): BODY | {404, 409, 412},
+    ("post", "/v1/bundles/{digest}:protect"): BODY | {404, 409, 412},
+    ("post", "/v1/bundles/{digest}:remove"): BODY | {404, 409, 412},
+    ("get", "/v1/audit"): PATH | {404},
     ("get", "/v1/version"): ADMISSION,
     ("get", "/health/live"): set(),
     ("get", "/health/ready"): {500, 503},
@@ -100,7 +107,8 @@ def bodies(schema: dict[str, Any], schemas: dict[str, Any]) -> Iterator[Any]:
 
 
 def test_every_request_body_has_examples_that_are_accepted(document: dict[str, Any], tmp_path: Path) -> None:
-    publish_shop(tmp_path)
+    retired, _ = publish_shop(tmp_path, seed=1), publish_shop(tmp_path)
+    staged = publish_shop(tmp_path, seed=2, make_live=False)
     with opened(tmp_path) as client:
         for (method, path), operation in operations(document):
             if "requestBody" not in operation:
@@ -111,6 +119,7 @@ def test_every_request_body_has_examples_that_are_accepted(document: dict[str, A
                     session_id="visitor-1",
                     item_id="item-17",
                     name="homepage",
+                    digest=staged if path.endswith(":remove") else retired,
                     recommendation_id=recommend(client, items=["item-1"])["recommendation_id"],
                 )
                 assert client.request(method, url, json=body).status_code == 200, (path, body)

@@ -38,6 +38,13 @@ SCOPE_OF: Mapping[str, Scope] = MappingProxyType(
         "delete_session": "admin",
         "erase_user": "admin",
         "show_online_metrics": "admin",
+        "list_bundles": "admin",
+        "show_bundle": "admin",
+        "activate_bundle": "admin",
+        "roll_back_bundle": "admin",
+        "protect_bundle": "admin",
+        "remove_bundle": "admin",
+        "show_audit": "admin",
         "show_version": "metrics",
         "show_metrics": "metrics",
     }

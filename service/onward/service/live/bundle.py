@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from onward.service.errors import NotReady
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import LiveCatalog
 from onward.service.live.private_copies import PrivateCopies
+from onward.service.live.releases import Releases, gate_report, open_releases
 from onward.service.live.versioned_store import Entry
 
 
@@ -29,10 +31,19 @@ class Refusal:
     reason: str
 
 
+class ReleaseStatus(NamedTuple):
+    """Since when the serving bundle is live, and what the gate said."""
+
+    activated: datetime | None = None
+    gate_passed: bool | None = None
+    gate_time: datetime | None = None
+
+
 class _Seen(NamedTuple):
     """What was found at a check: the current bundle, and the state of its files."""
 
     digest: str
+    activated: datetime | None
     files: frozenset[tuple[str, int, int, int, int]]
     """Name, inode, mode, size and time of change in ns of each file."""
 
@@ -51,6 +62,7 @@ class LiveBundle:
         catalog: LiveCatalog | None = None,
         ids: BundleIds | None = None,
         copies: PrivateCopies | None = None,
+        releases: Releases | None = None,
     ) -> None:
         """Serve the current bundle of a folder.
 
@@ -59,7 +71,9 @@ class LiveBundle:
             catalog: the live catalog whose changes apply.
             ids: is told each bundle.
             copies: makes the files to load; None to load the published ones, which must then never change.
+            releases: say which bundle is live; by default the folder alone does, and the store has no say.
         """
+        self._releases = releases or open_releases(bundles, None)
         self._published = PublishedBundles(bundles)
         self._copies = copies
         self._catalog = catalog
@@ -72,7 +86,9 @@ class LiveBundle:
         self._last_seen: _Seen | None = None
         self._is_missing = False
         """Whether the last check has found no published bundle."""
+        self._refreshing = asyncio.Lock()
         self.refusal: Refusal | None = None
+        self.status = ReleaseStatus()
         self.is_known = asyncio.Event()
         """Set once a bundle serves, or it is known why none does."""
 
@@ -105,16 +121,19 @@ class LiveBundle:
 
     async def refresh(self) -> None:
         """Check the current bundle once; load it if it is another one, and report it if its files have changed."""
-        try:
-            seen = await asyncio.to_thread(self._look)
-            self._report_missing(is_missing=seen is None)
-            if seen is not None and seen != self._last_seen:
-                await self._load(seen.digest)
-            self._last_seen = seen
-        except BundleError as error:
-            self._refuse(CURRENT, str(error))
-            self._last_seen = None
-        telemetry.bundle_checked()
+        async with self._refreshing:
+            try:
+                await self._releases.follow()
+                seen = await asyncio.to_thread(self._look)
+                self._report_missing(is_missing=seen is None)
+                if seen is not None and seen != self._last_seen:
+                    await self._load(seen.digest)
+                    await self._report_status(seen)
+                self._last_seen = seen
+            except BundleError as error:
+                self._refuse(CURRENT, str(error))
+                self._last_seen = None
+            telemetry.bundle_checked()
 
     async def follow_catalog(self) -> None:
         """Send and read changes of the live catalog once, and apply them to the serving bundle."""
@@ -176,8 +195,21 @@ class LiveBundle:
             self.refusal = None
 
     def _look(self) -> _Seen | None:
-        digest = self._published.current()
-        return None if digest is None else _Seen(digest, _state(self._published.folder(digest)))
+        current = self._releases.current()
+        return None if current is None else _Seen(*current, _state(self._published.folder(current.digest)))
+
+    async def _report_status(self, seen: _Seen) -> None:
+        """Report since when the serving bundle is live, unless what was seen was refused."""
+        if (missing := self._releases.missing()) is not None:
+            self._refuse(missing, "it was made live, but is not in this folder of bundles")
+        if self._bundle is None or self._bundle.digest != seen.digest:
+            return
+        report = await asyncio.to_thread(gate_report, self._releases.bundles, seen.digest)
+        self.status = ReleaseStatus(
+            seen.activated, None if report is None else report.passed, None if report is None else report.created
+        )
+        manifest = self._bundle.manifest
+        telemetry.bundle_serves(seen.digest, manifest.model, manifest.created, seen.activated, self.status.gate_time)
 
     def _open(self, digest: str, *, verify: bool = True) -> Bundle:
         with self._files(digest) as folder:

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from onward.service import telemetry
 from onward.service.errors import AuditLogUnavailable
 
 FILE_MODE = 0o640
+MAX_PAGE_BYTES = 2**20
 
 
 class AuditLogError(Exception):
@@ -85,6 +86,48 @@ class AuditLog:
                 _append(self._file, _lines(actor, changes))
         except OSError as error:
             raise AuditLogError(f"{error.strerror}: {self._file}") from error
+
+
+class LogPage(NamedTuple):
+    """Changes of the log, the newest first."""
+
+    changes: list[dict[str, Any]]
+    cursor: str | None
+    """For the next page, None on the last."""
+
+
+def read_page(file: Path, limit: int, cursor: str | None) -> LogPage | None:
+    """Return the changes before a cursor, by default the newest; None if the file was replaced since the cursor.
+
+    At most `MAX_PAGE_BYTES` are read, so that a page may hold fewer than `limit`. Raises OSError.
+    """
+    with file.open("rb") as log:
+        status = os.fstat(log.fileno())
+        inode, end = (status.st_ino, status.st_size) if cursor is None else map(int, cursor.split("-"))
+        if inode != status.st_ino or end > status.st_size:
+            return None
+        start = max(0, end - MAX_PAGE_BYTES)
+        log.seek(start)
+        lines = log.read(end - start).splitlines(keepends=True)
+    if start and lines:
+        lines.pop(0)  # of which only a part was read
+    changes: list[dict[str, Any]] = []
+    while lines and len(changes) < limit:
+        line = lines.pop()
+        end -= len(line)
+        if (change := _change(line)) is not None:
+            changes.append(change)
+    is_last = not end or (not changes and not lines)
+    return LogPage(changes, None if is_last else f"{inode}-{end}")
+
+
+def _change(line: bytes) -> dict[str, Any] | None:
+    """Return what a line says, None for one that is being written or is damaged."""
+    try:
+        change = from_json(line)
+    except ValueError:
+        return None
+    return change if isinstance(change, dict) and {"time", "what"} <= change.keys() else None
 
 
 def _lines(actor: Actor, changes: Sequence[Change]) -> bytes:

@@ -1,11 +1,13 @@
 """The endpoints: a router for each kind of resource."""
 
 from onward.service.http.routes import (
+    audit,
     catalog,
     items,
     online_metrics,
     operations,
     recommendations,
+    releases,
     scenarios,
     sessions,
     users,
@@ -21,6 +23,8 @@ ROUTERS = (
     catalog.router,
     scenarios.router,
     online_metrics.router,
+    releases.router,
+    audit.router,
     operations.router,
 )
 

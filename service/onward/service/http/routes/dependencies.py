@@ -1,8 +1,9 @@
 """What the endpoints share: service parts that they take, ids in paths, times, and problems that they may answer."""
 
+from pathlib import Path as FilePath
 from typing import Annotated
 
-from fastapi import Depends, Path
+from fastapi import Depends, Path, Request
 from starlette.convertors import register_url_convertor
 
 from onward.service.errors import (
@@ -25,10 +26,12 @@ from onward.service.http.audit import Auditor, auditor
 from onward.service.http.drain import Drain
 from onward.service.http.fast_route import ServicePart
 from onward.service.http.path_ids import IdConvertor
-from onward.service.keys import KeyRing
+from onward.service.http.scopes import KEY
+from onward.service.keys import Key, KeyRing
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import LiveCatalog
 from onward.service.live.item_search import ItemSearch
+from onward.service.live.releases import Releases
 from onward.service.recommend.explainer import Explainer
 from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
@@ -72,9 +75,25 @@ RecorderDep = Annotated[Recorder, Depends(ServicePart("recorder"))]
 ListenerDep = Annotated[EventListener, Depends(ServicePart("listener"))]
 RulesDep = Annotated[EventRules, Depends(ServicePart("event_rules"))]
 
+ReleasesDep = Annotated[Releases, Depends(ServicePart("releases"))]
+AuditFileDep = Annotated[FilePath | None, Depends(ServicePart("audit_file"))]
+
 SessionId = Annotated[Id, Path(examples=["visitor-1"])]
 UserId = Annotated[Id, Path(examples=["user-7"])]
 ItemId = Annotated[Id, Path(examples=["item-17"])]
+
+
+async def of_the_deployment(request: Request) -> None:
+    """Refuse a key of a tenant: what the endpoint shows or changes is of all tenants. Raises MissingScope."""
+    key: Key | None = request.scope["state"].get(KEY)
+    if key is not None and key.tenant is not None:
+        raise MissingScope("This is of the whole deployment: it needs a key without a tenant.")
+
+
+def caller_name(request: Request) -> str:
+    """Return the name of the caller's key, for records of who did something."""
+    key: Key | None = request.scope["state"].get(KEY)
+    return "a caller without a key" if key is None else key.name
 
 
 def seconds(milliseconds: int | None) -> float | None:

@@ -1,6 +1,7 @@
 """Endpoints of operations: version, health and metrics of the process."""
 
 import asyncio
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 from fastapi import APIRouter, Response
@@ -31,6 +32,10 @@ async def show_version(live: LiveDep) -> Version:
         created=manifest.created,
         items=manifest.items,
         metrics=manifest.metrics,
+        age_seconds=max(0, round((datetime.now(UTC) - manifest.created).total_seconds())),
+        activated=live.status.activated,
+        gate_passed=live.status.gate_passed,
+        gate_time=live.status.gate_time,
     )
 
 

@@ -22,6 +22,15 @@ class Version(BaseModel):
         examples=[{"recall@20": 0.5}],
     )
 
+    age_seconds: int | None = Field(default=None, description="Seconds since the bundle was exported.", examples=[3600])
+    activated: datetime | None = Field(
+        default=None, description="When the bundle went live.", examples=["2026-11-22T09:31:00Z"]
+    )
+    gate_passed: bool | None = Field(
+        default=None, description="Whether it passed the gate; absent if it has not been through it.", examples=[True]
+    )
+    gate_time: datetime | None = Field(default=None, description="When.", examples=["2026-11-22T09:30:30Z"])
+
 
 class RefusedBundle(BaseModel):
     """A bundle that was refused, and why."""

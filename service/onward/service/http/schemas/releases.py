@@ -2,15 +2,19 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from onward.bundle import GateReport
-from onward.bundle.release_record import ReleaseEvent
+from onward.bundle.release_record import MAX_REASON, ReleaseEvent
 from onward.bundle.releases import Release, State
+from onward.service.fields import StrictModel
 
 DIGEST = "5d13bce372cd0407de27cf50648fc2c7f1a7b16a3a1d4e5f60718293a4b5c6d7"
+
+
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REASON)]
 
 
 class ReleasedBundle(BaseModel):
@@ -70,6 +74,36 @@ class ReleasedBundles(BaseModel):
 
     bundles: list[ReleasedBundle]
     count: int = Field(examples=[1])
+
+
+class ReasonBody(StrictModel):
+    """Why a change is made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "shows no cups"}]})
+
+    reason: Reason | None = Field(default=None, description="Why: for the record of the bundle and the audit log.")
+
+
+class ActivationBody(ReasonBody):
+    """Why a bundle goes live, and whether by force."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "new season"}]})
+
+    force: bool = Field(default=False, description="Although it has not passed the gate; needs a reason.")
+
+    @model_validator(mode="after")
+    def _reason_for_force(self) -> Self:
+        if self.force and self.reason is None:
+            raise ValueError("force needs a reason")
+        return self
+
+
+class ProtectionBody(ReasonBody):
+    """Whether a bundle is protected, and why."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"protected": True, "reason": "of the summer sale"}]})
+
+    protected: bool = Field(default=True, description="false ends the protection.")
 
 
 def _fields(release: Release, report: GateReport | None, state: State | None) -> dict[str, Any]:
