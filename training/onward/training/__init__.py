@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from onward.training.fitting.compare import compare
     from onward.training.fitting.fit import fit
     from onward.training.recipe import Recipe
+    from onward.training.tracking import MLflow, TensorBoard
     from onward.training.trainer import train
     from onward.training.tuning.study import tune
 
 __all__ = [
     "Dataset",
+    "MLflow",
     "Preparation",
     "Recipe",
     "SplitKind",
+    "TensorBoard",
     "compare",
     "evaluate_baselines",
     "evaluate_bundle",
@@ -40,9 +43,11 @@ __all__ = [
 
 _PLACES = {
     "Dataset": ("data.dataset", "Dataset"),
+    "MLflow": ("tracking", "MLflow"),
     "Preparation": ("data.preparation.prepare_options", "Preparation"),
     "Recipe": ("recipe", "Recipe"),
     "SplitKind": ("data.preparation.prepare_options", "SplitKind"),
+    "TensorBoard": ("tracking", "TensorBoard"),
     "compare": ("fitting.compare", "compare"),
     "evaluate_baselines": ("evaluation.evaluation", "evaluate_baselines"),
     "evaluate_bundle": ("evaluation.evaluation", "evaluate_bundle"),
