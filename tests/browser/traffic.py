@@ -43,5 +43,7 @@ def _visit(client: httpx.Client, session_id: str, item: str, scenario: str, chan
     for kind in types:
         event = {"session_id": session_id, "item_id": clicked["id"], "type": kind}
         value = {"value": clicked["attributes"].get("price") or 0.0} if kind == "purchase" else {}
-        client.post("/v1/events", json=event | value | {"recommendation_id": answer["recommendation_id"]}).raise_for_status()
+        client.post(
+            "/v1/events", json=event | value | {"recommendation_id": answer["recommendation_id"]}
+        ).raise_for_status()
     return str(clicked["id"])

@@ -43,3 +43,15 @@ def test_it_says_that_impressions_are_weak_negatives(prepared: Prepare) -> None:
     shown = prepared(walks(60, seed=3).with_columns(event=kind), SplitKind.TEMPORAL, validation=0.2)
     assert said(shown)["weak negatives"].endswith("impressions without a click")
     assert "weak negatives" not in said(prepared(walks(60, seed=3), SplitKind.TEMPORAL, validation=0.2))
+
+
+@pytest.mark.parametrize(("examples", "dimension"), [(1_000, 100), (200_000, 100), (1_000_000, 128)])
+def test_dimensions_follow_the_number_of_examples_and_are_said(dataset: Dataset, examples: int, dimension: int) -> None:
+    train = dataset.info.parts["train"].model_copy(update={"examples": examples})
+    info = dataset.info.model_copy(update={"parts": {**dataset.info.parts, "train": train}})
+    sized = Dataset(dataset.folder, info)
+    networks = [of.recipe for of in candidates_for(sized) if of.recipe.has_steps]
+    assert {recipe.encoder.dimension for recipe in networks} == {dimension}
+    assert set(said(sized)) >= {"dimension", "epochs", "weights of targets"}
+    assert said(sized)["dimension"].startswith(f"srgnn {dimension}, ")
+    assert ("batch_size" in said(sized)) == (examples >= 200_000)

@@ -10,6 +10,7 @@ from onward.training.recipe import Recipe
 from onward.training.tuning.search_space import with_values
 
 MANY_EXAMPLES = 200_000
+VERY_MANY_EXAMPLES = 1_000_000
 SIMPLEST_FIRST = ("knn", "srgnn", "attrec", "sasrec", "comirec_sa", "mvcrec")
 """Models from the simplest to the most complex: by the cost of training and serving, and the number of parts."""
 
@@ -117,11 +118,11 @@ def _adapted_to_size(dataset: Dataset) -> list[Adapted]:
     why = f"{examples:,} training examples"
     return [
         Adapted(
-            key.removeprefix("training."),
+            key.partition(".")[2],
             ", ".join(f"{name} {of_recipe[key]}" for name, of_recipe in values.items() if key in of_recipe),
             why,
         )
-        for key in ("training.epochs", "training.batch_size")
+        for key in ("encoder.dimension", "training.epochs", "training.batch_size")
         if any(key in of_recipe for of_recipe in values.values())
     ]
 
@@ -134,13 +135,17 @@ def _candidate(name: str, examples: int) -> Candidate:
 
 
 def _sized(recipe: Recipe, examples: int) -> dict[str, Any]:
-    """Return the values of `[training]` that suit a number of examples.
+    """Return the values of a recipe that suit a number of examples.
 
-    A schedule that falls to zero with the last epoch gains most at its end, so a fit does not stop before it.
+    On the 20,000 events of a shop 100 dimensions are better than 64 (NDCG@20 on validation: AttRec .1536 against .1457,
+    ComiRec-SA .1554 against .1501, SR-GNN .0912 against .0840, SASRec .0829 against .0714), and as good as 160. On the
+    million ratings of MovieLens the best recipe of SASRec has 128. A schedule that falls to zero with the last epoch
+    gains most at its end, so a fit does not stop before it.
     """
     if not recipe.has_steps:
         return {}
-    epochs, values = recipe.training.epochs, dict[str, Any]()
+    epochs = recipe.training.epochs
+    values: dict[str, Any] = {"encoder.dimension": 100 if examples < VERY_MANY_EXAMPLES else 128}
     if examples >= MANY_EXAMPLES:
         epochs = 5
         if recipe.model != "sasrec":  # its batch is of sessions
