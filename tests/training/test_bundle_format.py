@@ -27,10 +27,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# A training and an export of each kind of bundle take 20 CPU seconds: one with content, several interests, votes.
-@pytest.fixture(scope="module", params=["srgnn", "comirec_sa", "knn"])
+@pytest.fixture(
+    scope="module", params=["srgnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("comirec_sa", "knn"))]
+)
 def opened(shop: Path, request: pytest.FixtureRequest) -> tuple[Bundle, dict[str, Any]]:
-    """A bundle as the library opens it, and the names of the page's code after it has run beside the bundle."""
+    """A bundle as the library opens it, and the names of the page's code after it has run beside the bundle.
+
+    One with content, one with several interests, one with past sessions.
+    """
     recipe, folder = Recipe.load(Path(request.param)), shop / request.param
     if recipe.has_steps:
         recipe = Recipe.parse(
