@@ -77,5 +77,5 @@ class Visit:
             self.hosts.add(urlsplit(url).netloc)
 
     def _complain(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and "status of 40" not in text:  # the pages say what the service refuses
+        if kind in ("error", "warning") and "status of 4" not in text:  # the pages say what the service refuses
             self.complaints.append(f"{kind}: {text}")

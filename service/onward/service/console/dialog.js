@@ -55,9 +55,11 @@ export function problemBox(error, scope) {
     error.errors.map((fault) => h("p", {}, h("code", {}, fault.at), ` ${fault.message}`)));
 }
 
-/** Say for a moment what was done or what failed. */
-export function toast(text, isError = false) {
-  const note = h("div", { class: isError ? "toast error" : "toast", role: "status" }, text);
+/** Say for a moment what was done, with a button {text, run} that may undo it, or what failed ("error"). */
+export function toast(text, action = null) {
+  document.querySelector(".toast")?.remove();
+  const note = h("div", { class: action === "error" ? "toast error" : "toast", role: "status" }, text,
+    action?.run && h("button", { type: "button", onclick: () => { note.remove(); action.run(); } }, action.text));
   document.body.append(note);
-  setTimeout(() => note.remove(), isError ? 8000 : 4000);
+  setTimeout(() => note.remove(), action ? 8000 : 4000);
 }

@@ -73,7 +73,7 @@ export default async function playground(page, parameters, signal) {
       showEvents();
       changed();
     } catch (error) {
-      toast(error.message, true);
+      toast(error.message, "error");
     }
   }
 
