@@ -97,24 +97,54 @@ def test_an_item_that_was_shown_and_not_taken_should_score_below_the_target_in_e
                 torch.testing.assert_close(actual - without, 0.3 * added, rtol=1e-4, atol=1e-5)
 
 
-def test_if_all_negatives_hit_the_target_the_loss_is_zero() -> None:
+@pytest.mark.parametrize("hardness", [0.0, 2.0])
+def test_if_all_negatives_hit_the_target_the_loss_is_zero(hardness: float) -> None:
     hit_BS = torch.ones(2, 3, dtype=torch.bool)
     scores_B = SCORES.clone().requires_grad_()
-    loss = sampled_softmax(scores_B, torch.zeros(2, 3), log_expected_count_S=torch.zeros(3), accidental_hit_BS=hit_BS)
+    loss = sampled_softmax(
+        scores_B,
+        torch.zeros(2, 3),
+        log_expected_count_S=torch.zeros(3),
+        accidental_hit_BS=hit_BS,
+        hardness=hardness,
+    )
     loss.backward()
     assert loss.item() == 0
     assert scores_B.grad is not None
     assert not scores_B.grad.any()
 
 
+def test_hard_negatives_count_by_their_scores() -> None:
+    """The mean of exp(s) over negatives is that weighed by exp(h s): formula 8 of REMI, section 3.2."""
+    positive_B, negative_BS = torch.tensor([0.5, -1.0]), torch.tensor([[0.2, 1.5, -0.7], [2.0, 0.0, 1.0]])
+    hit_BS = torch.tensor([[False, False, False], [True, False, False]])
+    for hardness in (0.0, 0.5, 3.0):
+        losses = []
+        for target, scores_S, hit_S in zip(positive_B, negative_BS, hit_BS, strict=True):
+            kept_S = scores_S[~hit_S]
+            importance_S = (hardness * kept_S).exp()
+            total = len(kept_S) * (importance_S * kept_S.exp()).sum() / importance_S.sum()
+            losses.append(-(target.exp() / (target.exp() + total)).log())
+        loss = sampled_softmax(
+            positive_B,
+            negative_BS,
+            log_expected_count_S=torch.zeros(3),
+            accidental_hit_BS=hit_BS,
+            hardness=hardness,
+        )
+        torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize("hardness", [0.0, 2.0])
 @pytest.mark.parametrize("score", [-1e4, 1e4])
-def test_extreme_scores_have_finite_losses_and_gradients(score: float) -> None:
+def test_extreme_scores_have_finite_losses_and_gradients(score: float, hardness: float) -> None:
     positive_B, negative_BS = torch.tensor([score]).requires_grad_(), torch.tensor([[-score, 0.0]]).requires_grad_()
     loss = sampled_softmax(
         positive_B,
         negative_BS,
         log_expected_count_S=torch.zeros(2),
         accidental_hit_BS=torch.tensor([[False, False]]),
+        hardness=hardness,
     )
     loss.backward()
     assert loss.isfinite()

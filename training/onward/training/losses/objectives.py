@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from onward.training.data.examples import Feedback
@@ -45,6 +45,9 @@ class SampledSoftmax(BaseModel):
     """Correct the score of the target as those of the negatives: the loss is then that of telling the target from the
     sampled items, as in TensorFlow's `sampled_softmax_loss`. With replacement the expected count of a popular target
     exceeds the one time that it takes part, so it needs distinct negatives."""
+    hardness: NonNegativeFloat = 0.0
+    """How much more a negative counts that scores high: exp(hardness * score) times, relative to the mean of that. REMI
+    takes 1 to 10 for inner products; recipes of earlier versions lack the key and mean 0."""
 
     @model_validator(mode="after")
     def _the_target_is_corrected_as_the_negatives(self) -> Self:
@@ -158,6 +161,7 @@ class _SampledSoftmaxLoss(NextItemLoss):
             (interests_BKD @ negative_SD.T).amax(dim=1),
             log_expected_count_S=correction_S,
             accidental_hit_BS=targets_B[:, None] == rows_S,
+            hardness=self.objective.hardness,
             weights_B=feedback_B.weights,
         )
         return _with_impressions(loss, interests_BKD, targets_B, items, feedback_B)

@@ -14,6 +14,7 @@ from onward.training.data.soft_targets import SoftTargets
 
 EXPONENT_RANGE = 70.0  # exp(70) is still finite in bf16 and float32, with room for a sum over millions of items
 LARGEST_USUAL_SHIFT = 8.0  # bf16 is most precise for exponents near 0: a shift of a third of the bound, up to 8, helps
+LEAST = -1e30  # a score that counts nothing, with finite gradients where no score counts
 SMALLEST_TOTAL = 1e-20  # above it the weights of likely items are normal (not subnormal) numbers of both
 
 
@@ -84,9 +85,13 @@ def sampled_softmax(
     *,
     log_expected_count_S: Tensor,
     accidental_hit_BS: Tensor,
+    hardness: float = 0.0,
     weights_B: Tensor | None = None,
 ) -> Tensor:
     """Compute the cross-entropy of the true next item against sampled negatives; batch mean, in nats.
+
+    With a hardness h above 0, a negative counts exp(h * score) times, relative to the mean of that over the negatives:
+    those that score high, of the interest that scores them, count most.
 
     Args:
         positive_B: score of the true next item; corrected by its own log expected count if it is to be told from
@@ -94,12 +99,19 @@ def sampled_softmax(
         negative_BS: scores of S sampled negatives, shared by the batch.
         log_expected_count_S: log of the expected count of each negative, the logQ correction; zeros for none.
         accidental_hit_BS: True where a negative is the true item; it is left out of the sum.
+        hardness: h.
         weights_B: factors of the sessions' losses before the mean; None for 1.
 
     Sources: Bengio and Senecal, IEEE Transactions on Neural Networks 19(4), 2008; with a corrected positive, Jean et
-    al., "On Using Very Large Target Vocabulary for Neural Machine Translation", ACL 2015, section 3.1.
+    al., "On Using Very Large Target Vocabulary for Neural Machine Translation", ACL 2015, section 3.1; with hardness,
+    Xie et al., "Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems" (REMI), RecSys 2023,
+    section 3.2.
     """
     corrected_BS = (negative_BS - log_expected_count_S).masked_fill(accidental_hit_BS, -torch.inf)
+    if hardness:
+        emphasis_BS = (hardness * negative_BS).masked_fill(accidental_hit_BS, LEAST)
+        counted_B1 = (~accidental_hit_BS).sum(dim=1, keepdim=True).clamp(min=1)
+        corrected_BS = corrected_BS + emphasis_BS - emphasis_BS.logsumexp(dim=1, keepdim=True) + counted_B1.log()
     losses_B = torch.cat([positive_B.unsqueeze(1), corrected_BS], dim=1).logsumexp(dim=1) - positive_B
     return weighted_mean(losses_B, weights_B)
 
