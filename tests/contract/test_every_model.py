@@ -11,7 +11,7 @@ from onward.training.model_contract import CHECKS, ModelUnderTest
 from onward.training.models import MODELS
 from onward.training.models.attrec import AttRecOptions, Distance, Hinge
 from onward.training.models.comirec import ComiRecDROptions, ComiRecSAOptions
-from onward.training.models.layers import Cosine, InnerProduct
+from onward.training.models.layers import Cosine, InnerProduct, ItemGraphOptions
 from onward.training.models.mind import MINDOptions
 from onward.training.models.mvcrec import ContrastOptions, ItemItemOptions, MVCrecOptions, UserItemOptions
 from onward.training.models.nearest_sessions import NearestSessionsOptions
@@ -21,6 +21,7 @@ from onward.training.models.srgnn import SRGNNOptions
 from onward.training.recipe import RECIPES, Recipe
 
 MAX_LENGTH = 8
+ITEM_GRAPH = ItemGraphOptions(neighbours=3, reach=2)
 TRAINING = Recipe.load(RECIPES / "srgnn.toml").training
 SRGNN_PAPER = SRGNNOptions(
     dimension=12,
@@ -199,8 +200,11 @@ VARIANTS: dict[str, tuple[str, BaseModel]] = {
     ),
     "sasrec": ("sasrec", SASREC),
     "sasrec, cosine": ("sasrec", SASREC.model_copy(update={"similarity": Cosine(kind="cosine", scale=12)})),
+    "sasrec, item graph": ("sasrec", SASREC.model_copy(update={"item_graph": ITEM_GRAPH})),
     "srgnn": ("srgnn", SRGNN_PAPER),
     "srgnn, improved": ("srgnn", SRGNN_IMPROVED),
+    "srgnn, item graph": ("srgnn", SRGNN_PAPER.model_copy(update={"item_graph": ITEM_GRAPH})),
+    "srgnn, improved, item graph": ("srgnn", SRGNN_IMPROVED.model_copy(update={"item_graph": ITEM_GRAPH})),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onward.training.data.corpus import Corpus
-from onward.training.data.item_graph import ItemGraph, UserItemGraph
+from onward.training.data.item_graph import ItemGraph, NeighbourGraph, UserItemGraph
 from tests.training.corpora import sessions
 
 ITEMS = 7
@@ -134,3 +134,30 @@ def test_a_graph_of_users_and_items_may_have_no_user() -> None:
     lonely = UserItemGraph(Corpus(2, 0, ()))
     assert lonely.users == 0
     torch.testing.assert_close(lonely(torch.ones(3, 1), torch.ones(0, 1), 2), torch.full((3, 1), 1 / 3))
+
+
+def test_neighbours_are_the_items_most_often_near_each_other_with_their_shares() -> None:
+    part = sessions([1, 2, 3], [1, 2], [2, 1, 4], [5, 0, 5, 6])
+    neighbours = NeighbourGraph(Corpus(ITEMS, 0, (part,)), neighbours=2, reach=2)
+    found = {
+        row: {item: share for item, share in zip(items, shares, strict=True) if share}
+        for row, (items, shares) in enumerate(
+            zip(neighbours.neighbours_NK.tolist(), neighbours.shares_NK.tolist(), strict=True)
+        )
+    }
+    assert found[1] == {2: pytest.approx(3 / 4), 3: pytest.approx(1 / 4)}  # 4 came as often as 3
+    assert found[2] == {1: pytest.approx(3 / 4), 3: pytest.approx(1 / 4)}
+    assert found[6] == {5: 1}
+    assert found[0] == found[7] == {}
+
+
+def test_the_neighbours_of_all_rows_and_of_some_agree_and_have_the_same_gradient() -> None:
+    neighbours = NeighbourGraph(Corpus(ITEMS, 0, (sessions(*SESSIONS),)), neighbours=2, reach=3)
+    table = torch.nn.Embedding(ITEMS + 1, 4, padding_idx=0)
+    weights_ND = torch.randn(ITEMS + 1, 4)
+    rows_N = torch.arange(ITEMS + 1)
+    gradients: list[Tensor] = []
+    for means_ND in (neighbours.of_all(table.weight), neighbours.of_rows(rows_N, table)):
+        torch.testing.assert_close(means_ND, neighbours.of_all(table.weight))
+        gradients += torch.autograd.grad((means_ND * weights_ND).sum(), table.weight)
+    torch.testing.assert_close(*gradients)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onward.training.losses.objectives import FullSoftmax
-from onward.training.models.layers import Cosine, InnerProduct
+from onward.training.models.layers import Cosine, InnerProduct, ItemGraphOptions
 from onward.training.models.srgnn import SRGNN, SRGNNOptions
 from tests.training.corpora import batch, corpus
 
@@ -152,3 +152,26 @@ def test_without_dropout_item_vectors_are_unchanged_and_nothing_is_drawn() -> No
         before = torch.get_rng_state()
         assert torch.equal(after_dropout(model, items_BL), model.items(items_BL))
         assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_with_an_item_graph_vectors_hold_those_of_neighbours_and_serving_needs_no_graph() -> None:
+    torch.manual_seed(2)
+    options = SRGNNOptions(
+        dimension=8,
+        steps=2,
+        max_length=6,
+        similarity=InnerProduct(kind="inner_product"),
+        positions=False,
+        dropout=0,
+        objective=FullSoftmax(kind="full_softmax"),
+        item_graph=ItemGraphOptions(neighbours=2, reach=1),
+    )
+    encoder = SRGNN(corpus(12), options).eval()
+    table, graph = encoder.items.embedding.weight, encoder.items.graph
+    assert graph is not None
+    neighbours_ND = (graph.shares_NK[:, :, None] * table[graph.neighbours_NK]).sum(dim=1)
+    torch.testing.assert_close(encoder.item_vectors(), table + 0.5 * neighbours_ND)
+    served = encoder.serving_form()
+    assert not any("graph" in name for name, _ in served.named_buffers())
+    items_BL = torch.tensor([[0, 1, 2], [3, 4, 3]])
+    torch.testing.assert_close(served(items_BL), encoder(items_BL))

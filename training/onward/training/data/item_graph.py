@@ -2,7 +2,7 @@
 
 Source: He et al., "LightGCN", SIGIR 2020, for the propagation and the graph of users and items.
 Dimension key: N rows (item rows 1..N-1 and the padding), U users, D embedding, T targets of edges, S their sources,
-E edges.
+E edges, K neighbours of an item.
 """
 
 from collections.abc import Iterator, Sequence
@@ -92,7 +92,54 @@ class Edges(nn.Module):
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
 
-def propagate(vectors_SD: Tensor, edges: Edges, reverse: Edges) -> Tensor:
+class NeighbourGraph(nn.Module):
+    """The items that were most often at most `reach` steps from each item in sessions, and their shares of these times.
+
+    The shares of an item's neighbours sum to 1, to 0 if it has none, as the padding.
+    """
+
+    neighbours_NK: Tensor
+    """Rows of the neighbours; padded."""
+    shares_NK: Tensor
+    """The share of each; 0 for padding."""
+
+    def __init__(self, corpus: Corpus, neighbours: int, reach: int) -> None:
+        """Count in the corpus's sessions; memory and time grow with events, not with items squared."""
+        super().__init__()
+        rows = corpus.items + 1
+        targets_E, sources_E, shares_E, places_E = _nearest_pairs(corpus.sessions, rows, neighbours, reach)
+        neighbours_NK = np.zeros((rows, neighbours), dtype=np.int64)
+        shares_NK = np.zeros((rows, neighbours), dtype=np.float32)
+        neighbours_NK[targets_E, places_E] = sources_E
+        shares_NK[targets_E, places_E] = shares_E
+        self.register_buffer("neighbours_NK", torch.from_numpy(neighbours_NK), persistent=False)
+        self.register_buffer("shares_NK", torch.from_numpy(shares_NK), persistent=False)
+        self.to_items = _weighted_edges(targets_E, sources_E, shares_E, rows)
+        by_source = np.argsort(sources_E, kind="stable")
+        self.to_neighbours = _weighted_edges(sources_E[by_source], targets_E[by_source], shares_E[by_source], rows)
+
+    def of_all(self, vectors_ND: Tensor) -> Tensor:
+        """Return for every row the weighted mean of its neighbours' vectors."""
+        return propagate(vectors_ND, self.to_items, self.to_neighbours)
+
+    def of_rows(self, rows: Tensor, vectors: nn.Embedding) -> Tensor:
+        """Return for some rows (...) the weighted mean (..., D) of their neighbours' vectors."""
+        means: Tensor = (self.shares_NK[rows].unsqueeze(-2) @ vectors(self.neighbours_NK[rows])).squeeze(-2)
+        return means
+
+
+class WeightedEdges(nn.Module):
+    """Edges from sources to targets, grouped by target, with any weights."""
+
+    def __init__(self, starts_T: Tensor, sources_E: Tensor, weights_E: Tensor) -> None:
+        """Take the index of the first edge of each target, and source and weight of each edge."""
+        super().__init__()
+        self.register_buffer("starts_T", starts_T, persistent=False)
+        self.register_buffer("sources_E", sources_E, persistent=False)
+        self.register_buffer("weights_E", weights_E, persistent=False)
+
+
+def propagate(vectors_SD: Tensor, edges: Edges | WeightedEdges, reverse: Edges | WeightedEdges) -> Tensor:
     """Return the weighted sum of the vectors of each target's sources; `reverse` is the edges the other way round."""
     summed_TD: Tensor = _WeightedSum.apply(vectors_SD, *edges.buffers(), *reverse.buffers())  # type: ignore[no-untyped-call]  # torch
     return summed_TD
@@ -115,6 +162,32 @@ def _nearby_pairs(part: Sessions, rows: int, reach: int) -> Iterator[NDArray[np.
         together = (session[:-distance] == session[distance:]) & (earlier != later)
         linked = together & (earlier != PADDING) & (later != PADDING)
         yield np.minimum(earlier, later)[linked] * rows + np.maximum(earlier, later)[linked]
+
+
+def _nearest_pairs(
+    parts: Sequence[Sessions], rows: int, neighbours: int, reach: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Return item, neighbour, share and place among the item's neighbours of all pairs kept; items ascend."""
+    keys = [keys for part in parts for keys in _nearby_pairs(part, rows, reach)]
+    pairs, counts = np.unique(np.concatenate(keys) if keys else np.empty(0, np.int64), return_counts=True)
+    one, other = np.divmod(pairs, rows)
+    targets, sources, counts = np.concatenate([one, other]), np.concatenate([other, one]), np.tile(counts, 2)
+    order = np.lexsort((sources, -counts, targets))
+    targets, sources, counts = targets[order], sources[order], counts[order]
+    places = np.arange(len(targets)) - np.searchsorted(targets, targets)
+    kept = places < neighbours
+    targets, sources, counts, places = targets[kept], sources[kept], counts[kept], places[kept]
+    totals = np.bincount(targets, weights=counts, minlength=rows)
+    return targets, sources, (counts / totals[targets]).astype(np.float32), places
+
+
+def _weighted_edges(
+    targets_E: NDArray[np.int64], sources_E: NDArray[np.int64], weights_E: NDArray[np.float32], targets: int
+) -> WeightedEdges:
+    """Return edges whose targets ascend."""
+    degrees_T = np.bincount(targets_E, minlength=targets)
+    starts_T = np.cumsum(degrees_T) - degrees_T
+    return WeightedEdges(torch.from_numpy(starts_T), torch.from_numpy(sources_E), torch.from_numpy(weights_E))
 
 
 def _ownership_keys(parts: Sequence[Sessions], rows: int) -> NDArray[np.int64]:

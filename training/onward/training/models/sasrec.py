@@ -11,7 +11,6 @@ or the beginning of a longer one: training at every position matches serving at 
 
 from typing import Annotated, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from onward.training.data.examples import Batch
 from onward.training.data.padding import PADDING
 from onward.training.losses.objectives import NextItemLoss, Objective
 from onward.training.models.encoder import SessionEncoder
-from onward.training.models.layers import ItemTable, Similarity
+from onward.training.models.layers import ItemGraphOptions, ItemTable, Similarity, neighbour_graph, with_folded_items
 from onward.training.models.transformer import TransformerEncoder
 
 INITIAL_DEVIATION = 0.02
@@ -42,6 +41,8 @@ class SASRecOptions(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Dropout rate of the embeddings and of the output of each sublayer."""
     objective: Objective
+    item_graph: ItemGraphOptions | None = None
+    """Vectors of items from those of their neighbours too. Recipes of earlier versions lack the key and mean none."""
 
     @model_validator(mode="after")
     def _heads_share_the_dimension(self) -> Self:
@@ -60,7 +61,8 @@ class SASRec(SessionEncoder):
         """Initialise an untrained encoder for the corpus's items from torch's global random state."""
         super().__init__()
         self.max_length = options.max_length
-        self.items = ItemTable(corpus.items, options.dimension, options.similarity)
+        graph = neighbour_graph(corpus, options.item_graph)
+        self.items = ItemTable(corpus.items, options.dimension, options.similarity, graph)
         self.places = nn.Embedding(options.max_length, options.dimension)
         self.dropout = nn.Dropout(options.dropout)
         self.transformer = TransformerEncoder(
@@ -79,8 +81,7 @@ class SASRec(SessionEncoder):
                 nn.init.trunc_normal_(module.weight, std=INITIAL_DEVIATION)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            self.items.embedding.weight[PADDING] = 0
+        self.items.reset_special_weights()
         self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 
     def forward(self, items_BL: Tensor) -> Tensor:
@@ -90,6 +91,10 @@ class SASRec(SessionEncoder):
     def item_vectors(self) -> Tensor:
         """Return vectors_ND: the same embeddings that encode sessions."""
         return self.items.vectors()
+
+    def serving_form(self) -> nn.Module:
+        """Return the encoder with a folded item table."""
+        return with_folded_items(self)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean of the objective over all positions that have a target."""

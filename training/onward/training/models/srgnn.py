@@ -24,7 +24,14 @@ from onward.training.data.padding import PADDING
 from onward.training.losses.objectives import NextItemLoss, Objective
 from onward.training.models.encoder import SessionEncoder
 from onward.training.models.folded_srgnn import FoldedSRGNN, SRGNNLayers
-from onward.training.models.layers import ItemTable, Similarity, places_from_end
+from onward.training.models.layers import (
+    ItemGraphOptions,
+    ItemTable,
+    Similarity,
+    neighbour_graph,
+    places_from_end,
+    with_folded_items,
+)
 from onward.training.models.session_graph import SessionGraph
 
 
@@ -43,6 +50,8 @@ class SRGNNOptions(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Dropout rate of the item embeddings; all positions of an item in a session share what is dropped."""
     objective: Objective
+    item_graph: ItemGraphOptions | None = None
+    """Vectors of items from those of their neighbours too. Recipes of earlier versions lack the key and mean none."""
 
 
 class ItemDropout(nn.Module):
@@ -99,7 +108,8 @@ class SRGNN(SessionEncoder):
         self.steps = options.steps
         self.dimension = dimension
         self.dropout = ItemDropout(options.dropout)
-        self.items = ItemTable(corpus.items, dimension, options.similarity)
+        graph = neighbour_graph(corpus, options.item_graph)
+        self.items = ItemTable(corpus.items, dimension, options.similarity, graph)
         self.cell = GatedGraphCell(dimension)
         self.attention_last = nn.Linear(dimension, dimension)
         self.attention_each = nn.Linear(dimension, dimension)
@@ -108,8 +118,7 @@ class SRGNN(SessionEncoder):
         self.positions_LD = nn.Parameter(torch.empty(self.max_length, dimension)) if options.positions else None
         for weight in self.parameters():
             nn.init.uniform_(weight, -(dimension**-0.5), dimension**-0.5)
-        with torch.no_grad():
-            self.items.embedding.weight[PADDING] = 0
+        self.items.reset_special_weights()
         self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 
     def forward(self, items_BL: Tensor) -> Tensor:
@@ -131,8 +140,8 @@ class SRGNN(SessionEncoder):
         return self.items.vectors()
 
     def serving_form(self) -> nn.Module:
-        """Return the folded form if there is one propagation step, else the encoder itself."""
-        return FoldedSRGNN([self.layers()]) if self.steps == 1 else self
+        """Return the folded form if there is one propagation step, else the encoder with a folded item table."""
+        return FoldedSRGNN([self.layers()]) if self.steps == 1 else with_folded_items(self)
 
     def layers(self) -> SRGNNLayers:
         """Return the trained layers, for folding."""
