@@ -1,11 +1,14 @@
 """The page of live figures."""
 
+from typing import Any
+
 import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.browsing import visited
 from tests.browser.traffic import send_traffic
+from tests.service.process import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -13,13 +16,18 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module", autouse=True)
 def traffic(url: str) -> None:
     with httpx.Client(base_url=url) as client:
-        send_traffic(client, visitors=40)
+        pages = send_traffic(client, visitors=40)
+        wait_until(lambda: sum(outcome["answers"] for outcome in outcomes(client)) >= pages)
+
+
+def outcomes(client: httpx.Client) -> list[Any]:
+    report = client.get("/v1/metrics/online", params={"by": "scenario", "window": "P1D"}).json()
+    return list(report["outcomes"])
 
 
 def test_the_scenario_that_earns_most_comes_first(browser: Browser, url: str) -> None:
     with httpx.Client(base_url=url) as client:
-        report = client.get("/v1/metrics/online", params={"by": "scenario", "window": "P1D"}).json()
-    best = max(report["outcomes"], key=lambda outcome: outcome["values"].get("purchase", 0))
+        best = max(outcomes(client), key=lambda outcome: outcome["values"].get("purchase", 0))
     with visited(browser, url) as visit:
         page = visit.open("live")
         expect(page.locator("tbody tr").first).to_contain_text(best["scenario"])

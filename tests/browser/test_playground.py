@@ -58,4 +58,4 @@ def test_it_says_why_an_item_is_not_there(browser: Browser, url: str) -> None:
         page.get_by_label("Value").press("Enter")
         page.get_by_label("Why is this item not here?").fill("item-304")
         page.locator("[role=option]").first.click()
-        expect(page.get_by_label("Why not")).to_contain_text("the filter leaves it out")
+        expect(page.get_by_label("Why not")).to_contain_text("The filter leaves it out")

@@ -15,17 +15,20 @@ BUY_SHARE = {"home": 0.04, "product-page": 0.15, "cart": 0.35}
 PAGES = 5
 
 
-def send_traffic(client: httpx.Client, *, visitors: int, seed: int = 1) -> None:
-    """Let visitors come one after the other, each of whom looks at up to five pages."""
+def send_traffic(client: httpx.Client, *, visitors: int, seed: int = 1) -> int:
+    """Let visitors come one after the other, each of whom looks at up to five pages; return how many pages."""
     for name, options in SCENARIOS.items():
         client.put(f"/v1/scenarios/{name}", json=options).raise_for_status()
     chance = random.Random(seed)
     popular = [item["id"] for item in client.get("/v1/items:popular", params={"k": 100}).json()["items"]]
+    pages = 0
     for visitor in range(visitors):
         item = popular[min(int(chance.expovariate(0.08)), len(popular) - 1)]
         for _ in range(chance.randint(1, PAGES)):
+            pages += 1
             scenario = chance.choices(list(SCENARIOS), weights=[5, 4, 1])[0]
             item = _visit(client, f"visitor-{visitor + 1}", item, scenario, chance)
+    return pages
 
 
 def _visit(client: httpx.Client, session_id: str, item: str, scenario: str, chance: random.Random) -> str:

@@ -1,9 +1,10 @@
 // Playground: click items into a session, and see what comes next, why, and how options change it.
 
 import { Problem, call, get, segment } from "../api.js";
+import { diverging } from "../chart.js";
 import { ask, problemBox, toast } from "../dialog.js";
 import { debounced, field, fill, h } from "../dom.js";
-import { find, finder, itemOf } from "../finder.js";
+import { finder, itemOf } from "../finder.js";
 import { detailsOf, fixed, number, titleOf } from "../format.js";
 import { bodyOf, newSide, schemaOf, showOptions } from "./playground/options.js";
 import { difference, resultList, stages } from "./playground/results.js";
@@ -14,7 +15,8 @@ export const title = "Playground";
 const REASONS = {
   unknown_item: "The catalog does not have it.",
   deleted: "It was deleted from the catalog.",
-  unavailable: "It is hidden: its “available” is false. Show it on the Catalog page.",
+  unavailable: "It is hidden: marked as not available.",
+  no_vector: "It has no vector yet: name similar items, or wait for events.",
   excluded: "The request excludes it.",
   shown_before: "An earlier page of this answer has shown it.",
   disliked: "The visitor disliked it.",
@@ -32,11 +34,11 @@ export default async function playground(page, parameters, signal) {
   const events = h("div", { class: "body" });
   const results = h("div", { class: "sides", "aria-live": "polite" });
   const options = h("div", { class: "body" });
-  const whyNot = h("div");
+  const whyNot = h("div", { class: "conditions", "aria-live": "polite" });
   const mode = h("div", { class: "segmented", role: "group", "aria-label": "Compare" });
   const sideTabs = h("div", { class: "segmented end" });
   const code = snippets();
-  let shown = 0;
+  let shown = 0, latest = null;
 
   const refresh = debounced(update, 60);
   const changed = () => { save(state); refresh(); };
@@ -103,6 +105,7 @@ export default async function playground(page, parameters, signal) {
     if (turn !== shown) return; // a later change has been asked for
     results.className = answers.length > 1 ? "sides two" : "sides";
     const [first, second] = answers;
+    latest = answers[state.active].body;
     fill(results, answers.map((answer, index) => h("section", { class: "card", "aria-label": answers.length > 1 ? `Answer ${"AB"[index]}` : "Next items" },
       h("header", {}, h("h2", {}, heading(state, answers, index))),
       answer.problem ? problemBox(answer.problem, "recommend") : [
@@ -112,18 +115,21 @@ export default async function playground(page, parameters, signal) {
   }
 
   async function explainMissing(item) {
-    fill(whyNot, h("p", { class: "muted" }, "Looking …"));
+    if (state.items.length === 0) return fill(whyNot, h("p", {}, "Add an item to the session first."));
     try {
-      const missing = await missingReason(state, item.id);
-      fill(whyNot, h("p", {}, h("strong", {}, titleOf(item)), " ", h("code", {}, item.id), " – ", missing));
+      const { body: why } = await call("POST", `v1/items/${segment(item.id)}/explanation`, request(state, state.active), { signal });
+      return fill(whyNot,
+        h("p", {}, h("strong", {}, titleOf(item)), " ", h("code", {}, item.id)), h("p", {}, reasonOf(why, latest)),
+        why.contributions?.length > 0 && [h("h3", {}, "What each event adds to its score"), diverging(why.contributions.map((part) => ({ label: titles.get(part.item_id) ?? part.item_id, value: part.contribution })))],
+        h("a", { href: `#/catalog?id=${segment(item.id)}` }, "Open it in the catalog"));
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      fill(whyNot, problemBox(error, "recommend"));
+      return fill(whyNot, problemBox(error, "recommend"));
     }
   }
 
   fill(page,
-    h("div", { class: "head" }, h("h1", {}, "Playground"), h("p", {}, "Dry runs: no visitor’s session changes."), h("div", { class: "end" }, mode)),
+    h("div", { class: "head" }, h("h1", {}, "Playground"), h("p", {}, "Nothing here is stored or counted."), h("div", { class: "end" }, mode)),
     h("div", { class: "columns" },
       h("section", { class: "card", "aria-label": "Session" }, h("header", {}, h("h2", {}, "Session")), events),
       h("div", { class: "sides" }, results,
@@ -162,16 +168,13 @@ function notPinned(answer, titles) {
   return left.length > 0 && h("div", { class: "stages" }, left.map(([id, rule]) => h("span", {}, `${titles.get(id) ?? id} is not pinned: ${rule.replaceAll("_", " ")}`)));
 }
 
-/** Say why an item is not in the answer. */
-async function missingReason(state, id) {
-  if (state.items.length === 0) return "add an item to the session first.";
-  const { body: answer } = await call("POST", "v1/recommendations", request(state, state.active));
-  const { why_not: why } = await get(`v1/recommendations/${segment(answer.recommendation_id)}/explanation`, { why_not: id });
-  const lowest = answer.items.at(-1);
-  if (why.reason === "shown") return `it is here, at rank ${why.rank}.`;
-  if (why.reason === "filtered") return `the filter leaves it out${why.condition ? ` (${why.condition})` : ""}.`;
-  if (why.reason === "outranked") return `it ranks ${number(why.rank)} with a score of ${fixed(why.score)}; the last item shown has ${fixed(lowest?.score)}.`;
-  if (why.reason === "pin") return `pinned items took its place: ${why.pins.join(", ")}.`;
+/** Say in one line where an item is, or why it is not there. */
+function reasonOf(why, answer) {
+  const lowest = answer?.items.at(-1);
+  if (why.reason === "shown") return `It is here, at rank ${why.rank}.`;
+  if (why.reason === "filtered") return `The filter leaves it out${why.condition ? ` (${why.condition})` : ""}.`;
+  if (why.reason === "outranked") return `It ranks ${number(why.rank)} with a score of ${fixed(why.score)}${lowest ? `; the last item shown has ${fixed(lowest.score)}` : ""}.`;
+  if (why.reason === "pin") return `Pinned items took its place: ${why.pins.join(", ")}.`;
   return REASONS[why.reason] ?? why.reason;
 }
 

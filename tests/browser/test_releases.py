@@ -1,0 +1,62 @@
+"""Comparing bundles, making one live and rolling back."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, expect
+
+from onward.bundle import current_digest
+from tests.browser.browsing import visited
+from tests.bundles import publish_bundle
+from tests.service.process import ServiceProcess
+from tests.service.shop import publish_shop
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> Path:
+    folder = tmp_path / "bundles"
+    folder.mkdir()
+    publish_bundle(folder, ["cup", "plate", "pan"])
+    publish_shop(folder)
+    return folder
+
+
+@pytest.fixture
+def url(bundles: Path, tmp_path: Path) -> Iterator[str]:
+    environment = {"REDIS_URL": "memory://", "SERVICE_AUDIT_LOG": str(tmp_path / "audit.jsonl")}
+    with ServiceProcess(bundles, environment=environment) as process:
+        yield process.wait_until_ready().url
+
+
+def test_rolling_back_makes_the_bundle_before_live_and_says_who_and_why(
+    browser: Browser, url: str, bundles: Path
+) -> None:
+    newest = current_digest(bundles)
+    with visited(browser, url) as visit:
+        page = visit.open("releases")
+        page.get_by_role("button", name="Roll back").click()
+        page.get_by_label("Reason").fill("shows no cups")
+        page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+        expect(page.get_by_role("status")).to_have_text("Rolled back")
+        expect(page.get_by_label("Who changed what")).to_contain_text("shows no cups")
+        expect(page.get_by_label("Bundles").locator("tbody tr").first).to_contain_text("live")
+    assert httpx.get(f"{url}/v1/version").json()["bundle"] != newest
+
+
+def test_a_retired_bundle_is_made_live_again(browser: Browser, url: str) -> None:
+    with visited(browser, url) as visit:
+        page = visit.open("releases")
+        page.get_by_role("button", name="Activate").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Activate").click()
+        expect(page.get_by_role("status")).to_contain_text("is live")
+
+
+def test_two_bundles_are_shown_side_by_side(browser: Browser, url: str) -> None:
+    with visited(browser, url) as visit:
+        page = visit.open("releases")
+        expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+        expect(page.get_by_label("Side by side").get_by_role("heading", level=3)).to_have_count(2)
