@@ -1,6 +1,6 @@
 .POSIX:
 
-.PHONY: setup demo test slow browser faults clients check check-wheel format lock lint audit clean
+.PHONY: setup demo test slow browser faults clients client-types check check-wheel format lock lint audit clean
 
 PYTHON = python3
 TORCH_BACKEND = cpu
@@ -12,6 +12,7 @@ REPORT = docs/reliability
 
 BIN = .venv/bin
 READY = .venv/.ready
+GENERATORS = build/generators/.ready
 TRAINING = $(BIN)/onward-training
 SERVICE = $(BIN)/onward-service
 
@@ -62,11 +63,18 @@ faults: $(READY)
 
 # Generate clients from the OpenAPI document, and try the clients of this repository, about 1 minute. Needs npm for half
 # of it.
-clients: $(READY)
+clients: $(GENERATORS)
+	$(BIN)/python -m pytest -m clients -rs tests/clients
+
+# Write the types of the clients anew, after a change of the API. Needs npm.
+client-types: $(GENERATORS)
+	$(BIN)/python clients/generate.py
+
+$(GENERATORS): $(READY) requirements/generators.lock clients/typescript/package-lock.json
 	test -x build/generators/bin/python || $(PYTHON) -m venv build/generators
 	build/generators/bin/python -m pip install --quiet --requirement requirements/generators.lock
 	if command -v npm >/dev/null; then npm ci --silent --prefix clients/typescript; fi
-	$(BIN)/python -m pytest -m clients -rs tests/clients
+	touch $(GENERATORS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

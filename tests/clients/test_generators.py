@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.generate import PYTHON_TYPES, TYPESCRIPT_TYPES, write_python_types, write_typescript_types
 from tests.clients.tools import TYPESCRIPT, require_npm, require_python_generator
 from tests.packaging.environments import ROOT, run
 
@@ -96,6 +97,18 @@ def test_generated_typescript_types_compile_and_fit_the_calls(openapi: Path, tmp
     (tmp_path / "calls.ts").write_text(TYPESCRIPT_CALLS)
     options = ["--strict", "--noEmit", "--target", "es2022", "--module", "esnext"]
     run([str(programs / "tsc"), *options, "--moduleResolution", "bundler", str(tmp_path / "calls.ts")], cwd=tmp_path)
+
+
+def test_the_types_of_the_python_client_are_those_of_the_document(tmp_path: Path) -> None:
+    require_python_generator()
+    write_python_types(tmp_path / "schemas.py")
+    assert (tmp_path / "schemas.py").read_text() == PYTHON_TYPES.read_text(), "run `make client-types`"
+
+
+def test_the_types_of_the_typescript_client_are_those_of_the_document(tmp_path: Path) -> None:
+    require_npm()
+    write_typescript_types(tmp_path / "schemas.ts")
+    assert (tmp_path / "schemas.ts").read_text() == TYPESCRIPT_TYPES.read_text(), "run `make client-types`"
 
 
 def test_the_tools_have_locks_that_name_no_host() -> None:
