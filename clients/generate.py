@@ -69,7 +69,9 @@ def write_typescript_types(path: Path) -> None:
         document = Path(folder) / "openapi.json"
         document.write_text(json.dumps(part(openapi(), BROWSER_OPERATIONS)))
         subprocess.run(
-            [NPM / "openapi-typescript", document, "--output", path, "--root-types"], check=True, capture_output=True
+            [NPM / "openapi-typescript", document, "--output", path, "--root-types", "--root-types-no-schema-prefix"],
+            check=True,
+            capture_output=True,
         )
 
 
