@@ -61,8 +61,8 @@ faults: $(READY)
 	$(BIN)/python -m pytest -m faults tests/faults --rows $(REPORT)/faults.json
 	$(BIN)/python -m tests.faults.report $(REPORT) --out $(REPORT).md
 
-# Generate clients from the OpenAPI document, and try the clients of this repository, about 1 minute. Needs npm for half
-# of it.
+# Generate clients from the OpenAPI document, and try the clients of this repository, about 1 minute. Without npm and
+# Chromium the tests that need them skip.
 clients: $(GENERATORS)
 	$(BIN)/python -m pytest -m clients -rs tests/clients
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-GUIDES += sorted((ROOT / "clients").glob("*/README.md"))
+GUIDES += sorted([*(ROOT / "clients").glob("*/README.md"), *(ROOT / "examples").glob("*/README.md")])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 BASES = [ROOT, ROOT / "service" / "onward", ROOT / "service/onward/service", ROOT / "service/onward/bundle"]
 BASES += [ROOT / "training" / "onward", ROOT / "training/onward/training"]
