@@ -472,7 +472,7 @@ export interface components {
              * @description The first that applies: the catalog lacks the item, a rule excludes it, diversity or pins took its place, or others rank higher.
              * @enum {string}
              */
-            reason: "shown" | "unknown_item" | "deleted" | "unavailable" | "filtered" | "excluded" | "shown_before" | "disliked" | "purchased" | "seen" | "diversity" | "pin" | "outranked";
+            reason: "shown" | "unknown_item" | "deleted" | "unavailable" | "no_vector" | "filtered" | "excluded" | "shown_before" | "disliked" | "purchased" | "seen" | "diversity" | "pin" | "outranked";
             /** @description For a filtered item: the location in the filter of the condition that the item fails. */
             condition?: string | null;
             /** @description For an item whose place pins took: the pinned items that rank below it, in the order shown. */

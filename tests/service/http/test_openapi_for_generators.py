@@ -41,6 +41,14 @@ def test_every_model_has_one_schema_with_a_name_for_a_class(document: dict[str, 
     assert [name for name in schemas(document) if not re.fullmatch(r"[A-Z][A-Za-z]+", name)] == []
 
 
+def test_no_model_is_named_as_one_of_its_fields_that_needs_parsing(document: dict[str, Any]) -> None:
+    """openapi-python-client gives an object and such a field variables of the same name."""
+    for name, schema in schemas(document).items():
+        variable = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+        field = schema.get("properties", {}).get(variable, {"type": "string"})
+        assert field.get("type") in ("string", "number", "integer", "boolean"), name
+
+
 def test_no_combinator_stands_beside_fields(document: dict[str, Any]) -> None:
     found = list(objects(document))
     assert len(found) > 40

@@ -547,6 +547,22 @@ class Version(TypedDict):
     """
     Validation metrics of training, from the bundle's manifest; not measured with the serving index.
     """
+    age_seconds: NotRequired[int | None]
+    """
+    Seconds since the bundle was exported.
+    """
+    activated: NotRequired[str | None]
+    """
+    When the bundle went live.
+    """
+    gate_passed: NotRequired[bool | None]
+    """
+    Whether it passed the gate; absent if it has not been through it.
+    """
+    gate_time: NotRequired[str | None]
+    """
+    When.
+    """
 
 
 class WhyNot(TypedDict):
@@ -560,6 +576,7 @@ class WhyNot(TypedDict):
         'unknown_item',
         'deleted',
         'unavailable',
+        'no_vector',
         'filtered',
         'excluded',
         'shown_before',

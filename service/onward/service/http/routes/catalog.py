@@ -29,12 +29,12 @@ from onward.service.http.routes.dependencies import (
     SearchDep,
 )
 from onward.service.http.schemas.catalog import (
+    FoundItems,
     Item,
     ItemBody,
     ItemEntry,
     ItemResult,
     ItemResults,
-    Items,
     ItemsBody,
     ItemsQuery,
     VectorOrigin,
@@ -53,14 +53,14 @@ router = APIRouter(route_class=StrictJSONRoute, tags=["catalog"])
 
 
 @router.get("/v1/items", response_model_exclude_none=True, responses=problems(*PATH_PROBLEMS, NotReady))
-async def list_items(query: Annotated[ItemsQuery, Query()], search: SearchDep, catalog: CatalogDep) -> Items:
+async def list_items(query: Annotated[ItemsQuery, Query()], search: SearchDep, catalog: CatalogDep) -> FoundItems:
     """List all items, or those that a text finds, as they are now; deleted items are left out.
 
     The item whose id is the query comes first, then items with its words in their texts, most popular first, or if
     there are none, items whose ids begin with it. Case and diacritics of texts are ignored.
     """
     found = await search.find(query.query, changed=query.changed, cursor=query.cursor, limit=query.limit)
-    return Items(
+    return FoundItems(
         bundle=found.bundle.digest,
         items=[_item(item_id, found.bundle, catalog) for item_id in found.item_ids if not catalog.is_deleted(item_id)],
         next_cursor=found.next,

@@ -40,6 +40,7 @@ from onward.service.http.schemas.sessions import (
     EventsStored,
     EventStored,
     ListedSession,
+    ListedSessions,
     MergeBody,
     MergedSession,
     OneOrManyEvents,
@@ -48,7 +49,6 @@ from onward.service.http.schemas.sessions import (
     SessionHistory,
     SessionHistoryQuery,
     SessionNaming,
-    Sessions,
     SessionsQuery,
     StoredEvent,
     StoredSession,
@@ -125,13 +125,13 @@ async def merge_session(session_id: SessionId, body: MergeBody, store: StoreDep)
 @router.get(
     "/v1/sessions", response_model_exclude_none=True, responses=problems(*PATH_PROBLEMS, SessionStoreUnavailable)
 )
-async def list_sessions(query: Annotated[SessionsQuery, Query()], store: StoreDep) -> Sessions:
+async def list_sessions(query: Annotated[SessionsQuery, Query()], store: StoreDep) -> ListedSessions:
     """List the sessions that are stored, in no order; a page may have some more than `limit`, fewer or none.
 
     A session that is stored all the while is on at least one page.
     """
     page = await store.page(query.cursor, query.limit)
-    return Sessions(
+    return ListedSessions(
         sessions=[
             ListedSession(
                 key=session.digest,

@@ -231,7 +231,7 @@ class ItemsQuery(QueryString):
     limit: Limit = 20
 
 
-class Items(BaseModel):
+class FoundItems(BaseModel):
     """Items as they are now, the most popular first, new ones last."""
 
     bundle: BundleDigest

@@ -220,7 +220,7 @@ class ListedSession(BaseModel):
     expires_in_s: float = Field(description="Seconds until the session ends unless an event comes.", examples=[1712.5])
 
 
-class Sessions(BaseModel):
+class ListedSessions(BaseModel):
     """Sessions, in no order."""
 
     sessions: list[ListedSession]
