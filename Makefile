@@ -96,9 +96,9 @@ format: $(READY)
 # Update the locks to the newest versions that pyproject.toml allows. They name no host: pip uses its configured index.
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra embedded --extra bench --extra training --extra dev \
-		--output-file requirements/dev.lock
-	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --constraint requirements/dev.lock \
+	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra embedded --extra otel --extra bench --extra training \
+		--extra dev --output-file requirements/dev.lock
+	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra otel --constraint requirements/dev.lock \
 		--output-file requirements/service.lock
 	$(BIN)/uv $(COMPILE) --extra training --constraint requirements/dev.lock --output-file requirements/training.lock
 	$(BIN)/uv $(COMPILE) --extra spark --constraint requirements/dev.lock --output-file requirements/spark.lock
