@@ -21,9 +21,9 @@ OF_PROMETHEUS = {"up"}
 LABELS_OF_PROMETHEUS = {"instance", "job"}
 
 SERIES: dict[str, set[str]] = {}
-for metric in REGISTRY._collector_to_names:  # type: ignore[attr-defined]  # the only way to metrics without a sample
+for metric in REGISTRY._collector_to_names:  # the only way to metrics without a sample
     labels = set(getattr(metric, "_labelnames", ()))
-    for name in REGISTRY._collector_to_names[metric]:  # type: ignore[attr-defined]
+    for name in REGISTRY._collector_to_names[metric]:
         SERIES[name] = labels | ({"le"} if name.endswith("_bucket") else set())
 
 

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -22,7 +22,7 @@ from onward.service import telemetry
 from onward.service.background import repeated
 from onward.service.http import openapi
 from onward.service.http.admission import Admission
-from onward.service.http.connection import HTTP_SERVER, HTTPServer
+from onward.service.http.connection import HTTP_SERVER, HTTPServer, Responder
 from onward.service.http.connection_pool import SWEEP_S, ConnectionLimits, ConnectionPool
 from onward.service.http.cors import CORS
 from onward.service.http.dispatcher import Dispatcher
@@ -30,6 +30,7 @@ from onward.service.http.drain import Drain
 from onward.service.http.problems import add_error_handlers
 from onward.service.http.routes import ROUTERS, console, operations
 from onward.service.http.routes.sessions import EVENTS_PATH
+from onward.service.http.tracing import TracedResponder, TracingError, end_tracing, tracer_provider
 from onward.service.keys import KeyRing, KeysFileError, key_ring
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
@@ -46,6 +47,9 @@ from onward.service.redis_client import CHECK_INTERVAL, StoreCheck, open_connect
 from onward.service.server.draining import DRAIN
 from onward.service.server.parent_death import terminate_with_parent
 from onward.service.settings import IN_MEMORY, Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 NO_FRAMEWORK_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
 """Turned off: the framework would look up a telemetry provider for each request."""
@@ -80,8 +84,8 @@ class Service(FastAPI):
         await self.dispatcher(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Service:
-    """Build the service. Raises KeysFileError, AuditLogError."""
+def create_app(settings: Settings, tracing: "TracerProvider | None" = None) -> Service:
+    """Build the service, with a span for each request if `tracing` is given. Raises KeysFileError, AuditLogError."""
     keys, audit = key_ring(settings.api_keys, settings.keys_file), AuditLog(settings.audit_log)
 
     @asynccontextmanager
@@ -89,11 +93,15 @@ def create_app(settings: Settings) -> Service:
         async with AsyncExitStack() as running:
             pool = ConnectionPool(ConnectionLimits.of(settings), asyncio.get_running_loop().time, app.drain)
             await running.enter_async_context(repeated(pool.sweep, timedelta(seconds=SWEEP_S)))
+            responder: Responder = app.dispatcher
+            if tracing is not None:
+                running.push_async_callback(end_tracing, tracing)
+                responder = TracedResponder(app.dispatcher, tracing)
             yield {
                 **await _parts(settings, keys, running),
                 "audit": audit,
                 "drain": app.drain,
-                HTTP_SERVER: HTTPServer(app.dispatcher, pool),
+                HTTP_SERVER: HTTPServer(responder, pool),
             }
 
     app = Service(
@@ -140,8 +148,12 @@ def create_app_from_environment() -> Service:
     telemetry.configure_logging(settings.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
     try:
-        app = create_app(settings)
-    except (KeysFileError, AuditLogError) as error:  # the files have changed since the service was started
+        app = create_app(settings, tracer_provider())
+    except (
+        KeysFileError,
+        AuditLogError,
+        TracingError,
+    ) as error:  # the files have changed since the service was started
         telemetry.not_started(str(error))
         sys.exit(STARTUP_FAILURE)
     signal.signal(DRAIN, lambda *_: app.drain.begin())

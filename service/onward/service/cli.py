@@ -91,6 +91,7 @@ def serve(
     """
     from pydantic import ValidationError
 
+    from onward.service.http.tracing import TracingError
     from onward.service.keys import KeysFileError
     from onward.service.records.audit_log import AuditLogError
     from onward.service.records.event_log import EventLogError
@@ -112,7 +113,7 @@ def serve(
         refuse(f"SERVICE_AUDIT_LOG: {error}")
     except EventLogError as error:
         refuse(f"SERVICE_EVENT_LOG: {error}")
-    except (CannotServe, UnknownSetting) as error:
+    except (CannotServe, TracingError, UnknownSetting) as error:
         refuse(str(error))
 
 

@@ -18,6 +18,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from onward.service import telemetry
 from onward.service.http.connection import Connection
+from onward.service.http.tracing import require_traceable
 from onward.service.keys import key_ring
 from onward.service.live.private_copies import COPIES_FOLDER, copies_folder
 from onward.service.records.audit_log import AuditLog
@@ -42,7 +43,7 @@ class CannotServe(Exception):
 def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     """Serve until a signal stops the service; requests in flight are answered first.
 
-    Raises CannotServe, KeysFileError, AuditLogError, EventLogError.
+    Raises CannotServe, KeysFileError, AuditLogError, EventLogError, TracingError.
 
     `ignored`: environment variables that look like settings and belong to other programs.
     """
@@ -55,6 +56,7 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
     if keys is None and _is_reachable(settings):
         telemetry.open_to_all(settings.host)
     AuditLog(settings.audit_log)  # raises if it cannot be written to
+    require_traceable()
     if settings.event_log is not None:
         for tenant in (None, *sorted(keys.tenants if keys is not None else ())):
             require_writable(log_folder(settings.event_log, tenant))
