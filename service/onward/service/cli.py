@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -287,6 +288,60 @@ def clear(
         typer.echo(f"removed {removed} {what}")
     except LiveStoreUnavailable as error:
         _refuse_store(error)
+
+
+RedisUrl = Annotated[str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server, as in REDIS_URL.")]
+BackupFile = Annotated[Path, typer.Argument(help="The file, as in onward.backup.gz.")]
+
+
+@cli.command(epilog="Example: onward-service backup onward.backup.gz --redis-url redis://127.0.0.1")
+def backup(
+    file: BackupFile,
+    redis_url: RedisUrl,
+    sessions: Annotated[
+        bool, typer.Option("--sessions", help="Back up sessions, answers and users' lists of sessions too.")
+    ] = False,
+) -> None:
+    """Copy the live catalog, scenarios, popularity, counters and jobs of all tenants from the store to a file.
+
+    The service may go on meanwhile.
+    """
+    import asyncio
+
+    from onward.service.store_backup import BackupError, back_up
+
+    _require_server(redis_url)
+    try:
+        kept = asyncio.run(back_up(redis_url, file, sessions=sessions))
+    except BackupError as error:
+        refuse(str(error))
+    _print_kept("backed up", kept.kinds)
+
+
+@cli.command(epilog="Example: onward-service restore onward.backup.gz --redis-url redis://127.0.0.1")
+def restore(file: BackupFile, redis_url: RedisUrl, audit_log: AuditFile = None) -> None:
+    """Copy a backup into a store that holds no data of Onward. Stop the services before, and start them after it."""
+    import asyncio
+
+    from onward.service.store_backup import BackupError
+    from onward.service.store_backup import restore as restore_file
+
+    _require_server(redis_url)
+    try:
+        with audited("store restored", audit_log) as changes:
+            kept = asyncio.run(restore_file(redis_url, file))
+            changes.append((None, None, dict(kept.kinds)))
+    except BackupError as error:
+        refuse(str(error))
+    _print_kept("restored", kept.kinds)
+    if kept.expired:
+        typer.echo(f"left out {kept.expired} keys that have expired since")
+
+
+def _print_kept(done: str, kinds: Mapping[str, int]) -> None:
+    typer.echo(f"{done} {sum(kinds.values())} keys")
+    for kind, count in sorted(kinds.items()):
+        typer.echo(f"  {kind}: {count}")
 
 
 @cli.command("erase-user", epilog="Example: onward-service erase-user user-7 --event-log ./events")
