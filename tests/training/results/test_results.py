@@ -260,6 +260,21 @@ def test_a_damaged_record_is_an_error_that_names_it(records: Path, tmp_path: Pat
         write_page(records, tmp_path / "results.md")
 
 
+def test_published_rows_and_ladders_without_runs_have_sections_too(records: Path, tmp_path: Path) -> None:
+    (records / "anchors.toml").write_text(ANCHORS.replace("[dataset]", "[elsewhere]").replace("Walks", "Elsewhere"))
+    (records / "thinned").mkdir()
+    step = LadderStep(step="base", change="none", validation={"recall@20": 0.5}, seconds=60, kept=True)
+    (records / "thinned" / "ladder.json").write_text(Ladder(note="One seed.", steps=(step,)).model_dump_json())
+    write_page(records, tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    section = text.partition("## Elsewhere")[2].partition("\n## ")[0]
+    assert "No run is recorded yet." in section
+    assert "| Clairvoyant (published) | 100.00 | – |" in section
+    section = text.partition("## thinned")[2].partition("\n## ")[0]
+    assert section.count("|  |") == 0
+    assert "### What was tried\n\nOne seed." in section
+
+
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no records"):
         write_page(tmp_path, tmp_path / "results.md")

@@ -20,6 +20,12 @@ def write_page(records: Path, page: Path) -> int:
     """
     data_sets = read_records(records)
     anchors = read_anchors(records)
+    recorded = {data_set.name for data_set in data_sets}
+    data_sets += [
+        DataRecords(name=name, runs=(), baselines=None, ladder=None)
+        for name, profile in anchors.items()
+        if profile.published and name not in recorded
+    ]
     data_sets = sorted(data_sets, key=lambda data_set: _place(data_set.name, list(anchors)))
     sections = [
         _section(data_records, anchors.get(data_records.name) or default_profile(data_records.name), records, page)
@@ -46,7 +52,11 @@ count against the model. If several seeds were run, a figure is mean ± sample s
 
 
 def _section(records: DataRecords, data_set: DataSetProfile, folder: Path, page: Path) -> str:
-    parts = [f"## {data_set.title}", data_set.protocol, _figures(records, data_set), _against_others(records, data_set)]
+    parts = [f"## {data_set.title}", data_set.protocol]
+    if not records.runs and data_set.published:
+        parts.append("No run is recorded yet.")
+    if records.runs or records.baselines or data_set.published:
+        parts += [_figures(records, data_set), _against_others(records, data_set)]
     if data_set.aims and records.runs:
         parts += ["### Aims", _aims(records, data_set)]
     if any(run.sampled for run in records.runs):
