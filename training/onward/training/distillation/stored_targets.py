@@ -154,7 +154,8 @@ def _best(
     asked: Sequence[tuple[Teacher, Examples]], examples_B: Tensor, fold: int, temperature: float, kept: int
 ) -> tuple[Tensor, Tensor]:
     """Return the best rows_BS of the mean of the teachers' probabilities, and their shares_BS."""
-    scores = (teacher.scores(examples.gather(examples_B), fold) for teacher, examples in asked)
-    mean_BN = torch.stack([(scores_BN / temperature).softmax(dim=1) for scores_BN in scores]).mean(dim=0)
-    shares_BS, rows_BS = mean_BN.topk(kept, dim=1)
+    summed_BN = torch.zeros(())
+    for teacher, examples in asked:
+        summed_BN = summed_BN + (teacher.scores(examples.gather(examples_B), fold) / temperature).softmax(dim=1)
+    shares_BS, rows_BS = summed_BN.topk(kept, dim=1)
     return rows_BS, shares_BS / shares_BS.sum(dim=1, keepdim=True)
