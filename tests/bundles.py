@@ -21,6 +21,7 @@ from onward.bundle import (
     IndexInfo,
     Manifest,
     NearestSessionsInfo,
+    RepeatsInfo,
     Retention,
     Users,
     pad_dimension,
@@ -60,6 +61,7 @@ def write_files(
     past_sessions: Sequence[Sequence[int]] = (),
     session_weight: float = 1.0,
     repeat_share: float = 0.0,
+    repeats: Sequence[float] = (),
 ) -> Manifest:
     """Write every file of a bundle except the manifest; return the manifest, without probes.
 
@@ -122,6 +124,7 @@ def write_files(
         max_length=10,
         defaults=Defaults(exclude_seen=exclude_seen),
         nearest_sessions=nearest,
+        repeats=RepeatsInfo(bonuses=tuple(repeats)) if repeats else None,
         index=info,
     )
 

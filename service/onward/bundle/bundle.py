@@ -43,6 +43,7 @@ from onward.bundle.search.index import Candidates, ItemIndex, visible_count
 from onward.bundle.search.nearest_sessions import NearestSessions, SessionBonus, check_stored_sessions
 from onward.bundle.search.popularity import PopularityCache
 from onward.bundle.search.rankers import ByInterests, ByInterestsAndSessions, ByPopularity, BySimilarity, Ranker
+from onward.bundle.search.repeats import with_repeats
 from onward.bundle.search.reranking import Reranker, pool_size
 from onward.bundle.search.retrieval import (
     ExcludeSeen,
@@ -223,7 +224,7 @@ class Bundle:
 
         All sessions are encoded together. Queries with the same filter and k are searched together, except those that
         hide rows, but for the last item of the session, re-rank or ask for an exact search, and those of a bundle with
-        nearest sessions: these are searched one by one.
+        nearest sessions or repeats: these are searched one by one.
         """
         sessions = [self._resolve(query.session, query.user_id) for query in queries]
         interests_BKD = self._encode_all([session for session in sessions if session.is_encodable])
@@ -234,7 +235,7 @@ class Bundle:
         for place, (session, (view, options, _)) in enumerate(zip(sessions, queries, strict=True)):
             hidden_rows = self._hidden_rows(session, view, options)
             hides_last = len(hidden_rows) == 1 and self._exclude_seen(options) == "last"
-            is_plain = options.is_plain_search and self.nearest_sessions is None
+            is_plain = options.is_plain_search and not self._has_bonus
             is_encodable = session.is_encodable
             if is_encodable and is_plain and (hides_last or not hidden_rows):
                 key = options.filter and options.filter.key, options.k, hides_last
@@ -301,8 +302,9 @@ class Bundle:
         rows_I = np.array([self._row(item_id) for item_id in item_ids])
         interests_BKD = self._encode_all(sessions)
         scores_BI = (interests_BKD @ self.index.vectors(rows_I).T).max(axis=1)
-        if self.nearest_sessions is not None:
-            scores_BI = scores_BI + [self._bonus(self.nearest_sessions, some).of(rows_I) for some in sessions]
+        bonuses = [bonus for some in sessions if (bonus := self._bonus(some)) is not None]
+        if bonuses:
+            scores_BI = scores_BI + [bonus.of(rows_I) for bonus in bonuses]
         scores_without_IL = np.zeros((len(item_ids), len(session.rows)), dtype=np.float64)
         scores_without_IL[:, : len(scores_BI) - 1] = scores_BI[1:].T
         contributions = np.zeros((len(item_ids), len(query.session.item_ids)))
@@ -375,10 +377,9 @@ class Bundle:
         return ItemRank(rank=1 + int(np.count_nonzero(scores > score)), score=score)
 
     def votes_for(self, item_ids: Sequence[str], rows_C: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return what the nearest sessions of a session add to the scores of rows, (C,); 0 without nearest sessions."""
-        if self.nearest_sessions is None:
-            return np.zeros(len(rows_C))
-        return self._bonus(self.nearest_sessions, self._resolve(SessionView(item_ids), None)).of(rows_C)
+        """Return what nearest sessions and repeats add to the scores of rows for a session, (C,); 0 without them."""
+        bonus = self._bonus(self._resolve(SessionView(item_ids), None))
+        return np.zeros(len(rows_C)) if bonus is None else bonus.of(rows_C)
 
     def similar(self, item_id: str, options: Options, *, popular_now: Mapping[str, float] | None = None) -> Retrieval:
         """Return the items most similar to an item, by the cosine of their vectors; popular items if it has no vector.
@@ -509,7 +510,18 @@ class Bundle:
             known_rows=(*session.known_rows[:place], *session.known_rows[place + 1 :]),
         )
 
-    def _bonus(self, nearest_sessions: NearestSessions, session: ResolvedSession) -> SessionBonus:
+    @property
+    def _has_bonus(self) -> bool:
+        return self.nearest_sessions is not None or self.manifest.repeats is not None
+
+    def _bonus(self, session: ResolvedSession) -> SessionBonus | None:
+        """Return what nearest sessions and repeats add to scores, None if the bundle has neither."""
+        votes = None if self.nearest_sessions is None else self._votes(self.nearest_sessions, session)
+        if self.manifest.repeats is None:
+            return votes
+        return with_repeats(votes, self.manifest.repeats, session.known_rows[-self.manifest.max_length :])
+
+    def _votes(self, nearest_sessions: NearestSessions, session: ResolvedSession) -> SessionBonus:
         """Return what nearest sessions add to scores.
 
         They hold no item that is new since. It gets the votes for the item with votes that it is most like, times the
@@ -538,9 +550,8 @@ class Bundle:
     ) -> Ranker:
         if interests_KD is not None:
             by_interests = ByInterests(self.index, interests_KD, options.exact)
-            if self.nearest_sessions is None:
-                return by_interests
-            return ByInterestsAndSessions(by_interests, self._bonus(self.nearest_sessions, session))
+            bonus = self._bonus(session)
+            return by_interests if bonus is None else ByInterestsAndSessions(by_interests, bonus)
         return self._ranker_without_encoder(session.anchor, options, popular_now)
 
     def _ranker_without_encoder(

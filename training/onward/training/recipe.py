@@ -150,6 +150,9 @@ class ServingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     exclude_seen: bool | Literal["last", "auto"]
     """Leave out the session's own items, or its last one; "auto" decides by how often the data set repeats items."""
+    repeats: Literal["none", "validation"] = "none"
+    """Whether items of the session score more, by as much as is best on validation. Recipes of earlier versions lack
+    the key."""
 
     @property
     def decided(self) -> DefaultExcludeSeen | None:

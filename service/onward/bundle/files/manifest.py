@@ -231,6 +231,15 @@ class Probe(_ManifestPart):
     top: tuple[ScoredItem, ...] = Field(min_length=1, max_length=MAX_RANKED)
 
 
+class RepeatsInfo(_ManifestPart):
+    """What is added to the scores of a session's own items; see `onward.bundle.search.repeats`."""
+
+    bonuses: tuple[NonNegativeFloat, ...] = Field(
+        min_length=1,
+        description="By the steps back to an item's latest event: 1, 2, ...; the last one for all events before.",
+    )
+
+
 class Manifest(_ManifestPart):
     """The content of manifest.json; the SHA-256 of its bytes is the bundle's name."""
 
@@ -265,6 +274,11 @@ class Manifest(_ManifestPart):
         default=None,
         exclude_if=lambda info: info is None,  # earlier revisions refuse a field that they do not know
         description="Present if past sessions vote for items, besides the inner products.",
+    )
+    repeats: RepeatsInfo | None = Field(
+        default=None,
+        exclude_if=lambda info: info is None,  # earlier revisions refuse a field that they do not know
+        description="Present if the session's own items score more than by the inner products.",
     )
     content: ContentInfo | None = Field(
         default=None,

@@ -58,12 +58,17 @@ class StoredSessions(NamedTuple):
 
 
 class SessionBonus(NamedTuple):
-    """What the neighbours of a session add to the scores of rows; nothing to all others."""
+    """What its neighbours, and its own items, add to the scores of rows for a session; nothing to all others."""
 
     rows_V: Rows
     shares_V: Numbers
     """The share of the votes of each row, above 0."""
     weight: float
+
+    @classmethod
+    def of_values(cls, rows_V: Rows, values_V: Numbers) -> "SessionBonus":
+        """Return the bonus that adds these values, above 0, to the scores of rows."""
+        return cls(rows_V, FLOOR * np.expm1(values_V), 1.0)
 
     def of(self, rows_C: Rows) -> Numbers:
         """Return what is added to the score of each row, (C,)."""

@@ -75,7 +75,7 @@ class ByInterests:
 
 @dataclass(frozen=True, slots=True)
 class ByInterestsAndSessions:
-    """Scores by the largest inner product with an interest of the session, and what its nearest sessions add.
+    """Scores by the largest inner product with an interest of the session, and what nearest sessions and repeats add.
 
     They never take anything from a score, so the k best items are among those with a bonus and the k with the largest
     inner products. The longest vector bounds the products: the index is searched only if an item without a bonus can be

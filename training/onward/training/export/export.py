@@ -39,6 +39,7 @@ from onward.training.export.bundling import ProbeQuery, publish_with_probes, wri
 from onward.training.export.content import write_content
 from onward.training.export.new_items import CatalogItems, none_beside_votes, with_new_items
 from onward.training.export.onnx_program import write_program
+from onward.training.export.repeat_bonuses import choose_repeat_bonuses
 from onward.training.export.session_weight import choose_session_weight
 from onward.training.index.indexing import MAX_QUERIES, build_index
 from onward.training.index.kind import TARGET_RECALL, IndexKind
@@ -111,6 +112,15 @@ def export(
         weight = session_weight or choose_session_weight(
             [member.run for member in networks], nearest.run, dataset, on_step
         )
+    repeats = None
+    if any(member.recipe.serving.repeats == "validation" for member in members):
+        repeats = choose_repeat_bonuses(
+            [member.run for member in networks or members],
+            nearest.run if nearest is not None and networks else None,
+            weight,
+            dataset,
+            on_step,
+        )
     examples = _tuning_examples(dataset, encoder.max_length)
     metrics = best_validation(runs[0]) if len(runs) == 1 else {}
 
@@ -175,6 +185,7 @@ def export(
             max_length=encoder.max_length,
             defaults=_defaults(_serving(members), dataset, on_note),
             kernel=kernel,
+            repeats=repeats,
             nearest_sessions=nearest and nearest.encoder.info.model_copy(update={"weight": weight}),
             content=content and content.model_copy(update={"factor": items.factor}),
             index=index_info,

@@ -30,7 +30,7 @@ def choose_session_weight(
     members = [fitted_to_training(run, dataset) for run in (*networks, nearest)]
     fitted = [member for member in members if member is not None]
     sessions = fitted[-1].encoder if fitted else None
-    examples = None if not isinstance(sessions, NearestSessionsEncoder) else _examples(dataset, fitted)
+    examples = None if not isinstance(sessions, NearestSessionsEncoder) else validation_examples(dataset, fitted)
     if len(fitted) < len(members) or not isinstance(sessions, NearestSessionsEncoder) or not examples:
         on_step(f"nearest sessions: weight {DEFAULT_WEIGHT}, as there is nothing to choose it by on validation")
         return DEFAULT_WEIGHT
@@ -76,7 +76,7 @@ class WithSessions(SessionEncoder):
         return self.weight * self.nearest.added_scores(batch) if self.weight else None
 
 
-def _examples(dataset: Dataset, members: Sequence[FittedRun]) -> Examples:
+def validation_examples(dataset: Dataset, members: Sequence[FittedRun]) -> Examples:
     """Return examples of the validation part, evenly over time."""
     length = max(member.encoder.max_length for member in members)
     together = dataset.info.targets == "together"
