@@ -55,6 +55,16 @@ def test_a_retired_bundle_is_made_live_again(browser: Browser, url: str) -> None
         expect(page.get_by_role("status")).to_contain_text("is live")
 
 
+def test_the_playground_compares_the_answers_of_two_bundles(browser: Browser, url: str) -> None:
+    with visited(browser, url) as visit:
+        page = visit.open("playground?item=item-1&item=item-2")
+        page.get_by_role("button", name="Compare").click()
+        page.locator("label", has_text="Bundle").locator("select").first.select_option(index=1)
+        expect(page.get_by_label("Answer B")).to_contain_text("Next items of")
+        expect(page.locator("main")).to_contain_text("items are in both")
+        expect(page.get_by_label("Call", exact=True)).to_contain_text("/v1/bundles/")
+
+
 def test_two_bundles_are_shown_side_by_side(browser: Browser, url: str) -> None:
     with visited(browser, url) as visit:
         page = visit.open("releases")

@@ -58,6 +58,7 @@ BEYOND_JSON_SCHEMA = re.compile(
 WITHOUT_COVERAGE = (
     "recommend",
     "recommend_for_many",
+    "recommend_from_bundle",
     "store_scenario",
     "delete_scenario",
     "activate_bundle",

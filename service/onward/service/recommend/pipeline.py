@@ -140,12 +140,13 @@ class Pipeline:
         self._deadlines = Deadlines(self._answer_late)
         self._submitting: set[asyncio.Task[None]] = set()
 
-    async def recommend(self, query: Query) -> Recommendation:
+    async def recommend(self, query: Query, bundle: Bundle | None = None) -> Recommendation:
         """Append the items to the session, if one is named, and rank the items likely to come next.
 
-        Raises InvalidRequest, UnknownScenario, SessionBehind, NotReady.
+        By another bundle than the live one, if one is given. Raises InvalidRequest, UnknownScenario, SessionBehind,
+        NotReady.
         """
-        pending = self._pending(query, self._live.bundle)
+        pending = self._pending(query, bundle or self._live.bundle)
         self._deadlines.watch(pending)
         self._batcher.submit(pending)
         try:

@@ -55,6 +55,17 @@ def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
     return answer
 
 
+def test_a_bundle_that_is_not_live_answers_without_storing_anything(client: TestClient, digests: list[str]) -> None:
+    _, live, staged = digests
+    query = {"session_id": "visitor", "items": ITEMS[:2], "k": 5}
+    answer = post(client, f"/v1/bundles/{staged}/recommendations", **query)
+    assert (answer["bundle"], answer["count"], served(client)) == (staged, 5, live)
+    assert answer["explanation"]["session"] == ITEMS[:2]
+    assert answer["items"] != post(client, f"/v1/bundles/{live}/recommendations", **query)["items"]
+    assert problem(client.get("/v1/sessions/visitor")) == (404, "session_not_found")
+    assert problem(client.post(f"/v1/bundles/{'0' * 64}/recommendations", json=query)) == (404, "bundle_not_found")
+
+
 def test_bundles_are_listed_shown_activated_and_rolled_back(client: TestClient, digests: list[str]) -> None:
     retired, live, staged = digests
     listed = get(client, "/v1/bundles")["bundles"]

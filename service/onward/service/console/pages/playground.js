@@ -5,7 +5,7 @@ import { diverging } from "../chart.js";
 import { ask, problemBox, toast } from "../dialog.js";
 import { debounced, field, fill, h } from "../dom.js";
 import { finder, itemOf } from "../finder.js";
-import { detailsOf, fixed, number, titleOf } from "../format.js";
+import { detailsOf, fixed, number, short, titleOf } from "../format.js";
 import { bodyOf, newSide, schemaOf, showOptions } from "./playground/options.js";
 import { difference, resultList, stages } from "./playground/results.js";
 import { snippets } from "./playground/snippets.js";
@@ -29,6 +29,7 @@ export default async function playground(page, parameters, signal) {
   const state = read(parameters);
   const popular = (await get("v1/items:popular", { k: 100 }, { signal })).items;
   const scenarios = await get("v1/scenarios", {}, { signal }).then((body) => body.scenarios.map(({ name }) => name), () => []);
+  const bundles = await get("v1/bundles", {}, { signal }).then((body) => body.bundles.filter(({ state }) => state === "staged" || state === "retired"), () => []);
   const titles = new Map(popular.map((item) => [item.id, titleOf(item)]));
   const schema = schemaOf(popular);
   const events = h("div", { class: "body" });
@@ -94,13 +95,13 @@ export default async function playground(page, parameters, signal) {
   function showControls() {
     fill(mode, [[1, "One answer"], [2, "Compare"]].map(([count, text]) => h("button", { type: "button", "aria-pressed": String(state.sides.length === count), onclick: () => state.sides.length !== count && setMode(count) }, text)));
     sideTabs.hidden = state.sides.length === 1;
-    fill(sideTabs, state.sides.length > 1 && state.sides.map((_, index) => h("button", { type: "button", "aria-pressed": String(index === state.active), "aria-label": `Options of ${"AB"[index]}`, onclick: () => { state.active = index; showControls(); code.show(request(state, state.active)); } }, "AB"[index])));
-    showOptions(options, state.sides[state.active], { schema, scenarios, changed });
+    fill(sideTabs, state.sides.length > 1 && state.sides.map((_, index) => h("button", { type: "button", "aria-pressed": String(index === state.active), "aria-label": `Options of ${"AB"[index]}`, onclick: () => { state.active = index; showControls(); code.show(pathOf(state.sides[state.active]), request(state, state.active)); } }, "AB"[index])));
+    showOptions(options, state.sides[state.active], { schema, scenarios, bundles, changed });
   }
 
   async function update() {
     const turn = (shown += 1);
-    code.show(request(state, state.active));
+    code.show(pathOf(state.sides[state.active]), request(state, state.active));
     const answers = await Promise.all(state.sides.map((_, index) => answered(state, index, signal)));
     if (turn !== shown) return; // a later change has been asked for
     results.className = answers.length > 1 ? "sides two" : "sides";
@@ -148,9 +149,12 @@ function request(state, index) {
   return { items: state.items, ...bodyOf(state.sides[index]) };
 }
 
+/** Where a side is asked: a bundle that is not live has a path of its own. */
+const pathOf = (side) => (side.bundle ? `v1/bundles/${segment(side.bundle)}/recommendations` : "v1/recommendations");
+
 async function answered(state, index, signal) {
   try {
-    if (state.items.length > 0) return await call("POST", "v1/recommendations", { ...request(state, index), dry_run: true }, { signal });
+    if (state.items.length > 0) return await call("POST", pathOf(state.sides[index]), { ...request(state, index), dry_run: true }, { signal });
     return await call("GET", `v1/items:popular?k=${state.sides[index].k}`, undefined, { signal });
   } catch (error) {
     if (error instanceof Problem) return { problem: error };
@@ -160,7 +164,8 @@ async function answered(state, index, signal) {
 
 function heading(state, answers, index) {
   const name = state.items.length > 0 ? "Next items" : "Popular items";
-  return answers.length > 1 ? `${"AB"[index]} · ${name}` : name;
+  const bundle = state.sides[index].bundle ? ` of ${short(state.sides[index].bundle)}` : "";
+  return answers.length > 1 ? `${"AB"[index]} · ${name}${bundle}` : `${name}${bundle}`;
 }
 
 function notPinned(answer, titles) {

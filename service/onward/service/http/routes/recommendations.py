@@ -3,15 +3,17 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Request
+from fastapi import APIRouter, Body, Depends, Path, Request
 from fastapi import Query as QueryParameters
 
 from onward.service import telemetry
 from onward.service.errors import (
+    BundleNotFound,
     LimitReached,
     NotReady,
     RecommendationGone,
     RecommendationNotFound,
+    ReleaseRefused,
     ServiceError,
     SessionBehind,
     SessionStoreUnavailable,
@@ -26,12 +28,16 @@ from onward.service.http.routes.dependencies import (
     PATH_PROBLEMS,
     ExplainerDep,
     ItemId,
+    LiveDep,
     NextPagesDep,
     PipelineDep,
     RecorderDep,
+    ReleasesDep,
     SessionId,
+    of_the_deployment,
     seconds,
 )
+from onward.service.http.routes.releases import BUNDLE_PATH, Digest
 from onward.service.http.schemas.entries import InvalidEntry
 from onward.service.http.schemas.explanations import ExplanationQuery
 from onward.service.http.schemas.recommendations import (
@@ -207,6 +213,35 @@ async def explain_item(
     return await asyncio.to_thread(
         explain_item_of, recommendation.bundle, recommendation.answer, item_id, recorder.popularity.scores
     )
+
+
+@router.post(
+    f"{BUNDLE_PATH}/recommendations",
+    response_model=Recommendations,
+    dependencies=[Depends(of_the_deployment)],
+    responses=problems(*BODY_PROBLEMS, UnknownScenario, SessionBehind, BundleNotFound, ReleaseRefused, NotReady),
+)
+async def recommend_from_bundle(
+    digest: Digest,
+    query: RecommendationQuery,
+    pipeline: PipelineDep,
+    releases: ReleasesDep,
+    live: LiveDep,
+    request: Request,
+) -> JSONBytes:
+    """Answer a query by a bundle that need not be live, with the explanation; nothing is stored.
+
+    The first call for a bundle loads it.
+    """
+    release, _ = await releases.find(digest)
+    bundle = await live.of(release.digest)
+    if bundle is None:
+        raise BundleNotFound("The files of this bundle were removed.")
+    asked = _query(query, telemetry.elapsed_s(request.scope))
+    timeout_s = asked.age_s + EXPLANATION_TIMEOUT_S  # the time to load it does not count
+    recommendation = await pipeline.recommend(asked._replace(store=False, timeout_s=timeout_s), bundle)
+    took_ms = telemetry.elapsed_ms(request.scope)
+    return _response(recommendation, took_ms, await _explanation(recommendation))
 
 
 async def _explanation(recommendation: Recommendation) -> Explanation | None:

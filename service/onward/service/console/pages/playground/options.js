@@ -2,9 +2,9 @@
 
 import { field, fill, h, select } from "../../dom.js";
 import { finder } from "../../finder.js";
-import { fixed, titleOf } from "../../format.js";
+import { fixed, short, titleOf } from "../../format.js";
 
-export const newSide = () => ({ k: 10, scenario: "", exclude_seen: "", diversity: 0, diversity_by: "", exact: false, conditions: [], boosts: [], pins: [] });
+export const newSide = () => ({ bundle: "", k: 10, scenario: "", exclude_seen: "", diversity: 0, diversity_by: "", exact: false, conditions: [], boosts: [], pins: [] });
 
 const OPERATORS = {
   string: [["equals", "is"], ["not", "is not"], ["exists", "is set"]],
@@ -36,9 +36,9 @@ function filterOf({ attribute, operator, value, kind }) {
   return operator === "equals" ? { attribute, equals: typed } : { attribute, range: { [operator]: typed } };
 }
 
-/** Show the controls of a side in a node, and call `changed` after each change. `schema` maps attributes to {kind, values}. */
-export function showOptions(node, side, { schema, scenarios, changed }) {
-  const again = () => { showOptions(node, side, { schema, scenarios, changed }); changed(); };
+/** Show the controls of a side in a node, and call `changed` after each change. `schema` maps attributes to {kind, values}; `bundles` are those that are not live. */
+export function showOptions(node, side, { schema, scenarios, bundles, changed }) {
+  const again = () => { showOptions(node, side, { schema, scenarios, bundles, changed }); changed(); };
   const set = (name) => (value) => { side[name] = value; changed(); };
   const names = Object.keys(schema);
   const share = h("output", {}, fixed(side.diversity, 1));
@@ -46,6 +46,7 @@ export function showOptions(node, side, { schema, scenarios, changed }) {
   const setDiversity = (value) => { share.value = fixed(value, 1); differIn.hidden = value === 0; set("diversity")(value); };
   differIn.hidden = side.diversity === 0;
   fill(node,
+    bundles.length > 0 && field("Bundle", select([["", "the live one"], ...bundles.map((bundle) => [bundle.bundle, `${bundle.model} ${short(bundle.bundle)}, ${bundle.state}`])], side.bundle, set("bundle"))),
     field("Items", h("input", { type: "number", min: 1, max: 100, value: side.k, onchange: (event) => set("k")(Math.min(100, Math.max(1, Number(event.target.value) || 10))) })),
     field("Scenario", select([["", "none"], ...scenarios.map((name) => [name, name])], side.scenario, set("scenario"))),
     field("Leave out what the session has", select(

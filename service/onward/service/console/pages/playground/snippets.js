@@ -8,31 +8,29 @@ const LANGUAGES = { curl, Python: python, TypeScript: typescript };
 
 /** A card with the call of a body; returns the card and a function that shows another body. */
 export function snippets() {
-  let language = "curl", body = {};
+  let language = "curl", path = "v1/recommendations", body = {};
   const text = h("pre", { tabindex: 0, "aria-label": "Call" });
   const tabs = h("div", { class: "segmented" });
   const copy = h("button", { type: "button", class: "plain end", onclick: async () => { await navigator.clipboard.writeText(text.textContent); toast("Copied"); } }, "Copy");
   function show() {
     fill(tabs, Object.keys(LANGUAGES).map((name) => h("button", { type: "button", "aria-pressed": String(name === language), onclick: () => { language = name; show(); } }, name)));
-    fill(text, LANGUAGES[language](body));
+    fill(text, LANGUAGES[language](new URL(path, ROOT).href, body));
   }
   const card = h("section", { class: "card", "aria-label": "Call it" }, h("header", {}, h("h2", {}, "Call it"), tabs, copy), h("div", { class: "body" }, text));
-  return { card, show: (next) => { body = next; show(); } };
+  return { card, show: (nextPath, nextBody) => { path = nextPath; body = nextBody; show(); } };
 }
 
-const url = () => new URL("v1/recommendations", ROOT).href;
-
-function curl(body) {
+function curl(url, body) {
   const quoted = JSON.stringify(body, null, 1).replaceAll(/\n\s*/g, " ").replaceAll("'", "'\\''");
-  return `curl -s ${url()} \\\n  -H "X-API-Key: $KEY" -H "Content-Type: application/json" \\\n  -d '${quoted}'`;
+  return `curl -s ${url} \\\n  -H "X-API-Key: $KEY" -H "Content-Type: application/json" \\\n  -d '${quoted}'`;
 }
 
-function python(body) {
-  return `import os\n\nimport httpx\n\nanswer = httpx.post(\n    "${url()}",\n    headers={"X-API-Key": os.environ["KEY"]},\n    json=${literal(body)},\n).raise_for_status().json()\nfor item in answer["items"]:\n    print(item["rank"], item["id"], item["score"])`;
+function python(url, body) {
+  return `import os\n\nimport httpx\n\nanswer = httpx.post(\n    "${url}",\n    headers={"X-API-Key": os.environ["KEY"]},\n    json=${literal(body)},\n).raise_for_status().json()\nfor item in answer["items"]:\n    print(item["rank"], item["id"], item["score"])`;
 }
 
-function typescript(body) {
-  return `const response = await fetch("${url()}", {\n  method: "POST",\n  headers: { "X-API-Key": process.env.KEY!, "Content-Type": "application/json" },\n  body: JSON.stringify(${JSON.stringify(body, null, 2).replaceAll("\n", "\n  ")}),\n});\nif (!response.ok) throw new Error(await response.text());\nconst { items } = await response.json();`;
+function typescript(url, body) {
+  return `const response = await fetch("${url}", {\n  method: "POST",\n  headers: { "X-API-Key": process.env.KEY!, "Content-Type": "application/json" },\n  body: JSON.stringify(${JSON.stringify(body, null, 2).replaceAll("\n", "\n  ")}),\n});\nif (!response.ok) throw new Error(await response.text());\nconst { items } = await response.json();`;
 }
 
 /** A value as Python writes it. */
