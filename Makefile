@@ -1,6 +1,6 @@
 .POSIX:
 
-.PHONY: setup demo test slow browser faults clients client-types check check-wheel format lock lint audit clean
+.PHONY: setup demo site test slow browser faults clients client-types check check-wheel format lock lint audit clean
 
 PYTHON = python3
 TORCH_BACKEND = cpu
@@ -89,6 +89,12 @@ check: lint test
 check-wheel: $(READY)
 	$(BIN)/python -m tests.packaging.check_wheel --torch $(TORCH_VERSION)
 
+# Build the documentation as a site in build/site, which needs no server: open build/site/index.html.
+site:
+	test -x build/site-env/bin/mkdocs || $(PYTHON) -m venv build/site-env
+	build/site-env/bin/python -m pip install --quiet --requirement requirements/docs.lock
+	NO_MKDOCS_2_WARNING=1 build/site-env/bin/mkdocs build --strict --quiet
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -104,6 +110,7 @@ lock: $(READY)
 	$(BIN)/uv $(COMPILE) --extra spark --constraint requirements/dev.lock --output-file requirements/spark.lock
 	$(BIN)/uv $(LOCK) --group build --constraint requirements/dev.lock --output-file requirements/build.lock
 	$(BIN)/uv $(LOCK) --group audit --output-file requirements/audit.lock
+	$(BIN)/uv $(LOCK) --group docs --output-file requirements/docs.lock
 	$(BIN)/uv $(LOCK) --group generators --output-file requirements/generators.lock
 	echo torch==$(TORCH_VERSION) | $(BIN)/uv $(LOCK) - --no-deps --output-file requirements/torch.lock
 
