@@ -47,6 +47,7 @@ from onward.service.redis_client import CHECK_INTERVAL, StoreCheck, open_connect
 from onward.service.server.draining import DRAIN
 from onward.service.server.parent_death import terminate_with_parent
 from onward.service.settings import IN_MEMORY, Settings
+from onward.service.worker_metrics import WorkerMetrics
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -192,6 +193,7 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
         "item_search": item_search,
         "releases": shared.releases,
         "audit_file": settings.audit_log,
+        "worker_metrics": WorkerMetrics(),
         "tenants": tenants.parts,
         "keys": keys,
         "store_check": await _open_store_check(shared, running),

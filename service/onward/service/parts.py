@@ -16,6 +16,7 @@ from onward.service.recommend.explainer import Explainer
 from onward.service.recommend.item_lists import ItemLists
 from onward.service.recommend.next_pages import NextPages
 from onward.service.recommend.pipeline import Pipeline
+from onward.service.recommend.recall_meter import RecallMeter
 from onward.service.recommend.scenarios import open_scenarios
 from onward.service.recommend.session_history import SessionHistories
 from onward.service.records.answer_stores import InMemoryAnswerStore
@@ -82,6 +83,10 @@ async def open_tenant(shared: SharedParts, tenant: str | None, running: AsyncExi
     running.push_async_callback(scenarios.close)
     redis = None if connector is None else connector.client()
     recorder = await running.enter_async_context(open_recorder(settings, redis, shared.ids, in_memory, tenant))
+    if settings.recall_sample:
+        meter = RecallMeter(shared.live, every=settings.recall_sample)
+        running.push_async_callback(meter.close)
+        recorder.on_answers = meter.answered
     shares = SessionShares(
         recorder.popularity,
         shared.catalog,

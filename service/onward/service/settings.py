@@ -291,6 +291,12 @@ class Settings(BaseSettings):
     docs_access: Access = Field(
         default="open", description="Who may read /docs and /openapi.json: open, key (any), off."
     )
+    recall_sample: int = Field(
+        default=1000,
+        ge=0,
+        description="One answer in so many is compared with an exact search in spare time, for the metrics of recall; "
+        "0 for none.",
+    )
     console: Literal["on", "off"] = Field(
         default="on", description="Whether /console shows a page for people; its data take a key as the API does."
     )

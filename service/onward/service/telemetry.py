@@ -34,6 +34,7 @@ from prometheus_client.registry import Collector
 from structlog.tracebacks import ExceptionDictTransformer
 
 from onward.service.episodes import QUIET_S, Episodes
+from onward.service.proportion import proportion
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -82,6 +83,26 @@ _lost_live_entries = Counter(
 _unreadable_answers = Counter(
     "onward_unreadable_answers", "Reads of kept answers whose bundle is gone; they count as expired."
 )
+_recall_answers = Counter(
+    "onward_recall_answers", "Answers that were compared with an exact search, by bundle.", ["bundle"]
+)
+_recall_exact = Counter("onward_recall_exact_items", "Items that exact searches found, by bundle.", ["bundle"])
+_recall_found = Counter(
+    "onward_recall_found_items", "Items that exact searches found and the answers have, by bundle.", ["bundle"]
+)
+_recall_dropped = Counter(
+    "onward_recall_dropped", "Answers that were not compared: under load, or to spend no more time on it.", ["reason"]
+)
+_recall = {
+    name: Gauge(
+        f"onward_recall{name}", f"{what} of the recall of a bundle's index.", ["bundle"], multiprocess_mode="liveall"
+    )
+    for name, what in (
+        ("", "Each worker's estimate"),
+        ("_low", "Lower end of the 95 % interval"),
+        ("_high", "Upper end of the 95 % interval"),
+    )
+}
 _bundle_live = Gauge("onward_bundle_live", "1 if a bundle is live.", multiprocess_mode="mostrecent")
 _bundle_checked = Gauge(
     "onward_bundle_checked_timestamp_seconds",
@@ -112,6 +133,10 @@ class _ServingBundle(Collector):
 
 REGISTRY.register(_ServingBundle())
 
+BUNDLE_DIGITS = 12
+"""Digits of a bundle's digest in labels."""
+_recall_counts: dict[str, list[int]] = {}
+"""Answers, found and exact items of this process, by bundle."""
 STORE_FAULT = "session store failed"
 MAX_DETAIL = 200
 MAX_LOGGED_NAMES = 5
@@ -342,6 +367,24 @@ def degraded(missing: str) -> None:
     _degraded.labels(missing).inc()
     if missing == "session_store":
         _faults.count((("fault", STORE_FAULT),), "degraded_answers")
+
+
+def recall_measured(digest: str, found: int, exact: int) -> None:
+    """Report an answer of a bundle that has `found` of the `exact` items that an exact search found."""
+    bundle = digest[:BUNDLE_DIGITS]
+    _recall_answers.labels(bundle).inc()
+    _recall_exact.labels(bundle).inc(exact)
+    _recall_found.labels(bundle).inc(found)
+    counts = _recall_counts.setdefault(bundle, [0, 0, 0])
+    for place, count in enumerate((1, found, exact)):
+        counts[place] += count
+    for name, value in zip(_recall, proportion(counts[1], counts[2], samples=counts[0]), strict=True):
+        _recall[name].labels(bundle).set(value)
+
+
+def recall_dropped(reason: str) -> None:
+    """Report an answer that was not compared with an exact search, though it was its turn."""
+    _recall_dropped.labels(reason).inc()
 
 
 def bundle_live(digest: str, model: str, items: int, seconds: float) -> None:

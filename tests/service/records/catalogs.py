@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from onward.service.live.bundle_ids import KnownBundle
 
 LETTERS = "abcdefghijklmnopqrstuvw"
@@ -15,6 +17,8 @@ class LetterCatalog:
     def __init__(self, letters: str = LETTERS, new: Sequence[str] = ()) -> None:
         self.items = len(letters)
         self._ids = [*letters, *new]
+        self.popularity_N1 = np.arange(self.items, -1, -1, dtype=np.float32)
+        self.most_popular_rows = np.arange(1, self.items + 1)
 
     def __len__(self) -> int:
         return len(self._ids)

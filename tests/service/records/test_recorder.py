@@ -87,7 +87,7 @@ async def test_a_next_page_is_counted_and_logged_but_not_stored_again(tmp_path: 
         await recorder.flush_answers()
         assert recorder.answers is not None
         assert await recorder.answers.claim_next(first.id, 1, page, CATALOG)
-        recorder.served_page(page)
+        recorder.served_page(page, CATALOG)
         await recorder.flush_counts()
         assert await recorder.answers.pages(first.id) == [first, page]
         assert await outcome(recorder, first.scenario) == (2, {})

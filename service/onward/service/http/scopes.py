@@ -24,6 +24,7 @@ SCOPE_OF: Mapping[str, Scope] = MappingProxyType(
         "record_events": "events",
         "merge_session": "events",
         "list_items": "catalog",
+        "list_unseen_items": "catalog",
         "show_item": "catalog",
         "change_item": "catalog",
         "delete_item": "catalog",
@@ -46,6 +47,8 @@ SCOPE_OF: Mapping[str, Scope] = MappingProxyType(
         "protect_bundle": "admin",
         "remove_bundle": "admin",
         "show_audit": "admin",
+        "show_live_metrics": "metrics",
+        "show_exposure": "metrics",
         "show_version": "metrics",
         "show_metrics": "metrics",
     }

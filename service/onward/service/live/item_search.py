@@ -39,12 +39,18 @@ class Cursor(NamedTuple):
     """The last id, if ids are listed that begin as the query says."""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse what `text` returned. Raises InvalidRequest."""
+    def begin(cls, bundle: Bundle, text: str | None) -> Self:
+        """Return the first cursor of a bundle, or the one whose `text` is given. Raises InvalidRequest."""
+        digest = bundle.digest[:DIGEST_DIGITS]
+        if text is None:
+            return cls(digest)
         try:
-            return cls(*_FIELDS.validate_json(urlsafe_b64decode(text.encode())))
+            cursor = cls(*_FIELDS.validate_json(urlsafe_b64decode(text.encode())))
         except (ValueError, ValidationError) as error:
             raise InvalidRequest(STALE) from error
+        if cursor.bundle != digest:
+            raise InvalidRequest(STALE)
+        return cursor
 
     @property
     def text(self) -> str:
@@ -89,9 +95,7 @@ class ItemSearch:
         Raises NotReady, InvalidRequest.
         """
         bundle, text = self._live.bundle, query.strip()
-        start = Cursor(bundle.digest[:DIGEST_DIGITS]) if cursor is None else Cursor.parse(cursor)
-        if start.bundle != bundle.digest[:DIGEST_DIGITS]:
-            raise InvalidRequest(STALE)
+        start = Cursor.begin(bundle, cursor)
         if not text:
             return await asyncio.to_thread(_listed, bundle, start, changed=changed, limit=limit)
         index = await self._index(bundle)
@@ -206,6 +210,17 @@ def _listed(bundle: Bundle, start: Cursor, *, changed: bool, limit: int) -> Foun
     item_ids = [item_id for item_id, _ in page[:limit]]
     following = start._replace(place=page[limit - 1][1]).text if len(page) > limit else None
     return FoundItems(bundle, item_ids, following, is_complete=True)
+
+
+def list_unseen(bundle: Bundle, shown_N1: NDArray[np.bool_], start: Cursor, limit: int) -> tuple[FoundItems, int]:
+    """Return a page of the exported items that may be shown but were not, and the number of all such items."""
+    catalog = bundle.catalog
+    unseen_N1 = catalog.eligible().rows_R1[: catalog.items + 1] & ~shown_N1
+    places = np.flatnonzero(unseen_N1[catalog.most_popular_rows]) + 1
+    page = places[np.searchsorted(places, max(0, start.place), side="right") :][: limit + 1]
+    item_ids = catalog.item_ids(catalog.most_popular_rows[page[:limit] - 1].tolist())
+    following = start._replace(place=int(page[limit - 1])).text if len(page) > limit else None
+    return FoundItems(bundle, item_ids, following, is_complete=True), len(places)
 
 
 def _all_items(catalog: Catalog, after: int, *, changed: bool) -> Iterator[tuple[str, int]]:

@@ -92,5 +92,5 @@ class NextPages:
         )
         if not await answers.claim_next(root.id, len(pages), page, bundle.catalog):
             return None
-        self._recorder.served_page(page)
+        self._recorder.served_page(page, bundle.catalog)
         return Recommendation(page, None, bundle, retrieval, None, degraded, 0.0, time.perf_counter() - started_s)

@@ -1,7 +1,7 @@
 """Recorder: the records of answers and events, queued by requests and processed in the background."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -10,11 +10,17 @@ from onward.service.background import on_demand, repeated
 from onward.service.records.answer_ids import FOLLOW_INTERVAL, AnswerIds, RedisSecrets
 from onward.service.records.answer_lists import AnswerLists
 from onward.service.records.answer_log import FLUSH_INTERVAL, AnswerLog, Bundles
-from onward.service.records.answer_page import ItemRows
 from onward.service.records.answer_stores import InMemoryAnswerStore, RedisAnswerStore
 from onward.service.records.answers import Answer
 from onward.service.records.counters import Counters, InMemoryCounters, RedisCounters
 from onward.service.records.event_log import EventLog, EventLogOptions, log_folder
+from onward.service.records.exposure import (
+    ExposureLog,
+    ExposureStore,
+    InMemoryExposureStore,
+    PopularRows,
+    RedisExposureStore,
+)
 from onward.service.records.live_popularity import (
     InMemoryPopularityStore,
     LivePopularity,
@@ -45,7 +51,7 @@ class _ServedAnswer(NamedTuple):
     """An answer that was sent, and the other arguments of `Recorder.served`."""
 
     answer: Answer
-    catalog: ItemRows
+    catalog: PopularRows
     session_id: str | None
     generation: str | None
 
@@ -62,6 +68,7 @@ class Recorder:
         metrics: OnlineMetrics,
         popularity: LivePopularity,
         users: UserSessions,
+        exposure: ExposureLog,
         log: EventLog | None,
         answer_ids: AnswerIds,
     ) -> None:
@@ -70,6 +77,9 @@ class Recorder:
         self.answer_ids = answer_ids
         self.metrics = metrics
         self.popularity = popularity
+        self.exposure = exposure
+        self.on_answers: Callable[[int, Answer], None] | None = None
+        """Told how many answers were sent, and the last of them."""
         self._users = users
         self._log = log
         self._queue: list[_ServedAnswer] = []
@@ -78,7 +88,7 @@ class Recorder:
         self._flushes: set[asyncio.Task[None]] = set()
 
     def served(
-        self, answer: Answer, catalog: ItemRows, *, session_id: str | None = None, generation: str | None = ""
+        self, answer: Answer, catalog: PopularRows, *, session_id: str | None = None, generation: str | None = ""
     ) -> None:
         """Queue an answer to be counted, logged and kept.
 
@@ -94,9 +104,10 @@ class Recorder:
         if len(self._queue) >= MAX_QUEUED:
             self._process_queue()
 
-    def served_page(self, page: Answer) -> None:
+    def served_page(self, page: Answer, catalog: PopularRows) -> None:
         """Record a next page, which `AnswerLog.claim_next` has stored already."""
         self._count_and_log(page, None)
+        self.exposure.served(page.bundle, catalog, page.items.item_ids)
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
         """Record events, but for popularity, which learns from them as far as `SessionShares` lets it."""
@@ -141,6 +152,7 @@ class Recorder:
         await self.flush_answers()
         await self._shielded(self.metrics.flush())
         await self._shielded(self.popularity.flush())
+        await self._shielded(self.exposure.flush())
         if self._log is not None:
             await self._shielded(self._log.flush())
 
@@ -160,8 +172,11 @@ class Recorder:
 
     def _process_queue(self) -> None:
         served, self._queue = self._queue, []
+        if served and self.on_answers is not None:
+            self.on_answers(len(served), served[-1].answer)
         for answer, catalog, session_id, generation in served:
             self._count_and_log(answer, session_id)
+            self.exposure.served(answer.bundle, catalog, answer.items.item_ids)
             if answer.user_id is not None:
                 self._users.served(answer.user_id, self._owner(answer, session_id))
             if self.answers is not None and generation is not None:
@@ -219,19 +234,23 @@ def _recorder(
     weights: PopularityStore
     counters: Counters
     users: UserSessionStore
+    exposure: ExposureStore
     users_ttl = max(settings.session_ttl, 2 * settings.answer_ttl)  # a last page may be kept so long after its answer
     if redis is None:
         users = InMemoryUserSessionStore(ttl=users_ttl)
         counters, weights = InMemoryCounters(), InMemoryPopularityStore(half_life=half_life)
+        exposure = InMemoryExposureStore()
     else:
         counters = RedisCounters(redis, name="metrics", prefix=prefix)
         users = RedisUserSessionStore(redis, ttl=users_ttl, prefix=prefix)
         weights = RedisPopularityStore(redis, half_life=half_life, prefix=prefix)
+        exposure = RedisExposureStore(redis, prefix=prefix)
     return Recorder(
         answers,
         OnlineMetrics(answers, counters),
         LivePopularity(weights, half_life=half_life),
         UserSessions(users),
+        ExposureLog(exposure),
         _event_log(settings, tenant),
         ids,
     )

@@ -4,6 +4,7 @@ from onward.service.http.routes import (
     audit,
     catalog,
     items,
+    live_metrics,
     online_metrics,
     operations,
     recommendations,
@@ -25,6 +26,7 @@ ROUTERS = (
     online_metrics.router,
     releases.router,
     audit.router,
+    live_metrics.router,
     operations.router,
 )
 

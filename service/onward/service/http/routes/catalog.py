@@ -62,7 +62,9 @@ async def list_items(query: Annotated[ItemsQuery, Query()], search: SearchDep, c
     found = await search.find(query.query, changed=query.changed, cursor=query.cursor, limit=query.limit)
     return FoundItems(
         bundle=found.bundle.digest,
-        items=[_item(item_id, found.bundle, catalog) for item_id in found.item_ids if not catalog.is_deleted(item_id)],
+        items=[
+            item_of(item_id, found.bundle, catalog) for item_id in found.item_ids if not catalog.is_deleted(item_id)
+        ],
         next_cursor=found.next,
         degraded=[] if found.is_complete else ["index"],
     )
@@ -74,7 +76,7 @@ async def show_item(item_id: ItemId, live: LiveDep, catalog: CatalogDep) -> Item
 
     A deleted item is not found.
     """
-    return _item(item_id, live.bundle, catalog)
+    return item_of(item_id, live.bundle, catalog)
 
 
 @router.patch(
@@ -95,7 +97,7 @@ async def change_item(item_id: ItemId, body: ItemBody, live: LiveDep, catalog: C
     if isinstance(outcome, ServiceError):
         raise outcome
     await audit.record(Change(ITEM_CHANGED, item_id, *outcome))
-    return _item(item_id, live.bundle, catalog)
+    return item_of(item_id, live.bundle, catalog)
 
 
 @router.delete(
@@ -142,7 +144,8 @@ async def change_items(
     return ItemResults(results=results, stored=len(results) - rejected, rejected=rejected)
 
 
-def _item(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
+def item_of(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
+    """Return the current state of an item of a bundle. Raises ItemNotFound."""
     catalog = bundle.catalog
     row = catalog.row(item_id)
     if row is None or live_catalog.is_deleted(item_id):

@@ -41,6 +41,7 @@ from onward.service.recommend.session_history import SessionHistories
 from onward.service.records.recorder import Recorder
 from onward.service.redis_client import StoreCheck
 from onward.service.sessions import EventListener, EventRules, SessionStore
+from onward.service.worker_metrics import WorkerMetrics
 
 register_url_convertor("id", IdConvertor())  # before the first route is defined: many have ids in their paths
 
@@ -70,6 +71,7 @@ DrainDep = Annotated[Drain, Depends(ServicePart("drain"))]
 StoreCheckDep = Annotated[StoreCheck | None, Depends(ServicePart("store_check"))]
 LiveDep = Annotated[LiveBundle, Depends(ServicePart("live"))]
 CatalogDep = Annotated[LiveCatalog, Depends(ServicePart("catalog"))]
+WorkerMetricsDep = Annotated[WorkerMetrics, Depends(ServicePart("worker_metrics"))]
 SearchDep = Annotated[ItemSearch, Depends(ServicePart("item_search"))]
 RecorderDep = Annotated[Recorder, Depends(ServicePart("recorder"))]
 ListenerDep = Annotated[EventListener, Depends(ServicePart("listener"))]
