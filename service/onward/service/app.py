@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
@@ -28,7 +29,7 @@ from onward.service.http.cors import CORS
 from onward.service.http.dispatcher import Dispatcher
 from onward.service.http.drain import Drain
 from onward.service.http.problems import add_error_handlers
-from onward.service.http.routes import ROUTERS, console, operations
+from onward.service.http.routes import ROUTERS, console, documentation, operations
 from onward.service.http.routes.sessions import EVENTS_PATH
 from onward.service.http.tracing import TracedResponder, TracingError, end_tracing, tracer_provider
 from onward.service.keys import KeyRing, KeysFileError, key_ring
@@ -112,7 +113,8 @@ def create_app(settings: Settings, tracing: "TracerProvider | None" = None) -> S
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
-        openapi_url=None if settings.docs_access == "off" else "/openapi.json",
+        docs_url=None,  # those of the framework load scripts from another host
+        openapi_url=None if settings.docs_access == "off" else documentation.OPENAPI_PATH,
         telemetry=NO_FRAMEWORK_TELEMETRY,
         generate_unique_id_function=openapi.operation_id,
         separate_input_output_schemas=False,  # generators cannot name two classes of one model
@@ -121,8 +123,12 @@ def create_app(settings: Settings, tracing: "TracerProvider | None" = None) -> S
         app.include_router(router)
     if settings.metrics_access != "off":
         app.include_router(operations.metrics)
+    if settings.docs_access != "off":
+        app.router.routes += [Route(documentation.DOCS_PATH, documentation.show_docs), *documentation.FILE_ROUTES]
     if settings.console == "on":
         app.router.routes.extend(console.ROUTES)
+    if settings.console == "on" or settings.docs_access != "off":
+        app.router.routes.append(documentation.root_route(has_console=settings.console == "on"))
     add_error_handlers(app)
     app.drain = Drain(settings.drain_delay)
     app.dispatcher = Dispatcher(

@@ -74,7 +74,7 @@ class TestKeys:
             "/v1/version",
             "/health",
             "/docs/",
-            "//metrics",
+            "/x//metrics",
             "/metrics/",
             "/health%2F../v1/version",
         ):

@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from onward.service.app import create_app
 from onward.service.errors import MissingScope
-from onward.service.http.admission import DOCUMENTATION_PATHS
 from onward.service.http.routes.console import CONSOLE_PATHS
+from onward.service.http.routes.documentation import DOCUMENTATION_PATHS, FILE_PATHS, ROOT_PATH
 from onward.service.http.scopes import SCOPE_OF, require_scope
 from onward.service.keys import SCOPES, Key, KeysFileError
 from onward.service.settings import IN_MEMORY, Settings
@@ -60,7 +60,7 @@ def endpoints(client: TestClient) -> Iterator[tuple[str, str, str]]:
                 for method in route.methods or ():
                     yield route.name, method, re.sub("{.*?}", "x", route.path)
             else:
-                assert route.path in DOCUMENTATION_PATHS | CONSOLE_PATHS
+                assert route.path in DOCUMENTATION_PATHS | FILE_PATHS | {ROOT_PATH} | CONSOLE_PATHS
 
 
 def test_every_endpoint_needs_one_scope(guarded: TestClient) -> None:

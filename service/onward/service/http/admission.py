@@ -17,6 +17,7 @@ from onward.service.http.keys import KeyCheck, client_address
 from onward.service.http.path_ids import route_path
 from onward.service.http.problems import OverloadResponse
 from onward.service.http.routes.console import CONSOLE_PATHS
+from onward.service.http.routes.documentation import DOCUMENTATION_PATHS, FILE_PATHS, ROOT_PATH
 from onward.service.http.token_bucket import TokenBuckets
 from onward.service.keys import KeyRing
 from onward.service.rate_limit import RateLimit
@@ -24,7 +25,6 @@ from onward.service.settings import Settings
 
 METRICS_PATH = "/metrics"
 HEALTH_PATHS = "/health/"
-DOCUMENTATION_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json"})
 
 MAX_RETRY_S = 3
 
@@ -51,7 +51,8 @@ class Admission:
         self.concurrency = ConcurrencyLimit(settings.max_in_flight, time.perf_counter)
         self._key_check = None if keys is None else KeyCheck(keys)
         self._rate_check = None if settings.rate_limit is None else RateCheck(settings.rate_limit)
-        self._without_key = CONSOLE_PATHS | (frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS)
+        documentation = frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS
+        self._without_key = CONSOLE_PATHS | FILE_PATHS | {ROOT_PATH} | documentation
         self._metrics_need_key = settings.metrics_access == "key"
 
     def overload(self, scope: Scope) -> Response | None:

@@ -49,10 +49,15 @@ def compress(scope: Scope, response: Response) -> None:
     if "content-encoding" in response.headers:
         return
     response.headers.add_vary_header("Accept-Encoding")
-    accepted = dict(scope["headers"]).get(b"accept-encoding", b"")
-    if NAMED_CODING.search(accepted):
-        accepted = accepted.replace(b"*", b"")
-    if CODED_CONTENT.search(accepted):
+    if accepts_gzip(scope):
         response.body = gzip.compress(response.body, COMPRESSION_LEVEL, mtime=0)
         response.headers["content-encoding"] = "gzip"
         response.headers["content-length"] = str(len(response.body))
+
+
+def accepts_gzip(scope: Scope) -> bool:
+    """Return whether a caller accepts gzip."""
+    accepted = dict(scope["headers"]).get(b"accept-encoding", b"")
+    if NAMED_CODING.search(accepted):
+        accepted = accepted.replace(b"*", b"")
+    return CODED_CONTENT.search(accepted) is not None
