@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onward.bundle import Bundle, Options, SessionView
+from onward.bundle import Bundle, Filter, Options, SessionView
 from onward.bundle.catalog.cold_start import ColdItem, ColdStart
 from onward.training.data.dataset import NEW_ITEMS_FILE, Dataset
 from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.polars_engine import PolarsEngine
+from onward.training.data.session_index import index_sessions, with_items
 from onward.training.export.export import export
 from onward.training.export.new_items import MOST_PLACES, PLACES, fair_length
 from onward.training.export.rebuild import rebuild
 from onward.training.recipe import Recipe
 from onward.training.trainer import train
 from tests.training.conftest import AROUND, CIRCLES, walks
+from tests.training.corpora import sessions
 
 NEW: list[dict[str, Any]] = [
     {"item_id": "new-1", "circle": "2", "price": 4.0, "available": True},
@@ -112,6 +114,57 @@ def test_a_rebuild_with_a_catalog_gives_them_the_same(trained_only: Path, produc
     digest = rebuild(trained_only, items=products, staged=True, on_note=notes.append)
     assert notes[0] == NOTE
     check_new_items(Bundle.load(trained_only / digest), trained)
+
+
+@pytest.fixture(scope="module")
+def nearest_run(new_run: Path) -> Path:
+    """Nearest sessions of the same dataset."""
+    train(Recipe.load(Path("knn")), new_run.parent / "dataset", new_run.parent / "knn", device_name="cpu", epochs=1)
+    return new_run.parent / "knn"
+
+
+def check_new_items_beside_votes(bundle: Bundle) -> None:
+    """New items are recommended behind the items with votes, with any filter, and by the index as by exact search."""
+    info, session = bundle.manifest.nearest_sessions, SessionView(["item-2-3", "item-2-4"])
+    assert info is not None
+    assert (info.items, bundle.manifest.items) == (CIRCLES * AROUND + 3, CIRCLES * AROUND + 3)
+    new_rows = np.array([bundle.catalog.row("new-1"), bundle.catalog.row("new-2")])
+    assert not bundle.votes_for(session.item_ids, new_rows).any()
+    whole = bundle.retrieve(session, Options(200, exclude_seen=True)).items
+    assert len(whole) == CIRCLES * AROUND + 2 - 2  # all that are available but the session's own
+    voted = [bool(bundle.votes_for(session.item_ids, np.array([bundle.catalog.row(of.item_id)]))[0]) for of in whole]
+    assert sum(voted) > 0
+    assert voted == sorted(voted, reverse=True)
+    assert {"new-1", "new-2"} <= {of.item_id for of in whole}
+    exact = bundle.retrieve(session, Options(200, exclude_seen=True, exact=True)).items
+    assert [of.item_id for of in exact] == [of.item_id for of in whole]
+    price = Filter.model_validate({"attribute": "price", "range": {"min": 1.5, "max": 1.5}})
+    assert [of.item_id for of in bundle.retrieve(session, Options(5, filter=price)).items] == ["new-2"]
+
+
+def test_beside_nearest_sessions_they_are_recommended_behind_the_items_with_votes(
+    nearest_run: Path, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    export([nearest_run], tmp_path, on_note=notes.append)
+    assert NOTE in notes
+    check_new_items_beside_votes(Bundle.load(tmp_path / "current"))
+
+
+def test_a_rebuild_with_a_catalog_takes_them_in_beside_nearest_sessions(
+    nearest_run: Path, products: Path, tmp_path: Path
+) -> None:
+    export([nearest_run], tmp_path, new_items=False)
+    rebuild(tmp_path, items=products)
+    check_new_items_beside_votes(Bundle.load(tmp_path / "current"))
+
+
+def test_an_index_of_sessions_is_extended_by_rows_without_any() -> None:
+    stored = index_sessions([sessions([1, 2], [2, 3])], 3, candidates=10).stored
+    longer = with_items(stored, 5)
+    assert longer.counts.tolist() == [*stored.counts.tolist(), 0, 0]
+    assert longer.sessions_offsets.tolist() == [*stored.sessions_offsets.tolist(), 4, 4]
+    assert longer.items is stored.items
 
 
 def test_new_items_take_their_share_of_places_at_the_most() -> None:

@@ -66,6 +66,15 @@ def add_sessions(
     return index._replace(counted=counted + len(offsets) - 1)
 
 
+def with_items(stored: StoredSessions, items: int) -> StoredSessions:
+    """Extend an index to rows 1..items. The added rows have no session, so that none votes for them."""
+    added = items + 1 - len(stored.counts)
+    return stored._replace(
+        sessions_offsets=np.pad(stored.sessions_offsets, (0, added), mode="edge"),
+        counts=np.pad(stored.counts, (0, added)),
+    )
+
+
 def _newest(
     sessions_V: NDArray[np.int64], rows_V: NDArray[np.int64], counts: NDArray[np.int64], candidates: int
 ) -> CountedSessions:

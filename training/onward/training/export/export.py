@@ -34,10 +34,11 @@ from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.data.repeats import Repeats
+from onward.training.data.session_index import with_items
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, publish_with_probes, write_catalog
 from onward.training.export.content import write_content
-from onward.training.export.new_items import CatalogItems, none_beside_votes, with_new_items
+from onward.training.export.new_items import CatalogItems, with_new_items
 from onward.training.export.onnx_program import write_program
 from onward.training.export.repeat_bonuses import choose_repeat_bonuses
 from onward.training.export.session_weight import choose_session_weight
@@ -147,8 +148,6 @@ def export(
         tower = None if content is None else ContentTower.load(staging, content, dimension=trained.vectors_N1D.shape[1])
         with stage(bundles) as scratch:
             new = dataset.new_items() if new_items else dataset.new_items().clear()
-            if nearest is not None:
-                new = none_beside_votes(new, on_note)
             items = with_new_items(
                 trained,
                 new,
@@ -169,7 +168,7 @@ def export(
         )
         faiss.write_index(faiss_index, str(staging / INDEX))
         if nearest is not None:
-            write_stored_sessions(staging, nearest.encoder.stored)
+            write_stored_sessions(staging, with_items(nearest.encoder.stored, len(vectors_N1D) - 1))
         manifest = Manifest(
             model="+".join(member.recipe.model for member in members),
             recipe=exported_recipe([member.recipe.text for member in members]),
@@ -186,7 +185,8 @@ def export(
             defaults=_defaults(_serving(members), dataset, on_note),
             kernel=kernel,
             repeats=repeats,
-            nearest_sessions=nearest and nearest.encoder.info.model_copy(update={"weight": weight}),
+            nearest_sessions=nearest
+            and nearest.encoder.info.model_copy(update={"weight": weight, "items": len(vectors_N1D) - 1}),
             content=content and content.model_copy(update={"factor": items.factor}),
             index=index_info,
         )

@@ -94,9 +94,16 @@ def with_new_items(
 
 
 def none_beside_votes(new: pl.DataFrame, on_note: Callable[[str], object]) -> pl.DataFrame:
-    """Leave out all new items and say so: votes for each, as for items like it, would crowd those out."""
+    """Leave out all new items and say so.
+
+    Items of the live catalog that became part of the bundle get votes as items like them do, and so would these, which
+    would crowd those out.
+    """
     if len(new):
-        on_note(f"{len(new):,} products that training does not know are left out of a bundle with nearest sessions")
+        on_note(
+            f"{len(new):,} products that training does not know are left out, beside the live catalog's new items that "
+            "nearest sessions vote for; export the run again to take them in"
+        )
     return new.clear()
 
 

@@ -26,6 +26,7 @@ from onward.bundle import (
     ContentInfo,
     Retention,
     stage,
+    write_stored_sessions,
 )
 from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.live_item import StoredChange, read_changes
@@ -33,8 +34,10 @@ from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.manifest import CONTENT_FILES, NEAREST_FILES
 from onward.bundle.release_record import ReleaseRecord
 from onward.bundle.releases import DEFAULT_RETENTION
+from onward.bundle.search.nearest_sessions import read_stored_sessions
 from onward.training.data.readers.attributes import read_attributes
 from onward.training.data.readers.formats import Format
+from onward.training.data.session_index import with_items
 from onward.training.errors import InputError, disk_faults
 from onward.training.export.bundling import ProbeQuery, availability, json_attributes, publish_with_probes
 from onward.training.export.new_items import CatalogItems, none_beside_votes, with_new_items
@@ -128,8 +131,12 @@ def rebuild(
     with stage(bundles) as staging, disk_faults(bundles):
         if sessions and nearest is not None:
             nearest = write_with_new_sessions(source, staging, nearest, new.ids, sessions, on_step)
-        for name in (*LINKED_FILES, *CONTENT_FILES, *(() if sessions else NEAREST_FILES)):
-            if (source / name).exists():
+        elif items is not None and nearest is not None and _have_all_items(current):
+            stored = with_items(read_stored_sessions(source, nearest), len(new.ids))
+            write_stored_sessions(staging, stored)
+            nearest = nearest.model_copy(update={"items": len(new.ids)})
+        for name in (*LINKED_FILES, *CONTENT_FILES, *NEAREST_FILES):
+            if (source / name).exists() and not (staging / name).exists():
                 os.link(source / name, staging / name)
         if len(new.ids) == current.manifest.items:
             os.link(source / VECTORS, staging / VECTORS)
@@ -210,6 +217,12 @@ def _attributes_of(catalog: Catalog, item_id: str) -> Mapping[str, Any]:
     return {**attributes, "available": False} if catalog.is_deleted(item_id) else attributes
 
 
+def _have_all_items(bundle: Bundle) -> bool:
+    """Return whether nearest sessions, if there are any, know all items, and vote for none as for items like it."""
+    nearest = bundle.manifest.nearest_sessions
+    return nearest is None or nearest.items == bundle.manifest.items
+
+
 def _with_attributes(
     bundle: Bundle,
     new: pl.DataFrame,
@@ -230,7 +243,7 @@ def _with_attributes(
     unknown = listed.join(known, on="item_id", how="anti", maintain_order="left")
     items = with_new_items(
         CatalogItems(attributes, bundle.catalog.popularity_N1, bundle.vectors_N1D),
-        unknown if bundle.nearest_sessions is None else none_beside_votes(unknown, on_note),
+        unknown if _have_all_items(bundle) else none_beside_votes(unknown, on_note),
         scratch,
         trained_items=bundle.manifest.encodable_items,
         queries_QKD=queries_QKD,
