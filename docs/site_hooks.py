@@ -21,9 +21,9 @@ LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 
 def on_config(config: MkDocsConfig) -> None:
     """Add the decisions to the contents, by their titles."""
-    assert config.nav is not None
+    contents = config.nav or []
     decisions = sorted((DOCS / "decisions").glob("*.md"))
-    config.nav.append({"Decisions": [f"decisions/{decision.name}" for decision in decisions]})
+    config.nav = [*contents, {"Decisions": [f"decisions/{decision.name}" for decision in decisions]}]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
