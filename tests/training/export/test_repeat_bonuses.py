@@ -44,7 +44,7 @@ def test_a_bundle_scores_by_the_bonuses_that_were_best(
     monkeypatch.setattr(repeat_bonuses, "validation_metrics", prefer((0.5, 1.2)))
     steps: list[str] = []
     export([repeating], tmp_path / "bundles", on_step=steps.append)
-    assert any(step.startswith("repeats: bonuses (0.5, 1.2), validation recall@20 ") for step in steps)
+    assert any(step.startswith("repeats: bonuses (0.5, 1.2), validation ndcg@20 ") for step in steps)
     bundle = Bundle.load(tmp_path / "bundles" / "current")
     assert bundle.manifest.repeats is not None
     assert bundle.manifest.repeats.bonuses == (0.5, 1.2)

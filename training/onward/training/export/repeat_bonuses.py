@@ -23,12 +23,14 @@ from onward.training.trained_run import fitted_to_training
 NEWEST = (0.0, 0.25, 0.5, 1.0)
 BEFORE = (0.0, 0.4, 0.8, 1.2, 1.6, 2.0)
 """Bonuses that are tried for the item at hand, and for all before it."""
+METRIC = "ndcg@20"
+"""Chosen by; a bonus that lifts recall alone can push what visitors take next far down."""
 
 
 def choose_repeat_bonuses(
     networks: Sequence[Path], nearest: Path | None, weight: float, dataset: Dataset, on_step: Callable[[str], object]
 ) -> RepeatsInfo | None:
-    """Return the bonuses with the best validation metric of the first network's recipe, None if none is the best.
+    """Return the bonuses with the best NDCG@20 on validation, None if none is the best.
 
     The encoders are those of the fits to the training part alone; a refit has seen the validation examples. Without
     such fits or examples there are no bonuses, which is announced.
@@ -40,21 +42,20 @@ def choose_repeat_bonuses(
     if len(fitted) < len(networks) or (nearest is not None and sessions is None) or not examples:
         on_step("repeats: none, as there is nothing to choose them by on validation")
         return None
-    recipe = fitted[0].recipe
-    metric, exclude_seen = recipe.training.validation_metric, recipe.serving.exclude_seen_in(dataset)
+    exclude_seen = fitted[0].recipe.serving.exclude_seen_in(dataset)
     scored: SessionEncoder = fitted[0].encoder if len(fitted) == 1 else Ensemble([one.encoder for one in fitted])
     if sessions is not None and isinstance(sessions.encoder, NearestSessionsEncoder):
         scored = WithSessions(scored, sessions.encoder, weight)
 
     def measured(bonuses: tuple[float, float]) -> float:
         encoder = WithRepeats(scored, RepeatsInfo(bonuses=bonuses))
-        return validation_metrics(encoder, examples, metric, exclude_seen=exclude_seen)[metric]
+        return validation_metrics(encoder, examples, METRIC, exclude_seen=exclude_seen)[METRIC]
 
     before = {bonus: measured((0.0, bonus)) for bonus in BEFORE}
     best_before = max(before, key=before.__getitem__)
     newest = {bonus: measured((bonus, best_before)) for bonus in NEWEST}
     best = max(newest, key=newest.__getitem__), best_before
-    on_step(f"repeats: bonuses {best}, validation {metric} {newest[best[0]]:.4f}, without {before[0.0]:.4f}")
+    on_step(f"repeats: bonuses {best}, validation {METRIC} {newest[best[0]]:.4f}, without {before[0.0]:.4f}")
     return RepeatsInfo(bonuses=best) if any(best) else None
 
 
