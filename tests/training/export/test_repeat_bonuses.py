@@ -41,13 +41,13 @@ def prefer(bonuses: tuple[float, float]) -> Any:
 def test_a_bundle_scores_by_the_bonuses_that_were_best(
     repeating: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repeat_bonuses, "validation_metrics", prefer((0.5, 1.2)))
+    monkeypatch.setattr(repeat_bonuses, "validation_metrics", prefer((0.5, 1.5)))
     steps: list[str] = []
     export([repeating], tmp_path / "bundles", on_step=steps.append)
-    assert any(step.startswith("repeats: bonuses (0.5, 1.2), validation ndcg@20 ") for step in steps)
+    assert any(step.startswith("repeats: bonuses (0.5, 1.5), validation ndcg@20 ") for step in steps)
     bundle = Bundle.load(tmp_path / "bundles" / "current")
     assert bundle.manifest.repeats is not None
-    assert bundle.manifest.repeats.bonuses == (0.5, 1.2)
+    assert bundle.manifest.repeats.bonuses == (0.5, 1.5)
 
     encoder = WithRepeats(load_trained(repeating, dataset).encoder, bundle.manifest.repeats).eval()
     examples = Examples.of([dataset.sessions("validation")], encoder.max_length, torch.device("cpu"))

@@ -25,7 +25,8 @@ def validation_metrics(
     """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20."""
     ks = sorted({20, int(metric.split("@")[1])})
     ranks_E = exact_ranks(encoder, examples, exclude_seen=exclude_seen)
-    return ranking_metrics(ranks_E, examples.groups_E.cpu().numpy(), ks)
+    _, groups_E = np.unique(examples.groups_E.cpu().numpy(), return_inverse=True)  # those of a subset have gaps
+    return ranking_metrics(ranks_E, groups_E, ks)
 
 
 @torch.inference_mode()

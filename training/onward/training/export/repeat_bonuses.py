@@ -20,8 +20,8 @@ from onward.training.models.ensemble import Ensemble
 from onward.training.models.nearest_sessions import NearestSessionsEncoder
 from onward.training.trained_run import fitted_to_training
 
-NEWEST = (0.0, 0.25, 0.5, 1.0)
-BEFORE = (0.0, 0.4, 0.8, 1.2, 1.6, 2.0)
+NEWEST = (0.0, 0.5, 1.0, 2.0)
+BEFORE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Bonuses that are tried for the item at hand, and for all before it."""
 METRIC = "ndcg@20"
 """Chosen by; a bonus that lifts recall alone can push what visitors take next far down."""
