@@ -3,15 +3,16 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
 import yaml
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Metric
 
-from onward.service import telemetry  # noqa: F401  # defines the metrics
+from onward.service import telemetry
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
@@ -20,11 +21,26 @@ VARIABLES = {"$__rate_interval": "5m", "$instance": ".*", "$route": ".*"}
 OF_PROMETHEUS = {"up"}
 LABELS_OF_PROMETHEUS = {"instance", "job"}
 
-SERIES: dict[str, set[str]] = {}
-for metric in REGISTRY._collector_to_names:  # the only way to metrics without a sample
-    labels = set(getattr(metric, "_labelnames", ()))
-    for name in REGISTRY._collector_to_names[metric]:
-        SERIES[name] = labels | ({"le"} if name.endswith("_bucket") else set())
+
+def series() -> dict[str, set[str]]:
+    """Return the names of all series of the service, with their labels."""
+    found = {}
+    for metric, names in REGISTRY._collector_to_names.items():  # the only way to metrics without a sample
+        labels = set(getattr(metric, "_labelnames", ()))
+        for name in names:
+            found[name] = labels | ({"le"} if name.endswith("_bucket") else set())
+    return found | {family.name: set(family.samples[0].labels) for family in families_of_a_serving_bundle()}
+
+
+def families_of_a_serving_bundle() -> list[Metric]:
+    now = datetime.now(UTC)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telemetry, "_serving", {})
+        telemetry.bundle_serves("0" * 64, "srgnn", now, now, now)
+        return list(telemetry._ServingBundle().collect())
+
+
+SERIES = series()
 
 
 def panel_expressions() -> Iterator[str]:
