@@ -46,7 +46,7 @@ from onward.bundle.files.manifest import (
     write_manifest,
 )
 from onward.bundle.files.users import Users
-from onward.bundle.gate_report import Comparison, GateReport, gate_fault, report_file
+from onward.bundle.gate_report import Comparison, GateReport, RuleResult, gate_fault, report_file
 from onward.bundle.publish import publish, stage
 from onward.bundle.published import PublishedBundles, current_digest
 from onward.bundle.release_record import Author
@@ -119,6 +119,7 @@ __all__ = [
     "RetrievedItem",
     "RetrievedItems",
     "Rule",
+    "RuleResult",
     "Schema",
     "ScoredItem",
     "SearchParameters",

@@ -25,6 +25,29 @@ class Comparison(BaseModel):
     """Whether the bundle is not below the reference: by less than a margin, or by no more than chance explains."""
 
 
+class RuleResult(BaseModel):
+    """What a rule of the gate found: a figure of the bundle, beside that of the live one, and its bounds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    name: str
+    figure: float
+    live: float | None = None
+    low: float | None = None
+    high: float | None = None
+    passed: bool
+
+    def __str__(self) -> str:
+        """Say what was found and what is asked for, in one line."""
+        bounds = " and ".join(
+            f"{words} {bound:.4g}"
+            for words, bound in (("at least", self.low), ("at most", self.high))
+            if bound is not None
+        )
+        live = "" if self.live is None else f", live {self.live:.4g}"
+        return f"{self.name}: {self.figure:.4g}{live}{f', {bounds} is asked for' if bounds else ''}"
+
+
 class GateReport(BaseModel):
     """The figures of a bundle, of the bundle that was live, and of baselines, on the same held-out sessions."""
 
@@ -43,6 +66,8 @@ class GateReport(BaseModel):
     figures: dict[str, dict[str, float]]
     """The metrics of `bundle`, of `live`, and of each baseline."""
     comparisons: tuple[Comparison, ...]
+    rules: tuple[RuleResult, ...] = ()
+    """What all other rules found; none in reports of 0.2 and before."""
     slices: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     """Of `bundle`, `live` and each baseline: accuracy by kinds of targets; none in reports of before 0.2."""
     concentration: dict[str, dict[str, float]] = {}
@@ -50,8 +75,8 @@ class GateReport(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """Whether the bundle is below none of the references."""
-        return all(comparison.passed for comparison in self.comparisons)
+        """Whether the bundle is below none of the references and keeps all other rules."""
+        return all(of.passed for of in self.comparisons) and all(rule.passed for rule in self.rules)
 
     @classmethod
     def read(cls, bundles: Path, digest: str) -> Self | None:
@@ -85,4 +110,4 @@ def gate_fault(bundles: Path, digest: str, *, live: str | None = None) -> str | 
         for comparison in report.comparisons
         if not comparison.passed
     ]
-    return ", ".join(failed) or None
+    return ", ".join((*failed, *(str(rule) for rule in report.rules if not rule.passed))) or None

@@ -14,6 +14,7 @@ from onward.training.cli import cli
 from onward.training.data.dataset import Dataset
 from onward.training.data.preparation.prepare_options import SplitKind
 from onward.training.errors import InputError
+from onward.training.evaluation import gate_rules
 from onward.training.evaluation.evaluation import evaluate_baselines
 from onward.training.fitting import fit as fit_module
 from onward.training.fitting.candidates import Candidate, candidates_for
@@ -45,7 +46,7 @@ def few_candidates(recipe: Recipe) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(fit_module, "candidates_for", lambda dataset: candidates)
         patched.setattr(fit_module, "FLOOR", FLOOR)
-        patched.setattr("onward.training.evaluation.gate.FLOOR", ("popularity",))
+        patched.setitem(gate_rules.SHIPPED["accuracy"], "floor", ["popularity"])
         yield
 
 

@@ -1,10 +1,12 @@
 """The gate before a staged bundle goes live: it must not be below the live bundle, nor below baselines, the floor.
 
+All rules and their defaults are in `gate.toml`.
+
 All are asked about the newest sessions of the dataset's test part, bundles through their index as served. The test part
 and not the validation part, because most recipes end with a fit that has learned from the latter. Answers of all leave
 out what those of the bundle leave out by default, such as the item at hand: that is a choice, not a loss.
 
-A metric is below another one if its difference, by the paired test over sessions, is below minus `MARGIN` times the
+A metric is below another one if its difference, by the paired test over sessions, is below minus a margin times the
 other one with 97.5 % confidence.
 """
 
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onward.bundle import Bundle, Comparison, GateReport, Options, SessionView, current_digest, report_file
+from onward.bundle.release_record import ReleaseRecord
 from onward.bundle.search.retrieval import ExcludeSeen
 from onward.training.atomic_file import write_text
 from onward.training.baselines import BASELINES
@@ -30,17 +33,14 @@ from onward.training.evaluation.evaluation import (
     ranked_cases,
     without_excluded,
 )
+from onward.training.evaluation.gate_rules import AccuracyRules, GateRules
 from onward.training.evaluation.paired_test import example_values, paired_difference
 from onward.training.evaluation.slices import accuracy_by_slice
 from onward.training.progress import counting
 
 FLOOR = ("popularity", "popularity-in-session", "item-to-item", "vmis-knn")
+"""The baselines by which `fit` measures its candidates; those of the gate are in its rules."""
 K = 20
-MARGIN = 0.01
-"""A metric that is lower by less than this share of the other one is not below it."""
-NEWEST_SESSIONS = 10_000
-FEWEST_SESSIONS = 30
-"""With fewer sessions a comparison would say next to nothing."""
 BUNDLE, LIVE = "bundle", "live"
 PART: PartName = "test"
 
@@ -54,17 +54,19 @@ def gate(bundles: Path, digest: str, data: Path) -> GateReport:
         data: a dataset that holds out what the bundle must not have learned from.
 
     Raises:
-        InputError: the dataset has no test part, or too few sessions in it.
+        InputError: the dataset has no test part, or too few sessions in it, or `gate.toml` is not valid.
         BundleError: a bundle is damaged.
     """
-    dataset = Dataset.open(data)
-    cases, session_E = _newest(dataset)
+    dataset, rules = Dataset.open(data), GateRules.of(bundles)
+    cases, session_E = _newest(dataset, rules.accuracy)
     bundle, live = Bundle.load(bundles / digest), current_digest(bundles)
     exclude_seen = bundle.manifest.defaults.exclude_seen
     rankings = {BUNDLE: _rankings(BUNDLE, _served(bundle, exclude_seen), cases)}
+    live_bundle = None
     if live is not None and live != digest:
-        rankings[LIVE] = _rankings(LIVE, _served(Bundle.load(bundles / live), exclude_seen), cases)
-    for name in FLOOR:
+        live_bundle = Bundle.load(bundles / live)
+        rankings[LIVE] = _rankings(LIVE, _served(live_bundle, exclude_seen), cases)
+    for name in rules.accuracy.floor:
         retrieve = without_excluded(BASELINES[name](dataset, PART).retrieve, exclude_seen)
         rankings[name] = _rankings(name, by_session(retrieve), cases)
     values = {name: example_values(of.ranks, K) for name, of in rankings.items()}
@@ -79,10 +81,13 @@ def gate(bundles: Path, digest: str, data: Path) -> GateReport:
         examples=len(cases),
         figures={name: {metric: float(of.mean()) for metric, of in values[name].items()} for name in values},
         comparisons=tuple(
-            _comparison(values[BUNDLE][metric], name, metric, values[name][metric], session_E)
+            _comparison(values[BUNDLE][metric], name, metric, values[name][metric], session_E, rules.accuracy.margin)
             for name in values
             if name != BUNDLE
             for metric in values[name]
+        ),
+        rules=rules.applied(
+            bundle, ReleaseRecord.read(bundles, digest), rankings[BUNDLE], live_bundle, rankings.get(LIVE)
         ),
         slices={name: accuracy_by_slice(cases, of.ranks, popularity) for name, of in rankings.items()},
         concentration={
@@ -93,15 +98,15 @@ def gate(bundles: Path, digest: str, data: Path) -> GateReport:
     return report
 
 
-def _newest(dataset: Dataset) -> tuple[list[EvaluationCase], NDArray[np.int64]]:
+def _newest(dataset: Dataset, rules: AccuracyRules) -> tuple[list[EvaluationCase], NDArray[np.int64]]:
     """Return the cases of the newest sessions, and the session of each."""
     cases = held_out_cases(dataset, PART)
     session_E = session_of_cases(dataset.sessions(PART), together=dataset.info.targets == "together")
-    newest = np.unique(session_E)[-NEWEST_SESSIONS:]
-    if len(newest) < FEWEST_SESSIONS:
+    newest = np.unique(session_E)[-rules.newest_sessions :]
+    if len(newest) < rules.fewest_sessions:
         raise InputError(
             f"{dataset.folder}: {len(newest)} test sessions are too few to compare bundles, "
-            f"{FEWEST_SESSIONS} are the fewest; hold out more, for example with --test-share"
+            f"{rules.fewest_sessions} are the fewest; hold out more, for example with --test-share"
         )
     first = int(np.searchsorted(session_E, newest[0]))
     return cases[first:], session_E[first:]
@@ -126,7 +131,8 @@ def _comparison(
     metric: str,
     others_E: NDArray[np.float64],
     session_E: NDArray[np.int64],
+    margin: float,
 ) -> Comparison:
     difference, low, high = paired_difference(values_E, others_E, session_E)
-    passed = high >= -MARGIN * float(others_E.mean())
+    passed = high >= -margin * float(others_E.mean())
     return Comparison(reference=reference, metric=metric, difference=difference, low=low, high=high, passed=passed)

@@ -23,6 +23,8 @@ def print_report(report: GateReport, *, as_json: bool) -> None:
         highlight=False,
     )
     console.print(_table(report))
+    for rule in report.rules:
+        console.print(f"{' ' if rule.passed else '!'} {rule}", soft_wrap=True, highlight=False)
     console.print(_verdict(report), soft_wrap=True, highlight=False)
 
 
@@ -47,5 +49,6 @@ def _cells(figures: dict[str, float], comparisons: dict[str, Comparison]) -> Ite
 
 
 def _verdict(report: GateReport) -> str:
-    below = [f"{of.reference} in {of.metric}" for of in report.comparisons if not of.passed]
-    return f"not passed: below {', '.join(below)}" if below else "passed"
+    below = [f"below {of.reference} in {of.metric}" for of in report.comparisons if not of.passed]
+    broken = [rule.name for rule in report.rules if not rule.passed]
+    return f"not passed: {', '.join((*below, *broken))}" if below or broken else "passed"
