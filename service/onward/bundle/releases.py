@@ -114,6 +114,7 @@ def activate(
     *,
     author: Author = THIS_ACCOUNT,
     overridden: str | None = None,
+    is_rollback: bool = False,
     retention: Retention | None = DEFAULT_RETENTION,
 ) -> None:
     """Make a published bundle, staged or once live, the live one of `bundles`.
@@ -123,6 +124,7 @@ def activate(
         digest: the bundle.
         author: who does it, and why.
         overridden: what the gate found, if that is to be ignored.
+        is_rollback: the one that is live now is bad, and no later rollback goes back to it.
         retention: which bundles are kept; None removes none.
 
     Raises BundleError, leaving `current` unchanged, if the bundle does not load or another publisher holds the lock.
@@ -131,7 +133,7 @@ def activate(
     with publisher_lock(bundles):
         if not (bundles / digest).is_dir():
             raise BundleError(f"{digest}: another publisher has removed it")
-        go_live(bundles, digest, author, overridden=overridden)
+        go_live(bundles, digest, author, overridden=overridden, is_rollback=is_rollback)
         remove_abandoned(bundles)
         if retention is not None:
             prune(bundles, retention)

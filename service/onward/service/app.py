@@ -37,6 +37,7 @@ from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import open_live_catalog
 from onward.service.live.item_search import ItemSearch
+from onward.service.live.jobs import Jobs
 from onward.service.live.private_copies import COPIES_FOLDER, PrivateCopies
 from onward.service.live.releases import open_releases
 from onward.service.live.replica import FOLLOW_INTERVAL
@@ -198,6 +199,7 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
         "catalog": shared.catalog,
         "item_search": item_search,
         "releases": shared.releases,
+        "jobs": shared.jobs,
         "audit_file": settings.audit_log,
         "worker_metrics": WorkerMetrics(),
         "tenants": tenants.parts,
@@ -215,10 +217,12 @@ def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
     catalog = open_live_catalog(None if connector is None else connector.client(LIVE_TIMEOUT))
     running.push_async_callback(catalog.close)
     folder = os.environ.get(COPIES_FOLDER)
-    releases = open_releases(settings.bundles, None if connector is None else connector.client(LIVE_TIMEOUT))
+    jobs = Jobs(None if connector is None else connector.client(LIVE_TIMEOUT))
+    running.push_async_callback(jobs.close)
+    releases = open_releases(settings.bundles, None if connector is None else connector.client(LIVE_TIMEOUT), jobs)
     running.push_async_callback(releases.close)
     live = LiveBundle(settings.bundles, catalog, ids, PrivateCopies(Path(folder)) if folder else None, releases)
-    return SharedParts(settings, connector, live, catalog, ids, releases)
+    return SharedParts(settings, connector, live, catalog, ids, releases, jobs)
 
 
 async def _open_store_check(shared: SharedParts, running: AsyncExitStack) -> StoreCheck | None:

@@ -198,6 +198,24 @@ class ReleaseRefused(ServiceError):
     status, code, title = 409, "release_refused", "Release refused"
 
 
+class JobNotFound(ServiceError):
+    """No job has this id."""
+
+    status, code, title = 404, "job_not_found", "Job not found"
+
+
+class JobsOff(ServiceError):
+    """There is no store in which workers find jobs."""
+
+    status, code, title = 404, "jobs_off", "Jobs off"
+
+
+class JobFinished(ServiceError):
+    """The job has ended."""
+
+    status, code, title = 409, "job_finished", "Job finished"
+
+
 class AuditLogOff(ServiceError):
     """The deployment writes no audit log."""
 

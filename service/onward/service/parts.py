@@ -9,6 +9,7 @@ from onward.service.background import on_demand, repeated
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.bundle_ids import BundleIds
 from onward.service.live.catalog import LiveCatalog
+from onward.service.live.jobs import Jobs
 from onward.service.live.releases import Releases
 from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
@@ -49,6 +50,7 @@ class SharedParts:
     catalog: LiveCatalog
     ids: BundleIds
     releases: Releases
+    jobs: Jobs
 
 
 class Tenants:

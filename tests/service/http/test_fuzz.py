@@ -50,6 +50,7 @@ BEYOND_JSON_SCHEMA = re.compile(
             "list again from the start",
             "No scenario of this name",
             "force needs a reason",
+            "are options of a rebuild|is an option of a fit",
         )
     )
 )

@@ -10,7 +10,7 @@ from onward.training.errors import InputError
 from onward.training.termination import ended_by_signals
 
 EXTRA_MODULES = frozenset(
-    {"matplotlib", "narwhals", "onnx", "onnx_ir", "onnxscript", "optuna", "polars", "rich", "tomlkit", "torch"}
+    {"matplotlib", "narwhals", "onnx", "onnx_ir", "onnxscript", "optuna", "polars", "redis", "rich", "tomlkit", "torch"}
 )
 """The modules that the extra `training` installs."""
 HELP = "(--help lists commands and options)"

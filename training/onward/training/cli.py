@@ -16,6 +16,7 @@ from onward.training.data.readers.dialect import DEFAULT_NULLS, Dialect
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, bundle_faults, disk_faults
 from onward.training.index.kind import FAST_RECALL, TARGET_RECALL, IndexKind
+from onward.training.job_commands import schedule, worker
 from onward.training.plugins import use_plugins
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def onward_training(
 ) -> None:
     """Learn session encoders from click logs and export them as bundles."""
     use_plugins(plugin or ())
+
+
+cli.command()(worker)
+cli.command()(schedule)
 
 
 @cli.command()

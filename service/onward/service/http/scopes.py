@@ -49,6 +49,10 @@ SCOPE_OF: Mapping[str, Scope] = MappingProxyType(
         "show_audit": "admin",
         "show_live_metrics": "metrics",
         "show_exposure": "metrics",
+        "start_job": "admin",
+        "list_jobs": "admin",
+        "show_job": "admin",
+        "cancel_job": "admin",
         "show_version": "metrics",
         "show_metrics": "metrics",
     }

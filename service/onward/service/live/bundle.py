@@ -44,6 +44,8 @@ class _Seen(NamedTuple):
 
     digest: str
     activated: datetime | None
+    missing: str | None
+    """A bundle that was made live, but is not in this folder."""
     files: frozenset[tuple[str, int, int, int, int]]
     """Name, inode, mode, size and time of change in ns of each file."""
 
@@ -196,12 +198,14 @@ class LiveBundle:
 
     def _look(self) -> _Seen | None:
         current = self._releases.current()
-        return None if current is None else _Seen(*current, _state(self._published.folder(current.digest)))
+        if current is None:
+            return None
+        return _Seen(*current, self._releases.missing(), _state(self._published.folder(current.digest)))
 
     async def _report_status(self, seen: _Seen) -> None:
         """Report since when the serving bundle is live, unless what was seen was refused."""
-        if (missing := self._releases.missing()) is not None:
-            self._refuse(missing, "it was made live, but is not in this folder of bundles")
+        if seen.missing is not None:
+            self._refuse(seen.missing, "it was made live, but is not in this folder of bundles")
         if self._bundle is None or self._bundle.digest != seen.digest:
             return
         report = await asyncio.to_thread(gate_report, self._releases.bundles, seen.digest)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -18,18 +19,21 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from onward.bundle import Author, Bundle, BundleError, GateReport, PublishedBundles, activate, gate_fault
 from onward.bundle.files.manifest import MANIFEST
+from onward.bundle.jobs import JobKind, new_job
 from onward.bundle.release_record import ReleaseRecord
 from onward.bundle.releases import (
+    DEFAULT_RETENTION,
     Conflict,
     Release,
     list_releases,
     protect,
     releases_version,
+    removal_fault,
     remove,
-    roll_back,
     rollback_target,
 )
 from onward.service.errors import BundleNotFound, GateNotPassed, PreconditionFailed, ReleaseRefused, ServiceError
+from onward.service.live.jobs import Jobs
 from onward.service.live.replica import Edited, Replica, open_replica
 from onward.service.live.versioned_store import Entry
 from onward.service.redis_client import RedisClient
@@ -93,8 +97,12 @@ class ReleaseList(NamedTuple):
 class Releases:
     """A worker's view of the releases, and the changes of them that callers ask for."""
 
-    def __init__(self, bundles: Path, replica: Replica) -> None:
-        """Look at a folder of bundles, and at the activation in a store."""
+    def __init__(self, bundles: Path, replica: Replica, jobs: Jobs) -> None:
+        """Look at a folder of bundles, and at the activation in a store.
+
+        What this process may not do in the folder is put into `jobs`, for a worker.
+        """
+        self._jobs = jobs
         self.bundles = bundles
         self._published = PublishedBundles(bundles)
         self._replica = replica
@@ -106,24 +114,18 @@ class Releases:
     def current(self) -> LiveRelease | None:
         """Return the bundle that is to serve, None if none was published; reads files. Raises BundleError.
 
-        A bundle of the store that this folder does not have is passed over.
+        A bundle of the store that this folder does not have is passed over; see `missing`.
         """
-        digest = self._published.current()
-        if digest is None:
-            return None
-        linked = LiveRelease(digest, self._activated(digest))
-        activation = Activation.of(self._replica.entries.get(LIVE))
-        if activation is None or (activation.over, activation.over_activated) != linked:
+        linked = self._linked()
+        activation = self._activation_over(linked)
+        if activation is None or not self._has(activation.bundle):
             return linked
-        is_here = (self._published.folder(activation.bundle) / MANIFEST).exists()
-        return LiveRelease(activation.bundle, activation.time) if is_here else linked
+        return LiveRelease(activation.bundle, activation.time)
 
     def missing(self) -> str | None:
         """Return the bundle that the store makes live and this folder does not have, None if there is none."""
-        activation = Activation.of(self._replica.entries.get(LIVE))
-        if activation is None or (self._published.folder(activation.bundle) / MANIFEST).exists():
-            return None
-        return activation.bundle
+        activation = self._activation_over(self._linked())
+        return None if activation is None or self._has(activation.bundle) else activation.bundle
 
     async def read(self) -> ReleaseList:
         """Return all releases as they are now. Raises ReleaseRefused if the folder cannot be read."""
@@ -169,17 +171,19 @@ class Releases:
         def change() -> None:
             protect(self.bundles, release.digest, protected=protected, author=author, version=version)
 
-        await self._changed(change)
+        await self._changed(change, "protect" if protected else "unprotect", release.digest, author)
         return (await self.find(release.digest))[0]
 
     async def remove(self, digest: str, author: Author, *, precondition: Precondition) -> Release:
         """Remove a bundle for good. Raises as `activate`."""
         release, found = await self.find(digest)
         _require(precondition, found.version)
-        if found.state(release) == "live":
-            raise ReleaseRefused("It is live: make another one live first.")
+        fault = removal_fault(release, DEFAULT_RETENTION.recent)
+        if fault is not None or found.state(release) == "live":
+            raise ReleaseRefused(f"It {fault or 'is live: make another one live first'}.")
         version = releases_version(found.releases)
-        await self._changed(lambda: remove(self.bundles, release.digest, author=author, version=version))
+        change = partial(remove, self.bundles, release.digest, author=author, version=version)
+        await self._changed(change, "remove", release.digest, author)
         return (await self.find(release.digest))[0]
 
     async def close(self) -> None:
@@ -227,19 +231,28 @@ class Releases:
         result = (await self._replica.update({LIVE: edit}))[LIVE]
         if isinstance(result, ServiceError):
             raise result
-        if self.is_writable:
-            await self._changed(lambda: self._carry_out(digest, author, overridden, is_rollback=is_rollback))
+        if self.is_writable or self._jobs.is_on:
+            change = partial(
+                activate,
+                self.bundles,
+                digest,
+                author=author,
+                overridden=overridden,
+                is_rollback=is_rollback,
+                retention=None,
+            )
+            await self._changed(change, "activate", digest, author, overridden=overridden, rollback=is_rollback)
         return Edited(before, digest)
 
-    def _carry_out(self, digest: str, author: Author, overridden: str | None, *, is_rollback: bool) -> None:
-        if is_rollback and rollback_target(list_releases(self.bundles)).digest == digest:
-            roll_back(self.bundles, author=author, retention=None)
-        else:
-            activate(self.bundles, digest, author=author, overridden=overridden, retention=None)
-
-    async def _changed(self, change: Callable[[], None]) -> None:
+    async def _changed(
+        self, change: Callable[[], None], kind: JobKind, digest: str, author: Author, **options: bool | str | None
+    ) -> None:
+        """Change the folder, or have a worker do it if this process may not write there."""
         if not self.is_writable:
-            raise ReleaseRefused("The service may not write to the folder of bundles; use `onward-service bundles`.")
+            if not self._jobs.is_on:
+                raise ReleaseRefused("The service may not write to the folder of bundles; use the commands.")
+            await self._jobs.enqueue(new_job(kind, {"bundle": digest, **options}, by=author.by, reason=author.reason))
+            return
         with _refusals():
             await asyncio.to_thread(change)
 
@@ -250,6 +263,21 @@ class Releases:
             entry = self._replica.entries.get(LIVE)
             facts = f"{releases_version(releases)} {live} {0 if entry is None else entry.sequence}"
             return ReleaseList(releases, live, hashlib.sha256(facts.encode()).hexdigest()[:16])
+
+    def _linked(self) -> LiveRelease | None:
+        """Return the bundle that the folder has live. Raises BundleError."""
+        digest = self._published.current()
+        return None if digest is None else LiveRelease(digest, self._activated(digest))
+
+    def _activation_over(self, linked: LiveRelease | None) -> Activation | None:
+        """Return what the store makes live, None if the folder has changed since it did."""
+        activation = Activation.of(self._replica.entries.get(LIVE))
+        if activation is None or linked != (activation.over, activation.over_activated):
+            return None
+        return activation
+
+    def _has(self, digest: str) -> bool:
+        return (self._published.folder(digest) / MANIFEST).exists()
 
     def _activated(self, digest: str) -> datetime | None:
         """Return when a bundle went live by its record, None without one; a damaged one counts as none."""
@@ -267,9 +295,9 @@ def gate_report(bundles: Path, digest: str) -> GateReport | None:
     return None
 
 
-def open_releases(bundles: Path, redis: RedisClient | None) -> Releases:
+def open_releases(bundles: Path, redis: RedisClient | None, jobs: Jobs | None = None) -> Releases:
     """Open the releases of a folder and of a server, or of the folder and this process alone if there is none."""
-    return Releases(bundles, open_replica(redis, STORE, max_names=1))
+    return Releases(bundles, open_replica(redis, STORE, max_names=1), jobs or Jobs(None))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from onward.service.http.routes import (
     catalog,
     items,
     live_metrics,
+    jobs,
     online_metrics,
     operations,
     recommendations,
@@ -27,6 +28,7 @@ ROUTERS = (
     releases.router,
     audit.router,
     live_metrics.router,
+    jobs.router,
     operations.router,
 )
 

@@ -31,6 +31,7 @@ from onward.service.keys import Key, KeyRing
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import LiveCatalog
 from onward.service.live.item_search import ItemSearch
+from onward.service.live.jobs import Jobs
 from onward.service.live.releases import Releases
 from onward.service.recommend.explainer import Explainer
 from onward.service.recommend.item_lists import ItemLists
@@ -78,6 +79,7 @@ ListenerDep = Annotated[EventListener, Depends(ServicePart("listener"))]
 RulesDep = Annotated[EventRules, Depends(ServicePart("event_rules"))]
 
 ReleasesDep = Annotated[Releases, Depends(ServicePart("releases"))]
+JobsDep = Annotated[Jobs, Depends(ServicePart("jobs"))]
 AuditFileDep = Annotated[FilePath | None, Depends(ServicePart("audit_file"))]
 
 SessionId = Annotated[Id, Path(examples=["visitor-1"])]

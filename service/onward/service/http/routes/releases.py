@@ -140,11 +140,16 @@ async def protect_bundle(
     response: Response,
     if_match: IfMatch = None,
 ) -> BundleDetails:
-    """Protect a bundle from being removed, or end that with `"protected": false`."""
+    """Protect a bundle from being removed, or end that with `"protected": false`.
+
+    202 if a worker does it, because the service may not write to the folder of bundles.
+    """
     author = Author(caller_name(request), body.reason)
     release = await releases.protect(digest, author, protected=body.protected, precondition=_precondition(if_match))
     what = "bundle protected" if body.protected else "bundle unprotected"
     await audit.record(Change(what, release.digest, None, {"reason": body.reason}))
+    if not releases.is_writable:
+        response.status_code = 202
     return await _details(release.digest, releases, response)
 
 
@@ -160,11 +165,14 @@ async def remove_bundle(
 ) -> BundleDetails:
     """Remove a bundle for good; its record stays.
 
-    Refused if it is live, is protected, or was live within the last hour.
+    Refused if it is live, is protected, or was live within the last hour. 202 if a worker does it, because the service
+    may not write to the folder of bundles; whether it did is in the list of jobs.
     """
     author = Author(caller_name(request), body.reason)
     release = await releases.remove(digest, author, precondition=_precondition(if_match))
     await audit.record(Change("bundle removed", release.digest, None, {"reason": body.reason}))
+    if not releases.is_writable:
+        response.status_code = 202
     return await _details(release.digest, releases, response)
 
 
