@@ -92,6 +92,17 @@ def test_a_job_that_fails_says_why(queue: JobQueue, place: Workplace, monkeypatc
     assert (found(queue, job).state, found(queue, job).error) == ("failed", "no such dataset")
 
 
+def test_a_command_without_an_error_is_told_by_its_last_lines(
+    queue: JobQueue, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_python(
+        monkeypatch, "import sys; sys.stderr.write('fit\\nstaged, not live: below\\nsee fit.html\\n'); sys.exit(1)"
+    )
+    job = enqueued(queue)
+    silent(queue, place).run_one()
+    assert found(queue, job).error == "staged, not live: below; see fit.html"
+
+
 def test_a_fit_needs_a_worker_with_events(queue: JobQueue, place: Workplace) -> None:
     job = enqueued(queue, "fit", budget="1m")
     silent(queue, place).run_one()

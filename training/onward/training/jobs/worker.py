@@ -27,6 +27,7 @@ STOP_S = 60.0
 PAUSE_S = 5.0
 """After the store did not answer."""
 MAX_LINE = 500
+LAST_LINES = 2
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -108,29 +109,35 @@ class Worker:
                     reader.join()
         self._queue.report(job, "", list(log))
         if process.returncode:
-            reason = (list(log) or [last or f"exit code {process.returncode}"])[-1]
-            raise InputError(reason.removeprefix("error: "))
+            raise InputError(_reason([*last, *log]) or f"exit code {process.returncode}")
         return out[-1] if out else ""
 
-    def _followed(self, job: Job, process: "subprocess.Popen[str]", log: deque[str]) -> str:
-        """Report until the process ends; return its last line. Raises _Cancelled."""
-        step = ""
+    def _followed(self, job: Job, process: "subprocess.Popen[str]", log: deque[str]) -> list[str]:
+        """Report until the process ends; return the last lines that were reported. Raises _Cancelled."""
+        step, last = "", deque[str](maxlen=LAST_LINES)
         while True:
             try:
                 process.wait(REPORT_S)
             except subprocess.TimeoutExpired:
                 lines = [log.popleft() for _ in range(len(log))]
                 step = lines[-1] if lines else step
+                last.extend(lines)
                 if self._answer(job, step, lines) != "go on":
                     raise _Cancelled from None
             else:
-                return step
+                return list(last)
 
     def _answer(self, job: Job, step: str, lines: list[str]) -> str:
         try:
             return self._queue.report(job, step, lines)
         except RedisError:  # the job goes on; if the outage outlasts the lease, another worker may take it
             return "go on"
+
+
+def _reason(lines: list[str]) -> str:
+    """Return why a command failed: its error, else its last lines."""
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else "; ".join(lines[-LAST_LINES:])
 
 
 def _reading(stream: IO[str] | None, lines: deque[str]) -> threading.Thread:
