@@ -3,7 +3,7 @@
 import re
 from urllib.parse import unquote
 
-from starlette.convertors import Convertor
+from starlette.convertors import Convertor, StringConvertor
 from starlette.types import Scope
 
 _KEPT = re.compile("%(25|2F)", re.IGNORECASE)
@@ -32,3 +32,9 @@ class IdConvertor(Convertor[str]):
     def to_string(self, value: str) -> str:
         """Encode slashes and percent signs."""
         return value.replace("%", "%25").replace("/", "%2F")
+
+
+class WordConvertor(StringConvertor):
+    """A part of a path without a colon, which begins the name of an action, as in `/v1/jobs/JOB:cancel`."""
+
+    regex = "[^/:]+"

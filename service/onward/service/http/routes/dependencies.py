@@ -25,7 +25,7 @@ from onward.service.fields import Id
 from onward.service.http.audit import Auditor, auditor
 from onward.service.http.drain import Drain
 from onward.service.http.fast_route import ServicePart
-from onward.service.http.path_ids import IdConvertor
+from onward.service.http.path_ids import IdConvertor, WordConvertor
 from onward.service.http.scopes import KEY
 from onward.service.keys import Key, KeyRing
 from onward.service.live.bundle import LiveBundle
@@ -44,6 +44,7 @@ from onward.service.redis_client import StoreCheck
 from onward.service.sessions import EventListener, EventRules, SessionStore
 from onward.service.worker_metrics import WorkerMetrics
 
+register_url_convertor("word", WordConvertor())
 register_url_convertor("id", IdConvertor())  # before the first route is defined: many have ids in their paths
 
 ADMISSION_PROBLEMS = (

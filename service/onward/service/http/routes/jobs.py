@@ -68,18 +68,8 @@ async def list_jobs(jobs: JobsDep, limit: Limit = 50, cursor: Cursor = None) -> 
     return JobPage(jobs=found, next_cursor=str(skip + limit) if len(found) == limit else None)
 
 
-@router.get(
-    "/v1/jobs/{job_id}",
-    response_model_exclude_none=True,
-    responses=problems(*PATH_PROBLEMS, JobNotFound, JobsOff, LiveStoreUnavailable),
-)
-async def show_job(job_id: JobId, jobs: JobsDep) -> JobDetails:
-    """Return a job: its state, what it does now, its result or error, and its log."""
-    return await _details(job_id, jobs)
-
-
 @router.post(
-    "/v1/jobs/{job_id}:cancel",
+    "/v1/jobs/{job_id:word}:cancel",
     response_model_exclude_none=True,
     responses=problems(*PATH_PROBLEMS, JobNotFound, JobFinished, JobsOff, LiveStoreUnavailable, AuditLogUnavailable),
 )
@@ -87,6 +77,16 @@ async def cancel_job(job_id: JobId, jobs: JobsDep, audit: AuditDep) -> JobDetail
     """Cancel a job: one that waits at once, one that runs within seconds, as its worker hears of it."""
     await jobs.cancel(job_id)
     await audit.record(Change("job cancelled", job_id))
+    return await _details(job_id, jobs)
+
+
+@router.get(
+    "/v1/jobs/{job_id:word}",
+    response_model_exclude_none=True,
+    responses=problems(*PATH_PROBLEMS, JobNotFound, JobsOff, LiveStoreUnavailable),
+)
+async def show_job(job_id: JobId, jobs: JobsDep) -> JobDetails:
+    """Return a job: its state, what it does now, its result or error, and its log."""
     return await _details(job_id, jobs)
 
 

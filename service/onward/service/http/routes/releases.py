@@ -39,7 +39,7 @@ from onward.service.records.audit_log import Change
 
 router = APIRouter(route_class=StrictJSONRoute, tags=["releases"], dependencies=[Depends(of_the_deployment)])
 
-BUNDLE_PATH = "/v1/bundles/{digest}"
+BUNDLE_PATH = "/v1/bundles/{digest:word}"
 DIGEST_PATTERN = "^[0-9a-f]{8,64}$"
 
 Digest = Annotated[
@@ -78,12 +78,6 @@ async def list_bundles(releases: ReleasesDep, response: Response) -> ReleasedBun
     )
     response.headers["ETag"] = _etag(found)
     return ReleasedBundles(bundles=shown, count=len(shown))
-
-
-@router.get(BUNDLE_PATH, responses={200: ETAG, **problems(*PATH_PROBLEMS, BundleNotFound, ReleaseRefused)})
-async def show_bundle(digest: Digest, releases: ReleasesDep, response: Response) -> BundleDetails:
-    """Return a bundle: its state, what has happened to it, and what the gate measured."""
-    return await _details(digest, releases, response)
 
 
 @router.post(f"{BUNDLE_PATH}:activate", responses={200: ETAG, **problems(*CHANGE_PROBLEMS, GateNotPassed)})
@@ -174,6 +168,12 @@ async def remove_bundle(
     if not releases.is_writable:
         response.status_code = 202
     return await _details(release.digest, releases, response)
+
+
+@router.get(BUNDLE_PATH, responses={200: ETAG, **problems(*PATH_PROBLEMS, BundleNotFound, ReleaseRefused)})
+async def show_bundle(digest: Digest, releases: ReleasesDep, response: Response) -> BundleDetails:
+    """Return a bundle: its state, what has happened to it, and what the gate measured."""
+    return await _details(digest, releases, response)
 
 
 async def _details(digest: str, releases: Releases, response: Response) -> BundleDetails:
