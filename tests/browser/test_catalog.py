@@ -30,7 +30,7 @@ def test_a_product_is_found_hidden_and_shown_again(browser: Browser, url: str) -
 def test_an_attribute_is_changed_and_keeps_its_kind(browser: Browser, url: str) -> None:
     with visited(browser, url) as visit:
         page = visit.open("catalog?id=item-100")
-        page.get_by_role("button", name="Change").click()
+        page.get_by_role("button", name="Change", exact=True).click()
         page.get_by_label("price").fill("12.5")
         page.get_by_role("button", name="Save").click()
         expect(page.locator("aside")).to_contain_text("12.5")
@@ -47,6 +47,14 @@ def test_a_product_is_added_and_recommended(browser: Browser, url: str) -> None:
         page.get_by_role("button", name="Add", exact=True).click()
         expect(page.locator("aside")).to_contain_text("mean of the items named as similar")
     assert item(url, "bench-new").json()["recommendable"] is True
+
+
+def test_what_no_answer_has_shown_is_listed(browser: Browser, url: str) -> None:
+    with visited(browser, url) as visit:
+        page = visit.open("catalog")
+        page.get_by_role("button", name="Never shown").click()
+        expect(page.locator("tbody tr")).not_to_have_count(0)
+        assert "list=unseen" in page.url
 
 
 def test_what_the_service_refuses_is_said(browser: Browser, url: str) -> None:

@@ -27,7 +27,7 @@ def bundles(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(bundles: Path, tmp_path: Path) -> Iterator[str]:
-    environment = {"REDIS_URL": "memory://", "SERVICE_AUDIT_LOG": str(tmp_path / "audit.jsonl")}
+    environment = {"SERVICE_AUDIT_LOG": str(tmp_path / "audit.jsonl")}  # jobs need a store that workers share
     with ServiceProcess(bundles, environment=environment) as process:
         yield process.wait_until_ready().url
 

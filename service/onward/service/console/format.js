@@ -8,7 +8,7 @@ const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 export const number = (value) => (value === null || value === undefined ? "–" : NUMBER.format(value));
 export const compact = (value) => (value === null || value === undefined ? "–" : COMPACT.format(value));
 export const fixed = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
-export const percent = (share, digits = 1) => (share === null || share === undefined ? "–" : `${(share * 100).toFixed(digits)} %`);
+export const percent = (share, digits = 1) => (share === null || share === undefined ? "–" : `${(share * 100).toFixed(digits)}\u00a0%`);
 export const plural = (count, noun) => `${NUMBER.format(count)} ${noun}${count === 1 ? "" : "s"}`;
 /** The first digits of a digest, enough to tell bundles apart. */
 export const short = (digest) => digest?.slice(0, 8) ?? "–";

@@ -9,6 +9,7 @@ import { table } from "../table.js";
 export const title = "Catalog";
 
 const PAGE = 50;
+const LISTS = [["", "All"], ["changed", "Changed", "Changed or added since the bundle was built"], ["unseen", "Never shown", "May be shown, but no answer has shown them yet"]];
 const VECTORS = {
   training: "learnt by training",
   content: "made of its attributes",
@@ -19,15 +20,20 @@ const VECTORS = {
 const REASONS = { unavailable: "It is hidden: marked as not available.", no_vector: "It has no vector yet: name similar items, or wait for events." };
 
 export default async function catalog(page, parameters, signal) {
-  const state = { query: parameters.get("query") ?? "", changed: parameters.get("changed") === "true", id: parameters.get("id") ?? "" };
+  const state = { query: parameters.get("query") ?? "", list: parameters.get("list") ?? "", id: parameters.get("id") ?? "" };
   const list = h("div"), detail = h("aside", { class: "card detail", "aria-label": "Item", hidden: true });
   const search = h("input", { type: "search", "aria-label": "Find items", placeholder: "Title, attribute or id", value: state.query, oninput: debounced(() => { state.query = search.value; keep(); showList(); }) });
-  const onlyChanged = h("input", { type: "checkbox", ...(state.changed ? { checked: true } : {}), onchange: () => { state.changed = onlyChanged.checked; keep(); showList(); } });
+  const lists = h("div", { class: "segmented", role: "group", "aria-label": "Which items" });
   let request = null;
 
   function keep() {
     const set = Object.entries(state).filter(([, value]) => value);
     history.replaceState(null, "", `#/catalog?${new URLSearchParams(set)}`);
+  }
+
+  function showLists() {
+    fill(lists, LISTS.map(([name, text, hint]) => h("button", { type: "button", title: hint, "aria-pressed": String(state.list === name), onclick: () => { state.list = name; keep(); showLists(); showList(); } }, text)));
+    search.disabled = state.list === "unseen";
   }
 
   async function showList() {
@@ -37,10 +43,12 @@ export default async function catalog(page, parameters, signal) {
       const items = [];
       let cursor;
       const more = async (node) => {
-        const body = await get("v1/items", { query: state.query, changed: state.changed || null, limit: PAGE, cursor }, { signal: request.signal });
+        const path = state.list === "unseen" ? "v1/items:unseen" : "v1/items";
+        const wanted = state.list === "unseen" ? {} : { query: state.query, changed: state.list === "changed" || null };
+        const body = await get(path, { ...wanted, limit: PAGE, cursor }, { signal: request.signal });
         items.push(...body.items);
         cursor = body.next_cursor;
-        fill(node, itemTable(items, open, state), body.degraded.includes("index") && h("p", { class: "empty" }, "The texts are being indexed: search again in a moment."),
+        fill(node, itemTable(items, open, state), body.degraded?.includes("index") && h("p", { class: "empty" }, "The texts are being indexed: search again in a moment."),
           cursor && h("div", { class: "more" }, h("button", { type: "button", onclick: () => more(node) }, "Show more")));
       };
       await more(list);
@@ -85,10 +93,11 @@ export default async function catalog(page, parameters, signal) {
 
   fill(page,
     h("div", { class: "head" }, h("h1", {}, "Catalog"),
-      h("div", { class: "end" }, h("label", { class: "check" }, onlyChanged, "Only changed since the bundle"),
+      h("div", { class: "end" }, lists,
         h("button", { class: "primary", type: "button", onclick: async () => { const id = await addItem(); if (id) changed(id, "Added"); } }, "Add a product"))),
     search,
     h("div", { class: "list" }, h("section", { class: "card", "aria-label": "Items" }, list), detail));
+  showLists();
   await showList();
   if (state.id) await open({ id: state.id });
 }
@@ -96,7 +105,7 @@ export default async function catalog(page, parameters, signal) {
 function itemTable(items, open, state) {
   return table({
     label: "Items", rows: items, open,
-    empty: state.query ? `No item has “${state.query}” in its id or texts.` : "No items.",
+    empty: state.list === "unseen" ? "Every item that may be shown has been shown." : state.query ? `No item has “${state.query}” in its id or texts.` : "No items.",
     columns: [
       { name: "item", text: "Item", show: (item) => [h("span", {}, titleOf(item)), h("span", { class: "sub" }, h("code", {}, item.id), " · ", detailsOf(item))], value: titleOf },
       { name: "state", text: "State", show: (item) => !item.recommendable && stateBadge(item), value: (item) => item.not_recommendable ?? "" },

@@ -1,27 +1,26 @@
 // Live: how the service runs at this moment, and what its answers lead to.
 
-import { Problem, call, get } from "../api.js";
-import { lines } from "../chart.js";
+import { Problem, get } from "../api.js";
 import { problemBox } from "../dialog.js";
 import { fill, h, s } from "../dom.js";
-import { compact, fixed, number, percent, plural, short, time } from "../format.js";
-import { interval, parse, quantiles, sum } from "../prometheus.js";
+import { number, percent, plural, short } from "../format.js";
+import { interval } from "../statistics.js";
 import { table } from "../table.js";
+import { exposure } from "./live/exposure.js";
+import { operation, routesAndWorkers } from "./live/operation.js";
 
 export const title = "Live";
 
-const EVERY_MS = 5000;
-const KEPT = 120; // readings: ten minutes
+const EVERY_MS = 4000;
+const WINDOW_S = 5;
+const KEPT = 150; // readings: ten minutes
 const WINDOWS = [["PT15M", "15 min"], ["PT1H", "1 h"], ["P1D", "24 h"], ["P7D", "7 d"], ["P30D", "30 d"]];
 const DIMENSIONS = [["scenario", "Scenario"], ["bundle", "Bundle"], ["variant", "Variant"]];
 const readings = []; // kept while other pages are shown
 
-const isRecommendation = ({ route }) => /recommendations/.test(route ?? "");
-const isEvent = ({ route }) => route === "/v1/events";
-
 export default async function live(page, parameters, signal) {
   const state = { window: parameters.get("window") ?? "P1D", by: parameters.get("by") ?? "scenario" };
-  const health = h("div"), operation = h("div", { class: "sides" }), outcomes = h("div");
+  const health = h("div"), figures = h("div", { class: "sides" }), details = h("div", { class: "cards" }), outcomes = h("div"), shares = h("div", { class: "body" });
   const windows = h("div", { class: "segmented", role: "group", "aria-label": "Window" });
   const groups = h("div", { class: "segmented", role: "group", "aria-label": "Grouped by" });
 
@@ -41,26 +40,30 @@ export default async function live(page, parameters, signal) {
   async function update() {
     await Promise.all([
       shown(health, null, async () => healthLine(await get("health/ready", {}, { signal }))),
-      shown(operation, "metrics", async () => {
-        readings.push({ time: Date.now(), metrics: parse((await call("GET", "metrics", undefined, { signal })).body) });
+      shown(figures, "metrics", async () => {
+        const metrics = await get("v1/metrics/live", { window: WINDOW_S }, { signal });
+        readings.push({ time: Date.now(), metrics });
         readings.splice(0, readings.length - KEPT);
-        return operationFigures(readings);
+        fill(details, routesAndWorkers(metrics));
+        return operation(readings);
       }),
       showOutcomes(),
+      shown(shares, "metrics", async () => exposure(await get("v1/metrics/exposure", {}, { signal }))),
     ]);
   }
 
   fill(page,
     h("div", { class: "head" }, h("h1", {}, "Live"), health),
-    operation,
+    figures,
     h("section", { class: "card", "aria-label": "What answers lead to" },
-      h("header", { class: "wrapping" }, h("h2", {}, "What answers lead to"), groups, h("div", { class: "end" }, windows)), outcomes));
+      h("header", { class: "wrapping" }, h("h2", {}, "What answers lead to"), groups, h("div", { class: "end" }, windows)), outcomes),
+    details,
+    h("section", { class: "card", "aria-label": "What is shown" }, h("header", {}, h("h2", {}, "What is shown")), shares));
   choices(windows, WINDOWS, "window");
   choices(groups, DIMENSIONS, "by");
   await update();
-  const soon = setTimeout(update, readings.length > 1 ? EVERY_MS : 1000);
   const timer = setInterval(() => { if (!document.hidden) update(); }, EVERY_MS);
-  signal.addEventListener("abort", () => { clearTimeout(soon); clearInterval(timer); });
+  signal.addEventListener("abort", () => clearInterval(timer));
 }
 
 /** Fill a node with what a call makes, or with why it failed. */
@@ -70,7 +73,7 @@ async function shown(node, scope, work) {
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof Problem)) throw error;
-    fill(node, error.status === 404 ? h("div", { class: "card" }, h("div", { class: "empty" }, "This deployment does not publish /metrics.")) : h("div", { class: "card" }, problemBox(error, scope)));
+    fill(node, h("div", { class: "card" }, problemBox(error, scope)));
   }
 }
 
@@ -81,49 +84,6 @@ function healthLine(health) {
     health.store_misconfigured && `the store refuses the service: ${health.store_misconfigured}`,
   ].filter(Boolean);
   return h("p", { class: "row" }, h("span", { class: `dot ${faults.length ? "warn" : "good"}` }), faults.join("; ") || "Ready");
-}
-
-function operationFigures(readings) {
-  const steps = readings.slice(1).map((reading, index) => stepBetween(readings[index], reading));
-  const last = steps.at(-1);
-  if (!last) return h("div", { class: "card" }, h("div", { class: "empty" }, "Measuring …"));
-  const times = steps.map((step) => step.time);
-  const column = (name) => steps.map((step) => step[name]);
-  const milliseconds = (value) => `${value > 0 && value < 10 ? fixed(value, 1) : fixed(value, 0)} ms`;
-  return [
-    h("dl", { class: "figures" },
-      figure("Requests", `${compact(last.requests)}`, "/s"),
-      figure("Median", last.p50 === null ? "–" : fixed(last.p50, 1), "ms", "recommendations"),
-      figure("99th percentile", last.p99 === null ? "–" : fixed(last.p99, 1), "ms", "recommendations"),
-      figure("Failed", compact(last.failed), "/s", "status 5xx", last.failed > 0 && "bad"),
-      figure("Refused", compact(last.refused), "/s", "load, rates, keys", last.refused > 0 && "warn"),
-      figure("Degraded", compact(last.degraded), "/s", "without the store or in haste", last.degraded > 0 && "warn"),
-      figure("Session store", last.store === null ? "–" : fixed(last.store, 2), last.store === null ? "" : "ms", last.storeFailures > 0 ? `${number(last.storeFailures)}/s fail` : "answers", last.storeFailures > 0 && "bad")),
-    h("div", { class: "cards" },
-      h("section", { class: "card", "aria-label": "Requests per second" }, h("header", {}, h("h2", {}, "Requests per second")),
-        lines({ times, timeFormat: time, label: "Requests per second over time", series: [{ name: "recommendations", values: column("recommendations") }, { name: "events", values: column("events") }, { name: "other", values: column("others") }] })),
-      h("section", { class: "card", "aria-label": "Time of recommendations" }, h("header", {}, h("h2", {}, "Time of recommendations")),
-        lines({ times, timeFormat: time, format: milliseconds, label: "Percentiles of the time of recommendations", series: [{ name: "median", values: column("p50") }, { name: "90th percentile", values: column("p90") }, { name: "99th percentile", values: column("p99") }] }))),
-  ];
-}
-
-function figure(name, value, unit, note, state) {
-  return h("div", {}, h("dt", {}, name), h("dd", { class: state || null }, value, h("small", {}, ` ${unit}`)), note && h("dd", { class: "note" }, note));
-}
-
-/** The figures between two readings of all workers. */
-function stepBetween({ time: from, metrics: before }, { time, metrics: after }) {
-  const seconds = (time - from) / 1000;
-  const rate = (name, isWanted) => Math.max(0, sum(after, name, isWanted) - sum(before, name, isWanted)) / seconds;
-  const [p50, p90, p99] = quantiles(before, after, "onward_request_seconds", [0.5, 0.9, 0.99], isRecommendation).map((value) => (value === null ? null : value * 1000));
-  const [store] = quantiles(before, after, "onward_store_seconds", [0.5]);
-  const requests = rate("onward_requests_total"), recommendations = rate("onward_requests_total", isRecommendation), events = rate("onward_requests_total", isEvent);
-  return {
-    time, requests, recommendations, events, others: requests - recommendations - events, p50, p90, p99,
-    failed: rate("onward_requests_total", ({ status }) => status?.startsWith("5")),
-    refused: rate("onward_refused_requests_total"), degraded: rate("onward_degraded_answers_total"),
-    store: store === null ? null : store * 1000, storeFailures: rate("onward_store_failures_total"),
-  };
 }
 
 function outcomeTable({ outcomes, unattributed }, by) {

@@ -180,18 +180,28 @@ function bundleCard(bundle) {
   return h("div", { class: "release" },
     h("h3", {}, `${bundle.model ?? "bundle"} `, h("code", {}, short(bundle.bundle)), ` · ${bundle.state}`),
     bundle.gate && h("p", { class: "muted" }, `Gate of ${dateTime(bundle.gate.created)}: ${number(bundle.gate.sessions)} sessions, ${number(bundle.gate.examples)} targets.`),
-    bundle.gate && rules(bundle.gate.comparisons),
+    bundle.gate && comparisons(bundle.gate.comparisons),
+    bundle.gate?.rules?.length > 0 && rules(bundle.gate.rules),
     h("ol", { class: "timeline" }, [...bundle.events].reverse().slice(0, 8).map((event) => h("li", {}, h("span", {}, event.what), h("small", {}, ` ${dateTime(event.time)}${event.by ? ` by ${event.by}` : ""}`), event.reason && h("p", { class: "muted" }, `“${event.reason}”`), event.overridden && h("p", { class: "down" }, `by force: ${event.overridden}`)))));
 }
 
-/** The rules of the gate: a row for each reference, a column for each metric. */
-function rules(comparisons) {
-  const metrics = [...new Set(comparisons.map((rule) => rule.metric))], references = [...new Set(comparisons.map((rule) => rule.reference))];
-  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Rules of the gate" }, h("table", { class: "rules" },
+/** All other rules of the gate, with what is asked for. */
+function rules(found) {
+  const bounds = (rule) => [rule.low !== null && `at least ${number(rule.low)}`, rule.high !== null && `at most ${number(rule.high)}`].filter(Boolean).join(", ");
+  return h("table", { class: "rules" }, h("tbody", {}, found.map((rule) => h("tr", {}, h("th", { scope: "row" }, rule.name.replaceAll("_", " ")),
+    h("td", {}, verdict(rule), number(rule.figure), h("small", {}, ` ${bounds(rule)}`))))));
+}
+
+const verdict = (rule) => h("span", { class: `dot ${rule.passed ? "good" : "bad"}`, role: "img", "aria-label": rule.passed ? "passed" : "not passed" });
+
+/** Comparisons of the gate: a row for each reference, a column for each metric. */
+function comparisons(found) {
+  const metrics = [...new Set(found.map((rule) => rule.metric))], references = [...new Set(found.map((rule) => rule.reference))];
+  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Comparisons of the gate" }, h("table", { class: "rules" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "against"), metrics.map((metric) => h("th", { scope: "col" }, `${metric}, 95 % interval`)))),
     h("tbody", {}, references.map((reference) => h("tr", {}, h("th", { scope: "row" }, reference), metrics.map((metric) => {
-      const rule = comparisons.find((one) => one.metric === metric && one.reference === reference);
-      return h("td", {}, rule && [h("span", { class: `dot ${rule.passed ? "good" : "bad"}`, role: "img", "aria-label": rule.passed ? "passed" : "not passed" }), signed(rule.difference), h("small", {}, ` ${signed(rule.low)} to ${signed(rule.high)}`)]);
+      const rule = found.find((one) => one.metric === metric && one.reference === reference);
+      return h("td", {}, rule && [verdict(rule), signed(rule.difference), h("small", {}, ` ${signed(rule.low)} … ${signed(rule.high)}`)]);
     }))))));
 }
 
