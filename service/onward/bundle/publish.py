@@ -1,7 +1,8 @@
 """Publish bundles atomically: stage, check, sync to disk, rename, then replace the `current` link by a rename.
 
 `bundles/<digest>/` are published bundles, and `bundles/current` is a link to the live one of them; see
-`onward.bundle.releases`. `bundles/<digest>.gate.json` is the report of the gate. `bundles/.staging-*` are bundles that
+`onward.bundle.releases`. `bundles/<digest>.gate.json` is the report of the gate, and
+`bundles/<digest>.data.json` has the figures of the dataset. `bundles/.staging-*` are bundles that
 are being written, each locked by the process that writes it, and `bundles/.lock` serializes publishers.
 """
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from onward.bundle.bundle import Bundle
+from onward.bundle.data_report import data_file
 from onward.bundle.files.manifest import MANIFEST, BundleError, is_digest, read_manifest
 from onward.bundle.gate_report import report_file
 from onward.bundle.published import CURRENT, current_digest
@@ -360,6 +361,7 @@ def _forget(bundles: Path) -> None:
     removed = [release for release in list_releases(bundles) if release.state == "removed"]
     for release in removed[MAX_REMOVED:]:
         report_file(bundles, release.digest).unlink(missing_ok=True)
+        data_file(bundles, release.digest).unlink(missing_ok=True)
         record_file(bundles, release.digest).unlink(missing_ok=True)
 
 

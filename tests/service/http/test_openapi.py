@@ -42,6 +42,7 @@ ENDPOINTS = {
     ("get", "/v1/metrics/online"): PATH,
     ("get", "/v1/bundles"): ADMISSION | {409},
     ("get", "/v1/bundles/{digest}"): PATH | {404, 409},
+    ("get", "/v1/bundles/{digest}/data"): PATH | {404, 409},
     ("post", "/v1/bundles/{digest}/recommendations"): BODY | {404, 409},
     ("post", "/v1/bundles/{digest}:activate"): BODY | {404, 409, 412},
     ("post", "/v1/bundles:rollback"): BODY | {404, 409, 412},

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from onward.bundle import Bundle, Options, SessionView, current_digest, staged_bundles
+from onward.bundle.data_report import DataReport
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.data.repeats import Repeats
 from onward.training.errors import InputError
 from onward.training.export.export import export, load_trained
+from onward.training.export.rebuild import rebuild
 from onward.training.index.kind import IndexKind
 from onward.training.recipe import Recipe
 from onward.training.run_folder import best_validation
@@ -78,6 +80,26 @@ def test_how_often_items_are_repeated_decides_what_is_left_out_by_default(
 def test_the_bundle_holds_no_path_of_the_machine_that_made_it(exported: Path) -> None:
     for file in (exported / "current").iterdir():
         assert str(Path.cwd()).encode() not in file.read_bytes(), file.name
+
+
+def test_the_figures_of_the_dataset_lie_beside_the_bundle_and_outlast_a_rebuild(
+    bundles: Path, dataset: Dataset
+) -> None:
+    exported_digest = str(current_digest(bundles))
+    report = DataReport.read(bundles, exported_digest)
+    assert report is not None
+    assert report.fingerprint == dataset.info.fingerprint
+    assert {part: size.events for part, size in report.parts.items()} == {
+        part: size.events for part, size in dataset.info.parts.items()
+    }
+    sessions = sum(size.sessions for size in dataset.info.parts.values())
+    assert sum(bar.value for bar in report.session_lengths) == sessions
+    assert sum(bar.value for bar in report.popularity) == pytest.approx(1.0)
+    assert report.drift is not None
+    assert 0 <= report.drift < 1
+    rebuilt = rebuild(bundles, index=IndexKind.IVF)
+    assert rebuilt != exported_digest
+    assert DataReport.read(bundles, rebuilt) == report
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ SCOPE_OF: Mapping[str, Scope] = MappingProxyType(
         "show_online_metrics": "admin",
         "list_bundles": "admin",
         "show_bundle": "admin",
+        "show_bundle_data": "admin",
         "recommend_from_bundle": "admin",
         "activate_bundle": "admin",
         "roll_back_bundle": "admin",

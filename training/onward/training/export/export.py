@@ -33,6 +33,7 @@ from onward.training.chosen_epoch import chosen_epoch
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
+from onward.training.data.preparation.data_report import data_report
 from onward.training.data.repeats import Repeats
 from onward.training.data.session_index import with_items
 from onward.training.errors import InputError, disk_faults
@@ -191,8 +192,8 @@ def export(
             index=index_info,
         )
         on_step("checking and publishing the bundle")
-        queries = probe_queries(dataset, encoder, examples)
-        return publish_with_probes(
+        queries, report = probe_queries(dataset, encoder, examples), data_report(dataset)
+        digest = publish_with_probes(
             staging,
             manifest,
             bundles,
@@ -201,6 +202,8 @@ def export(
             unfinished=any(chosen_epoch(run) is None for run in runs),
             retention=retention,
         )
+        report.write(bundles, digest)
+        return digest
 
 
 def _serving(members: Sequence[TrainedRun]) -> ServingOptions:

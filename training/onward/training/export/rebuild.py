@@ -30,6 +30,7 @@ from onward.bundle import (
 )
 from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.live_item import StoredChange, read_changes
+from onward.bundle.data_report import DataReport
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.files.manifest import CONTENT_FILES, NEAREST_FILES
 from onward.bundle.release_record import ReleaseRecord
@@ -165,9 +166,13 @@ def rebuild(
         )
         on_step("checking and publishing the bundle")
         queries = [ProbeQuery(probe.items, probe.user_id) for probe in current.manifest.probes]
-        return publish_with_probes(
+        report = DataReport.read(bundles, current.digest)
+        digest = publish_with_probes(
             staging, manifest, bundles, queries, make_live=not staged, unfinished=unfinished, retention=retention
         )
+        if report is not None:
+            report.write(bundles, digest)
+        return digest
 
 
 def _shortened(content: ContentInfo, factor: float) -> ContentInfo:

@@ -1,16 +1,19 @@
 """Endpoints of releases: bundles with their states, and the changes of them."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
-from onward.bundle import Author
+from onward.bundle import Author, BundleError
+from onward.bundle.data_report import DataReport
 from onward.service.errors import (
     AuditLogUnavailable,
     BundleNotFound,
     GateNotPassed,
     LiveStoreUnavailable,
+    NotReady,
     PreconditionFailed,
     ReleaseRefused,
 )
@@ -21,10 +24,12 @@ from onward.service.http.routes.dependencies import (
     PATH_PROBLEMS,
     AuditDep,
     LiveDep,
+    RecorderDep,
     ReleasesDep,
     caller_name,
     of_the_deployment,
 )
+from onward.service.http.schemas.live_metrics import BundleData
 from onward.service.http.schemas.releases import (
     ActivationBody,
     BundleDetails,
@@ -34,6 +39,7 @@ from onward.service.http.schemas.releases import (
     ReleasedBundles,
 )
 from onward.service.http.strict_json import StrictJSONRoute
+from onward.service.live.bundle import LiveBundle
 from onward.service.live.releases import Precondition, ReleaseList, Releases
 from onward.service.records.audit_log import Change
 
@@ -78,6 +84,27 @@ async def list_bundles(releases: ReleasesDep, response: Response) -> ReleasedBun
     )
     response.headers["ETag"] = _etag(found)
     return ReleasedBundles(bundles=shown, count=len(shown))
+
+
+@router.get(
+    f"{BUNDLE_PATH}/data",
+    response_model_exclude_none=True,
+    responses=problems(*PATH_PROBLEMS, BundleNotFound, ReleaseRefused),
+)
+async def show_bundle_data(digest: Digest, releases: ReleasesDep, live: LiveDep, recorder: RecorderDep) -> BundleData:
+    """Return figures of the dataset that a bundle was trained on, and how much events differ now."""
+    release, _ = await releases.find(digest)
+    try:
+        report = await asyncio.to_thread(DataReport.read, releases.bundles, release.digest)
+    except BundleError as error:
+        raise ReleaseRefused(str(error)) from error
+    if report is None:
+        raise BundleNotFound("No figures of its data are stored with this bundle.")
+    return BundleData(
+        bundle=release.digest,
+        known_now=_known_share(release.digest, live, recorder.popularity.scores),
+        **report.model_dump(exclude={"format_version"}),
+    )
 
 
 @router.post(f"{BUNDLE_PATH}:activate", responses={200: ETAG, **problems(*CHANGE_PROBLEMS, GateNotPassed)})
@@ -180,6 +207,19 @@ async def _details(digest: str, releases: Releases, response: Response) -> Bundl
     release, found = await releases.find(digest)
     response.headers["ETag"] = _etag(found)
     return await asyncio.to_thread(BundleDetails.of, release, releases.bundles, found.state(release))
+
+
+def _known_share(digest: str, live: LiveBundle, popular_now: Mapping[str, float]) -> float | None:
+    """Return the share of the weight of recent events on items that a bundle was trained on, if it is the live one."""
+    try:
+        bundle = live.bundle
+    except NotReady:
+        return None
+    total = sum(popular_now.values())
+    if bundle.digest != digest or not total:
+        return None
+    rows = zip(popular_now.values(), bundle.catalog.rows(list(popular_now)), strict=True)
+    return sum(weight for weight, row in rows if row is not None and row <= bundle.manifest.encodable_items) / total
 
 
 def _etag(found: ReleaseList) -> str:

@@ -1,6 +1,6 @@
 """Schemas of the figures of operation, of recall and of exposure."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
@@ -120,6 +120,53 @@ class Exposure(BaseModel):
     shown: int = Field(description="Those of them that were ever shown.", examples=[930])
     coverage: float = Field(description="`shown` / `items`.", examples=[0.908])
     tenths: list[Tenth] = Field(description="The most popular tenth first.")
+
+
+class DataBar(BaseModel):
+    """One bar of a chart."""
+
+    label: str = Field(examples=["2026-11-22"])
+    value: float = Field(examples=[5210.0])
+
+
+class DataPart(BaseModel):
+    """The size of a part of the dataset."""
+
+    events: int = Field(examples=[48000])
+    sessions: int = Field(examples=[9000])
+    items: int = Field(examples=[1022])
+    examples: int = Field(examples=[39000])
+
+
+class BundleData(BaseModel):
+    """The dataset that a bundle was trained on, in figures; shares are from 0 to 1."""
+
+    bundle: BundleDigest
+    prepared: datetime = Field(examples=["2026-11-22T09:30:00Z"])
+    fingerprint: str = Field(description="Of the dataset.", examples=["0f1e2d3c4b5a"])
+    rows: list[str] = Field(description="Where every row went.", examples=[["kept: 60,000 of 60,000 events"]])
+    parts: dict[str, DataPart] = Field(
+        examples=[{"train": {"events": 48000, "sessions": 9000, "items": 1022, "examples": 39000}}]
+    )
+    session_lengths: list[DataBar] = Field(description="Sessions by their number of events.")
+    events_by_day: list[DataBar] = Field(description="Empty if the log had no times.")
+    popularity: list[DataBar] = Field(
+        description="Share of the events on each twentieth of the items, the most popular first."
+    )
+    repeated: float = Field(description="Share of events on an item that the session has had already.", examples=[0.12])
+    same_as_before: float = Field(description="Share of events on the same item as the one before.", examples=[0.03])
+    unknown_in_test: float | None = Field(
+        default=None, description="Share of the test events of items that training never saw.", examples=[0.01]
+    )
+    drift: float | None = Field(
+        default=None, description="Difference of the popularities of test and training, from 0 to 1.", examples=[0.2]
+    )
+    known_now: float | None = Field(
+        default=None,
+        description="Of the live bundle: share of the weight of recent events, among the most popular items now, that "
+        "is on items that it was trained on.",
+        examples=[0.97],
+    )
 
 
 class UnseenQuery(QueryString):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -28,28 +29,35 @@ def write_report(dataset: Dataset, path: Path) -> None:
 
 
 def _sections(dataset: Dataset) -> Iterator[str]:
-    events = _events(dataset)
+    events = events_of(dataset)
     yield section("Where every row went", bullet_list(described(dataset.info)))
     yield section("Parts", _parts(dataset))
-    lengths = events.group_by("part", "session_id").len()["len"].clip(upper_bound=LONGEST)
-    counted = dict(lengths.value_counts().rows())
-    labels = {length: f"{length}+" if length == LONGEST else str(length) for length in range(1, LONGEST + 1)}
-    yield section(
-        "Sessions by their number of events",
-        bar_chart([Bar(label, counted.get(length, 0)) for length, label in labels.items()], " sessions"),
-    )
-    days = (
-        events.drop_nulls("timestamp_ms").group_by(pl.col("timestamp_ms") // DAY_MS).agg(pl.len()).sort("timestamp_ms")
-    )
-    if len(days):
-        yield section("Events by day", bar_chart([Bar(_day(day), count) for day, count in days.rows()], " events"))
+    yield section("Sessions by their number of events", bar_chart(session_lengths(events), " sessions"))
+    if days := events_by_day(events):
+        yield section("Events by day", bar_chart(days, " events"))
     title = "Popularity: share of the events on each twentieth of the items, the most popular first"
-    yield section(title, bar_chart(_popularity(events), "% of the events"))
+    yield section(title, bar_chart(popularity(events), "% of the events"))
     yield section("In figures", table((), _figures(events)))
     yield section("Ten sessions", _samples(dataset, events))
 
 
-def _events(dataset: Dataset) -> pl.DataFrame:
+def session_lengths(events: pl.DataFrame) -> list[Bar]:
+    """Return the number of sessions of each length."""
+    lengths = events.group_by("part", "session_id").len()["len"].clip(upper_bound=LONGEST)
+    counted = dict(lengths.value_counts().rows())
+    labels = {length: f"{length}+" if length == LONGEST else str(length) for length in range(1, LONGEST + 1)}
+    return [Bar(label, counted.get(length, 0)) for length, label in labels.items()]
+
+
+def events_by_day(events: pl.DataFrame) -> list[Bar]:
+    """Return the number of events of each day; nothing if the log has no times."""
+    days = (
+        events.drop_nulls("timestamp_ms").group_by(pl.col("timestamp_ms") // DAY_MS).agg(pl.len()).sort("timestamp_ms")
+    )
+    return [Bar(_day(day), count) for day, count in days.rows()]
+
+
+def events_of(dataset: Dataset) -> pl.DataFrame:
     """Return the events of all parts, each once: histories of one user are in several parts."""
     parts: list[PartName] = ["test"] if dataset.info.options.split == "leave-one-out" else list(dataset.info.parts)
     columns = ["session_id", "position", "item_id", "row", "timestamp_ms"]
@@ -68,7 +76,8 @@ def _parts(dataset: Dataset) -> str:
     return table(("", "events", "sessions", "items", "examples"), rows)
 
 
-def _popularity(events: pl.DataFrame) -> list[Bar]:
+def popularity(events: pl.DataFrame) -> list[Bar]:
+    """Return the share of the events, in percent, on each twentieth of the items, the most popular first."""
     counts = events.group_by("item_id").len()["len"].sort(descending=True)
     total, items = len(events), len(counts)
     ends = [items * bar // POPULARITY_BARS for bar in range(POPULARITY_BARS + 1)]
@@ -78,22 +87,51 @@ def _popularity(events: pl.DataFrame) -> list[Bar]:
     ]
 
 
-def _figures(events: pl.DataFrame) -> Iterator[Sequence[str]]:
+class Repeats(NamedTuple):
+    """Shares of events on items that came before in their sessions."""
+
+    repeated: float
+    same_as_before: float
+
+
+class Drift(NamedTuple):
+    """How the test part differs from training."""
+
+    unknown: float
+    """Share of the test events of items that training never saw."""
+    distance: float
+    """Total variation distance of the popularities."""
+
+
+def repeats(events: pl.DataFrame) -> Repeats:
+    """Return how often events repeat items."""
     by_session = events.sort("part", "session_id", "position")
-    again = by_session.select(
+    shares = by_session.select(
         repeated=pl.struct("part", "session_id", "item_id").is_first_distinct().not_().mean(),
         twice=((pl.col("item_id") == pl.col("item_id").shift()) & (pl.col("position") > 0)).mean(),
     ).row(0)
-    yield "events on an item that the session has had already", f"{again[0]:.1%}"
-    yield "events on the same item as the one before", f"{again[1]:.1%}"
+    return Repeats(*shares)
+
+
+def drift(events: pl.DataFrame) -> Drift | None:
+    """Compare the test part with training; None if one of the two is missing."""
     if not {"train", "test"} <= {*events["part"]}:
-        return
+        return None
     train, test = (events.filter(pl.col("part") == part) for part in ("train", "test"))
-    yield "test events of items that training never saw", f"{(test['row'] == 0).sum() / len(test):.1%}"
     shares = [part.group_by("item_id").agg(pl.len() / len(part)) for part in (train, test)]
     both = shares[0].join(shares[1], on="item_id", how="full", coalesce=True).fill_null(0)
     distance = (both["len"] - both["len_right"]).abs().sum() / 2
-    yield "drift: difference of the popularities of test and training (0 none, 1 no item in common)", f"{distance:.2f}"
+    return Drift(int((test["row"] == 0).sum()) / len(test), float(distance))
+
+
+def _figures(events: pl.DataFrame) -> Iterator[Sequence[str]]:
+    again = repeats(events)
+    yield "events on an item that the session has had already", f"{again.repeated:.1%}"
+    yield "events on the same item as the one before", f"{again.same_as_before:.1%}"
+    if (change := drift(events)) is not None:
+        yield "test events of items that training never saw", f"{change.unknown:.1%}"
+        label = "drift: difference of the popularities of test and training (0 none, 1 no item in common)"
+        yield label, f"{change.distance:.2f}"
 
 
 def _samples(dataset: Dataset, events: pl.DataFrame) -> str:
