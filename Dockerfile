@@ -4,7 +4,7 @@ ARG PYTHON_IMAGE=python:3.11-slim
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1 PATH=/opt/onward/bin:$PATH
 RUN groupadd --gid 10001 onward && useradd --uid 10001 --gid onward --no-create-home --home-dir /tmp onward \
- && install --directory --owner onward --group onward /bundles /keys /events /work
+ && install --directory --owner onward --group onward /bundles /keys /events /audit /work
 WORKDIR /app
 
 FROM base AS install
