@@ -61,7 +61,7 @@ faults: $(READY)
 	$(BIN)/python -m pytest -m faults tests/faults --rows $(REPORT)/faults.json
 	$(BIN)/python -m tests.faults.report $(REPORT) --out $(REPORT).md
 
-# Generate clients from the OpenAPI document, and try the clients of this repository, about 1 minute. Without npm and
+# Generate clients from the OpenAPI document, and try the clients of this repository, about 2 minutes. Without npm and
 # Chromium the tests that need them skip.
 clients: $(GENERATORS)
 	$(BIN)/python -m pytest -m clients -rs tests/clients
