@@ -55,6 +55,19 @@ def test_a_retired_bundle_is_made_live_again(browser: Browser, url: str) -> None
         expect(page.get_by_role("status")).to_contain_text("is live")
 
 
+def test_a_job_is_started_and_cancelled(browser: Browser, url: str) -> None:
+    with visited(browser, url) as visit:
+        page = visit.open("releases")
+        page.get_by_role("button", name="Rebuild index").click()
+        page.get_by_label("Reason").fill("new products")
+        page.get_by_role("button", name="Start").click()
+        jobs = page.get_by_label("Jobs").locator("tbody")
+        expect(jobs).to_contain_text("new products")
+        expect(jobs).to_contain_text("waits for a worker")
+        jobs.get_by_role("button", name="Cancel").click()
+        expect(jobs.locator(".badge")).to_have_text("cancelled")
+
+
 def test_the_playground_compares_the_answers_of_two_bundles(browser: Browser, url: str) -> None:
     with visited(browser, url) as visit:
         page = visit.open("playground?item=item-1&item=item-2")

@@ -113,7 +113,7 @@ export default async function releases(page, parameters, signal) {
     fill(page, h("h1", {}, "Releases"), problemBox(error, "admin"));
     return;
   }
-  await showJobs(jobs, signal);
+  await showJobs(jobs, signal, load);
 }
 
 const reasonField = (required) => field("Reason", h("input", { name: "reason", maxlength: 500, required }), required ? "" : "for the record");
