@@ -10,6 +10,7 @@ THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 EXTRA_MODULES = frozenset(
     {
         "fastapi",
+        "fastapi_offline",
         "hiredis",
         "httptools",
         "prometheus_client",

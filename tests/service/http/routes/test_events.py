@@ -58,6 +58,7 @@ def events(listener: RecordingListener) -> Iterator[TestClient]:
     state = {
         "store": PartlyFailingStore(length=50, ttl=timedelta(minutes=1)),
         "listener": listener,
+        "recorder": None,  # only for sessions that are erased by key
         "audit": AuditLog(None),
         "event_rules": EventRules(EventWeights.parse("share=2,skip=-1"), timedelta(hours=1)),
     }
