@@ -1,7 +1,7 @@
 """Back up what the store keeps into a file, and restore it into a store that has none of it.
 
 Keys are copied as the server serializes them (DUMP and RESTORE), those with one hash tag in one step, so that the parts
-of a session or of a versioned store fit together though the service goes on writing. See decision 47.
+of a session or of a versioned store fit together though the service goes on writing. See decision 44.
 """
 
 import binascii

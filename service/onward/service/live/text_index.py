@@ -1,6 +1,6 @@
 """TextIndex: which items have texts with words that begin as given, and which ids begin as given.
 
-By the full-text search of SQLite (FTS5), in a temporary database that is deleted with the connection. See decision 44.
+By the full-text search of SQLite (FTS5), in a temporary database that is deleted with the connection. See decision 43.
 """
 
 import re
