@@ -23,7 +23,7 @@ async function show() {
     if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const { default: page, title } = await import(`./pages/${name}.js`);
+  const { default: page, title, scope } = await import(`./pages/${name}.js`);
   document.title = `${title} – Onward console`;
   const content = h("div", { class: `page ${name}` });
   fill(main, content);
@@ -31,7 +31,7 @@ async function show() {
     await page(content, parameters, leave.signal);
   } catch (error) {
     if (error.name === "AbortError") return;
-    fill(content, problemBox(error));
+    fill(content, h("h1", {}, title), problemBox(error, scope));
   }
 }
 

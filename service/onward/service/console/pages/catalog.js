@@ -7,6 +7,7 @@ import { detailsOf, fixed, number, titleOf } from "../format.js";
 import { table } from "../table.js";
 
 export const title = "Catalog";
+export const scope = "catalog"; // what a key must be allowed to, for most of the page
 
 const PAGE = 50;
 const LISTS = [["", "All"], ["changed", "Changed", "Changed or added since the bundle was built"], ["unseen", "Never shown", "May be shown, but no answer has shown them yet"]];

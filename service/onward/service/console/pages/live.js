@@ -10,6 +10,7 @@ import { exposure } from "./live/exposure.js";
 import { operation, routesAndWorkers } from "./live/operation.js";
 
 export const title = "Live";
+export const scope = "metrics"; // what a key must be allowed to, for most of the page
 
 const EVERY_MS = 4000;
 const WINDOW_S = 5;

@@ -11,6 +11,7 @@ import { difference, resultList, stages } from "./playground/results.js";
 import { snippets } from "./playground/snippets.js";
 
 export const title = "Playground";
+export const scope = "recommend"; // what a key must be allowed to, for most of the page
 
 const REASONS = {
   unknown_item: "The catalog does not have it.",

@@ -9,6 +9,7 @@ import { table } from "../table.js";
 import { showJobs } from "./releases/jobs.js";
 
 export const title = "Releases";
+export const scope = "admin"; // what a key must be allowed to, for most of the page
 
 const STATES = { live: "good", staged: "accent", retired: "", removed: "" };
 const IS_ACCURACY = /^(recall|mrr|ndcg|hit|precision)/;
@@ -18,6 +19,7 @@ export default async function releases(page, parameters, signal) {
   const state = { a: parameters.get("a"), b: parameters.get("b") };
   const list = h("div"), comparison = h("div"), history = h("div"), jobs = h("div"), audit = h("div");
   const back = h("button", { type: "button", onclick: rollBack }, "Roll back");
+  const both = h("a", { class: "button end", hidden: true }, "Compare their answers");
   let bundles = [], etag = null;
 
   async function load() {
@@ -45,6 +47,10 @@ export default async function releases(page, parameters, signal) {
   async function showComparison() {
     const chosen = [state.a, state.b].filter(Boolean);
     const details = await Promise.all(chosen.map((digest) => get(`v1/bundles/${segment(digest)}`, {}, { signal })));
+    const live = bundles.find((bundle) => bundle.state === "live")?.bundle;
+    const answers = { items: [], sides: chosen.map((digest) => ({ bundle: digest === live ? "" : digest })), active: chosen.length - 1 };
+    both.hidden = chosen.length < 2;
+    both.href = `#/playground?s=${encodeURIComponent(JSON.stringify(answers))}`;
     fill(comparison, details.length ? sideBySide(details) : h("div", { class: "empty" }, "Tick two bundles above to compare them."));
   }
 
@@ -103,7 +109,7 @@ export default async function releases(page, parameters, signal) {
   fill(page,
     h("div", { class: "head" }, h("h1", {}, "Releases"), h("p", {}, "What answers come from, and what they could come from."), h("div", { class: "end" }, back)),
     h("section", { class: "card bundles", "aria-label": "Bundles" }, list),
-    h("section", { class: "card", "aria-label": "Side by side" }, h("header", {}, h("h2", {}, "Side by side")), comparison),
+    h("section", { class: "card", "aria-label": "Side by side" }, h("header", {}, h("h2", {}, "Side by side"), both), comparison),
     jobs, history,
     h("section", { class: "card", "aria-label": "Who changed what" }, h("header", {}, h("h2", {}, "Who changed what")), audit));
   try {

@@ -8,6 +8,7 @@ import { ago, dateTime, number, plural, short, titleOf } from "../format.js";
 import { table } from "../table.js";
 
 export const title = "Sessions";
+export const scope = "admin"; // what a key must be allowed to, for most of the page
 
 const LISTED = 25;
 const ANSWERS = 20;
