@@ -15,7 +15,14 @@ pytestmark = pytest.mark.browser
 AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 """axe-core 4.14.1, licensed under MPL-2.0: checks of labels, roles, names and contrast."""
 MAX_TRANSFERRED = 100_000
-PAGES = ("playground?item=item-17&item=item-4", "live", "catalog?id=item-17", "sessions?id=visitor-1", "releases")
+PAGES = (
+    "playground?item=item-17&item=item-4",
+    "live",
+    "catalog?id=item-17",
+    "sessions?id=visitor-1",
+    "releases",
+    "data",
+)
 
 
 def violations(page: Page) -> list[Any]:

@@ -53,11 +53,12 @@ export function lines({ times, series, format = compact, height = 150, label, ti
 
 /** Columns of a histogram: [{label, value}]. */
 export function columns({ bars, label, height = 140, format = compact }) {
-  const width = drawingWidth(), left = 44, right = 8, top = 8, bottom = 20;
+  const width = Math.min(drawingWidth(), 460), left = 44, right = 8, top = 8, bottom = 20;
   const highest = niceMaximum(Math.max(0, ...bars.map((bar) => bar.value)));
   const step = (width - left - right) / Math.max(1, bars.length);
   const y = (value) => height - bottom - (value / highest) * (height - top - bottom);
-  const every = Math.ceil(bars.length / 8);
+  const longest = Math.max(...bars.map((bar) => bar.label.length));
+  const every = Math.ceil((longest + 1) * LETTER / step); // so that labels do not touch
   return h("figure", {}, h("div", { class: "chart" }, s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
     [0, 0.5, 1].map((share) => [
       s("line", { class: "grid", x1: left, x2: width - right, y1: y(highest * share), y2: y(highest * share) }),
@@ -69,6 +70,8 @@ export function columns({ bars, label, height = 140, format = compact }) {
 
 /** Width of a drawing that is scaled to its place, so that its text stays legible on a phone. */
 const drawingWidth = () => (matchMedia("(max-width: 760px)").matches ? 360 : 600);
+
+const LETTER = 6.5; // width of a letter of a label, about
 
 /** Split indexes into runs of values without gaps. */
 function runs(values) {

@@ -5,7 +5,7 @@ import { askForKey, problemBox } from "./dialog.js";
 import { fill, h } from "./dom.js";
 import { ago, compact, short } from "./format.js";
 
-const PAGES = ["playground", "live", "catalog", "sessions", "releases"];
+const PAGES = ["playground", "live", "catalog", "sessions", "releases", "data"];
 const main = document.getElementById("main");
 let leave = null; // ends the page that is shown: its timers and requests
 
