@@ -154,7 +154,8 @@ def test_the_commands_make_live_only_what_passed_or_is_forced(bundles_with_stage
     assert "not passed: below live in recall@20" in table
     assert "below live" in command("activate", folder)[2]
     assert current_digest(bundles) == good
-    assert command("activate", folder, "--force")[0] == 0
+    assert command("activate", folder, "--force")[2] == "--force: say why with --reason"
+    assert command("activate", folder, "--force", "--reason", "a season begins")[0] == 0
     assert current_digest(bundles) == bad
     assert staged_bundles(bundles) == []
     assert command("activate", folder, str(live))[0] == 0, "a bundle that was live needs no gate"

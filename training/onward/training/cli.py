@@ -710,7 +710,9 @@ def activate(
     bundle: Annotated[
         str | None, typer.Argument(help="Digest of the bundle, or its beginning.  [default: the newest staged one]")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make it live although it has not passed the gate.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it live although it has not passed the gate; needs --reason.")
+    ] = False,
     reason: Reason = None,
     keep: Keep = 5,
     keep_recent: KeepRecent = "1h",
@@ -722,12 +724,14 @@ def activate(
     from onward.bundle import Author, gate_fault, staged_bundles
     from onward.bundle import activate as make_live
 
+    if force and not reason:
+        raise InputError("--force: say why with --reason")
     with bundle_faults(bundles):
         digest = _staged_bundle(bundles, bundle)
         fault = gate_fault(bundles, digest) if digest in staged_bundles(bundles) else None
         if fault is not None and not force:
             raise InputError(
-                f"{digest[:12]}: {fault}; `onward-training gate` compares it, --force makes it live all the same"
+                f"{digest[:12]}: {fault}; `onward-training gate` compares it, --force --reason WHY makes it live"
             )
         make_live(
             bundles,
