@@ -4,12 +4,8 @@ import { Problem, get, segment } from "./api.js";
 import { debounced, fill, h } from "./dom.js";
 import { detailsOf, titleOf } from "./format.js";
 
+const FOUND = 12;
 let count = 0; // makes ids of elements unique
-
-/** Return items that match a text, best first. */
-export async function find(text, limit = 12, signal) {
-  return (await get("v1/items", { query: text, limit }, { signal })).items;
-}
 
 /** A finder that hands each chosen item to `choose`. */
 export function finder({ label, placeholder = "Title, attribute or id", choose }) {
@@ -27,15 +23,18 @@ export function finder({ label, placeholder = "Title, attribute or id", choose }
     latest = new AbortController();
     const text = input.value.trim();
     if (!text) return close();
+    let isIndexing = false;
     try {
-      items = await find(text, 12, latest.signal);
+      const found = await get("v1/items", { query: text, limit: FOUND }, { signal: latest.signal });
+      items = found.items;
+      isIndexing = found.degraded.includes("index");
     } catch (error) {
       if (error.name === "AbortError") return undefined;
       if (!(error instanceof Problem)) throw error;
       return open(h("div", { class: "empty" }, error.message));
     }
     at = items.length ? 0 : -1;
-    return open(items.length ? items.map(option) : h("div", { class: "empty" }, "No item matches."));
+    return open(items.length ? items.map(option) : h("div", { class: "empty" }, isIndexing ? "The texts are being indexed: try again in a moment, or give an id." : "No item matches."));
   }
 
   function option(item, index) {

@@ -40,22 +40,26 @@ export default async function catalog(page, parameters, signal) {
   async function showList() {
     request?.abort();
     request = new AbortController();
+    const { signal: current } = request;
+    list.setAttribute("aria-busy", "true");
     try {
       const items = [];
       let cursor;
       const more = async (node) => {
         const path = state.list === "unseen" ? "v1/items:unseen" : "v1/items";
         const wanted = state.list === "unseen" ? {} : { query: state.query, changed: state.list === "changed" || null };
-        const body = await get(path, { ...wanted, limit: PAGE, cursor }, { signal: request.signal });
+        const body = await get(path, { ...wanted, limit: PAGE, cursor }, { signal: current });
         items.push(...body.items);
         cursor = body.next_cursor;
         fill(node, itemTable(items, open, state), body.degraded?.includes("index") && h("p", { class: "empty" }, "The texts are being indexed: search again in a moment."),
           cursor && h("div", { class: "more" }, h("button", { type: "button", onclick: () => more(node) }, "Show more")));
       };
       await more(list);
+      list.removeAttribute("aria-busy");
     } catch (error) {
       if (error.name === "AbortError") return;
       if (!(error instanceof Problem)) throw error;
+      list.removeAttribute("aria-busy");
       fill(list, problemBox(error, "catalog"));
     }
   }

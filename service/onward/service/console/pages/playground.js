@@ -165,7 +165,7 @@ async function answered(state, index, signal) {
 
 function heading(state, answers, index) {
   const name = state.items.length > 0 ? "Next items" : "Popular items";
-  const bundle = state.sides[index].bundle ? ` of ${short(state.sides[index].bundle)}` : "";
+  const bundle = state.items.length > 0 && state.sides[index].bundle ? ` of ${short(state.sides[index].bundle)}` : "";
   return answers.length > 1 ? `${"AB"[index]} · ${name}${bundle}` : `${name}${bundle}`;
 }
 

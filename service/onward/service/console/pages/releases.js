@@ -69,11 +69,11 @@ export default async function releases(page, parameters, signal) {
     }
   }
 
-  /** Make a change that another person's change in the meantime would stop. */
+  /** Make a change that another person's change in the meantime would stop; `done` says it, by default which is live. */
   async function change(path, body, done) {
     try {
-      await call("POST", path, body, { headers: etag ? { "If-Match": etag } : {} });
-      toast(done);
+      const { body: bundle } = await call("POST", path, body, { headers: etag ? { "If-Match": etag } : {} });
+      toast(done ?? `${bundle.model} ${short(bundle.bundle)} is live`);
       window.dispatchEvent(new Event("releasechange"));
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
@@ -98,12 +98,12 @@ export default async function releases(page, parameters, signal) {
     const answer = await ask({ ...questions[verb], fields: [reasonField(false)] });
     if (!answer) return;
     const body = { ...(answer.reason ? { reason: answer.reason } : {}), ...(verb === "protect" ? { protected: !bundle.protected } : {}) };
-    await change(`v1/bundles/${segment(bundle.bundle)}:${verb}`, body, { activate: `${name} is live`, protect: "Done", remove: `${name} is removed` }[verb]);
+    await change(`v1/bundles/${segment(bundle.bundle)}:${verb}`, body, { protect: "Done", remove: `${name} is removed` }[verb]);
   }
 
   async function rollBack() {
     const answer = await ask({ title: "Roll back?", text: "The bundle that was live before goes live again, in all workers within about a second.", fields: [reasonField(false)], action: "Roll back", danger: true });
-    if (answer) await change("v1/bundles:rollback", answer.reason ? { reason: answer.reason } : {}, "Rolled back");
+    if (answer) await change("v1/bundles:rollback", answer.reason ? { reason: answer.reason } : {});
   }
 
   fill(page,
