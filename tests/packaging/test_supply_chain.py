@@ -41,6 +41,17 @@ def test_the_build_backend_is_the_one_of_the_lock() -> None:
     assert pinned("build.lock").items() <= in_dev.items()
 
 
+def files_of(lock: str) -> dict[str, list[str]]:
+    """Return the hashes of each package and version of a lock."""
+    text = (ROOT / "requirements" / lock).read_text(encoding="utf-8")
+    return {entry.split()[0]: HASH.findall(entry) for entry in text.replace("\\\n", " ").splitlines()}
+
+
+@pytest.mark.parametrize("lock", ["service.lock", "training.lock"])
+def test_what_an_image_installs_is_what_is_tested(lock: str) -> None:
+    assert files_of(lock).items() <= files_of("dev.lock").items()
+
+
 def test_torch_has_one_version_everywhere() -> None:
     version = pinned("torch.lock")["torch"]
     assert f"TORCH_VERSION = {version}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
