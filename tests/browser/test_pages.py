@@ -1,6 +1,7 @@
 """Every page of the console in a real browser: light and dark, on a desktop and a phone."""
 
 import gzip
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.browser
 AXE = Path(__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 """axe-core 4.14.1, licensed under MPL-2.0: checks of labels, roles, names and contrast."""
 MAX_TRANSFERRED = 100_000
+THEMES: tuple[Theme, ...] = ("light", "dark")
 PAGES = (
     "playground?item=item-17&item=item-4",
     "live",
@@ -26,24 +28,23 @@ PAGES = (
 
 
 def violations(page: Page) -> list[Any]:
-    page.evaluate(AXE)
     found: list[Any] = page.evaluate("axe.run({ resultTypes: ['violations'] }).then((result) => result.violations)")
     return [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in found]
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_accessible_and_complains_of_nothing(
-    browser: Browser, url: str, path: str, theme: Theme, size: tuple[int, int]
-) -> None:
-    with visited(browser, url, theme=theme, size=size) as visit:
+def test_a_page_is_accessible_and_complains_of_nothing(browser: Browser, url: str, path: str) -> None:
+    with visited(browser, url) as visit:
         page = visit.open(path)
         assert page.locator("h1").count() == 1
         assert page.locator("[role=alert]").count() == 0
-        assert violations(page) == []
-        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert overflow <= 0, "the page is wider than the screen"
+        page.evaluate(AXE)
+        for (width, height), theme in product((DESKTOP, PHONE), THEMES):
+            page.set_viewport_size({"width": width, "height": height})
+            page.emulate_media(color_scheme=theme)
+            assert violations(page) == [], (width, theme)
+            overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert overflow <= 0, f"the page is wider than a screen of {width} pixels"
 
 
 def test_all_files_together_are_small() -> None:
