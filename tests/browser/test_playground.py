@@ -1,5 +1,10 @@
 """Clicking through the playground."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Browser, expect
 
@@ -7,6 +12,7 @@ from tests.browser.browsing import visited
 
 pytestmark = pytest.mark.browser
 
+CLIENT = Path(__file__).parents[2] / "clients" / "python" / "src"
 FIRST = ".results li:first-child"
 
 
@@ -42,12 +48,34 @@ def test_two_sets_of_options_show_what_moved_and_a_link_keeps_them(browser: Brow
         expect(page.get_by_label("Answer B")).to_contain_text("Dining")
 
 
-def test_the_call_of_what_is_shown_has_its_options(browser: Browser, url: str) -> None:
+def test_the_python_call_prints_the_items_that_are_shown(browser: Browser, url: str) -> None:
     with visited(browser, url) as visit:
         page = visit.open("playground?item=item-17")
         page.get_by_role("button", name="Python").click()
         page.get_by_label("Exact search").check()
-        expect(page.get_by_label("Call", exact=True)).to_contain_text('{"items": ["item-17"], "k": 10, "exact": True}')
+        call = page.get_by_label("Call", exact=True)
+        expect(call).to_contain_text('onward.recommend(items=["item-17"], k=10, exact=True)')
+        done = subprocess.run(
+            [sys.executable, "-c", call.inner_text()],
+            env=os.environ | {"PYTHONPATH": str(CLIENT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        ids = [line.split()[1] for line in done.stdout.splitlines()]
+        assert len(ids) == 10
+        for place, item_id in enumerate(ids):
+            expect(page.locator(".results > li").nth(place)).to_contain_text(item_id)
+
+
+def test_the_typescript_call_has_the_options(browser: Browser, url: str) -> None:
+    with visited(browser, url) as visit:
+        page = visit.open("playground?item=item-17")
+        page.get_by_role("button", name="TypeScript").click()
+        call = page.get_by_label("Call", exact=True)
+        expect(call).to_contain_text(f'new OnwardClient("{url}", {{ key: process.env.KEY }})')
+        expect(call).to_contain_text('"item-17"')
 
 
 def test_it_says_why_an_item_is_not_there(browser: Browser, url: str) -> None:
