@@ -16,7 +16,7 @@ from onward.training.data.readers.dialect import DEFAULT_NULLS, Dialect
 from onward.training.data.readers.formats import Format
 from onward.training.errors import InputError, bundle_faults, disk_faults
 from onward.training.index.kind import FAST_RECALL, TARGET_RECALL, IndexKind
-from onward.training.job_commands import schedule, worker
+from onward.training.jobs.cli import schedule, worker
 from onward.training.plugins import use_plugins
 
 if TYPE_CHECKING:
