@@ -1,5 +1,6 @@
 """Generators make clients of the OpenAPI document that type checkers accept and that can call the service."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -79,9 +80,10 @@ export const used = [bare, filtered, event, unknown, wrong];
 
 
 def test_a_generated_python_client_is_typed_and_calls_the_service(
-    openapi: Path, service_url: str, tmp_path: Path
+    openapi: Path, service_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = require_python_generator()
+    monkeypatch.setenv("PATH", str(python.parent), prepend=os.pathsep)  # the generator calls ruff
     client = tmp_path / "client"
     generator = [str(python.parent / "openapi-python-client"), "generate", "--fail-on-warning"]
     run([*generator, "--path", str(openapi), "--output-path", str(client)])
