@@ -45,11 +45,11 @@ $(DEMO)/bundles/current: $(READY)
 	$(TRAINING) baselines --data $(DEMO)/dataset --hide-last
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --max-worker-restart 1
 
 # Run the tests that `make test` leaves out because they take long: more trainings, processes and forms of models.
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile --max-worker-restart 1
 
 # Open every page of the console in Chromium, about 1 minute; says so and skips where it is not installed.
 browser: $(READY)
