@@ -223,12 +223,14 @@ class Bundle:
         """Answer a micro-batch of queries, each as `retrieve` does; rounding of scores depends on the batch.
 
         All sessions are encoded together. Queries with the same filter and k are searched together, except those that
-        hide rows, but for the last item of the session, re-rank or ask for an exact search, and those of a bundle with
-        nearest sessions or repeats: these are searched one by one.
+        hide rows, but for the last item of the session, or re-rank, and those of a bundle with nearest sessions or
+        repeats: these are searched one by one. Those that ask for an exact search are scanned together, whatever rows
+        they hide.
         """
         sessions = [self._resolve(query.session, query.user_id) for query in queries]
         interests_BKD = self._encode_all([session for session in sessions if session.is_encodable])
         batches: defaultdict[Any, list[tuple[int, int, Set[int]]]] = defaultdict(list)
+        scans: defaultdict[Any, list[tuple[int, int, Set[int]]]] = defaultdict(list)
         answers: list[Retrieval | None] = []
         encoded = 0
         # Group the queries that can share an index search, and answer the others one by one.
@@ -240,6 +242,9 @@ class Bundle:
             if is_encodable and is_plain and (hides_last or not hidden_rows):
                 key = options.filter and options.filter.key, options.k, hides_last
                 batches[key].append((place, encoded, hidden_rows))
+                answers.append(None)
+            elif is_encodable and options.exact and not options.reranks and not self._has_bonus:
+                scans[options.filter and options.filter.key, options.k].append((place, encoded, hidden_rows))
                 answers.append(None)
             else:
                 interests_KD = interests_BKD[encoded] if is_encodable else None
@@ -254,6 +259,14 @@ class Bundle:
                 visible = candidates.without(*hidden_rows, k=k) if hides_last else candidates
                 count = visible_count(eligible, hidden_rows)
                 answers[place] = self._retrieval(sessions[place], visible, "encoder", count)
+        for (_, k), batch in scans.items():
+            eligible = self.catalog.eligible(queries[batch[0][0]].options.filter)
+            hidden = [hidden_rows for _, _, hidden_rows in batch]
+            batch_BKD = interests_BKD[[number for _, number, _ in batch]]
+            results = self.index.scan_all(batch_BKD, k, eligible=eligible, hidden_rows=hidden)
+            for (place, _, hidden_rows), candidates in zip(batch, results, strict=True):
+                count = visible_count(eligible, hidden_rows)
+                answers[place] = self._retrieval(sessions[place], candidates, "encoder", count)
         return cast(list[Retrieval], answers)
 
     def fallback(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onward.bundle import Candidates, FaissIndex, ItemIndex, SearchParameters, pad_dimension
 from onward.bundle.catalog.eligible import Eligible
+from onward.bundle.search import index as index_module
 from onward.bundle.search.index import best_places, merge_candidates
 from onward.bundle.search.rankers import ByInterests
 
@@ -268,3 +269,18 @@ def test_touching_an_inverted_file_reads_all_of_it(description: str, read: int) 
     faiss.cvar.indexIVF_stats.reset()
     FaissIndex(index).touch()
     assert faiss.cvar.indexIVF_stats.ndis == read
+
+
+@given(searches(), st.integers(1, 300))
+def test_a_scan_for_several_sessions_is_that_of_each(query: Query, at_once: int) -> None:
+    index = index_of(KINDS["flat"], query)
+    sessions = [query.interests_KD, -query.interests_KD, 2 * query.interests_KD]
+    hidden = [query.hidden_rows, set(), query.hidden_rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "SCANNED_AT_ONCE", at_once)
+        found = index.scan_all(np.stack(sessions), query.k, eligible=query.eligible, hidden_rows=hidden)
+    for candidates, interests_KD, rows in zip(found, sessions, hidden, strict=True):
+        alone = index.scan(interests_KD, query.k, eligible=query.eligible, hidden_rows=rows)
+        assert pairs(candidates) == pairs(alone)
+        assert candidates.interests.tolist() == alone.interests.tolist()
+        assert candidates.strategy == "scan"

@@ -1,14 +1,12 @@
 """Evaluation measures the diversity of a bundle's rankings, and re-ranking increases it."""
 
-from collections.abc import Sequence
-
 import pytest
 
-from onward.bundle import Bundle, Options, SessionView
+from onward.bundle import Bundle
 from onward.training.errors import InputError
-from onward.training.evaluation.cases import EvaluationCase, RankedItem
+from onward.training.evaluation.cases import EvaluationCase
 from onward.training.evaluation.diversity import categories_of, diversified
-from onward.training.evaluation.evaluation import evaluate_cases
+from onward.training.evaluation.evaluation import evaluate_cases, served_by
 from tests.bundles import item_ids, make_bundle
 
 IDS = item_ids("i", 60)
@@ -23,10 +21,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def diversity_at_10(bundle: Bundle, weight: float) -> float:
     categories = categories_of(bundle.catalog, "shelf")
-
-    def ranker(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
-        return bundle.retrieve(SessionView(case.inputs), Options(k, exact=True)).items
-
+    ranker = served_by(bundle, exact=True)
     metrics = evaluate_cases(
         diversified(ranker, categories, interests=2, weight=weight) if weight else ranker,
         ASKED,
@@ -56,11 +51,9 @@ def test_a_higher_weight_makes_lists_more_diverse_up_to_the_maximum(bundle: Bund
 
 
 def test_reranked_items_are_scored_by_their_place(bundle: Bundle) -> None:
-    def ranker(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
-        return bundle.retrieve(SessionView(case.inputs), Options(k, exact=True)).items
-
+    ranker = served_by(bundle, exact=True)
     categories = categories_of(bundle.catalog, "shelf")
-    answers = diversified(ranker, categories, interests=2, weight=0.5)(EvaluationCase(["i3"], []), 6)
+    (answers,) = diversified(ranker, categories, interests=2, weight=0.5)([EvaluationCase(["i3"], [])], 6)
     assert [item.score for item in answers] == [0, -1, -2, -3, -4, -5]
-    assert answers[0].item_id == ranker(EvaluationCase(["i3"], []), 1)[0].item_id
+    assert answers[0].item_id == ranker([EvaluationCase(["i3"], [])], 1)[0][0].item_id
     assert len({item.item_id for item in answers}) == 6

@@ -1,5 +1,6 @@
 """Evaluation cases, metrics of rankings, and ties that count against the model."""
 
+import json
 from collections.abc import Sequence
 from math import inf, isnan, log2, nan
 from pathlib import Path
@@ -7,12 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from onward.bundle import Bundle, Options, SessionView
 from onward.training.baselines import BASELINES, BaselineItem
+from onward.training.cli import cli
 from onward.training.data.dataset import Dataset
 from onward.training.data.preparation.prepare_options import SplitKind
-from onward.training.evaluation.cases import EvaluationCase, cases_of, held_out_cases
-from onward.training.evaluation.evaluation import evaluate
+from onward.training.errors import InputError
+from onward.training.evaluation import cases as cases_module
+from onward.training.evaluation.cases import CaseSample, EvaluationCase, cases_of, held_out_cases
+from onward.training.evaluation.evaluation import evaluate, evaluate_bundle, served_by
 from tests.training.data.conftest import Prepare, log
 
 
@@ -107,3 +113,64 @@ def test_popularity_in_session_puts_the_sessions_own_items_first(dataset: Datase
     ranking = BASELINES["popularity-in-session"](dataset, "test").retrieve([a, b, b, c], 3)
     assert ranking[0].item_id == b
     assert {item.item_id for item in ranking} == {a, b, c}
+
+
+def test_a_bundle_answers_a_batch_of_cases_as_it_answers_each_alone(exported: Path, dataset: Dataset) -> None:
+    bundle = Bundle.load(exported / "current")
+    cases = [*held_out_cases(dataset, "test")[:70], EvaluationCase(["never seen"], ["x"])]
+    for exact in (False, True):
+        answers = served_by(bundle, exact=exact)(cases, 7)
+        for case, answer in zip(cases, answers, strict=True):
+            alone = bundle.retrieve(SessionView(case.inputs), Options(7, exact=exact)).items
+            assert [item.item_id for item in answer] == [item.item_id for item in alone]
+            assert [item.score for item in answer] == pytest.approx([item.score for item in alone], rel=1e-5)
+
+
+def test_a_sample_is_drawn_at_random_and_in_order(dataset: Dataset) -> None:
+    everything, drawn = CaseSample.of(dataset, "test", 0), CaseSample.of(dataset, "test", 40)
+    assert len(drawn.cases) == 40
+    assert drawn.examples == len(everything.cases) == dataset.info.parts["test"].examples
+    assert everything.facts() == {}
+    remaining = iter(zip(everything.cases, everything.session_E.tolist(), strict=True))
+    pairs = list(zip(drawn.cases, drawn.session_E.tolist(), strict=True))
+    assert all(pair in remaining for pair in pairs)  # in order: each is found after the one before
+    assert drawn.cases != everything.cases[:40]
+    assert CaseSample.of(dataset, "test", 40).cases == drawn.cases
+    with pytest.raises(InputError, match=r"--sample 1: draws from one session only"):
+        CaseSample.of(dataset, "test", 1)
+
+
+def test_a_part_with_many_examples_is_sampled_by_default(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not CaseSample.of(dataset, "test").is_drawn
+    monkeypatch.setattr(cases_module, "EXACT_UP_TO", 30)
+    assert len(CaseSample.of(dataset, "test").cases) == 30
+
+
+def test_a_report_of_a_sample_says_so_and_has_standard_errors(
+    exported: Path, dataset: Dataset, tmp_path: Path, run: Path
+) -> None:
+    command = ["evaluate", str(exported), "--data", str(dataset.folder), "--sample", "60"]
+    report = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)
+    everything = evaluate_bundle(exported, dataset.folder, "test")
+    assert report["examples"] == 60
+    assert report["examples_of_part"] == everything["examples"]
+    assert report["sample"] == f"60 of {everything['examples']} examples, drawn at random (seed 0)"
+    assert "standard_error" not in everything
+    for metric in ("mrr@20", "ndcg@20"):
+        assert 0 < abs(report[metric] - everything[metric]) < 4 * report["standard_error"][metric]
+    assert "±" in CliRunner().invoke(cli, command).stdout
+    recorded = CliRunner().invoke(cli, [*command, "--run", str(run), "--record", str(tmp_path)])
+    assert recorded.exit_code == 0, recorded.output
+    (record,) = [json.loads(file.read_text()) for file in tmp_path.glob("*/*.json")]
+    assert record["sampled_examples"] == 60
+    assert record["standard_error"] == report["standard_error"]
+
+
+def test_baselines_can_be_evaluated_on_a_sample(dataset: Dataset) -> None:
+    command = ["baselines", "--data", str(dataset.folder), "--sample", "50"]
+    printed = CliRunner().invoke(cli, command).stdout
+    assert "50 of" in printed
+    assert "±" in printed
+    for metrics in json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout).values():
+        assert metrics["examples"] == 50
+        assert metrics["standard_error"]["mrr@20"] > 0

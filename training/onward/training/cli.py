@@ -536,6 +536,14 @@ def evaluate(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled items.")] = 0,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Evaluate so many examples, drawn at random, and print standard errors; 0 for all.  "
+            "[default: all up to 100,000, else so many]",
+        ),
+    ] = None,
     category: Annotated[
         str | None, typer.Option(help="An item attribute: also measure the diversity of the results in it.")
     ] = None,
@@ -567,7 +575,14 @@ def evaluate(
 
             with disk_faults(record):
                 metrics = evaluate_and_record(
-                    bundle, data, run, record, sampled_negatives=sampled_negatives, seed=seed, on_warning=_warn
+                    bundle,
+                    data,
+                    run,
+                    record,
+                    sampled_negatives=sampled_negatives,
+                    seed=seed,
+                    sample=sample,
+                    on_warning=_warn,
                 )
         else:
             metrics = evaluate_bundle(
@@ -578,6 +593,7 @@ def evaluate(
                 seed=seed,
                 category=category,
                 diversity_weight=diversity,
+                sample=sample,
                 on_warning=_warn,
             )
     print_metrics(metrics, as_json=as_json)
@@ -594,6 +610,14 @@ def baselines(
         bool,
         typer.Option("--hide-last", help="Exclude the session's last item, as bundles do that recommend no repeats."),
     ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Evaluate so many examples, drawn at random, and print standard errors; 0 for all.  "
+            "[default: all up to 100,000, else so many]",
+        ),
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -612,9 +636,11 @@ def baselines(
         from onward.training.results.recorded_evaluation import evaluate_and_record_baselines
 
         with disk_faults(record):
-            metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen, on_warning=_warn)
+            metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen, sample=sample, on_warning=_warn)
     else:
-        metrics = evaluate_baselines(data, part.value, hide_seen=hide_seen, hide_last=hide_last, on_warning=_warn)
+        metrics = evaluate_baselines(
+            data, part.value, hide_seen=hide_seen, hide_last=hide_last, sample=sample, on_warning=_warn
+        )
     print_metrics(metrics, as_json=as_json)
 
 

@@ -15,11 +15,11 @@ it leaves. The rule was chosen by `python -m tests.benchmarks.filters BUNDLE`: S
 So with a mask alone recall falls as fewer items are eligible. The search is therefore widened until it compares as many
 eligible vectors as without a filter, and replaced by a scan as soon as reading every eligible vector costs no more.
 
-Dimension key: N items of the index, M new items, R = N + M rows, D embedding, P padded dimension, K interests, C
-candidates, k results.
+Dimension key: N items of the index, M new items (or vectors of a block), R = N + M rows, D embedding, P padded
+dimension, B sessions, K interests, C candidates, k results.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -44,6 +44,8 @@ GATHERED_COST = 5
 """Cost of reading and comparing a single row; a row of one matrix product over all rows costs 1."""
 
 CACHED_PLANS = 1_024
+SCANNED_AT_ONCE = 65_536
+"""Vectors that a scan for several sessions compares at once."""
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -60,6 +62,9 @@ class Candidates(NamedTuple):
         """Return the k best of these without a row."""
         kept = np.flatnonzero(self.rows != row)[:k]
         return Candidates(self.rows[kept], self.scores[kept], self.interests[kept], self.strategy)
+
+
+NO_CANDIDATES = Candidates(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64), None)
 
 
 class Plan(NamedTuple):
@@ -219,6 +224,47 @@ class ItemIndex:
         visible_C = visible_R1[rows]
         places = best_places(np.where(visible_C, best_C, -np.inf), min(k, int(np.count_nonzero(visible_C))))
         return Candidates(rows[places], best_C[places], scores_KC[:, places].argmax(axis=0), "scan")
+
+    def scan_all(
+        self,
+        interests_BKD: NDArray[np.float32],
+        k: int,
+        *,
+        eligible: Eligible,
+        hidden_rows: Sequence[Set[int]],
+    ) -> list[Candidates]:
+        """Scan for each of B sessions with its own hidden rows; results equal those of `scan` but for rounding.
+
+        Each block of vectors is read once for all sessions, by one matrix product, so that many sessions take a
+        fraction of the time. No more than B x K x `SCANNED_AT_ONCE` scores are in memory.
+        """
+        if len(interests_BKD) == 1 or self._is_sparse(eligible):
+            return [
+                self.scan(interests_KD, k, eligible=eligible, hidden_rows=hidden)
+                for interests_KD, hidden in zip(interests_BKD, hidden_rows, strict=True)
+            ]
+        best = [NO_CANDIDATES] * len(interests_BKD)
+        for first, vectors_MD in self._blocks():
+            products = interests_BKD.reshape(-1, vectors_MD.shape[1]) @ vectors_MD.T
+            scores_BKM = products.reshape(*interests_BKD.shape[:2], len(vectors_MD))
+            best_BM = scores_BKM.max(axis=1)
+            best_BM[:, ~eligible.rows_R1[first : first + len(vectors_MD)]] = -np.inf
+            for session, (hidden, scores_M) in enumerate(zip(hidden_rows, best_BM, strict=True)):
+                scores_M[[row - first for row in hidden if first <= row < first + len(vectors_MD)]] = -np.inf
+                found = best[session]
+                least = found.scores[-1] if len(found.rows) == k else -np.inf
+                places = np.flatnonzero((scores_M >= least) & (scores_M > -np.inf))
+                places = places[best_places(scores_M[places], min(k, len(places)))]
+                interests = scores_BKM[session][:, places].argmax(axis=0)
+                in_block = Candidates(first + places, scores_M[places], interests, "scan")
+                best[session] = merge_candidates((found, in_block), k)
+        return best
+
+    def _blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the first row of each block of vectors, and the vectors."""
+        for start, vectors in ((0, self._vectors_N1D), (self._items + 1, self._new_MD)):
+            for first in range(0, len(vectors), SCANNED_AT_ONCE):
+                yield start + first, vectors[first : first + SCANNED_AT_ONCE]
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the vectors of rows from 1..R: vectors_CD."""

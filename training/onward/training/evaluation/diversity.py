@@ -12,7 +12,7 @@ import numpy as np
 from onward.bundle import Catalog
 from onward.bundle.search.diversity import diversify, in_unit_range
 from onward.training.errors import InputError
-from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem
+from onward.training.evaluation.cases import BatchRanker, EvaluationCase, RankedItem
 
 MIN_CANDIDATES_PER_PLACE = 4
 """The fewest candidates per place of the ranking: as many as the paper's models have interests."""
@@ -41,7 +41,7 @@ def categories_of(catalog: Catalog, attribute: str) -> dict[str, int]:
     }
 
 
-def diversified(ranker: CaseRanker, categories: Mapping[str, int], *, interests: int, weight: float) -> CaseRanker:
+def diversified(ranker: BatchRanker, categories: Mapping[str, int], *, interests: int, weight: float) -> BatchRanker:
     """Re-rank a ranker's candidates by their scores and by the diversity of their categories.
 
     Args:
@@ -51,8 +51,11 @@ def diversified(ranker: CaseRanker, categories: Mapping[str, int], *, interests:
         weight: see `diversify`; scores are scaled to the unit range first.
     """
 
-    def diverse(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
-        candidates = ranker(case, k * max(interests, MIN_CANDIDATES_PER_PLACE))
+    def diverse(cases: Sequence[EvaluationCase], k: int) -> Sequence[Sequence[RankedItem]]:
+        answers = ranker(cases, k * max(interests, MIN_CANDIDATES_PER_PLACE))
+        return [reranked(candidates, k) for candidates in answers]
+
+    def reranked(candidates: Sequence[RankedItem], k: int) -> Sequence[RankedItem]:
         scores_C = np.array([item.score for item in candidates], dtype=np.float32)
         categories_C = np.array([categories[item.item_id] for item in candidates], dtype=np.int64)
         chosen = diversify(in_unit_range(scores_C), categories_C, k, weight)

@@ -1,4 +1,4 @@
-"""Evaluate bundles and baselines: rank the items of held-out sessions one by one, as served, and compute metrics."""
+"""Evaluate bundles and baselines: rank the items of held-out sessions as served, in batches, and compute metrics."""
 
 import os
 from collections import Counter
@@ -12,13 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onward.bundle import Bundle, Options, SessionView
-from onward.bundle.search.retrieval import ExcludeSeen
+from onward.bundle.search.retrieval import ExcludeSeen, RetrievalQuery
 from onward.training.baselines import BASELINES
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset, PartName
-from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases
+from onward.training.evaluation.cases import (
+    BatchRanker,
+    CaseRanker,
+    CaseSample,
+    EvaluationCase,
+    RankedItem,
+    one_by_one,
+)
 from onward.training.evaluation.diversity import categories_of, diversified
 from onward.training.evaluation.metrics import BEYOND, coverage, diversity, gini, ranking_metrics
+from onward.training.evaluation.paired_test import standard_errors
 from onward.training.evaluation.sampled_ranking import evaluate_sampled
 from onward.training.evaluation.slices import accuracy_by_slice
 from onward.training.evaluation.unknown_items import (
@@ -29,6 +37,8 @@ from onward.training.evaluation.unknown_items import (
 from onward.training.progress import counting
 
 CUTOFFS = (5, 10, 20, 50)
+CASES_AT_ONCE, CHUNKS_AT_ONCE = 64, 32
+"""Cases that a thread asks a ranker about at once, and such chunks whose rankings are in memory at once."""
 SHOWN = 20
 """The length of lists whose concentration on few items is measured."""
 LEFT_OUT: Mapping[ExcludeSeen, str] = {False: "nothing", "last": "the item at hand", True: "all items of the session"}
@@ -48,11 +58,11 @@ def evaluate(
     on_answer: Callable[[], object] = lambda: None,
 ) -> dict[str, float]:
     """Compute the metrics of a ranker that reads the session alone; see `evaluate_cases`."""
-    return evaluate_cases(by_session(retrieve), cases, items=items, ks=ks, on_answer=on_answer)
+    return evaluate_cases(one_by_one(by_session(retrieve)), cases, items=items, ks=ks, on_answer=on_answer)
 
 
 def evaluate_cases(
-    ranker: CaseRanker,
+    ranker: BatchRanker,
     cases: Sequence[EvaluationCase],
     *,
     items: int,
@@ -67,7 +77,7 @@ def evaluate_cases(
     count against the model. An item whose score is NaN counts as not retrieved.
 
     Args:
-        ranker: ranks items for one case; called from as many threads as there are cores.
+        ranker: ranks items for some cases; called from as many threads as there are cores.
         cases: the examples.
         items: number of items in the catalog, for the coverage.
         ks: cut-offs.
@@ -89,12 +99,12 @@ class Rankings(NamedTuple):
 
 
 def ranked_cases(
-    ranker: CaseRanker, cases: Sequence[EvaluationCase], k: int, *, on_answer: Callable[[], object] = lambda: None
+    ranker: BatchRanker, cases: Sequence[EvaluationCase], k: int, *, on_answer: Callable[[], object] = lambda: None
 ) -> Rankings:
     """Ask a ranker for the k best items of each case, from as many threads as there are cores."""
     rankings = Rankings([], [])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for case, ranking in zip(cases, _map_in_chunks(pool, lambda case: ranker(case, k + 1), cases), strict=True):
+        for case, ranking in zip(cases, _map_in_chunks(pool, lambda chunk: ranker(chunk, k + 1), cases), strict=True):
             scores = _scores(ranking)
             rankings.lists.append(list(scores)[:k])
             rankings.ranks.append([_target_rank(scores, target) for target in case.targets])
@@ -158,12 +168,15 @@ def _target_rank(scores: dict[str, float], target: str) -> int:
 
 
 def _map_in_chunks(
-    pool: ThreadPoolExecutor, rank: Callable[[EvaluationCase], Sequence[RankedItem]], cases: Sequence[EvaluationCase]
+    pool: ThreadPoolExecutor,
+    rank: Callable[[Sequence[EvaluationCase]], Sequence[Sequence[RankedItem]]],
+    cases: Sequence[EvaluationCase],
 ) -> Iterator[Sequence[RankedItem]]:
-    """Run `pool.map` in chunks, so that at most 2,000 rankings are in memory at once."""
-    remaining = iter(cases)
-    while chunk := list(islice(remaining, 2_000)):
-        yield from pool.map(rank, chunk)
+    """Rank chunks of cases by the pool's threads, `CHUNKS_AT_ONCE` at a time."""
+    chunks = (cases[first : first + CASES_AT_ONCE] for first in range(0, len(cases), CASES_AT_ONCE))
+    while some := list(islice(chunks, CHUNKS_AT_ONCE)):
+        for rankings in pool.map(rank, some):
+            yield from rankings
 
 
 def evaluate_bundle(
@@ -175,11 +188,12 @@ def evaluate_bundle(
     seed: int = 0,
     category: str | None = None,
     diversity_weight: float = 0,
+    sample: int | None = None,
     on_warning: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Compute the metrics of a bundle as served, those of exact search under "exact", and name model, bundle, part.
 
-    Users whom training knows are passed with their sessions.
+    Users whom training knows are passed with their sessions. Of a sample, "standard_error" has the standard errors.
 
     Args:
         folder: a bundle, or a folder of bundles, meaning its current one.
@@ -189,6 +203,7 @@ def evaluate_bundle(
         seed: seed of the sampled items.
         category: an item attribute, to compute the diversity of the rankings in it too.
         diversity_weight: re-rank for diverse categories with this weight, as `diversified` does; 0 for no re-ranking.
+        sample: number of examples to draw; 0 for all; None for all up to `EXACT_UP_TO`, else so many.
         on_warning: called with a line if the bundle does not know all items, or was trained on another data set.
 
     Raises:
@@ -197,16 +212,15 @@ def evaluate_bundle(
     """
     bundle = Bundle.load(folder / "current" if (folder / "current").is_symlink() else folder)
     dataset = Dataset.open(data)
-    cases = held_out_cases(dataset, part)
+    drawn = CaseSample.of(dataset, part, sample)
+    cases = drawn.cases
     warn_of_another_dataset(bundle, dataset, on_warning)
     warn_of_unknown_items(cases, bundle.catalog.__contains__, data / f"{part}.parquet", on_warning)
     categories = categories_of(bundle.catalog, category) if category is not None else None
     popularity = events_before(dataset, part)
 
-    def ranker(*, exact: bool) -> CaseRanker:
-        def rank(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
-            return bundle.retrieve(SessionView(case.inputs), Options(k, exact=exact), user_id=case.user_id).items
-
+    def ranker(*, exact: bool) -> BatchRanker:
+        rank = served_by(bundle, exact=exact)
         if categories is None or not diversity_weight:
             return rank
         return diversified(rank, categories, interests=bundle.manifest.interests, weight=diversity_weight)
@@ -215,14 +229,16 @@ def evaluate_bundle(
         with counting("exact search" if exact else "as served", len(cases)) as count:
             return ranked_cases(ranker(exact=exact), cases, max(CUTOFFS), on_answer=count)
 
-    def metrics(of: Rankings) -> dict[str, float]:
-        return metrics_of(of, cases, items=bundle.manifest.items, categories=categories, popularity=popularity)
+    def metrics(of: Rankings) -> dict[str, Any]:
+        figures = metrics_of(of, cases, items=bundle.manifest.items, categories=categories, popularity=popularity)
+        return {**figures, **_errors_of(of, drawn)}
 
     facts = {
         "model": bundle.manifest.model,
         "bundle": bundle.digest,
         "part": part,
         "left_out": LEFT_OUT[bundle.manifest.defaults.exclude_seen],
+        **drawn.facts(),
     }
     unknown_targets = count_unknown_targets(cases, bundle.catalog.__contains__)
     served = rankings(exact=False)
@@ -239,12 +255,35 @@ def evaluate_bundle(
     return report
 
 
+def served_by(bundle: Bundle, *, exact: bool = False, exclude_seen: ExcludeSeen | None = None) -> BatchRanker:
+    """Return the ranker of a bundle, which answers cases in batches, as the service does.
+
+    Args:
+        bundle: the bundle.
+        exact: compare with every vector instead of searching the index.
+        exclude_seen: what answers leave out; None: the bundle's default.
+    """
+
+    def rank(cases: Sequence[EvaluationCase], k: int) -> Sequence[Sequence[RankedItem]]:
+        options = Options(k, exact=exact, exclude_seen=exclude_seen)
+        queries = [RetrievalQuery(SessionView(case.inputs), options, case.user_id) for case in cases]
+        return [answer.items for answer in bundle.retrieve_all(queries)]
+
+    return rank
+
+
+def _errors_of(rankings: Rankings, drawn: CaseSample) -> dict[str, dict[str, float]]:
+    """Return the standard errors of a sample's metrics; nothing if all cases are evaluated."""
+    return {"standard_error": standard_errors(rankings.ranks, drawn.session_E, CUTOFFS)} if drawn.is_drawn else {}
+
+
 def evaluate_baselines(
     data: Path,
     part: PartName,
     *,
     hide_seen: bool = False,
     hide_last: bool = False,
+    sample: int | None = None,
     on_warning: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Compute the metrics of every baseline, by its name.
@@ -254,22 +293,26 @@ def evaluate_baselines(
         part: the part to evaluate on; baselines count the events before it.
         hide_seen: rank no item of the session, for data in which a user takes each item once.
         hide_last: do not rank the last item of the session, as bundles with this default.
+        sample: as of `evaluate_bundle`.
         on_warning: called with a line if there are items that training never saw.
 
     Raises:
         InputError: the dataset has no such part.
     """
     dataset = Dataset.open(data)
-    cases = held_out_cases(dataset, part)
+    drawn = CaseSample.of(dataset, part, sample)
+    cases = drawn.cases
     warn_of_unknown_items(cases, set(dataset.item_ids()).__contains__, data / f"{part}.parquet", on_warning)
     popularity = events_before(dataset, part)
     metrics: dict[str, Any] = {}
     for name, baseline in BASELINES.items():
         retrieve = without_excluded(baseline(dataset, part).retrieve, hide_seen or (hide_last and "last"))
         with counting(name, len(cases)) as count:
-            rankings = ranked_cases(by_session(retrieve), cases, max(CUTOFFS), on_answer=count)
+            rankings = ranked_cases(one_by_one(by_session(retrieve)), cases, max(CUTOFFS), on_answer=count)
         metrics[name] = {
+            **drawn.facts(),
             **metrics_of(rankings, cases, items=len(dataset.item_ids()), popularity=popularity),
+            **_errors_of(rankings, drawn),
             "slices": accuracy_by_slice(cases, rankings.ranks, popularity),
         }
     return metrics

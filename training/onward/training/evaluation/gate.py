@@ -17,20 +17,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.bundle import Bundle, Comparison, GateReport, Options, SessionView, current_digest, report_file
+from onward.bundle import Bundle, Comparison, GateReport, current_digest, report_file
 from onward.bundle.release_record import ReleaseRecord
-from onward.bundle.search.retrieval import ExcludeSeen
 from onward.training.atomic_file import write_text
 from onward.training.baselines import BASELINES
 from onward.training.data.dataset import Dataset, PartName
 from onward.training.errors import InputError
-from onward.training.evaluation.cases import CaseRanker, EvaluationCase, RankedItem, held_out_cases, session_of_cases
+from onward.training.evaluation.cases import (
+    BatchRanker,
+    EvaluationCase,
+    held_out_cases,
+    one_by_one,
+    session_of_cases,
+)
 from onward.training.evaluation.evaluation import (
     Rankings,
     by_session,
     concentration,
     events_before,
     ranked_cases,
+    served_by,
     without_excluded,
 )
 from onward.training.evaluation.gate_rules import AccuracyRules, GateRules
@@ -61,14 +67,14 @@ def gate(bundles: Path, digest: str, data: Path) -> GateReport:
     cases, session_E = _newest(dataset, rules.accuracy)
     bundle, live = Bundle.load(bundles / digest), current_digest(bundles)
     exclude_seen = bundle.manifest.defaults.exclude_seen
-    rankings = {BUNDLE: _rankings(BUNDLE, _served(bundle, exclude_seen), cases)}
+    rankings = {BUNDLE: _rankings(BUNDLE, served_by(bundle, exclude_seen=exclude_seen), cases)}
     live_bundle = None
     if live is not None and live != digest:
         live_bundle = Bundle.load(bundles / live)
-        rankings[LIVE] = _rankings(LIVE, _served(live_bundle, exclude_seen), cases)
+        rankings[LIVE] = _rankings(LIVE, served_by(live_bundle, exclude_seen=exclude_seen), cases)
     for name in rules.accuracy.floor:
         retrieve = without_excluded(BASELINES[name](dataset, PART).retrieve, exclude_seen)
-        rankings[name] = _rankings(name, by_session(retrieve), cases)
+        rankings[name] = _rankings(name, one_by_one(by_session(retrieve)), cases)
     values = {name: example_values(of.ranks, K) for name, of in rankings.items()}
     popularity = events_before(dataset, PART)
     report = GateReport(
@@ -112,15 +118,7 @@ def _newest(dataset: Dataset, rules: AccuracyRules) -> tuple[list[EvaluationCase
     return cases[first:], session_E[first:]
 
 
-def _served(bundle: Bundle, exclude_seen: ExcludeSeen) -> CaseRanker:
-    def rank(case: EvaluationCase, k: int) -> Sequence[RankedItem]:
-        options = Options(k, exclude_seen=exclude_seen)
-        return bundle.retrieve(SessionView(case.inputs), options, user_id=case.user_id).items
-
-    return rank
-
-
-def _rankings(name: str, ranker: CaseRanker, cases: Sequence[EvaluationCase]) -> Rankings:
+def _rankings(name: str, ranker: BatchRanker, cases: Sequence[EvaluationCase]) -> Rankings:
     with counting(name, len(cases)) as count:
         return ranked_cases(ranker, cases, K, on_answer=count)
 

@@ -13,6 +13,8 @@ from rich.table import Table
 from onward.training.evaluation.slices import Slices
 
 AS_SERVED = "as served"
+DETAILS = ("slices", "standard_error")
+"""What a group of metrics has beside numbers."""
 WIDE = 200
 """Characters of a line where the output is no terminal, whose width would cut figures."""
 
@@ -20,24 +22,27 @@ WIDE = 200
 def print_metrics(metrics: dict[str, Any], *, as_json: bool) -> None:
     """Print metrics as JSON, or as a table with a column for each nested group; top-level numbers are "as served".
 
-    A second table has the metrics by slices of the targets, if there are any.
+    A second table has the metrics by slices of the targets, if there are any. Metrics of a sample of examples have
+    their standard errors beside them.
     """
     if as_json:
         typer.echo(json.dumps(metrics))
         return
     whole = {AS_SERVED: metrics, **{name: group for name, group in metrics.items() if isinstance(group, dict)}}
     slices: dict[str, Slices] = {name: group["slices"] for name, group in whole.items() if "slices" in group}
-    groups = {name: group for name, group in metrics.items() if isinstance(group, dict) and name != "slices"}
-    top_level = {name: value for name, value in metrics.items() if name not in groups and name != "slices"}
-    facts = {name: value for name, value in top_level.items() if isinstance(value, str)}
-    if served := {name: value for name, value in top_level.items() if name not in facts}:
+    groups = {name: group for name, group in metrics.items() if isinstance(group, dict) and name not in DETAILS}
+    facts = {name: value for name, value in metrics.items() if isinstance(value, str)}
+    served = {name: value for name, value in metrics.items() if name not in (*facts, *groups)}
+    if served.keys() - set(DETAILS):
         groups = {AS_SERVED: served, **groups}
+    facts |= {name: value for group in groups.values() for name, value in group.items() if isinstance(value, str)}
+    rows = dict.fromkeys(name for group in groups.values() for name in group if name not in (*facts, *DETAILS))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     for name in groups:
         table.add_column(name, justify="right")
-    for metric in dict.fromkeys(metric for group in groups.values() for metric in group if metric != "slices"):
-        table.add_row(metric, *(_text(group[metric]) if metric in group else "" for group in groups.values()))
+    for metric in rows:
+        table.add_row(metric, *(_text(group, metric) if metric in group else "" for group in groups.values()))
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     for name, value in facts.items():
         console.print(f"{name}: {value}", soft_wrap=True, highlight=False)
@@ -60,5 +65,7 @@ def _slices_table(slices: Mapping[str, Slices]) -> Table:
     return table
 
 
-def _text(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+def _text(group: Mapping[str, Any], metric: str) -> str:
+    value, error = group[metric], group.get("standard_error", {}).get(metric)
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    return text if error is None else f"{text} ± {error:.4f}"

@@ -44,6 +44,24 @@ def ndcg_values(ranks: Sequence[Sequence[int]], k: int) -> NDArray[np.float64]:
     return np.array([gain / ideal_gain for gain, ideal_gain in zip(gains, best, strict=True)])
 
 
+def standard_errors(
+    ranks: Sequence[Sequence[int]], session_E: NDArray[np.int64], ks: Sequence[int]
+) -> dict[str, float]:
+    """Return the standard errors of recall@k, MRR@k and NDCG@k, whose examples are a sample.
+
+    Args:
+        ranks: the rank of each target of each example.
+        session_E: the session of each example; there must be two at least.
+        ks: cut-offs.
+    """
+    errors = {}
+    for k in ks:
+        values = {**example_values(ranks, k), f"ndcg@{k}": ndcg_values(ranks, k)}
+        for name, values_E in values.items():
+            errors[name] = paired_difference(values_E, np.zeros(len(values_E)), session_E).error
+    return errors
+
+
 def paired_difference(
     values_E: NDArray[np.float64], others_E: NDArray[np.float64], session_E: NDArray[np.int64]
 ) -> PairedDifference:

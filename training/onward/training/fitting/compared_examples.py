@@ -16,7 +16,7 @@ from onward.training.baselines import BASELINES
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.errors import InputError
-from onward.training.evaluation.cases import held_out_cases, session_of_cases
+from onward.training.evaluation.cases import held_out_cases, one_by_one, session_of_cases
 from onward.training.evaluation.evaluation import by_session, ranked_cases, without_excluded
 from onward.training.evaluation.paired_test import example_values, ndcg_values
 from onward.training.evaluation.validation import exact_ranks
@@ -66,7 +66,7 @@ class ComparedExamples:
         """Compute the metrics of a baseline, which counts the training part."""
         retrieve = without_excluded(BASELINES[name](self._dataset, "validation").retrieve, self._exclude_seen)
         with counting(name, len(self._cases)) as count:
-            rankings = ranked_cases(by_session(retrieve), self._cases, K, on_answer=count)
+            rankings = ranked_cases(one_by_one(by_session(retrieve)), self._cases, K, on_answer=count)
         return _values(rankings.ranks)
 
 

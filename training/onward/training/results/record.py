@@ -57,6 +57,8 @@ class _EvaluationRecord(_RecordModel):
     items: PositiveInt
     examples: PositiveInt
     """Number of examples of the test part."""
+    sampled_examples: NonNegativeInt = 0
+    """Number of examples that were drawn of them and evaluated; 0 if all were."""
     commit: str | None
     """Commit of the code that trained the run or computed the baselines; None outside a Git checkout."""
     machine: dict[str, str | int | float | None]
@@ -79,6 +81,8 @@ class RunRecord(_EvaluationRecord):
     exact: dict[str, float]
     sampled: dict[str, float] = {}
     """Metrics among sampled items instead of all; empty if not requested."""
+    standard_error: dict[str, float] = {}
+    """Standard errors of the metrics as served, if examples were drawn."""
     validation: dict[str, float]
     """Validation metrics of the chosen epoch, by exact scores; empty if nothing was held out."""
     epochs_chosen: PositiveInt
@@ -117,6 +121,8 @@ class BaselinesRecord(_EvaluationRecord):
     hide_seen: bool
     """Whether items of the session were excluded."""
     metrics: dict[str, dict[str, float]]
+    standard_error: dict[str, dict[str, float]] = {}
+    """Standard errors of the metrics, if examples were drawn."""
 
     def write(self, records: Path) -> Path:
         """Write `DATA/baselines.json` below `records`, replacing an existing one, and return its path."""

@@ -22,6 +22,7 @@ from onward.training.results.record import BaselinesRecord, Epoch, RunRecord, Tr
 from onward.training.run_folder import SELECTION, best_validation, read_history, read_run
 
 TIMED_CALLS, TIMED_LENGTH = 300, 20
+NOT_FIGURES = ("examples", "examples_of_part", "sample", "slices", "standard_error")
 
 
 def evaluate_and_record(
@@ -32,6 +33,7 @@ def evaluate_and_record(
     *,
     sampled_negatives: int = 0,
     seed: int = 0,
+    sample: int | None = None,
     on_warning: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Evaluate a bundle on the test part, as `evaluate_bundle` does, and record it with its runs.
@@ -43,6 +45,7 @@ def evaluate_and_record(
         records: the folder of records, with a subfolder for each data set.
         sampled_negatives: also rank each target among this many sampled items; 0 for none.
         seed: seed of the sampled items.
+        sample: as of `evaluate_bundle`.
         on_warning: as of `evaluate_bundle`.
 
     Raises:
@@ -56,7 +59,7 @@ def evaluate_and_record(
     members = [_RecordedRun.of(run) for run in runs]
     first = members[0]
     metrics = evaluate_bundle(
-        folder, data, "test", sampled_negatives=sampled_negatives, seed=seed, on_warning=on_warning
+        folder, data, "test", sampled_negatives=sampled_negatives, seed=seed, sample=sample, on_warning=on_warning
     )
     record = RunRecord(
         **_common(dataset),
@@ -72,6 +75,8 @@ def evaluate_and_record(
         served=_figures(metrics, metrics["exact"]),
         exact=_figures(metrics["exact"], metrics["exact"]),
         sampled=metrics.get("sampled", {}),
+        sampled_examples=metrics["examples"] if "sample" in metrics else 0,
+        standard_error=metrics.get("standard_error", {}),
         validation=manifest.metrics,
         epochs_chosen=first.epochs_chosen,
         epochs_run=_length(first.curve, SELECTION),
@@ -85,13 +90,25 @@ def evaluate_and_record(
 
 
 def evaluate_and_record_baselines(
-    data: Path, records: Path, *, hide_seen: bool, on_warning: Callable[[str], object] = lambda line: None
+    data: Path,
+    records: Path,
+    *,
+    hide_seen: bool,
+    sample: int | None = None,
+    on_warning: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Evaluate the baselines on the test part, as `evaluate_baselines` does, and record it."""
-    metrics = evaluate_baselines(data, "test", hide_seen=hide_seen, on_warning=on_warning)
+    metrics = evaluate_baselines(data, "test", hide_seen=hide_seen, sample=sample, on_warning=on_warning)
     figures = {name: _figures(of_baseline, of_baseline) for name, of_baseline in metrics.items()}
     common = _common(Dataset.open(data))
-    BaselinesRecord(**common, commit=commit(), hide_seen=hide_seen, metrics=figures).write(records)
+    BaselinesRecord(
+        **common,
+        commit=commit(),
+        hide_seen=hide_seen,
+        metrics=figures,
+        sampled_examples=max(of["examples"] if "sample" in of else 0 for of in metrics.values()),
+        standard_error={name: of["standard_error"] for name, of in metrics.items() if "standard_error" in of},
+    ).write(records)
     return metrics
 
 
@@ -171,4 +188,4 @@ def _common(dataset: Dataset) -> dict[str, Any]:
 
 
 def _figures(metrics: dict[str, Any], like: dict[str, float]) -> dict[str, float]:
-    return {name: metrics[name] for name in like if name not in ("examples", "slices")}
+    return {name: metrics[name] for name in like if name not in NOT_FIGURES}
