@@ -102,11 +102,12 @@ format: $(READY)
 # Update the locks to the newest versions that pyproject.toml allows. They name no host: pip uses its configured index.
 lock: $(READY)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra embedded --extra otel --extra bench --extra training \
-		--extra dev --output-file requirements/dev.lock
-	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra otel --constraint requirements/dev.lock \
-		--output-file requirements/service.lock
-	$(BIN)/uv $(COMPILE) --extra training --constraint requirements/dev.lock --output-file requirements/training.lock
+	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra cloud --extra embedded --extra otel --extra bench \
+		--extra training --extra dev --output-file requirements/dev.lock
+	$(BIN)/uv $(COMPILE) --extra service --extra accelerator --extra cloud --extra otel \
+		--constraint requirements/dev.lock --output-file requirements/service.lock
+	$(BIN)/uv $(COMPILE) --extra training --extra cloud --constraint requirements/dev.lock \
+		--output-file requirements/training.lock
 	$(BIN)/uv $(COMPILE) --extra spark --constraint requirements/dev.lock --output-file requirements/spark.lock
 	$(BIN)/uv $(LOCK) --group build --constraint requirements/dev.lock --output-file requirements/build.lock
 	$(BIN)/uv $(LOCK) --group audit --output-file requirements/audit.lock

@@ -71,6 +71,11 @@ class PublishedBundles:
         return folder.name
 
 
+def elsewhere_mark(bundles: Path, digest: str) -> Path:
+    """Return the path of the file that marks a bundle of a working copy whose files are at its address only."""
+    return bundles / f".elsewhere-{digest}"
+
+
 def current_digest(bundles: Path) -> str | None:
     """Return the digest of the bundle that `current` links to, None if there is no such link. Raises BundleError."""
     return PublishedBundles(bundles).current()

@@ -224,7 +224,7 @@ def go_live(
         each: _record(bundles, each) for each in {before, digest} if each is not None
     }  # a damaged one ends it here
     os.utime(bundles / digest)
-    _replace_current(bundles, digest)
+    replace_current(bundles, digest)
     sync(bundles)
     staged_mark(bundles, digest).unlink(missing_ok=True)
     now = _now()
@@ -232,6 +232,14 @@ def go_live(
         staged_mark(bundles, before).unlink(missing_ok=True)
         records[before].with_event("rolled back" if is_rollback else "retired", now, author).write(bundles)
     records[digest].with_event("activated", now, author, overridden=overridden).write(bundles)
+
+
+def replace_current(bundles: Path, digest: str) -> None:
+    """Let `current` name another bundle, in one step."""
+    link = bundles / f"{STAGING_PREFIX}{CURRENT}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(digest)
+    link.replace(bundles / CURRENT)
 
 
 def prune(bundles: Path, retention: Retention) -> None:
@@ -336,13 +344,6 @@ def _record(bundles: Path, digest: str, folder: Path | None = None) -> ReleaseRe
     except BundleError:  # a damaged bundle is listed too
         return ReleaseRecord(bundle=digest)
     return ReleaseRecord.of(digest, manifest)
-
-
-def _replace_current(bundles: Path, digest: str) -> None:
-    link = bundles / f"{STAGING_PREFIX}{CURRENT}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(digest)
-    link.replace(bundles / CURRENT)
 
 
 def _remove(bundles: Path, release: Release, author: Author) -> None:

@@ -350,7 +350,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     Raises BundleError if the folder lacks a file of a bundle or contains any other file.
     """
     names = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
-    _check_names(names, manifest)
+    check_names(names, manifest)
     complete = manifest.model_copy(update={"files": {name: describe_file(folder / name) for name in sorted(names)}})
     (folder / MANIFEST).write_text(complete.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return complete
@@ -361,7 +361,7 @@ def check_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
 
     Hashes are compared only if `hashes` is true.
     """
-    _check_names(set(manifest.files), manifest)
+    check_names(set(manifest.files), manifest)
     present = {entry.name for entry in os.scandir(folder)} - {MANIFEST}
     for name in sorted(present - set(manifest.files)):
         raise BundleError(f"{name}: not listed in {MANIFEST}")
@@ -390,7 +390,8 @@ def _regular_file_size(path: Path) -> int:
     return status.st_size
 
 
-def _check_names(names: set[str], manifest: Manifest) -> None:
+def check_names(names: set[str], manifest: Manifest) -> None:
+    """Raise BundleError unless these are names of files that such a bundle has."""
     required = REQUIRED_FILES
     if manifest.users:
         required |= USER_FILES

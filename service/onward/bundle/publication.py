@@ -17,6 +17,7 @@ from pathlib import Path
 
 from onward.bundle.bundle import Bundle
 from onward.bundle.files.manifest import BundleError, Manifest, check_files, read_manifest, write_manifest
+from onward.bundle.published import elsewhere_mark
 from onward.bundle.publisher_lock import publisher_lock, sync, try_lock
 from onward.bundle.release_record import THIS_ACCOUNT, Author, ReleaseRecord
 from onward.bundle.releases import (
@@ -98,6 +99,10 @@ def _note_publication(bundles: Path, digest: str, author: Author, *, unfinished:
 
 
 def _move_into_place(staging: Path, target: Path) -> None:
+    mark = elsewhere_mark(target.parent, target.name)
+    if mark.exists():  # the same files are at the address of this working copy
+        target.rmdir()
+        mark.unlink()
     if not target.exists():
         staging.rename(target)
         return
