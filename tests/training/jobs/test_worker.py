@@ -14,10 +14,13 @@ import pytest
 
 from onward.bundle import current_digest, staged_bundles
 from onward.bundle.jobs import KEPT_JOBS, Job, JobKind, new_job
+from onward.bundle.releases import list_releases
+from onward.bundle.remote_bundles import working_copy
+from onward.bundle.storage import Address
 from onward.service.server.embedded_store import find_servers, run_server
 from onward.training.errors import InputError
 from onward.training.jobs import worker as worker_module
-from onward.training.jobs.commands_of_jobs import Workplace, command_of, live_changes
+from onward.training.jobs.commands_of_jobs import Workplace, change_release, command_of, live_changes
 from onward.training.jobs.queue import JobQueue
 from onward.training.jobs.schedule import enqueue_of_day, next_time
 from onward.training.jobs.worker import Worker
@@ -45,6 +48,11 @@ def queue(url: str) -> Iterator[JobQueue]:
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path / "bundles", tmp_path / "work")
+
+
+def folder_of(place: Workplace) -> Path:
+    assert isinstance(place.bundles, Path)
+    return place.bundles
 
 
 def enqueued(queue: JobQueue, kind: JobKind = "rebuild", **options: object) -> Job:
@@ -216,25 +224,25 @@ def test_the_process_of_a_job_ends_with_its_worker(url: str, queue: JobQueue, pl
 
 
 def test_a_worker_does_to_the_folder_what_the_service_may_not(queue: JobQueue, place: Workplace) -> None:
-    first, second = (publish_bundle(place.bundles, IDS, seed=seed, make_live=not seed) for seed in (0, 1))
+    first, second = (publish_bundle(folder_of(place), IDS, seed=seed, make_live=not seed) for seed in (0, 1))
     worker = silent(queue, place)
     for kind, state in (("protect", "done"), ("remove", "failed"), ("unprotect", "done"), ("activate", "done")):
         job = enqueued(queue, kind, bundle=second)  # type: ignore[arg-type]  # one of the kinds
         worker.run_one()
         assert found(queue, job).state == state
-    assert current_digest(place.bundles) == second
+    assert current_digest(folder_of(place)) == second
     job = enqueued(queue, "remove", bundle=first)
     worker.run_one()
     assert "was live within the last" in (found(queue, job).error or "")
 
 
 def test_a_rebuild_takes_in_the_live_catalog(queue: JobQueue, place: Workplace) -> None:
-    digest = publish_demo_shop(place.bundles, demo_shop())
+    digest = publish_demo_shop(folder_of(place), demo_shop())
     job = enqueued(queue, staged=True)
     silent(queue, place).run_one()
     done = found(queue, job)
     assert done.state == "done", queue.log(job.id)
-    assert (current_digest(place.bundles), staged_bundles(place.bundles)) == (digest, [done.result])
+    assert (current_digest(folder_of(place)), staged_bundles(folder_of(place))) == (digest, [done.result])
     assert "checking the current bundle" in " ".join(queue.log(job.id))
 
 
@@ -279,3 +287,17 @@ def test_a_schedule_makes_one_job_a_day(queue: JobQueue) -> None:
 def test_a_store_that_does_not_answer_is_named() -> None:
     with pytest.raises(InputError, match="--redis-url: ConnectionError: no Redis"):
         JobQueue.connect("redis://127.0.0.1:1")
+
+
+def test_releases_at_an_address_are_changed_too() -> None:
+    place = Workplace(Address("memory", "worker", "bundles"), Path("unused"))
+    with working_copy(place.bundles) as folder:
+        first, second = (publish_bundle(folder, IDS, seed=seed, make_live=not seed) for seed in (0, 1))
+    kinds: tuple[JobKind, ...] = ("activate", "protect")
+    for kind in kinds:
+        assert change_release(new_job(kind, {"bundle": second}, by="key", reason="test"), place) == second
+    with working_copy(place.bundles) as folder:
+        assert [(of.digest, of.state, of.is_protected) for of in list_releases(folder)] == [
+            (second, "live", True),
+            (first, "retired", False),
+        ]

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onward.bundle.storage import AddressError, Place, place_of
+from onward.bundle.storage.local_paths import LocalPaths
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
 from onward.training.data.readers.columns import ColumnNames
 from onward.training.data.readers.dialect import DEFAULT_NULLS, Dialect
@@ -20,16 +23,23 @@ from onward.training.jobs.cli import schedule, worker
 from onward.training.plugins import use_plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from onward.bundle import Retention
+    from onward.bundle.remote_bundles import Choice
     from onward.training.data.readers.engine import Engine
 
 cli = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    cls=LocalPaths,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Environment of commands that search from several threads at once; it takes effect only before NumPy is loaded."""
+PLACE = "FOLDER|s3://BUCKET/FOLDER"
+"""What may also be an address of an object store."""
 UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -102,7 +112,7 @@ def generate(
 @cli.command()
 def prepare(
     events: Annotated[list[str], typer.Argument(help="Files of events, or folders of such files.")],
-    out: Annotated[Path, typer.Option(help="The dataset to write, a folder.")],
+    out: Annotated[str, typer.Option(metavar=PLACE, help="The dataset to write, a folder.")],
     test: Annotated[
         list[str] | None,
         typer.Option(help="A file of the test part, if the events are split already; may be repeated."),
@@ -220,6 +230,7 @@ def prepare(
 
     from onward.training.data.preparation.prepare import prepare as prepare_dataset
     from onward.training.data.preparation.prepare_report import announced_steps, print_report
+    from onward.training.data.remote_dataset import written_dataset
 
     columns = ColumnNames(
         session=session_column,
@@ -256,23 +267,24 @@ def prepare(
         validation=kind.validation if validation is None else validation,
         seed=seed,
     )
-    with disk_faults(out), announced_steps() as progress:
-        info = prepare_dataset(
-            events,
-            out,
-            preparation,
-            _engine(engine),
-            test=test or (),
-            items=items,
-            strict=strict,
-            force=force,
-            progress=progress,
-        )
-    if report is not None:
-        from onward.training.data.dataset import Dataset
-        from onward.training.data.preparation.html_report import write_report
+    with written_dataset(_place(out), force=force) as folder:
+        with disk_faults(folder), announced_steps() as progress:
+            info = prepare_dataset(
+                events,
+                folder,
+                preparation,
+                _engine(engine),
+                test=test or (),
+                items=items,
+                strict=strict,
+                force=force,
+                progress=progress,
+            )
+        if report is not None:
+            from onward.training.data.dataset import Dataset
+            from onward.training.data.preparation.html_report import write_report
 
-        write_report(Dataset(out, info), report)
+            write_report(Dataset(folder, info), report)
     if as_json:
         typer.echo(info.model_dump_json(indent=2))
     else:
@@ -282,7 +294,7 @@ def prepare(
 @cli.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
-    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    data: Annotated[str, typer.Option(metavar=PLACE, help="A dataset that `prepare` made.")],
     out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, metrics, learning curve.")],
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of epochs.  [default: the recipe's]")
@@ -324,7 +336,7 @@ def train(
 
     if not fit(
         Recipe.load(recipe),
-        data,
+        _dataset(data),
         out,
         epochs=epochs,
         refit_epochs=refit_epochs,
@@ -340,7 +352,9 @@ def train(
 
 @cli.command()
 def fit(
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the new one goes live if it passes the gate.")],
+    bundles: Annotated[
+        str, typer.Option(metavar=PLACE, help="Folder of bundles; the new one goes live if it passes the gate.")
+    ],
     events: Annotated[list[str] | None, typer.Argument(help="Files of events, or folders of such files.")] = None,
     items: Annotated[
         str | None, typer.Option(help="A file with attributes of items: title, price, available, ...")
@@ -351,7 +365,9 @@ def fit(
             help="Weights of types of events: view=1,cart=3,purchase=5; others, and those of 0, are left out."
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="A dataset that `prepare` made, instead of events.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar=PLACE, help="A dataset that `prepare` made, instead of events.")
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the fit: its dataset, trainings, fit.json and fit.html.")
     ] = Path("fit"),
@@ -379,6 +395,7 @@ def fit(
     """
     from rich.console import Console
 
+    from onward.bundle.remote_bundles import live_bundle
     from onward.training.data.dataset import Dataset
     from onward.training.data.preparation.prepare_report import announced_steps, print_report
     from onward.training.fitting.dataset_for_fit import prepared_dataset
@@ -391,10 +408,10 @@ def fit(
         raise InputError("--items belongs to events; a dataset has its items already")
     if data is not None and weights is not None:
         raise InputError("--weights belongs to events; a dataset has its weights already")
-    with bundle_faults(bundles), announced_steps() as announce:
+    with _bundles_at(bundles, live_bundle) as folder, announced_steps() as announce:
         try:
             if data is None:
-                data = prepared_dataset(
+                dataset = prepared_dataset(
                     events or (),
                     items,
                     out / "dataset",
@@ -402,10 +419,12 @@ def fit(
                     resume=resume,
                     on_step=announce,
                 )
-                print_report(Dataset.open(data).info, Console(stderr=True))
+                print_report(Dataset.open(dataset).info, Console(stderr=True))
+            else:
+                dataset = _dataset(data)
             record = fit_best(
-                data,
-                bundles,
+                dataset,
+                folder,
                 out,
                 budget_s=_milliseconds("--budget", budget) / 1000,
                 seed=seed,
@@ -435,7 +454,7 @@ def fit(
 @cli.command()
 def compare(
     recipes: Annotated[list[Path], typer.Argument(help="Recipe files, or names of those that come with the package.")],
-    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made, with a validation part.")],
+    data: Annotated[str, typer.Option(metavar=PLACE, help="A dataset that `prepare` made, with a validation part.")],
     out: Annotated[Path, typer.Option(help="Folder for the trainings, compare.json and curves.png.")],
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of epochs of each.  [default: the recipe's]")
@@ -458,7 +477,7 @@ def compare(
     loaded = [Recipe.load(recipe) for recipe in recipes]
     try:
         comparison = compare_recipes(
-            loaded, data, out, epochs=epochs, seed=seed, device_name=device, on_note=_print_note
+            loaded, _dataset(data), out, epochs=epochs, seed=seed, device_name=device, on_note=_print_note
         )
     except Interrupted:
         typer.echo(f"interrupted; go on with the same command (comparison: {out})", err=True)
@@ -469,8 +488,10 @@ def compare(
 @cli.command()
 def export(
     runs: Annotated[list[Path], typer.Argument(help="The --out folder of a training, or of several to be joined.")],
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the new one becomes its current one.")],
-    data: Annotated[Path | None, typer.Option(help="The runs' dataset, if it has moved since.")] = None,
+    bundles: Annotated[
+        str, typer.Option(metavar=PLACE, help="Folder of bundles; the new one becomes its current one.")
+    ],
+    data: Annotated[str | None, typer.Option(metavar=PLACE, help="The runs' dataset, if it has moved since.")] = None,
     index: Annotated[IndexKind, typer.Option(help="Index to build; auto measures and chooses.")] = IndexKind.AUTO,
     recall: Annotated[
         float | None,
@@ -502,12 +523,12 @@ def export(
     from onward.training.data.preparation.prepare_report import announced_steps
     from onward.training.export.export import export as export_run
 
-    with bundle_faults(bundles):
+    with _bundles_at(bundles) as folder:
         with announced_steps() as announce:
             digest = export_run(
                 runs,
-                bundles,
-                data=data,
+                folder,
+                data=None if data is None else _dataset(data),
                 index=index,
                 target_recall=_target_recall(recall, fast=fast),
                 staged=staged,
@@ -517,13 +538,16 @@ def export(
                 on_step=announce,
                 on_note=_print_note,
             )
-        _print_published(bundles, digest, staged=staged)
+        count = _count_staged(folder)
+    _print_published(bundles, digest, count, staged=staged)
 
 
 @cli.command()
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a folder of bundles, meaning its current one.")],
-    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    bundle: Annotated[
+        str, typer.Argument(metavar=PLACE, help="A bundle, or a folder of bundles, meaning its current one.")
+    ],
+    data: Annotated[str, typer.Option(metavar=PLACE, help="A dataset that `prepare` made.")],
     part: Annotated[HeldOutPart, typer.Option(help="The part to evaluate on.")] = HeldOutPart.TEST,
     run: Annotated[
         list[Path] | None, typer.Option(help="With --record: a run that the bundle was exported from; may be repeated.")
@@ -559,6 +583,7 @@ def evaluate(
     With `--run run --record docs/results` the evaluation is also recorded, for the page that `results` writes.
     """
     os.environ.update(ONE_THREAD)
+    from onward.bundle.remote_bundles import live_bundle
     from onward.training.evaluation.evaluation import evaluate_bundle
     from onward.training.evaluation.metrics_table import print_metrics
 
@@ -569,14 +594,14 @@ def evaluate(
         raise InputError("--diversity needs --category, the attribute to be diverse in")
     if record is not None and category is not None:
         raise InputError("--record keeps metrics without re-ranking; leave out --category")
-    with bundle_faults(bundle):
+    with _bundles_at(bundle, live_bundle) as folder:
         if run and record is not None:
             from onward.training.results.recorded_evaluation import evaluate_and_record
 
             with disk_faults(record):
                 metrics = evaluate_and_record(
-                    bundle,
-                    data,
+                    folder,
+                    _dataset(data),
                     run,
                     record,
                     sampled_negatives=sampled_negatives,
@@ -586,8 +611,8 @@ def evaluate(
                 )
         else:
             metrics = evaluate_bundle(
-                bundle,
-                data,
+                folder,
+                _dataset(data),
                 part.value,
                 sampled_negatives=sampled_negatives,
                 seed=seed,
@@ -601,7 +626,7 @@ def evaluate(
 
 @cli.command()
 def baselines(
-    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made.")],
+    data: Annotated[str, typer.Option(metavar=PLACE, help="A dataset that `prepare` made.")],
     part: Annotated[HeldOutPart, typer.Option(help="The part to evaluate on.")] = HeldOutPart.TEST,
     hide_seen: Annotated[
         bool, typer.Option("--hide-seen", help="Exclude the session's own items, as for leave-one-out histories.")
@@ -636,18 +661,22 @@ def baselines(
         from onward.training.results.recorded_evaluation import evaluate_and_record_baselines
 
         with disk_faults(record):
-            metrics = evaluate_and_record_baselines(data, record, hide_seen=hide_seen, sample=sample, on_warning=_warn)
+            metrics = evaluate_and_record_baselines(
+                _dataset(data), record, hide_seen=hide_seen, sample=sample, on_warning=_warn
+            )
     else:
         metrics = evaluate_baselines(
-            data, part.value, hide_seen=hide_seen, hide_last=hide_last, sample=sample, on_warning=_warn
+            _dataset(data), part.value, hide_seen=hide_seen, hide_last=hide_last, sample=sample, on_warning=_warn
         )
     print_metrics(metrics, as_json=as_json)
 
 
 @cli.command()
 def rebuild(
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the rebuilt one becomes its current one.")],
-    items: Annotated[Path | None, typer.Option(help="The new catalog: a file with attributes of items.")] = None,
+    bundles: Annotated[
+        str, typer.Option(metavar=PLACE, help="Folder of bundles; the rebuilt one becomes its current one.")
+    ],
+    items: Annotated[str | None, typer.Option(help="The new catalog: a file with attributes of items.")] = None,
     items_format: Annotated[Format | None, typer.Option(help="Format of --items.  [default: by extension]")] = None,
     items_column: Annotated[str | None, typer.Option(help="The item id in --items.  [default: guessed]")] = None,
     changes: Annotated[
@@ -680,13 +709,14 @@ def rebuild(
 
     Example: `onward-training rebuild --bundles bundles --sessions events` for a bundle with nearest sessions
     """
+    from onward.bundle.remote_bundles import live_bundle
     from onward.training.data.preparation.prepare_report import announced_steps
     from onward.training.export.rebuild import rebuild as rebuild_bundle
 
-    with bundle_faults(bundles):
+    with _bundles_at(bundles, live_bundle) as folder:
         with announced_steps() as announce:
             digest = rebuild_bundle(
-                bundles,
+                folder,
                 items=items,
                 items_format=items_format,
                 items_column=items_column,
@@ -699,13 +729,14 @@ def rebuild(
                 on_step=announce,
                 on_note=_print_note,
             )
-        _print_published(bundles, digest, staged=staged)
+        count = _count_staged(folder)
+    _print_published(bundles, digest, count, staged=staged)
 
 
 @cli.command()
 def gate(
-    bundles: Annotated[Path, typer.Argument(help="Folder of bundles.")],
-    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made; its test part is asked.")],
+    bundles: Annotated[str, typer.Argument(metavar=PLACE, help="Folder of bundles.")],
+    data: Annotated[str, typer.Option(metavar=PLACE, help="A dataset that `prepare` made; its test part is asked.")],
     bundle: Annotated[
         str | None, typer.Option(help="Digest of the bundle, or its beginning.  [default: the newest staged one]")
     ] = None,
@@ -719,12 +750,13 @@ def gate(
     chance explains. `activate` makes live what has passed. The exit code is 1 if it has not passed.
     """
     os.environ.update(ONE_THREAD)
+    from onward.bundle.remote_bundles import beside_live
     from onward.training.evaluation.gate import gate as pass_gate
     from onward.training.evaluation.gate_table import print_report
 
-    with bundle_faults(bundles):
-        digest = _staged_bundle(bundles, bundle)
-        report = pass_gate(bundles, digest, data)
+    with _bundles_at(bundles, beside_live(bundle)) as folder:
+        digest = _staged_bundle(bundles, folder, bundle)
+        report = pass_gate(folder, digest, _dataset(data))
         print_report(report, as_json=as_json)
     if not report.passed:
         raise typer.Exit(1)
@@ -732,7 +764,7 @@ def gate(
 
 @cli.command()
 def activate(
-    bundles: Annotated[Path, typer.Argument(help="Folder of bundles.")],
+    bundles: Annotated[str, typer.Argument(metavar=PLACE, help="Folder of bundles.")],
     bundle: Annotated[
         str | None, typer.Argument(help="Digest of the bundle, or its beginning.  [default: the newest staged one]")
     ] = None,
@@ -749,26 +781,27 @@ def activate(
     """
     from onward.bundle import Author, gate_fault, staged_bundles
     from onward.bundle import activate as make_live
+    from onward.bundle.remote_bundles import one_bundle
 
     if force and not reason:
         raise InputError("--force: say why with --reason")
-    with bundle_faults(bundles):
-        digest = _staged_bundle(bundles, bundle)
-        fault = gate_fault(bundles, digest) if digest in staged_bundles(bundles) else None
+    with _bundles_at(bundles, one_bundle(bundle)) as folder:
+        digest = _staged_bundle(bundles, folder, bundle)
+        fault = gate_fault(folder, digest) if digest in staged_bundles(folder) else None
         if fault is not None and not force:
             raise InputError(
                 f"{digest[:12]}: {fault}; `onward-training gate` compares it, --force --reason WHY makes it live"
             )
         make_live(
-            bundles,
+            folder,
             digest,
             author=Author(reason=reason),
             overridden=fault,
             retention=_retention(keep, keep_recent),
         )
-        if fault is not None:
-            typer.echo(f"made live by --force, although {fault}", err=True)
-        typer.echo(digest)
+    if fault is not None:
+        typer.echo(f"made live by --force, although {fault}", err=True)
+    typer.echo(digest)
 
 
 @cli.command()
@@ -792,7 +825,7 @@ def results(
 @cli.command()
 def tune(
     recipe: Annotated[Path, typer.Argument(help="A recipe file, or the name of one that comes with the package.")],
-    data: Annotated[Path, typer.Option(help="A dataset that `prepare` made, with a validation part.")],
+    data: Annotated[str, typer.Option(metavar=PLACE, help="A dataset that `prepare` made, with a validation part.")],
     out: Annotated[Path, typer.Option(help="Folder for the study: trials, study.db, best.toml.")],
     vary: Annotated[
         list[str] | None,
@@ -831,7 +864,7 @@ def tune(
     study = search(
         Recipe.load(recipe),
         read_specs(vary or (), space),
-        data,
+        _dataset(data),
         out,
         trials=trials,
         timeout_s=None if timeout is None else _milliseconds("--timeout", timeout) / 1000,
@@ -876,13 +909,48 @@ def _print_note(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _print_published(bundles: Path, digest: str, *, staged: bool) -> None:
-    """Print the digest of a published bundle and, if it is staged, how it goes live."""
+def _place(text: str) -> Place:
+    """Return the path or address that an option names. Raises InputError."""
+    try:
+        return place_of(text)
+    except AddressError as error:
+        raise InputError(str(error)) from error
+
+
+def _dataset(data: str) -> Path:
+    """Return the folder of a dataset, or of a copy of it if it is at an address. Raises InputError."""
+    from onward.training.data.remote_dataset import local_dataset
+
+    return local_dataset(_place(data))
+
+
+@contextmanager
+def _bundles_at(bundles: str, needed: "Choice | None" = None) -> "Iterator[Path]":
+    """Yield the folder of bundles, or a working copy of those at an address; see `working_copy`.
+
+    What is refused names the folder or address. Raises InputError.
+    """
+    from onward.bundle.remote_bundles import no_bundle, working_copy
+
+    with bundle_faults(bundles), working_copy(_place(bundles), needed or no_bundle) as folder:
+        try:
+            yield folder
+        except InputError as error:
+            if str(folder) == bundles or str(folder) not in str(error):
+                raise
+            raise InputError(str(error).replace(str(folder), bundles)) from error
+
+
+def _count_staged(bundles: Path) -> int:
     from onward.bundle import staged_bundles
 
+    return len(staged_bundles(bundles))
+
+
+def _print_published(bundles: str, digest: str, count: int, *, staged: bool) -> None:
+    """Print the digest of a published bundle and, if it is staged as one of `count`, how it goes live."""
     typer.echo(digest)
     if staged:
-        count = len(staged_bundles(bundles))
         others = f" ({count} bundles are staged; they stay until `onward-service bundles remove`)" if count > 1 else ""
         typer.echo(
             f"staged, not live{others}: `onward-training gate {bundles} --data DATASET` compares it with the live "
@@ -891,13 +959,13 @@ def _print_published(bundles: Path, digest: str, *, staged: bool) -> None:
         )
 
 
-def _staged_bundle(bundles: Path, start: str | None) -> str:
+def _staged_bundle(bundles: str, folder: Path, start: str | None) -> str:
     """Return the digest of the bundle whose digest begins with `start`, or of the newest staged one."""
     from onward.bundle import find_bundle, staged_bundles
 
     if start is not None:
-        return find_bundle(bundles, start)
-    staged = staged_bundles(bundles)
+        return find_bundle(folder, start)
+    staged = staged_bundles(folder)
     if not staged:
         raise InputError(f"{bundles}: holds no staged bundle; make one with `onward-training export ... --staged`")
     return staged[0]

@@ -78,8 +78,8 @@ def described(error: BaseException, file: str = "") -> str:
 
 
 @contextmanager
-def bundle_faults(where: Path) -> Iterator[None]:
-    """Raise a BundleError of the block as an InputError that names the folder `where`."""
+def bundle_faults(where: object) -> Iterator[None]:
+    """Raise a BundleError of the block as an InputError that names the folder or address `where`."""
     from onward.bundle import BundleError
 
     try:

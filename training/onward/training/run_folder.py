@@ -107,7 +107,7 @@ def prepare_run_folder(
         "teachers": dict(teachers),
         "model": recipe.model,
         "commit": commit(),
-        "data": str(dataset.folder.resolve()),
+        "data": dataset.source,
         "processor": machine()["processor"],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),

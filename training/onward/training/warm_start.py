@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from onward.bundle.storage import place_of
 from onward.training.data.dataset import Dataset
+from onward.training.data.remote_dataset import local_dataset
 from onward.training.errors import InputError
 from onward.training.models.encoder import SessionEncoder
 from onward.training.recipe import Recipe
@@ -80,7 +82,7 @@ def begin_with(encoder: SessionEncoder, file: Path) -> None:
 
 
 def _dataset_of(run: Path, record: dict[str, Any]) -> Dataset:
-    dataset = Dataset.open(Path(record["data"]))
+    dataset = Dataset.open(local_dataset(place_of(record["data"])))
     if dataset.info.fingerprint != record["data_fingerprint"]:
         raise InputError(f"--from {run}: {record['data']} is no longer the data set that it was trained on")
     return dataset

@@ -30,6 +30,8 @@ EVENT_COLUMNS = ("session_id", "position", "item_id", "row", "timestamp_ms", "is
 A log with types of events adds `event`, one with weights `weight`.
 """
 INFO_FILE, ITEMS_FILE = "dataset.json", "items.parquet"
+SOURCE_FILE = ".address"
+"""Of a copy: the address that it was copied from."""
 SHOWN_PARTS: tuple[PartName, ...] = ("train", "validation")
 """Parts with a file of the items that were shown before their events and not taken, if the log has impressions."""
 NEW_ITEMS_FILE = "new_items.parquet"
@@ -163,6 +165,17 @@ class Dataset:
         if not info.digests:
             _warn_unchecked(folder.resolve())
         return cls(folder, info)
+
+    @property
+    def source(self) -> str:
+        """Where the dataset is: the address that this folder is a copy of, or else the folder itself."""
+        file = self.folder / SOURCE_FILE
+        return file.read_text(encoding="utf-8") if file.exists() else str(self.folder.resolve())
+
+    @property
+    def name(self) -> str:
+        """The last part of `source`."""
+        return self.source.rpartition("/")[2]
 
     def sessions(self, part: PartName) -> Sessions:
         """Return the sessions of one part, in order of time; none if the part is absent."""

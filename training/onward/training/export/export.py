@@ -29,11 +29,13 @@ from onward.bundle import (
     write_stored_sessions,
 )
 from onward.bundle.releases import DEFAULT_RETENTION
+from onward.bundle.storage import place_of
 from onward.training.chosen_epoch import chosen_epoch
 from onward.training.data.corpus import Corpus
 from onward.training.data.dataset import Dataset
 from onward.training.data.examples import Examples
 from onward.training.data.preparation.data_report import data_report
+from onward.training.data.remote_dataset import local_dataset
 from onward.training.data.repeats import Repeats
 from onward.training.data.session_index import with_items
 from onward.training.errors import InputError, disk_faults
@@ -103,7 +105,7 @@ def export(
             was trained on; or the encoders of several runs cannot be joined.
         BundleError: the exported program's interests differ from the encoder's.
     """
-    dataset = Dataset.open(data or Path(read_run(runs[0])["data"]))
+    dataset = Dataset.open(data or local_dataset(place_of(read_run(runs[0])["data"])))
     members = [load_trained(run, dataset) for run in runs]
     if not unfinished:
         _check_finished(runs)

@@ -70,7 +70,7 @@ class RebuiltCatalog:
 def rebuild(
     bundles: Path,
     *,
-    items: Path | None = None,
+    items: Path | str | None = None,
     items_format: Format | None = None,
     items_column: str | None = None,
     changes: Path | None = None,

@@ -98,7 +98,7 @@ def _begun(dataset: Dataset, out: Path, seed: int, adapted: Sequence[str]) -> Fi
     if (out / RECORD).exists():
         raise InputError(f"{out}: holds a fit already; add --resume to go on with it, or name another folder")
     return FitRecord(
-        data=str(dataset.folder.resolve()),
+        data=dataset.source,
         data_fingerprint=dataset.info.fingerprint,
         seed=seed,
         budget_s=0,

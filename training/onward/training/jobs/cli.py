@@ -3,9 +3,12 @@
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from onward.bundle.storage import Place
 
 RedisURL = Annotated[
     str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server of the service, as in its REDIS_URL.")
@@ -20,7 +23,12 @@ class DailyKind(StrEnum):
 
 
 def worker(
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the worker must be able to write there.")],
+    bundles: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER|s3://BUCKET/FOLDER", help="Folder of bundles; the worker must be able to write there."
+        ),
+    ],
     redis_url: RedisURL,
     work: Annotated[
         Path, typer.Option(help="Folder for what jobs make besides bundles: a folder for each fit.")
@@ -51,7 +59,7 @@ def worker(
     from onward.training.jobs.worker import Worker
 
     recent: timedelta = period_of(keep_recent)
-    place = Workplace(bundles, work, tuple(events or ()), items, Retention(keep, recent))
+    place = Workplace(_place(bundles), work, tuple(events or ()), items, Retention(keep, recent))
     one = Worker(JobQueue.connect(redis_url), place, on_line=_say)
     _say(f"{one.name} waits for jobs")
     one.run()
@@ -76,6 +84,16 @@ def schedule(
     period_of(budget)
     options = {"budget": budget} if kind is DailyKind.FIT else {}
     run_schedule(JobQueue.connect(redis_url), at, kind.value, options, _say)
+
+
+def _place(text: str) -> "Place":
+    from onward.bundle.storage import AddressError, place_of
+    from onward.training.errors import InputError
+
+    try:
+        return place_of(text)
+    except AddressError as error:
+        raise InputError(str(error)) from error
 
 
 def _say(line: str) -> None:

@@ -14,6 +14,8 @@ from onward.bundle import Author, activate
 from onward.bundle.catalog.live_item import LiveItem, change_line
 from onward.bundle.jobs import Job
 from onward.bundle.releases import DEFAULT_RETENTION, Retention, parse_period, protect, remove
+from onward.bundle.remote_bundles import no_bundle, one_bundle, working_copy
+from onward.bundle.storage import Place
 from onward.training.errors import InputError
 
 COMMAND = (sys.executable, "-m", "onward.training")
@@ -26,7 +28,7 @@ ITEMS = "onward:{items}:"
 class Workplace:
     """What a worker works on; jobs themselves name no paths, so that a key opens no files."""
 
-    bundles: Path
+    bundles: Place
     work: Path
     """Where fits keep their folders."""
     events: tuple[str, ...] = ()
@@ -75,21 +77,22 @@ def _forget_fits(work: Path, out: Path) -> None:
 
 
 def change_release(job: Job, place: Workplace) -> str:
-    """Do to the folder of bundles what the service was asked for; return the digest. Raises BundleError."""
+    """Do to the bundles what the service was asked for; return the digest. Raises BundleError."""
     digest, author = str(job.options.get("bundle")), Author(job.by, job.reason)
-    if job.kind == "activate":
-        activate(
-            place.bundles,
-            digest,
-            author=author,
-            overridden=job.options.get("overridden"),
-            is_rollback=bool(job.options.get("rollback")),
-            retention=place.retention,
-        )
-    elif job.kind == "remove":
-        remove(place.bundles, digest, author=author, recent=place.retention.recent)
-    else:
-        protect(place.bundles, digest, protected=job.kind == "protect", author=author)
+    with working_copy(place.bundles, one_bundle(digest) if job.kind == "activate" else no_bundle) as bundles:
+        if job.kind == "activate":
+            activate(
+                bundles,
+                digest,
+                author=author,
+                overridden=job.options.get("overridden"),
+                is_rollback=bool(job.options.get("rollback")),
+                retention=place.retention,
+            )
+        elif job.kind == "remove":
+            remove(bundles, digest, author=author, recent=place.retention.recent)
+        else:
+            protect(bundles, digest, protected=job.kind == "protect", author=author)
     return digest
 
 

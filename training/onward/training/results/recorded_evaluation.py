@@ -178,7 +178,7 @@ def _length(curve: tuple[Epoch, ...], fit: str) -> int:
 
 def _common(dataset: Dataset) -> dict[str, Any]:
     return {
-        "data": dataset.folder.resolve().name,
+        "data": dataset.name,
         "data_fingerprint": dataset.info.fingerprint,
         "items": dataset.info.items,
         "examples": dataset.info.parts["test"].examples,

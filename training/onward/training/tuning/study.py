@@ -312,7 +312,7 @@ class TrialRunner:
         best = best_of(trials)
         data = f"data {read_run(self._folder(best.number))['data_fingerprint'][:12]}"
         comment = (
-            f"# Of {len(trials)} trials on {self.data.resolve().name} the best: trial {best.number}, "
+            f"# Of {len(trials)} trials on {Dataset.open(self.data).name} the best: trial {best.number}, "
             f"validation {self.metric} {best.trial.value:.4f}, seed {self.seed}, {data}.\n"
         )
         write_text(self.out / BEST, comment + self.space.text(best.trial.params))

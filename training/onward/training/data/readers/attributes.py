@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from onward.training.data.readers.ids import FAULT, first_failed, id_checks, id_
 from onward.training.data.readers.json_rows import NO_OBJECT, flatten, json_objects
 from onward.training.data.readers.local_tables import read_text_table, readable, scan_text
 from onward.training.data.readers.plain_text import plain_text
+from onward.training.data.readers.remote_files import local_file
 from onward.training.data.readers.row_problems import SHOWN_ROWS, RowProblem
 from onward.training.data.readers.sources import Source
 from onward.training.errors import InputError
@@ -58,7 +59,7 @@ def read_attributes(
     numbers: Sequence[str] = (),
     scratch: Path | None = None,
 ) -> Attributes:
-    """Read a local file of items; of several rows for one item the first counts.
+    """Read a file of items, of this machine or at an address; of several rows for one item the first counts.
 
     Args:
         path: the file.
@@ -70,13 +71,21 @@ def read_attributes(
 
     Raises InputError if the file is unreadable, has no item id column or has a column name that datasets reserve.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such file (--items)")
-    if scratch is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return read_attributes(
-                path, file_format, item_column, dialect=dialect, numbers=numbers, scratch=Path(folder)
-            )
+    with tempfile.TemporaryDirectory() as own, local_file(path) as file:
+        if not Path(file).is_file():
+            raise InputError(f"{path}: there is no such file (--items)")
+        read = _read_items(file, file_format, item_column, dialect, numbers, scratch or Path(own))
+    return replace(read, path=path)
+
+
+def _read_items(
+    path: str,
+    file_format: Format | None,
+    item_column: str | None,
+    dialect: Dialect,
+    numbers: Sequence[str],
+    scratch: Path,
+) -> Attributes:
     rows, faults = _read(path, file_format or format_of(path), dialect, scratch)
     column = _item_column(path, rows.columns, item_column)
     frame = nw.from_native(rows)

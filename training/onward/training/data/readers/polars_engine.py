@@ -43,8 +43,6 @@ class PolarsEngine:
 
     def find(self, path: str, file_format: Format | None) -> Found:
         """See Engine."""
-        if "://" in path:
-            raise InputError(f"{path}: only local files can be read here; use --engine spark or download it first")
         return find_sources(path, file_format, self._scratch)
 
     def scan(self, sources: Sequence[Source], dialect: Dialect, columns: ColumnNames) -> Iterator[Table]:

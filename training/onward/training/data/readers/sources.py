@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from onward.training.data.readers.formats import SERVED_ANSWERS, Format, format_of, known_format
+from onward.training.data.readers.remote_files import local_files
 from onward.training.errors import InputError
 
 ARCHIVE_ERRORS = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
@@ -50,18 +51,18 @@ class Found:
 
 
 def find_sources(argument: str, file_format: Format | None, scratch: Path) -> Found:
-    """Return a local file, or the files of a folder or of a zip archive in order of their paths.
+    """Return a file, or the files of a folder or of a zip archive in order of their paths; those of an address copied.
 
     Raises InputError if there is no such file, or none that can be read.
     """
-    place = Path(argument)
+    place = local_files(argument, scratch, _is_read)
     if not place.exists():
         raise InputError(f"{argument}: there is no such file")
     if place.is_dir():
         return _of_folder(argument, place, file_format)
     if place.suffix.lower() == ".zip":
         return _of_folder(argument, _extracted(argument, place, scratch), file_format)
-    return Found((Source(argument, file_format or format_of(argument), place.name),))
+    return Found((Source(str(place), file_format or format_of(argument), place.name),))
 
 
 def _of_folder(argument: str, folder: Path, file_format: Format | None) -> Found:
@@ -78,6 +79,12 @@ def _of_folder(argument: str, folder: Path, file_format: Format | None) -> Found
         found = "; ".join(f"{file.name}: {file.reason}" for file in ignored[:3]) or "it is empty"
         raise InputError(f"{argument}: no file of this folder can be read ({found}); name the files, or give --format")
     return Found(tuple(sources), tuple(ignored))
+
+
+def _is_read(name: str) -> bool:
+    """Return whether a file of this name is read, whatever it holds."""
+    hidden = any(part.startswith((".", "_")) for part in name.split("/"))
+    return not hidden and not fnmatch(name.rpartition("/")[2], SERVED_ANSWERS)
 
 
 def _reason_to_ignore(name: str, file: Path, file_format: Format | None) -> str | None:
