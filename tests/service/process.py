@@ -21,7 +21,11 @@ class ServiceProcess:
     """`python -m onward.service serve` in a process, which is killed at the end of the context."""
 
     def __init__(
-        self, bundles: Path, *options: str, environment: dict[str, str] | None = None, descriptors: int | None = None
+        self,
+        bundles: Path | str,
+        *options: str,
+        environment: dict[str, str] | None = None,
+        descriptors: int | None = None,
     ) -> None:
         """Start it, with a limit of open files if one is given."""
         limit = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]

@@ -7,8 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from onward.bundle import current_digest
+from onward.bundle.remote_bundles import working_copy
+from onward.bundle.storage import place_of
 from onward.service.cli import cli
 from tests.bundles import item_ids, publish_bundle
+from tests.s3_server import BUCKET, s3_server
 
 IDS = item_ids("a", 10)
 
@@ -79,3 +82,32 @@ def test_what_cannot_be_done_is_refused_in_one_line(bundles: Path, arguments: tu
     assert code == 2
     assert message in refusal
     assert len(refusal.splitlines()) == 1
+
+
+def test_bundles_at_an_address_are_changed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"s3://{BUCKET}/bundles"
+    monkeypatch.setenv("SERVICE_BUNDLES", address)
+    monkeypatch.setenv("SERVICE_AUDIT_LOG", str(tmp_path / "audit.jsonl"))
+    with s3_server(monkeypatch) as server:
+        with working_copy(place_of(address)) as folder:
+            first = publish_bundle(folder, IDS)
+            second = publish_bundle(folder, IDS, seed=1, make_live=False)
+        assert command("activate", second, "--force", "--reason", "sale") == (0, second)
+        assert [line.split()[1] for line in command("list")[1].splitlines()] == ["live", "retired"]
+        assert command("rollback") == (0, first)
+        assert command("protect", second) == (0, second)
+        assert command("remove", second) == (2, f"error: {address}: {second[:12]}: is protected: end that first")
+        assert json.loads(command("show", second)[1])["events"][-1]["what"] == "protected"
+        server.refusal = "ExpiredToken"
+        refused = f"error: {address}: current: the object store says ExpiredToken (400 Bad Request)"
+        assert command("list") == (2, refused)
+    whats = [json.loads(line)["what"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert whats == ["bundle activated", "bundle rolled back", "bundle protected"]
+
+
+def test_unknown_schemes_and_addresses_of_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_BUNDLES", "ftp://shop/bundles")
+    code, refusal = command("list")
+    assert (code, refusal.startswith("error: --bundles: ftp://shop/bundles: unknown scheme")) == (2, True)
+    code, refusal = command("list", "--bundles", "memory://shop/bundles")
+    assert (code, "is in the memory of one process" in refusal) == (2, True)

@@ -209,7 +209,7 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
 
 
 def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
-    ids = BundleIds(settings.bundles, kept=settings.answer_ttl)
+    ids = BundleIds(settings.bundles_folder, kept=settings.answer_ttl)
     url = settings.redis_url.get_secret_value() if settings.redis_url else IN_MEMORY
     connector = None if url == IN_MEMORY else open_connector(url)
     if connector is not None:
@@ -219,9 +219,11 @@ def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
     folder = os.environ.get(COPIES_FOLDER)
     jobs = Jobs(None if connector is None else connector.client(LIVE_TIMEOUT))
     running.push_async_callback(jobs.close)
-    releases = open_releases(settings.bundles, None if connector is None else connector.client(LIVE_TIMEOUT), jobs)
+    releases = open_releases(
+        settings.bundles_folder, None if connector is None else connector.client(LIVE_TIMEOUT), jobs
+    )
     running.push_async_callback(releases.close)
-    live = LiveBundle(settings.bundles, catalog, ids, PrivateCopies(Path(folder)) if folder else None, releases)
+    live = LiveBundle(settings.bundles_folder, catalog, ids, PrivateCopies(Path(folder)) if folder else None, releases)
     return SharedParts(settings, connector, live, catalog, ids, releases, jobs)
 
 

@@ -1,22 +1,21 @@
 """The commands `onward-service bundles`: list, show, activate, roll back, protect and remove bundles of a folder."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onward.service.command_line import AuditFile, audited, refuse
+from onward.bundle.storage.local_paths import LocalPaths
+from onward.service.command_line import AuditFile, BundlesPlace, audited, opened, refuse
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from onward.service.http.schemas.releases import ReleasedBundle
 
-bundle_commands = typer.Typer(no_args_is_help=True, help="List bundles, make one live, roll back, protect, remove.")
+bundle_commands = typer.Typer(
+    cls=LocalPaths, no_args_is_help=True, help="List bundles, make one live, roll back, protect, remove."
+)
 
-Folder = Annotated[Path, typer.Option("--bundles", envvar="SERVICE_BUNDLES", help="Folder of bundles.")]
 Start = Annotated[str, typer.Argument(metavar="DIGEST", help="Digest of the bundle, or its beginning.")]
 Reason = Annotated[str | None, typer.Option(help="Why: for the record of the bundle and the audit log.")]
 Keep = Annotated[
@@ -29,13 +28,13 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON, removed bundle
 
 
 @bundle_commands.command("list", epilog="Example: onward-service bundles list --bundles ./bundles")
-def list_bundles(bundles: Folder, as_json: AsJSON = False) -> None:
+def list_bundles(bundles: BundlesPlace, as_json: AsJSON = False) -> None:
     """Print each bundle: digest, state, when it was live last, model, items, size, gate."""
     from onward.bundle.releases import list_releases
     from onward.service.http.schemas.releases import ReleasedBundle, ReleasedBundles
 
-    with _faults(bundles):
-        shown = [ReleasedBundle.of(release, bundles) for release in list_releases(bundles)]
+    with opened(bundles) as folder:
+        shown = [ReleasedBundle.of(release, folder) for release in list_releases(folder)]
     if as_json:
         typer.echo(ReleasedBundles(bundles=shown, count=len(shown)).model_dump_json(exclude_none=True))
         return
@@ -45,13 +44,13 @@ def list_bundles(bundles: Folder, as_json: AsJSON = False) -> None:
 
 
 @bundle_commands.command("show", epilog="Example: onward-service bundles show 5d13bce3 --bundles ./bundles")
-def show_bundle(digest: Start, bundles: Folder) -> None:
+def show_bundle(digest: Start, bundles: BundlesPlace) -> None:
     """Print all that is known of a bundle as JSON: what has happened to it and what the gate measured."""
     from onward.bundle.releases import find_release
     from onward.service.http.schemas.releases import BundleDetails
 
-    with _faults(bundles):
-        details = BundleDetails.of(find_release(bundles, digest), bundles)
+    with opened(bundles) as folder:
+        details = BundleDetails.of(find_release(folder, digest), folder)
     typer.echo(details.model_dump_json(indent=1, exclude_none=True))
 
 
@@ -60,7 +59,7 @@ def show_bundle(digest: Start, bundles: Folder) -> None:
 )
 def activate_bundle(
     digest: Start,
-    bundles: Folder,
+    bundles: BundlesPlace,
     reason: Reason = None,
     force: Annotated[
         bool, typer.Option("--force", help="Although it has not passed the gate; needs --reason, and stays visible.")
@@ -74,24 +73,25 @@ def activate_bundle(
     from onward.bundle.published import current_digest
     from onward.bundle.release_record import Author
     from onward.bundle.releases import Retention
+    from onward.bundle.remote_bundles import one_bundle
 
     if force and not reason:
         refuse("--force: say why with --reason")
     retention = Retention(keep, _period(keep_recent))
-    with _faults(bundles), audited("bundle activated", audit_log) as changes:
-        found = find_bundle(bundles, digest)
-        fault = gate_fault(bundles, found) if found in staged_bundles(bundles) else None
+    with audited("bundle activated", audit_log) as changes, opened(bundles, one_bundle(digest)) as folder:
+        found = find_bundle(folder, digest)
+        fault = gate_fault(folder, found) if found in staged_bundles(folder) else None
         if fault is not None and not force:
             refuse(f"{found[:12]}: {fault}; `onward-training gate` compares it, --force --reason WHY makes it live")
-        before = current_digest(bundles)
-        activate(bundles, found, author=Author(reason=reason), overridden=fault, retention=retention)
+        before = current_digest(folder)
+        activate(folder, found, author=Author(reason=reason), overridden=fault, retention=retention)
         changes.append((found, {"live": before}, _after(found, reason, fault)))
     typer.echo(found)
 
 
 @bundle_commands.command("rollback", epilog='Example: onward-service bundles rollback --reason "no cups shown"')
 def roll_back_bundle(
-    bundles: Folder,
+    bundles: BundlesPlace,
     reason: Reason = None,
     keep: Keep = 5,
     keep_recent: KeepRecent = "1h",
@@ -101,11 +101,12 @@ def roll_back_bundle(
     from onward.bundle.published import current_digest
     from onward.bundle.release_record import Author
     from onward.bundle.releases import Retention, roll_back
+    from onward.bundle.remote_bundles import bundle_to_roll_back_to
 
     retention = Retention(keep, _period(keep_recent))
-    with _faults(bundles), audited("bundle rolled back", audit_log) as changes:
-        before = current_digest(bundles)
-        digest = roll_back(bundles, author=Author(reason=reason), retention=retention)
+    with audited("bundle rolled back", audit_log) as changes, opened(bundles, bundle_to_roll_back_to) as folder:
+        before = current_digest(folder)
+        digest = roll_back(folder, author=Author(reason=reason), retention=retention)
         changes.append((digest, {"live": before}, _after(digest, reason, None)))
     typer.echo(digest)
 
@@ -113,7 +114,7 @@ def roll_back_bundle(
 @bundle_commands.command("protect", epilog="Example: onward-service bundles protect 5d13bce3 --bundles ./bundles")
 def protect_bundle(
     digest: Start,
-    bundles: Folder,
+    bundles: BundlesPlace,
     end: Annotated[bool, typer.Option("--end", help="End the protection.")] = False,
     reason: Reason = None,
     audit_log: AuditFile = None,
@@ -124,9 +125,9 @@ def protect_bundle(
     from onward.bundle.releases import protect
 
     what = "bundle unprotected" if end else "bundle protected"
-    with _faults(bundles), audited(what, audit_log) as changes:
-        found = find_bundle(bundles, digest)
-        protect(bundles, found, protected=not end, author=Author(reason=reason))
+    with audited(what, audit_log) as changes, opened(bundles) as folder:
+        found = find_bundle(folder, digest)
+        protect(folder, found, protected=not end, author=Author(reason=reason))
         changes.append((found, None, {"protected": not end, "reason": reason}))
     typer.echo(found)
 
@@ -134,7 +135,7 @@ def protect_bundle(
 @bundle_commands.command("remove", epilog="Example: onward-service bundles remove 5d13bce3 --bundles ./bundles")
 def remove_bundle(
     digest: Start,
-    bundles: Folder,
+    bundles: BundlesPlace,
     reason: Reason = None,
     keep_recent: KeepRecent = "1h",
     audit_log: AuditFile = None,
@@ -144,24 +145,11 @@ def remove_bundle(
     from onward.bundle.release_record import Author
     from onward.bundle.releases import remove
 
-    with _faults(bundles), audited("bundle removed", audit_log) as changes:
-        found = find_bundle(bundles, digest)
-        remove(bundles, found, author=Author(reason=reason), recent=_period(keep_recent))
+    with audited("bundle removed", audit_log) as changes, opened(bundles) as folder:
+        found = find_bundle(folder, digest)
+        remove(folder, found, author=Author(reason=reason), recent=_period(keep_recent))
         changes.append((found, None, {"reason": reason}))
     typer.echo(found)
-
-
-@contextmanager
-def _faults(bundles: Path) -> Iterator[None]:
-    """Refuse in one line what the bundles or the file system refuse."""
-    from onward.bundle import BundleError
-
-    try:
-        yield
-    except BundleError as error:
-        refuse(f"{bundles}: {error}")
-    except OSError as error:
-        refuse(f"{error.filename or bundles}: {error.strerror}")
 
 
 def _period(text: str) -> "timedelta":

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from onward.bundle.storage.local_paths import LocalPaths
 from onward.service.bundle_commands import bundle_commands
-from onward.service.command_line import AuditFile, audited, refuse
+from onward.service.command_line import AuditFile, BundlesPlace, audited, opened, refuse
 
 if TYPE_CHECKING:
     from onward.service.bench.summary import CapacityReport
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cli = typer.Typer(cls=LocalPaths, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 SECRETS = ("REDIS_URL", "SERVICE_API_KEYS", "SERVICE_EVENT_LOG_KEY")
 """Variables that may also be given as a file, by the name with _FILE at its end."""
 KEY_BYTES = 32
@@ -59,7 +60,11 @@ def _read_secrets() -> None:
 )
 def serve(
     bundles: Annotated[
-        Path | None, typer.Option(help="Folder of bundles; its `current` link is the one served.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER|s3://BUCKET/FOLDER",
+            help="Folder of bundles, or an address to pull them from; its `current` is the one served.",
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.  [default: 8000]")] = None,
@@ -118,7 +123,53 @@ def serve(
         refuse(str(error))
 
 
-key_commands = typer.Typer(invoke_without_command=True)
+@cli.command(epilog="Example: onward-service pull s3://shop/bundles --into /var/lib/onward/bundles")
+def pull(
+    address: Annotated[str, typer.Argument(metavar="s3://BUCKET/FOLDER", help="Address of bundles.")],
+    into: Annotated[Path, typer.Option(help="Folder that services serve from; nothing else may be published there.")],
+    once: Annotated[bool, typer.Option("--once", help="Pull what is live now, and end.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the address.")] = 5.0,
+    keep: Annotated[int, typer.Option(min=1, help="How many bundles stay in the folder that were live.")] = 3,
+) -> None:
+    """Keep a folder like the bundles of an address, for services that serve from it; until stopped.
+
+    A bundle is verified before `current` moves to it. Damage, an outage or a refusal is logged once; what serves serves
+    on. With --once the digest is printed; the exit code is 2 if it cannot be pulled.
+    """
+    import signal
+    import threading
+    from datetime import timedelta
+
+    from onward.bundle.mirror import Mirror, MirrorError
+    from onward.bundle.storage import Address, AddressError, ObjectStore, StorageError, place_of
+    from onward.service.server.puller import Puller, pulling
+    from onward.service.telemetry import configure_logging
+
+    stop = threading.Event()
+    try:
+        place = place_of(address)
+        if not isinstance(place, Address):
+            refuse(f"{address}: is a folder of this machine already; services serve from it as it is")
+        ObjectStore(place)  # raises if the extra is not installed
+        mirror = Mirror(place, into, keep=keep)
+        configure_logging("info")
+        if once:
+            with mirror.held():
+                problem = Puller(mirror).pull().problem
+            if problem is not None:
+                refuse(f"{problem.bundle[:12]}: {problem.reason}")
+            typer.echo(mirror.live or "nothing has been published yet")
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        with pulling(mirror, timedelta(seconds=every)):
+            stop.wait()
+    except (AddressError, StorageError, MirrorError) as error:
+        refuse(str(error))
+    os._exit(0)  # requests that still wait for the object store must not delay it
+
+
+key_commands = typer.Typer(cls=LocalPaths, invoke_without_command=True)
 cli.add_typer(key_commands, name="key")
 cli.add_typer(bundle_commands, name="bundles")
 
@@ -217,18 +268,16 @@ def revoke_key(
 
 @cli.command(epilog="Example: onward-service examples --bundles ./bundles --url http://127.0.0.1:8000")
 def examples(
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles.")],
+    bundles: BundlesPlace,
     url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Print curl calls to try on the service, with items of the current bundle."""
-    from onward.bundle import BundleError
+    from onward.bundle.remote_bundles import live_bundle
     from onward.service.curl_examples import curl_examples
 
-    try:
-        for description, call in curl_examples(bundles, url):
+    with opened(bundles, live_bundle) as folder:
+        for description, call in curl_examples(folder, url):
             typer.echo(f"# {description}\n{call}")
-    except BundleError as error:
-        refuse(f"{bundles}: {error}")
     typer.echo(f"# All endpoints: {url}/docs")
 
 
@@ -380,7 +429,7 @@ def erase_user(
     epilog="Example: onward-service bench --bundles ./bundles --rps 2000 --slo p90=50ms,p99=100ms --out ./bench"
 )
 def bench(
-    bundles: Annotated[Path, typer.Option(help="Folder of bundles; the workload uses items of the current one.")],
+    bundles: BundlesPlace,
     url: Annotated[
         str | None, typer.Option(help="A running service with these bundles, instead of one started here.")
     ] = None,
@@ -415,13 +464,15 @@ def bench(
 
     Exit code 0 if some rate meets the objective, 1 if none does, 2 if it could not be measured.
     """
+    from onward.bundle.remote_bundles import live_bundle
     from onward.service.bench.options import BenchOptions, OptionError
     from onward.service.bench.run import run
     from onward.service.bench.server import MeasurementError
 
     try:
-        options = BenchOptions.parse(bundles, url=url, slo=slo, condition=condition, key=key)
-        report = run(options, workers=workers, redis_url=redis_url, rate_per_s=rps, seconds=seconds)
+        with opened(bundles, live_bundle) as folder:
+            options = BenchOptions.parse(folder, url=url, slo=slo, condition=condition, key=key)
+            report = run(options, workers=workers, redis_url=redis_url, rate_per_s=rps, seconds=seconds)
     except (OptionError, MeasurementError) as error:
         refuse(str(error))
     if out is not None:

@@ -3,13 +3,27 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from onward.bundle.remote_bundles import Choice
 
 AuditFile = Annotated[
     Path | None,
     typer.Option("--audit-log", envvar="SERVICE_AUDIT_LOG", help="The service's audit log, which gets a line."),
+]
+
+
+BundlesPlace = Annotated[
+    str,
+    typer.Option(
+        "--bundles",
+        metavar="FOLDER|s3://BUCKET/FOLDER",
+        envvar="SERVICE_BUNDLES",
+        help="Folder of bundles, or address.",
+    ),
 ]
 
 
@@ -26,6 +40,27 @@ def audited(what: str, audit_log: Path | None) -> Iterator[list[tuple[str | None
         log.record_command(Actor(command="onward-service", user=account()), [Change(what, *one) for one in changes])
     except AuditLogError as error:
         refuse(f"--audit-log: {error}")
+
+
+@contextmanager
+def opened(bundles: str, needed: "Choice | None" = None) -> Iterator[Path]:
+    """Yield the folder of bundles, or a working copy of those at an address; see `working_copy`.
+
+    What the bundles, the object store or the file system refuse is refused in one line.
+    """
+    from onward.bundle import BundleError
+    from onward.bundle.remote_bundles import no_bundle, working_copy
+    from onward.bundle.storage import AddressError, place_of
+
+    try:
+        with working_copy(place_of(bundles), needed or no_bundle) as folder:
+            yield folder
+    except AddressError as error:
+        refuse(f"--bundles: {error}")
+    except BundleError as error:
+        refuse(f"{bundles}: {error}")
+    except OSError as error:
+        refuse(f"{error.filename or bundles}: {error.strerror}")
 
 
 def refuse(reason: str) -> NoReturn:

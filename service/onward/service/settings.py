@@ -13,6 +13,7 @@ from pydantic import (
     DirectoryPath,
     Field,
     PlainSerializer,
+    PlainValidator,
     PositiveInt,
     SecretStr,
     ValidationError,
@@ -20,6 +21,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from onward.bundle.storage import Address as StorageAddress
+from onward.bundle.storage import local_path, place_of
 from onward.bundle.validation import message_of
 from onward.service.duration import Duration, PositiveDuration
 from onward.service.rate_limit import RateLimit
@@ -105,6 +108,22 @@ def _text_or_empty(value: timedelta | int | None) -> str:
 EMPTY_IF_NONE = PlainSerializer(_text_or_empty)
 
 
+def _local_path(value: Any) -> Any:
+    """Parse a path of this machine; the empty text of an environment variable is None. Raises ValueError."""
+    return local_path(value) if isinstance(value, (str, Path)) and value != "" else _none_if_empty(value)
+
+
+def _folder_or_address(value: Any) -> Path | StorageAddress:
+    """Parse the path of a folder that exists, or an address. Raises ValueError."""
+    place = place_of(value)
+    if isinstance(place, Path) and not place.is_dir():
+        raise ValueError("Path does not point to a directory")
+    return place
+
+
+LOCAL_PATH = BeforeValidator(_local_path)
+
+
 def _require_long_key(key: SecretStr | None) -> SecretStr | None:
     if key is not None and len(key.get_secret_value()) < MIN_KEY_LENGTH:
         raise ValueError(f"must have {MIN_KEY_LENGTH} or more characters, as of `openssl rand -hex 32`")
@@ -138,12 +157,18 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, populate_by_name=True)
 
-    bundles: DirectoryPath = Field(
-        description="Folder of bundles; its `current` link is the one served. Or the folder of a single bundle."
+    bundles: Annotated[Path | StorageAddress, PlainValidator(_folder_or_address), PlainSerializer(str)] = Field(
+        description="Folder of bundles; its `current` link is the one served. Or the folder of a single bundle. Or an "
+        "address, such as s3://shop/bundles, which bundles are pulled from once every SERVICE_RELOAD_INTERVAL."
+    )
+    pull_into: Annotated[Path | None, LOCAL_PATH, PlainSerializer(_path_text)] = Field(
+        default=None,
+        description="Folder that bundles of an address are pulled into, of this service alone; by default a temporary "
+        "one, which is empty after a restart. The last 3 stay.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one.")
-    uds: Annotated[Path | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
+    uds: Annotated[Path | None, LOCAL_PATH, PlainSerializer(_path_text)] = Field(
         default=None, description="Path of a unix socket to listen on, instead of host and port."
     )
     root_path: Annotated[str, AfterValidator(_require_root_path)] = Field(
@@ -277,12 +302,12 @@ class Settings(BaseSettings):
         default=(),
         description="SHA-256 digests of the keys of which callers must send one (401, 403); empty admits everyone.",
     )
-    keys_file: Annotated[Path | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
+    keys_file: Annotated[Path | None, LOCAL_PATH, PlainSerializer(_path_text)] = Field(
         default=None,
         description="File of keys with names, scopes, tenants and expiry, that `onward-service key create` writes; "
         "changes apply while the service runs.",
     )
-    audit_log: Annotated[Path | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
+    audit_log: Annotated[Path | None, LOCAL_PATH, PlainSerializer(_path_text)] = Field(
         default=None, description="File to append each change to: who, what, before and after; none by default."
     )
     metrics_access: Access = Field(
@@ -328,6 +353,13 @@ class Settings(BaseSettings):
                         f"{PREFIX}{name.upper()} is of an event log: set {PREFIX}EVENT_LOG, its folder, or unset this"
                     )
         return self
+
+    @property
+    def bundles_folder(self) -> Path:
+        """The folder of bundles, of a worker: `serve` pulls those of an address into a folder."""
+        if isinstance(self.bundles, StorageAddress):
+            raise ValueError(f"{self.bundles}: is an address; `onward-service serve` pulls from it into a folder")
+        return self.bundles
 
     def environment(self) -> dict[str, str]:
         """Return the settings as environment variables for worker processes."""

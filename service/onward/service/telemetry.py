@@ -110,6 +110,12 @@ _bundle_checked = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+_bundles_read = Gauge(
+    "onward_bundles_read_timestamp_seconds",
+    "Time at which the address of the bundles was read last, if they are pulled from one.",
+    multiprocess_mode="mostrecent",
+)
+
 _serving: dict[str, Any] = {}
 """The bundle that this process serves: digest, model, and times."""
 
@@ -420,6 +426,26 @@ def bundle_missing(folder: str) -> None:
 def bundle_not_copied(digest: str | None, reason: str) -> None:
     """Report that bundles, or one of them, are served from their published files, which must then never change."""
     _log.warning("bundle not copied", bundle=digest, reason=reason)
+
+
+def bundle_pulled(digest: str, address: str, seconds: float) -> None:
+    """Report a bundle that was fetched from an address and verified."""
+    _log.info("bundle pulled", bundle=digest, address=address, seconds=round(seconds, 2))
+
+
+def pull_failed(digest: str, reason: str) -> None:
+    """Report that an address cannot be followed; `digest`: the bundle that was refused, or `current`."""
+    _log.error("bundle not pulled", bundle=digest, reason=reason)
+
+
+def pull_mended(seconds: float) -> None:
+    """Report that an address is followed again."""
+    _log.info("bundles are pulled again", after_s=round(seconds))
+
+
+def bundles_read(time: datetime) -> None:
+    """Report when the address of the bundles was read last."""
+    _bundles_read.set(time.timestamp())
 
 
 def bundle_checked() -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from onward.bundle import Bundle, BundleError, KernelUnavailable, PublishedBundles, read_manifest
 from onward.bundle.files.manifest import check_files
+from onward.bundle.mirror import mirror_state
 from onward.bundle.published import CURRENT
 from onward.service import telemetry
 from onward.service.errors import NotReady
@@ -88,6 +89,7 @@ class LiveBundle:
         self._last_seen: _Seen | None = None
         self._is_missing = False
         """Whether the last check has found no published bundle."""
+        self._pull_refusal: Refusal | None = None
         self._refreshing = asyncio.Lock()
         self.refusal: Refusal | None = None
         self.status = ReleaseStatus()
@@ -126,6 +128,7 @@ class LiveBundle:
         async with self._refreshing:
             try:
                 await self._releases.follow()
+                await self._report_pull()
                 seen = await asyncio.to_thread(self._look)
                 self._report_missing(is_missing=seen is None)
                 if seen is not None and seen != self._last_seen:
@@ -195,6 +198,18 @@ class LiveBundle:
             self._refuse(digest, f"{error}. The bundle serves on as it was loaded")
         else:
             self.refusal = None
+
+    async def _report_pull(self) -> None:
+        """Report what keeps the folder from being like its address, if it is pulled from one."""
+        pulled = await asyncio.to_thread(mirror_state, self._published.path)
+        if pulled is None:
+            return
+        telemetry.bundles_read(pulled.read_at)
+        if (problem := pulled.status.problem) is not None:
+            self._refuse(problem.bundle, problem.reason)
+            self._pull_refusal = self.refusal
+        elif self.refusal is not None and self.refusal == self._pull_refusal:
+            self.refusal = self._pull_refusal = None
 
     def _look(self) -> _Seen | None:
         current = self._releases.current()

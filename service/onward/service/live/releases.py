@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from onward.bundle import Author, Bundle, BundleError, GateReport, PublishedBundles, activate, gate_fault
 from onward.bundle.files.manifest import MANIFEST
 from onward.bundle.jobs import JobKind, new_job
+from onward.bundle.mirror import mirror_state
 from onward.bundle.release_record import ReleaseRecord
 from onward.bundle.releases import (
     DEFAULT_RETENTION,
@@ -193,7 +194,9 @@ class Releases:
     @property
     def is_writable(self) -> bool:
         """Whether this process may change the folder itself."""
-        return os.access(self.bundles, os.W_OK) and not (self.bundles / MANIFEST).exists()
+        if (self.bundles / MANIFEST).exists() or mirror_state(self.bundles) is not None:
+            return False
+        return os.access(self.bundles, os.W_OK)
 
     async def _go_live(
         self,

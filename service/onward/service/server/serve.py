@@ -16,6 +16,8 @@ import uvicorn
 from pydantic import SecretStr
 from uvicorn.config import STARTUP_FAILURE
 
+from onward.bundle.mirror import Mirror, MirrorError
+from onward.bundle.storage import Address, ObjectStore, StorageError
 from onward.service import telemetry
 from onward.service.http.connection import Connection
 from onward.service.http.tracing import require_traceable
@@ -25,10 +27,12 @@ from onward.service.records.audit_log import AuditLog
 from onward.service.records.event_log import log_folder, require_writable
 from onward.service.server.draining import DRAIN, DrainingServer, DrainingWorkers, Stop
 from onward.service.server.embedded_store import embedded_store
+from onward.service.server.puller import pulling
 from onward.service.server.reuse_port import KERNEL_BALANCES, ReusePortSocket, claimed
 from onward.service.settings import IN_MEMORY, Settings
 from onward.service.temporary_folder import remove_abandoned, temporary_folder
 
+PULLED_PREFIX = "onward-pulled-"
 METRICS_PREFIX = "onward-counts-"
 """Begins the name of the folder of the workers' metrics. Other than of earlier versions, which did not lock theirs."""
 WORKER_START_TIMEOUT_S = 60
@@ -71,6 +75,8 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
         if settings.workers > 1:
             os.environ[telemetry.MULTIPROCESS_FOLDER] = str(stack.enter_context(temporary_folder(METRICS_PREFIX)))
         os.environ.pop(COPIES_FOLDER, None)
+        if isinstance(settings.bundles, Address):
+            settings = _pulled(settings, settings.bundles, stack)
         if settings.copy_bundles and (copies := stack.enter_context(copies_folder())) is not None:
             os.environ[COPIES_FOLDER] = str(copies)
         _raise_descriptor_limit()
@@ -94,6 +100,22 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
             timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout.total_seconds()),
         )
         _run(config, Stop(settings.drain_delay))
+
+
+def _pulled(settings: Settings, address: Address, stack: ExitStack) -> Settings:
+    """Pull the bundles of an address into a folder until `stack` is closed; return settings that name the folder.
+
+    Nobody else changes files there, so that no copies are needed. Raises CannotServe.
+    """
+    try:
+        ObjectStore(address)  # raises if the extra is not installed
+        folder = settings.pull_into or stack.enter_context(temporary_folder(PULLED_PREFIX))
+        stack.enter_context(pulling(Mirror(address, folder), settings.reload_interval))
+    except StorageError as error:
+        raise CannotServe(f"SERVICE_BUNDLES: {error}") from error
+    except MirrorError as error:
+        raise CannotServe(f"SERVICE_PULL_INTO: {error}") from error
+    return settings.model_copy(update={"bundles": folder, "copy_bundles": False})
 
 
 def _is_reachable(settings: Settings) -> bool:
