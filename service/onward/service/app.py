@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
+from onward.bundle.storage import Address
 from onward.service import telemetry
 from onward.service.background import repeated
 from onward.service.http import openapi
@@ -44,6 +45,7 @@ from onward.service.live.replica import FOLLOW_INTERVAL
 from onward.service.live.versioned_store import CALL_TIMEOUT as LIVE_TIMEOUT
 from onward.service.parts import SharedParts, Tenants, open_tenant
 from onward.service.records.audit_log import AuditLog, AuditLogError
+from onward.service.records.event_log_upload import UPLOAD_INTERVAL_S, EventLogUpload
 from onward.service.records.recorder import COUNT_INTERVAL
 from onward.service.redis_client import CHECK_INTERVAL, StoreCheck, open_connector
 from onward.service.server.draining import DRAIN
@@ -174,6 +176,10 @@ async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitSta
     shared = _open_shared(settings, running)
     if shared.connector is None:
         telemetry.sessions_in_memory()
+    if isinstance(settings.event_log, Address) and settings.event_log_spool is not None:
+        upload = EventLogUpload(settings.event_log_spool, settings.event_log)
+        running.push_async_callback(upload.run)  # of the files that the closing of the records below closes
+        await running.enter_async_context(repeated(upload.run, timedelta(seconds=UPLOAD_INTERVAL_S)))
     own = await open_tenant(shared, None, running)
     tenants = Tenants(shared, running)
     for work, interval in (

@@ -396,7 +396,12 @@ def _print_kept(done: str, kinds: Mapping[str, int]) -> None:
 @cli.command("erase-user", epilog="Example: onward-service erase-user user-7 --event-log ./events")
 def erase_user(
     user_id: Annotated[str, typer.Argument(help="The user's id, as in `user_id` of recommendations.")],
-    event_log: Annotated[Path, typer.Option(envvar="SERVICE_EVENT_LOG", help="Folder of the event log.")],
+    event_log: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER|s3://BUCKET/FOLDER", envvar="SERVICE_EVENT_LOG", help="Folder or address of the event log."
+        ),
+    ],
     stopped: Annotated[
         bool, typer.Option("--stopped", help="No service writes to the folder now: change its newest files too.")
     ] = False,
@@ -408,15 +413,24 @@ def erase_user(
     """Erase a user's answers, and all events of the sessions that they were made for, from the event log.
 
     Files of the present hour may still be written, so they are left as they are and named: exit code 1, and a later
-    call does the rest. DELETE /v1/users/USER_ID erases what the service itself has stored.
+    call does the rest. Of a log at an address, call it for the address and then for each SERVICE_EVENT_LOG_SPOOL, whose
+    files are still to be uploaded. DELETE /v1/users/USER_ID erases what the service itself has stored.
     """
+    from onward.bundle.storage import Address, AddressError, StorageError, place_of
     from onward.service.records.event_log_erasure import erase_user as erase
+    from onward.service.records.event_log_upload import erase_user_at
     from onward.service.records.user_sessions import user_digest
 
     try:
+        place = place_of(event_log)
         with audited("user erased from event log", audit_log) as changes:
-            erasure = erase(event_log, user_id, None if stopped else datetime.now(UTC), key=event_log_key)
+            if isinstance(place, Address):
+                erasure = erase_user_at(place, user_id, key=event_log_key)
+            else:
+                erasure = erase(place, user_id, None if stopped else datetime.now(UTC), key=event_log_key)
             changes.append((user_digest(user_id), None, None))
+    except (AddressError, StorageError) as error:
+        refuse(f"--event-log: {error}")
     except OSError as error:
         refuse(f"--event-log: {error.strerror}: {error.filename or event_log}")
     typer.echo(f"removed {erasure.lines} lines")

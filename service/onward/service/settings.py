@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    DirectoryPath,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -121,6 +120,20 @@ def _folder_or_address(value: Any) -> Path | StorageAddress:
     return place
 
 
+def _optional_folder_or_address(value: Any) -> Path | StorageAddress | None:
+    return None if value is None or value == "" else _folder_or_address(value)
+
+
+def _require_folder(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        raise ValueError("Path does not point to a directory")
+    return path
+
+
+def _place_text(place: Path | StorageAddress | None) -> str:
+    return "" if place is None else str(place)
+
+
 LOCAL_PATH = BeforeValidator(_local_path)
 
 
@@ -146,7 +159,7 @@ class UnknownSetting(Exception):
     """A SERVICE_* variable is not a setting: the message says in one line what to do."""
 
 
-EVENT_LOG_OPTIONS = ("event_log_max_age", "event_log_max_bytes", "event_log_key", "event_log_sync")
+EVENT_LOG_OPTIONS = ("event_log_spool", "event_log_max_age", "event_log_max_bytes", "event_log_key", "event_log_sync")
 
 
 class Settings(BaseSettings):
@@ -201,10 +214,20 @@ class Settings(BaseSettings):
         description="Whether to serve from private copies of bundles in the temporary folder (TMPDIR), which all "
         "workers share; without, published files must never be changed in place, or the service is killed.",
     )
-    event_log: Annotated[DirectoryPath | None, BeforeValidator(_none_if_empty), PlainSerializer(_path_text)] = Field(
+    event_log: Annotated[
+        Path | StorageAddress | None, PlainValidator(_optional_folder_or_address), PlainSerializer(_place_text)
+    ] = Field(
         default=None,
         description="Folder to write every event and answer to, as JSON lines that `onward-training prepare` reads; "
-        "by default none. The service does not start if it cannot write there.",
+        "by default none. The service does not start if it cannot write there. Or an address that files are uploaded "
+        "to when they are closed, such as s3://shop/events.",
+    )
+    event_log_spool: Annotated[
+        Path | None, LOCAL_PATH, AfterValidator(_require_folder), PlainSerializer(_path_text)
+    ] = Field(
+        default=None,
+        description="With an address as event log: folder of this machine where its files are written, and wait until "
+        "they are uploaded. It must outlive a restart, and is of one service at a time.",
     )
     event_log_max_age: Annotated[PositiveDuration | None, BeforeValidator(_none_if_empty), EMPTY_IF_NONE] = Field(
         default=None,
@@ -352,7 +375,18 @@ class Settings(BaseSettings):
                     raise ValueError(
                         f"{PREFIX}{name.upper()} is of an event log: set {PREFIX}EVENT_LOG, its folder, or unset this"
                     )
+        if isinstance(self.event_log, StorageAddress) and self.event_log_spool is None:
+            raise ValueError(
+                f"{PREFIX}EVENT_LOG is an address: set {PREFIX}EVENT_LOG_SPOOL, where files wait for the upload"
+            )
+        if isinstance(self.event_log, Path) and self.event_log_spool is not None:
+            raise ValueError(f"{PREFIX}EVENT_LOG_SPOOL is of an event log at an address; unset it for one in a folder")
         return self
+
+    @property
+    def event_log_folder(self) -> Path | None:
+        """The folder that files of the event log are written to."""
+        return self.event_log_spool if isinstance(self.event_log, StorageAddress) else self.event_log
 
     @property
     def bundles_folder(self) -> Path:

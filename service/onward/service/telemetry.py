@@ -116,6 +116,13 @@ _bundles_read = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+_event_log_uploads = Counter("onward_event_log_uploads", "Files of the event log that were uploaded to its address.")
+_event_log_waiting = Gauge(
+    "onward_event_log_waiting_bytes",
+    "Size of the event log's files on this machine that are being written or wait to be uploaded.",
+    multiprocess_mode="mostrecent",
+)
+
 _serving: dict[str, Any] = {}
 """The bundle that this process serves: digest, model, and times."""
 
@@ -441,6 +448,16 @@ def pull_failed(digest: str, reason: str) -> None:
 def pull_mended(seconds: float) -> None:
     """Report that an address is followed again."""
     _log.info("bundles are pulled again", after_s=round(seconds))
+
+
+def event_log_uploaded() -> None:
+    """Report a file of the event log that was uploaded."""
+    _event_log_uploads.inc()
+
+
+def event_log_waits(size: int) -> None:
+    """Report how many bytes of the event log are on this machine only."""
+    _event_log_waiting.set(size)
 
 
 def bundles_read(time: datetime) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,18 +34,19 @@ def erase_user(folder: Path, user_id: str, now: datetime | None, *, key: str | N
     Raises OSError.
     """
     names = sorted(path.name for path in folder.iterdir() if last_moment(path.name) is not None)
-    users = {user_id} if key is None else {user_id, Pseudonyms(key)(user_id)}
-    sessions = _sessions_of(users, [folder / name for name in names if name.startswith("answers")])
+    users = users_of(user_id, key)
+    sessions = sessions_of(users, [folder / name for name in names if name.startswith("answers")])
     open_files = [name for name in names if now is not None and _may_be_open(name, now)]
-
-    def is_of_user(line: dict[str, Any]) -> bool:
-        return line.get("user_id") in users or line.get("session_id") in sessions
-
     closed = [folder / name for name in names if name not in open_files]
-    return Erasure(sum(_remove_lines(path, is_of_user) for path in closed), open_files)
+    return Erasure(sum(remove_lines(path, users, sessions) for path in closed), open_files)
 
 
-def _sessions_of(users: Collection[str], answers: Sequence[Path]) -> set[Any]:
+def users_of(user_id: str, key: str | None) -> set[str]:
+    """Return the names that a user has in a log: the id, and with a key the pseudonym."""
+    return {user_id} if key is None else {user_id, Pseudonyms(key)(user_id)}
+
+
+def sessions_of(users: Collection[str], answers: Sequence[Path]) -> set[Any]:
     """Return the sessions that a user's answers were made for."""
     sessions = set()
     for path in answers:
@@ -56,9 +57,13 @@ def _sessions_of(users: Collection[str], answers: Sequence[Path]) -> set[Any]:
     return sessions
 
 
-def _remove_lines(path: Path, is_unwanted: Callable[[dict[str, Any]], bool]) -> int:
-    """Write a file anew without some lines, in one step; return how many were removed."""
+def remove_lines(path: Path, users: Collection[str], sessions: Collection[Any]) -> int:
+    """Write a file anew without the lines of users and sessions, in one step; return how many were removed."""
     new, removed = path.with_name(f".{path.name}.new"), 0
+
+    def is_unwanted(line: dict[str, Any]) -> bool:
+        return line.get("user_id") in users or line.get("session_id") in sessions
+
     try:
         with path.open("rb") as file, new.open("wb") as kept:
             os.fchmod(kept.fileno(), stat.S_IMODE(path.stat().st_mode))

@@ -263,7 +263,7 @@ def _answer_ids(settings: Settings, redis: RedisClient | None, tenant: str | Non
 
 
 def _event_log(settings: Settings, tenant: str | None) -> EventLog | None:
-    if settings.event_log is None:
+    if settings.event_log_folder is None:
         return None
     options = EventLogOptions(
         max_age=settings.event_log_max_age,
@@ -271,7 +271,7 @@ def _event_log(settings: Settings, tenant: str | None) -> EventLog | None:
         key=None if settings.event_log_key is None else settings.event_log_key.get_secret_value(),
         sync_interval=settings.event_log_sync,
     )
-    return EventLog(log_folder(settings.event_log, tenant), options)
+    return EventLog(log_folder(settings.event_log_folder, tenant), options)
 
 
 def _answer_log(

@@ -61,9 +61,11 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
         telemetry.open_to_all(settings.host)
     AuditLog(settings.audit_log)  # raises if it cannot be written to
     require_traceable()
-    if settings.event_log is not None:
+    if isinstance(settings.event_log, Address):
+        _require_storage("SERVICE_EVENT_LOG", settings.event_log)
+    if settings.event_log_folder is not None:
         for tenant in (None, *sorted(keys.tenants if keys is not None else ())):
-            require_writable(log_folder(settings.event_log, tenant))
+            require_writable(log_folder(settings.event_log_folder, tenant))
     with ExitStack() as stack:
         if settings.uds is not None:
             _free_socket(settings.uds)
@@ -107,15 +109,21 @@ def _pulled(settings: Settings, address: Address, stack: ExitStack) -> Settings:
 
     Nobody else changes files there, so that no copies are needed. Raises CannotServe.
     """
+    _require_storage("SERVICE_BUNDLES", address)
     try:
-        ObjectStore(address)  # raises if the extra is not installed
         folder = settings.pull_into or stack.enter_context(temporary_folder(PULLED_PREFIX))
         stack.enter_context(pulling(Mirror(address, folder), settings.reload_interval))
-    except StorageError as error:
-        raise CannotServe(f"SERVICE_BUNDLES: {error}") from error
     except MirrorError as error:
         raise CannotServe(f"SERVICE_PULL_INTO: {error}") from error
     return settings.model_copy(update={"bundles": folder, "copy_bundles": False})
+
+
+def _require_storage(variable: str, address: Address) -> None:
+    """Raise CannotServe if addresses cannot be used, as without the extra; whether it answers is another question."""
+    try:
+        ObjectStore(address)
+    except StorageError as error:
+        raise CannotServe(f"{variable}: {error}") from error
 
 
 def _is_reachable(settings: Settings) -> bool:
