@@ -1,12 +1,13 @@
 """The command `onward-training`, also `python -m onward.training`."""
 
+import os
 import sys
 from typing import NoReturn
 
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, NoSuchOption  # typer ships its own copy of click
 
 from onward.training.cli import cli
-from onward.training.errors import InputError
+from onward.training.errors import InputError, RankError
 from onward.training.termination import ended_by_signals
 
 EXTRA_MODULES = frozenset(
@@ -31,6 +32,8 @@ def main() -> None:
         _refuse(place if error.option_name == "--plugin" else f"{error.format_message()} {HELP}")
     except ClickException as error:
         _refuse(f"{error.format_message()} {HELP}")
+    except RankError as error:
+        _refuse(str(error), of_this_rank=True)
     except InputError as error:
         _refuse(str(error))
     except OSError as error:
@@ -41,8 +44,10 @@ def main() -> None:
         _refuse(f"{error.name} is not installed: pip install 'onward[training]'")
 
 
-def _refuse(reason: str) -> NoReturn:
-    sys.stderr.write(f"error: {reason}\n")
+def _refuse(reason: str, *, of_this_rank: bool = False) -> NoReturn:
+    """Print an error and exit; of the ranks of a machine only the first says what all of them find."""
+    if of_this_rank or os.environ.get("LOCAL_RANK", "0") == "0":
+        sys.stderr.write(f"error: {reason}\n")
     sys.exit(2)
 
 

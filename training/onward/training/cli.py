@@ -74,6 +74,7 @@ def _print_version(requested: bool) -> None:
 
 @cli.callback()
 def onward_training(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -83,6 +84,10 @@ def onward_training(
     ] = None,
 ) -> None:
     """Learn session encoders from click logs and export them as bundles."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand != "train":
+        raise InputError(
+            f"{context.invoked_subcommand}: runs in one process; start it without torchrun, only train has ranks"
+        )
     use_plugins(plugin or ())
 
 
@@ -330,6 +335,8 @@ def train(
     Example: `onward-training train srgnn --data dataset --out small --teacher run-1 --teacher run-2 --teacher knn`
 
     Ctrl-C ends it after the current step; `--resume` continues from there, with the result of an uninterrupted run.
+
+    On several processes: `torchrun --nproc-per-node 4 -m onward.training train srgnn --data dataset --out run`
     """
     from onward.training.recipe import Recipe
     from onward.training.trainer import train as fit

@@ -19,6 +19,10 @@ class Diverged(InputError):
     """The loss or the weights of a fit are no longer finite numbers."""
 
 
+class RankError(InputError):
+    """What keeps one of several ranks from going on; the message begins with its number."""
+
+
 class DiskFull(InputError):
     """What a command writes has no space."""
 

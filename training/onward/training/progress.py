@@ -29,9 +29,9 @@ class EpochProgress:
 class TrainingProgress:
     """Displays the progress of a training on stderr."""
 
-    def __init__(self, model: str, *, reports_epochs: bool = True) -> None:
+    def __init__(self, model: str, *, reports_epochs: bool = True, is_silent: bool = False) -> None:
         self._model, self._reports_epochs = model, reports_epochs
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=is_silent)
         self._bars = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -39,7 +39,7 @@ class TrainingProgress:
             _ExamplesPerSecond(),
             rich.progress.TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=is_silent or not self._console.is_terminal,
             transient=True,
         )
 

@@ -7,11 +7,13 @@ encoder is then fitted to all examples for that number of epochs.
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +23,12 @@ from onward.training.data.examples import Examples
 from onward.training.data.soft_targets import SoftTargetTable
 from onward.training.distillation.stored_targets import stored_soft_targets
 from onward.training.distillation.teachers import teacher_digests
-from onward.training.errors import Diverged, InputError, disk_faults
+from onward.training.errors import Diverged, InputError, RankError, disk_faults
 from onward.training.evaluation.validation import validation_metrics
 from onward.training.interruption import Interruption, interruption
 from onward.training.models.encoder import SessionEncoder
 from onward.training.progress import EpochProgress, TrainingProgress
+from onward.training.ranks.ranks import ALONE, Ranks
 from onward.training.recipe import RandomCutPerUser, Recipe, TrainingOptions
 from onward.training.run_folder import (
     REFIT,
@@ -43,6 +46,8 @@ from onward.training.run_folder import (
 )
 from onward.training.warm_start import START, begin_with, save_start
 
+REPEATED_SIGNAL_S = 20.0
+"""Signals within this time after the first mean the same to ranks: torchrun repeats them, and kills after 30 s."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
@@ -63,7 +68,9 @@ def train(
 ) -> bool:
     """Fit the recipe's encoder to a data set, write the run to `out`, and return False if it was interrupted.
 
-    The first SIGINT or SIGTERM interrupts it after the current step, with a checkpoint to resume from.
+    The first SIGINT or SIGTERM interrupts it after the current step, with a checkpoint to resume from. Started by
+    torchrun, it is one of several ranks: each takes a part of every batch, and rank 0 alone writes and reports. Ranks
+    that torchrun has started anew go on from the last checkpoint, as with `resume`.
 
     Args:
         epochs: maximum number of epochs, instead of the recipe's.
@@ -84,23 +91,24 @@ def train(
     Raises:
         InputError: the data set or `out` is unusable, another process trains in `out`, or with `resume`, `out` is a run
             of another recipe or data set.
+        RankError: another rank has ended, or has another data set.
         Diverged: the loss or the weights are no longer finite; the checkpoint of the epoch before stays.
     """
     keep_freed_memory()
-    device = pick_device(device_name)
+    ranks = Ranks.of_environment()
+    device = ranks.device(pick_device(device_name))
     dataset = Dataset.open(data)
     epochs = epochs or recipe.training.epochs
     if teachers and not recipe.takes_teachers:
         raise InputError(f"--teacher: {recipe.name} cannot learn from teachers; objective must be a full_softmax")
     if not recipe.has_steps:
+        if ranks.size > 1:
+            raise InputError(f"{recipe.name}: a {recipe.model} learns nothing by steps; train it without torchrun")
         epochs, refit_epochs = 1, refit_epochs and 1
-    with (
-        disk_faults(out),
-        locked_run_folder(out, resume=resume),
-        interruption() as interrupted,
-        TrainingProgress(recipe.model, reports_epochs=reports_epochs) as progress,
-    ):
-        if start is not None and not resume and not (out / RUN_FILE).exists():
+
+    def prepare(progress: TrainingProgress) -> dict[str, Any]:
+        """Begin or resume the run in its folder, and return its record."""
+        if start is not None and not resumes and not (out / RUN_FILE).exists():
             progress.say(save_start(start, recipe, dataset, out))
         prepare_run_folder(
             recipe,
@@ -112,9 +120,25 @@ def train(
             device=device,
             start=start,
             teachers=teacher_digests(teachers, dataset),
-            resume=resume,
+            resume=resumes,
             on_mended=progress.say,
         )
+        return read_run(out)
+
+    with (
+        ranks.joined(device),
+        disk_faults(out),
+        ExitStack() as folder,
+        interruption(repeats_s=REPEATED_SIGNAL_S if ranks.size > 1 else 0) as interrupted,
+        TrainingProgress(
+            recipe.model, reports_epochs=reports_epochs and ranks.is_leader, is_silent=not ranks.is_leader
+        ) as progress,
+    ):
+        resumes = resume or (ranks.is_restarted and (out / RUN_FILE).exists())
+        ranks.from_leader(lambda: folder.enter_context(locked_run_folder(out, resume=resumes)))
+        run_record = ranks.from_leader(lambda: prepare(progress))
+        if run_record["data_fingerprint"] != dataset.info.fingerprint:
+            raise RankError(f"rank {ranks.rank}: {data} is another data set than that of rank 0; copy it here")
         validation = Examples.of(
             [dataset.sessions("validation")],
             recipe.encoder.max_length,
@@ -123,17 +147,19 @@ def train(
         )
         chosen = refit_epochs
         if chosen is None:
-            selection = Fit(SELECTION, recipe, dataset, out, validation, device, epochs=epochs, seed=seed)
+            selection = Fit(SELECTION, recipe, dataset, out, validation, device, ranks, epochs=epochs, seed=seed)
             if reports_epochs and selection.examples.weights is not None:
                 progress.say("targets are weighed by the weights of their events (training.weigh_targets)")
             if reports_epochs and selection.examples.shown is not None:
                 progress.say("impressions without a click are weak negatives (training.impression_weight)")
             wants_refit = selection.run(interrupted, progress, on_epoch) and recipe.training.refit
             chosen = selection.state.best_epoch if wants_refit and len(validation) else 0
-        if chosen and not interrupted:
-            refit = Fit(REFIT, recipe, dataset, out, None, device, epochs=chosen, schedule_epochs=epochs, seed=seed)
+        if chosen and not ranks.any(bool(interrupted)):
+            refit = Fit(
+                REFIT, recipe, dataset, out, None, device, ranks, epochs=chosen, schedule_epochs=epochs, seed=seed
+            )
             refit.run(interrupted, progress, on_epoch)
-    return not interrupted
+        return not ranks.any(bool(interrupted))
 
 
 @dataclass
@@ -162,6 +188,7 @@ class Fit:
         out: Path,
         validation: Examples | None,
         device: torch.device,
+        ranks: Ranks = ALONE,
         *,
         epochs: int,
         seed: int,
@@ -170,22 +197,26 @@ class Fit:
         """Create the encoder and its optimizers, and load the checkpoint in `out` if there is one.
 
         Args:
+            ranks: the processes that fit it together, of which rank 0 alone reads and writes `out`.
             validation: examples that choose the best epoch; without any, the last epoch is the best.
             epochs: maximum number of epochs.
             schedule_epochs: number of epochs that the learning rate schedule spans; by default `epochs`.
         """
         self.name, self.options, self.out, self.seed, self.device = name, recipe.training, out, seed, device
-        self.dataset = dataset
+        self.dataset, self.ranks = dataset, ranks
         self.exclude_seen = recipe.serving.exclude_seen_in(dataset)
         self.validation = validation or None
         self.epochs, self.schedule_epochs = epochs, schedule_epochs or epochs
         self.state = FitState()
-        self.run_record = read_run(out)
+        self.run_record = ranks.from_leader(lambda: read_run(out))
         torch.manual_seed(seed)
         sessions = sessions_of_fit(dataset, name)
         self.encoder = recipe.build(Corpus.of(dataset, sessions)).to(device)
         if self.run_record.get("start"):
-            begin_with(self.encoder, out / START)
+            ranks.from_leader(lambda: begin_with(self.encoder, out / START))
+        ranks.broadcast_weights(self.encoder)
+        if not ranks.is_leader:
+            torch.manual_seed(seed_of_rank(seed, ranks.rank))
         self.examples = Examples.of(
             sessions,
             self.encoder.max_length,
@@ -197,7 +228,8 @@ class Fit:
         )
         self.optimizers = make_optimizers(self.encoder, self.options) if recipe.has_steps else []
         self.checkpoint = checkpoint_of(out, name)
-        if self.checkpoint.exists():
+        self.is_resumed = ranks.from_leader(self.checkpoint.exists)
+        if self.is_resumed:
             self._load()
 
     def run(
@@ -208,9 +240,9 @@ class Fit:
         Teachers are asked about the examples first. Returns False only if `on_epoch` did.
         """
         wants_more = True
-        if self.checkpoint.exists():  # the process may have been killed between the checkpoint and what follows it
-            self._write_results()
-            wants_more = all(map(on_epoch, self.state.history))
+        if self.is_resumed:  # the process may have been killed between the checkpoint and what follows it
+            self.ranks.from_leader(self._write_results)
+            wants_more = self.ranks.from_leader(lambda: all(map(on_epoch, self.state.history)))
         if wants_more and self.state.epoch < self.epochs and self.run_record.get("teachers"):
             soft_targets = self._soft_targets(interrupted)
             if soft_targets is None:
@@ -221,22 +253,30 @@ class Fit:
             examples = sum(map(len, batches))
             with progress.epoch(self.name, self.state.epoch + 1, self.epochs, examples) as bar:
                 self._train_epoch(batches, interrupted, bar)
-            if interrupted:
+            if self.ranks.any(bool(interrupted)):
+                interrupted.requested = True
                 self._save()
                 return True
-            wants_more = on_epoch(self._finish_epoch(len(batches), examples, progress))
+            line = self._finish_epoch(len(batches), examples, progress)
+            wants_more = self.ranks.from_leader(lambda line=line: on_epoch(line))  # type: ignore[misc]
         return wants_more
 
     def _soft_targets(self, interrupted: Interruption) -> SoftTargetTable | None:
-        """Return what the teachers think of the examples, None if interrupted."""
-        return stored_soft_targets(
-            self.checkpoint.parent,
-            self.run_record["teachers"],
-            self.dataset,
-            self.name,
-            self.options.distillation,
-            interrupted,
-        )
+        """Return what the teachers think of the examples, None if interrupted; rank 0 asks them, for all to read."""
+
+        def stored() -> SoftTargetTable | None:
+            return stored_soft_targets(
+                self.checkpoint.parent,
+                self.run_record["teachers"],
+                self.dataset,
+                self.name,
+                self.options.distillation,
+                interrupted,
+            )
+
+        if self.ranks.size == 1:
+            return stored()
+        return stored() if self.ranks.from_leader(lambda: stored() is not None) else None
 
     def _batches_of_epoch(self) -> list[Tensor]:
         """Return the batches of the next epoch, as the seed and its number determine."""
@@ -252,10 +292,9 @@ class Fit:
         state, started, seconds_before = self.state, time.perf_counter(), self.state.seconds
         for examples_B in batches[state.step :]:
             self._set_learning_rate(len(batches))
-            loss = self.encoder.loss(self.examples.gather(examples_B))
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = loss_and_gradients(self.encoder, self.examples, examples_B, self.ranks, interrupted)
             for optimizer in self.optimizers:
                 optimizer.step()
             loss_value = loss.item()
@@ -284,7 +323,11 @@ class Fit:
         }
         if self.validation is not None:
             line["validation"] = validation_metrics(
-                self.encoder, self.validation, self.options.validation_metric, exclude_seen=self.exclude_seen
+                self.encoder,
+                self.validation,
+                self.options.validation_metric,
+                exclude_seen=self.exclude_seen,
+                ranks=self.ranks,
             )
             metric = line["validation"][self.options.validation_metric]
             if metric > state.best_metric:
@@ -314,19 +357,21 @@ class Fit:
             group["lr"] = self.options.learning_rate * multiplier
 
     def _save(self) -> None:
-        """Write the checkpoint, then the results that follow from it."""
-        self.checkpoint.parent.mkdir(exist_ok=True)
-        write_tensors(
-            self.checkpoint,
-            {
-                "run": self.run_record,
-                "state": vars(self.state),
-                "encoder": self.encoder.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "random": random_state(self.device),
-            },
-        )
-        self._write_results()
+        """Write the checkpoint, then the results that follow from it; rank 0 does."""
+        random = self.ranks.gathered(random_state(self.device))
+        content = {
+            "run": self.run_record,
+            "state": vars(self.state),
+            "encoder": self.encoder.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+        def write() -> None:
+            self.checkpoint.parent.mkdir(exist_ok=True)
+            write_tensors(self.checkpoint, {**content, "random": random[0], "random_of_others": random[1:]})
+            self._write_results()
+
+        self.ranks.from_leader(write)
 
     def _write_results(self) -> None:
         """Write the run's history, and its weights if they are of a finished refit or, before one, the best epoch."""
@@ -340,12 +385,51 @@ class Fit:
         write_history(self.out)
 
     def _load(self) -> None:
-        saved = read_tensors(self.checkpoint, self.device)
+        saved = self.ranks.from_leader(lambda: read_tensors(self.checkpoint, self.device))
         self.state = FitState(**saved["state"])
         self.encoder.load_state_dict(saved["encoder"])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        set_random_state(saved["random"], self.device)
+        random = [saved["random"], *saved.get("random_of_others", ())]
+        if self.ranks.rank < len(random):
+            set_random_state(random[self.ranks.rank], self.device)
+        else:  # the ranks were fewer when the checkpoint was written
+            torch.manual_seed(seed_of_rank(self.seed, self.ranks.rank, self.state.epoch, self.state.step))
+
+
+def loss_and_gradients(
+    encoder: SessionEncoder, examples: Examples, examples_B: Tensor, ranks: Ranks, interrupted: Interruption
+) -> Tensor:
+    """Return the loss of a batch, and add its gradients to those of the encoder's weights.
+
+    Each of several ranks computes those of its own examples. Their sums, weighted by the shares of targets, are those
+    of the whole batch. An interruption of one rank becomes one of all.
+    """
+    own_B = ranks.slice(examples_B)
+    loss = encoder.loss(examples.gather(own_B))
+    if ranks.size == 1:
+        loss.backward()
+        return loss
+    share: Tensor = _share(encoder, examples, own_B, examples_B, ranks.size) * loss
+    share.backward()
+    weights = [weight for weight in encoder.parameters() if weight.requires_grad]
+    numbers = torch.stack([share.detach(), share.new_tensor(float(bool(interrupted)))])
+    sums = ranks.sum_gradients(weights, numbers)
+    if sums[1] > 0:
+        interrupted.requested = True
+    return sums[0]
+
+
+def _share(encoder: SessionEncoder, examples: Examples, own_B: Tensor, examples_B: Tensor, ranks: int) -> float:
+    """Return the weight of the loss of a rank's examples in that of the batch."""
+    if len(own_B) == len(examples_B):  # of fewer examples than ranks, which all of them take
+        return 1 / ranks
+    return 1.0 if encoder.sums_losses else examples.count_targets(own_B) / examples.count_targets(examples_B)
+
+
+def seed_of_rank(*numbers: int) -> int:
+    """Return a seed of a rank's own negatives and dropout, from the seed of the run and the rank."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def make_optimizers(encoder: SessionEncoder, options: TrainingOptions) -> list[torch.optim.Optimizer]:

@@ -196,6 +196,19 @@ class Examples:
         targets_BT = self.rows[indices_BT].masked_fill(~counts_BT, PADDING)
         return Batch(items_BL, targets_BT, self.users_E[examples_B], self._feedback(indices_BT))
 
+    def count_targets(self, examples_B: Tensor) -> int:
+        """Return the number of targets of the examples, over which the loss of a batch is a mean."""
+        if self.every_position:
+            length = max(int((self.ends_E[examples_B] - self.starts_E[examples_B]).max()), 1)
+            indices_BL, valid_BL = self._before_end(examples_B, self.starts_E[examples_B], length)
+            following_BL = (indices_BL + 1).clamp(max=len(self.rows) - 1)
+            return int((valid_BL & self.is_target[following_BL] & (self.rows[following_BL] != PADDING)).sum())
+        if self.horizon > 1:
+            future_BT = self.targets_E[examples_B, None] + torch.arange(self.horizon, device=self.rows.device)
+            counts_BT = future_BT < self.closes_E[examples_B, None]
+            return int((counts_BT & (self.rows[future_BT.clamp(max=len(self.rows) - 1)] != PADDING)).sum())
+        return len(examples_B)
+
     def seen(self, examples_B: Tensor) -> Tensor:
         """Return the item rows of the whole session before each example's targets, left-padded, beyond `max_length`."""
         begins_B = self.begins_E[examples_B]

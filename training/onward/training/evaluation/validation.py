@@ -19,6 +19,7 @@ from onward.training.data.examples import Batch, Examples
 from onward.training.data.padding import PADDING
 from onward.training.evaluation.metrics import BEYOND, ranking_metrics
 from onward.training.models.encoder import SessionEncoder
+from onward.training.ranks.ranks import ALONE, Ranks
 
 EVALUATION_BATCH = 512
 ITEM_BLOCK = 65_536
@@ -31,14 +32,20 @@ MOST_NEAR_TARGET = 256
 
 
 def validation_metrics(
-    encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: ExcludeSeen
+    encoder: SessionEncoder, examples: Examples, metric: str, *, exclude_seen: ExcludeSeen, ranks: Ranks = ALONE
 ) -> dict[str, float]:
-    """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20."""
-    return metrics_of_ranks(exact_ranks(encoder, examples, exclude_seen=exclude_seen), examples, metric)
+    """Compute metrics of an encoder by exact scores of all items, at the cut-off of `metric` and at 20.
+
+    Each of several ranks ranks the targets of every n-th example; all return the metrics of all examples.
+    """
+    own_e = torch.arange(ranks.rank, len(examples), ranks.size)
+    ranks_E = torch.zeros(len(examples), dtype=torch.int64)
+    own = examples.subset(own_e.to(examples.rows.device)) if ranks.size > 1 else examples
+    ranks_E[own_e] = torch.from_numpy(exact_ranks(encoder, own, exclude_seen=exclude_seen))
+    return _metrics_of_ranks(ranks.sum(ranks_E).numpy(), examples, metric)
 
 
-def metrics_of_ranks(ranks_E: NDArray[np.int64], examples: Examples, metric: str) -> dict[str, float]:
-    """Compute metrics of the ranks of all examples, at the cut-off of `metric` and at 20."""
+def _metrics_of_ranks(ranks_E: NDArray[np.int64], examples: Examples, metric: str) -> dict[str, float]:
     ks = sorted({20, int(metric.split("@")[1])})
     _, groups_E = np.unique(examples.groups_E.cpu().numpy(), return_inverse=True)  # those of a subset have gaps
     return ranking_metrics(ranks_E, groups_E, ks)

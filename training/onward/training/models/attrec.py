@@ -164,6 +164,7 @@ class AttRec(UserEncoder):
         self.register_buffer("time_LD", time_signal(self.max_length, dimension), persistent=False)
         if isinstance(options.objective, Hinge | BPR):
             self.user_negatives = UserNegativeSampler(corpus)
+            self.sums_losses = isinstance(options.objective, Hinge) and options.objective.reduction == "sum"
         else:
             self.next_item_loss = NextItemLoss.of(options.objective, corpus.popularity())
 

@@ -27,6 +27,8 @@ class SessionEncoder(nn.Module, ABC):
     """Names of the weights that have a row for each training session: no other run can begin with them."""
     has_steps: bool = True
     """Whether weights are learnt by steps down the gradient of `loss`; without, a fit only creates the encoder."""
+    sums_losses: bool = False
+    """Whether `loss` is the sum over the targets of a batch instead of the mean."""
     takes_soft_targets: bool = False
     """Whether `loss` uses the soft targets of a batch, if the objective is the full softmax."""
     users: int = 0

@@ -1,0 +1,1 @@
+"""Processes that train one encoder together, as torchrun starts them."""
