@@ -7,5 +7,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "
 
 from hypothesis import settings  # noqa: E402  # it may load the libraries
 
-settings.register_profile("untimed", deadline=None)  # a busy machine may make any example slow
-settings.load_profile("untimed")
+# A busy machine may make any example slow, so none has a deadline.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None)
+settings.load_profile(os.environ.get("ONWARD_EXAMPLES", "repeatable"))
