@@ -13,13 +13,13 @@ import time
 import zipfile
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from onward.bundle import id_fault
@@ -141,6 +141,11 @@ def csv_files(draw: st.DrawFn) -> tuple[list[Row], Written]:
     return content, Written(*PACKINGS[packing]("log.csv", plain), Dialect(encoding=named))
 
 
+def unquoted(content: Sequence[Row], name: str, separator: str, end: str, dialect: Dialect) -> Written:
+    text = end.join(separator.join(row) for row in [FIELDS, *content])
+    return Written(name, text.encode(), dialect)
+
+
 @st.composite
 def plain_files(draw: st.DrawFn) -> tuple[list[Row], Written]:
     """Files without quoting: quote marks are text."""
@@ -157,8 +162,8 @@ def plain_files(draw: st.DrawFn) -> tuple[list[Row], Written]:
     )
     content = draw(rows(excluded=separator + ":" * (separator == "::")))
     end = draw(st.sampled_from(["\n", "\r\n"]))
-    text = end.join(separator.join(row) for row in [FIELDS, *content]) + draw(st.sampled_from(["", end]))
-    return content, Written(name, text.encode(), dialect)
+    written = unquoted(content, name, separator, end, dialect)
+    return content, replace(written, content=written.content + draw(st.sampled_from(["", end])).encode())
 
 
 @st.composite
@@ -203,7 +208,14 @@ def expected(content: Sequence[Row]) -> list[tuple[str, str, str]]:
     return sorted((session, item, moment) for session, item, _, moment in content)
 
 
+QUOTE_MARKS: list[Row] = [
+    (session, item, title, str(START_MS + 1 + n))
+    for n, (session, item, title) in enumerate([('"a', "b", '"c'), ("d", '"e"', '""'), ("f", 'g"', '"')])
+]
+
+
 @given(st.one_of(csv_files(), plain_files(), json_files(), parquet_files()))
+@example((QUOTE_MARKS, unquoted(QUOTE_MARKS, "log.txt", "\x01", "\n", Dialect(separator="\x01"))))
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_row_of_a_sound_file_is_in_the_dataset(file: tuple[list[Row], Written]) -> None:
     content, written = file

@@ -160,8 +160,9 @@ def describe_headerless(path: str, line: str) -> str:
 def _quote(file_format: Format, separator: str, dialect: Dialect) -> str | None:
     if dialect.quote is not None:
         return dialect.quote or None
-    unquoted = (Format.TSV, Format.RECBOLE, Format.MIND)
-    return None if len(separator) > 1 or (separator == "\t" and file_format in unquoted) else QUOTE
+    is_unquoted_tsv = separator == "\t" and file_format in (Format.TSV, Format.RECBOLE, Format.MIND)
+    is_hive_text = separator != "\t" and not separator.isprintable()  # as \x01, which Hive takes instead of quoting
+    return None if len(separator) > 1 or is_unquoted_tsv or is_hive_text else QUOTE
 
 
 def _columns_of_format(file_format: Format, width: int) -> tuple[str, ...]:
