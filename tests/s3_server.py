@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import httpx
 from moto.core.base_backend import BackendDict
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import s3_backends
@@ -71,6 +72,11 @@ class S3Server:
         return answer
 
 
+def make_bucket(server: S3Server) -> None:
+    """Make the bucket that tests use."""
+    httpx.put(f"{server.url}/{BUCKET}").raise_for_status()
+
+
 @contextmanager
 def s3_server(monkeypatch: "pytest.MonkeyPatch") -> Iterator[S3Server]:
     """Run a server with an empty bucket, which the environment of this process names."""
@@ -79,9 +85,7 @@ def s3_server(monkeypatch: "pytest.MonkeyPatch") -> Iterator[S3Server]:
     server = S3Server()
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    import httpx
-
-    httpx.put(f"{server.url}/{BUCKET}").raise_for_status()
+    make_bucket(server)
     try:
         yield server
     finally:

@@ -31,8 +31,8 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
         yield one
 
 
-def published(seed: int) -> str:
-    with working_copy(ADDRESS) as folder:
+def published(seed: int, address: Address = ADDRESS) -> str:
+    with working_copy(address) as folder:
         return publish_bundle(folder, IDS, seed=seed)
 
 
@@ -72,14 +72,13 @@ def test_a_look_that_finds_nothing_new_is_one_small_request(s3: S3Server, mirror
 
 
 @pytest.mark.parametrize("damage", ["changed", "shorter", "missing file", "missing manifest", "foreign manifest"])
-def test_a_damaged_bundle_is_refused_and_fetched_again_when_it_is_whole(
-    s3: S3Server, mirror: Mirror, damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("onward.bundle.mirror.FIRST_PAUSE_S", 0.0)
-    first = published(0)
+def test_a_damaged_bundle_is_refused_and_fetched_again_when_it_is_whole(tmp_path: Path, damage: str) -> None:
+    address = Address("memory", damage, "bundles")
+    mirror = Mirror(address, tmp_path)
+    first = published(0, address)
     mirror.pull()
-    second = published(1)
-    store = ObjectStore(ADDRESS / second)
+    second = published(1, address)
+    store = ObjectStore(address / second)
     name = MANIFEST if "manifest" in damage else VECTORS
     content = store.read(name).content
     if damage.startswith("missing"):

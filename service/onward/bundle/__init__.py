@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from onward.bundle.published import PublishedBundles, current_digest
     from onward.bundle.release_record import Author
     from onward.bundle.releases import Retention, activate, find_bundle, staged_bundles
+    from onward.bundle.remote_bundles import live_bundle, working_copy
     from onward.bundle.search.faiss_index import FaissIndex, SearchParameters, pad_dimension
     from onward.bundle.search.index import Candidates, ItemIndex, Strategy
     from onward.bundle.search.nearest_sessions import NearestSessions, StoredSessions, write_stored_sessions
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         Source,
         User,
     )
+    from onward.bundle.storage import place_of
 
 __all__ = [
     "ATTRIBUTES",
@@ -144,12 +146,15 @@ __all__ = [
     "id_fault",
     "infer_schema",
     "is_valid_id",
+    "live_bundle",
     "pad_dimension",
+    "place_of",
     "publish",
     "read_manifest",
     "report_file",
     "stage",
     "staged_bundles",
+    "working_copy",
     "write_manifest",
     "write_stored_sessions",
 ]
@@ -196,6 +201,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "published": ("PublishedBundles", "current_digest"),
     "release_record": ("Author",),
     "releases": ("Retention", "activate", "find_bundle", "staged_bundles"),
+    "remote_bundles": ("live_bundle", "working_copy"),
     "search.faiss_index": ("FaissIndex", "SearchParameters", "pad_dimension"),
     "search.index": ("Candidates", "ItemIndex", "Strategy"),
     "search.nearest_sessions": ("NearestSessions", "StoredSessions", "write_stored_sessions"),
@@ -213,6 +219,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "Source",
         "User",
     ),
+    "storage": ("place_of",),
 }
 """The names that each module defines."""
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}

@@ -16,6 +16,7 @@ from onward.bundle import current_digest
 from onward.bundle.files.manifest import VECTORS
 from onward.bundle.remote_bundles import working_copy
 from onward.bundle.storage import Address, ObjectStore
+from onward.service import telemetry
 from onward.service.cli import cli
 from tests.bundles import item_ids, publish_bundle
 from tests.s3_server import BUCKET, S3Server, s3_server
@@ -23,6 +24,12 @@ from tests.service.process import ServiceProcess, wait_until
 
 IDS = item_ids("a", 10)
 ADDRESS = Address("s3", BUCKET, "bundles")
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets up the log of its process, which is that of all tests here."""
+    monkeypatch.setattr(telemetry, "configure_logging", lambda _level: None)
 
 
 @pytest.fixture
@@ -51,8 +58,7 @@ def command(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output.strip().splitlines()[-1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_service_serves_what_is_live_at_an_address(s3: S3Server, workers: int, tmp_path: Path) -> None:
     first = published(0)
     environment = {"TMPDIR": str(tmp_path)}
@@ -68,6 +74,7 @@ def test_a_service_serves_what_is_live_at_an_address(s3: S3Server, workers: int,
     assert not list(tmp_path.glob("onward-*"))
 
 
+@pytest.mark.slow
 def test_an_outage_and_a_damaged_bundle_are_said_once_while_the_bundle_serves_on(s3: S3Server) -> None:
     first = published(0)
     with ServiceProcess(str(ADDRESS)).wait_until_ready() as service:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from onward.training.data.dataset import Dataset
     from onward.training.data.preparation.prepare import prepare
     from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+    from onward.training.data.remote_dataset import local_dataset, written_dataset
     from onward.training.evaluation.evaluation import evaluate_baselines, evaluate_bundle
     from onward.training.evaluation.gate import gate
     from onward.training.export.export import export as export_bundle
@@ -35,10 +36,12 @@ __all__ = [
     "export_bundle",
     "fit",
     "gate",
+    "local_dataset",
     "prepare",
     "rebuild",
     "train",
     "tune",
+    "written_dataset",
 ]
 
 _PLACES = {
@@ -54,10 +57,12 @@ _PLACES = {
     "export_bundle": ("export.export", "export"),
     "fit": ("fitting.fit", "fit"),
     "gate": ("evaluation.gate", "gate"),
+    "local_dataset": ("data.remote_dataset", "local_dataset"),
     "prepare": ("data.preparation.prepare", "prepare"),
     "rebuild": ("export.rebuild", "rebuild"),
     "train": ("trainer", "train"),
     "tune": ("tuning.study", "tune"),
+    "written_dataset": ("data.remote_dataset", "written_dataset"),
 }
 """Module and name of each; `export` is a package here, so that its function has another name."""
 
