@@ -273,13 +273,10 @@ def examples(
 ) -> None:
     """Print curl calls to try on the service, with items of the current bundle."""
     from onward.bundle.remote_bundles import live_bundle
-    from onward.service.bench.options import OptionError, host_of
     from onward.service.curl_examples import curl_examples
 
-    try:
-        host_of(url)
-    except OptionError as error:
-        refuse(str(error))
+    if not url.startswith(("http://", "https://")):
+        refuse(f"--url: {url!r} is not the address of a service; an example is http://127.0.0.1:8000")
     with opened(bundles, live_bundle) as folder:
         for description, call in curl_examples(folder, url):
             typer.echo(f"# {description}\n{call}")

@@ -36,7 +36,7 @@ class BenchOptions(NamedTuple):
             objective = Slo.parse(slo)
         except ValueError as error:
             raise OptionError(f"--slo: {error}") from error
-        host = "localhost" if url is None else host_of(url)
+        host = "localhost" if url is None else _host(url)
         try:
             bundle = Bundle.load(PublishedBundles(bundles).current_folder(), verify=False)
         except BundleError as error:
@@ -64,8 +64,7 @@ def _prefix(path: tuple[str | int, ...]) -> str:
     return "".join(f"{part}: " for part in (".".join(map(str, path)),) if part)
 
 
-def host_of(url: str) -> str:
-    """Return host and port of a service's URL. Raises OptionError if it is no such URL."""
+def _host(url: str) -> str:
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and parts.port != 0
