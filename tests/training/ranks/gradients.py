@@ -1,7 +1,7 @@
 """Compare the gradients of ranks with those of one process.
 
-`torchrun ... -m tests.training.ranks.gradients BATCH dense|sparse|still NAME ...`: sparse gradients of the tables,
-or no dropout.
+`torchrun ... -m tests.training.ranks.gradients BATCH FORM NAME ...`. The form is dense or sparse, the gradients of
+tables; still, without dropout; sharded, with a table owned by ranks and without dropout; or "sharded, sparse".
 
 For each form of a model of the contract, rank 0 prints as JSON how far the loss and the largest gradient are from those
 of one process that takes the slices of all ranks one after the other, with the random numbers of each (`in_turn`), and
@@ -23,7 +23,9 @@ from onward.training.interruption import Interruption
 from onward.training.losses import softmax
 from onward.training.models import MODELS
 from onward.training.models.encoder import SessionEncoder
+from onward.training.models.layers import ItemTable
 from onward.training.ranks.ranks import ALONE, Ranks
+from onward.training.ranks.sharded_table import sharded_tables
 from onward.training.trainer import loss_and_gradients
 from tests.contract.test_every_model import VARIANTS
 
@@ -40,7 +42,12 @@ class Step(NamedTuple):
     def of(cls, encoder: SessionEncoder, loss: Tensor) -> "Step":
         """Take the gradients of an encoder, as dense tensors."""
         weights = {name: weight.grad for name, weight in encoder.named_parameters()}
-        return cls(loss.item(), {name: grad.to_dense().clone() for name, grad in weights.items() if grad is not None})
+        gradients = {name: grad.to_dense().clone() for name, grad in weights.items() if grad is not None}
+        for name, table in sharded_tables(encoder).items():
+            of_ranks = table.ranks.all_rows(gradients[name])
+            rows = [torch.arange(rank, table.rows, table.ranks.size) for rank in range(table.ranks.size)]
+            gradients[name] = of_ranks[torch.cat(rows).argsort()]
+        return cls(loss.item(), gradients)
 
     def distance(self, other: "Step") -> float:
         """Return how far the losses, and the gradients, are apart at most."""
@@ -86,7 +93,7 @@ def main(names: list[str], batch: int, form: str) -> None:
     with ranks.joined(torch.device("cpu")):
         for name in names:
             model, options = VARIANTS[name]
-            if form == "still":
+            if form in ("still", "sharded"):
                 rates = [field for field in type(options).model_fields if field.endswith("dropout")]
                 options = options.model_copy(update=dict.fromkeys(rates, 0.0))
             corpus = random_corpus(torch.Generator().manual_seed(1))
@@ -96,6 +103,11 @@ def main(names: list[str], batch: int, form: str) -> None:
                 if isinstance(table, nn.Embedding):
                     table.sparse = form == "sparse"
             alone = deepcopy(encoder)
+            if form.startswith("sharded"):
+                assert isinstance(encoder.items, ItemTable)
+                encoder.items.shard(ranks)
+                assert len(encoder.items.embedding.weight) <= ITEMS // ranks.size + 1
+                encoder.items.embedding.sparse = form == "sharded, sparse"
             examples = Examples.of(
                 corpus.sessions,
                 encoder.max_length,

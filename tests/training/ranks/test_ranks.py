@@ -14,11 +14,13 @@ import torch
 
 from onward.training.data.dataset import Dataset
 from onward.training.errors import InputError, RankError
+from onward.training.models import MODELS
 from onward.training.ranks.ranks import Ranks
 from onward.training.recipe import Recipe
 from onward.training.run_folder import read_history, read_tensors
-from onward.training.trainer import train
+from onward.training.trainer import shard_items, train
 from tests.contract.test_every_model import VARIANTS
+from tests.training.corpora import corpus
 from tests.training.ranks.torchrun import command, environment, torchrun
 
 LEARNT = [name for name in VARIANTS if name != "knn"]
@@ -39,16 +41,40 @@ def distances(ranks: int, batch: int, form: str, names: list[str]) -> dict[str, 
     return dict(json.loads(ended.stdout.splitlines()[-1]))
 
 
-def test_the_gradients_of_two_ranks_are_those_of_one_process_that_takes_the_whole_batch() -> None:
-    for name, apart in distances(2, 33, "still", WITHOUT_CHANCE).items():
+SHARDED = ["srgnn", "sasrec", "mind", "mind, improved", "comirec_sa", "comirec_sa, improved", "comirec_dr", "re4"]
+
+
+@pytest.mark.parametrize("form", ["still", "sharded"])
+def test_the_gradients_of_two_ranks_are_those_of_one_process_that_takes_the_whole_batch(form: str) -> None:
+    names = ["srgnn", "sasrec", "mind, improved"]
+    for name, apart in distances(2, 33, form, names).items():
+        assert apart["whole"] < 5e-6, (name, apart)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["still", "sharded"])
+def test_the_gradients_of_four_ranks_are_those_of_one_process_that_takes_the_whole_batch(form: str) -> None:
+    names = [name for name in WITHOUT_CHANCE if "item graph" not in name or form == "still"]
+    for name, apart in distances(4, 33, form, names).items():
         assert apart["whole"] < 5e-6, (name, apart)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize(("batch", "form"), [(37, "dense"), (3, "dense"), (37, "sparse")])
-def test_the_gradients_of_every_model_are_those_of_the_slices_in_turn(ranks: int, batch: int, form: str) -> None:
-    names = ["srgnn, improved", "mind", "comirec_sa", "re4", "attrec, improved"] if form == "sparse" else LEARNT
+@pytest.mark.parametrize(
+    ("batch", "form", "names"),
+    [
+        (37, "dense", LEARNT),
+        (3, "dense", LEARNT),
+        (37, "sparse", ["srgnn, improved", "mind", "comirec_sa", "re4", "attrec, improved"]),
+        (37, "sharded", SHARDED),
+        (3, "sharded", SHARDED),
+        (37, "sharded, sparse", ["srgnn, improved", "mind", "comirec_sa", "re4"]),
+    ],
+)
+def test_the_gradients_of_every_model_are_those_of_the_slices_in_turn(
+    ranks: int, batch: int, form: str, names: list[str]
+) -> None:
     for name, apart in distances(ranks, batch, form, names).items():
         assert apart["in_turn"] < 5e-6, (name, apart)
 
@@ -60,11 +86,12 @@ def files(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> Path:
     text = re.sub("schedule = .*", 'schedule = { kind = "step", every = 1, factor = 1.0 }', text)
     assert "dropout = 0.0" in text
     (tmp_path / "recipe.toml").write_text(text)
+    (tmp_path / "sharded.toml").write_text(text.replace("[training]", '[training]\ntable = "sharded"'))
     return tmp_path
 
 
-def arguments(files: Path, dataset: Dataset, out: str, *options: str) -> list[str]:
-    training = ["train", str(files / "recipe.toml"), "--data", str(dataset.folder), "--out", str(files / out)]
+def arguments(files: Path, dataset: Dataset, out: str, *options: str, recipe: str = "recipe.toml") -> list[str]:
+    training = ["train", str(files / recipe), "--data", str(dataset.folder), "--out", str(files / out)]
     return ["onward.training", *training, "--device", "cpu", "--epochs", "2", *options]
 
 
@@ -103,6 +130,64 @@ def test_ranks_of_another_number_go_on_with_a_run(files: Path, dataset: Dataset)
         assert ended.returncode == 0, ended.stderr[-3_000:]
     assert train(Recipe.load(files / "recipe.toml"), dataset.folder, files / "one", epochs=3, device_name="cpu")
     assert_alike(files / "run", files / "one")
+
+
+@pytest.mark.slow
+def test_ranks_that_own_rows_train_as_one_process_does_and_write_the_same_files(
+    files: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ranks, options in ((2, ["--epochs", "1"]), (4, ["--epochs", "2", "--resume"])):
+        ended = torchrun(ranks, *arguments(files, dataset, "sharded", *options, recipe="sharded.toml"))
+        assert ended.returncode == 0, ended.stderr[-3_000:]
+    recipe = Recipe.load(files / "sharded.toml")
+    assert train(recipe, dataset.folder, files / "one", epochs=2, device_name="cpu")
+    assert_alike(files / "sharded", files / "one")
+    assert not list((files / "sharded" / "selection").glob(".tables-*"))
+    for file in ("weights.pt", "selection/checkpoint.pt"):
+        shapes, expected = (
+            shapes_of(read_tensors(files / run / file, torch.device("cpu"))) for run in ("sharded", "one")
+        )
+        shapes.pop("random_of_others", None)
+        assert {name: shape for name, shape in shapes.items() if "random" not in name} == {
+            name: shape for name, shape in expected.items() if "random" not in name
+        }
+    assert train(recipe, dataset.folder, files / "sharded", epochs=3, device_name="cpu", resume=True)
+
+
+def shapes_of(value: Any, name: str = "") -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of nested dictionaries and lists."""
+    if isinstance(value, torch.Tensor):
+        return {name: tuple(value.shape)}
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {path: shape for key, part in parts for path, shape in shapes_of(part, f"{name}/{key}").items()}
+
+
+@pytest.mark.slow
+def test_validation_by_ranks_that_own_rows_is_that_of_one_process(files: Path, dataset: Dataset) -> None:
+    """A learning rate of nothing, so that all validate the same weights, with hidden items and without."""
+    for exclude_seen in ("false", "true", '"last"'):
+        text = (files / "sharded.toml").read_text().replace("learning_rate = 1e-2", "learning_rate = 1e-30")
+        name = re.sub(r"\W", "", exclude_seen)
+        (files / f"{name}.toml").write_text(text.replace("exclude_seen = false", f"exclude_seen = {exclude_seen}"))
+        ended = torchrun(2, *arguments(files, dataset, f"two-{name}", "--epochs", "1", recipe=f"{name}.toml"))
+        assert ended.returncode == 0, ended.stderr[-3_000:]
+        recipe = Recipe.load(files / f"{name}.toml")
+        assert train(recipe, dataset.folder, files / f"one-{name}", epochs=1, device_name="cpu")
+        (line,), (expected,) = metrics(files / f"two-{name}"), metrics(files / f"one-{name}")
+        assert line["mrr@20"] == pytest.approx(expected["mrr@20"], abs=1e-9)
+        assert line["recall@20"] == pytest.approx(expected["recall@20"], abs=1e-9)
+
+
+def test_an_encoder_that_needs_all_rows_cannot_be_sharded(recipe: Recipe) -> None:
+    for name, reason in (
+        ("srgnn, item graph", "encoder.item_graph mixes the rows of neighbours"),
+        ("mvcrec", "a srgnn computes with its whole item table"),
+        ("attrec", "a srgnn computes with its whole item table"),
+    ):
+        model, options = VARIANTS[name]
+        encoder = MODELS[model].encoder(corpus(12, users=3), options)
+        with pytest.raises(InputError, match=f'training.table "sharded": {reason}; use "whole"'):
+            shard_items(recipe, encoder, Ranks(0, 2))
 
 
 @pytest.mark.slow

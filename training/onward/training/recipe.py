@@ -32,6 +32,7 @@ WITHOUT_STEPS = {
     "epochs": 1,
     "optimizer": "adam",
     "sparse_updates": False,
+    "table": "whole",
     "learning_rate": 1.0,
     "weight_decay": 0.0,
     "schedule": {"kind": "step", "every": 1, "factor": 1.0},
@@ -111,6 +112,9 @@ class TrainingOptions(BaseModel):
     optimizer: Literal["adam", "adamw", "adagrad"]
     sparse_updates: bool
     """Update only the embedding rows that a step uses; for sampled objectives and large catalogs."""
+    table: Literal["whole", "sharded"] = "whole"
+    """Whether every rank of a training has the whole item table, or each owns some of its rows. Recipes of earlier
+    versions lack the key."""
     learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
     """L2 penalty: added to the gradient (adam, adagrad), or decoupled from it (adamw)."""
@@ -242,6 +246,12 @@ class Recipe(BaseModel):
         """Whether the loss can learn from the probabilities of teachers: those of models by the full softmax can."""
         takes_soft_targets = getattr(find_model(self.model).encoder, "takes_soft_targets", False)
         return takes_soft_targets and isinstance(getattr(self.encoder, "objective", None), FullSoftmax)
+
+    @property
+    def takes_all_scores(self) -> bool:
+        """Whether the loss takes the scores of all items one by one, not only sums over them."""
+        is_full = isinstance(getattr(self.encoder, "objective", None), FullSoftmax)
+        return is_full and getattr(self.encoder, "negative_interest", None) == "nearest"
 
     def has_settings_of(self, text: str) -> bool:
         """Return whether another recipe's text has the same settings; comments, and keys left to defaults, may differ.

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,8 +27,11 @@ from onward.training.errors import Diverged, InputError, RankError, disk_faults
 from onward.training.evaluation.validation import validation_metrics
 from onward.training.interruption import Interruption, interruption
 from onward.training.models.encoder import SessionEncoder
+from onward.training.models.layers import ItemTable
 from onward.training.progress import EpochProgress, TrainingProgress
 from onward.training.ranks.ranks import ALONE, Ranks
+from onward.training.ranks.sharded_state import own_state, whole_state
+from onward.training.ranks.sharded_table import sharded_tables
 from onward.training.recipe import RandomCutPerUser, Recipe, TrainingOptions
 from onward.training.run_folder import (
     REFIT,
@@ -101,6 +104,8 @@ def train(
     epochs = epochs or recipe.training.epochs
     if teachers and not recipe.takes_teachers:
         raise InputError(f"--teacher: {recipe.name} cannot learn from teachers; objective must be a full_softmax")
+    if teachers and recipe.training.table == "sharded" and ranks.size > 1:
+        raise InputError(f'--teacher: {recipe.name} has training.table "sharded", which learns from no teachers')
     if not recipe.has_steps:
         if ranks.size > 1:
             raise InputError(f"{recipe.name}: a {recipe.model} learns nothing by steps; train it without torchrun")
@@ -215,6 +220,8 @@ class Fit:
         if self.run_record.get("start"):
             ranks.from_leader(lambda: begin_with(self.encoder, out / START))
         ranks.broadcast_weights(self.encoder)
+        if self.options.table == "sharded" and ranks.size > 1:
+            shard_items(recipe, self.encoder, ranks)
         if not ranks.is_leader:
             torch.manual_seed(seed_of_rank(seed, ranks.rank))
         self.examples = Examples.of(
@@ -309,7 +316,7 @@ class Fit:
 
     def _finish_epoch(self, steps: int, examples: int, progress: TrainingProgress) -> dict[str, Any]:
         return_freed_memory()
-        if not has_finite_weights(self.encoder):
+        if self.ranks.any(not has_finite_weights(self.encoder)):
             raise self._diverged("weights are not finite")
         state = self.state
         state.epoch += 1
@@ -359,33 +366,35 @@ class Fit:
     def _save(self) -> None:
         """Write the checkpoint, then the results that follow from it; rank 0 does."""
         random = self.ranks.gathered(random_state(self.device))
-        content = {
-            "run": self.run_record,
-            "state": vars(self.state),
-            "encoder": self.encoder.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
+        self.ranks.from_leader(lambda: self.checkpoint.parent.mkdir(exist_ok=True))
+        with whole_state(self.encoder, self.optimizers, self.ranks, self.checkpoint.parent) as weights:
 
-        def write() -> None:
-            self.checkpoint.parent.mkdir(exist_ok=True)
-            write_tensors(self.checkpoint, {**content, "random": random[0], "random_of_others": random[1:]})
-            self._write_results()
+            def write() -> None:
+                facts = {"run": self.run_record, "state": vars(self.state)}
+                others = {"random": random[0], "random_of_others": random[1:]}
+                write_tensors(self.checkpoint, {**facts, **weights, **others})
+                self._write_results(weights["encoder"])
 
-        self.ranks.from_leader(write)
+            self.ranks.from_leader(write)
 
-    def _write_results(self) -> None:
-        """Write the run's history, and its weights if they are of a finished refit or, before one, the best epoch."""
+    def _write_results(self, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the run's history, and its weights if they are of a finished refit or, before one, the best epoch.
+
+        Without `weights` they are those of the checkpoint.
+        """
         if self.name == REFIT:
             to_export = self.state.epoch == self.epochs
         else:
             at_best = self.state.step == 0 and self.state.epoch == self.state.best_epoch
             to_export = at_best and not checkpoint_of(self.out, REFIT).exists()
         if to_export:
-            write_tensors(self.out / WEIGHTS, {"fit": self.name, "encoder": self.encoder.state_dict()})
+            if weights is None:
+                weights = read_tensors(self.checkpoint, torch.device("cpu"), mmap=True)["encoder"]
+            write_tensors(self.out / WEIGHTS, {"fit": self.name, "encoder": weights})
         write_history(self.out)
 
     def _load(self) -> None:
-        saved = self.ranks.from_leader(lambda: read_tensors(self.checkpoint, self.device))
+        saved = self._saved()
         self.state = FitState(**saved["state"])
         self.encoder.load_state_dict(saved["encoder"])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
@@ -395,6 +404,30 @@ class Fit:
             set_random_state(random[self.ranks.rank], self.device)
         else:  # the ranks were fewer when the checkpoint was written
             torch.manual_seed(seed_of_rank(self.seed, self.ranks.rank, self.state.epoch, self.state.step))
+
+    def _saved(self) -> dict[str, Any]:
+        """Return the content of the checkpoint, of sharded tables the own rows."""
+        if not sharded_tables(self.encoder):
+            return self.ranks.from_leader(lambda: read_tensors(self.checkpoint, self.device))
+        read: list[dict[str, Any]] = []
+        cpu = torch.device("cpu")
+        self.ranks.from_leader(lambda: read.append(read_tensors(self.checkpoint, cpu, mmap=True)))
+        return own_state(read[0] if read else None, self.encoder, self.optimizers, self.ranks)
+
+
+def shard_items(recipe: Recipe, encoder: SessionEncoder, ranks: Ranks) -> None:
+    """Keep the rows of the item table that this rank owns. Raises InputError if the encoder needs all of them."""
+    items = getattr(encoder, "items", None)
+    reason = None
+    if not isinstance(items, ItemTable) or encoder.item_tables != SessionEncoder.item_tables:
+        reason = f"a {recipe.model} computes with its whole item table"
+    elif items.graph is not None:
+        reason = "encoder.item_graph mixes the rows of neighbours"
+    elif recipe.takes_all_scores:
+        reason = 'encoder.negative_interest "nearest" with a full_softmax takes the scores of all items'
+    if reason is not None:
+        raise InputError(f'{recipe.name}: training.table "sharded": {reason}; use "whole"')
+    cast(ItemTable, items).shard(ranks)
 
 
 def loss_and_gradients(
@@ -412,7 +445,8 @@ def loss_and_gradients(
         return loss
     share: Tensor = _share(encoder, examples, own_B, examples_B, ranks.size) * loss
     share.backward()
-    weights = [weight for weight in encoder.parameters() if weight.requires_grad]
+    owned = {id(table.weight) for table in sharded_tables(encoder).values()}
+    weights = [weight for weight in encoder.parameters() if weight.requires_grad and id(weight) not in owned]
     numbers = torch.stack([share.detach(), share.new_tensor(float(bool(interrupted)))])
     sums = ranks.sum_gradients(weights, numbers)
     if sums[1] > 0:

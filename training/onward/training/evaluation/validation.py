@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from onward.training.data.padding import PADDING
 from onward.training.evaluation.metrics import BEYOND, ranking_metrics
 from onward.training.models.encoder import SessionEncoder
 from onward.training.ranks.ranks import ALONE, Ranks
+from onward.training.ranks.sharded_table import sharded_tables
 
 EVALUATION_BATCH = 512
 ITEM_BLOCK = 65_536
@@ -38,6 +40,8 @@ def validation_metrics(
 
     Each of several ranks ranks the targets of every n-th example; all return the metrics of all examples.
     """
+    if sharded_tables(encoder):
+        return _metrics_of_ranks(_sharded_ranks(encoder, examples, exclude_seen, ranks), examples, metric)
     own_e = torch.arange(ranks.rank, len(examples), ranks.size)
     ranks_E = torch.zeros(len(examples), dtype=torch.int64)
     own = examples.subset(own_e.to(examples.rows.device)) if ranks.size > 1 else examples
@@ -72,6 +76,56 @@ def exact_ranks(encoder: SessionEncoder, examples: Examples, *, exclude_seen: Ex
     return ranks_E
 
 
+@torch.inference_mode()
+def _sharded_ranks(
+    encoder: SessionEncoder, examples: Examples, exclude_seen: ExcludeSeen, ranks: Ranks
+) -> NDArray[np.int64]:
+    """Return the ranks_E of all examples by an encoder whose item rows are owned by ranks.
+
+    Each rank encodes every n-th example and counts its own items for the examples of all, in two passes.
+    """
+    encoder.eval()
+    vectors_MD = encoder.item_vectors()
+    own = torch.arange(ranks.rank, ranks.rank + len(examples) + ranks.size, ranks.size)[
+        : -(-len(examples) // ranks.size)
+    ]
+    own_e = (own % len(examples)).to(examples.rows.device)  # as many on each rank: the last one may come twice
+    ranks_E = torch.empty(len(examples), dtype=torch.int64, device=own_e.device)
+    for chosen in range(0, len(own_e), EVALUATION_BATCH // ranks.size):
+        examples_B = own_e[chosen : chosen + EVALUATION_BATCH // ranks.size]
+        batch = examples.gather(examples_B)
+        hidden_BS = hidden_rows(examples, examples_B, batch, exclude_seen)
+        counts = [len(examples_B)] * ranks.size
+        targets_G = ranks.all_rows(batch.next_items_B, counts)
+        hidden_GS = None if hidden_BS is None else ranks.all_rows(_of_equal_width(hidden_BS, ranks), counts)
+        scores = BlockScores(
+            ranks.all_rows(encoder(*encoder.inputs(batch)), counts),
+            vectors_MD,
+            hidden_BS=None if hidden_GS is None else _own_places(hidden_GS, ranks),
+            has_padding=ranks.is_leader,
+        )
+        targets_own_G = _own_places(targets_G, ranks)
+        score_G = target_scores(scores, targets_own_G).where(targets_own_G >= 0, 0.0)
+        score_G1 = ranks.sum(score_G)[:, None]
+        ranks_G = torch.zeros_like(targets_G)
+        for _, scores_GM in scores.blocks():
+            ranks_G += row_counts(scores_GM >= score_G1)
+        examples_G = ranks.all_rows(examples_B, counts)
+        ranks_E[examples_G] = ranks.sum(ranks_G).where(score_G1[:, 0] > -torch.inf, BEYOND)
+    return ranks_E.cpu().numpy()
+
+
+def _own_places(rows: Tensor, ranks: Ranks) -> Tensor:
+    """Return where rows of a whole table are among the own ones, -1 for those of other ranks."""
+    return (rows // ranks.size).where(rows % ranks.size == ranks.rank, -1)
+
+
+def _of_equal_width(rows_BS: Tensor, ranks: Ranks) -> Tensor:
+    """Pad the rows on the left to the largest width among the ranks."""
+    width = max(ranks.counts(rows_BS.shape[1], rows_BS.device))
+    return F.pad(rows_BS, (width - rows_BS.shape[1], 0), value=PADDING)
+
+
 def hidden_rows(examples: Examples, examples_B: Tensor, batch: Batch, exclude_seen: ExcludeSeen) -> Tensor | None:
     """Return rows_BS that are no candidates of each example, padded; None if all are."""
     if exclude_seen is True:
@@ -89,6 +143,8 @@ class BlockScores(NamedTuple):
     vectors_ND: Tensor
     added_BN: Tensor | None = None
     hidden_BS: Tensor | None = None
+    has_padding: bool = True
+    """Whether row 0 is the padding."""
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the first row of each block and its scores_BM."""
@@ -100,7 +156,7 @@ class BlockScores(NamedTuple):
         scores_BM = _largest_products(self.interests_BKD, vectors_MD.T)
         if self.added_BN is not None:
             scores_BM += self.added_BN[:, first : first + ITEM_BLOCK]
-        if first == 0:
+        if first == 0 and self.has_padding:
             scores_BM[:, PADDING] = -torch.inf
         if self.hidden_BS is not None:
             columns_BS = self.hidden_BS - first

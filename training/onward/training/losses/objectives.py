@@ -18,7 +18,9 @@ from onward.training.data.examples import Feedback
 from onward.training.data.padding import PADDING
 from onward.training.losses.impressions import impression_loss
 from onward.training.losses.negative_sampling import Distribution, NegativeSampler
+from onward.training.losses.sharded_softmax import sharded_full_softmax
 from onward.training.losses.softmax import full_softmax, plain_softmax, sampled_softmax
+from onward.training.ranks.ranks import Ranks
 
 
 class FullSoftmax(BaseModel):
@@ -64,7 +66,10 @@ Objective = Annotated[FullSoftmax | SampledSoftmax, Field(discriminator="kind")]
 
 
 class ItemVectors(Protocol):
-    """Item vectors whose inner products with interests are the scores, such as an ItemTable."""
+    """Item vectors whose inner products with interests are the scores, such as an ItemTable.
+
+    If ranks own the rows, its attribute `ranks` are these, and `vectors` returns those of the own rows alone.
+    """
 
     def __call__(self, rows: Tensor, /) -> Tensor: ...  # noqa: D102  # vectors of some rows
 
@@ -116,6 +121,10 @@ class _FullSoftmaxLoss(NextItemLoss):
         self, interests_BD: Tensor, targets_B: Tensor, items: ItemVectors, feedback_B: Feedback | None = None
     ) -> Tensor:
         feedback_B = feedback_B or Feedback()
+        ranks: Ranks | None = getattr(items, "ranks", None)
+        if ranks is not None:
+            loss = sharded_full_softmax(interests_BD, items.vectors(), targets_B, ranks, weights_B=feedback_B.weights)
+            return _with_impressions(loss, interests_BD[:, None], targets_B, items, feedback_B)
         loss = full_softmax(
             interests_BD,
             items.vectors(),

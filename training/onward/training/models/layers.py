@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from onward.training.data.corpus import Corpus
 from onward.training.data.item_graph import NeighbourGraph
 from onward.training.data.padding import PADDING
+from onward.training.ranks.ranks import Ranks
+from onward.training.ranks.sharded_table import ShardedEmbedding
 
 MAX_TABLE_BYTES = 256 * 2**20
 """Size limit of an item table precomputed for serving; larger ones are computed per session instead."""
@@ -82,6 +84,15 @@ class ItemTable(nn.Module):
             if self.gate_D is not None:
                 self.gate_D.fill_(INITIAL_GATE)
 
+    @property
+    def ranks(self) -> Ranks | None:
+        """The ranks that own the rows; None if this process has all of them."""
+        return self.embedding.ranks if isinstance(self.embedding, ShardedEmbedding) else None
+
+    def shard(self, ranks: Ranks) -> None:
+        """Keep the rows that this rank owns, of a table that all ranks have alike."""
+        self.embedding = ShardedEmbedding(self.embedding.weight, ranks)
+
     def forward(self, rows: Tensor) -> Tensor:
         """Return the vectors of item rows: the embeddings, of length 1 if the score is the cosine."""
         vectors: Tensor = self.embedding(rows)
@@ -90,7 +101,7 @@ class ItemTable(nn.Module):
         return self.to_score_space(vectors)
 
     def vectors(self) -> Tensor:
-        """Return vectors_ND of all rows."""
+        """Return vectors_ND of all rows, or of those that this rank owns."""
         return self.to_score_space(self._mixed())
 
     def folded(self) -> "ItemTable":

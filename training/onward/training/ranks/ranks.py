@@ -164,6 +164,15 @@ class Ranks:
             dist.gather_object(value, values)
         return values or []
 
+    def gather_tensors(self, tensor: Tensor) -> list[Tensor]:
+        """Return the tensors of all ranks, of equal shape, on rank 0, and nothing on the others."""
+        if self.size == 1:
+            return [tensor]
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)] if self.is_leader else None
+        with self._reached():
+            dist.gather(tensor, tensors)
+        return tensors or []
+
     def any(self, flag: bool) -> bool:
         """Return whether a flag is set on any rank."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag))) > 0)
@@ -227,11 +236,11 @@ class Ranks:
         summed: Tensor = torch.sparse_coo_tensor(rows.T, values, gradient.shape, check_invariants=False).coalesce()
         return summed
 
-    def all_rows(self, rows_RF: Tensor) -> Tensor:
-        """Return the rows of all ranks, in the order of ranks; each may have another number of them."""
+    def all_rows(self, rows_RF: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """Return the rows of all ranks, in the order of ranks; each may have another number of them, `counts`."""
         if self.size == 1:
             return rows_RF
-        counts = self.counts(len(rows_RF), rows_RF.device)
+        counts = counts or self.counts(len(rows_RF), rows_RF.device)
         padded = rows_RF.new_zeros(max(counts), *rows_RF.shape[1:])
         padded[: len(rows_RF)] = rows_RF
         everything = [torch.empty_like(padded) for _ in counts]
@@ -239,6 +248,27 @@ class Ranks:
             dist.all_gather(everything, padded)
         self.sent_bytes += (self.size - 1) * padded.nbytes
         return torch.cat([of_rank[:count] for of_rank, count in zip(everything, counts, strict=True)])
+
+    def exchange(self, rows_RF: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Send the first `sent[0]` rows to rank 0, the next to rank 1, ...; return the rows from rank 0, 1, ...
+
+        `received` are the numbers of rows that come from each rank.
+        """
+        if self.size == 1:
+            return rows_RF
+        result = rows_RF.new_empty(sum(received), *rows_RF.shape[1:])
+        with self._reached():
+            dist.all_to_all_single(result, rows_RF.contiguous(), list(received), list(sent))
+        self.sent_bytes += (len(rows_RF) - sent[self.rank]) * rows_RF[:1].nbytes
+        return result
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """Overwrite a tensor with its maximum over the ranks, and return it."""
+        if self.size > 1:
+            with self._reached():
+                dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+            self._count_sum(tensor)
+        return tensor
 
     def counts(self, count: int, device: torch.device) -> list[int]:
         """Return a number of each rank."""
