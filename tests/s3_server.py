@@ -27,6 +27,8 @@ class S3Server:
     def __init__(self) -> None:
         self.refusal: str | None = None
         """What every request is answered with, as in ExpiredToken; None to serve."""
+        self.conflicts = 0
+        """How many conditional writes are answered as S3 answers those that come at once."""
         self.requests: list[tuple[str, str]] = []
         """Method and path of each request."""
         self._app = DomainDispatcherApplication(create_backend_app)
@@ -63,13 +65,21 @@ class S3Server:
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        is_conditional = "HTTP_IF_MATCH" in environ or "HTTP_IF_NONE_MATCH" in environ
+        if self.conflicts and environ["REQUEST_METHOD"] == "PUT" and is_conditional:
+            self.conflicts -= 1
+            return _refused(environ, start_response, "409 Conflict", "ConditionalRequestConflict")
         if self.refusal is not None:
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             status = "400 Bad Request" if self.refusal == "ExpiredToken" else "403 Forbidden"
-            start_response(status, [("Content-Type", "application/xml")])
-            return [REFUSAL.format(code=self.refusal).encode()]
+            return _refused(environ, start_response, status, self.refusal)
         answer: Iterable[bytes] = self._app(environ, start_response)
         return answer
+
+
+def _refused(environ: WSGIEnvironment, start_response: StartResponse, status: str, code: str) -> Iterable[bytes]:
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    start_response(status, [("Content-Type", "application/xml")])
+    return [REFUSAL.format(code=code).encode()]
 
 
 def make_bucket(server: S3Server) -> None:

@@ -178,6 +178,17 @@ def test_of_many_publishers_at_once_one_makes_its_bundle_live_and_none_is_lost(s
     assert sorted(states(address).values()) == ["live", *["staged"] * (count - 1)]
 
 
+@pytest.mark.parametrize("conflicts", [1, 4])
+def test_writes_that_s3_refuses_because_they_come_at_once_are_tried_again(s3: S3Server, conflicts: int) -> None:
+    address = Address("s3", BUCKET, "bundles")
+    s3.conflicts = conflicts
+    first = published(address)
+    s3.conflicts = conflicts
+    second = published(address, seed=1)
+    assert s3.conflicts == 0
+    assert states(address) == {second: "live", first: "retired"}
+
+
 def test_what_fails_is_not_published(address: Address) -> None:
     first = published(address)
     copy = working_copy(address)

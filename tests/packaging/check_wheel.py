@@ -148,6 +148,7 @@ def check_base(check: Checks, wheel: Path) -> None:
     check_missing_extra(check, base, "training", "onward-training", "generate", "--out", "other-shop")
     check_missing_extra(check, base, "training", "onward-training", "prepare", "shop", "--out", "other-dataset")
     check_missing_extra(check, base, "training", "onward-training", "train", "srgnn", "--data", "dataset", "--out", "r")
+    check_missing_extra(check, base, "cloud", "onward-training", "activate", "s3://shop/bundles")
 
 
 def install(check: Checks, extra: str | None, wheel: Path, *, torch: str | None = None) -> Environment:

@@ -186,7 +186,7 @@ def test_addresses_are_refused_where_they_are_not_taken(
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
-    assert refusal("baselines", "--data", DATA) == f"{DATA}: addresses need obstore: pip install 'onward[cloud]'"
+    assert refusal("baselines", "--data", DATA) == f"{DATA}: obstore is not installed: pip install 'onward[cloud]'"
     assert "pip install 'onward[cloud]'" in refusal("activate", BUNDLES)
 
 

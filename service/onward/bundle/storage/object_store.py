@@ -29,7 +29,7 @@ READ_BYTES, WRITE_BYTES = 4 * 2**20, 8 * 2**20
 """Part of an object that one request reads or writes; S3 takes no smaller part than 5 MiB."""
 CONCURRENCY = 4
 """Requests at once for one object."""
-EXTRA = "addresses need obstore: pip install 'onward[cloud]'"
+EXTRA = "obstore is not installed: pip install 'onward[cloud]'"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 _CODE = re.compile(r"<Code>(\w+)</Code>|ErrorCode:(\w+)|\"error\":\s*\"(\w+)\"")
 _STATUS = re.compile(r"non-2xx status code: (\d{3}[\w ]*)")
