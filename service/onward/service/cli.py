@@ -158,7 +158,9 @@ def pull(
                 problem = Puller(mirror).pull().problem
             if problem is not None:
                 refuse(f"{problem.bundle[:12]}: {problem.reason}")
-            typer.echo(mirror.live or "nothing has been published yet")
+            if mirror.live is None:
+                refuse(f"{address}: nothing has been published yet")
+            typer.echo(mirror.live)
             return
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
@@ -278,8 +280,9 @@ def examples(
     if not url.startswith(("http://", "https://")):
         refuse(f"--url: {url!r} is not the address of a service; an example is http://127.0.0.1:8000")
     with opened(bundles, live_bundle) as folder:
-        for description, call in curl_examples(folder, url):
-            typer.echo(f"# {description}\n{call}")
+        calls = list(curl_examples(folder, url))
+    for description, call in calls:
+        typer.echo(f"# {description}\n{call}")
     typer.echo(f"# All endpoints: {url}/docs")
 
 

@@ -33,6 +33,8 @@ EXTRA = "obstore is not installed: pip install 'onward[cloud]'"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 _CODE = re.compile(r"<Code>(\w+)</Code>|ErrorCode:(\w+)|\"error\":\s*\"(\w+)\"")
 _STATUS = re.compile(r"non-2xx status code: (\d{3}[\w ]*)")
+_DURATION = re.compile(r" in [\d.]+ ?[nµm]?s\b")
+"""Differs from failure to failure, which would make each look like another one."""
 _memories: "dict[str, MemoryStore]" = {}
 
 
@@ -256,4 +258,5 @@ def _reason(error: Exception, otherwise: str) -> str:
         return f"the object store says {status[1].strip()}"
     if "error sending request" in text or "HTTP error" in text:
         return "the object store does not answer"
-    return f"{otherwise}: {text.strip().splitlines()[0][:300]}" if text.strip() else otherwise
+    first = text.strip().partition("\n")[0]
+    return f"{otherwise}: {_DURATION.sub('', first)[:300]}" if first else otherwise
