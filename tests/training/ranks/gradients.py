@@ -1,7 +1,7 @@
 """Compare the gradients of ranks with those of one process.
 
-`torchrun ... -m tests.training.ranks.gradients BATCH FORM NAME ...`. The form is dense or sparse, the gradients of
-tables; still, without dropout; sharded, with a table owned by ranks and without dropout; or "sharded, sparse".
+`torchrun ... -m tests.training.ranks.gradients BATCH FORMS NAME ...`. The forms, with commas, are dense or sparse (the
+gradients of tables), still (without dropout), sharded (a table owned by ranks, without dropout) and sharded-sparse.
 
 For each form of a model of the contract, rank 0 prints as JSON how far the loss and the largest gradient are from those
 of one process that takes the slices of all ranks one after the other, with the random numbers of each (`in_turn`), and
@@ -85,44 +85,47 @@ def in_turn(encoder: SessionEncoder, examples: Examples, examples_B: Tensor, siz
     return Step(total, summed)
 
 
-def main(names: list[str], batch: int, form: str) -> None:
-    """Print the distances of each form."""
+def compare(name: str, form: str, batch: int, ranks: Ranks) -> dict[str, float]:
+    """Return how far apart the steps of ranks and of one process are, for a form of a model."""
+    model, options = VARIANTS[name]
+    if form in ("still", "sharded"):
+        rates = [field for field in type(options).model_fields if field.endswith("dropout")]
+        options = options.model_copy(update=dict.fromkeys(rates, 0.0))
+    corpus = random_corpus(torch.Generator().manual_seed(1))
+    torch.manual_seed(5)
+    encoder = MODELS[model].encoder(corpus, options)
+    for table in encoder.modules():
+        if isinstance(table, nn.Embedding):
+            table.sparse = form == "sparse"
+    alone = deepcopy(encoder)
+    if form.startswith("sharded"):
+        assert isinstance(encoder.items, ItemTable)
+        encoder.items.shard(ranks)
+        assert len(encoder.items.embedding.weight) <= ITEMS // ranks.size + 1
+        encoder.items.embedding.sparse = form == "sharded-sparse"
+    examples = Examples.of(
+        corpus.sessions,
+        encoder.max_length,
+        torch.device("cpu"),
+        horizon=encoder.horizon,
+        every_position=encoder.every_position,
+    )
+    examples_B = torch.arange(min(batch, len(examples)))
+    together = step(encoder, examples, examples_B, ranks, seed=ranks.rank)
+    whole = step(alone, examples, examples_B, ALONE, seed=0)
+    turns = in_turn(alone, examples, examples_B, ranks.size)
+    return {"in_turn": together.distance(turns), "whole": together.distance(whole)}
+
+
+def main(batch: int, forms: list[str], names: list[str]) -> None:
+    """Print the distances of each model in each form."""
     softmax.fast_product_dtype = lambda device: torch.float32  # a slice is rounded otherwise than a batch
     ranks = Ranks.of_environment()
-    distances = {}
     with ranks.joined(torch.device("cpu")):
-        for name in names:
-            model, options = VARIANTS[name]
-            if form in ("still", "sharded"):
-                rates = [field for field in type(options).model_fields if field.endswith("dropout")]
-                options = options.model_copy(update=dict.fromkeys(rates, 0.0))
-            corpus = random_corpus(torch.Generator().manual_seed(1))
-            torch.manual_seed(5)
-            encoder = MODELS[model].encoder(corpus, options)
-            for table in encoder.modules():
-                if isinstance(table, nn.Embedding):
-                    table.sparse = form == "sparse"
-            alone = deepcopy(encoder)
-            if form.startswith("sharded"):
-                assert isinstance(encoder.items, ItemTable)
-                encoder.items.shard(ranks)
-                assert len(encoder.items.embedding.weight) <= ITEMS // ranks.size + 1
-                encoder.items.embedding.sparse = form == "sharded, sparse"
-            examples = Examples.of(
-                corpus.sessions,
-                encoder.max_length,
-                torch.device("cpu"),
-                horizon=encoder.horizon,
-                every_position=encoder.every_position,
-            )
-            examples_B = torch.arange(min(batch, len(examples)))
-            together = step(encoder, examples, examples_B, ranks, seed=ranks.rank)
-            whole = step(alone, examples, examples_B, ALONE, seed=0)
-            turns = in_turn(alone, examples, examples_B, ranks.size)
-            distances[name] = {"in_turn": together.distance(turns), "whole": together.distance(whole)}
+        distances = {f"{name} ({form})": compare(name, form, batch, ranks) for form in forms for name in names}
     if ranks.is_leader:
         sys.stdout.write(json.dumps(distances) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[3:], int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:])

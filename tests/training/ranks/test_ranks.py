@@ -44,10 +44,10 @@ def distances(ranks: int, batch: int, form: str, names: list[str]) -> dict[str, 
 SHARDED = ["srgnn", "sasrec", "mind", "mind, improved", "comirec_sa", "comirec_sa, improved", "comirec_dr", "re4"]
 
 
-@pytest.mark.parametrize("form", ["still", "sharded"])
-def test_the_gradients_of_two_ranks_are_those_of_one_process_that_takes_the_whole_batch(form: str) -> None:
-    names = ["srgnn", "sasrec", "mind, improved"]
-    for name, apart in distances(2, 33, form, names).items():
+def test_the_gradients_of_two_ranks_are_those_of_one_process_that_takes_the_whole_batch() -> None:
+    found = distances(2, 33, "still,sharded", ["srgnn", "sasrec", "mind, improved"])
+    assert len(found) == 6
+    for name, apart in found.items():
         assert apart["whole"] < 5e-6, (name, apart)
 
 
@@ -69,7 +69,7 @@ def test_the_gradients_of_four_ranks_are_those_of_one_process_that_takes_the_who
         (37, "sparse", ["srgnn, improved", "mind", "comirec_sa", "re4", "attrec, improved"]),
         (37, "sharded", SHARDED),
         (3, "sharded", SHARDED),
-        (37, "sharded, sparse", ["srgnn, improved", "mind", "comirec_sa", "re4"]),
+        (37, "sharded-sparse", ["srgnn, improved", "mind", "comirec_sa", "re4"]),
     ],
 )
 def test_the_gradients_of_every_model_are_those_of_the_slices_in_turn(
