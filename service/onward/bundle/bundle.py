@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.catalog.cold_start import ColdStart
 from onward.bundle.catalog.eligible import Eligible
+from onward.bundle.catalog.overlay import Pause, no_pause
 from onward.bundle.content.tower import ContentTower
 from onward.bundle.encoder.encoder import Encoder
 from onward.bundle.encoder.kernel import KernelUnavailable, check_kernel_files
@@ -438,29 +439,43 @@ class Bundle:
     def _products_of_nearest_sessions(self) -> int:
         if self.nearest_sessions is None:
             return 0
-        new_items = len(self.catalog) - self.nearest_sessions.info.items
+        new_items = self.catalog.items + self.catalog.added_since_export - self.nearest_sessions.info.items
         return self.nearest_sessions.expected_products + MAX_LIKENED * self.manifest.dimension * new_items
 
     def _products_of_pool(self, eligible: Eligible, options: Options, hidden: int) -> int:
         k = pool_size(options)
         return self.index.expected_products(self.manifest.interests, k, eligible=eligible, hidden=hidden)
 
-    def with_changes(self, changes: Sequence[ItemChange]) -> "Bundle":
+    def with_changes(self, changes: Iterable[ItemChange]) -> "Bundle":
         """Return the exported bundle with all changes of its items since; changes that it includes are skipped.
 
         Changes of this bundle do not carry over. The result shares all large arrays with this one.
         """
-        exported = self.exported or self
-        later = [change for change in changes if change.sequence > self.manifest.folded_changes]
-        catalog = exported.catalog.changed(later)
+        return (self.exported or self).with_further_changes(changes)
+
+    def with_further_changes(self, changes: Iterable[ItemChange], *, pause: Pause = no_pause) -> "Bundle":
+        """Return this bundle with more changes of its items; those that the exported bundle includes are skipped.
+
+        The latest change of an item replaces all earlier ones. The cost is that of `Catalog.changed`.
+
+        Args:
+            changes: the changes, in any order.
+            pause: called after every few changes, so that a thread in the background can let others run.
+        """
+        exported, all_changes = self.exported or self, list(changes)
+        later = [change for change in all_changes if change.sequence > self.manifest.folded_changes]
+        catalog = self.catalog.changed(later, pause=pause)
+        index = self.index
+        if catalog.version[2:4] != self.catalog.version[2:4]:
+            index = index.with_new_vectors(catalog.new_vectors_MD(self.manifest.dimension))
         return replace(
-            exported,
+            self,
             catalog=catalog,
-            index=exported.index.with_new_vectors(catalog.new_vectors_MD(self.manifest.dimension)),
-            boost_levels=BoostLevelCache(catalog, exported.index),
-            popularity=PopularityCache(catalog),
+            index=index,
+            boost_levels=self.boost_levels.of_catalog(catalog),
+            popularity=self.popularity.of_catalog(catalog),
             exported=exported,
-            changes_version=max((change.sequence for change in changes), default=0),
+            changes_version=max((change.sequence for change in all_changes), default=self.changes_version),
         )
 
     def attributes(self, item_id: str) -> Mapping[str, Any]:

@@ -344,6 +344,42 @@ def clear(
         _refuse_store(error)
 
 
+@cli.command(epilog="Example: onward-service drop-changes bundles --redis-url redis://127.0.0.1")
+def drop_changes(
+    bundles: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The folder of bundles.")],
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server that holds the live catalog.")
+    ],
+    audit_log: AuditFile = None,
+) -> None:
+    """Drop the changes of the live catalog that every bundle of the folder includes, from the server and every worker.
+
+    Rebuilds take changes into bundles. What a bundle of the folder lacks stays, so that each may go live: remove
+    earlier bundles to drop more. Deleted items stay, too.
+    """
+    import asyncio
+
+    from onward.bundle import BundleError
+    from onward.service.errors import LiveStoreUnavailable
+    from onward.service.live import catalog
+
+    _require_server(redis_url)
+    try:
+        folded = catalog.folded_by_all(bundles)
+    except BundleError as error:
+        refuse(f"{bundles}: {error}")
+    if not folded.through:
+        typer.echo(f"dropped 0 changes: bundle {folded.digest[:12]} includes none; rebuild it, or remove it if unused")
+        return
+    try:
+        with audited("changes dropped", audit_log) as changes:
+            dropped, kept = asyncio.run(catalog.drop_changes(redis_url, folded.through))
+            changes.append((None, dropped + kept, kept))
+    except LiveStoreUnavailable as error:
+        _refuse_store(error)
+    typer.echo(f"dropped {dropped:,} changes, {kept:,} stay; bundle {folded.digest[:12]} includes the fewest")
+
+
 RedisUrl = Annotated[str, typer.Option(envvar="REDIS_URL", help="The Redis or Valkey server, as in REDIS_URL.")]
 BackupFile = Annotated[Path, typer.Argument(help="The file, as in onward.backup.gz.")]
 

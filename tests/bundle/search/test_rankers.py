@@ -73,7 +73,9 @@ def test_similarity_with_many_levels_of_boosts_misses_none_of_the_best(
     ranker: BySimilarity, vectors_R1D: NDArray[np.float32], share: float, exact: bool
 ) -> None:
     log_boosts = np.linspace(-0.4, 0.4, 10)
-    levels = BoostLevels((), log_boosts, np.random.default_rng(3).integers(0, 10, len(ROWS)).astype(np.uint16))
+    combinations_R1 = np.random.default_rng(3).integers(0, 10, len(ROWS)).astype(np.uint16)
+    counts = np.bincount(combinations_R1, minlength=10)
+    levels = BoostLevels((), log_boosts, combinations_R1, tuple(log_boosts.tolist()), counts)
     either = BySimilarity(ranker.index, ranker.vector_D, exact)
     found = either.best(eligible(share), 10, hidden_rows=HIDDEN_ROWS, levels=levels)
     rows = visible(share)

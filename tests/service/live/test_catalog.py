@@ -6,16 +6,20 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from onward.bundle import Bundle
 from onward.bundle.catalog.live_item import LiveItem
+from onward.bundle.releases import remove
 from onward.bundle.search.retrieval import Options, SessionView
+from onward.service.cli import cli
 from onward.service.errors import LiveStoreUnavailable
 from onward.service.live.bundle import LiveBundle
 from onward.service.live.catalog import MAX_ATTRIBUTES, ItemPatch, LiveCatalog
@@ -392,6 +396,41 @@ def test_a_deleted_item_of_a_rebuilt_bundle_stays_deleted_and_can_be_restored(
         assert client.get("/v1/items/item-2").json()["attributes"]["price"] == 7
         restored = client.patch("/v1/items/item-1", json={})
         assert (restored.status_code, restored.json()["available"]) == (200, True)
+
+
+async def test_changes_that_every_bundle_includes_are_dropped(tmp_path: Path, valkey: str) -> None:
+    store = RedisVersionedStore.connect(valkey, "items", max_names=100)
+    await store.clear()
+    live = LiveCatalog(Replica(store, "items"))
+    await live.patch({"item-2": [ItemPatch({"price": 7})], "item-3": [ItemPatch(available=False)]})
+    first = publish_bundle(tmp_path, IDS, attributes=ATTRIBUTES)
+    await live.delete("item-4", Bundle.load(tmp_path / "current"))
+    folded_changes = max(entry.sequence for entry in live.entries.values())
+    attributes = [ATTRIBUTES[0], ATTRIBUTES[1] | {"price": 7.0}, *ATTRIBUTES[2:]]
+    available = np.ones(len(IDS) + 1, dtype=np.bool_)
+    available[[3, 4]] = False
+    publish_bundle(tmp_path, IDS, attributes=attributes, available=available, folded_changes=folded_changes)
+    await live.patch({"item-5": [ItemPatch({"price": 8})]})
+    drop = ["drop-changes", str(tmp_path), "--redis-url", valkey]
+    refused = await asyncio.to_thread(CliRunner().invoke, cli, drop)
+    assert (
+        refused.output == f"dropped 0 changes: bundle {first[:12]} includes none; rebuild it, or remove it if unused\n"
+    )
+    bundle = LiveBundle(tmp_path, live)
+    await bundle.refresh()
+    before = [bundle.bundle.attributes(item_id) for item_id in IDS], shown(bundle.bundle, ["item-1"])
+    remove(tmp_path, first, recent=timedelta(0))
+    done = await asyncio.to_thread(CliRunner().invoke, cli, drop)
+    assert done.output.startswith("dropped 2 changes, 2 stay; bundle ")
+    await bundle.follow_catalog()
+    assert sorted(live.entries) == ["item-4", "item-5"]
+    assert ([bundle.bundle.attributes(item_id) for item_id in IDS], shown(bundle.bundle, ["item-1"])) == before
+    assert live.is_deleted("item-4")
+    await live.patch({"item-2": [ItemPatch({"brand": "new"})]})
+    await bundle.take_changes()
+    assert bundle.bundle.attributes("item-2") == attributes[1] | {"brand": "new"}
+    await store.clear()
+    await live.close()
 
 
 def test_an_item_is_deleted_even_if_the_catalog_is_full(

@@ -19,8 +19,8 @@ from onward.service.live.versioned_store import (
     Put,
     RedisVersionedStore,
     Rejection,
-    _parse_entry,
     _text,
+    parse_entry,
 )
 from onward.service.redis_client import Argument, RedisClient, Script, connect
 from tests.service.live.replicas import put, values
@@ -53,7 +53,7 @@ class StoreOf01(RedisVersionedStore):
         reply = await self._old_read(self._keys[:3], [generation or "none", sequence, PAGE_SIZE])
         current, is_first, *fields = reply
         entries = {
-            name.decode(): _parse_entry(int(version), text)
+            name.decode(): parse_entry(int(version), text)
             for name, version, text in zip(fields[::3], fields[1::3], fields[2::3], strict=True)
         }
         is_last = len(fields) < 3 * PAGE_SIZE
@@ -121,6 +121,20 @@ async def test_an_old_worker_takes_a_restored_store_and_can_edit_it(
     await put(old, {"a": 2, "b": 2})
     assert await new.read() == old.entries
     assert values(new) == {"a": 2, "b": 2}
+
+
+async def test_an_old_worker_takes_a_store_from_which_names_were_dropped(
+    server: RedisServerOfStore, old: Replica, new: Replica
+) -> None:
+    await put(old, {"a": 1, "b": 1})
+    through = (await new.read())["a"].sequence
+    store = server.open()
+    assert await store.drop(through, mark="nothing") == (1, 1)
+    await store.close()
+    assert await old.read() == await new.read()
+    await put(old, {"a": 2})
+    assert await new.read() == old.entries
+    assert values(new) == {"a": 2, "b": 1}
 
 
 async def test_an_old_worker_takes_a_cleared_store(server: RedisServerOfStore, old: Replica, new: Replica) -> None:

@@ -227,6 +227,57 @@ async def test_a_store_that_is_cleared_on_purpose_empties_all_workers_and_loses_
     assert not lines_of(log, "live entries lost")
 
 
+async def test_dropped_names_leave_every_worker_and_are_not_lost(
+    server: StoreServer, workers: list[Replica], log: list[Any]
+) -> None:
+    worker, other = workers
+    await put(worker, {"a": 1, "b": 1, "kept": "marked", "c": 1})
+    through = worker.entries["c"].sequence
+    await put(other, {"b": 2, "d": None})
+    store = server.open()
+    assert await store.drop(through, mark='"marked"') == (2, 3)
+    assert await store.drop(through, mark='"marked"') == (0, 3)
+    for replica in workers:
+        await replica.follow()
+        assert values(replica) == {"b": 2, "kept": "marked", "d": None}
+    await put(worker, {"a": 3, "d": 4})
+    await other.follow()
+    assert values(other) == {"a": 3, "b": 2, "d": 4, "kept": "marked"}
+    assert other.entries["a"].revision == 1
+    await server.flush()
+    assert await worker.read() == other.entries
+    await store.close()
+    assert not lines_of(log, "live entries lost")
+
+
+async def test_many_names_are_dropped_in_parts_while_others_write(valkey: str, log: list[Any]) -> None:
+    server = RedisServerOfStore(valkey, "dropped")
+    writer, store = Replica(server.open(), "things"), server.open()
+    names = [f"{number}" for number in range(3 * PAGE_SIZE)]
+    await put(writer, dict.fromkeys(names, 1))
+    through = writer.entries[names[2 * PAGE_SIZE]].sequence
+    run_script = store._drop
+    calls = itertools.count()
+
+    async def while_others_write(*arguments: Any) -> Any:
+        outcome = await run_script(*arguments)
+        number = next(calls)
+        if number < PAGE_SIZE:
+            await put(writer, {names[number]: 2, f"new {number}": 1})
+        return outcome
+
+    store._drop = while_others_write  # type: ignore[assignment]
+    dropped = await store.drop(through, mark="nothing")
+    await writer.follow()
+    assert dropped.kept <= len(writer.entries) == PAGE_SIZE - 1 + 2 * next(calls)
+    assert writer.entries[names[0]].value == 2
+    assert names[2 * PAGE_SIZE - 1] not in writer.entries
+    assert await stored_entries(server) == writer.entries
+    await writer.close()
+    await store.close()
+    assert not lines_of(log, "live entries lost")
+
+
 async def test_a_put_into_another_generation_than_the_writer_read_is_a_conflict(server: StoreServer) -> None:
     store = server.open()
     name = versioned_store.Put("a", 1, 1, 0)
@@ -380,10 +431,18 @@ class TwoWorkers(RuleBasedStateMachine):
     def restart_empty(self) -> None:
         self.runner.run(self.server.fail_over({}))
 
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        known = [entry.sequence for entry in self.stored().values()]
+        if known:
+            through = data.draw(st.sampled_from(known))
+            self.cleared = max(self.cleared, through)
+            self.runner.run(reconnected(lambda: self.store.drop(through, mark="nothing")))
+
     @rule()
     def clear(self) -> None:
         known = [*self.stored().values(), *(entry for replica in self.replicas for entry in replica.entries.values())]
-        self.cleared = max((entry.sequence for entry in known), default=0)
+        self.cleared = max((self.cleared, *(entry.sequence for entry in known)))
         self.runner.run(reconnected(self.store.clear))
 
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from numpy import float32
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onward.bundle.catalog.cold_start import ColdItem
 from onward.bundle.files.changes import ItemChange
@@ -19,13 +19,13 @@ class LiveItem(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-    attributes: Mapping[str, Any] = {}
+    attributes: Mapping[str, Any] = Field(default_factory=dict)
     """Attributes that differ; None removes one."""
     available: bool | None = None
     """None keeps the bundle's availability."""
     similar_to: tuple[str, ...] = ()
     """Ids of the items that a new item is said to be similar to."""
-    seen_with: Mapping[str, float] = {}
+    seen_with: Mapping[str, float] = Field(default_factory=dict)
     """Ids of items that live sessions contain together with a new item, and the weight of these co-occurrences."""
     deleted: bool = False
 

@@ -1,61 +1,116 @@
-"""Attribute columns of the few items that changed since the export, computed from the files' columns and the changes.
+"""Attribute columns of a few rows, or of all that changed: the files' values where no change sets the attribute.
 
-Values that a change leaves alone are copied from the files' columns, so that no item is read again.
-Dimension key: N items of the files, C changed items, V values.
+Nothing is parsed: values come from the files' columns and from the logs of changes, by array operations alone.
+Dimension key: N items of the files, C rows, E entries of a log, V values.
 """
 
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onward.bundle.files.attributes import Column, ColumnBuilder, Columns, Schema
-from onward.bundle.files.changes import ItemChange
+from onward.bundle.catalog.attribute_logs import FIRST, PATCHED, PRESENT, VALUE, ColumnLog, ColumnLogs
+from onward.bundle.files.attributes import VALUE_TYPES, Column, Columns, Schema
+
+SEARCHED_SHARE = 16
+"""Fewer rows than 1 / this of a column's values are found by bisection, more by one pass over the values."""
 
 
 class OverlayColumns:
-    """The attributes of C changed items, numbered by their place in `rows_C`. Thread-safe; computed on first use."""
+    """The attributes of C rows, numbered by their place in `rows_C`. Computed on first use; thread-safe."""
 
-    def __init__(self, stored: Columns, schema: Schema, changes: Mapping[int, ItemChange]) -> None:
-        """Take the files' columns, the schema after the changes, and the change of each changed row.
+    def __init__(
+        self,
+        rows_C: NDArray[np.int64],
+        *,
+        schema: Schema,
+        logs: ColumnLogs,
+        stored: Columns | None,
+        since: ColumnLogs | None = None,
+    ) -> None:
+        """Take the rows and where their attributes are.
 
-        A row after the last one of the files is a new item.
+        Args:
+            rows_C: the rows, ascending.
+            schema: the kind of every attribute after the changes.
+            logs: what changes set.
+            stored: the columns of the files; None for new items, which the files lack.
+            since: earlier views of the logs, if all rows changed after these.
         """
-        self.rows_C: NDArray[np.int64] = np.fromiter(changes, np.int64, len(changes))
-        self._stored = stored
+        self.rows_C = rows_C
         self._schema = schema
-        self._patches = [change.patch for change in changes.values()]
+        self._logs = logs
+        self._stored = stored
+        self._since = since
         self._columns: dict[str, Column] = {}
 
     def __getitem__(self, name: str) -> Column:
         """Return the column of an attribute; two threads may both compute it."""
-        if name not in self._columns:
-            patched_C = np.array([name in patch for patch in self._patches], dtype=np.bool_)
-            self._columns[name] = self._merged(name, patched_C)
-        return self._columns[name]
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = self._column(name)
+        return column
 
-    def _merged(self, name: str, patched_C: NDArray[np.bool_]) -> Column:
-        """Join the files' values, for items whose change does not set the attribute, with those that changes set."""
-        new = self._changed(name, np.flatnonzero(patched_C))
-        if name not in self._stored.schema:
-            return new
-        old = self._stored[name]
-        kept_C = np.flatnonzero(~patched_C & (self.rows_C < self._stored.size))
-        place_N1 = np.full(self._stored.size, -1, dtype=np.int32)
-        place_N1[self.rows_C[kept_C]] = kept_C
-        places_V = place_N1[old.rows_V]
-        kept_V = places_V >= 0
-        present_C = new.present_R.copy()
-        present_C[kept_C] = old.present_R[self.rows_C[kept_C]]
-        return Column(
-            new.kind,
-            present_C,
-            np.concatenate([old.values_V[kept_V], new.values_V]),
-            np.concatenate([places_V[kept_V], new.rows_V]),
-        )
+    def _column(self, name: str) -> Column:
+        size = len(self.rows_C)
+        kind = self._schema.get(name, "mixed")
+        present_C, patched_C = np.zeros(size, dtype=np.bool_), np.zeros(size, dtype=np.bool_)
+        values: list[NDArray[Any]] = [np.empty(0, dtype=VALUE_TYPES.get(kind, np.int64))]
+        places: list[NDArray[Any]] = [np.empty(0, dtype=np.int32)]
+        log = self._logs.get(name)
+        if log is not None and size:
+            log = log if self._since is None else log.since(self._since.get(name))
+            self._add_changes(log, present_C, patched_C, values, places)
+        if self._stored is not None and name in self._stored.schema:
+            self._add_stored(self._stored[name], present_C, patched_C, values, places)
+        return Column(kind, present_C, np.concatenate(values), np.concatenate(places).astype(np.int32, copy=False))
 
-    def _changed(self, name: str, patched: NDArray[np.int64]) -> Column:
-        builder = ColumnBuilder(self._schema.get(name, "mixed"))
-        for place in patched.tolist():
-            builder.add(place, self._patches[place][name])
-        return builder.build(len(self._patches))
+    def _add_changes(
+        self,
+        log: ColumnLog,
+        present_C: NDArray[np.bool_],
+        patched_C: NDArray[np.bool_],
+        values: list[NDArray[Any]],
+        places: list[NDArray[Any]],
+    ) -> None:
+        """Mark what the last change of each row sets, and add its values."""
+        place_E = np.minimum(np.searchsorted(self.rows_C, log.rows_E), len(self.rows_C) - 1)
+        entries = np.flatnonzero(self.rows_C[place_E] == log.rows_E)
+        place_E, states_E = place_E[entries], log.states_E[entries]
+        start_C = np.zeros(len(self.rows_C), dtype=np.int64)
+        firsts = np.flatnonzero(states_E & FIRST)
+        start_C[place_E[firsts]] = firsts  # of several firsts of a row the last one stays
+        latest = np.flatnonzero(np.arange(len(entries)) >= start_C[place_E])
+        place_E, states_E, entries = place_E[latest], states_E[latest], entries[latest]
+        patched_C[place_E] = states_E & PATCHED != 0
+        present_C[place_E] = states_E & PRESENT != 0
+        with_value = states_E & VALUE != 0
+        values.append(log.numbers_E[entries[with_value]])
+        places.append(place_E[with_value])
+
+    def _add_stored(
+        self,
+        column: Column,
+        present_C: NDArray[np.bool_],
+        patched_C: NDArray[np.bool_],
+        values: list[NDArray[Any]],
+        places: list[NDArray[Any]],
+    ) -> None:
+        """Add the files' values of the rows where no change sets the attribute."""
+        kept_C = np.flatnonzero(~patched_C)
+        rows = self.rows_C[kept_C]
+        present_C[kept_C] = column.present_R[rows]
+        if column.is_ascending and SEARCHED_SHARE * len(rows) < len(column.rows_V):
+            start_C, end_C = (np.searchsorted(column.rows_V, rows, side) for side in ("left", "right"))
+            counts_C = end_C - start_C
+            before_C = np.cumsum(counts_C) - counts_C
+            found = np.repeat(start_C - before_C, counts_C) + np.arange(int(counts_C.sum()))
+            values.append(column.values_V[found])
+            places.append(np.repeat(kept_C, counts_C))
+            return
+        place_N1 = np.full(len(column.present_R), -1, dtype=np.int32)
+        place_N1[rows] = kept_C
+        place_V = place_N1[column.rows_V]
+        found = np.flatnonzero(place_V >= 0)
+        values.append(column.values_V[found])
+        places.append(place_V[found])

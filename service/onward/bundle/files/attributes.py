@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -42,8 +42,16 @@ def infer_schema(items: Iterable[Mapping[str, Any]], known: Schema = MappingProx
     for attributes in items:
         for name, value in attributes.items():
             if value is not None and name not in known and (kind := inferred.get(name)) != "mixed":
-                inferred[name] = _kind_of(value) if kind is None else _common_kind(kind, value)
+                inferred[name] = kind_of(value) if kind is None else _common_kind(kind, value)
     return {**known, **inferred}
+
+
+def kind_of_values(kinds: Iterable[Kind]) -> Kind:
+    """Return the kind of an attribute whose values are of these kinds, of at least one."""
+    distinct = set(kinds)
+    if len(distinct) == 1:
+        return distinct.pop()
+    return "string" if distinct == {"date", "string"} else "mixed"
 
 
 def fits(kind: Kind, value: Any) -> bool:
@@ -61,7 +69,7 @@ def comparable(kind: Kind, value: Any) -> float | int | None:
     return _COMPARABLE[kind](value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column:
     """One attribute of R items: values_V[v], a number of `comparable`, belongs to row rows_V[v].
 
@@ -79,6 +87,11 @@ class Column:
         mask_R = np.zeros(len(self.present_R), dtype=np.bool_)
         mask_R[self.rows_V[matches_V]] = True
         return mask_R
+
+    @cached_property
+    def is_ascending(self) -> bool:
+        """Whether the rows are in ascending order, so that those of a value can be found by bisection."""
+        return bool((self.rows_V[1:] >= self.rows_V[:-1]).all())
 
 
 class Table(Protocol):
@@ -136,7 +149,7 @@ class ColumnBuilder:
         if value is None:
             return
         self._present_rows.append(row)
-        for single in _strings_of(value) if self._kind == "strings" else (value,):
+        for single in singles_of(self._kind, value):
             number = self._comparable(single)
             if number is not None:
                 self._rows.append(row)
@@ -165,12 +178,15 @@ class ItemColumns:
         return builder.build(len(self._items))
 
 
-def _strings_of(value: Any) -> Sequence[Any]:
-    """Return a list of strings as it is, and nothing for any other value."""
+def singles_of(kind: Kind, value: Any) -> Sequence[Any]:
+    """Return the values of an attribute that may be comparable: the strings of a list of strings, else the value."""
+    if kind != "strings":
+        return (value,)
     return value if isinstance(value, list) and all(isinstance(single, str) for single in value) else ()
 
 
-def _kind_of(value: Any) -> Kind:
+def kind_of(value: Any) -> Kind:
+    """Return the kind of an attribute that has this value alone, which is not None."""
     if isinstance(value, str):
         return "string" if _instant(value) is None else "date"
     if isinstance(value, list):
@@ -184,7 +200,7 @@ def _common_kind(kind: Kind, value: Any) -> Kind:
     """Return the kind of an attribute that has values of `kind` and this one."""
     if kind == "string" and isinstance(value, str):
         return kind
-    other = _kind_of(value)
+    other = kind_of(value)
     if kind == other:
         return kind
     return "string" if {kind, other} == {"date", "string"} else "mixed"

@@ -58,6 +58,10 @@ class Ids:
             self._cache_row(item_id, row)
         return row
 
+    def find(self, item_id: str) -> int | None:
+        """Return the row of an id, as `row` does, without caching it."""
+        return self._cached_rows.get(item_id) or self._look_up(item_id.encode(errors="surrogatepass"))
+
     def rows(self, item_ids: Sequence[str]) -> list[int | None]:
         """Return the row of each id, as `row` does."""
         try:

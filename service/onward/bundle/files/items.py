@@ -91,6 +91,11 @@ class StoredItems:
         return schema
 
     @cached_property
+    def popularity_sum(self) -> float:
+        """The popularity of all items together."""
+        return float(self.popularity_N1.sum(dtype=np.float64))
+
+    @cached_property
     def schema(self) -> Schema:
         """The kind of every attribute, from the manifest or else inferred from all items."""
         return self._stored_schema or self._lines.schema()

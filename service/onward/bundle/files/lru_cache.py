@@ -23,6 +23,23 @@ class LRUCache(Generic[Value]):
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    def peek(self, key: str) -> Value | None:
+        """Return the value of `key`, None if it is missing."""
+        return self._values.get(key)
+
+    def put(self, key: str, value: Value) -> None:
+        """Set the value of `key`."""
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._size:
+                self._values.popitem(last=False)
+
+    def clear(self) -> None:
+        """Remove all values."""
+        with self._lock:
+            self._values.clear()
+
     def get(self, key: str, compute: Callable[[], Value]) -> Value:
         """Return the value of `key`, computing it if it is missing; two threads may both compute it."""
         with self._lock:
@@ -30,8 +47,5 @@ class LRUCache(Generic[Value]):
                 self._values.move_to_end(key)
                 return self._values[key]
         value = compute()
-        with self._lock:
-            self._values[key] = value
-            while len(self._values) > self._size:
-                self._values.popitem(last=False)
+        self.put(key, value)
         return value

@@ -89,6 +89,7 @@ class ItemIndex:
         parameters: SearchParameters,
         new_vectors_MD: NDArray[np.float32] | None = None,
         scored_by_finders: bool = False,
+        stored_lengths: "_StoredLengths | None" = None,
     ) -> None:
         """Take an index of N vectors.
 
@@ -98,8 +99,10 @@ class ItemIndex:
             parameters: how much of the index a search reads.
             new_vectors_MD: vectors of the new items.
             scored_by_finders: see the method of this name.
+            stored_lengths: the lengths of `vectors_N1D`, which indexes of the same vectors share.
         """
         self._index = index
+        self._stored_lengths = stored_lengths or _StoredLengths(vectors_N1D)
         self._vectors_N1D = vectors_N1D
         self._parameters = parameters
         self._new_MD = np.empty((0, vectors_N1D.shape[1]), np.float32) if new_vectors_MD is None else new_vectors_MD
@@ -133,7 +136,11 @@ class ItemIndex:
     def with_new_vectors(self, new_vectors_MD: NDArray[np.float32]) -> "ItemIndex":
         """Return an index with these vectors of rows N + 1..N + M, which replace those of this one."""
         return ItemIndex(
-            self._index, vectors_N1D=self._vectors_N1D, parameters=self._parameters, new_vectors_MD=new_vectors_MD
+            self._index,
+            vectors_N1D=self._vectors_N1D,
+            parameters=self._parameters,
+            new_vectors_MD=new_vectors_MD,
+            stored_lengths=self._stored_lengths,
         )
 
     def scored_by_finders(self) -> "ItemIndex":
@@ -332,14 +339,12 @@ class ItemIndex:
     @cached_property
     def longest_vector(self) -> float:
         """The largest length of a vector."""
-        return float(self._lengths_R1.max())
+        return max(self._stored_lengths.longest, float(_lengths(self._new_MD).max(initial=0)))
 
     @cached_property
     def _lengths_R1(self) -> NDArray[np.float32]:
         """The length of each row's vector, or the smallest positive number if that is 0."""
-        squares_R1 = np.concatenate([np.einsum("rd,rd->r", rows, rows) for rows in (self._vectors_N1D, self._new_MD)])
-        lengths_R1: NDArray[np.float32] = np.maximum(np.sqrt(squares_R1), _TINY)
-        return lengths_R1
+        return np.concatenate([self._stored_lengths.lengths_N1, _lengths(self._new_MD)])
 
     def _index_plan(self, strategy: Strategy, search_width: int | None, share: float) -> Plan:
         return Plan(strategy, search_width, int(self._index.expected_comparisons(search_width) * share))
@@ -422,6 +427,27 @@ class ItemIndex:
         scores_CK = self.vectors(rows) @ interests_KD.T
         new = Candidates(rows, scores_CK.max(axis=1), scores_CK.argmax(axis=1), candidates.strategy)
         return merge_candidates((candidates, new), k)
+
+
+class _StoredLengths:
+    """The lengths of the vectors of an index, computed on first use. Thread-safe."""
+
+    def __init__(self, vectors_N1D: NDArray[np.float32]) -> None:
+        self._vectors_N1D = vectors_N1D
+
+    @cached_property
+    def lengths_N1(self) -> NDArray[np.float32]:
+        return _lengths(self._vectors_N1D)
+
+    @cached_property
+    def longest(self) -> float:
+        return float(self.lengths_N1.max())
+
+
+def _lengths(vectors_CD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the length of each vector, or the smallest positive number if that is 0."""
+    lengths_C: NDArray[np.float32] = np.maximum(np.sqrt(np.einsum("cd,cd->c", vectors_CD, vectors_CD)), _TINY)
+    return lengths_C
 
 
 def visible_count(eligible: Eligible, hidden_rows: Set[int]) -> int:

@@ -33,12 +33,12 @@ class ItemPopularity:
 class RecentPopularity(ItemPopularity):
     """The weights of recent events, with the bundle's popularity as a prior of `PRIOR_EVENTS` events."""
 
-    def __init__(self, catalog: Catalog, weights: Mapping[str, float]) -> None:
+    def __init__(self, catalog: Catalog, weights: "_Weights") -> None:
         super().__init__(catalog)
-        known = sorted((row, weight) for item_id, weight in weights.items() if (row := catalog.row(item_id)))
-        self._rows = np.array([row for row, _ in known], dtype=np.int64)
-        self._weights = np.array([weight for _, weight in known], dtype=np.float64)
-        self._prior_scale = PRIOR_EVENTS / max(float(catalog.popularity_N1.sum(dtype=np.float64)), 1)
+        new = sorted((row, weight) for item_id, weight in weights.of_others if (row := catalog.row(item_id)))
+        self._rows = np.concatenate([weights.rows, np.array([row for row, _ in new], dtype=np.int64)])
+        self._weights = np.concatenate([weights.weights, np.array([weight for _, weight in new], dtype=np.float64)])
+        self._prior_scale = weights.prior_scale
 
     def best(self, eligible: Eligible, k: int, hidden_rows: Set[int]) -> NDArray[np.int64]:
         """Return the k rows with the largest combined popularity; ties are broken by the smaller row."""
@@ -56,13 +56,31 @@ class RecentPopularity(ItemPopularity):
         return scores_C
 
 
+class _Weights:
+    """Weights of recent events by row, as far as they are of items of the files: those keep it in any catalog."""
+
+    def __init__(self, catalog: Catalog, weights: Mapping[str, float]) -> None:
+        found = [(catalog.row(item_id), item_id, weight) for item_id, weight in weights.items()]
+        known = sorted((row, weight) for row, _, weight in found if row and row <= catalog.items)
+        self.rows = np.array([row for row, _ in known], dtype=np.int64)
+        self.weights = np.array([weight for _, weight in known], dtype=np.float64)
+        self.of_others = [(item_id, weight) for row, item_id, weight in found if not row or row > catalog.items]
+        self.prior_scale = PRIOR_EVENTS / max(catalog.popularity_sum, 1)
+
+
 class PopularityCache:
     """Popularity in one catalog; caches the ranking by the last weights. Thread-safe."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, last: tuple[Mapping[str, float], _Weights] | None = None) -> None:
+        """Take the catalog, and the last weights of one with the same files, in which they have the same rows."""
         self._catalog = catalog
         self._exported = ItemPopularity(catalog)
-        self._last: tuple[Mapping[str, float], RecentPopularity] | None = None
+        self._last = last
+        self._ranking: tuple[Mapping[str, float], RecentPopularity] | None = None
+
+    def of_catalog(self, catalog: Catalog) -> "PopularityCache":
+        """Return the popularity in another catalog of the same files."""
+        return PopularityCache(catalog, self._last)
 
     def of(self, weights: Mapping[str, float] | None) -> ItemPopularity:
         """Return popularity with these weights of recent events by item, or the bundle's own without any.
@@ -71,7 +89,10 @@ class PopularityCache:
         """
         if not weights:
             return self._exported
-        last = self._last
-        if last is None or last[0] is not weights:
-            self._last = last = (weights, RecentPopularity(self._catalog, weights))
-        return last[1]
+        ranking = self._ranking
+        if ranking is None or ranking[0] is not weights:
+            last = self._last
+            if last is None or last[0] is not weights:
+                self._last = last = (weights, _Weights(self._catalog, weights))
+            self._ranking = ranking = (weights, RecentPopularity(self._catalog, last[1]))
+        return ranking[1]

@@ -1,24 +1,35 @@
 """LiveCatalog: changes of items since the bundle was exported, and items that the bundle does not have."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from onward.bundle import Bundle
-from onward.bundle.catalog.cold_start import ColdStart, ColdVector
+from onward.bundle import Bundle, BundleError, read_manifest
 from onward.bundle.catalog.live_item import LiveItem, change_line
 from onward.bundle.files.attributes import Kind, Schema, fits
-from onward.bundle.files.changes import ItemChange
-from onward.service.errors import InvalidRequest, ItemNotFound, LiveStoreUnavailable, ServiceError
+from onward.bundle.releases import published
+from onward.service.errors import InvalidRequest, ItemNotFound, LimitReached, LiveStoreUnavailable, ServiceError
+from onward.service.live.applied_changes import AppliedChanges, VectorOrigin
 from onward.service.live.replica import Edit, Edited, Replica, open_replica
-from onward.service.live.versioned_store import ALL_NAMES, CALL_TIMEOUT, Entry
+from onward.service.live.versioned_store import (
+    ALL_NAMES,
+    CALL_TIMEOUT,
+    Dropped,
+    Entries,
+    Entry,
+    RedisVersionedStore,
+)
 from onward.service.redis_client import RedisClient, connect
 from onward.service.sessions import AppliedEvent
 
 ITEMS = "items"
 """Name of the versioned store that keeps the changes."""
-MAX_CHANGED_ITEMS = 100_000
+DELETED = '"deleted":true'
+"""What the stored text of a deleted item has."""
+MAX_CHANGED_ITEMS = 2_000_000
 MAX_ATTRIBUTES = 64
 COOCCURRENCE_WINDOW = 10
 """An event's item co-occurs with at most this many items before it in the session."""
@@ -52,36 +63,22 @@ class ItemPatch:
         return {name: kind for name, kind in known.items() if kind != "mixed" and not fits(kind, self.attributes[name])}
 
 
-class _ItemState(NamedTuple):
-    """A changed item in relation to one bundle, computed from an entry."""
-
-    entry: Entry
-    change: ItemChange
-    cold: ColdVector | None
-    is_new: bool
-    """Whether the bundle lacks the item."""
-    learns: bool
-    """Whether its vector may be computed from co-occurring items."""
-
-
 class LiveCatalog:
     """A worker's replica of the changes that all workers share, and the methods to make changes.
 
-    `applied_to` applies them to a bundle. A new item gets a cold-start vector for each bundle, computed again when the
-    item changes.
+    `applied_to` applies them to a bundle: those that it does not know yet.
     """
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._exported: Bundle | None = None
-        self._folded = 0
-        """Number of stored changes that the live bundle includes. They stay stored for workers with other bundles."""
-        self._cold_start: ColdStart | None = None
-        self._states: Mapping[str, _ItemState] = {}
+        self._applied: AppliedChanges | None = None
+        self._applied_beside: AppliedChanges | None = None
+        """To the bundle that was last asked for, other than the live one."""
+        self._beside = threading.Lock()
         self._cooccurrences: dict[tuple[str, str], float] = {}
 
     @property
-    def entries(self) -> Mapping[str, Entry]:
+    def entries(self) -> Entries:
         """The stored entries by item id: the same object until something changes."""
         return self._replica.entries
 
@@ -109,9 +106,10 @@ class LiveCatalog:
             return edited
 
         edits = {item_id: edit(item_id, changes) for item_id, changes in patches.items()}
-        results = await self._replica.update(edits, uncounted=self._folded)
+        folded = 0 if self._applied is None else self._applied.folded
+        results = await self._replica.update(edits, uncounted=folded)
         return {
-            item_id: result if isinstance(result, ServiceError) else Edited(before[item_id], result.value)
+            item_id: _described(result) if isinstance(result, ServiceError) else Edited(before[item_id], result.value)
             for item_id, result in results.items()
         }
 
@@ -136,40 +134,37 @@ class LiveCatalog:
         return Edited(before, result.value)
 
     def applied_to(self, bundle: Bundle) -> Bundle:
-        """Return an exported bundle with the current changes. Not thread-safe: call it from one thread at a time."""
-        entries = self.entries
-        if self._cold_start is None or self._exported is None or bundle.digest != self._exported.digest:
-            self._exported, self._states = bundle, {}
-            self._cold_start = bundle.cold_start()
-        self._states = {
-            item_id: self._state(bundle, self._cold_start, item_id, entry)
-            for item_id, entry in entries.items()
-            if entry.value is not None
-        }
-        folded_changes = bundle.manifest.folded_changes
-        self._folded = sum(state.entry.sequence <= folded_changes for state in self._states.values())
-        if not self._states:
-            return bundle
-        changes = (state.change for state in self._states.values())
-        return bundle.with_changes(sorted(changes, key=lambda change: change.sequence))
+        """Return an exported bundle with the current changes. Not thread-safe: call it from one thread at a time.
+
+        Another bundle than the last one gets all changes, in small steps, so that requests are answered meanwhile.
+        """
+        entries, applied = self.entries, self._applied
+        if applied is not None and applied.exported.digest == bundle.digest:
+            return applied.follow(entries)
+        following = AppliedChanges(bundle)
+        changed = following.follow(entries)
+        self._applied = following
+        return changed
 
     def applied_once(self, bundle: Bundle) -> Bundle:
-        """Return a bundle that is not the live one with the current changes; nothing is cached. Thread-safe."""
-        return LiveCatalog(self._replica).applied_to(bundle)
+        """Return a bundle that is not the live one with the current changes. Thread-safe."""
+        with self._beside:
+            if self._applied_beside is None or self._applied_beside.exported.digest != bundle.digest:
+                self._applied_beside = AppliedChanges(bundle)
+            return self._applied_beside.follow(self.entries)
 
     async def close(self) -> None:
         """Close the store."""
         await self._replica.close()
 
-    def cold_vector(self, item_id: str) -> ColdVector | None:
-        """Return the cold-start vector of a new item and its source; None if it has none."""
-        state = self._states.get(item_id)
-        return None if state is None else state.cold
+    def cold_vector(self, item_id: str) -> VectorOrigin | None:
+        """Return where the vector of a new item comes from; None if it has none."""
+        new = None if self._applied is None else self._applied.new_items.get(item_id)
+        return None if new is None else new.origin
 
     def is_deleted(self, item_id: str) -> bool:
         """Return whether an item is marked as deleted."""
-        state = self._states.get(item_id)
-        return state is not None and state.change.deleted
+        return _item(self.entries.get(item_id)).deleted
 
     def applied(self, events: Sequence[AppliedEvent]) -> None:
         """Count the co-occurrences of new items, to be stored by `flush`; pairs beyond the limit are dropped."""
@@ -202,8 +197,9 @@ class LiveCatalog:
         """Return the item, of too many attributes only those that differ from the bundle's. Raises InvalidRequest."""
         if len(item.attributes) <= MAX_ATTRIBUTES:
             return item
-        row = None if self._exported is None else self._exported.catalog.row(item_id)
-        exported = {} if self._exported is None or row is None else self._exported.catalog.attributes(row)
+        catalog = None if self._applied is None else self._applied.exported.catalog
+        row = None if catalog is None else catalog.row(item_id)
+        exported = {} if catalog is None or row is None else catalog.attributes(row)
         differing = {name: value for name, value in item.attributes.items() if exported.get(name) != value}
         if len(differing) > MAX_ATTRIBUTES:
             raise InvalidRequest(f"At most {MAX_ATTRIBUTES} attributes of an item can be changed.")
@@ -211,26 +207,15 @@ class LiveCatalog:
 
     def _cooccurring_pairs(self, event: AppliedEvent) -> Iterator[tuple[str, str]]:
         """Pair the event's item with the items shortly before it: yield a new item that learns and a known item."""
-        states = self._states
-        if event.weight <= 0 or not states or event.item_id not in event.session_items:
+        new_items = {} if self._applied is None else self._applied.new_items
+        if event.weight <= 0 or not new_items or event.item_id not in event.session_items:
             return
         position = len(event.session_items) - 1 - event.session_items[::-1].index(event.item_id)
         preceding = event.session_items[max(0, position - COOCCURRENCE_WINDOW) : position]
         for other_id in set(preceding) - {event.item_id}:
             for new_id, known_id in ((event.item_id, other_id), (other_id, event.item_id)):
-                if (new := states.get(new_id)) and new.learns and not _is_new(states.get(known_id)):
+                if (new := new_items.get(new_id)) and new.learns and known_id not in new_items:
                     yield new_id, known_id
-
-    def _state(self, bundle: Bundle, cold_start: ColdStart, item_id: str, entry: Entry) -> _ItemState:
-        """Return the state of an item in a bundle: the previous one if the entry has not changed."""
-        previous = self._states.get(item_id)
-        if previous is not None and previous.entry == entry:
-            return previous
-        item = LiveItem.of(entry.value)
-        is_new = bundle.catalog.row(item_id) is None and not item.deleted
-        cold = cold_start.vector(item.as_cold()) if is_new else None
-        change = item.change(item_id, entry.sequence, None if cold is None else cold.vector_D)
-        return _ItemState(entry, change, cold, is_new=is_new, learns=is_new and not item.similar_to)
 
 
 def open_live_catalog(redis: RedisClient | None) -> LiveCatalog:
@@ -245,18 +230,48 @@ async def change_lines(url: str) -> list[str]:
         entries = await replica.read()
     finally:
         await replica.close()
-    in_order = sorted(entries.items(), key=lambda item_entry: item_entry[1].sequence)
-    return [
-        change_line(item_id, entry.sequence, _item(entry)) for item_id, entry in in_order if entry.value is not None
-    ]
+    in_order = sorted((sequence, item_id) for item_id, (sequence, _) in entries.texts())
+    stored = ((item_id, entries[item_id]) for _, item_id in in_order)
+    return [change_line(item_id, entry.sequence, _item(entry)) for item_id, entry in stored if entry.value is not None]
+
+
+class FoldedChanges(NamedTuple):
+    """Up to which change every bundle of a folder includes the live catalog's, and a bundle that includes no more."""
+
+    through: int
+    digest: str
+
+
+def folded_by_all(bundles: Path) -> FoldedChanges:
+    """Return which changes no bundle of a folder needs any more. Raises BundleError if the folder has none."""
+    folders = published(bundles)
+    if not folders:
+        raise BundleError("no bundle has been published there")
+    return min(FoldedChanges(read_manifest(folder)[0].folded_changes, folder.name) for folder in folders)
+
+
+async def drop_changes(url: str, through: int) -> Dropped:
+    """Remove changes up to a sequence from a server and from every worker. Raises LiveStoreUnavailable.
+
+    Deleted items stay, since no bundle says whether an item that it does not show was deleted.
+    """
+    store = RedisVersionedStore.connect(url, ITEMS, max_names=MAX_CHANGED_ITEMS)
+    try:
+        return await store.drop(through, mark=DELETED)
+    finally:
+        await store.close()
 
 
 def _item(entry: Entry | None) -> LiveItem:
     return LiveItem() if entry is None else LiveItem.of(entry.value)
 
 
-def _is_new(state: _ItemState | None) -> bool:
-    return state is not None and state.is_new
+def _described(error: ServiceError) -> ServiceError:
+    if not isinstance(error, LimitReached):
+        return error
+    return LimitReached(
+        f"{MAX_CHANGED_ITEMS:,} items differ from the live bundle, which is the most; rebuild it with their changes."
+    )
 
 
 def _with_cooccurrences(item: LiveItem, weights: Mapping[str, float]) -> LiveItem:

@@ -1,16 +1,17 @@
 """ItemSearch: lists the items of the live bundle, all or those that a text finds, with the changes of the live catalog.
 
 The index of the exported items is built in a thread when a text is first searched for: without searches it takes
-neither time nor memory. Edited and new items have an index of their own, which is built again when their texts change.
+neither time nor memory. Items whose texts have changed since, and new ones, have an index of their own, which follows
+the changes.
 """
 
 import asyncio
 import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -113,8 +114,7 @@ class ItemSearch:
         """Return the index of a bundle, None if it takes longer to build than a search waits."""
         if self._building is None or self._digest != bundle.digest or _has_failed(self._building):
             self._digest = bundle.digest
-            exported = bundle.exported or bundle
-            self._building = asyncio.create_task(asyncio.to_thread(_BundleIndex, exported.catalog))
+            self._building = asyncio.create_task(asyncio.to_thread(_BundleIndex, bundle))
         try:
             return await asyncio.wait_for(asyncio.shield(self._building), MAX_INDEX_WAIT_S)
         except TimeoutError:
@@ -124,20 +124,25 @@ class ItemSearch:
 class _BundleIndex:
     """The indexes of one bundle: of its exported items, and of those that were changed since."""
 
-    def __init__(self, exported: Catalog) -> None:
+    def __init__(self, bundle: Bundle) -> None:
+        exported = (bundle.exported or bundle).catalog
         self._lock = threading.Lock()
         self._rows = exported.most_popular_rows
         self._exported = TextIndex(_exported_items(exported))
         self._changed = TextIndex(())
-        self._texts: Mapping[str, IndexedItem] = {}
-        """What `_changed` holds, by id."""
+        self._texts: dict[str, IndexedItem] = {}
+        """What `_changed` holds, by id: new items, and those whose text is not the exported one."""
+        self._places: set[int] = set()
+        """The places of these."""
+        self._bundle: Bundle | None = None
+        """The newest bundle whose changes are indexed."""
+        self._follow(bundle)
 
     def find(self, bundle: Bundle, query: str, start: Cursor, *, changed: bool, limit: int) -> FoundItems:
-        """Return a page of what a text finds."""
-        catalog = bundle.catalog
+        """Return a page of what a text finds, in this bundle or one with later changes."""
         with self._lock:
-            self._follow(catalog)
-            found = self._found(catalog, query, start, changed=changed)
+            bundle = self._follow(bundle)
+            found = self._found(bundle.catalog, query, start, changed=changed)
             page = list(islice(found, limit + 1))
         item_ids = [item_id for item_id, _ in page[:limit]]
         is_last = len(page) <= limit
@@ -149,44 +154,68 @@ class _BundleIndex:
             yield query, start._replace(place=0)
         place = 0
         if start.item_id is None:
-            for place in self._places(query, max(0, start.place), changed=changed):
+            for place in self._places_of(catalog, query, max(0, start.place), changed=changed):
                 item_id = self._id_at(catalog, place)
                 if item_id != query and not catalog.is_deleted(item_id):
                     yield item_id, start._replace(place=place)
         if max(place, start.place) <= 0:
-            for item_id in self._ids(query, start.item_id or "", changed=changed):
+            for item_id in self._ids(catalog, query, start.item_id or "", changed=changed):
                 if item_id != query and not catalog.is_deleted(item_id):
                     yield item_id, start._replace(place=0, item_id=item_id)
 
-    def _places(self, query: str, after: int, *, changed: bool) -> Iterator[int]:
+    def _places_of(self, catalog: Catalog, query: str, after: int, *, changed: bool) -> Iterator[int]:
         """Yield the places of items with the words of a query: changed items by their present texts."""
-        edited = {item.place for item in self._texts.values()}
-        exported = self._exported.with_words(query, after=after) if not changed else iter(())
-        unchanged = (place for place in exported if place not in edited)
-        return merge(unchanged, self._changed.with_words(query, after=after))
+        exported = (place for place in self._exported.with_words(query, after=after) if place not in self._places)
+        chosen = (place for place in exported if not changed or catalog.is_changed(self._id_at(catalog, place)))
+        return merge(chosen, self._changed.with_words(query, after=after))
 
-    def _ids(self, prefix: str, after: str, *, changed: bool) -> Iterator[str]:
+    def _ids(self, catalog: Catalog, prefix: str, after: str, *, changed: bool) -> Iterator[str]:
         """Yield the ids that begin with a prefix."""
-        exported = self._exported.with_id_prefix(prefix, after=after) if not changed else iter(())
-        unchanged = (item_id for item_id in exported if item_id not in self._texts)
-        return merge(unchanged, self._changed.with_id_prefix(prefix, after=after))
+        exported = (
+            item_id for item_id in self._exported.with_id_prefix(prefix, after=after) if item_id not in self._texts
+        )
+        chosen = (item_id for item_id in exported if not changed or catalog.is_changed(item_id))
+        return merge(chosen, self._changed.with_id_prefix(prefix, after=after))
 
     def _id_at(self, catalog: Catalog, place: int) -> str:
         return catalog.item_id(int(self._rows[place - 1]) if place <= len(self._rows) else place)
 
-    def _follow(self, catalog: Catalog) -> None:
-        """Index the changed items again if their texts have changed."""
-        texts = {item.item_id: item for item in self._changed_items(catalog)}
-        if texts != self._texts:
-            self._changed.close()
-            self._changed = TextIndex(sorted(texts.values()))
-            self._texts = texts
+    def _follow(self, bundle: Bundle) -> Bundle:
+        """Index what has changed; return the bundle to search: a later one if that is indexed already."""
+        last, catalog = self._bundle, bundle.catalog
+        if last is not None and last.catalog.rows_since(catalog.version) is not None:
+            return last
+        rows_T = None if last is None else catalog.rows_since(last.catalog.version)
+        if rows_T is None:
+            rows_T = catalog.changed_rows
+            rows_T = rows_T[rows_T <= catalog.items]
+            gone = list(self._texts.values())
+        else:
+            touched = {catalog.item_id(row) for row in rows_T.tolist()}
+            gone = [item for item in self._texts.values() if item.item_id in touched or item.place > catalog.items]
+        new = (self._new(catalog, change.item_id) for change in catalog.new_items)
+        edited = (self._edited(catalog, row) for row in rows_T.tolist())
+        self._replace(gone, [item for item in (*edited, *new) if item is not None])
+        self._bundle = bundle
+        return bundle
 
-    def _changed_items(self, catalog: Catalog) -> Iterator[IndexedItem]:
-        for item_id in catalog.changes:
-            if (row := catalog.row(item_id)) is not None:
-                place = int(self._places_N1[row]) if row <= catalog.items else row
-                yield IndexedItem(place, item_id, text_of(catalog.attributes(row)))
+    def _replace(self, gone: Iterable[IndexedItem], items: Iterable[IndexedItem]) -> None:
+        before, after = set(gone), set(items)
+        self._changed.replace(before - after, after - before)
+        for item in before:
+            del self._texts[item.item_id]
+        self._texts |= {item.item_id: item for item in after}
+        self._places = {item.place for item in self._texts.values()}
+
+    def _edited(self, catalog: Catalog, row: int) -> IndexedItem | None:
+        """Return an item of the files if its text is not the exported one."""
+        text = text_of(catalog.attributes(row))
+        ((item_id, exported),) = catalog.exported_items([row])
+        return None if text == text_of(exported) else IndexedItem(int(self._places_N1[row]), item_id, text)
+
+    def _new(self, catalog: Catalog, item_id: str) -> IndexedItem | None:
+        row = catalog.row(item_id)
+        return None if row is None else IndexedItem(row, item_id, text_of(catalog.attributes(row)))
 
     @cached_property
     def _places_N1(self) -> NDArray[np.int32]:
@@ -225,12 +254,14 @@ def list_unseen(bundle: Bundle, shown_N1: NDArray[np.bool_], start: Cursor, limi
 
 def _all_items(catalog: Catalog, after: int, *, changed: bool) -> Iterator[tuple[str, int]]:
     """Yield all items that are not deleted, or those that were changed, with their places."""
-    rows = catalog.most_popular_rows
-    places: Iterable[int] = range(after + 1, len(catalog) + 1)
+    rows, changed_rows = catalog.most_popular_rows, catalog.changed_rows
+    new = changed_rows[changed_rows > catalog.items]
+    exported: Iterable[int] = range(after + 1, len(rows) + 1)
     if changed:
-        changed_rows = [row for row in catalog.rows(list(catalog.changes)) if row is not None]
-        exported = np.isin(rows, changed_rows).nonzero()[0] + 1
-        places = (place for place in (*exported.tolist(), *range(len(rows) + 1, len(catalog) + 1)) if place > after)
+        is_changed_N1 = np.zeros(len(rows) + 1, dtype=np.bool_)
+        is_changed_N1[changed_rows[: len(changed_rows) - len(new)]] = True
+        exported = after + 1 + np.flatnonzero(is_changed_N1[rows[after:]])
+    places = (int(place) for place in chain(exported, new[new > after]))
     for place in places:
         item_id = catalog.item_id(int(rows[place - 1]) if place <= len(rows) else place)
         if not catalog.is_deleted(item_id):
@@ -238,7 +269,7 @@ def _all_items(catalog: Catalog, after: int, *, changed: bool) -> Iterator[tuple
 
 
 def _is_listed(catalog: Catalog, item_id: str, *, changed: bool) -> bool:
-    return item_id in catalog and not catalog.is_deleted(item_id) and not (changed and item_id not in catalog.changes)
+    return item_id in catalog and not catalog.is_deleted(item_id) and not (changed and not catalog.is_changed(item_id))
 
 
 def _has_failed(task: asyncio.Task[Any]) -> bool:

@@ -5,16 +5,19 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from itertools import islice
 from typing import Any, NamedTuple
 
 from onward.service import telemetry
 from onward.service.errors import LimitReached, LiveStoreUnavailable, ServiceError
 from onward.service.live.versioned_store import (
+    Entries,
     Entry,
     InMemoryVersionedStore,
     Put,
     RedisVersionedStore,
     VersionedStore,
+    parse_entry,
 )
 from onward.service.redis_client import RedisClient
 from onward.service.tenants import PREFIX
@@ -25,6 +28,8 @@ MAX_TRIES = 20
 """Attempts of one update. An attempt fails only if another writer's succeeded, so only many writers exhaust them."""
 MAX_READS = 10
 """Attempts to read all changes of a store whose connections are lost meanwhile."""
+PUTS_AT_ONCE = 100
+"""Names that are written at once: the server and the worker take about a millisecond for them."""
 JITTER_STEP_MS = 4
 """Increase of the longest random wait from one attempt to the next."""
 
@@ -60,10 +65,10 @@ class Replica:
         self._failures = 0
         self._failing_since_s = 0.0
         self._lock = asyncio.Lock()
-        self.entries: Mapping[str, Entry] = {}
+        self.entries = Entries()
         """The entries by name, tombstones included; replaced by a new mapping on each change, never modified."""
 
-    async def read(self) -> Mapping[str, Entry]:
+    async def read(self) -> Entries:
         """Read the latest changes and return all entries. Raises LiveStoreUnavailable."""
         async with self._lock:
             await self._catch_up()
@@ -99,26 +104,32 @@ class Replica:
                 # Random jitter keeps two writers from conflicting again and again.
                 await asyncio.sleep(secrets.randbelow(JITTER_STEP_MS * failed_tries + 1) / 1000)
                 await self._catch_up()
-                puts: list[Put] = []
-                for name in (name for name in edits if name not in results):
-                    try:
-                        puts.append(self._edited(name, edits[name]))
-                    except ServiceError as refusal:
-                        results[name] = refusal
-                outcomes = await self._store.put(self._generation, puts, uncounted=uncounted) if puts else ()
-                stored: dict[str, Entry] = {}
-                for put, outcome in zip(puts, outcomes, strict=True):
-                    if isinstance(outcome, Entry):
-                        stored[put.name] = outcome
-                    elif outcome == "full":
-                        results[put.name] = LimitReached("The maximum number of names is stored already.")
-                if stored:
-                    results |= stored
-                    self.entries = {**self.entries, **stored}  # so that they are known if the store loses them now
+                names = iter([name for name in edits if name not in results])
+                while part := {name: edits[name] for name in islice(names, PUTS_AT_ONCE)}:
+                    results |= await self._try(part, uncounted)
                 if len(results) == len(edits):
                     await self._catch_up()
                     return results
         raise LiveStoreUnavailable("Too many concurrent writes to the same names; try again.")
+
+    async def _try(self, edits: Mapping[str, Edit], uncounted: int) -> dict[str, Entry | ServiceError]:
+        """Edit entries in one call; return the outcome of those that another writer does not make wait."""
+        results: dict[str, Entry | ServiceError] = {}
+        puts: list[Put] = []
+        for name, edit in edits.items():
+            try:
+                puts.append(self._edited(name, edit))
+            except ServiceError as refusal:
+                results[name] = refusal
+        outcomes = await self._store.put(self._generation, puts, uncounted=uncounted) if puts else ()
+        stored: dict[str, Entry] = {}
+        for put, outcome in zip(puts, outcomes, strict=True):
+            if isinstance(outcome, Entry):
+                stored[put.name] = outcome
+            elif outcome == "full":
+                results[put.name] = LimitReached("The maximum number of names is stored already.")
+        self.entries = self.entries.updated(stored)  # so that they are known if the store loses them now
+        return results | stored
 
     def _edited(self, name: str, edit: Edit) -> Put:
         current = self.entries.get(name)
@@ -139,11 +150,11 @@ class Replica:
             if not changes.generation:
                 raise LiveStoreUnavailable("The store was emptied, and is not restored yet.")
         if changes.is_first:
-            self._replace_entries(changes)
+            await self._replace_entries(changes)
             self._sequence = 0
-        elif changes.entries:
-            self.entries = {**self.entries, **changes.entries}
-        self._sequence = max((entry.sequence for entry in changes.entries.values()), default=self._sequence)
+        else:
+            self.entries = changes.entries
+        self._sequence = max(self._sequence, changes.sequence)
         self._epoch, self._generation = changes.epoch, changes.generation
 
     async def _changes(self) -> "_Changes":
@@ -159,27 +170,30 @@ class Replica:
 
     async def _changes_of_epoch(self, epoch: int, generation: str) -> "_Changes | None":
         """Read all pages of changes since a generation; None if another epoch begins meanwhile."""
-        sequence = self._sequence
-        entries: dict[str, Entry] = {}
-        is_first = False
+        sequence, entries, is_first = self._sequence, self.entries, False
         while True:
             page = await self._store.changes_since(generation, sequence)
             if self._store.epoch != epoch:
                 return None
             if page.is_first:
-                is_first, entries = True, {}
-            entries |= page.entries
+                is_first, entries, sequence = True, Entries(), 0
+            read = Entries.of(page.entries)
+            entries = entries.updated(read)
             generation = page.generation
-            sequence = max((entry.sequence for entry in page.entries.values()), default=sequence)
+            sequence = max((entry_sequence for _, (entry_sequence, _) in read.texts()), default=sequence)
             if page.is_last:
-                return _Changes(epoch, generation, entries, is_first=is_first, cleared=page.cleared)
+                return _Changes(epoch, generation, entries, sequence, is_first=is_first, cleared=page.cleared)
 
-    def _replace_entries(self, changes: "_Changes") -> None:
-        if changes.entries == self.entries:
+    async def _replace_entries(self, changes: "_Changes") -> None:
+        """Take over the whole store; compared in a thread, as there may be many entries."""
+        before = self.entries
+        differing = await asyncio.to_thread(lambda: list(before.differences(changes.entries)))
+        if not differing:
             return
-        lost = [name for name, known in self.entries.items() if changes.lack(name, known)]
+        known = ((name, parse_entry(*text)) for name, text, _ in differing if text is not None)
+        lost = [(entry.sequence, name) for name, entry in known if changes.lack(name, entry)]
         if lost:
-            telemetry.live_entries_lost(self._name, lost)
+            telemetry.live_entries_lost(self._name, [name for _, name in sorted(lost)])
         self.entries = changes.entries
 
 
@@ -188,9 +202,12 @@ class _Changes(NamedTuple):
 
     epoch: int
     generation: str
-    entries: dict[str, Entry]
+    entries: Entries
+    """All entries: those known before, with the changes."""
+    sequence: int
+    """The largest that was read, or known before."""
     is_first: bool
-    """Whether they are the whole store."""
+    """Whether the whole store was read."""
     cleared: int
 
     def lack(self, name: str, known: Entry) -> bool:

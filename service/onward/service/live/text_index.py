@@ -34,7 +34,7 @@ class IndexedItem(NamedTuple):
 
 
 class TextIndex:
-    """An immutable index. Not thread-safe: use it in one thread at a time."""
+    """An index of texts and ids. Not thread-safe: use it in one thread at a time."""
 
     def __init__(self, items: Iterable[IndexedItem]) -> None:
         """Index items in ascending order of their places."""
@@ -44,6 +44,18 @@ class TextIndex:
         self._database.execute("BEGIN")
         # Both tables are filled from one pass over the items; each step of SQLite lets other threads run.
         for item in items:
+            self._database.execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (item.place, item.text))
+            self._database.execute("INSERT INTO ids VALUES (?)", (item.item_id,))
+        self._database.execute("COMMIT")
+
+    def replace(self, removed: Iterable[IndexedItem], added: Iterable[IndexedItem]) -> None:
+        """Remove items, as they were added, and add others."""
+        self._database.execute("BEGIN")
+        for item in removed:
+            statement = "INSERT INTO texts (texts, rowid, text) VALUES ('delete', ?, ?)"
+            self._database.execute(statement, (item.place, item.text))
+            self._database.execute("DELETE FROM ids WHERE id = ?", (item.item_id,))
+        for item in added:
             self._database.execute("INSERT INTO texts (rowid, text) VALUES (?, ?)", (item.place, item.text))
             self._database.execute("INSERT INTO ids VALUES (?)", (item.item_id,))
         self._database.execute("COMMIT")

@@ -151,7 +151,7 @@ def item_of(item_id: str, bundle: Bundle, live_catalog: LiveCatalog) -> Item:
     if row is None or live_catalog.is_deleted(item_id):
         raise ItemNotFound("Neither the live bundle nor the live catalog has this item.")
     recommendable = bool(catalog.eligible().rows_R1[row])
-    cold = None if row <= catalog.items else catalog.new_items[row - 1 - catalog.items]
+    cold = None if row <= catalog.items else catalog.new_item(row)
     available = recommendable if cold is None else cold.leaves_available(True)
     reason: Any = None if recommendable else "no_vector" if catalog.lacks_vector(item_id) else "unavailable"
     return Item(
