@@ -52,11 +52,13 @@ STORED_AT_ONCE = 500
 class Sender:
     """Changes items at a constant rate, and watches how long some changes take to be seen."""
 
-    def __init__(self, url: str, ids: Sequence[str], rate: float, batch: int) -> None:
+    def __init__(self, url: str, ids: Sequence[str], rate: float, batch: int, connections: int) -> None:
         self._address = urlsplit(url).netloc
         self._ids, self._watched, self._rate, self._batch = ids[WATCHED:], ids[:WATCHED], rate, batch
+        self._connections = connections
         self._random = random.Random(1)
         self._stop = threading.Event()
+        self._lock = threading.Lock()
         self.changes = 0
         self.failed = 0
         self.behind_s = 0.0
@@ -68,7 +70,8 @@ class Sender:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Send in this block."""
-        threads = [threading.Thread(target=self._send), threading.Thread(target=self._watch)]
+        threads = [threading.Thread(target=self._send) for _ in range(self._connections)]
+        threads.append(threading.Thread(target=self._watch))
         for thread in threads:
             thread.start()
         try:
@@ -88,8 +91,8 @@ class Sender:
             self._change(connection, self._random.sample(range(len(self._ids)), self._batch))
             self.batch_ms.append(1e3 * (time.perf_counter() - began))
             sent += self._batch
-            due = started + sent / self._rate
-        self.behind_s = max(0.0, time.perf_counter() - due)
+            due = started + sent * self._connections / self._rate
+        self.behind_s = max(self.behind_s, time.perf_counter() - due)
         connection.close()
 
     def _change(self, connection: http.client.HTTPConnection, places: Sequence[int]) -> None:
@@ -102,8 +105,9 @@ class Sender:
             for place in places
         ]
         status = _ask(connection, "POST", "/v1/items:batch", {"items": items})[0]
-        self.changes += len(items)
-        self.failed += 0 if status == 200 else len(items)
+        with self._lock:
+            self.changes += len(items)
+            self.failed += 0 if status == 200 else len(items)
 
     def _watch(self) -> None:
         """Change one item now and then, and ask on all connections until each shows it."""
@@ -149,7 +153,13 @@ async def _store_changes(url: str, ids: Sequence[str]) -> float:
 
 
 def _segments(
-    server: Server, store: RedisServer, bundle: Bundle, sender: Sender, rate: float, seconds: float, rounds: int
+    server: Server,
+    store: RedisServer,
+    bundle: Bundle,
+    sender: Sender,
+    rate: float,
+    seconds: dict[str, float],
+    rounds: int,
 ) -> dict[str, Any]:
     """Run the load in turns without and with changes; return the figures of both, and what a change takes."""
     api, sessions = Onward(), draw_sessions(bundle)
@@ -158,7 +168,7 @@ def _segments(
     with LoadGenerator() as generator:
         for number in range(2 * rounds):
             turn = ("without", "with")[number % 2]
-            load = OpenLoad(server.url, api, sessions, Arrivals(rate, seconds), seed=number + 1)
+            load = OpenLoad(server.url, api, sessions, Arrivals(rate, seconds[turn]), seed=number + 1)
             before = _cpu_s(server, store)
             if turn == "with":
                 with sender.running():
@@ -167,8 +177,10 @@ def _segments(
                 of_turn[turn].append(measure(generator, server, load))
             after = _cpu_s(server, store)
             busy[turn].append((after[0] - before[0], after[1] - before[1]))
+    share = seconds["with"] / seconds["without"]
     more_s = [
-        sum(cost[place] for cost in busy["with"]) - sum(cost[place] for cost in busy["without"]) for place in (0, 1)
+        sum(cost[place] for cost in busy["with"]) - share * sum(cost[place] for cost in busy["without"])
+        for place in (0, 1)
     ]
     figures = {turn: [measurement.figures() for measurement in of_turn[turn]] for turn in of_turn}
     p99 = {turn: median(some["p99_ms"] for some in figures[turn]) for turn in figures}
@@ -197,7 +209,11 @@ def main(
     changes: Annotated[float, typer.Option(min=1, help="Changes/s.")] = 2_000,
     batch: Annotated[int, typer.Option(min=1, max=1_000, help="Items of a call.")] = 100,
     changed: Annotated[int, typer.Option(min=0, help="Items that have changed before the start.")] = 0,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of each turn.")] = 20,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of each turn with changes.")] = 20,
+    quiet_seconds: Annotated[
+        float | None, typer.Option(min=1, help="Length of each turn without changes.  [default: the same]")
+    ] = None,
+    connections: Annotated[int, typer.Option(min=1, help="Connections that send changes.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Turns without changes, and with them.")] = 3,
     workers: Annotated[int, typer.Option(min=1)] = 2,
     share: Annotated[float, typer.Option(help="Rate of the requests, as a share of the peak.")] = 0.5,
@@ -215,8 +231,9 @@ def main(
                 load = ClosedLoad(server.url, Onward(), draw_sessions(bundle), CONNECTIONS, 5.0, 9)
                 generator.run(load)
                 peak = generator.run(load).achieved_per_s
-            sender = Sender(server.url, ids, changes, batch)
-            figures = _segments(server, store, bundle, sender, share * peak, seconds, rounds)
+            sender = Sender(server.url, ids, changes, batch, connections)
+            turns = {"without": quiet_seconds or seconds, "with": seconds}
+            figures = _segments(server, store, bundle, sender, share * peak, turns, rounds)
     seen = np.array(sender.seen_ms or [np.nan])
     result = {
         "benchmark": "live_load",
