@@ -170,7 +170,7 @@ class Catalog:
     def rows(self, item_ids: Sequence[str]) -> list[int | None]:
         """Return the row of each item, as `row` does."""
         rows = self._stored.ids.rows(item_ids)
-        if self._overlay.others and None in rows:
+        if self._is_changed and None in rows and self._overlay.others:
             return [row or self._overlay.new_row(item_id) for row, item_id in zip(rows, item_ids, strict=True)]
         return rows
 
