@@ -177,6 +177,7 @@ class LiveBundle:
             return
         if self._catalog is not None:
             await self._catalog.follow()  # so that no deleted item is shown before the first periodic read
+            await asyncio.to_thread(self._catalog.prepare, bundle)  # meanwhile changes of the serving bundle apply
         async with self._lock:
             await self._serve(bundle)
         self.refusal = None

@@ -72,6 +72,8 @@ class LiveCatalog:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._applied: AppliedChanges | None = None
+        self._prepared: AppliedChanges | None = None
+        """To the bundle that goes live next."""
         self._applied_beside: AppliedChanges | None = None
         """To the bundle that was last asked for, other than the live one."""
         self._beside = threading.Lock()
@@ -133,17 +135,24 @@ class LiveCatalog:
             raise result
         return Edited(before, result.value)
 
-    def applied_to(self, bundle: Bundle) -> Bundle:
-        """Return an exported bundle with the current changes. Not thread-safe: call it from one thread at a time.
+    def prepare(self, bundle: Bundle) -> None:
+        """Apply the current changes to a bundle that goes live next, so that `applied_to` has little left to do.
 
-        Another bundle than the last one gets all changes, in small steps, so that requests are answered meanwhile.
+        It takes small steps, so that requests are answered meanwhile. `applied_to` may run in another thread.
         """
+        prepared = AppliedChanges(bundle)
+        prepared.follow(self.entries)
+        self._prepared = prepared
+
+    def applied_to(self, bundle: Bundle) -> Bundle:
+        """Return an exported bundle with the current changes. Not thread-safe: call it from one thread at a time."""
         entries, applied = self.entries, self._applied
-        if applied is not None and applied.exported.digest == bundle.digest:
-            return applied.follow(entries)
-        following = AppliedChanges(bundle)
-        changed = following.follow(entries)
-        self._applied = following
+        if applied is None or applied.exported.digest != bundle.digest:
+            prepared, self._prepared = self._prepared, None
+            is_prepared = prepared is not None and prepared.exported is bundle
+            applied = prepared if prepared is not None and is_prepared else AppliedChanges(bundle)
+        changed = applied.follow(entries)
+        self._applied = applied
         return changed
 
     def applied_once(self, bundle: Bundle) -> Bundle:
