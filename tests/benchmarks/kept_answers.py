@@ -1,7 +1,7 @@
-"""Memory of kept answers in the store: `python -m tests.benchmarks.kept_answers BUNDLE`.
+"""Memory of sessions and kept answers in the store: `python -m tests.benchmarks.kept_answers BUNDLE`.
 
-Makes answers for sessions over a bundle and keeps them in a private server as the service does. Prints a line of JSON:
-what the server says that a session's answers take, its own overhead included, for each answer.
+Appends events to sessions, makes answers for them over a bundle, and keeps both in a private server as the service
+does. Prints a line of JSON: what the server says that they take, its own overhead included.
 """
 
 import asyncio
@@ -24,13 +24,28 @@ from onward.service.records.answer_log import AnswerLog
 from onward.service.records.answer_stores import RedisAnswerStore
 from onward.service.records.answers import Answer
 from onward.service.redis_client import connect
-from onward.service.sessions import RedisSessionStore, session_digest
+from onward.service.sessions import Event, RedisSessionStore, session_digest
 from onward.training.hardware import machine
 from tests.redis_servers import redis_servers
 
 TTL = timedelta(minutes=30)
 K = 20
 ALL = 0
+EVENTS = (1, 5, 10, 50)
+
+
+async def bytes_of_a_session(url: str, events: int) -> int:
+    """Store a session with so many events; return the server's memory for all of its keys."""
+    client = connect(url)
+    store = RedisSessionStore(client, length=50, ttl=TTL)
+    name, now_ms = f"visitor-of-{events}-events", int(time.time() * 1000)
+    for number in range(events):
+        await store.append(name, [Event(f"item-{number:07}", "view", now_ms + number)])
+    async with Redis.from_url(url) as redis:
+        keys = [key async for key in redis.scan_iter(f"onward:session:{{{session_digest(name)}}}:*")]
+        size = sum([await redis.memory_usage(key, ALL) or 0 for key in keys])
+    await client.aclose()
+    return size
 
 
 async def bytes_per_answer(url: str, bundle: Bundle, *, sessions: int, answers: int, items: int) -> list[float]:
@@ -72,6 +87,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="onward-answers-") as folder, redis_servers(Path(folder), 1) as (server,):
         measured = bytes_per_answer(server.url, loaded, sessions=sessions, answers=answers, items=items)
         sizes = asyncio.run(measured)
+        session_sizes = {events: asyncio.run(bytes_of_a_session(server.url, events)) for events in EVENTS}
         info = server.execute("info")
     result = {
         "benchmark": "kept_answers",
@@ -81,6 +97,7 @@ def main(
         "items_of_the_catalog": loaded.manifest.items,
         "answers": answers,
         "items_of_a_session": items,
+        "bytes_of_a_session_by_events": session_sizes,
         "bytes_per_answer": {"mean": round(mean(sizes), 1), "largest": round(max(sizes), 1)},
     }
     typer.echo(json.dumps(result))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from statistics import median
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
@@ -78,13 +78,22 @@ def with_graphs(examples: Examples, chosen_B: Tensor) -> PlainBatch:
     return plain_batch(sessions, batch.next_items_B.tolist())
 
 
-def examples_per_s(step: Step, batches: Iterator[Tensor], steps: int) -> float:
-    """Return the training speed of `step` over some steps, in examples per second."""
+class Speed(NamedTuple):
+    """The speed of some training steps."""
+
+    examples_per_s: float
+    cpu_us_per_example: float
+    """Processor time of all threads."""
+
+
+def speed(step: Step, batches: Iterator[Tensor], steps: int) -> Speed:
+    """Measure `step` over some steps."""
     chosen = list(islice(batches, steps))
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     for chosen_B in chosen:
         step(chosen_B)
-    return sum(map(len, chosen)) / (time.perf_counter() - started)
+    examples = sum(map(len, chosen))
+    return Speed(examples / (time.perf_counter() - started), (time.process_time() - cpu_started) / examples * 1e6)
 
 
 def main(
@@ -111,12 +120,13 @@ def main(
     losses = step(probe_B), plain(probe_B)
     if abs(losses[0] - losses[1]) > LOSS_TOLERANCE:
         raise AssertionError(f"the implementations differ: their losses are {losses[0]} and {losses[1]}")
-    per_s: dict[str, list[float]] = {"trainer": [], "plain": []}
+    speeds: dict[str, list[Speed]] = {"trainer": [], "plain": []}
     for round_number in range(rounds + 1):
-        measured = examples_per_s(step, by_length, steps), examples_per_s(plain, shuffled, plain_steps)
+        measured = speed(step, by_length, steps), speed(plain, shuffled, plain_steps)
         if round_number > 0:  # the first round is the warm-up
-            for values, value in zip(per_s.values(), measured, strict=True):
+            for values, value in zip(speeds.values(), measured, strict=True):
                 values.append(value)
+    per_s = {name: [each.examples_per_s for each in values] for name, values in speeds.items()}
     result = {
         "benchmark": "training",
         **machine("torch"),
@@ -126,6 +136,7 @@ def main(
         "dimension": dimension,
         "batch_size": batch_size,
         "examples_per_s": round(median(per_s["trainer"])),
+        "cpu_us_per_example": round(median(each.cpu_us_per_example for each in speeds["trainer"]), 1),
         "plain_examples_per_s": round(median(per_s["plain"])),
         "ratio": round(median(a / b for a, b in zip(per_s["trainer"], per_s["plain"], strict=True)), 2),
         "rounds": {name: [round(value) for value in values] for name, values in per_s.items()},

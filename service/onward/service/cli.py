@@ -537,6 +537,49 @@ def bench(
         raise typer.Exit(1)
 
 
+@cli.command(epilog="Example: onward-service plan --items 50000 --users 20000 --rps 50")
+def plan(
+    items: Annotated[int, typer.Option(min=1, help="Items of the catalog.")],
+    users: Annotated[int, typer.Option(min=1, help="Users in a day.")],
+    rps: Annotated[float, typer.Option(min=0.001, help="Requests/s at the peak.")],
+    dimension: Annotated[int, typer.Option(min=1, help="Numbers of an item's vector.")] = 64,
+    cores: Annotated[int, typer.Option(min=1, max=256, help="Cores of a replica.")] = 4,
+    events_per_session: Annotated[float, typer.Option(min=1, help="Events of a session, in the mean.")] = 5,
+    training_days: Annotated[int, typer.Option(min=1, help="Days of the event log that a training reads.")] = 30,
+    training_events: Annotated[
+        int, typer.Option(min=1, help="Events that a training reads at most, the newest.")
+    ] = 20_000_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of a training.")] = 10,
+    prices: Annotated[Path | None, typer.Option(help="A price table like the one that docs/planning.md shows.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Print what a deployment takes: replicas, memory, store, event log, training and cost.
+
+    Computed from what the benchmarks of the documentation measured, without running anything: docs/planning.md has the
+    formulas, and how far they are from the measurements. `onward-service bench` measures your own bundle.
+    """
+    from onward.service.planning import Demand, PriceError, lines, read_prices
+    from onward.service.planning import plan as plan_of
+
+    demand = Demand(
+        items=items,
+        users=users,
+        rate_per_s=rps,
+        dimension=dimension,
+        cores=cores,
+        events_per_session=events_per_session,
+        training_days=training_days,
+        max_training_events=training_events,
+        epochs=epochs,
+    )
+    try:
+        table = read_prices(prices)
+    except PriceError as error:
+        refuse(f"--prices: {error}")
+    computed = plan_of(demand, table)
+    typer.echo(json.dumps(computed.figures()) if as_json else "\n".join(lines(computed, table.currency)))
+
+
 def _write(report: "CapacityReport", out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
