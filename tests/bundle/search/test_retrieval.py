@@ -25,6 +25,7 @@ from onward.bundle import (
     UnknownItemError,
 )
 from onward.bundle.bundle import FALLBACK_ROWS
+from onward.bundle.catalog.catalog import Catalog
 from onward.bundle.files.changes import ItemChange
 from onward.bundle.search.popularity import PopularityCache
 from onward.bundle.search.retrieval import whole_columns
@@ -304,7 +305,7 @@ class TestFallback:
         is_cached: bool,
         max_products: int,
     ) -> None:
-        catalog = bundle.catalog.changed(())  # with an empty cache
+        catalog = Catalog(bundle.catalog._stored)  # with an empty cache
         bundle = replace(bundle, catalog=catalog, popularity=PopularityCache(catalog))
         options = Options(k, excluded, exclude_seen=True, filter=None if most is None else self.cheap(most))
         view = SessionView(session)

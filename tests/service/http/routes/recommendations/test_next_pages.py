@@ -151,6 +151,8 @@ def test_a_page_reflects_changes_of_the_catalog(workers: list[TestClient]) -> No
         assert set(ids(next_page(worker, first))) == SHOWN - set(ids(first)) - {gone}
     finally:
         worker.patch(f"/v1/items/{gone}", json={"available": True})
+        for each in workers:
+            wait_until(lambda each=each: gone in ids(recommend(each, items=["no-item"], k=len(SHOWN))))
 
 
 def test_a_page_without_the_time_for_a_search_has_other_items_in_time(
