@@ -50,6 +50,14 @@ KeepRecent = Annotated[
     str, typer.Option(envvar="ONWARD_KEEP_RECENT", help="Keep all that were live within this time: 30m, 8h, 1d.")
 ]
 Reason = Annotated[str | None, typer.Option(help="Why: for the record of the bundle.")]
+Sample = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Evaluate so many examples, drawn at random, and print standard errors; 0 for all.  "
+        "[default: all up to 100,000, else so many]",
+    ),
+]
 
 
 class EngineName(StrEnum):
@@ -567,14 +575,7 @@ def evaluate(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled items.")] = 0,
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Evaluate so many examples, drawn at random, and print standard errors; 0 for all.  "
-            "[default: all up to 100,000, else so many]",
-        ),
-    ] = None,
+    sample: Sample = None,
     category: Annotated[
         str | None, typer.Option(help="An item attribute: also measure the diversity of the results in it.")
     ] = None,
@@ -642,14 +643,7 @@ def baselines(
         bool,
         typer.Option("--hide-last", help="Exclude the session's last item, as bundles do that recommend no repeats."),
     ] = False,
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Evaluate so many examples, drawn at random, and print standard errors; 0 for all.  "
-            "[default: all up to 100,000, else so many]",
-        ),
-    ] = None,
+    sample: Sample = None,
     record: Annotated[Path | None, typer.Option(help="Folder of records to add this evaluation to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

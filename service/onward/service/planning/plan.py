@@ -41,7 +41,6 @@ class Store:
     live_sessions: int
     memory_gib: float
     """Of all masters together."""
-    calls_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,6 @@ def _store(demand: Demand) -> Store:
         masters=math.ceil(demand.rate_per_s * formulas.STORE_CPU_S / STORE_LOAD_SHARE),
         live_sessions=round(live_sessions),
         memory_gib=live_sessions * formulas.session_bytes(demand.events_per_session) / GIB,
-        calls_per_s=demand.rate_per_s,
     )
 
 

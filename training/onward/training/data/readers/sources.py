@@ -15,8 +15,7 @@ from onward.training.data.readers.remote_files import local_files
 from onward.training.errors import InputError
 
 ARCHIVE_ERRORS = (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
-"""What zipfile raises: RuntimeError, of which NotImplementedError is one, for encrypted files and unknown compression,
-the others for damaged ones."""
+"""What zipfile raises: RuntimeError for encrypted files and unknown compression, the others for damaged ones."""
 
 
 class IgnoredFile(BaseModel):
