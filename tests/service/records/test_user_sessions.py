@@ -1,6 +1,7 @@
 """Which sessions are those of a user: remembered for a while, in Redis and in memory alike."""
 
 import asyncio
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 import pytest
@@ -55,3 +56,25 @@ async def test_what_is_not_flushed_yet_is_known_and_forgotten(store: UserSession
     assert await users.of("u") == set()
     await users.flush()
     assert await store.of(user_digest("u")) == set()
+
+
+async def test_a_session_that_is_being_written_is_one_of_the_users() -> None:
+    may_write = asyncio.Event()
+
+    class SlowStore(InMemoryUserSessionStore):
+        async def add(self, sessions: Mapping[str, Collection[str]]) -> None:
+            await may_write.wait()
+            await super().add(sessions)
+
+    users = UserSessions(SlowStore(ttl=TTL))
+    users.served("u", "s1")
+    flush = asyncio.create_task(users.flush())
+    await asyncio.sleep(0)
+    read = asyncio.create_task(users.of("u"))
+    forget = asyncio.create_task(users.forget("u"))
+    await asyncio.sleep(0)
+    assert users.is_waiting
+    may_write.set()
+    await asyncio.gather(flush, forget)
+    assert await read == {"s1"}
+    assert await users.of("u") == set()

@@ -1,5 +1,6 @@
 """UserSessions: which sessions were asked for with a user's id, so that all that is stored of a user can be erased."""
 
+import asyncio
 import hashlib
 import time
 from collections import defaultdict
@@ -39,6 +40,7 @@ class UserSessions:
         self._store = store
         self._waiting: defaultdict[str, set[str]] = defaultdict(set)
         self._outages = OutageLog("sessions of users")
+        self._flushing = asyncio.Lock()
 
     def served(self, user_id: str, session: str) -> None:
         """Remember the digest of a session that a user's answer was made for, or of the answer if it has no session."""
@@ -50,25 +52,29 @@ class UserSessions:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there is something to flush."""
-        return bool(self._waiting)
+        """Whether sessions wait to be written, or are being written."""
+        return bool(self._waiting) or self._flushing.locked()
 
     async def flush(self) -> None:
-        """Write the waiting sessions."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, defaultdict(set)
-            with self._outages.writing(len(waiting)):
-                await self._store.add(waiting)
+        """Write the waiting sessions; waits for a flush in progress."""
+        async with self._flushing:
+            if self._waiting:
+                waiting, self._waiting = self._waiting, defaultdict(set)
+                with self._outages.writing(len(waiting)):
+                    await self._store.add(waiting)
 
     async def of(self, user_id: str) -> set[str]:
-        """Return the digests of the sessions of a user. Raises SessionStoreUnavailable."""
+        """Return the digests of the sessions of a user, after a flush in progress. Raises SessionStoreUnavailable."""
         user = user_digest(user_id)
-        return await self._store.of(user) | self._waiting.get(user, set())
+        async with self._flushing:
+            return await self._store.of(user) | self._waiting.get(user, set())
 
     async def forget(self, user_id: str) -> None:
-        """Forget a user. Raises SessionStoreUnavailable."""
-        self._waiting.pop(user_digest(user_id), None)
-        await self._store.forget(user_digest(user_id))
+        """Forget a user, after a flush in progress. Raises SessionStoreUnavailable."""
+        user = user_digest(user_id)
+        async with self._flushing:
+            self._waiting.pop(user, None)
+            await self._store.forget(user)
 
 
 class RedisUserSessionStore:
