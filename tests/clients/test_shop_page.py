@@ -158,6 +158,7 @@ def test_recommendations_follow_a_click_and_the_click_rate_rises(shop: Shop, pag
 def test_an_event_of_the_last_moment_arrives_although_the_page_is_left(shop: Shop, page: Page) -> None:
     visitor = arrived(shop, page, "purchase")
     page.evaluate("document.querySelector('.buy').click(); location.href = 'about:blank'")
+    page.wait_for_url("about:blank")  # Chromium may never close a page that is changing to another
     wait_until(visitor)
 
 
