@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from onward.training.errors import InputError, RankError
+from onward.training.ranks.rendezvous import fresh_store
 
 Value = TypeVar("Value")
 TIMEOUT = timedelta(minutes=30)
@@ -83,7 +84,9 @@ class Ranks:
             return
         with self._reached():
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-            dist.init_process_group(backend, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
+            launchers, _, _ = next(dist.rendezvous("env://", self.rank, self.size, timeout=TIMEOUT))
+            store = fresh_store(launchers, self.rank, self.size, TIMEOUT)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
         try:
             yield
         finally:
