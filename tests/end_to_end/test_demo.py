@@ -32,6 +32,7 @@ def answer(call: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @needs_curl
 def test_the_calls_of_the_readme_succeed(service: ServiceProcess) -> None:
     calls = curl_lines(README.read_text())
@@ -45,6 +46,7 @@ def test_the_calls_of_the_readme_succeed(service: ServiceProcess) -> None:
         assert not recommendation["degraded"]
 
 
+@pytest.mark.slow
 @needs_curl
 def test_the_calls_that_the_demo_prints_succeed(service: ServiceProcess, shop: DemoFolders) -> None:
     command = [sys.executable, "-m", "onward.service", "examples", "--bundles", str(shop.bundles), "--url", service.url]
@@ -61,6 +63,7 @@ def test_the_calls_that_the_demo_prints_succeed(service: ServiceProcess, shop: D
     assert {event["item_id"] for event in explained["explanation"]["items"][0]["contributions"]} == seen - {disliked}
 
 
+@pytest.mark.slow
 def test_the_encoder_beats_every_baseline_in_recall_and_ndcg(shop: DemoFolders) -> None:
     served = json.loads(training("evaluate", shop.bundles, "--data", shop.data, "--json"))
     floor = json.loads(training("baselines", "--data", shop.data, "--hide-last", "--json"))
@@ -71,6 +74,7 @@ def test_the_encoder_beats_every_baseline_in_recall_and_ndcg(shop: DemoFolders) 
     assert served["examples"] == floor["popularity"]["examples"] > 1_000
 
 
+@pytest.mark.slow
 def test_an_answer_reflects_the_events_just_sent(service: ServiceProcess) -> None:
     with service.client() as client:
         client.post("/v1/recommendations", json={"session_id": "follower", "items": ["item-3"]})
@@ -84,6 +88,7 @@ def test_an_answer_reflects_the_events_just_sent(service: ServiceProcess) -> Non
     assert [item["attributes"]["title"] for item in stored["items"]]
 
 
+@pytest.mark.slow
 def test_a_rebuilt_catalog_goes_live_without_a_restart(shop: DemoFolders, tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     shutil.copytree(shop.bundles, bundles, symlinks=True)

@@ -19,7 +19,7 @@ from tests.service.shop import get, opened, recommend, send
 from tests.service.shop import ids as ids_of
 
 START_MS = 1_700_006_400_000
-FORMATS = ["csv", "tsv", "jsonl", "parquet"]
+FORMATS = ["csv", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tsv", "jsonl", "parquet"))]
 
 
 def is_kept(text: str) -> bool:

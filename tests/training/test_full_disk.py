@@ -70,6 +70,7 @@ def test_an_export_to_a_full_disk_says_so_and_leaves_nothing(kib: int, run: Path
     assert [path.name for path in (disk / "bundles").iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_a_rebuild_on_a_full_disk_says_so(run: Path, make_disk: MakeDisk) -> None:
     disk = make_disk(64 * 1024)
     export([run], disk / "bundles")

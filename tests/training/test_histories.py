@@ -19,7 +19,7 @@ from tests.training.conftest import walks
 CHANCE = 20 / 60
 
 
-@pytest.mark.parametrize("split", [SplitKind.LEAVE_ONE_OUT, SplitKind.BY_USER])
+@pytest.mark.parametrize("split", [SplitKind.LEAVE_ONE_OUT, pytest.param(SplitKind.BY_USER, marks=pytest.mark.slow)])
 def test_histories_can_be_trained_on_and_evaluated(split: SplitKind, recipe: Recipe, tmp_path: Path) -> None:
     walks(600, seed=5).rename({"session_id": "user_id"}).write_parquet(tmp_path / "events.parquet")
     preparation = Preparation(split=split, min_support=1, min_length=3)

@@ -110,7 +110,7 @@ def test_a_run_interrupted_by_ctrl_c_resumes_to_the_same_result(
 
 
 @pytest.mark.parametrize("missing", [WEIGHTS, "metrics.jsonl"])
-@pytest.mark.parametrize(("refit", "last"), [(True, "refit"), (False, "selection")])
+@pytest.mark.parametrize(("refit", "last"), [(True, "refit"), pytest.param(False, "selection", marks=pytest.mark.slow)])
 def test_a_run_killed_after_its_last_checkpoint_resumes_to_the_same_result(
     refit: bool,
     last: str,
@@ -308,6 +308,7 @@ def test_a_refit_alone_equals_that_of_a_whole_run(
         assert torch.equal(weight, weights(tmp_path)[name]), name
 
 
+@pytest.mark.slow
 def test_sparse_updates_learn_too(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     sampled = '{ kind = "sampled_softmax", negatives = 30, distribution = "log_uniform", log_q = true }'
     text = recipe.text.replace('{ kind = "full_softmax" }', sampled)

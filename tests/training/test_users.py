@@ -72,6 +72,7 @@ def bundle(bundles: Path) -> Bundle:
     return Bundle.load(bundles / "current")
 
 
+@pytest.mark.slow
 def test_inner_products_with_the_bpr_loss_learn_the_groups_of_users(histories: Dataset, tmp_path: Path) -> None:
     """Five of 35 items are left of a user's group: by chance the recall@5 is a seventh."""
     text = (RECIPES / "attrec-ml1m-bpr.toml").read_text()

@@ -1,7 +1,7 @@
 """Fuzzing: for any request the service behaves as its OpenAPI document says; schemathesis, with all its checks.
 
 ONWARD_FUZZ_EXAMPLES=1000 tries more examples, new ones in each run:
-`ONWARD_FUZZ_EXAMPLES=1000 pytest --timeout=0 tests/service/http/test_fuzz.py`.
+`ONWARD_FUZZ_EXAMPLES=1000 pytest -m slow --timeout=0 tests/service/http/test_fuzz.py`.
 """
 
 import os
@@ -29,6 +29,8 @@ from onward.service.fields import ID_FORMAT
 from onward.service.settings import IN_MEMORY, Settings
 from tests.bundles import item_ids, publish_bundle
 from tests.service.process import wait_until
+
+pytestmark = pytest.mark.slow
 
 FEW = 20
 EXAMPLES = int(os.environ.get("ONWARD_FUZZ_EXAMPLES", FEW))

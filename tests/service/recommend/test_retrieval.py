@@ -3,7 +3,7 @@
 import asyncio
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,11 @@ class TestDeadlines:
     """A retrieval in a thread that does not end in time."""
 
     @pytest.fixture(autouse=True)
-    def slow(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Make every retrieval of the loaded bundle run in a thread, which waits until the test has ended."""
+    async def slow(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+        """Make every retrieval of the loaded bundle run in a thread, which waits until the test has ended.
+
+        Asynchronous, so that it ends before the event loop does, which waits for its threads.
+        """
         may_go_on = threading.Event()
 
         def hanging(*_: Any, **__: Any) -> Any:

@@ -35,6 +35,7 @@ def test_the_first_retry_is_quick(circuit: CircuitBreaker, clock: Clock) -> None
     assert second - first <= FIRST_PAUSE_S + TICK_S
 
 
+@pytest.mark.slow
 def test_a_lasting_outage_has_fewer_than_two_attempts_a_second_at_random_times(
     circuit: CircuitBreaker, clock: Clock
 ) -> None:

@@ -25,7 +25,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["1", "2"])
+@pytest.fixture(params=["1", pytest.param("2", marks=pytest.mark.slow)])
 def draining(request: pytest.FixtureRequest, bundles: Path) -> Iterator[ServiceProcess]:
     """A service with a long delay after SIGTERM, with one worker and with two."""
     with ServiceProcess(bundles, "--workers", request.param, environment=LONG).wait_until_ready() as service:
@@ -53,7 +53,7 @@ def test_a_second_signal_of_another_kind_skips_the_delay_too(draining: ServicePr
     assert draining.stop(signal.SIGINT) == 0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_service_stops_after_the_delay_and_ends_connections_before(bundles: Path, workers: str) -> None:
     environment = {"SERVICE_DRAIN_DELAY": "2"}
     with ServiceProcess(bundles, "--workers", workers, environment=environment).wait_until_ready() as service:
@@ -72,7 +72,7 @@ def test_the_service_stops_after_the_delay_and_ends_connections_before(bundles: 
         assert service.wait() == 0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_ctrl_c_stops_without_a_delay(bundles: Path, workers: str) -> None:
     with ServiceProcess(bundles, "--workers", workers, environment=LONG).wait_until_ready() as service:
         wait_until(lambda: len(service.events("encoding")) == int(workers))

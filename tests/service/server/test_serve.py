@@ -139,6 +139,7 @@ def test_a_single_bundle_is_served_from_its_folder_and_followed_if_that_is_a_lin
         assert not service.events("bundle refused")
 
 
+@pytest.mark.slow
 def test_an_unusable_current_is_named_once_in_the_log_and_in_readiness(tmp_path: Path) -> None:
     (tmp_path / "current").symlink_to("current")
     with ServiceProcess(tmp_path) as service, service.client() as client:
@@ -166,7 +167,7 @@ def test_the_service_runs_without_a_bundle_and_becomes_ready_when_one_appears(tm
         assert {item["source"] for item in answer["items"]} == {"encoder"}
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_recommendations_continue_when_the_store_dies_or_hangs(tmp_path: Path, fault: signal.Signals) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with run_server(find_servers()[0]) as url:
@@ -292,7 +293,7 @@ def test_requests_in_flight_are_answered_before_the_service_stops(tmp_path: Path
         assert service.stop() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_no_process_or_folder_is_left_after_a_stop(tmp_path: Path, number: signal.Signals) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a unix socket is limited
@@ -330,6 +331,7 @@ def test_every_log_line_is_json_and_names_its_request(tmp_path: Path) -> None:
         assert not service.events("forged")  # ServiceProcess parses each line of the log as JSON
 
 
+@pytest.mark.slow
 def test_thread_pools_are_limited_and_the_server_header_is_absent(tmp_path: Path) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path).wait_until_ready() as service:
@@ -443,6 +445,7 @@ def test_help_shows_an_example() -> None:
     assert "REDIS_URL" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_long_path_of_the_temporary_folder_does_not_prevent_the_start(tmp_path: Path) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     deep = tmp_path / ("deep" * 25)

@@ -66,6 +66,7 @@ def test_vmis_knn_on_the_sample_of_bol(
     assert {name: metrics[name] for name in published} == pytest.approx(published, abs=0.003)
 
 
+@pytest.mark.slow
 def test_v_sknn_on_diginetica(tmp_path: Path) -> None:
     """Ludewig et al. report 52.03 / 18.41 for a split of their own with the same number of test days."""
     dataset = opened("diginetica", tmp_path)

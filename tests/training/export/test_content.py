@@ -28,6 +28,8 @@ from onward.training.export.rebuild import rebuild
 from onward.training.recipe import Recipe
 from onward.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 EVENTS, HIDDEN = 30_000, 150
 
 

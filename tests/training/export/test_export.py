@@ -147,6 +147,7 @@ def test_a_staged_export_does_not_move_current(exported: Path, exported_twice: P
     assert current_digest(exported_twice) == live != digest
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_exported_only_on_request(recipe: Recipe, dataset: Dataset, tmp_path: Path) -> None:
     train(recipe, dataset.folder, tmp_path / "run", device_name="cpu", on_epoch=lambda line: False)
     with pytest.raises(InputError, match=r"its training is not finished; .* --unfinished"):

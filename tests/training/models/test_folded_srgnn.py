@@ -92,11 +92,8 @@ class Exported:
         return interests_BKD[0].numpy()
 
 
-QUICK_FORMS = ("improved", "ensemble, vectors alone")
-
-
 @pytest.fixture(
-    params=[name if name in QUICK_FORMS else pytest.param(name, marks=pytest.mark.slow) for name in FORMS],
+    params=[name if name == "improved" else pytest.param(name, marks=pytest.mark.slow) for name in FORMS],
     scope="module",
 )
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:

@@ -44,6 +44,7 @@ def distances(ranks: int, batch: int, form: str, names: list[str]) -> dict[str, 
 SHARDED = ["srgnn", "sasrec", "mind", "mind, improved", "comirec_sa", "comirec_sa, improved", "comirec_dr", "re4"]
 
 
+@pytest.mark.slow
 def test_the_gradients_of_two_ranks_are_those_of_one_process_that_takes_the_whole_batch() -> None:
     found = distances(2, 33, "still,sharded", ["srgnn", "sasrec", "mind, improved"])
     assert len(found) == 6

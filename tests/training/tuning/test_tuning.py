@@ -133,6 +133,7 @@ def test_a_study_killed_after_the_last_epoch_of_a_trial_resumes_to_the_same_tria
     assert outcome.trials == search(small, dataset, folder, trials=3).trials[:2]
 
 
+@pytest.mark.slow
 def test_a_study_killed_after_its_last_trial_has_its_best_recipe(
     folder: Path, small: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +245,7 @@ def test_invalid_combinations_of_values_are_failed_trials(small: Recipe, dataset
     assert "sparse_updates need" in lines[-1]
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_has_failed_and_is_never_the_best(
     small: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:
