@@ -22,6 +22,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from onward.service.__main__ import main
 from onward.service.server.embedded_store import find_servers, run_server
 from tests.bundles import item_ids, publish_bundle
 from tests.service.http.test_scopes import line
@@ -376,7 +377,6 @@ def resident_kib(pid: int) -> int:
     return int(match[1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "environment", "message"),
     [
@@ -404,21 +404,25 @@ def resident_kib(pid: int) -> int:
     ],
 )
 def test_an_invalid_setting_stops_the_start_with_one_line(
-    tmp_path: Path, options: list[str], environment: dict[str, str], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    environment: dict[str, str],
+    message: str,
 ) -> None:
-    inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "onward.service", "serve", *options],
-        env=inherited | environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"error: {message}")
-    assert ended.stderr.count("\n") == 1
-    assert "secret" not in ended.stderr
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["onward-service", "serve", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+    assert "secret" not in error
 
 
 def test_a_folder_of_a_tenants_event_log_that_cannot_be_used_stops_the_start_with_one_line(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from torch.distributed import HashStore, PrefixStore
+from torch.distributed import HashStore, Store  # type: ignore[attr-defined]  # documented
 
 from onward.training.ranks.rendezvous import fresh_store
 
@@ -12,7 +12,7 @@ SIZE = 3
 TIMEOUT = timedelta(seconds=30)
 
 
-def met(store: HashStore) -> list[PrefixStore]:
+def met(store: HashStore) -> list[Store]:
     with ThreadPoolExecutor(SIZE) as ranks:
         return list(ranks.map(lambda rank: fresh_store(store, rank, SIZE, TIMEOUT), range(SIZE)))
 

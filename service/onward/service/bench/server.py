@@ -20,18 +20,10 @@ ENCODER_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 40.0
 POLL_INTERVAL_S = 0.05
 ANSWER_TIMEOUT_S = 5.0
-BENCHMARK_ENVIRONMENT = {
-    "SERVICE_API_KEYS": "",
-    "SERVICE_RATE_LIMIT": "",
-    "SERVICE_EVENT_LOG": "",
-    "SERVICE_EVENT_LOG_SPOOL": "",
-    "SERVICE_EVENT_LOG_MAX_AGE": "",
-    "SERVICE_EVENT_LOG_MAX_BYTES": "",
-    "SERVICE_EVENT_LOG_KEY": "",
-    "SERVICE_EVENT_LOG_SYNC": "",
-    "SERVICE_LOG_LEVEL": "info",
-}
-"""Overrides inherited settings that would reject the benchmark's requests or log its events."""
+NOT_INHERITED = ("REDIS_URL", "SERVICE_API_KEYS", "SERVICE_RATE_LIMIT", "SERVICE_EVENT_LOG")
+"""Beginnings of the names of settings that would reject the benchmark's requests, log its events or share its store.
+
+They are left out, not set: a revision refuses a setting that it does not know."""
 
 
 class MeasurementError(Exception):
@@ -107,7 +99,8 @@ def wait_until_ready(
 
 
 def _environment(inherited: Mapping[str, str], redis_url: str | None, python_path: Sequence[Path]) -> dict[str, str]:
-    environment = {name: value for name, value in inherited.items() if name != "REDIS_URL"} | BENCHMARK_ENVIRONMENT
+    environment = {name: value for name, value in inherited.items() if not name.startswith(NOT_INHERITED)}
+    environment["SERVICE_LOG_LEVEL"] = "info"
     if redis_url is not None:
         environment["REDIS_URL"] = redis_url
     if python_path:

@@ -21,7 +21,7 @@ MAX_HELD_BYTES = 64 * 2**20
 
 MIN_PAUSE_S, MAX_PAUSE_S = 0.02, 1.0
 """Bounds of the time for which nothing is read from a caller that was refused because of load or rate."""
-REFUSED_READS_PER_S = 2_000
+REFUSED_READS_PER_S = 1_000
 """How often all these callers together are read again: what refusals cost at most, if the longest pause allows it."""
 
 Phase = Literal["head", "body", "answering", "paused", "idle", "lingering"]

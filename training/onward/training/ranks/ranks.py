@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from onward.training.errors import InputError, RankError
 from onward.training.ranks.rendezvous import fresh_store
@@ -84,7 +85,7 @@ class Ranks:
             return
         with self._reached():
             backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-            launchers, _, _ = next(dist.rendezvous("env://", self.rank, self.size, timeout=TIMEOUT))
+            launchers, _, _ = next(rendezvous("env://", self.rank, self.size, timeout=TIMEOUT))
             store = fresh_store(launchers, self.rank, self.size, TIMEOUT)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
         try:

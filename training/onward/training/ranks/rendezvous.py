@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from uuid import uuid4
 
-from torch.distributed import PrefixStore, Store
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # documented
 
 POLL_S = 0.02
 
