@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from onward.bundle.files.manifest import MANIFEST, BundleError, FileEntry, check_files, read_manifest
+from onward.bundle.memory import available_memory
 from onward.service import telemetry
 from onward.service.temporary_folder import temporary_folder
 
@@ -120,7 +121,7 @@ def _require_space(root: Path, size: int) -> None:
     """Raise OSError if a copy of this size would leave too little space on the disk or in memory."""
     available = shutil.disk_usage(root).free - RESERVED_BYTES
     if _is_in_memory(root):
-        available = min(available, int(MEMORY_SHARE * _available_memory()))
+        available = min(available, int(MEMORY_SHARE * available_memory()))
     if size > available:
         raise OSError(errno.ENOSPC, f"a copy of {size} bytes does not fit into {root}, where {available} may be used")
 
@@ -135,14 +136,3 @@ def _is_in_memory(folder: Path) -> bool:
     real = folder.resolve()
     inside = [(len(place.parts), number) for number, (place, _) in enumerate(mounts) if real.is_relative_to(place)]
     return bool(inside) and mounts[max(inside)[1]][1] in ("tmpfs", "ramfs")
-
-
-def _available_memory() -> int:
-    """Return the bytes of memory that this process may still use, by the machine and by its control group."""
-    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    available = 1024 * int(meminfo["MemAvailable"].split()[0])
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no limit, or another version of control groups
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        available = min(available, limit - used)
-    return max(0, available)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from onward.training.data.preparation.prepare import prepare
 from onward.training.data.preparation.prepare_options import Preparation, SplitKind
+from onward.training.data.readers import polars_engine
 from onward.training.data.readers.engine import SOURCE_ROW
 from onward.training.data.readers.events import flag_duplicates
 from onward.training.data.readers.polars_engine import PolarsEngine, plain_instants
@@ -30,6 +31,12 @@ def test_a_log_in_buckets_gives_the_same_dataset_as_in_memory(
     in_memory = prepare(events, tmp_path / "whole", preparation, PolarsEngine)
     in_buckets = prepare(events, tmp_path / "buckets", preparation, partial(PolarsEngine, bucket_rows=500))
     assert in_buckets.model_copy(update={"created": in_memory.created}) == in_memory
+
+
+@pytest.mark.parametrize(("gib", "rows"), [(0.1, 1_000_000), (10, 10_737_418), (10_000, 100_000_000)])
+def test_a_share_of_the_available_memory_holds_events(monkeypatch: pytest.MonkeyPatch, gib: float, rows: int) -> None:
+    monkeypatch.setattr(polars_engine, "available_memory", lambda: int(gib * 2**30))
+    assert polars_engine.rows_in_memory() == rows
 
 
 NUMBERS = st.one_of(st.integers(-(10**13), 10**17), st.integers(10**8, 10**14)).map(str)

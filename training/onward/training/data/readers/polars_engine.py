@@ -8,6 +8,7 @@ import narwhals as nw
 import numpy as np
 import polars as pl
 
+from onward.bundle.memory import available_memory
 from onward.training.data.readers.columns import ColumnNames
 from onward.training.data.readers.dialect import Dialect
 from onward.training.data.readers.engine import PARQUET_LEVEL, Frame, Table
@@ -22,8 +23,11 @@ from onward.training.errors import InputError
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M%:z", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 """Formats of ISO 8601 after `T` and `Z` are replaced; a time without a zone is UTC."""
 
-BUCKET_ROWS = 8_000_000
-"""Events that are kept in memory at once, at about 300 bytes each."""
+BYTES_PER_ROW = 300
+"""What an event takes in memory while it is prepared, at most about."""
+MEMORY_SHARE = 0.3
+"""The share of the available memory that events may take."""
+LEAST_BUCKET_ROWS, MOST_BUCKET_ROWS = 1_000_000, 100_000_000
 SESSIONS_PER_USER = 1 << 32
 """The id of a user's session is USER * SESSIONS_PER_USER + its number."""
 
@@ -31,13 +35,14 @@ SESSIONS_PER_USER = 1 << 32
 class PolarsEngine:
     """Reads local files; intermediate frames lie in `scratch`.
 
-    Logs of fewer events than `bucket_rows` are kept in memory. Beyond that, memory grows with the number of sessions
-    and items and with `bucket_rows`, not with the number of events.
+    Logs of fewer events than `bucket_rows`, by default as many as a share of the available memory holds, are kept in
+    memory. Beyond that, memory grows with the number of sessions and items and with `bucket_rows`, not with the number
+    of events.
     """
 
-    def __init__(self, scratch: Path, bucket_rows: int = BUCKET_ROWS) -> None:
+    def __init__(self, scratch: Path, bucket_rows: int | None = None) -> None:
         self._scratch = scratch
-        self._bucket_rows = bucket_rows
+        self._bucket_rows = bucket_rows or rows_in_memory()
         self._in_memory: bool | None = None  # unknown until the rows of the first log have been counted
         self._ids = {"session_id": IdDictionary(), "item_id": IdDictionary()}
 
@@ -214,6 +219,12 @@ class PolarsEngine:
     def _collected(self, rows: pl.LazyFrame) -> pl.DataFrame:
         with _input_errors():
             return rows.collect(engine="streaming")
+
+
+def rows_in_memory() -> int:
+    """Return how many events may be kept in memory at once."""
+    rows = int(MEMORY_SHARE * available_memory()) // BYTES_PER_ROW
+    return min(max(rows, LEAST_BUCKET_ROWS), MOST_BUCKET_ROWS)
 
 
 def plain_instants(texts: pl.Series) -> pl.Series | None:
