@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from onward.bundle.catalog.eligible import Eligible
 from onward.bundle.catalog.filters import Filter
 from onward.bundle.catalog.overlay import (
-    CACHED_FILTERS,
+    FILTER_BYTES,
     Ledger,
     Overlay,
     Pause,
@@ -49,7 +49,7 @@ class Catalog:
         stored: StoredItems,
         *,
         overlay: Overlay | None = None,
-        stored_masks: LRUCache[NDArray[np.bool_]] | None = None,
+        stored_masks: LRUCache[NDArray[np.uint8]] | None = None,
         available: Eligible | None = None,
     ) -> None:
         """Combine the stored items with the changes since the export.
@@ -57,7 +57,7 @@ class Catalog:
         Args:
             stored: the items of the files.
             overlay: the changes; none by default.
-            stored_masks: filter masks of the stored items, which all catalogs of these files share.
+            stored_masks: filter masks of the stored items, packed to bits, which all catalogs of these files share.
             available: the rows that may be shown, if they are known.
         """
         self.items = len(stored.ids)
@@ -65,8 +65,8 @@ class Catalog:
         self._stored = stored
         self._overlay = Ledger(stored).begin() if overlay is None else overlay
         self._is_changed = self._overlay.number > 0
-        self._stored_masks = LRUCache[NDArray[np.bool_]](CACHED_FILTERS) if stored_masks is None else stored_masks
-        self._eligible = LRUCache[Eligible](CACHED_FILTERS)
+        self._stored_masks = LRUCache[NDArray[np.uint8]](FILTER_BYTES) if stored_masks is None else stored_masks
+        self._eligible = LRUCache[Eligible](FILTER_BYTES)
         self._columns_since: dict[int, OverlayColumns] = {}
         """The columns of the rows that changed after a version, by its number."""
         self._available = available or Eligible(
@@ -416,7 +416,6 @@ class Catalog:
         overlay = self._overlay
         passes_N1 = self._stored_mask(condition)
         if self._is_changed and len(overlay.edits):
-            passes_N1 = passes_N1.copy()
             passes_N1[self._changed_columns.rows_C] = condition.mask(self._changed_columns)
         new_M = self._evaluated_new(condition, 0)
         return Eligible(np.concatenate([passes_N1 & overlay.available_N1, new_M]), items=self.items)
@@ -432,7 +431,8 @@ class Catalog:
 
     def _stored_mask(self, condition: Filter) -> NDArray[np.bool_]:
         """Return mask_N1 of the rows whose stored attributes pass the filter, available or not; row 0 may pass too."""
-        return self._stored_masks.get(condition.key, lambda: condition.mask(self._stored.columns))
+        bits = self._stored_masks.get(condition.key, lambda: np.packbits(condition.mask(self._stored.columns)))
+        return np.unpackbits(bits, count=self.items + 1).view(np.bool_)
 
     @cached_property
     def _changed_columns(self) -> OverlayColumns:

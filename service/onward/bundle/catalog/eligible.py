@@ -28,6 +28,11 @@ class Eligible:
         """Whether every item of the index is eligible."""
         self._idle_masks: list[_Mask] = []
 
+    @property
+    def nbytes(self) -> int:
+        """What the rows, their bits and one mask take in memory."""
+        return len(self.rows_R1) + self.items // 4
+
     def patched(self, rows_T: NDArray[np.int64], eligible_T: NDArray[np.bool_], new_M: NDArray[np.bool_]) -> "Eligible":
         """Return the rows after a change: some rows of 1..N, each once, and all rows of new items.
 

@@ -33,7 +33,8 @@ LEAST_DEAD_ROWS = 1_024
 PAUSE_AFTER = 32
 """Changes between two pauses."""
 CACHED_TEXTS = 65_536
-CACHED_FILTERS = 64
+FILTER_BYTES = 256 * 2**20
+"""Memory for the eligible rows of the filters that were used last."""
 NO_ROW = 0
 """In place of the row of a deleted new item."""
 
@@ -144,6 +145,11 @@ class VersionedEligible(NamedTuple):
     version: Version
     eligible: Eligible
 
+    @property
+    def nbytes(self) -> int:
+        """What the rows take in memory."""
+        return self.eligible.nbytes
+
 
 class Overlay(NamedTuple):
     """The changes that one catalog sees. Immutable and thread-safe."""
@@ -222,7 +228,7 @@ class Ledger:
         """The number of the overlay in which each row changed last. Written before that overlay can be seen."""
         self.texts: dict[str, tuple[int, int, ItemText]] = {}
         """By id: the row, the number of the overlay in which it had changed last, and the text since then."""
-        self.eligible = LRUCache[VersionedEligible](CACHED_FILTERS)
+        self.eligible = LRUCache[VersionedEligible](FILTER_BYTES)
         """The newest known rows of each filter."""
         self._logs = AttributeLogs()
         self._kinds: dict[str, Counter[Kind]] = {}

@@ -22,7 +22,8 @@ from onward.bundle.search.retrieval import Boost
 
 MAX_LEVELS = 8
 """With more levels one scan of all eligible items costs less than a search of each."""
-CACHED_BOOST_SETS = 16
+BOOST_BYTES = 256 * 2**20
+"""Memory for the levels of the sets of boosts that were used last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class BoostLevels:
     counts: NDArray[np.int64]
     """How many eligible rows have each combination."""
 
+    @property
+    def nbytes(self) -> int:
+        """What the levels take in memory."""
+        return sum([level.nbytes for level in self.eligible]) + self.combinations_R1.nbytes
+
     def log_boost(self, rows_C: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return for each row the sum of ln(factor) over the boosts that apply to it, (C,)."""
         return self.log_boosts[self.combinations_R1[rows_C]]
@@ -52,6 +58,11 @@ class _VersionedLevels(NamedTuple):
     eligible: Eligible
     levels: BoostLevels
 
+    @property
+    def nbytes(self) -> int:
+        """What the levels take in memory."""
+        return self.levels.nbytes
+
 
 class BoostLevelCache:
     """The levels of one catalog for the most recently used sets of boosts. Thread-safe."""
@@ -59,14 +70,14 @@ class BoostLevelCache:
     def __init__(self, catalog: Catalog, index: ItemIndex) -> None:
         self._catalog = catalog
         self._max_levels = 0 if index.is_flat else MAX_LEVELS
-        self._cache = LRUCache[BoostLevels](CACHED_BOOST_SETS)
-        self._latest = LRUCache[_VersionedLevels](CACHED_BOOST_SETS)
+        self._cache = LRUCache[BoostLevels](BOOST_BYTES)
+        self._latest = LRUCache[_VersionedLevels](BOOST_BYTES)
         """Shared by all catalogs of one bundle."""
 
     def of_catalog(self, catalog: Catalog) -> "BoostLevelCache":
         """Return the levels of another catalog of the same files, which are made from those of this one."""
         other = copy(self)
-        other._catalog, other._cache = catalog, LRUCache[BoostLevels](CACHED_BOOST_SETS)
+        other._catalog, other._cache = catalog, LRUCache[BoostLevels](BOOST_BYTES)
         return other
 
     def of(self, condition: Filter | None, boosts: Sequence[Boost]) -> BoostLevels:
