@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from datetime import timedelta
 
+import pytest
 import structlog.testing
 
 from onward.service.background import on_demand, repeated
@@ -35,6 +36,22 @@ async def test_work_continues_after_exceptions_which_are_logged_once() -> None:
             await work.done.wait()
     failed = [line["work"] for line in lines if line["event"] == "background work failed"]
     assert failed == ["Work.do"]
+
+
+async def test_with_a_spread_intervals_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept_s: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept_s.append(seconds)
+        await pause(0)
+
+    pause = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    work = Work(failures=0, expected_calls=100)
+    async with repeated(work.do, timedelta(seconds=5), spread=timedelta(seconds=5)):
+        await work.done.wait()
+    assert 5 <= min(slept_s) < 6
+    assert 9 < max(slept_s) <= 10
 
 
 async def test_work_ends_with_its_block() -> None:

@@ -1,6 +1,7 @@
 """Background work, periodic or on demand, that continues after exceptions."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -9,15 +10,19 @@ from typing import Any
 from onward.service import telemetry
 
 CANCEL_INTERVAL_S = 0.1
+NO_SPREAD = timedelta(0)
 
 
 @asynccontextmanager
-async def repeated(work: Callable[[], Awaitable[None]], interval: timedelta) -> AsyncIterator[None]:
+async def repeated(
+    work: Callable[[], Awaitable[None]], interval: timedelta, *, spread: timedelta = NO_SPREAD
+) -> AsyncIterator[None]:
     """Call `work` at once, and again `interval` after each call has returned, until the block ends.
 
-    An exception is logged and counted under the qualified name of `work`; the calls continue.
+    An exception is logged and counted under the qualified name of `work`; the calls continue. With a `spread`, up to as
+    much is added to each interval at random, so that many processes do not call at the same time.
     """
-    async with _running(_repeat(work, interval.total_seconds())):
+    async with _running(_repeat(work, interval.total_seconds(), spread.total_seconds())):
         yield
 
 
@@ -45,10 +50,10 @@ async def _running(endless: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             await asyncio.wait({task}, timeout=CANCEL_INTERVAL_S)
 
 
-async def _repeat(work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+async def _repeat(work: Callable[[], Awaitable[None]], interval_s: float, spread_s: float) -> None:
     while True:
         await _call(work)
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(interval_s + random.random() * spread_s)  # noqa: S311  # not a secret
 
 
 async def _work_on_demand(wanted: asyncio.Event, work: Callable[[], Awaitable[None]], delay_s: float) -> None:

@@ -73,6 +73,7 @@ async def test_answers_and_events_are_recorded_everywhere(tmp_path: Path, url: s
         recorder.applied(events)
         recorder.popularity.applied(events)
         await recorder.flush_counts()
+        await recorder.flush_popularity()
         assert await outcome(recorder, served.scenario) == (1, {"view": 2})
         assert recorder.popularity.scores["a"] > 0
     assert [line["item_id"] for line in logged(tmp_path, "events")] == ["a", "b", "c"]
@@ -138,5 +139,6 @@ async def test_the_recorder_runs_and_ends_while_the_store_is_down(tmp_path: Path
         recorder.applied([view("a", "?")])
         await recorder.flush_answers()
         await recorder.flush_counts()
+        await recorder.flush_popularity()
         assert recorder.popularity.scores == {}
     assert len(logged(tmp_path, "")) == 2

@@ -40,6 +40,8 @@ from onward.service.settings import Settings
 from onward.service.tenants import key_prefix
 
 COUNT_INTERVAL = timedelta(seconds=1)
+POPULARITY_INTERVAL, POPULARITY_SPREAD = timedelta(seconds=5), timedelta(seconds=5)
+"""Popularity changes slowly and is one key of the store, which all workers write to."""
 MAX_QUEUED = 8
 """Size of the queue at which its answers are recorded without waiting for the next flush: recording many at once
 would delay the requests that come meanwhile."""
@@ -147,11 +149,14 @@ class Recorder:
         if self.answers is not None and self.answers.is_waiting:
             await self._shielded(self.answers.flush())
 
+    async def flush_popularity(self) -> None:
+        """Write the weights of events to the popularity of items, and read which are the most popular."""
+        await self._shielded(self.popularity.flush())
+
     async def flush_counts(self) -> None:
-        """Write everything that is queued: answers first, since events are attributed to stored answers."""
+        """Write everything else that is queued: answers first, since events are attributed to stored answers."""
         await self.flush_answers()
         await self._shielded(self.metrics.flush())
-        await self._shielded(self.popularity.flush())
         await self._shielded(self.exposure.flush())
         if self._log is not None:
             await self._shielded(self._log.flush())
@@ -160,6 +165,7 @@ class Recorder:
         """Finish running flushes and write everything that is queued."""
         await asyncio.gather(*self._flushes)
         await self.flush_counts()
+        await self.flush_popularity()
         if self._log is not None:
             await self._log.close()
 
@@ -221,6 +227,9 @@ async def open_recorder(
         stack.push_async_callback(recorder.close)
         await stack.enter_async_context(repeated(ids.follow, FOLLOW_INTERVAL))
         await stack.enter_async_context(repeated(recorder.flush_counts, COUNT_INTERVAL))
+        await stack.enter_async_context(
+            repeated(recorder.flush_popularity, POPULARITY_INTERVAL, spread=POPULARITY_SPREAD)
+        )
         if recorder.answers is not None:
             await stack.enter_async_context(on_demand(recorder.has_served, recorder.flush_answers, FLUSH_INTERVAL))
         yield recorder
