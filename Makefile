@@ -56,7 +56,7 @@ slow: $(READY)
 browser: $(READY)
 	$(BIN)/python -m pytest -m browser -rs tests/browser
 
-# Make servers, processes and callers fail under load, about 3 minutes. REPORT is the folder for the figures; with that of
+# Make servers, processes and callers fail under load, about 6 minutes. REPORT is the folder for the figures; with that of
 # the documentation, as by default, its page is written anew.
 faults: $(READY)
 	$(BIN)/python -m pytest -m faults tests/faults --rows $(REPORT)/faults.json

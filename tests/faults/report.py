@@ -17,7 +17,7 @@ HEAD = """# Reliability
 
 What happens to callers when something goes wrong, as the callers see it: every row is a test in `tests/faults` that
 runs the service as real processes, sends it events and requests for recommendations in turn, makes the fault happen,
-and fails if the promise is broken. `make faults` runs all of them (about 3 minutes) and writes this page; CI runs them
+and fails if the promise is broken. `make faults` runs all of them (about 6 minutes) and writes this page; CI runs them
 too. Faults that need no load are part of `make test`. Measured on {machine}.
 
 *Degraded* answers have status 200 and name what they were made without. *Refused* are 503 and 429: nothing was stored.
