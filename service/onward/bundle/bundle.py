@@ -125,25 +125,26 @@ class Bundle:
     """The largest sequence of the live changes."""
 
     @classmethod
-    def load(cls, folder: str | PathLike[str], *, verify: bool = True) -> "Bundle":
+    def load(cls, folder: str | PathLike[str], *, verify: bool = True, hashed: bool = False) -> "Bundle":
         """Load a bundle from its folder or a link to it, such as `bundles/current`.
 
         With `verify`, every file's SHA-256 is checked before parsing, and the probes are run at the end. Without it,
         only the manifest, sizes, types and shapes are checked. Raises BundleError with the file and the reason.
+        `hashed` says that the caller has compared the hashes of these files, so that they are not read for that again.
 
         The files stay mapped: the process would be killed if one of them shrank. Replace a bundle, never change one.
         """
         try:
-            return cls._load(Path(folder).resolve(), verify=verify)
+            return cls._load(Path(folder).resolve(), verify=verify, hashed=hashed)
         except OSError as error:
             raise BundleError(f"{Path(str(error.filename or folder)).name}: {error.strerror}") from error
         except RuntimeError as error:  # of Python 3.12 and before
             raise BundleError(f"{Path(folder).name}: {error}") from error
 
     @classmethod
-    def _load(cls, folder: Path, *, verify: bool) -> "Bundle":
+    def _load(cls, folder: Path, *, verify: bool, hashed: bool) -> "Bundle":
         manifest, digest = read_manifest(folder)
-        check_files(folder, manifest, hashes=verify)
+        check_files(folder, manifest, hashes=verify and not hashed)
         vectors_N1D = open_array(folder / VECTORS, np.float32, (manifest.items + 1, manifest.dimension))
         if verify:
             check_vectors(VECTORS, vectors_N1D)

@@ -229,7 +229,8 @@ def _open_shared(settings: Settings, running: AsyncExitStack) -> SharedParts:
         settings.bundles_folder, None if connector is None else connector.client(LIVE_TIMEOUT), jobs
     )
     running.push_async_callback(releases.close)
-    live = LiveBundle(settings.bundles_folder, catalog, ids, PrivateCopies(Path(folder)) if folder else None, releases)
+    copies = PrivateCopies(Path(folder), copying=settings.copy_bundles) if folder else None
+    live = LiveBundle(settings.bundles_folder, catalog, ids, copies, releases)
     return SharedParts(settings, connector, live, catalog, ids, releases, jobs)
 
 

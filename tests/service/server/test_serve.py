@@ -23,6 +23,7 @@ import pytest
 from redis import Redis
 
 from onward.service.__main__ import main
+from onward.service.live.stamps import LOCAL_FILE_SYSTEMS, STAMP_PREFIX, file_system
 from onward.service.server.embedded_store import find_servers, run_server
 from tests.bundles import item_ids, publish_bundle
 from tests.service.http.test_scopes import line
@@ -306,6 +307,35 @@ def test_no_process_or_folder_is_left_after_a_stop(tmp_path: Path, number: signa
             assert service.stop(number) == 0
         assert not list(temporary.iterdir())
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    file_system(Path("/tmp")) not in LOCAL_FILE_SYSTEMS,  # noqa: S108  # only looked at
+    reason="files of other machines are hashed by each worker",
+)
+@pytest.mark.parametrize("copying", ["true", "false"])
+def test_a_bundle_is_hashed_once_for_all_workers_and_not_when_one_is_replaced(tmp_path: Path, copying: str) -> None:
+    digest = publish_bundle(tmp_path, A_ITEMS)
+    for file in (tmp_path / digest).iterdir():
+        file.chmod(0o444)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a unix socket is limited
+        environment = {"TMPDIR": folder, "SERVICE_COPY_BUNDLES": copying}
+        with ServiceProcess(tmp_path, "--workers", "2", environment=environment).wait_until_ready() as service:
+            wait_until(lambda: len(service.events("bundle live")) == 2)
+            (stamp,) = Path(folder).glob(f"onward-bundles-*/{STAMP_PREFIX}{digest}")
+            copies = [path for path in stamp.parent.iterdir() if path.is_dir()]
+            assert len(copies) == (copying == "true")
+            first = stamp.stat().st_ino, stamp.stat().st_mtime_ns
+            children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+            os.kill(
+                next(int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()),
+                signal.SIGKILL,
+            )
+            wait_until(lambda: len(service.events("bundle live")) == 3)
+            assert (stamp.stat().st_ino, stamp.stat().st_mtime_ns) == first  # who hashes writes a new one
+            assert service.stop() == 0
+        assert not list(Path(folder).iterdir())
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ class LiveBundle:
             bundles: the folder of bundles, or that of a single bundle.
             catalog: the live catalog whose changes apply.
             ids: is told each bundle.
-            copies: makes the files to load; None to load the published ones, which must then never change.
+            copies: makes the files to load; None to hash and load the published ones, which must then never change.
             releases: say which bundle is live; by default the folder alone does, and the store has no say.
         """
         self._releases = releases or open_releases(bundles, None)
@@ -232,24 +232,24 @@ class LiveBundle:
         telemetry.bundle_serves(seen.digest, manifest.model, manifest.created, seen.activated, self.status.gate_time)
 
     def _open(self, digest: str, *, verify: bool = True) -> Bundle:
-        with self._files(digest) as folder:
-            return Bundle.load(folder, verify=verify)
+        with self._files(digest, verify=verify) as folder:
+            return Bundle.load(folder, verify=verify, hashed=self._copies is not None)
 
     @contextmanager
-    def _files(self, digest: str) -> Iterator[Path]:
-        """Yield the folder to load a bundle from, in this block. Raises BundleError."""
+    def _files(self, digest: str, *, verify: bool) -> Iterator[Path]:
+        """Yield the folder to load a bundle from, in this block; if there are copies, verified. Raises BundleError."""
         folder = self._published.folder(digest)
         if self._copies is None:
             yield folder
         else:
-            with self._copies.of(folder) as copy:
+            with self._copies.of(folder, verify=verify) as copy:
                 yield copy
 
     def _accelerate(self, bundle: Bundle) -> None:
         """Switch to the compiled kernel of the encoder, if there is one; the bundle serves while it compiles."""
         reason = None
         try:
-            with self._files(bundle.digest) as folder:
+            with self._files(bundle.digest, verify=False) as folder:
                 bundle.accelerate(folder)
         except (KernelUnavailable, BundleError) as error:
             reason = str(error)

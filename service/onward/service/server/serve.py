@@ -79,7 +79,7 @@ def serve(settings: Settings, *, ignored: Sequence[str] = ()) -> None:
         os.environ.pop(COPIES_FOLDER, None)
         if isinstance(settings.bundles, Address):
             settings = _pulled(settings, settings.bundles, stack)
-        if settings.copy_bundles and (copies := stack.enter_context(copies_folder())) is not None:
+        if (copies := stack.enter_context(copies_folder(copying=settings.copy_bundles))) is not None:
             os.environ[COPIES_FOLDER] = str(copies)
         _raise_descriptor_limit()
         os.environ.update(settings.model_copy(update={"redis_url": SecretStr(url or IN_MEMORY)}).environment())
