@@ -92,6 +92,7 @@ class Service(FastAPI):
 def create_app(settings: Settings, tracing: "TracerProvider | None" = None) -> Service:
     """Build the service, with a span for each request if `tracing` is given. Raises KeysFileError, AuditLogError."""
     keys, audit = key_ring(settings.api_keys, settings.keys_file), AuditLog(settings.audit_log)
+    admission = Admission(settings, keys)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
@@ -103,7 +104,7 @@ def create_app(settings: Settings, tracing: "TracerProvider | None" = None) -> S
                 running.push_async_callback(end_tracing, tracing)
                 responder = TracedResponder(app.dispatcher, tracing)
             yield {
-                **await _parts(settings, keys, running),
+                **await _parts(settings, keys, admission, running),
                 "audit": audit,
                 "drain": app.drain,
                 HTTP_SERVER: HTTPServer(responder, pool),
@@ -137,7 +138,7 @@ def create_app(settings: Settings, tracing: "TracerProvider | None" = None) -> S
     app.dispatcher = Dispatcher(
         super(Service, app).__call__,
         routers=ROUTERS,
-        admission=Admission(settings, keys),
+        admission=admission,
         cors=CORS(settings.cors_origins, beacon_paths=(EVENTS_PATH,)),
         max_body_bytes=settings.max_body,
         # Only these use the client's address.
@@ -170,12 +171,18 @@ def create_app_from_environment() -> Service:
     return app
 
 
-async def _parts(settings: Settings, keys: KeyRing | None, running: AsyncExitStack) -> Mapping[str, Any]:
+async def _parts(
+    settings: Settings, keys: KeyRing | None, admission: Admission, running: AsyncExitStack
+) -> Mapping[str, Any]:
     """Open the service parts that the endpoints use, and run their background tasks until `running` is closed."""
     running.callback(_report_last)
     shared = _open_shared(settings, running)
     if shared.connector is None:
         telemetry.sessions_in_memory()
+    elif settings.rate_limit_scope == "deployment":
+        redis = shared.connector.client(settings.store_timeout)
+        running.push_async_callback(redis.aclose)
+        await admission.share_rate(redis)
     if isinstance(settings.event_log, Address) and settings.event_log_spool is not None:
         upload = EventLogUpload(settings.event_log_spool, settings.event_log)
         running.push_async_callback(upload.run)  # of the files that the closing of the records below closes

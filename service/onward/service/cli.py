@@ -87,7 +87,8 @@ def serve(
 
     Access and limits: SERVICE_KEYS_FILE, a file of keys that `onward-service key create` writes (none);
     SERVICE_API_KEYS, digests that `onward-service key` prints, separated by commas (none: no key is needed);
-    SERVICE_RATE_LIMIT, as in 100/second, per key or else per client address, counted by each worker (none);
+    SERVICE_RATE_LIMIT, as in 100/second, per key or else per client address, counted by each worker (none), or
+    by all together with SERVICE_RATE_LIMIT_SCOPE=deployment (worker);
     SERVICE_MAX_IN_FLIGHT requests at once in each worker (256); SERVICE_BODY_TIMEOUT, how long a body may take to
     arrive (10 seconds).
 

@@ -353,8 +353,13 @@ class Settings(BaseSettings):
     ] = Field(
         default=None,
         description="Rate limit of a caller, identified by key or else by client address, as in 100/second (429). Each "
-        "worker counts by itself, so W workers allow up to W times as many. Behind a proxy that is not on this "
+        "worker counts by itself unless SERVICE_RATE_LIMIT_SCOPE says otherwise. Behind a proxy that is not on this "
         "machine, FORWARDED_ALLOW_IPS must name it, or all callers share its address.",
+    )
+    rate_limit_scope: Literal["worker", "deployment"] = Field(
+        default="worker",
+        description="Where requests count against the rate limit: worker, in each by itself, so that W workers allow "
+        "up to W times as many; deployment, in the store of REDIS_URL, for all workers and replicas together.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug logs every request."
@@ -365,6 +370,12 @@ class Settings(BaseSettings):
         if "key" in (self.metrics_access, self.docs_access) and not self.api_keys and self.keys_file is None:
             name = "METRICS" if self.metrics_access == "key" else "DOCS"
             raise ValueError(f"{PREFIX}{name}_ACCESS=key needs keys: set SERVICE_KEYS_FILE or SERVICE_API_KEYS")
+        return self
+
+    @model_validator(mode="after")
+    def _rate_limit_where_scoped(self) -> Self:
+        if self.rate_limit_scope == "deployment" and self.rate_limit is None:
+            raise ValueError(f"{PREFIX}RATE_LIMIT_SCOPE=deployment is of a rate limit: set {PREFIX}RATE_LIMIT, too")
         return self
 
     @model_validator(mode="after")

@@ -340,6 +340,14 @@ def store_misconfigured(reason: str | None, detail: str) -> None:
         _log.error("store misconfigured", reason=reason, detail=detail[:MAX_DETAIL])
 
 
+def rate_limit_store_failed(error: BaseException) -> None:
+    """Report a call for the rate limit that failed: until the store answers, this worker counts by itself."""
+    reason = type(error).__name__
+    _store_failures.labels("rate_limit", reason).inc()
+    if _begins("rate limit counted by each worker", reason):
+        _log.warning("rate limit counted by each worker", reason=reason, detail=_truncated(error))
+
+
 def session_set_aside(digest: str) -> None:
     """Report a session that could not be read: its keys were renamed, and it starts empty."""
     _broken_sessions.inc()

@@ -14,7 +14,9 @@ from redis.asyncio import Redis
 from redis.exceptions import DataError, RedisError
 
 from onward.service.errors import ServiceError, SessionStoreUnavailable
+from onward.service.http.shared_buckets import RedisBuckets
 from onward.service.live.versioned_store import Put, RedisVersionedStore
+from onward.service.rate_limit import RateLimit
 from onward.service.records.answer_ids import RedisSecrets
 from onward.service.records.answer_stores import AnswerKey, AnswerWrite, RedisAnswerStore, StoredPages
 from onward.service.records.counters import RedisCounters
@@ -153,6 +155,10 @@ async def use_all_stores(url: str) -> None:
         await counters.add({"served": 2})
         assert (await counters.sums(MINUTE)).sums == {"served": 2}
         assert await RedisPopularityStore(client, half_life=MINUTE, name="topologies").add({"a": 1.5}) == {"a": 1.5}
+
+        limit = RedisBuckets(client, RateLimit(3, "day"))
+        assert [await limit.take(name, 2) for name in names[:20]] == [(2, 0)] * 20
+        assert [(await limit.take(name, 2)).tokens for name in names[:20]] == [1] * 20
 
         (entry,) = await versioned.put("", [Put("x", 1, {"a": 1}, 0)])
         assert list((await versioned.changes_since("", 0)).entries.values()) == [entry]

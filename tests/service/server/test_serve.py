@@ -423,6 +423,8 @@ def resident_kib(pid: int) -> int:
         (["--bundles", "."], {"SERVICE_API_KEYS": f"{'0' * 64},"}, "SERVICE_API_KEYS: "),
         (["--bundles", "."], {"SERVICE_RATE_LIMIT": "often"}, "SERVICE_RATE_LIMIT: a limit is written as"),
         (["--bundles", "."], {"SERVICE_RATE_LIMIT": "0/second"}, "SERVICE_RATE_LIMIT: "),
+        (["--bundles", "."], {"SERVICE_RATE_LIMIT_SCOPE": "all"}, "SERVICE_RATE_LIMIT_SCOPE: Input should be 'worker'"),
+        (["--bundles", "."], {"SERVICE_RATE_LIMIT_SCOPE": "deployment"}, "SERVICE_RATE_LIMIT_SCOPE=deployment is of"),
         (["--bundles", "."], {"SERVICE_MAX_IN_FLIGHT": "0"}, "SERVICE_MAX_IN_FLIGHT: "),
         (["--bundles", "."], {"SERVICE_EVENT_LOG": "/proc"}, "SERVICE_EVENT_LOG: "),
         (["--bundles", "."], {"SERVICE_EVENT_LOG_KEY": "secret"}, "SERVICE_EVENT_LOG_KEY: must have 16 or more"),

@@ -6,6 +6,7 @@ Each check refuses a request before its body is parsed. Health and metrics endpo
 import math
 import random
 import time
+from collections.abc import Awaitable
 
 from starlette.responses import Response
 from starlette.types import Scope
@@ -18,10 +19,15 @@ from onward.service.http.path_ids import route_path
 from onward.service.http.problems import OverloadResponse
 from onward.service.http.routes.console import CONSOLE_PATHS
 from onward.service.http.routes.documentation import DOCUMENTATION_PATHS, FILE_PATHS, ROOT_PATH
+from onward.service.http.shared_buckets import RedisBuckets, SharedBuckets
 from onward.service.http.token_bucket import TokenBuckets
 from onward.service.keys import KeyRing
 from onward.service.rate_limit import RateLimit
+from onward.service.redis_client import RedisClient
 from onward.service.settings import Settings
+
+Refusal = ServiceError | None
+"""Why a request is refused; None if it is admitted."""
 
 METRICS_PATH = "/metrics"
 HEALTH_PATHS = "/health/"
@@ -33,14 +39,31 @@ class RateCheck:
     """Limit the request rate of each caller, identified by key or else by client address."""
 
     def __init__(self, limit: RateLimit) -> None:
+        """Count the requests in this process."""
         self._limit = limit
-        self._buckets = TokenBuckets(limit)
+        self._buckets: TokenBuckets | SharedBuckets = TokenBuckets(limit)
 
-    def refusal(self, scope: Scope) -> ServiceError | None:
-        """Return why the request is refused, None if it is admitted; then it counts against the limit."""
-        if wait_s := self._buckets.spend(_caller(scope)):
-            return TooManyRequests(f"The limit is {self._limit}.", {"Retry-After": str(math.ceil(wait_s))})
-        return None
+    async def share(self, redis: RedisClient) -> None:
+        """Count the requests in a store, from now on."""
+        buckets = RedisBuckets(redis, self._limit)
+        await buckets.connect()
+        self._buckets = SharedBuckets(self._limit, buckets)
+
+    def refusal(self, scope: Scope) -> Refusal | Awaitable[Refusal]:
+        """Return why the request is refused, or what waits for the store and returns it.
+
+        A request that is admitted counts against the limit.
+        """
+        wait_s = self._buckets.spend(_caller(scope))
+        if not wait_s:
+            return None
+        return self._refusal(wait_s) if isinstance(wait_s, float) else self._awaited(wait_s)
+
+    async def _awaited(self, wait_s: Awaitable[float]) -> Refusal:
+        return self._refusal(seconds) if (seconds := await wait_s) else None
+
+    def _refusal(self, wait_s: float) -> ServiceError:
+        return TooManyRequests(f"The limit is {self._limit}.", {"Retry-After": str(math.ceil(wait_s))})
 
 
 class Admission:
@@ -54,6 +77,11 @@ class Admission:
         documentation = frozenset() if settings.docs_access == "key" else DOCUMENTATION_PATHS
         self._without_key = CONSOLE_PATHS | FILE_PATHS | {ROOT_PATH} | documentation
         self._metrics_need_key = settings.metrics_access == "key"
+
+    async def share_rate(self, redis: RedisClient) -> None:
+        """Count requests against the rate limit, if there is one, in a store that other workers use too."""
+        if self._rate_check is not None:
+            await self._rate_check.share(redis)
 
     def overload(self, scope: Scope) -> Response | None:
         """Count a request that arrived, and return None; or return the response if it is refused because of load.
@@ -70,16 +98,16 @@ class Admission:
         # At random: otherwise all callers would return at once.
         return OverloadResponse(scope["state"]["request_id"], 1 + random.getrandbits(16) % MAX_RETRY_S)
 
-    def refusal(self, scope: Scope) -> ServiceError | None:
-        """Return why the caller's request is refused, None if it is admitted."""
+    def refusal(self, scope: Scope) -> Refusal | Awaitable[Refusal]:
+        """Return why the caller's request is refused, or what waits for the store and returns it."""
         if self._key_check is None and self._rate_check is None:
             return None
         refusal = self._refusal(scope, route_path(scope))
-        if refusal is not None:
-            telemetry.refused(refusal.code)
-        return refusal
+        if refusal is None:
+            return None
+        return _counted(refusal) if isinstance(refusal, ServiceError) else _awaited(refusal)
 
-    def _refusal(self, scope: Scope, path: str) -> ServiceError | None:
+    def _refusal(self, scope: Scope, path: str) -> Refusal | Awaitable[Refusal]:
         if path.startswith(HEALTH_PATHS):
             return None
         if path == METRICS_PATH:
@@ -93,6 +121,15 @@ class Admission:
 
 def _is_always_admitted(path: str) -> bool:
     return path == METRICS_PATH or path.startswith(HEALTH_PATHS)
+
+
+def _counted(refusal: ServiceError) -> ServiceError:
+    telemetry.refused(refusal.code)
+    return refusal
+
+
+async def _awaited(awaited: Awaitable[Refusal]) -> Refusal:
+    return None if (refusal := await awaited) is None else _counted(refusal)
 
 
 def _caller(scope: Scope) -> str:

@@ -126,7 +126,10 @@ class Dispatcher:
         if b"%" in scope["raw_path"] or b"%" in scope["query_string"]:
             _decode_path(scope)
         if (refusal := self._admission.refusal(scope)) is not None:
-            raise refusal
+            if not isinstance(refusal, ServiceError):
+                refusal = await refusal
+            if refusal is not None:
+                raise refusal
         if isinstance(body, ServiceError):
             raise body
         content = decoded(scope, body, self._max_body_bytes)
