@@ -400,6 +400,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(
     assert not (tmp_path / "run" / WEIGHTS).exists()
 
 
+@pytest.mark.slow
 def test_weights_that_the_last_step_of_an_epoch_makes_infinite_are_never_kept(
     recipe: Recipe, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def test_it_starts_a_service_and_reports_its_highest_rate_and_the_replicas_for_a
         assert figures["trials"][0]["rss_mib"] >= figures["trials"][0]["pss_mib"] > 0
 
 
+@pytest.mark.slow
 def test_a_running_service_is_measured_at_its_url(bundles: Path, tmp_path: Path) -> None:
     with ServiceProcess(bundles).wait_until_ready() as service:
         ended = bench(

@@ -79,6 +79,7 @@ def test_ctrl_c_stops_without_a_delay(bundles: Path, workers: str) -> None:
         assert service.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_sighup_replaces_several_workers_while_others_serve(bundles: Path) -> None:
     with ServiceProcess(bundles, "--workers", "2", environment=LONG).wait_until_ready() as service:
         wait_until(lambda: len(service.events("encoding")) == 2)

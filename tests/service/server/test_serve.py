@@ -110,7 +110,8 @@ def test_a_damaged_bundle_is_reported_in_log_metric_and_readiness_while_the_old_
         assert [line["reason"] for line in service.events("bundle refused")] == [readiness["refused"]["reason"]]
 
 
-@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_files_of_the_served_bundle_may_be_truncated(tmp_path: Path, workers: str) -> None:
     digest = publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path, "--workers", workers).wait_until_ready() as service:
@@ -512,7 +513,8 @@ def test_of_two_services_with_several_workers_on_one_port_the_second_is_refused(
             service.stderr.close()
 
 
-@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_unix_socket_is_taken_if_it_was_left_behind_but_not_from_another_service(
     tmp_path: Path, workers: str
 ) -> None:
@@ -544,7 +546,8 @@ def test_a_unix_socket_is_taken_if_it_was_left_behind_but_not_from_another_servi
     assert file.exists()
 
 
-@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_ipv6_address_accepts_ipv4_with_any_number_of_workers(tmp_path: Path, workers: str) -> None:
     publish_bundle(tmp_path, A_ITEMS)
     with ServiceProcess(tmp_path, "--host", "::", "--workers", workers) as service:

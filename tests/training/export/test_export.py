@@ -157,6 +157,7 @@ def test_an_interrupted_run_is_exported_only_on_request(recipe: Recipe, dataset:
     assert current_digest(tmp_path / "bundles") == digest
 
 
+@pytest.mark.slow
 def test_several_runs_become_one_encoder_that_sums_their_scores(
     run: Path, recipe: Recipe, dataset: Dataset, tmp_path: Path
 ) -> None:

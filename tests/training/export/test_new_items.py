@@ -93,6 +93,7 @@ def test_a_dataset_keeps_products_without_events(new_run: Path) -> None:
     assert set(new.columns) == {"item_id", "circle", "price", "available"}
 
 
+@pytest.mark.slow
 def test_an_export_gives_products_without_events_vectors(new_run: Path, trained_only: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     export([new_run], tmp_path, on_note=notes.append)
