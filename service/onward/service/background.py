@@ -1,10 +1,10 @@
 """Background work, periodic or on demand, that continues after exceptions."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from random import SystemRandom
 from typing import Any
 
 from onward.service import telemetry
@@ -53,7 +53,7 @@ async def _running(endless: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 async def _repeat(work: Callable[[], Awaitable[None]], interval_s: float, spread_s: float) -> None:
     while True:
         await _call(work)
-        await asyncio.sleep(interval_s + random.random() * spread_s)  # noqa: S311  # not a secret
+        await asyncio.sleep(interval_s + SystemRandom().random() * spread_s)
 
 
 async def _work_on_demand(wanted: asyncio.Event, work: Callable[[], Awaitable[None]], delay_s: float) -> None:
