@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -449,6 +450,8 @@ def test_an_invalid_setting_stops_the_start_with_one_line(
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["onward-service", "serve", *options])
+    monkeypatch.setattr(logging.root, "handlers", [])  # the command adds its own
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
     with pytest.raises(SystemExit) as ended:
         main()
     error = capsys.readouterr().err
