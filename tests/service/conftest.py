@@ -1,6 +1,7 @@
 """Fixtures: a Redis or Valkey server, a published bundle, and the service in this process."""
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 from onward.service import telemetry
 from onward.service.app import create_app
 from onward.service.episodes import Episodes
+from onward.service.records import recorder
 from onward.service.redis_client import RedisClient, connect
 from onward.service.server.embedded_store import find_servers, run_server
 from onward.service.settings import IN_MEMORY, Settings
@@ -19,6 +21,15 @@ from tests.service.clock import Clock
 from tests.service.process import wait_until
 
 ITEMS = item_ids("item-", 50)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prompt_popularity() -> Iterator[None]:
+    """Let workers in this process know soon what is popular, so that tests need not wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder, "POPULARITY_INTERVAL", timedelta(seconds=0.2))
+        patch.setattr(recorder, "POPULARITY_SPREAD", timedelta(0))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Explanations: the repeated answer, contributions of events, boosts and moves, and why an item is missing."""
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,22 @@ def workers(bundles: Path, valkey: str) -> Iterator[list[TestClient]]:
     """Two workers of one service; tests that change the catalog use other services."""
     with opened(bundles, valkey, **UNHURRIED) as worker, opened(bundles, valkey, **UNHURRIED) as other_worker:
         yield [worker, other_worker]
+
+
+def wait_until_popularity_settles(workers: list[TestClient]) -> None:
+    """Wait until all workers have read the popularity that follows from the events of earlier tests."""
+    known: list[Any] = []
+
+    def is_settled() -> bool:
+        time.sleep(0.5)  # longer than workers take to write and to read it
+        before = known[:]
+        known[:] = [
+            {item["id"]: item["score"] for item in recommend(worker, items=["no-item"], k=len(ITEMS))["items"]}
+            for worker in workers
+        ]
+        return bool(before) and all(scores == pytest.approx(known[0], rel=1e-5) for scores in before + known)
+
+    wait_until(is_settled)
 
 
 def explanation_response(client: TestClient, answer: dict[str, Any], **query: Any) -> Any:
@@ -285,6 +302,7 @@ class TestWhyNot:
     def test_pins_are_the_reason_for_an_item_that_would_be_shown_without_them(
         self, workers: list[TestClient], items: list[str]
     ) -> None:
+        wait_until_popularity_settles(workers)
         plain = recommend(workers[0], items=items, k=8, exact=True)
         natural = ids(plain)
         first, second, third, low, lower = (natural[place] for place in (0, 1, 2, 6, 7))
