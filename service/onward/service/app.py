@@ -23,7 +23,7 @@ from onward.bundle.storage import Address
 from onward.service import telemetry
 from onward.service.background import repeated
 from onward.service.http import openapi
-from onward.service.http.admission import Admission
+from onward.service.http.admission.admission import Admission
 from onward.service.http.connection import HTTP_SERVER, HTTPServer, Responder
 from onward.service.http.connection_pool import SWEEP_S, ConnectionLimits, ConnectionPool
 from onward.service.http.cors import CORS

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
-from onward.service.http.admission import Admission
+from onward.service.http.admission.admission import Admission
 from onward.service.http.cors import CORS
 from onward.service.http.dispatcher import Dispatcher
 from onward.service.keys import key_ring

@@ -24,7 +24,7 @@ from onward.service.sessions import REMEMBERED_EVENT_IDS, REMEMBERED_MARKS
 from onward.service.sessions.events import WEIGHT_OF_OTHER_TYPES, WEIGHTS
 from onward.service.settings import Settings
 from tests.bundles import item_ids, publish_bundle
-from tests.service.http.test_admission import SentRequest, hanging_store
+from tests.service.http.admission.test_admission import SentRequest, hanging_store
 from tests.service.process import ServiceProcess, wait_until
 from tests.service.shop import opened
 

@@ -10,21 +10,6 @@ import structlog
 from onward.bundle import Bundle, BundleError
 from onward.service.live import private_copies
 from onward.service.live.private_copies import PARTIAL_PREFIX, PrivateCopies, copies_folder
-from tests.bundles import item_ids, publish_bundle
-
-IDS = item_ids("a", 10)
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    bundles = tmp_path / "bundles"
-    return bundles / publish_bundle(bundles, IDS)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "copies").mkdir(mode=0o700)
-    return tmp_path / "copies"
 
 
 def test_all_workers_load_the_same_copy_which_only_its_owner_may_read(published: Path, root: Path) -> None:

@@ -24,18 +24,6 @@ IDS = item_ids("a", 10)
 DAMAGED = r"ids\.txt: its SHA-256 is not the one in manifest\.json"
 
 
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    bundles = tmp_path / "bundles"
-    return bundles / publish_bundle(bundles, IDS)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "copies").mkdir(mode=0o700)
-    return tmp_path / "copies"
-
-
 @pytest.fixture(autouse=True)
 def _on_a_local_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stamps, "file_system", lambda _: "ext4")

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import DataError, RedisError
 
 from onward.service.errors import ServiceError, SessionStoreUnavailable
-from onward.service.http.shared_buckets import RedisBuckets
+from onward.service.http.admission.shared_buckets import RedisBuckets
 from onward.service.live.versioned_store import Put, RedisVersionedStore
 from onward.service.rate_limit import RateLimit
 from onward.service.records.answer_ids import RedisSecrets

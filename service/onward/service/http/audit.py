@@ -3,7 +3,7 @@
 from fastapi import Request
 
 from onward.service import telemetry
-from onward.service.http.keys import client_address
+from onward.service.http.admission.caller import client_address
 from onward.service.http.scopes import KEY
 from onward.service.keys import Key
 from onward.service.records.audit_log import Actor, AuditLog, Change

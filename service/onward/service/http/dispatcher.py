@@ -13,7 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from onward.service import telemetry
 from onward.service.errors import BodyTooLarge, InternalError, MalformedRequest, ServiceError
-from onward.service.http.admission import Admission
+from onward.service.http.admission.admission import Admission
 from onward.service.http.content_coding import MIN_COMPRESSED_BYTES, compress, decoded
 from onward.service.http.cors import CORS
 from onward.service.http.fast_route import FastRoute

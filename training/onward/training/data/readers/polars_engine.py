@@ -42,7 +42,7 @@ class PolarsEngine:
 
     def __init__(self, scratch: Path, bucket_rows: int | None = None) -> None:
         self._scratch = scratch
-        self._bucket_rows = bucket_rows or rows_in_memory()
+        self._bucket_rows = rows_in_memory() if bucket_rows is None else bucket_rows
         self._in_memory: bool | None = None  # unknown until the rows of the first log have been counted
         self._ids = {"session_id": IdDictionary(), "item_id": IdDictionary()}
 

@@ -8,8 +8,9 @@ from hashlib import sha256
 from starlette.types import Scope
 
 from onward.service.errors import ExpiredKey, MissingKey, NotReady, ServiceError, TooManyWrongKeys, WrongKey
+from onward.service.http.admission.caller import client_address
+from onward.service.http.admission.token_bucket import TokenBuckets
 from onward.service.http.scopes import KEY
-from onward.service.http.token_bucket import TokenBuckets
 from onward.service.keys import KeyRing
 from onward.service.rate_limit import RateLimit
 
@@ -54,11 +55,6 @@ class KeyCheck:
         if wait_s := self._wrong.spend(client_address(scope)):
             return TooManyWrongKeys("Too many requests without a valid key.", {"Retry-After": str(math.ceil(wait_s))})
         return None
-
-
-def client_address(scope: Scope) -> str:
-    """Return the client's address, empty if it has none, as on a unix socket."""
-    return str(scope["client"][0]) if scope.get("client") else ""
 
 
 def _secret(scope: Scope) -> bytes:

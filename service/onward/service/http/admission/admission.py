@@ -3,7 +3,6 @@
 Each check refuses a request before its body is parsed. Health and metrics endpoints are always admitted.
 """
 
-import math
 import random
 import time
 from collections.abc import Awaitable
@@ -12,58 +11,22 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from onward.service import telemetry
-from onward.service.errors import Overloaded, ServiceError, TooManyRequests
-from onward.service.http.concurrency_limit import ConcurrencyLimit
-from onward.service.http.keys import KeyCheck, client_address
+from onward.service.errors import Overloaded, ServiceError
+from onward.service.http.admission.concurrency_limit import ConcurrencyLimit
+from onward.service.http.admission.key_check import KeyCheck
+from onward.service.http.admission.rate_check import RateCheck, Refusal
 from onward.service.http.path_ids import route_path
 from onward.service.http.problems import OverloadResponse
 from onward.service.http.routes.console import CONSOLE_PATHS
 from onward.service.http.routes.documentation import DOCUMENTATION_PATHS, FILE_PATHS, ROOT_PATH
-from onward.service.http.shared_buckets import RedisBuckets, SharedBuckets
-from onward.service.http.token_bucket import TokenBuckets
 from onward.service.keys import KeyRing
-from onward.service.rate_limit import RateLimit
 from onward.service.redis_client import RedisClient
 from onward.service.settings import Settings
-
-Refusal = ServiceError | None
-"""Why a request is refused; None if it is admitted."""
 
 METRICS_PATH = "/metrics"
 HEALTH_PATHS = "/health/"
 
 MAX_RETRY_S = 3
-
-
-class RateCheck:
-    """Limit the request rate of each caller, identified by key or else by client address."""
-
-    def __init__(self, limit: RateLimit) -> None:
-        """Count the requests in this process."""
-        self._limit = limit
-        self._buckets: TokenBuckets | SharedBuckets = TokenBuckets(limit)
-
-    async def share(self, redis: RedisClient) -> None:
-        """Count the requests in a store, from now on."""
-        buckets = RedisBuckets(redis, self._limit)
-        await buckets.connect()
-        self._buckets = SharedBuckets(self._limit, buckets)
-
-    def refusal(self, scope: Scope) -> Refusal | Awaitable[Refusal]:
-        """Return why the request is refused, or what waits for the store and returns it.
-
-        A request that is admitted counts against the limit.
-        """
-        wait_s = self._buckets.spend(_caller(scope))
-        if not wait_s:
-            return None
-        return self._refusal(wait_s) if isinstance(wait_s, float) else self._awaited(wait_s)
-
-    async def _awaited(self, wait_s: Awaitable[float]) -> Refusal:
-        return self._refusal(seconds) if (seconds := await wait_s) else None
-
-    def _refusal(self, wait_s: float) -> ServiceError:
-        return TooManyRequests(f"The limit is {self._limit}.", {"Retry-After": str(math.ceil(wait_s))})
 
 
 class Admission:
@@ -130,7 +93,3 @@ def _counted(refusal: ServiceError) -> ServiceError:
 
 async def _awaited(awaited: Awaitable[Refusal]) -> Refusal:
     return None if (refusal := await awaited) is None else _counted(refusal)
-
-
-def _caller(scope: Scope) -> str:
-    return str(scope["state"].get("caller") or client_address(scope))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onward.service.http.token_bucket import TokenBuckets
+from onward.service.http.admission.token_bucket import TokenBuckets
 from onward.service.rate_limit import RateLimit
 
 

@@ -23,13 +23,13 @@ from starlette.testclient import TestClient
 
 from onward.service.app import create_app
 from onward.service.errors import SessionStoreUnavailable
-from onward.service.http.shared_buckets import RETRY_S, Buckets, RedisBuckets, SharedBuckets, Taken
+from onward.service.http.admission.shared_buckets import RETRY_S, Buckets, RedisBuckets, SharedBuckets, Taken
 from onward.service.rate_limit import RateLimit
 from onward.service.redis_client import RedisClient, connect
 from onward.service.settings import IN_MEMORY, Settings
 from tests.redis_servers import RedisServer, redis_servers
 from tests.service.clock import Clock
-from tests.service.http.test_admission import ALWAYS_ADMITTED, DIGESTS, GUARDED, KEYS, with_key
+from tests.service.http.admission.test_admission import ALWAYS_ADMITTED, DIGESTS, GUARDED, KEYS, with_key
 from tests.service.process import wait_until
 
 TIMEOUT = timedelta(seconds=0.3)

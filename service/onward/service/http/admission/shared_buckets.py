@@ -6,7 +6,6 @@ store only if it finds no lease.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from redis.exceptions import RedisError
 
 from onward.service import telemetry
 from onward.service.errors import SessionStoreUnavailable
-from onward.service.http.token_bucket import MAX_CALLERS, TokenBuckets
+from onward.service.http.admission.recent_callers import MAX_CALLERS, RecentCallers
+from onward.service.http.admission.token_bucket import TokenBuckets
 from onward.service.rate_limit import RateLimit
 from onward.service.redis_client import RedisClient, Script, store_call
 from onward.service.tenants import PREFIX
@@ -57,7 +57,7 @@ class RedisBuckets:
         self._redis = redis
         self._limit = limit
         self._prefix = prefix
-        text = files("onward.service.http").joinpath("take_tokens.lua").read_text(encoding="utf-8")
+        text = files("onward.service.http.admission").joinpath("take_tokens.lua").read_text(encoding="utf-8")
         self._take = Script(redis, text)
 
     async def connect(self) -> None:
@@ -83,7 +83,6 @@ class RedisBuckets:
 class _Lease:
     """What a worker knows of a caller. Times are those of its clock, in seconds."""
 
-    seen_s: float
     size: int = 1
     """How many tokens to take next."""
     taken: int = 0
@@ -115,14 +114,12 @@ class SharedBuckets:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lease_s = min(LEASE_S, limit.period_s / LEASES_OF_PERIOD)
-        self._period_s = limit.period_s
         self._max_size = max(1, limit.requests // MAX_LEASES_OF_LIMIT)
         self._pause_s = self.lease_s / 10
         self._buckets = buckets
-        self._max_callers = max_callers
         self._clock = clock
         self._here = TokenBuckets(limit, max_callers=max_callers, clock=clock)
-        self._leases: OrderedDict[str, _Lease] = OrderedDict()  # the latest seen last
+        self._leases = RecentCallers[_Lease](limit.period_s, max_callers)
 
     def spend(self, caller: str) -> float | Awaitable[float]:
         """Spend a token. Returns 0, or the seconds until the next token; or what waits for the store and returns it."""
@@ -131,15 +128,8 @@ class SharedBuckets:
         return self._spend_next(caller, lease) if wait_s is None else wait_s
 
     def _lease(self, caller: str) -> _Lease:
-        now_s = self._clock()
-        lease = self._leases.pop(caller, None) or _Lease(now_s)
-        lease.seen_s = now_s
-        while self._leases:
-            oldest = next(iter(self._leases.values()))
-            if now_s - oldest.seen_s < self._period_s and len(self._leases) < self._max_callers:
-                break
-            self._leases.popitem(last=False)
-        self._leases[caller] = lease
+        _, lease = self._leases.pop(caller) or (0.0, _Lease())
+        self._leases.put(caller, self._clock(), lease)
         return lease
 
     def _spend(self, caller: str, lease: _Lease) -> float | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onward.service.http.concurrency_limit import LEAST_LIMIT, TARGET_DELAY_S, WINDOW_S, ConcurrencyLimit
+from onward.service.http.admission.concurrency_limit import LEAST_LIMIT, TARGET_DELAY_S, WINDOW_S, ConcurrencyLimit
 
 MOST = 256
 
